@@ -1,0 +1,284 @@
+"""Decisions, menus and archs: what may be chosen, and what was.
+
+A *menu* is a pytree (dicts, lists, tuples) whose leaves are `Choice`s. An *arch* is the same
+pytree with an integer option index at each leaf, a *code* the same pytree with a weight for every
+option of every decision. All functions here are pure; unless they say otherwise they take archs
+with any leading batch axes and work inside `jax.jit`.
+
+Shape letters: `...` leading batch axes, `D` number of decisions, `O` options of one decision.
+"""
+
+import dataclasses
+import difflib
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from supernet_jax.errors import UserError
+
+Array = jax.Array
+Menu = Any  # pytree of Choice
+Arch = Any  # pytree of int32 arrays [...], one per decision
+Code = Any  # pytree of float arrays [..., O], one per decision
+Values = Any  # pytree of the chosen values themselves
+Path = tuple[str | int, ...]  # where a decision stands in the menu, as ("width", 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One decision: its allowed values, smallest first.
+
+    Attributes:
+        values: the options in ascending order, without repeats.
+    """
+
+    values: tuple[int | float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values or list(self.values) != sorted(set(self.values)):
+            raise ValueError(
+                f"a Choice needs distinct values, smallest first; got {self.values}; "
+                "write Choice((3, 5)), not Choice((5, 3))"
+            )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def count(menu: Menu) -> int:
+    """Number of archs of a menu (exact, any size)."""
+    return math.prod(len(choice) for choice in jax.tree.leaves(menu))
+
+
+def names(menu: Menu) -> tuple[str, ...]:
+    """Name of each decision in leaf order, as `width/3`."""
+    return tuple("/".join(map(str, path)) for path in paths(menu))
+
+
+def paths(menu: Menu) -> tuple[Path, ...]:
+    """Where each decision stands in the menu, in leaf order."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(menu)
+    return tuple(tuple(_key(entry) for entry in path) for path, _ in flat)
+
+
+def get(tree: Any, path: Path) -> Any:
+    """The leaf of an arch, code or menu at `path`."""
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def largest(menu: Menu) -> Arch:
+    """The arch that takes the last option everywhere (NumPy, no batch axes)."""
+    return jax.tree.map(lambda choice: np.int32(len(choice) - 1), menu)
+
+
+def smallest(menu: Menu) -> Arch:
+    """The arch that takes the first option everywhere (NumPy, no batch axes)."""
+    return jax.tree.map(lambda choice: np.int32(0), menu)
+
+
+def sample(menu: Menu, key: Array, shape: tuple[int, ...] = ()) -> Arch:
+    """Uniform archs: every option of every decision equally likely.
+
+    Args:
+        menu: what may be chosen.
+        key: consumed.
+        shape: leading batch axes of the result.
+    """
+    keys = _key_per_decision(menu, key)
+    return jax.tree.map(
+        lambda choice, k: jax.random.randint(k, shape, 0, len(choice), jnp.int32), menu, keys
+    )
+
+
+def mutate(menu: Menu, key: Array, arch: Arch, *, rate: float | Array) -> Arch:
+    """Replaces each decision, with probability `rate`, by a *different* option.
+
+    AttentiveNAS's mutation (arXiv 2011.09011). Decisions with one option stay.
+    """
+
+    def one(choice: Choice, k: Array, index: Array) -> Array:
+        if len(choice) == 1:
+            return jnp.asarray(index, jnp.int32)
+        pick, turn = jax.random.split(k)
+        shape = jnp.shape(index)
+        step = jax.random.randint(turn, shape, 1, len(choice), jnp.int32)
+        changed = (jnp.asarray(index, jnp.int32) + step) % len(choice)
+        return jnp.where(jax.random.uniform(pick, shape) < rate, changed, index)
+
+    return jax.tree.map(one, menu, _key_per_decision(menu, key), arch)
+
+
+def crossover(key: Array, first: Arch, second: Arch, *, rate: float | Array = 0.5) -> Arch:
+    """Uniform crossover: each decision comes from `second` with probability `rate`."""
+
+    def one(k: Array, a: Array, b: Array) -> Array:
+        shape = jnp.broadcast_shapes(jnp.shape(a), jnp.shape(b))
+        return jnp.where(jax.random.uniform(k, shape) < rate, b, a).astype(jnp.int32)
+
+    return jax.tree.map(one, _key_per_decision(first, key), first, second)
+
+
+def decode(menu: Menu, arch: Arch) -> Values:
+    """The chosen values, as arrays with the arch's batch axes."""
+    return jax.tree.map(lambda choice, index: jnp.asarray(choice.values)[index], menu, arch)
+
+
+def encode(menu: Menu, values: Values) -> Arch:
+    """Inverse of `decode`. Values outside the menu become -1."""
+
+    def one(choice: Choice, value: Array) -> Array:
+        hit = jnp.asarray(value)[..., None] == jnp.asarray(choice.values)
+        return jnp.where(hit.any(-1), hit.argmax(-1), -1).astype(jnp.int32)
+
+    return jax.tree.map(one, menu, values)
+
+
+def one_hot(menu: Menu, arch: Arch) -> Code:
+    """The hard code of an arch: weight 1 on the chosen option, 0 elsewhere. Leaves `[..., O]`."""
+    return jax.tree.map(lambda choice, i: jax.nn.one_hot(i, len(choice)), menu, arch)
+
+
+def is_code(arch: Arch | Code) -> bool:
+    """Whether this is a (relaxed) code rather than an arch: its leaves are floating."""
+    return any(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in jax.tree.leaves(arch))
+
+
+def pack(arch: Arch) -> Array:
+    """All decisions side by side: int32 `[..., D]`, in leaf order."""
+    return jnp.stack([jnp.asarray(leaf, jnp.int32) for leaf in jax.tree.leaves(arch)], axis=-1)
+
+
+def unpack(menu: Menu, packed: Array | np.ndarray) -> Arch:
+    """Inverse of `pack`; NumPy in, NumPy out."""
+    treedef = jax.tree.structure(menu)
+    return jax.tree.unflatten(treedef, [packed[..., i] for i in range(packed.shape[-1])])
+
+
+def stack(archs: Sequence[Arch]) -> Arch:
+    """Several archs as one, with a new leading axis (NumPy, host only)."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *archs)
+
+
+def unstack(arch: Arch) -> list[Arch]:
+    """Inverse of `stack` (host only)."""
+    host = jax.tree.map(np.asarray, arch)
+    return [jax.tree.map(lambda x, i=i: x[i], host) for i in range(len(jax.tree.leaves(host)[0]))]
+
+
+def to_notation(menu: Menu, arch: Arch) -> Values:
+    """One arch as people and JSON write it: plain numbers in lists and dicts (host only)."""
+    values = jax.tree.map(lambda choice, index: choice.values[int(index)], menu, arch)
+    return _plain(values)
+
+
+def from_notation(menu: Menu, notation: Any) -> Arch:
+    """Reads one arch as `to_notation` writes it (host only).
+
+    Raises:
+        UserError: an unknown or missing decision, a list of the wrong length, a value that the
+            space does not offer; the message names the decision and what is allowed.
+    """
+    return _read(menu, notation, where="")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lookup:
+    """An integer that a few decisions determine, as a table over their options.
+
+    Attributes:
+        paths: the decisions asked.
+        table: int `[O_1, ..., O_k]`, the answer for each combination of their options.
+    """
+
+    paths: tuple[Path, ...]
+    table: np.ndarray
+
+    def static(self, arch: Arch) -> int:
+        """The answer for a concrete arch without batch axes."""
+        return int(self.table[tuple(int(get(arch, path)) for path in self.paths)])
+
+    def __call__(self, arch: Arch) -> Array:
+        """The answer for archs with any batch axes, traced or not: int32 `[...]`."""
+        if not self.paths:
+            return jnp.asarray(self.table, jnp.int32)
+        return jnp.asarray(self.table, jnp.int32)[tuple(get(arch, path) for path in self.paths)]
+
+    def probabilities(self, arch: Arch | Code, size: int) -> Array:
+        """How likely each of the answers `0 .. size-1` is: float `[size]`, one-hot for archs.
+
+        The decisions of a code are independent. No batch axes (use `vmap`).
+        """
+        if not is_code(arch):
+            return jax.nn.one_hot(self(arch), size)
+        joint = jnp.ones((1,))
+        for path in self.paths:
+            joint = (joint[:, None] * get(arch, path)[None, :]).reshape(-1)
+        answers = np.eye(size, dtype=np.float32)[self.table.reshape(-1)]
+        return jnp.dot(joint, answers, precision=jax.lax.Precision.HIGHEST)
+
+
+def tabulate(menu: Menu, where: Sequence[Path], answer: Any) -> np.ndarray:
+    """Calls `answer(*values)` for every combination of the decisions at `where`.
+
+    Returns:
+        An object array `[O_1, ..., O_k]` of what `answer` returned.
+    """
+    options = [get(menu, path).values for path in where]
+    table = np.empty([len(o) for o in options], dtype=object)
+    for index in itertools.product(*(range(len(o)) for o in options)):
+        table[index] = answer(*(o[i] for o, i in zip(options, index, strict=True)))
+    return table
+
+
+def _key_per_decision(tree: Any, key: Array) -> Any:
+    leaves, treedef = jax.tree.flatten(tree)
+    return jax.tree.unflatten(treedef, list(jax.random.split(key, len(leaves))))
+
+
+def _key(entry: Any) -> str | int:
+    return entry.idx if isinstance(entry, jax.tree_util.SequenceKey) else entry.key
+
+
+def _plain(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _plain(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_plain(value) for value in values]
+    return values
+
+
+def _read(menu: Menu, notation: Any, where: str) -> Arch:
+    place = where or "the arch"
+    if isinstance(menu, Choice):
+        if isinstance(notation, bool) or notation not in menu.values:
+            allowed = ", ".join(map(str, menu.values))
+            raise UserError(f"{place} is {notation!r}, but this space allows {allowed}")
+        return np.int32(menu.values.index(notation))
+    if isinstance(menu, Mapping):
+        return _read_dict(menu, notation, where, place)
+    if not isinstance(notation, list | tuple) or len(notation) != len(menu):
+        raise UserError(f"{place} must be a list of {len(menu)} numbers; got {notation!r}")
+    return type(menu)(
+        _read(m, n, f"{where}[{i}]") for i, (m, n) in enumerate(zip(menu, notation, strict=True))
+    )
+
+
+def _read_dict(menu: Menu, notation: Any, where: str, place: str) -> Arch:
+    if not isinstance(notation, Mapping):
+        raise UserError(f"{place} must be an object with {', '.join(menu)}; got {notation!r}")
+    for key in notation:
+        if key not in menu:
+            near = difflib.get_close_matches(str(key), list(menu), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"{place} has no decision {key!r}, only {', '.join(menu)}{hint}")
+    missing = [key for key in menu if key not in notation]
+    if missing:
+        raise UserError(f"{place} lacks {', '.join(missing)}")
+    return {k: _read(menu[k], notation[k], f"{where}.{k}" if where else k) for k in menu}

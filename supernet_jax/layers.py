@@ -1,0 +1,323 @@
+"""The ordinary Flax layers that blocks are made of. They know nothing of supernets.
+
+Images are `[B, H, W, C]`, float. Padding is symmetric, `kernel // 2` on each side (Flax's SAME is
+not at stride 2). Parameters start as PyTorch starts them, which the published recipes assume.
+
+What variables are given decides what a layer does, so nothing needs a `train` flag:
+
+- `BatchNorm` uses the statistics in the collection `stats` if it is there. Otherwise it uses those
+  of the batch, and returns them (unbiased variance) in the collection `moments`.
+- `Dropout` and `DropPath` act only where a `dropout` key is given.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Array = jax.Array
+Initializer = Callable[..., Array]
+EPSILON = 1e-5  # of BatchNorm, as published
+
+
+def uniform_fan_in(fan_in: int) -> Initializer:
+    """PyTorch's default for kernels and biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """Dense convolution without bias, kernel `[k, k, C_in, C_out]`.
+
+    Written as patches and one matrix product: as fast as the convolution on GPU for the few input
+    channels of a stem, and several times faster on CPU.
+    """
+
+    features: int
+    kernel: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, H, W, C_in]` -> `[B, ceil(H/stride), ceil(W/stride), features]`."""
+        k, c = self.kernel, x.shape[-1]
+        w = self.param("kernel", uniform_fan_in(k * k * c), (k, k, c, self.features))
+        patches = jnp.concatenate(_shifted(x, k, self.stride), axis=-1)
+        return jnp.dot(patches, w.reshape(k * k * c, self.features).astype(x.dtype))
+
+
+class Pointwise(nn.Module):
+    """1x1 convolution, kernel `[1, 1, C_in, C_out]`, computed as a matrix product."""
+
+    features: int
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[..., C_in]` -> `[..., features]`."""
+        c = x.shape[-1]
+        w = self.param("kernel", uniform_fan_in(c), (1, 1, c, self.features))
+        y = jnp.dot(x, w[0, 0].astype(x.dtype))
+        if self.bias:
+            y = y + _row(self.param("bias", uniform_fan_in(c), (self.features,)), y)
+        return y
+
+
+class Depthwise(nn.Module):
+    """Depthwise convolution without bias, kernel `[k, k, 1, C]`."""
+
+    kernel: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, H, W, C]` -> `[B, ceil(H/stride), ceil(W/stride), C]`."""
+        k, c = self.kernel, x.shape[-1]
+        w = self.param("kernel", uniform_fan_in(k * k), (k, k, 1, c))
+        return depthwise(x, w.astype(x.dtype), self.stride)
+
+
+class Dense(nn.Module):
+    """Linear layer with bias, kernel `[C_in, C_out]`."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[..., C_in]` -> `[..., features]`."""
+        c = x.shape[-1]
+        w = self.param("kernel", uniform_fan_in(c), (c, self.features))
+        y = jnp.dot(x, w.astype(x.dtype))
+        return y + _row(self.param("bias", uniform_fan_in(c), (self.features,)), y)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation that keeps no running state; see the module's docstring.
+
+    Attributes:
+        zero_scale: start with scale 0, so that a residual block starts as its shortcut.
+    """
+
+    zero_scale: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, H, W, C]` -> the same shape; statistics are float32 whatever `x` is."""
+        c = x.shape[-1]
+        start = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
+        scale = self.param("scale", start, (c,))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        wide = x.astype(jnp.float32)
+        if self.has_variable("stats", "mean"):
+            mean, variance = self.get_variable("stats", "mean"), self.get_variable("stats", "var")
+        else:
+            axes = tuple(range(x.ndim - 1))
+            mean = jnp.mean(wide, axes)
+            variance = jnp.mean(jnp.square(wide - _row(mean, wide)), axes)
+            n = x.size // c
+            unbiased = variance * (n / max(n - 1, 1))
+            self.sow("moments", "mean", mean, reduce_fn=_last)
+            self.sow("moments", "var", unbiased, reduce_fn=_last)
+        factor = lax.rsqrt(variance + EPSILON) * scale.astype(jnp.float32)
+        shift = bias.astype(jnp.float32)
+        return ((wide - _row(mean, wide)) * _row(factor, wide) + _row(shift, wide)).astype(x.dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout whose bits are drawn for `width` channels and cut, so that all subnets agree."""
+
+    rate: float
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[..., C]` with C <= width -> the same shape."""
+        if self.rate == 0.0 or not self.has_rng("dropout"):
+            return x
+        keep = jax.random.bernoulli(
+            self.make_rng("dropout"), 1.0 - self.rate, (*x.shape[:-1], self.width)
+        )
+        return jnp.where(keep[..., : x.shape[-1]], x / (1.0 - self.rate), 0.0).astype(x.dtype)
+
+
+class DropPath(nn.Module):
+    """Drop-connect: zeroes a residual branch for whole samples, and scales the others up."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, ...]` -> the same shape."""
+        if self.rate == 0.0 or not self.has_rng("dropout"):
+            return x
+        shape = (x.shape[0], *(1,) * (x.ndim - 1))
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, shape)
+        return jnp.where(keep, x / (1.0 - self.rate), 0.0).astype(x.dtype)
+
+
+class SqueezeExcite(nn.Module):
+    """Squeeze-and-excitation (arXiv 1709.01507) with ReLU and hard sigmoid, as MobileNetV3 has it."""
+
+    reduced: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, H, W, C]` -> the same shape."""
+        squeezed = jnp.mean(x, (1, 2), keepdims=True)
+        hidden = nn.relu(Pointwise(self.reduced, bias=True, name="reduce")(squeezed))
+        return x * nn.hard_sigmoid(Pointwise(x.shape[-1], bias=True, name="expand")(hidden))
+
+
+def depthwise(x: Array, kernel: Array, stride: int) -> Array:
+    """Depthwise convolution, symmetric padding `k // 2`.
+
+    On CPU a sum of k x k shifted products with a gradient of its own: XLA's convolution is 14 to
+    85 times slower than PyTorch's there.
+
+    Args:
+        x: `[B, H, W, C]`.
+        kernel: `[k, k, 1, C]`.
+        stride: of both axes.
+    """
+
+    def convolution(x: Array, kernel: Array) -> Array:
+        k = kernel.shape[0]
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(k // 2, k // 2)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )
+
+    return lax.platform_dependent(
+        x, kernel, cpu=lambda x, w: _shifted_depthwise(x, w, stride), default=convolution
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _shifted_depthwise(x: Array, kernel: Array, stride: int) -> Array:
+    k = kernel.shape[0]
+    taps = kernel.reshape(k * k, 1, 1, 1, -1)
+    products = [tap * w for tap, w in zip(_shifted(x, k, stride), taps, strict=True)]
+    return functools.reduce(jnp.add, products)
+
+
+def _shifted_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return _shifted_depthwise(x, kernel, stride), (x, kernel)
+
+
+def _shifted_backward(
+    stride: int, residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    # Without the barrier XLA computes whatever produced the gradient again for each of the taps.
+    gradient = lax.optimization_barrier(gradient)
+    spread = _spread(gradient, x.shape[1:3], stride)
+    return _shifted_depthwise(spread, kernel[::-1, ::-1], 1), _tap_sums(x, gradient, kernel, stride)
+
+
+def _spread(gradient: Array, size: tuple[int, int], stride: int) -> Array:
+    """A strided output's gradient at the input's size, zeros between."""
+    if stride == 1:
+        return gradient
+    after = [n - ((m - 1) * stride + 1) for n, m in zip(size, gradient.shape[1:3], strict=True)]
+    config = [(0, 0, 0), *((0, n, stride - 1) for n in after), (0, 0, 0)]
+    return lax.pad(gradient, jnp.zeros((), gradient.dtype), config)
+
+
+def _tap_sums(x: Array, gradient: Array, kernel: Array, stride: int) -> Array:
+    """The kernel's gradient, one image row at a time: autodiff's reads the image k x k times."""
+    k = kernel.shape[0]
+    rows, columns = gradient.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+
+    def add_row(row: Array, total: Array) -> Array:
+        band = lax.dynamic_slice_in_dim(padded, row * stride, k, axis=1).astype(jnp.float32)
+        line = lax.dynamic_slice_in_dim(gradient, row, 1, axis=1).astype(jnp.float32)
+        stops = [(j, j + (columns - 1) * stride + 1) for j in range(k)]
+        sums = [jnp.sum(band[:, :, start:stop:stride] * line, (0, 2)) for start, stop in stops]
+        return total + jnp.stack(sums, axis=1)
+
+    zero = jnp.zeros((k, k, kernel.shape[-1]), jnp.float32)
+    total = lax.fori_loop(0, rows, add_row, zero)
+    return total[:, :, None, :].astype(kernel.dtype)
+
+
+_shifted_depthwise.defvjp(_shifted_forward, _shifted_backward)
+
+
+def average_pool(x: Array, size: int) -> Array:
+    """Mean over `size` x `size` windows at stride `size`; an incomplete last window is dropped.
+
+    Odd sizes are padded by `size // 2` only where `size` is odd, as PyTorch's reference does for
+    its one case, `size` 2: no padding.
+    """
+    total = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, (1, size, size, 1), (1, size, size, 1), "VALID")
+    return total / (size * size)
+
+
+def resize_bicubic(x: Array, size: int) -> Array:
+    """Square bicubic resize with a = -0.75, half-pixel centres, edge clamp and no antialiasing.
+
+    PyTorch's `interpolate(mode="bicubic")`; `jax.image.resize` has a = -0.5 and antialiases.
+
+    Args:
+        x: `[B, H, W, C]`.
+        size: of the result's both sides; the input's own size returns `x` itself.
+    """
+    for axis in (1, 2):
+        if x.shape[axis] != size:
+            matrix = jnp.asarray(_bicubic_matrix(x.shape[axis], size), x.dtype)
+            x = jnp.moveaxis(
+                jnp.tensordot(matrix, x, (1, axis), precision=lax.Precision.HIGHEST), 0, axis
+            )
+    return x
+
+
+def _bicubic_matrix(source: int, target: int) -> np.ndarray:
+    """Interpolation weights `[target, source]` of the cubic convolution kernel (Keys 1981)."""
+    a = -0.75
+    centre = (np.arange(target) + 0.5) * source / target - 0.5
+    base = np.floor(centre).astype(int)
+    matrix = np.zeros((target, source))
+    for tap in range(-1, 3):
+        d = np.abs(centre - (base + tap))
+        near = ((a + 2) * d - (a + 3)) * d * d + 1
+        far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+        column = np.clip(base + tap, 0, source - 1)
+        np.add.at(matrix, (np.arange(target), column), np.where(d <= 1, near, far))
+    return matrix
+
+
+def _shifted(x: Array, k: int, stride: int) -> list[Array]:
+    """The k x k strided views of a zero-padded image that a convolution multiplies, row by row."""
+    if k == 1 and stride == 1:
+        return [x]
+    height, width = x.shape[1:3]
+    rows, columns = -(-height // stride), -(-width // stride)
+    padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+    return [
+        padded[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+        for i in range(k)
+        for j in range(k)
+    ]
+
+
+def _row(vector: Array, like: Array) -> Array:
+    """A per-channel vector, shaped to broadcast explicitly and cast to the activation's dtype."""
+    return vector.reshape((1,) * (like.ndim - 1) + (-1,)).astype(like.dtype)
+
+
+def _last(_: Array, new: Array) -> Array:
+    return new

@@ -1,0 +1,381 @@
+"""Spaces, and the three ways to run a subnet of one: sliced, masked and switched.
+
+A `Space` is a menu, its elastic blocks and a topology: a plain function `forward(run, x)` in which
+`run(name, *inputs)` executes one block under the current strategy. All strategies have one
+signature and one meaning; they differ in what may be traced and in what is paid:
+
+- `sliced`: the arch is concrete; each block is built at its own size.
+- `masked`: the arch may be traced, or a relaxed code; the largest block runs on masked weights.
+- `switched`: the arch may be traced; `lax.switch` runs the block of its own size.
+
+Statistics go in and come out at the union's shapes, zero where a subnet is not.
+
+Shape letters: `B` images, `R` resolution, `C` channels, `K` classes, `N` rows of a parameter bank.
+"""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from supernet_jax import choices, elastic, layers
+from supernet_jax.choices import Arch, Array, Code, Lookup, Menu, Path
+from supernet_jax.elastic import ElasticBlock, Spec, Tree
+
+Run = Callable[..., Array]
+Topology = Callable[[Run, Array], Array]
+
+
+class Bank(NamedTuple):
+    """Several copies of the shared parameters, one of which an arch picks.
+
+    Attributes:
+        rows: N, the size of the leading axis of every parameter.
+        row: which of them an arch uses.
+    """
+
+    rows: int
+    row: Lookup
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Space:
+    """A search space. Static: it never enters a traced function as an argument.
+
+    Attributes:
+        name: what files and messages call it.
+        menu: the decisions.
+        blocks: the elastic blocks, in the order in which they are usually run.
+        forward: the topology.
+        input_channels: C of the images.
+        classes: K.
+        resolution: where the input resolution stands in the menu. It is a shape, hence never
+            traced: each resolution has a program of its own.
+        bank: a parameter bank, or None for one set of parameters without an extra axis.
+    """
+
+    name: str
+    menu: Menu
+    blocks: Mapping[str, ElasticBlock]
+    forward: Topology
+    input_channels: int
+    classes: int
+    resolution: Path = ("resolution",)
+    bank: Bank | None = None
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """The input resolutions on offer, smallest first."""
+        return tuple(int(r) for r in choices.get(self.menu, self.resolution).values)
+
+
+class Output(NamedTuple):
+    """What running a subnet gives.
+
+    Attributes:
+        logits: float32 `[B, K]`.
+        moments: per block, the statistics of this batch (mean, unbiased variance) of every
+            normalisation, at the union's shapes; empty trees where `stats` were given.
+        features: outputs of the blocks that were asked for.
+    """
+
+    logits: Array
+    moments: Tree
+    features: dict[str, Array]
+
+
+class Strategy(Protocol):
+    """The signature that `sliced`, `masked` and `switched` share."""
+
+    def __call__(
+        self,
+        space: Space,
+        params: Tree,
+        arch: Arch,
+        images: Array,
+        *,
+        resolution: int,
+        stats: Tree | None = None,
+        dropout_key: Array | None = None,
+        features: tuple[str, ...] = (),
+        dtype: jnp.dtype = jnp.float32,
+    ) -> Output:
+        """Runs the subnet `arch` of `space` on `images`.
+
+        Args:
+            space: the space.
+            params: shared parameters, as `init` makes them.
+            arch: which subnet (no batch axes; use `vmap` or `lax.map`).
+            images: float `[B, H, W, C]`, any size; resized to `resolution`.
+            resolution: static; for a concrete arch its own, for a traced one the caller's.
+            stats: calibrated statistics at the union's shapes, as `moments` comes out; None uses
+                those of the batch.
+            dropout_key: turns dropout and drop-connect on.
+            features: names of the blocks whose outputs are wanted.
+            dtype: of weights and activations; statistics and logits stay float32.
+        """
+        ...
+
+
+def chain(names: tuple[str, ...]) -> Topology:
+    """The default topology: one block after another."""
+
+    def forward(run: Run, x: Array) -> Array:
+        return functools.reduce(lambda value, name: run(name, value), names, x)
+
+    return forward
+
+
+def group(space: Space, name: str) -> str:
+    """The name under which a block's parameters are kept."""
+    return space.blocks[name].group or name
+
+
+class Geometry(NamedTuple):
+    """Shapes of a union block at one resolution, batch 1: its inputs, and everything of its own."""
+
+    inputs: tuple[tuple[int, ...], ...]
+    shapes: elastic.BlockShapes
+
+
+@functools.lru_cache(maxsize=None)
+def geometry(space: Space, resolution: int) -> dict[str, Geometry]:
+    """Shapes of every union block at one input resolution."""
+    found: dict[str, Geometry] = {}
+
+    def run(name: str, *inputs: Array) -> Array:
+        block = space.blocks[name]
+        shapes = tuple(x.shape for x in inputs)
+        found[name] = Geometry(shapes, elastic.shapes(block, block.union, shapes))
+        return jnp.zeros(found[name].shapes.output.shape)
+
+    images = jax.ShapeDtypeStruct((1, resolution, resolution, space.input_channels), jnp.float32)
+    jax.eval_shape(functools.partial(space.forward, run), images)
+    return found
+
+
+def init(space: Space, key: Array) -> Tree:
+    """Shared parameters of every block group: `{group: {layer: {kernel|bias|scale: array}}}`.
+
+    With a parameter bank every leaf has a leading axis of its rows.
+    """
+    if space.bank is None:
+        return _init_one(space, key)
+    return jax.vmap(functools.partial(_init_one, space))(jax.random.split(key, space.bank.rows))
+
+
+def _init_one(space: Space, key: Array) -> Tree:
+    params: Tree = {}
+    for name, shape in geometry(space, space.resolutions[0]).items():
+        block, owner = space.blocks[name], group(space, name)
+        if owner in params:
+            continue
+        layers_key, transforms_key = jax.random.split(_named_key(key, owner))
+        inputs = [jnp.zeros(s) for s in shape.inputs]
+        tree = dict(block.module(block.union).init(layers_key, *inputs)["params"])
+        if block.transforms:
+            tree[elastic.TRANSFORMS] = _init_transforms(block, tree, transforms_key)
+        params[owner] = tree
+    return params
+
+
+def _init_transforms(block: ElasticBlock, tree: Tree, key: Array) -> Tree:
+    made = {}
+    for transform in block.transforms:
+        leaf = functools.reduce(lambda node, k: node[k], transform.leaf, tree)
+        name = "/".join(transform.leaf)
+        made[name] = transform.init(_named_key(key, name), leaf.shape)
+    return made
+
+
+def zero_stats(space: Space) -> Tree:
+    """Statistics of every block at the union's shapes, all zero."""
+    shapes = {n: g.shapes.moments for n, g in geometry(space, space.resolutions[0]).items()}
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) -> Output:
+    """Runs a concrete arch at its own size; see `Strategy`."""
+    for leaf in jax.tree.leaves(arch):
+        if isinstance(leaf, jax.core.Tracer):
+            raise TypeError(
+                "sliced needs a concrete arch, got a traced one; pass NumPy integers from outside "
+                "jit, or use switched or masked"
+            )
+
+    def run(name: str, call: _Call, *inputs: Array) -> tuple[Array, Tree]:
+        spec = call.block.spec(arch)
+        if spec is None:
+            return inputs[0], call.no_moments()
+        return call.at(spec, *inputs)
+
+    return _forward(space, run, params, arch, images, **how)
+
+
+def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: Any) -> Output:
+    """Runs a traced arch or a relaxed code at the largest size; see `Strategy`."""
+
+    def run(name: str, call: _Call, *inputs: Array) -> tuple[Array, Tree]:
+        block = call.block
+        y, moments = call.masked(arch, *inputs)
+        if block.alive is None:
+            return y, moments
+        if choices.is_code(arch):
+            g = block.alive.probabilities(arch, 2)[1].astype(y.dtype)
+            return g * y + (1 - g) * inputs[0], moments
+        keep = block.alive(arch) > 0
+        zero = jax.tree.map(lambda m: jnp.where(keep, m, 0.0), moments)
+        return jnp.where(keep, y, inputs[0]), zero
+
+    return _forward(space, run, params, arch, images, **how)
+
+
+def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) -> Output:
+    """Runs a traced arch, each block at its own size under `lax.switch`; see `Strategy`."""
+
+    def run(name: str, call: _Call, *inputs: Array) -> tuple[Array, Tree]:
+        block = call.block
+
+        def branch(spec: Spec) -> Callable[..., tuple[Array, Tree]]:
+            def compute(operands: _Call, *inputs: Array) -> tuple[Array, Tree]:
+                y, moments = operands.at(spec, *inputs)
+                return elastic.pad_channels(y, call.out_channels), moments
+
+            # Without checkpoint a differentiated switch keeps the residuals of every branch.
+            return jax.checkpoint(compute)
+
+        branches = [branch(spec) for spec in block.specs]
+        which = block.index(arch)
+        if block.alive is not None:
+            branches = [lambda operands, *inputs: (inputs[0], operands.no_moments()), *branches]
+            which = jnp.where(block.alive(arch) > 0, which + 1, 0)
+        if len(branches) == 1:
+            return branches[0](call, *inputs)
+        return lax.switch(which, branches, call, *inputs)
+
+    return _forward(space, run, params, arch, images, **how)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """One block about to run: its arrays, and (static) what they belong to."""
+
+    shared: Tree
+    stats: Tree | None
+    key: Array | None
+    block: ElasticBlock = dataclasses.field(metadata={"static": True})
+    inputs: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
+    union: Any = dataclasses.field(metadata={"static": True})
+    dtype: Any = dataclasses.field(metadata={"static": True})
+
+    @property
+    def out_channels(self) -> int:
+        return self.union.get().output.shape[-1]
+
+    def no_moments(self) -> Tree:
+        """Zeros where the block's statistics would be."""
+        if self.stats is not None:
+            return {}
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.union.get().moments)
+
+    def at(self, spec: Spec, *inputs: Array) -> tuple[Array, Tree]:
+        """The block at its own size; inputs and statistics may be wider than it."""
+        shapes = elastic.shapes(self.block, spec, self.inputs)
+        weights = elastic.weights(self.block, self.shared, spec, shapes.params)
+        channels = self.block.channels(spec)
+        own = [elastic.cut_channels(x, c) for x, c in zip(inputs, channels, strict=True)]
+        stats = None if self.stats is None else elastic.cut(self.stats, shapes.moments)
+        y, moments = self._apply(self.block.module(spec), weights, stats, {}, own)
+        return y, elastic.fill(moments, self.union.get().moments) if moments else {}
+
+    def masked(self, arch: Arch | Code, *inputs: Array) -> tuple[Array, Tree]:
+        """The largest block on masked weights."""
+        block = self.block
+        weights = elastic.masked_weights(block, self.shared, arch, self.inputs)
+        chosen = block.index.probabilities(arch, len(block.specs))
+        options = [block.gates(spec) for spec in block.specs]
+        gates = {k: jnp.stack([jnp.float32(o[k]) for o in options]) @ chosen for k in options[0]}
+        return self._apply(block.module(block.union), weights, self.stats, gates, inputs)
+
+    def _apply(
+        self, module: nn.Module, weights: Tree, stats: Tree | None, gates: Any, inputs: Any
+    ) -> tuple[Array, Tree]:
+        variables = {"params": jax.tree.map(lambda w: w.astype(self.dtype), weights)}
+        if gates:
+            variables["gates"] = gates
+        rngs = None if self.key is None else {"dropout": self.key}
+        if stats is not None:
+            return module.apply({**variables, "stats": stats}, *inputs, rngs=rngs), {}
+        y, updated = module.apply(variables, *inputs, rngs=rngs, mutable=["moments"])
+        return y, updated.get("moments", {})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Static:
+    """Holds a tree of shapes as static metadata (dicts do not hash)."""
+
+    value: Any
+
+    def get(self) -> Any:
+        return self.value
+
+
+def _forward(
+    space: Space,
+    strategy: Callable[..., tuple[Array, Tree]],
+    params: Tree,
+    arch: Arch | Code,
+    images: Array,
+    *,
+    resolution: int,
+    stats: Tree | None = None,
+    dropout_key: Array | None = None,
+    features: tuple[str, ...] = (),
+    dtype: Any = jnp.float32,
+) -> Output:
+    shapes = geometry(space, resolution)
+    params = bank_row(space, params, arch)
+    moments: Tree = {}
+    kept: dict[str, Array] = {}
+
+    def run(name: str, *inputs: Array) -> Array:
+        call = _Call(
+            shared=params[group(space, name)],
+            stats=None if stats is None else stats[name],
+            key=None if dropout_key is None else _named_key(dropout_key, name),
+            block=space.blocks[name],
+            inputs=shapes[name].inputs,
+            union=_Static(shapes[name].shapes),
+            dtype=dtype,
+        )
+        y, moments[name] = strategy(name, call, *inputs)
+        if name in features:
+            kept[name] = y
+        return y
+
+    x = layers.resize_bicubic(images.astype(jnp.float32), resolution).astype(dtype)
+    logits = space.forward(run, x).astype(jnp.float32)
+    return Output(logits, moments, kept)
+
+
+def bank_row(space: Space, params: Tree, arch: Arch | Code) -> Tree:
+    """The parameters that an arch uses: the bank's row for it, or `params` where there is none."""
+    if space.bank is None:
+        return params
+    share = space.bank.row.probabilities(arch, space.bank.rows)
+    if choices.is_code(arch):
+        return jax.tree.map(lambda p: jnp.tensordot(share, p, 1), params)
+    row = space.bank.row(arch)
+    return jax.tree.map(lambda p: p[row], params)
+
+
+def _named_key(key: Array, name: str) -> Array:
+    """A key that depends on a block's name, not on its place, so that spaces can grow."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
