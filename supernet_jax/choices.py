@@ -73,6 +73,16 @@ def get(tree: Any, path: Path) -> Any:
     return tree
 
 
+def replace(tree: Any, path: Path, leaf: Any) -> Any:
+    """The arch, code or menu with another leaf at `path`."""
+    if not path:
+        return leaf
+    changed = replace(tree[path[0]], path[1:], leaf)
+    if isinstance(tree, Mapping):
+        return {**tree, path[0]: changed}
+    return type(tree)(changed if i == path[0] else old for i, old in enumerate(tree))
+
+
 def largest(menu: Menu) -> Arch:
     """The arch that takes the last option everywhere (NumPy, no batch axes)."""
     return jax.tree.map(lambda choice: np.int32(len(choice) - 1), menu)
@@ -204,11 +214,12 @@ class Lookup:
         """The answer for a concrete arch without batch axes."""
         return int(self.table[tuple(int(get(arch, path)) for path in self.paths)])
 
-    def __call__(self, arch: Arch) -> Array:
-        """The answer for archs with any batch axes, traced or not: int32 `[...]`."""
-        if not self.paths:
-            return jnp.asarray(self.table, jnp.int32)
-        return jnp.asarray(self.table, jnp.int32)[tuple(get(arch, path) for path in self.paths)]
+    def __call__(self, arch: Arch) -> Array | np.ndarray:
+        """The answer for archs with any batch axes: `[...]`; NumPy in, NumPy out."""
+        index = tuple(get(arch, path) for path in self.paths)
+        if any(isinstance(i, jax.Array) for i in index):
+            return jnp.asarray(self.table)[index]
+        return np.asarray(self.table[index])
 
     def probabilities(self, arch: Arch | Code, size: int) -> Array:
         """How likely each of the answers `0 .. size-1` is: float `[size]`, one-hot for archs.
@@ -216,7 +227,7 @@ class Lookup:
         The decisions of a code are independent. No batch axes (use `vmap`).
         """
         if not is_code(arch):
-            return jax.nn.one_hot(self(arch), size)
+            return jax.nn.one_hot(jnp.asarray(self(arch)), size)
         joint = jnp.ones((1,))
         for path in self.paths:
             joint = (joint[:, None] * get(arch, path)[None, :]).reshape(-1)

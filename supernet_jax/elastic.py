@@ -12,6 +12,7 @@ Shape letters: `S` number of specs of a block.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -118,7 +119,9 @@ def elastic(
         alive = None if all(keep) else Lookup((path,), np.asarray(keep, np.int32))
     if "union" not in options:
         options["union"] = union_spec(specs)
-    return ElasticBlock(module, specs, index=Lookup(tuple(decisions), index), alive=alive, **options)
+    return ElasticBlock(
+        module, specs, index=Lookup(tuple(decisions), index), alive=alive, **options
+    )
 
 
 def union_spec(specs: Sequence[Spec], **fixed: Any) -> Spec:
@@ -135,20 +138,41 @@ def union_spec(specs: Sequence[Spec], **fixed: Any) -> Spec:
 
 
 class BlockShapes(NamedTuple):
-    """What `jax.eval_shape` says of a spec's module: trees of shapes, and its output's shape."""
+    """What `jax.eval_shape` says of a spec's module.
+
+    Attributes:
+        params: tree of shapes.
+        moments: tree of shapes of its norms' statistics.
+        output: shape of what it returns.
+        positions: for each layer that owns a `kernel`, at how many places of one image it is
+            applied; that many times its size are the layer's MACs.
+    """
 
     params: Shapes
     moments: Shapes
     output: jax.ShapeDtypeStruct
+    positions: dict[tuple[str, ...], int]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _shapes(
     module: Callable[[Spec], nn.Module], spec: Spec, inputs: tuple[tuple[int, ...], ...]
 ) -> BlockShapes:
+    positions: dict[tuple[str, ...], int] = {}
+
+    def note(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+        output = call(*args, **kwargs)
+        layer = context.module
+        if context.method_name == "__call__" and layer.has_variable("params", "kernel"):
+            positions[layer.path] = math.prod(output.shape[1:-1])
+        return output
+
     args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs]
-    output, variables = jax.eval_shape(module(spec).init_with_output, jax.random.key(0), *args)
-    return BlockShapes(variables.get("params", {}), variables.get("moments", {}), output)
+    with nn.intercept_methods(note):
+        key = jax.random.key(0)
+        output, variables = jax.eval_shape(module(spec).init_with_output, key, *args)
+    params, moments = variables.get("params", {}), variables.get("moments", {})
+    return BlockShapes(params, moments, output, positions)
 
 
 def shapes(block: ElasticBlock, spec: Spec, inputs: Sequence[tuple[int, ...]]) -> BlockShapes:
@@ -179,9 +203,7 @@ def fill(tree: Tree, target: Shapes) -> Tree:
     def one(path: tuple[str, ...], shape: Any, leaf: Array | None) -> Array:
         if leaf is None:
             return jnp.zeros(shape.shape, shape.dtype)
-        starts = _starts(path, shape.shape, leaf.shape)
-        ends = [n - s - m for n, s, m in zip(shape.shape, starts, leaf.shape, strict=True)]
-        return jnp.pad(leaf, list(zip(starts, ends, strict=True)))
+        return _fill_leaf(path, leaf, shape.shape)
 
     return _outer(target, tree, one)
 
@@ -245,7 +267,9 @@ def _mixed(
         share = jnp.sum(jnp.where(np.asarray([o == option for o in options]), chosen, 0.0))
         made = transform.apply(own, leaf, option)
         shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        total = total + share.astype(leaf.dtype) * fill({"kernel": made}, {"kernel": shape})["kernel"]
+        total = (
+            total + share.astype(leaf.dtype) * fill({"kernel": made}, {"kernel": shape})["kernel"]
+        )
     return total
 
 
@@ -309,12 +333,20 @@ def _spatial_axes(path: tuple[str, ...], ndim: int) -> tuple[int, ...]:
 
 def _starts(path: tuple[str, ...], full: tuple[int, ...], part: tuple[int, ...]) -> list[int]:
     centred = _spatial_axes(path, len(full))
-    return [(n - m) // 2 if a in centred else 0 for a, (n, m) in enumerate(zip(full, part, strict=True))]
+    return [
+        (n - m) // 2 if a in centred else 0 for a, (n, m) in enumerate(zip(full, part, strict=True))
+    ]
 
 
 def _cut_leaf(path: tuple[str, ...], leaf: Array, target: Any) -> Array:
     starts = _starts(path, leaf.shape, target.shape)
     return jax.lax.slice(leaf, starts, [s + n for s, n in zip(starts, target.shape, strict=True)])
+
+
+def _fill_leaf(path: tuple[str, ...], leaf: Array, shape: tuple[int, ...]) -> Array:
+    starts = _starts(path, shape, leaf.shape)
+    ends = [n - s - m for n, s, m in zip(shape, starts, leaf.shape, strict=True)]
+    return jnp.pad(leaf, list(zip(starts, ends, strict=True)))
 
 
 def _zip(tree: Tree, target: Shapes, one: Callable, path: tuple[str, ...] = ()) -> Tree:

@@ -117,6 +117,8 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", start, (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
         wide = x.astype(jnp.float32)
+        mean: Array
+        variance: Array
         if self.has_variable("stats", "mean"):
             mean, variance = self.get_variable("stats", "mean"), self.get_variable("stats", "var")
         else:
@@ -165,7 +167,7 @@ class DropPath(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Squeeze-and-excitation (arXiv 1709.01507) with ReLU and hard sigmoid, as MobileNetV3 has it."""
+    """Squeeze-and-excitation (arXiv 1709.01507) with ReLU and hard sigmoid, as in MobileNetV3."""
 
     reduced: int
 
@@ -223,7 +225,7 @@ def _shifted_backward(
     x, kernel = residuals
     # Without the barrier XLA computes whatever produced the gradient again for each of the taps.
     gradient = lax.optimization_barrier(gradient)
-    spread = _spread(gradient, x.shape[1:3], stride)
+    spread = _spread(gradient, (x.shape[1], x.shape[2]), stride)
     return _shifted_depthwise(spread, kernel[::-1, ::-1], 1), _tap_sums(x, gradient, kernel, stride)
 
 
@@ -258,13 +260,18 @@ _shifted_depthwise.defvjp(_shifted_forward, _shifted_backward)
 
 
 def average_pool(x: Array, size: int) -> Array:
-    """Mean over `size` x `size` windows at stride `size`; an incomplete last window is dropped.
+    """Mean over `size` x `size` windows at stride `size`; an incomplete last one is its own mean.
 
-    Odd sizes are padded by `size // 2` only where `size` is odd, as PyTorch's reference does for
-    its one case, `size` 2: no padding.
+    Args:
+        x: `[B, H, W, C]`; the result is `[B, ceil(H/size), ceil(W/size), C]`.
+        size: of window and stride.
     """
-    total = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, (1, size, size, 1), (1, size, size, 1), "VALID")
-    return total / (size * size)
+    window = (1, size, size, 1)
+    pad = [(0, 0), (0, -x.shape[1] % size), (0, -x.shape[2] % size), (0, 0)]
+    total = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, window, pad)
+    covered = [np.minimum(size, n - size * np.arange(-(-n // size))) for n in x.shape[1:3]]
+    counts = np.multiply.outer(*covered)[None, :, :, None]
+    return total / jnp.asarray(counts, x.dtype)
 
 
 def resize_bicubic(x: Array, size: int) -> Array:
@@ -307,11 +314,9 @@ def _shifted(x: Array, k: int, stride: int) -> list[Array]:
     height, width = x.shape[1:3]
     rows, columns = -(-height // stride), -(-width // stride)
     padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-    return [
-        padded[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
-        for i in range(k)
-        for j in range(k)
-    ]
+    high, wide = (rows - 1) * stride + 1, (columns - 1) * stride + 1
+    corners = [(i, j) for i in range(k) for j in range(k)]
+    return [padded[:, i : i + high : stride, j : j + wide : stride] for i, j in corners]
 
 
 def _row(vector: Array, like: Array) -> Array:

@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import flax.linen as nn
 import jax
@@ -144,7 +144,7 @@ class Geometry(NamedTuple):
     shapes: elastic.BlockShapes
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def geometry(space: Space, resolution: int) -> dict[str, Geometry]:
     """Shapes of every union block at one input resolution."""
     found: dict[str, Geometry] = {}
@@ -307,14 +307,16 @@ class _Call:
     def _apply(
         self, module: nn.Module, weights: Tree, stats: Tree | None, gates: Any, inputs: Any
     ) -> tuple[Array, Tree]:
-        variables = {"params": jax.tree.map(lambda w: w.astype(self.dtype), weights)}
+        variables: dict[str, Any] = {
+            "params": jax.tree.map(lambda w: w.astype(self.dtype), weights)
+        }
         if gates:
             variables["gates"] = gates
         rngs = None if self.key is None else {"dropout": self.key}
         if stats is not None:
-            return module.apply({**variables, "stats": stats}, *inputs, rngs=rngs), {}
+            variables["stats"] = stats
         y, updated = module.apply(variables, *inputs, rngs=rngs, mutable=["moments"])
-        return y, updated.get("moments", {})
+        return cast(Array, y), cast(dict, updated).get("moments", {})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

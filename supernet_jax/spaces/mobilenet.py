@@ -91,25 +91,18 @@ class MBConv(nn.Module):
             y = layers.SqueezeExcite(s.reduced, name="squeeze")(y)
         y = layers.Pointwise(s.c_out, name="project")(y)
         y = layers.BatchNorm(zero_scale=True, name="project_norm")(y)
-        if s.shortcut != CONV:  # published: drop-connect only where nothing changes size
-            y = self._drop_path(y)
-        return y + self._shortcut(x)
-
-    def _drop_path(self, y: Array) -> Array:
-        return layers.DropPath(self.spec.drop_path, name="drop_path")(y)
-
-    def _shortcut(self, x: Array) -> Array:
-        s = self.spec
+        dropped = layers.DropPath(s.drop_path, name="drop_path")(y)
         if s.stride > 1:
             x = layers.average_pool(x, s.stride)
         if s.shortcut == IDENTITY:
-            return x
+            return dropped + x
         mapped = layers.Pointwise(s.c_out, name="shortcut")(x)
-        if s.shortcut == CONV:
-            return mapped
-        # In the masked union the kernel is zero where a spec has no convolution.
-        identity = self.variable("gates", "identity", jnp.ones, ()).value.astype(x.dtype)
-        return mapped + identity * pad_channels(x, s.c_out)[..., : s.c_out]
+        if s.shortcut == CONV:  # its specs have no drop-connect
+            return y + mapped
+        # In a union the gate tells which kind a spec has; for identity the kernel is masked to 0.
+        gate = self.variable("gates", "identity", jnp.ones, ()).value.astype(x.dtype)
+        identity = gate * pad_channels(x, s.c_out)[..., : s.c_out]
+        return y + gate * (dropped - y) + mapped + identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,14 +221,16 @@ def mobilenet(
 
 def _block(menu: Menu, stage: Stage, i: int, j: int, rate: float) -> ElasticBlock:
     """Block `j` of stage `i`; only the first changes width and size."""
-    own: list[Path] = [("width", i + 1), ("kernel_size", i), ("expand_ratio", i)]
-    make = _spec(stage, stage.stride if j == 0 else 1, rate)
-    if j == 0:
-        decisions, spec = [("width", i), *own], make
-    else:
-        decisions, spec = own, lambda c, k, t: make(c, c, k, t)
-    depth = (("depth", i), j)
-    block = elastic(MBConv, spec, menu=menu, decisions=decisions, depth=depth, union=None)
+    spec = _spec(stage, stage.stride if j == 0 else 1, rate)
+    decisions: list[Path] = [("width", i + 1), ("kernel_size", i), ("expand_ratio", i)]
+    block = elastic(
+        MBConv,
+        spec if j == 0 else lambda c, kernel, ratio: spec(c, c, kernel, ratio),
+        menu=menu,
+        decisions=[("width", i), *decisions] if j == 0 else decisions,
+        depth=(("depth", i), j),
+        union=None,
+    )
     kinds = {s.shortcut for s in block.specs}
     union = union_spec(block.specs, shortcut=EITHER if len(kinds) > 1 else kinds.pop())
     return dataclasses.replace(

@@ -1,0 +1,91 @@
+"""What a subnet costs: exact MACs and parameters, vectorised over archs.
+
+A `Cost` is a pure function of archs with any batch axes. Costs of a network are sums over its
+blocks, so one table per block, built once from the modules themselves, answers for every arch:
+NumPy archs give exact int64, JAX archs (also inside jit) exact int32 where the space's largest cost
+fits and float32 otherwise.
+
+MACs are those of convolutions and linear layers, batch 1: no bias, normalisation, activation,
+pooling, resize or addition. That is the published counting rule.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from supernet_jax import choices, elastic, network
+from supernet_jax.choices import Arch, Array
+from supernet_jax.network import Space
+
+Cost = Callable[[Arch], Any]
+
+
+def macs(space: Space) -> Cost:
+    """Multiply-accumulates of one image at the arch's own resolution: `arch[...] -> [...]`."""
+    return functools.partial(_lookup_sum, space, _mac_tables(space))
+
+
+def parameters(space: Space) -> Cost:
+    """Parameters of the extracted network, norms and biases included: `arch[...] -> [...]`."""
+    return functools.partial(_lookup_sum, space, _parameter_tables(space))
+
+
+@functools.cache
+def _mac_tables(space: Space) -> dict[str, np.ndarray]:
+    """Per block MACs `[resolutions, specs]`, int64."""
+    places = [network.geometry(space, r) for r in space.resolutions]
+    tables = {}
+    for name, shape in places[0].items():
+        block = space.blocks[name]
+        kernels = [_kernels(elastic.shapes(block, s, shape.inputs).params) for s in block.specs]
+        # A layer is applied at as many places in a small spec as in the union.
+        positions = [place[name].shapes.positions for place in places]
+        rows = [[sum(n * at[k] for k, n in own.items()) for own in kernels] for at in positions]
+        tables[name] = np.asarray(rows, np.int64)
+    return tables
+
+
+def _kernels(shapes: elastic.Shapes) -> dict[tuple[str, ...], int]:
+    """Size of each layer's kernel, by the layer's path."""
+    flat = flax.traverse_util.flatten_dict(shapes)
+    return {path[:-1]: math.prod(s.shape) for path, s in flat.items() if path[-1] == "kernel"}
+
+
+@functools.cache
+def _parameter_tables(space: Space) -> dict[str, np.ndarray]:
+    """Per block parameters `[resolutions, specs]`; blocks that share theirs count once."""
+    seen: set[str] = set()
+    tables = {}
+    for name, shape in network.geometry(space, space.resolutions[0]).items():
+        block, owner = space.blocks[name], network.group(space, name)
+        counts = [_size(elastic.shapes(block, s, shape.inputs).params) for s in block.specs]
+        first = 0 if owner in seen else 1
+        seen.add(owner)
+        tables[name] = np.tile(np.asarray(counts, np.int64) * first, (len(space.resolutions), 1))
+    return tables
+
+
+def _lookup_sum(space: Space, tables: dict[str, np.ndarray], arch: Arch) -> Array | np.ndarray:
+    traced = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(arch))
+    if traced:
+        arch = jax.tree.map(jnp.asarray, arch)
+        largest = sum(int(table.max()) for table in tables.values())
+        dtype = jnp.int32 if largest < 2**31 else jnp.float32
+    resolution = choices.get(arch, space.resolution)
+    total: Any = 0
+    for name, table in tables.items():
+        block = space.blocks[name]
+        values = jnp.asarray(table.astype(dtype)) if traced else table
+        cost = values[resolution, block.index(arch)]
+        total = total + (cost if block.alive is None else cost * block.alive(arch))
+    return total
+
+
+def _size(shapes: elastic.Shapes) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

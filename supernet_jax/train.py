@@ -1,0 +1,357 @@
+"""One training step of a supernet: sampled members, gradients, combination, update.
+
+Everything random in a step is a function of (seed, step, rollbacks): archs, dropout, augmentation.
+Nothing but the `State` carries anything from one step to the next.
+
+Shape letters: `B` images of a step, `M` random members.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from supernet_jax import choices, network
+from supernet_jax.choices import Arch, Array
+from supernet_jax.elastic import Tree
+from supernet_jax.losses import Loss
+from supernet_jax.network import Output, Space, Strategy
+from supernet_jax.sampling import Sampler, SamplerState, roles
+
+Metrics = dict[str, Array]
+Augment = Callable[[Array, Array, Array], Array]  # (uint8 images, key, example ids) -> float images
+COLLAPSE = 10.0  # times the loss of guessing: no healthy step of the largest subnet is above it
+
+
+class Batch(NamedTuple):
+    """Images and labels of a step.
+
+    Attributes:
+        images: uint8 `[B, H, W, C]`.
+        labels: int32 `[B]`.
+        ids: int32 `[B]`, which example of the training data each is; augmentation depends on it.
+    """
+
+    images: Array
+    labels: Array
+    ids: Array
+
+
+@flax.struct.dataclass
+class State:
+    """All that training carries from step to step, and all that a checkpoint holds.
+
+    Attributes:
+        step: int32, number of finished steps.
+        params: shared parameters.
+        opt_state: of the optimiser.
+        sampler: state of the sampler.
+        ema: exponential moving average of `params`, or None.
+        refused: int32, number of steps in a row that the guard did not apply.
+        rollbacks: int32, how often training went back; a part of every random key, so that a
+            repeated step is not the same step again.
+    """
+
+    step: Array
+    params: Tree
+    opt_state: Any
+    sampler: SamplerState
+    ema: Tree | None
+    refused: Array
+    rollbacks: Array
+
+
+class Combine(NamedTuple):
+    """How the members' gradients become one: a fold over the members of a step.
+
+    Attributes:
+        init: `params -> carry`.
+        add: `(carry, gradients, role, step) -> carry`; `role` is static.
+        finish: `carry -> gradients`.
+    """
+
+    init: Callable[[Tree], Any]
+    add: Callable[[Any, Tree, str, Array], Any]
+    finish: Callable[[Any], Tree]
+
+
+def unit_sum() -> Combine:
+    """The published rule: gradients are added, each with weight 1."""
+    return Combine(
+        init=optax.tree.zeros_like,
+        add=lambda carry, gradients, role, step: optax.tree.add(carry, gradients),
+        finish=lambda carry: carry,
+    )
+
+
+class Recipe(NamedTuple):
+    """Everything static about training. Functions and plain numbers; never traced.
+
+    Attributes:
+        space: what is trained.
+        sampler: which subnets train in a step.
+        loss: of one member.
+        optimizer: an optax chain.
+        combine: of the members' gradients.
+        augment: makes the network's input of the batch's images.
+        strategy: how random members run; `network.masked` or `network.switched`.
+        seed: of everything random.
+        dtype: of weights and activations in the forward and backward passes.
+        ema_decay: of the average of the parameters; 0 keeps none.
+        features: blocks whose outputs the loss wants.
+    """
+
+    space: Space
+    sampler: Sampler
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    augment: Augment
+    combine: Combine = unit_sum()
+    strategy: Strategy = network.masked
+    seed: int = 0
+    dtype: Any = jnp.float32
+    ema_decay: float = 0.0
+    features: tuple[str, ...] = ()
+
+
+def create(recipe: Recipe) -> State:
+    """The state before the first step."""
+    params_key, sampler_key = jax.random.split(jax.random.key(recipe.seed))
+    params = network.init(recipe.space, params_key)
+    return State(
+        step=jnp.int32(0),
+        params=params,
+        opt_state=recipe.optimizer.init(params),
+        sampler=recipe.sampler.init(sampler_key),
+        ema=jax.tree.map(jnp.copy, params) if recipe.ema_decay else None,
+        refused=jnp.int32(0),
+        rollbacks=jnp.int32(0),
+    )
+
+
+def step_resolutions(recipe: Recipe, *, step: int, rollbacks: int = 0) -> tuple[int, ...]:
+    """Input resolution of each member of a step: fixed ones their own, random ones share one.
+
+    Drawn on the host, because a resolution is a shape. First the fixed members, then the random.
+    """
+    space, sampler = recipe.space, recipe.sampler
+    options = choices.get(space.menu, space.resolution).values
+    own = tuple(options[int(choices.get(arch, space.resolution))] for arch in sampler.fixed)
+    rng = np.random.default_rng([recipe.seed, rollbacks, step])
+    shared = options[int(rng.integers(len(options)))]
+    return (*own, *(shared,) * sampler.n_random)
+
+
+def make_step(recipe: Recipe) -> Callable[..., tuple[State, Metrics]]:
+    """The jitted step `(state, batch, *, resolutions) -> (state, metrics)`; it donates the state.
+
+    `resolutions` is static, one for each member, fixed ones first: any tuple is accepted, each
+    distinct one is traced once. Metrics are scalars: `loss/largest`, `loss/smallest`,
+    `loss/random_1` ..., `accuracy/largest` on the batch, `gradient_norm` before clipping, and
+    `applied` (1, or 0 where the guard refused the step).
+    """
+    step = functools.partial(_step, recipe)
+    return jax.jit(step, static_argnames=("resolutions",), donate_argnames=("state",))
+
+
+def _step(
+    recipe: Recipe, state: State, batch: Batch, *, resolutions: tuple[int, ...]
+) -> tuple[State, Metrics]:
+    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+    key = jax.random.fold_in(key, state.rollbacks)
+    augment_key, arch_key, dropout_key = jax.random.split(key, 3)
+    images = recipe.augment(batch.images, augment_key, batch.ids)
+    members = _Members(recipe, state, images, batch.labels, dropout_key)
+    gradients, metrics, archs = members.run(arch_key, resolutions)
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
+    applied = _healthy(recipe, metrics)
+    metrics["applied"] = applied.astype(jnp.float32)
+    return _update(recipe, state, gradients, metrics, archs, applied), metrics
+
+
+class _Members(NamedTuple):
+    """The members of one step, run one after another on the same images."""
+
+    recipe: Recipe
+    state: State
+    images: Array
+    labels: Array
+    dropout_key: Array
+
+    def run(self, key: Array, resolutions: tuple[int, ...]) -> tuple[Tree, Metrics, Arch | None]:
+        """Combined gradients, metrics per role, and the random archs `[M]`."""
+        recipe, n_fixed = self.recipe, len(self.recipe.sampler.fixed)
+        if len(resolutions) != n_fixed + recipe.sampler.n_random:
+            raise ValueError(f"a step of {recipe.sampler} needs a resolution for each member")
+        carry = recipe.combine.init(self.state.params)
+        metrics: Metrics = {}
+        teacher = None
+        members = zip(
+            recipe.sampler.fixed, roles(recipe.sampler), resolutions[:n_fixed], strict=True
+        )
+        for arch, role, size in members:
+            loss, output, carry = self.fixed(arch, role, size, teacher, carry)
+            metrics[f"loss/{role}"] = loss
+            if role == "largest":
+                teacher = jax.lax.stop_gradient(output.logits)
+                right = jnp.argmax(output.logits, -1) == self.labels
+                metrics["accuracy/largest"] = jnp.mean(right.astype(jnp.float32))
+        if recipe.sampler.n_random == 0:
+            return recipe.combine.finish(carry), metrics, None
+        archs = self.draw(key, teacher, resolutions[n_fixed:])
+        losses, carry = self.random(archs, resolutions[n_fixed:], teacher, carry)
+        metrics |= {f"loss/random_{i + 1}": loss for i, loss in enumerate(losses)}
+        return recipe.combine.finish(carry), metrics, archs
+
+    def fixed(
+        self, arch: Arch, role: str, resolution: int, teacher: Array | None, carry: Any
+    ) -> tuple[Array, Output, Any]:
+        """A concrete arch, at its own cost; regularisation is for the largest alone."""
+        key = self.dropout_key if role == "largest" else None
+        strategy = functools.partial(network.sliced, dropout_key=key)
+        (loss, output), gradients = self.gradient(strategy, arch, role, resolution, teacher)
+        carry = self.recipe.combine.add(carry, gradients, role, self.state.step)
+        return loss, output, carry
+
+    def random(
+        self, archs: Arch, resolutions: tuple[int, ...], teacher: Array | None, carry: Any
+    ) -> tuple[Array, Any]:
+        """Traced archs, one program for each run of members with equal resolution."""
+        losses = []
+        start = 0
+        for size, members in itertools.groupby(resolutions):
+            stop = start + len(list(members))
+            part = jax.tree.map(lambda leaf, a=start, b=stop: leaf[a:b], archs)
+
+            def body(carry: Any, arch: Arch, size: int = size) -> tuple[Any, Array]:
+                strategy = self.recipe.strategy
+                (loss, _), grads = self.gradient(strategy, arch, "random", size, teacher)
+                return self.recipe.combine.add(carry, grads, "random", self.state.step), loss
+
+            carry, part_losses = jax.lax.scan(body, carry, part)
+            losses.append(part_losses)
+            start = stop
+        return jnp.concatenate(losses), carry
+
+    def draw(self, key: Array, teacher: Array | None, resolutions: tuple[int, ...]) -> Arch:
+        """The step's random archs, with the resolutions that the host drew."""
+        space, sampler = self.recipe.space, self.recipe.sampler
+
+        def score(arch: Arch) -> Array:
+            loss, _ = self.loss(
+                self.state.params, self.recipe.strategy, arch, "random", resolutions[0], teacher
+            )
+            return jax.lax.stop_gradient(loss)
+
+        archs = sampler.sample(self.state.sampler, key, self.state.step, score)
+        options = choices.get(space.menu, space.resolution).values
+        chosen = jnp.asarray([options.index(r) for r in resolutions], jnp.int32)
+        return choices.replace(archs, space.resolution, chosen)
+
+    def gradient(
+        self, strategy: Callable, arch: Arch, role: str, resolution: int, teacher: Array | None
+    ) -> tuple[tuple[Array, Output], Tree]:
+        """((loss, output), gradient with respect to the shared parameters)."""
+        loss = functools.partial(
+            self.loss,
+            strategy=strategy,
+            arch=arch,
+            role=role,
+            resolution=resolution,
+            teacher=teacher,
+        )
+        return jax.value_and_grad(loss, has_aux=True)(self.state.params)
+
+    def loss(
+        self,
+        params: Tree,
+        strategy: Callable,
+        arch: Arch,
+        role: str,
+        resolution: int,
+        teacher: Array | None,
+    ) -> tuple[Array, Output]:
+        """Loss of one member in training mode, and what it put out."""
+        recipe = self.recipe
+        output = strategy(
+            recipe.space,
+            params,
+            arch,
+            self.images,
+            resolution=resolution,
+            features=recipe.features,
+            dtype=recipe.dtype,
+        )
+        loss = recipe.loss(output.logits, teacher, output.features, self.labels, role)
+        return loss, output
+
+
+def _healthy(recipe: Recipe, metrics: Metrics) -> Array:
+    """Whether a step may be applied: everything finite, and the largest subnet not collapsed."""
+    finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
+    if "loss/largest" not in metrics:
+        return finite
+    return finite & (metrics["loss/largest"] < COLLAPSE * np.log(recipe.space.classes))
+
+
+def _update(
+    recipe: Recipe,
+    state: State,
+    gradients: Tree,
+    metrics: Metrics,
+    archs: Arch | None,
+    applied: Array,
+) -> State:
+    """The next state; where the guard refused the step, only the counters move."""
+    updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    if recipe.space.bank is not None:
+        touched = _touched_rows(recipe, archs)
+        params = _keep_rows(touched, params, state.params)
+        opt_state = _keep_rows(touched, opt_state, state.opt_state)
+    ema = state.ema
+    if ema is not None:
+        ema = optax.incremental_update(params, ema, 1.0 - recipe.ema_decay)
+    new = (params, opt_state, recipe.sampler.update(state.sampler, metrics), ema)
+    old = (state.params, state.opt_state, state.sampler, state.ema)
+    kept = jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
+    params, opt_state, sampler, ema = kept
+    return State(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        sampler=sampler,
+        ema=ema,
+        refused=jnp.where(applied, 0, state.refused + 1),
+        rollbacks=state.rollbacks,
+    )
+
+
+def _touched_rows(recipe: Recipe, archs: Arch | None) -> Array:
+    """Which rows of the parameter bank the members of a step used: bool `[rows]`."""
+    bank = recipe.space.bank
+    assert bank is not None
+    used = [jnp.atleast_1d(jnp.asarray(bank.row(arch))) for arch in recipe.sampler.fixed]
+    if archs is not None:
+        used.append(jnp.asarray(bank.row(archs)))
+    return jnp.zeros(bank.rows, bool).at[jnp.concatenate(used)].set(True)
+
+
+def _keep_rows(touched: Array, new: Tree, old: Tree) -> Tree:
+    """The new values in touched rows and the old ones elsewhere, counters aside.
+
+    Every leaf of the parameters, and of optimiser state shaped like them, leads with the bank axis.
+    """
+
+    def one(n: Array, o: Array) -> Array:
+        if n.ndim == 0:
+            return n
+        return jnp.where(touched.reshape((-1,) + (1,) * (n.ndim - 1)), n, o)
+
+    return jax.tree.map(one, new, old)

@@ -1,0 +1,19 @@
+"""Every test runs on 8 virtual CPU devices, with strict dtypes and a compilation cache."""
+
+import os
+import pathlib
+import tempfile
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+CACHE = os.environ.get("SUPERNET_TEST_CACHE") or tempfile.mkdtemp(prefix="supernet-test-cache-")
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+ROOT = pathlib.Path(__file__).parent.parent
+FACTS = ROOT.parent / "shared" / "facts"
+DATA = ROOT.parent / "shared" / "data"

@@ -1,0 +1,197 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from supernet_jax import optim
+from supernet_jax.errors import UserError
+
+PUBLISHED = {"steps": 225000, "warmup_steps": 3125}  # AlphaNet: 360 epochs of 625 steps, 5 warm-up
+# base_lr 0.8, warm-up factor 0.001: AlphaNet's schedule evaluated in float64
+SCHEDULE = {
+    0: 0.0008,
+    1: 0.0010557439999485444,
+    100: 0.026374387145439406,
+    1562: 0.4002245315116061,
+    3124: 0.799363909838349,
+    3125: 0.7996192886327432,
+    3126: 0.7996190449771725,
+    6250: 0.7984778792366982,
+    112500: 0.4,
+    187500: 0.05358983848622452,
+    224999: 3.89910326248355e-11,
+}
+SHAPES = {
+    "first": {"conv": {"kernel": (3, 3, 3, 4)}, "norm": {"scale": (4,), "bias": (4,)}},
+    "head": {"linear": {"kernel": (4, 5), "bias": (5,)}},
+}
+MASK = {
+    "first": {"conv": {"kernel": True}, "norm": {"scale": False, "bias": False}},
+    "head": {"linear": {"kernel": True, "bias": False}},
+}
+
+
+def random_tree(seed, scale=1.0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda shape: scale * rng.standard_normal(shape), SHAPES, is_leaf=lambda x: type(x) is tuple
+    )
+
+
+def as_float32(tree):
+    return jax.tree.map(jnp.float32, tree)
+
+
+def assert_trees_close(got, expected, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, expected)
+
+
+def test_schedule_has_the_published_values():
+    schedule = jax.jit(optim.warmup_cosine(0.8, **PUBLISHED))
+    got = [schedule(jnp.int32(step)) for step in SCHEDULE]
+    np.testing.assert_allclose(got, list(SCHEDULE.values()), rtol=1e-6)  # float32
+
+
+def test_schedule_is_exact_in_float32_at_every_step():
+    steps = np.arange(PUBLISHED["steps"])
+    a = np.minimum(steps / PUBLISHED["warmup_steps"], 1)
+    # 1 + cos x written as 2 cos(x/2)**2, which float64 keeps to 1e-10 even at the last step
+    exact = 0.8 * (0.001 * (1 - a) + a) * np.cos(np.pi * steps / PUBLISHED["steps"] / 2) ** 2
+    got = jax.jit(optim.warmup_cosine(0.8, **PUBLISHED))(jnp.asarray(steps, jnp.int32))
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, exact, rtol=1e-6)
+
+
+def test_schedule_without_warm_up_starts_at_its_peak_and_stays_at_zero():
+    schedule = optim.warmup_cosine(0.3, steps=10)
+    np.testing.assert_allclose(schedule(0), 0.3, rtol=1e-6)
+    np.testing.assert_allclose(schedule(5), 0.15, rtol=1e-6)
+    assert schedule(10) == schedule(17) == 0
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(0, 0), (10, 11), (10, -1)])
+def test_impossible_schedules_are_named(steps, warmup):
+    with pytest.raises(UserError, match=f"steps={steps} and warmup_steps={warmup}"):
+        optim.warmup_cosine(0.1, steps=steps, warmup_steps=warmup)
+
+
+def test_kernels_decay_and_nothing_else():
+    assert optim.decay_mask(random_tree(0)) == MASK
+    squeeze = {"expand": {"kernel": 0, "bias": 0}, "reduce": {"kernel": 0, "bias": 0}}
+    params = {
+        "mb1": {
+            "squeeze": squeeze,
+            "shortcut": {"kernel": 0},
+            "transforms": {"depthwise/kernel": {"5": 0, "kernel": 0}},
+        },
+        "transforms_like": {"kernel": 0},
+    }
+    mask = optim.decay_mask(params)
+    assert mask["mb1"]["transforms"] == {"depthwise/kernel": {"5": False, "kernel": False}}
+    assert mask["mb1"]["squeeze"]["expand"] == {"kernel": True, "bias": False}
+    assert mask["mb1"]["shortcut"]["kernel"] is True
+    assert mask["transforms_like"]["kernel"] is True
+
+
+def test_a_parameter_without_a_rule_is_named():
+    params = {"stem": {"kernel": 0, "positions": 0}, "cls": {"kernels": 0, "scale": 0}}
+    with pytest.raises(UserError, match="parameters cls/kernels, stem/positions; every"):
+        optim.decay_mask(params)
+    groups = ((r".*/positions", optim.NO_DECAY), (r"cls/.*", optim.DECAY), *optim.DECAY_GROUPS)
+    mask = functools.partial(optim.decay_mask, groups=groups)(params)
+    assert mask == {
+        "stem": {"kernel": True, "positions": False},
+        "cls": {"kernels": True, "scale": True},
+    }
+
+
+def torch_sgd(params, gradients, rates, *, momentum, nesterov, decay, clip):
+    """torch.optim.SGD after clip_grad_value_, in float64; decay only where MASK says so."""
+    params, buffers = jax.tree.map(np.copy, params), None
+    for gradient, rate in zip(gradients, rates, strict=True):
+        d = jax.tree.map(lambda g: np.clip(g, -clip, clip), gradient)
+        d = jax.tree.map(lambda g, p, m: g + decay * p if m else g, d, params, MASK)
+        if buffers is None:
+            buffers = jax.tree.map(np.copy, d)
+        else:
+            buffers = jax.tree.map(lambda v, g: momentum * v + g, buffers, d)
+        step = jax.tree.map(lambda g, v: g + momentum * v, d, buffers) if nesterov else buffers
+        params = jax.tree.map(lambda p, s, lr=rate: p - lr * s, params, step)
+    return params
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_alphanet_sgd_is_torch_sgd_on_clipped_gradients(nesterov):
+    # a decay this strong makes clipping after it, or decaying a bias, visible at once
+    settings = {"momentum": 0.9, "nesterov": nesterov}
+    start = random_tree(1, scale=3.0)
+    gradients = [random_tree(10 + step) for step in range(5)]
+    rate = optim.warmup_cosine(0.5, steps=8, warmup_steps=3)
+    rates = [float(rate(step)) for step in range(5)]
+    expected = torch_sgd(start, gradients, rates, decay=0.3, clip=0.7, **settings)
+
+    optimiser = optim.alphanet_sgd(rate, weight_decay=0.3, clip_value=0.7, **settings)
+    params = as_float32(start)
+    state = optimiser.init(params)
+    update = jax.jit(optimiser.update)
+    for gradient in gradients:
+        updates, state = update(as_float32(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+    assert_trees_close(params, expected, rtol=1e-5, atol=1e-5)  # five float32 steps
+
+
+def test_alphanet_sgd_defaults_are_the_published_ones():
+    params = {"conv": {"kernel": jnp.float32([2.0]), "bias": jnp.float32([2.0])}}
+    gradient = {"conv": {"kernel": jnp.float32([-7.0]), "bias": jnp.float32([0.25])}}
+    optimiser = optim.alphanet_sgd(0.1)
+    updates, _ = optimiser.update(gradient, optimiser.init(params), params)
+    # first Nesterov step: -lr * 1.9 * (clipped gradient + 1e-5 * kernel)
+    expected = {"conv": {"kernel": [-0.19 * (-1 + 2e-5)], "bias": [-0.19 * 0.25]}}
+    assert_trees_close(updates, as_float32(expected), rtol=3e-7)
+
+
+def test_clipping_can_be_switched_off():
+    params = {"bias": jnp.zeros(1)}
+    optimiser = optim.alphanet_sgd(1.0, momentum=0.0, clip_value=None)
+    updates, _ = optimiser.update({"bias": jnp.full(1, 9.0)}, optimiser.init(params), params)
+    assert updates["bias"] == -9
+
+
+def test_an_unused_parameter_still_decays_and_drifts():
+    # the difference from PyTorch that the docstring states
+    params = {"kernel": jnp.ones(1), "bias": jnp.ones(1)}
+    optimiser = optim.alphanet_sgd(1.0, weight_decay=0.1)
+    gradient = {"kernel": jnp.zeros(1), "bias": jnp.ones(1)}
+    updates, state = optimiser.update(gradient, optimiser.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -1.9 * 0.1, rtol=1e-6)
+    updates, _ = optimiser.update(jax.tree.map(jnp.zeros_like, gradient), state, params)
+    np.testing.assert_allclose(updates["bias"], -0.9 * 0.9, rtol=1e-6)
+
+
+def test_adamw_clips_the_norm_and_decays_kernels_only():
+    rate, decay, b1, b2, eps = 0.1, 0.2, 0.8, 0.9, 1e-2
+    start = random_tree(2)
+    gradients = [random_tree(20 + step) for step in range(3)]
+    optimiser = optim.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=decay, clip_norm=1.5)
+    got = as_float32(start)
+    state = optimiser.init(got)
+    expected = start
+    mean = variance = jax.tree.map(np.zeros_like, start)
+    for t, gradient in enumerate(gradients, start=1):
+        updates, state = optimiser.update(as_float32(gradient), state, got)
+        got = optax.apply_updates(got, updates)
+        norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(gradient)))
+        assert norm > 1.5
+        g = jax.tree.map(lambda g, norm=norm: g * 1.5 / norm, gradient)
+        mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, mean, g)
+        variance = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, variance, g)
+
+        def step(p, m, v, decays, t=t):
+            adam = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
+            return p - rate * (adam + decay * p * decays)
+
+        expected = jax.tree.map(step, expected, mean, variance, MASK)
+    assert_trees_close(got, expected, rtol=1e-4, atol=1e-5)  # float32 roots of tiny variances
