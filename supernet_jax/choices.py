@@ -185,7 +185,16 @@ def unstack(arch: Arch) -> list[Arch]:
 def to_notation(menu: Menu, arch: Arch) -> Values:
     """One arch as people and JSON write it: plain numbers in lists and dicts (host only)."""
     values = jax.tree.map(lambda choice, index: choice.values[int(index)], menu, arch)
-    return _plain(values)
+    return plain(values)
+
+
+def plain(values: Any) -> Any:
+    """Dicts and lists of any kind as plain dicts and lists, for JSON."""
+    if isinstance(values, Mapping):
+        return {key: plain(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [plain(value) for value in values]
+    return values
 
 
 def from_notation(menu: Menu, notation: Any) -> Arch:
@@ -255,14 +264,6 @@ def _key_per_decision(tree: Any, key: Array) -> Any:
 
 def _key(entry: Any) -> str | int:
     return entry.idx if isinstance(entry, jax.tree_util.SequenceKey) else entry.key
-
-
-def _plain(values: Any) -> Any:
-    if isinstance(values, Mapping):
-        return {key: _plain(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_plain(value) for value in values]
-    return values
 
 
 def _read(menu: Menu, notation: Any, where: str) -> Arch:

@@ -33,9 +33,9 @@ class EvaluationData(NamedTuple):
         labels: int32 `[E, B]`, -1 where a batch was filled up.
     """
 
-    calibration: Array
-    images: Array
-    labels: Array
+    calibration: Array | np.ndarray
+    images: Array | np.ndarray
+    labels: Array | np.ndarray
 
 
 class Result(NamedTuple):
@@ -118,11 +118,12 @@ def evaluate(
     Yields:
         Positions in `archs` (int `[n]`, n <= chunk), and the result of those.
     """
+    how: Any = strategy  # a function, hence hashable, which a Protocol does not say
     packed = np.asarray(choices.pack(archs))
     resolutions = np.asarray(choices.get(archs, space.resolution))
     total = int(np.sum(np.asarray(data.labels) >= 0))
     for index in np.unique(resolutions):
-        program = _program(space, strategy, prepare, space.resolutions[index], dtype)
+        program = _program(space, how, prepare, space.resolutions[index], dtype)
         group = np.flatnonzero(resolutions == index)
         for start in range(0, len(group), chunk):
             where = group[start : start + chunk]
@@ -134,17 +135,18 @@ def evaluate(
 
 @functools.cache
 def _program(
-    space: Space, strategy: Strategy, prepare: Prepare, resolution: int, dtype: Any
+    space: Space, strategy: Any, prepare: Prepare, resolution: int, dtype: Any
 ) -> Callable[[Tree, Arch, EvaluationData], tuple[Array, Array]]:
     """`(params, archs [n], data) -> (correct [n], summed loss [n])`, jitted."""
 
     def one(params: Tree, data: EvaluationData, arch: Arch) -> tuple[Array, Array]:
+        calibration, images, labels = (jnp.asarray(part) for part in data)
         run = functools.partial(strategy, space, params, arch, resolution=resolution, dtype=dtype)
         stats = calibrate(
             space,
             params,
             arch,
-            data.calibration,
+            calibration,
             resolution=resolution,
             strategy=strategy,
             prepare=prepare,
@@ -157,7 +159,7 @@ def _program(
             return jax.tree.map(jnp.add, total, _score(logits, labels)), None
 
         zero = (jnp.int32(0), jnp.float32(0.0))
-        return jax.lax.scan(add, zero, (data.images, data.labels))[0]
+        return jax.lax.scan(add, zero, (images, labels))[0]
 
     def many(params: Tree, archs: Arch, data: EvaluationData) -> tuple[Array, Array]:
         # A loop, not vmap: under vmap a switch would compute every branch.

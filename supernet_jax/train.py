@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from supernet_jax import choices, network
+from supernet_jax import choices, network, sharding
 from supernet_jax.choices import Arch, Array
 from supernet_jax.elastic import Tree
 from supernet_jax.losses import Loss
@@ -38,9 +38,9 @@ class Batch(NamedTuple):
         ids: int32 `[B]`, which example of the training data each is; augmentation depends on it.
     """
 
-    images: Array
-    labels: Array
-    ids: Array
+    images: Array | np.ndarray
+    labels: Array | np.ndarray
+    ids: Array | np.ndarray
 
 
 @flax.struct.dataclass
@@ -148,16 +148,25 @@ def step_resolutions(recipe: Recipe, *, step: int, rollbacks: int = 0) -> tuple[
     return (*own, *(shared,) * sampler.n_random)
 
 
-def make_step(recipe: Recipe) -> Callable[..., tuple[State, Metrics]]:
+def make_step(
+    recipe: Recipe, *, mesh: jax.sharding.Mesh | None = None
+) -> Callable[..., tuple[State, Metrics]]:
     """The jitted step `(state, batch, *, resolutions) -> (state, metrics)`; it donates the state.
 
     `resolutions` is static, one for each member, fixed ones first: any tuple is accepted, each
     distinct one is traced once. Metrics are scalars: `loss/largest`, `loss/smallest`,
-    `loss/random_1` ..., `accuracy/largest` on the batch, `gradient_norm` before clipping, and
-    `applied` (1, or 0 where the guard refused the step).
+    `loss/random_1` ..., `accuracy/largest` on the batch, `gradient_norm` before clipping,
+    `applied` (1, or 0 where the guard refused the step) and `refused`, how many in a row were.
+
+    Args:
+        recipe: what to train and how.
+        mesh: over which the batch is sharded; the state is replicated on it.
     """
     step = functools.partial(_step, recipe)
-    return jax.jit(step, static_argnames=("resolutions",), donate_argnames=("state",))
+    out = None if mesh is None else sharding.replicated(mesh)
+    return jax.jit(
+        step, static_argnames=("resolutions",), donate_argnames=("state",), out_shardings=out
+    )
 
 
 def _step(
@@ -166,13 +175,15 @@ def _step(
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
     key = jax.random.fold_in(key, state.rollbacks)
     augment_key, arch_key, dropout_key = jax.random.split(key, 3)
-    images = recipe.augment(batch.images, augment_key, batch.ids)
-    members = _Members(recipe, state, images, batch.labels, dropout_key)
+    images, labels, ids = (jnp.asarray(part) for part in batch)
+    inputs = recipe.augment(images, augment_key, ids)
+    members = _Members(recipe, state, inputs, labels, dropout_key)
     gradients, metrics, archs = members.run(arch_key, resolutions)
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     applied = _healthy(recipe, metrics)
     metrics["applied"] = applied.astype(jnp.float32)
-    return _update(recipe, state, gradients, metrics, archs, applied), metrics
+    state = _update(recipe, state, gradients, metrics, archs, applied)
+    return state, {**metrics, "refused": state.refused}
 
 
 class _Members(NamedTuple):

@@ -273,7 +273,13 @@ def _head(
     )
 
 
-def attentivenas(*, classes: int = 1000, dropout: float = 0.2, drop_path: float = 0.2) -> Space:
+def attentivenas(
+    *,
+    classes: int = 1000,
+    input_channels: int = 3,
+    dropout: float = 0.2,
+    drop_path: float = 0.2,
+) -> Space:
     """The AttentiveNAS/AlphaNet space, exactly: 440,301,256,704 archs, 203 to 1,939 M MACs."""
     return mobilenet(
         "attentivenas",
@@ -291,12 +297,15 @@ def attentivenas(*, classes: int = 1000, dropout: float = 0.2, drop_path: float 
         ),
         last=(1792, 1984),
         classes=classes,
+        input_channels=input_channels,
         dropout=dropout,
         drop_path=drop_path,
     )
 
 
-def cifar(*, classes: int = 10, dropout: float = 0.1, drop_path: float = 0.0) -> Space:
+def cifar(
+    *, classes: int = 10, input_channels: int = 3, dropout: float = 0.1, drop_path: float = 0.0
+) -> Space:
     """A small preset for 32x32 colour images."""
     return mobilenet(
         "cifar",
@@ -311,6 +320,7 @@ def cifar(*, classes: int = 10, dropout: float = 0.1, drop_path: float = 0.0) ->
         ),
         last=(256, 320),
         classes=classes,
+        input_channels=input_channels,
         head_ratio=4,
         dropout=dropout,
         drop_path=drop_path,
@@ -326,8 +336,8 @@ def digits(*, classes: int = 10, input_channels: int = 1) -> Space:
         stem_stride=1,
         stages=(
             Stage((8, 16), (1, 2), (3, 5), (1, 2), 1),
-            Stage((16, 24), (1, 2, 3), (3, 5), (2, 3, 4), 2, squeeze=True),
-            Stage((24, 32), (1, 2), (3, 5), (2, 3, 4), 2, squeeze=True),
+            Stage((16, 24), (1, 2, 3), (3,), (2, 3, 4), 2, squeeze=True),
+            Stage((24, 32), (1, 2), (3,), (2, 3, 4), 2, squeeze=True),
         ),
         last=(48, 64),
         classes=classes,

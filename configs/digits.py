@@ -1,0 +1,28 @@
+"""A supernet on scikit-learn's 8x8 digits: the smallest experiment that does everything.
+
+    supernet train configs/digits.py --out runs/digits
+
+Hardware: two CPU cores. `supernet quickstart` is this experiment with search and extraction.
+Expected: see docs/results.md.
+"""
+
+from supernet_jax.config import (
+    AlphaDivergence,
+    Config,
+    Data,
+    Digits,
+    Evaluation,
+    Sandwich,
+    Sgd,
+    Train,
+)
+
+config = Config(
+    space=Digits(),
+    data=Data(name="digits", held_out=0.2),
+    sampler=Sandwich(n_random=2),
+    loss=AlphaDivergence(smoothing=0.1),
+    optimizer=Sgd(learning_rate=0.1, weight_decay=1e-4, warmup=0.1),
+    train=Train(steps=300, batch=64, checkpoint_every=100),
+    evaluation=Evaluation(calibration_batches=2, batch=128, chunk=16),
+)

@@ -1,0 +1,461 @@
+"""Checkpoints: training state and what describes it, written by Orbax, safe to kill at any moment.
+
+A checkpoint is a folder named after its step that holds the pytree `state` and the JSON `meta`. It
+appears by one rename when everything in it is written, so an unfinished one is never read. Reading
+is done by functions that leave the folder alone: evaluation may read beside a running training.
+
+Folders are local paths or those of a bucket (`gs://...`). In a run of several processes all of them
+call every function here, on a folder that all of them see.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath  # type: ignore[import-untyped]
+
+from supernet_jax.errors import UserError
+
+if TYPE_CHECKING:  # whoever only loads arrays needs no supernet
+    from supernet_jax.network import Space
+
+Result = TypeVar("Result")
+Folder = str | os.PathLike[str]
+FILES = "files.json"  # sizes of a checkpoint's files, in its folder
+Tree = Any  # pytree of arrays, or of jax.ShapeDtypeStruct
+
+
+class Checkpoints:
+    """Where one training run writes its checkpoints; the only writer of its folder.
+
+    Saving is asynchronous: the state may be donated as soon as `save` returns. Leftovers of a save
+    that was killed are removed. Close it, or use it in a `with` statement.
+
+    Args:
+        folder: made if it does not exist.
+        keep: how many checkpoints stay, the latest ones; at least 1.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Folder, *, keep: int = 3) -> None:
+        if keep < 1:
+            raise UserError(
+                f"keep={keep} checkpoints leaves nothing to resume from; keep at least 1"
+            )
+        self.folder = _absolute(folder)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(n=keep),
+            cleanup_tmp_directories=True,
+        )
+        with _writing(self.folder):
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def save(self, step: int, state: Tree, meta: Mapping[str, Any], *, wait: bool = False) -> bool:
+        """Starts to save `state` and `meta` as checkpoint `step`; waits for the save before it.
+
+        Args:
+            step: number of finished training steps.
+            state: pytree of arrays.
+            meta: what JSON can hold.
+            wait: return only when it is on disk.
+
+        Returns:
+            False where this step is saved already; it is left as it is.
+
+        Raises:
+            UserError: this or the previous save could not be written, as on a full disk.
+            TypeError: `meta` holds what JSON cannot.
+        """
+        json.dumps(meta)  # here, not in the thread that writes
+        if step in self._manager.all_steps():
+            return False
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+        )
+        self.wait()
+        with _writing(self.folder):
+            self._manager.save(step, args=items, force=True)
+        if wait:
+            self.wait()
+        return True
+
+    def latest(self) -> int | None:
+        """The last finished step, or None."""
+        self.wait()
+        return self._manager.latest_step()
+
+    def restore(self, target: Tree, *, step: int | None = None) -> Tree:
+        """See the function `restore`; a save under way is waited for."""
+        self.wait()
+        return restore(self.folder, target, step=step)
+
+    def meta(self, *, step: int | None = None) -> dict[str, Any]:
+        """See the function `read_meta`; a save under way is waited for."""
+        self.wait()
+        return read_meta(self.folder, step=step)
+
+    def rewind(self, step: int) -> None:
+        """Deletes all checkpoints after `step`, before training goes on from there."""
+        self.wait()
+        for later in [s for s in self._manager.all_steps() if s > step]:
+            self._manager.delete(later)
+
+    def preempted(self, step: int) -> bool:
+        """Whether the machine is about to be taken away, so that all processes should save now.
+
+        To be asked after every step: in a distributed run the signal no longer ends a process.
+        """
+        return self._manager.reached_preemption(step)
+
+    def wait(self) -> None:
+        """Returns when everything is on disk.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        with _writing(self.folder):
+            self._manager.wait_until_finished()
+            for step in steps(self.folder):
+                _record_files(self.folder / str(step))
+
+    def close(self) -> None:
+        """Waits, and ends the threads."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def steps(folder: Folder) -> tuple[int, ...]:
+    """Steps of the finished checkpoints in a folder, ascending."""
+    found = ocp.path.step.standard_name_format().find_all(_absolute(folder))
+    return tuple(sorted(metadata.step for metadata in found))
+
+
+def restore(folder: Folder, target: Tree, *, step: int | None = None) -> Tree:
+    """The state of a checkpoint, on whatever devices `target` says.
+
+    Args:
+        folder: of the run.
+        target: pytree like the saved state, of `jax.ShapeDtypeStruct` with a sharding (the first
+            local device where a leaf has none) or of arrays, whose values are ignored.
+        step: which checkpoint; None takes the last.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, or one whose arrays are not those of `target`;
+            the message names the first array that differs.
+    """
+    run, step = _find(folder, step)
+    read = functools.partial(_reading, run=run, step=step, path=run / str(step) / "state")
+    saved = read(_metadata)
+    wanted = _leaves(target)
+    _compare(_leaves(saved), wanted, f"the checkpoint of step {step} in {run}")
+    arrays = _leaves(read(functools.partial(_read, part=saved, wanted=wanted)))
+    return jax.tree.unflatten(jax.tree.structure(target), [arrays[name] for name in wanted])
+
+
+def restore_params(
+    folder: Folder,
+    *,
+    step: int | None = None,
+    subtree: str = "params",
+    sharding: jax.sharding.Sharding | None = None,
+) -> Tree:
+    """Only the parameters of a checkpoint, without anything known of optimiser and sampler.
+
+    Args:
+        folder: of the run.
+        step: which checkpoint; None takes the last.
+        subtree: "params", or "ema" for their moving average.
+        sharding: of every array; None puts them on the first local device.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, or one without this subtree.
+    """
+    run, step = _find(folder, step)
+    read = functools.partial(_reading, run=run, step=step, path=run / str(step) / "state")
+    saved = read(_metadata)
+    if not jax.tree.leaves(saved.get(subtree)):
+        filled = ", ".join(sorted(key for key in saved if jax.tree.leaves(saved[key])))
+        average = "; this run kept no average" if subtree == "ema" else ""
+        raise UserError(
+            f"the checkpoint of step {step} in {run} has no {subtree!r}, only {filled}{average}"
+        )
+    part = {subtree: saved[subtree]}
+    place = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+        for name, leaf in _leaves(part).items()
+    }
+    return read(functools.partial(_read, part=part, wanted=wanted))[subtree]
+
+
+def read_meta(folder: Folder, *, step: int | None = None) -> dict[str, Any]:
+    """What was saved beside the state.
+
+    Raises:
+        UserError: no such checkpoint, or a damaged one.
+    """
+    run, step = _find(folder, step)
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        read = functools.partial(reader.restore, args=ocp.args.JsonRestore())
+        return _reading(read, run / str(step) / "meta", run, step)
+
+
+def write_tree(folder: Folder, tree: Tree) -> None:
+    """Writes a pytree of arrays as an ordinary Orbax checkpoint, alone in a new folder."""
+    path = _absolute(folder)
+    with _writing(path), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+        writer.save(path, args=ocp.args.StandardSave(tree))
+        _record_files(path)
+
+
+def tree_shapes(folder: Folder) -> Tree:
+    """Nested dicts of `jax.ShapeDtypeStruct`: what `write_tree` wrote.
+
+    Raises:
+        UserError: there is nothing, or it is damaged.
+    """
+    path = _absolute(folder)
+    _reading(_check_files, path)
+    saved = _reading(_metadata, path)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
+
+
+def read_tree(folder: Folder) -> Tree:
+    """Nested dicts of arrays on the first local device: what `write_tree` wrote.
+
+    Raises:
+        UserError: there is nothing, or it is damaged.
+    """
+    path, shapes = _absolute(folder), tree_shapes(folder)
+    return _reading(functools.partial(_read, part=shapes, wanted=_leaves(shapes)), path)
+
+
+def describe_space(space: "Space") -> dict[str, Any]:
+    """What `meta["space"]` holds: name, decisions and a fingerprint that two spaces share only if
+    they give the same sizes to the same archs. Rates, as of dropout, do not count.
+    """
+    menu = {name: list(choice.values) for name, choice in _leaves(space.menu).items()}
+    described = {"input_channels": space.input_channels, "classes": space.classes, "menu": menu}
+    blocks = {
+        name: {
+            "specs": [_sizes(spec) for spec in block.specs],
+            "picks": [block.index.paths, block.index.table.tolist()],
+            "alive": block.alive and [block.alive.paths, block.alive.table.tolist()],
+            "group": block.group,
+        }
+        for name, block in space.blocks.items()
+    }
+    rows = space.bank and space.bank.rows
+    text = json.dumps([described, blocks, rows], sort_keys=True)
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {"name": space.name, "fingerprint": fingerprint, **described}
+
+
+def check_space(meta: Mapping[str, Any], space: "Space") -> None:
+    """Makes sure that a checkpoint belongs to a space.
+
+    Raises:
+        UserError: it is of another one; the message says in what they differ.
+    """
+    saved, own = meta.get("space"), describe_space(space)
+    if not isinstance(saved, Mapping) or "fingerprint" not in saved:
+        raise UserError(
+            "the checkpoint's meta does not say of which space it is; save it with describe_space"
+        )
+    if saved["fingerprint"] != own["fingerprint"]:
+        raise UserError(
+            f"the checkpoint is of the space {saved.get('name')!r}, not of this {own['name']!r}: "
+            f"{_difference(saved, own)}; pass the space that it was trained with"
+        )
+
+
+def _difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    for key in ("input_channels", "classes"):
+        if saved.get(key) != own[key]:
+            return f"its {key} is {saved.get(key)}, here {own[key]}"
+    theirs, ours = dict(saved.get("menu", {})), own["menu"]
+    for name in {**theirs, **ours}:
+        if theirs.get(name) != ours.get(name):
+            there, here = theirs.get(name, "missing"), ours.get(name, "missing")
+            return f"its decision {name} is {there}, here {here}"
+    return "the decisions are the same, but sizes of its blocks are not"
+
+
+def _sizes(spec: Any) -> list[Any]:
+    values = [type(spec).__name__, *dataclasses.astuple(spec)]
+    return [value for value in values if not isinstance(value, float)]
+
+
+def _absolute(folder: Folder) -> epath.Path:
+    """Orbax takes absolute paths only."""
+    return epath.Path(folder).expanduser().absolute()
+
+
+def _find(folder: Folder, step: int | None) -> tuple[epath.Path, int]:
+    """The folder, and the step itself if its checkpoint is there and whole; the last for None."""
+    path, found = _absolute(folder), steps(folder)
+    if not found:
+        seen = "no finished checkpoint in" if path.is_dir() else "no folder"
+        raise UserError(f"there is {seen} {path}; pass the folder of checkpoints of a training run")
+    if step is not None and step not in found:
+        listed = ", ".join(map(str, found))
+        raise UserError(f"{path} has no checkpoint of step {step}, only of {listed}")
+    step = found[-1] if step is None else step
+    _reading(_check_files, path / str(step), path, step)
+    return path, step
+
+
+def _metadata(path: epath.Path) -> Tree:
+    """What is saved: nested dicts and lists with leaves that have `shape` and `dtype`."""
+    return ocp.PyTreeCheckpointHandler().metadata(path).tree
+
+
+def _read(path: epath.Path, part: Tree, wanted: Mapping[str, Any]) -> Tree:
+    """Reads the leaves of `part`, a subtree of what is saved, each as `wanted` says."""
+    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def target(where: Any, _: Any) -> jax.ShapeDtypeStruct:
+        leaf = wanted[_name(where)]
+        place = leaf.sharding if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else None
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place or default)
+
+    item = jax.tree_util.tree_map_with_path(target, part)
+    how = ocp.checkpoint_utils.construct_restore_args(item)
+    args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        arrays = reader.restore(path, args=args)
+    for name, array in _leaves(arrays).items():
+        if _signature(array) != _signature(wanted[name]):  # as a random key whose kind was lost
+            raise ValueError(f"{name} came back as {_signature(array)}")
+    return arrays
+
+
+def _leaves(tree: Tree) -> dict[str, Any]:
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(path: Any) -> str:
+    """`params/stem/conv/kernel`, the same for a state and for the nested dicts that are saved."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _compare(saved: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+    hint = "resume with the configuration that it was trained with"
+    for name in [*wanted, *saved]:
+        if name not in saved:
+            raise UserError(f"{what} has no array {name}, which this run needs; {hint}")
+        if name not in wanted:
+            raise UserError(f"{what} has an array {name}, for which this run has no place; {hint}")
+        there, here = _bits(saved[name]), _bits(wanted[name])
+        if there != here:
+            raise UserError(f"{what} has {name} as {there}, but this run needs {here}; {hint}")
+
+
+def _bits(leaf: Any) -> str:
+    """The signature of what is on disk: random keys are saved as their bits."""
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return _signature(jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf)
+
+
+def _signature(leaf: Any) -> str:
+    """Dtype and shape, as `float32[3, 3]`."""
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _reading(
+    read: Callable[[epath.Path], Result],
+    path: epath.Path,
+    run: epath.Path | None = None,
+    step: int | None = None,
+) -> Result:
+    """What `read(path)` returns, or an error that says which checkpoint is damaged.
+
+    Orbax raises whatever it stumbles over; only running out of memory is something else.
+    """
+    try:
+        return read(path)
+    except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        what = f"the checkpoint in {path}"
+        if step is not None:
+            what = f"the checkpoint of step {step} in {run}"
+        raise UserError(
+            f"{what} is damaged ({_first_line(error)}); {_advice(run, step)}"
+        ) from error
+
+
+def _record_files(folder: epath.Path) -> None:
+    """Notes the sizes of a finished checkpoint's files, so that a lost or cut one can be named.
+
+    Whoever is killed before this has a checkpoint without it, which is just as good. Buckets keep
+    objects whole.
+    """
+    record = folder / FILES
+    if "://" in str(folder) or jax.process_index() or record.exists():
+        return
+    local = pathlib.Path(folder)
+    found = {str(p.relative_to(local)): p.stat().st_size for p in local.rglob("*") if p.is_file()}
+    unfinished = folder / f"{FILES}.unfinished"
+    unfinished.write_text(json.dumps(found))
+    unfinished.rename(record)
+
+
+def _check_files(folder: epath.Path) -> None:
+    """Looks before Orbax does, which fills the screen with what one lost file does to its reads."""
+    if not (folder / FILES).exists():
+        return
+    for name, size in json.loads((folder / FILES).read_text()).items():
+        if not (folder / name).exists():
+            raise ValueError(f"{name} is missing")
+        if (folder / name).stat().length != size:
+            raise ValueError(f"{name} has {(folder / name).stat().length} of {size} bytes")
+
+
+def _advice(folder: epath.Path | None, step: int | None) -> str:
+    if folder is None or step is None:
+        return "copy it again from where it was written"
+    left = steps(folder)
+    if step not in left:
+        return "its folder was deleted just now, so take a later one"
+    before = [s for s in left if s < step]
+    return f"pass step {before[-1]}, the one before" if before else "there is no earlier one"
+
+
+@contextlib.contextmanager
+def _writing(folder: epath.Path) -> Iterator[None]:
+    """Says what could not be written: system errors come as such, or as TensorStore's statuses."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and not re.match(r"[A-Z_]+: ", str(error)):
+            raise
+        raise UserError(
+            f"cannot write {folder} ({_first_line(error)}); "
+            "free space there, or pass a folder that can be written"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,106 @@
+"""The command line: `supernet info | train | evaluate | search | extract | quickstart`."""
+
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import tyro
+
+import supernet_jax
+from supernet_jax.commands import common, evaluate, extract, info, quickstart, search, train
+from supernet_jax.config import Config, load_file
+from supernet_jax.errors import UserError
+
+COMMANDS = {
+    "info": (info, "draw a space, or count the MACs and parameters of archs"),
+    "train": (train, "train a supernet from a config file"),
+    "evaluate": (evaluate, "calibrate and evaluate subnets of a run"),
+    "search": (search, "search a run's space under a budget"),
+    "extract": (extract, "take one subnet out as an ordinary network"),
+    "quickstart": (quickstart, "all of it on 8x8 digits, in three minutes"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `supernet` command. Exit status 2 for a user's mistake."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(arguments)
+    except UserError as error:
+        print(f"supernet: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("supernet: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if arguments[:1] in (["--version"], ["version"]):
+        print(supernet_jax.__version__)
+        return
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        raise UserError(f"there is no command {name!r}, only {known}{common.near(name, COMMANDS)}")
+    command, _ = COMMANDS[name]
+    parsed = _train(rest) if name == "train" else _parse(command, rest, name)
+    _quiet()
+    command.run(parsed)
+
+
+def _train(arguments: list[str]) -> train.Arguments:
+    """Arguments of `train`, with the config file's values as defaults."""
+    path = next((a for a in arguments if a.endswith(".py") and not a.startswith("-")), None)
+    if path is None and not {"-h", "--help"} & set(arguments):
+        raise UserError(
+            "train needs a config file: supernet train configs/digits.py --out runs/digits"
+        )
+    settings = Config() if path is None else load_file(path)[0]
+    default = train.Arguments(config=settings, out=tyro.MISSING)
+    rest = [a for a in arguments if a != path]
+    return _parse(train, rest, "train CONFIG", default=default)
+
+
+def _parse(command: Any, arguments: list[str], name: str, **options: Any) -> Any:
+    return tyro.cli(
+        command.Arguments,
+        args=arguments,
+        prog=f"supernet {name}",
+        description=f"{command.Arguments.__doc__}\n\nExamples:{command.EXAMPLES}",
+        **options,
+    )
+
+
+def _overview() -> str:
+    lines = [f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"supernet {supernet_jax.__version__}: train a weight-sharing supernet once, search it, "
+            "take any subnet away",
+            "",
+            *lines,
+            "",
+            "supernet COMMAND --help explains each. To begin with: supernet quickstart",
+        ]
+    )
+
+
+def _quiet() -> None:
+    """Keeps other libraries' chatter off the terminal, and compiled programs on disk."""
+    for name in ("absl", "orbax", "jax._src.xla_bridge"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        cache = pathlib.Path(root) / "supernet_jax" / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

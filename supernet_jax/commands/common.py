@@ -1,0 +1,75 @@
+"""What several commands share."""
+
+import difflib
+import json
+import math
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+from supernet_jax import config, experiment, network
+from supernet_jax.choices import Arch
+from supernet_jax.errors import UserError
+from supernet_jax.experiment import Run
+from supernet_jax.network import Space
+
+SEARCH_FILE = "search.json"  # of a run folder: the result of its last search
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` for a misspelt word, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def one_of(option: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises a `UserError` unless an option's value is among those allowed."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise UserError(
+            f"{option} is {value!r}, allowed: {', '.join(allowed)}{near(value, allowed)}"
+        )
+
+
+def at_least(option: str, value: float, low: float) -> None:
+    """Raises a `UserError` unless an option's number is large enough."""
+    if value < low:
+        raise UserError(f"{option} is {value}, but must be at least {low}")
+
+
+def open_run(folder: pathlib.Path, file: pathlib.Path | None) -> Run:
+    """Opens a run folder; `file` is the config file that defines the user's own parts."""
+    types = config.load_file(file)[1] if file is not None else None
+    return experiment.open_run(folder, types)
+
+
+def supernet_parameters(space: Space) -> int:
+    """Number of shared parameters of a space, over all rows of a bank."""
+    shapes = jax.eval_shape(lambda: network.init(space, jax.random.key(0)))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def read_search(run: Run) -> dict[str, Any]:
+    """The result of the run's last search.
+
+    Raises:
+        UserError: there was none, or its file is damaged.
+    """
+    path = run.folder / SEARCH_FILE
+    try:
+        result = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{run.folder} has no search yet; run `supernet search {run.folder}`"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); run the search again") from None
+    return result
+
+
+def front(run: Run) -> list[Arch]:
+    """Archs of the front of the run's last search, cheapest first."""
+    archs = json.dumps([entry["arch"] for entry in read_search(run)["front"]])
+    return experiment.read_archs(run.experiment.space, archs)

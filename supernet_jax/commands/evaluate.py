@@ -1,0 +1,96 @@
+"""`supernet evaluate`: calibrate and evaluate subnets of a run."""
+
+import dataclasses
+import pathlib
+from typing import Annotated, Any
+
+import jax
+import rich.console
+import rich.table
+import tyro
+
+from supernet_jax import choices, experiment, results
+from supernet_jax.choices import Arch
+from supernet_jax.commands import common
+from supernet_jax.errors import UserError
+from supernet_jax.experiment import Run
+
+EXAMPLES = """
+supernet evaluate runs/digits --random 100
+supernet evaluate runs/digits --archs archs.json --split test
+supernet evaluate runs/digits --front --split test --out front.json"""
+SPLITS = ("held-out", "test")
+SHOWN = 20  # rows of the printed table
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Calibrate and evaluate subnets of a run; what is known is not computed again."""
+
+    run: Annotated[pathlib.Path, tyro.conf.Positional]
+    """run folder"""
+    archs: str | None = None
+    """a JSON file of archs, an arch as JSON, `smallest` or `largest`"""
+    random: int = 0
+    """this many random subnets"""
+    front: bool = False
+    """the front of the run's last search"""
+    split: str = "held-out"
+    """held-out (taken from the training images) | test"""
+    seed: int = 0
+    """of the random subnets"""
+    out: pathlib.Path | None = None
+    """also write the results to this JSON file"""
+    config: pathlib.Path | None = None
+    """the config file that defines your own parts, for runs that use such"""
+
+
+def run(arguments: Arguments) -> None:
+    """Evaluates what was asked for, and prints and writes the results."""
+    common.one_of("--split", arguments.split, SPLITS)
+    if (arguments.archs is not None) + (arguments.random != 0) + arguments.front != 1:
+        raise UserError("say which subnets: --archs FILE, --random N or --front (exactly one)")
+    if arguments.random < 0:
+        raise UserError(f"--random is {arguments.random}, but must be at least 1")
+    if arguments.out is not None and arguments.out.exists():
+        raise UserError(f"{arguments.out} exists already; choose another --out")
+    opened = common.open_run(arguments.run, arguments.config)
+    archs = _archs(opened, arguments)
+    records = results.Scorer(opened, arguments.split)(archs)
+    if arguments.out is not None:
+        results.write_json(arguments.out, records)
+    print_records(records)
+
+
+def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
+    space = opened.experiment.space
+    if arguments.front:
+        return common.front(opened)
+    if arguments.archs is not None:
+        return experiment.read_archs(space, arguments.archs)
+    key = jax.random.key(arguments.seed)
+    return choices.unstack(choices.sample(space.menu, key, (arguments.random,)))
+
+
+def print_records(records: list[dict[str, Any]]) -> None:
+    """A table of results, cheapest first; of many, evenly spaced ones."""
+    ordered = sorted(records, key=lambda record: record["macs"])
+    shown = [ordered[i * len(ordered) // SHOWN] for i in range(SHOWN)]
+    shown = ordered if len(ordered) <= SHOWN else shown
+    first = records[0]
+    table = rich.table.Table("MACs", "parameters", "accuracy", "loss", box=None)
+    for record in shown:
+        table.add_row(
+            f"{record['macs']:,}",
+            f"{record['parameters']:,}",
+            f"{record['accuracy']:.2%}",
+            f"{record['loss']:.3f}",
+        )
+    console = rich.console.Console()
+    console.print(table)
+    best = max(records, key=lambda record: record["accuracy"])
+    batches, batch = first["calibration"]
+    console.print(
+        f"{len(records)} subnets on {first['images']} {first['split']} images, each calibrated on "
+        f"{batches} batches of {batch}; best {best['accuracy']:.2%} with {best['macs']:,} MACs"
+    )

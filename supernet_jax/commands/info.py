@@ -1,0 +1,146 @@
+"""`supernet info`: draw a space, or count the MACs and parameters of archs."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import rich.console
+import rich.table
+import tyro
+
+from supernet_jax import choices, config, costs, experiment
+from supernet_jax.choices import Arch
+from supernet_jax.commands import common
+from supernet_jax.errors import UserError
+from supernet_jax.network import Space
+
+EXAMPLES = """
+supernet info attentivenas
+supernet info attentivenas --archs archs.json --json
+supernet info configs/cifar10.py"""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+CLASSES = {"attentivenas": 1000}  # of the published space; 10 elsewhere
+CHANNELS = {"digits": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Draw a space: its decisions, number of archs, MACs and parameters."""
+
+    space: Annotated[str, tyro.conf.Positional]
+    """attentivenas | cifar | digits | a config file"""
+    archs: str | None = None
+    """count these instead: a JSON file of archs, an arch as JSON, `smallest` or `largest`"""
+    json: bool = False
+    """print JSON"""
+    samples: int = 2000
+    """random archs for the quantiles"""
+    seed: int = 0
+    """of the random archs"""
+
+
+def run(arguments: Arguments) -> None:
+    """Prints what was asked of a space."""
+    if arguments.samples < 1:
+        raise UserError(f"--samples is {arguments.samples}, but must be at least 1")
+    space = _space(arguments.space)
+    if arguments.archs is not None:
+        archs = experiment.read_archs(space, arguments.archs)
+        rows = _count(space, choices.stack(archs))
+        if arguments.json:
+            print(json.dumps(rows, indent=1))
+        else:
+            _print_archs(rows)
+        return
+    summary = summarise(space, samples=arguments.samples, seed=arguments.seed)
+    if arguments.json:
+        print(json.dumps(summary, indent=1))
+    else:
+        _print_space(space, summary)
+
+
+def summarise(space: Space, *, samples: int, seed: int) -> dict[str, Any]:
+    """Counts and costs of a space as JSON values; quantiles are of uniform archs."""
+    archs = choices.sample(space.menu, jax.random.key(seed), (samples,))
+    costs_of = {"macs": costs.macs(space), "parameters": costs.parameters(space)}
+    ends = {"smallest": choices.smallest(space.menu), "largest": choices.largest(space.menu)}
+    host = jax.tree.map(np.asarray, archs)
+    return {
+        "space": space.name,
+        "archs": choices.count(space.menu),
+        "decisions": len(choices.names(space.menu)),
+        "menu": choices.plain(jax.tree.map(lambda c: list(c.values), space.menu)),
+        "blocks": len(space.blocks),
+        "supernet_parameters": common.supernet_parameters(space),
+        "random": {"samples": samples, "seed": seed},
+        **{
+            name: {
+                **{end: int(cost(arch)) for end, arch in ends.items()},
+                **{f"p{q:.0%}"[:-1]: int(np.quantile(cost(host), q)) for q in QUANTILES},
+            }
+            for name, cost in costs_of.items()
+        },
+    }
+
+
+def _space(name: str) -> Space:
+    if name in config.SPACES:
+        classes, channels = CLASSES.get(name, 10), CHANNELS.get(name, 3)
+        return config.SPACES[name].build(classes=classes, input_channels=channels)
+    if name.endswith(".py") or pathlib.Path(name).exists():
+        return experiment.build(config.load_file(name)[0]).space
+    known = ", ".join(config.SPACES)
+    hint = common.near(name, config.SPACES)
+    raise UserError(f"there is no space {name!r}, only {known} or a config file{hint}")
+
+
+def _count(space: Space, archs: Arch) -> list[dict[str, Any]]:
+    macs, parameters = costs.macs(space)(archs), costs.parameters(space)(archs)
+    return [
+        {"arch": choices.to_notation(space.menu, a), "macs": int(m), "parameters": int(p)}
+        for a, m, p in zip(choices.unstack(archs), macs, parameters, strict=True)
+    ]
+
+
+def _print_archs(rows: list[dict[str, Any]]) -> None:
+    table = rich.table.Table("arch", "MACs", "parameters", box=None)
+    for row in rows:
+        table.add_row(json.dumps(row["arch"]), f"{row['macs']:,}", f"{row['parameters']:,}")
+    rich.console.Console(soft_wrap=True).print(table)
+
+
+def _print_space(space: Space, summary: dict[str, Any]) -> None:
+    console = rich.console.Console()
+    console.print(
+        f"[bold]{space.name}[/bold]: {summary['archs']:,} archs, {summary['decisions']} decisions, "
+        f"{summary['blocks']} elastic blocks, {summary['supernet_parameters']:,} shared parameters"
+    )
+    menu = rich.table.Table("decision", "options, smallest first", box=None, title_justify="left")
+    for path in choices.paths(space.menu):
+        options = choices.get(space.menu, path).values
+        menu.add_row("/".join(map(str, path)), "  ".join(map(str, options)))
+    console.print(menu)
+    table = rich.table.Table("", box=None)
+    heads = ["smallest", *(f"p{q:.0%}"[:-1] for q in QUANTILES), "largest"]
+    for head in heads:
+        table.add_column(head, justify="right")
+    for name, scale in (("macs", 1e6), ("parameters", 1e6)):
+        cells = [f"{summary[name][head] / scale:,.3f}" for head in heads]
+        table.add_row({"macs": "M MACs", "parameters": "M parameters"}[name], *cells)
+    console.print(table)
+    console.print(_histogram(space, summary))
+
+
+def _histogram(space: Space, summary: dict[str, Any]) -> str:
+    """MACs of random archs as a row of bars from the smallest to the largest subnet."""
+    random = summary["random"]
+    archs = choices.sample(space.menu, jax.random.key(random["seed"]), (random["samples"],))
+    macs = costs.macs(space)(jax.tree.map(np.asarray, archs))
+    low, high = summary["macs"]["smallest"], summary["macs"]["largest"]
+    counts, _ = np.histogram(macs, bins=48, range=(low, max(high, low + 1)))
+    bars = " ▁▂▃▄▅▆▇█"
+    line = "".join(bars[int(np.ceil(c / counts.max() * 8))] for c in counts)
+    return f"MACs of {random['samples']} random archs, smallest to largest: |{line}|"

@@ -1,0 +1,127 @@
+"""`supernet quickstart`: train, evaluate, search and extract on digits."""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import rich.console
+import rich.table
+
+from supernet_jax import choices, config, experiment, fit, results
+from supernet_jax.choices import Arch
+from supernet_jax.commands import common, extract, search, train
+from supernet_jax.experiment import Run
+from supernet_jax.report import front as report
+
+EXAMPLES = """
+supernet quickstart
+supernet quickstart --out runs/first
+The same command again goes on where an interrupted one stopped."""
+EVALUATIONS = 256  # subnets searched
+NETWORKS = ("small", "medium", "large")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Train, evaluate, search and extract on 8x8 digits: the whole job in three minutes."""
+
+    out: pathlib.Path = pathlib.Path("runs/quickstart")
+    """run folder"""
+    steps: int = 300
+    """training steps"""
+    seed: int = 0
+    """of everything random"""
+
+
+def run(arguments: Arguments) -> None:
+    """Does the whole job and leaves one run folder."""
+    start = time.monotonic()
+    common.at_least("--steps", arguments.steps, 1)
+    common.at_least("--seed", arguments.seed, 0)
+    settings = _settings(arguments)
+    experiment.start_run(arguments.out, settings)
+    built = experiment.build(settings)
+    _, finished = fit.fit(train.job(built, arguments.out))
+    if not finished:
+        print("stopped and saved; the same command goes on from there")
+        return
+    opened = experiment.open_run(arguments.out)
+    wanted = search.Arguments(
+        run=arguments.out, evaluations=EVALUATIONS, population=128, seed=arguments.seed
+    )
+    result = search.describe(opened, wanted, search.find(opened, wanted))
+    picked = _pick(result["front"])
+    networks = [_take_out(opened, name, entry) for name, entry in picked.items()]
+    for entry, network in zip(picked.values(), networks, strict=True):
+        entry["test_accuracy"] = network["test_accuracy"]
+    results.write_json(arguments.out / common.SEARCH_FILE, result)
+    report.draw(arguments.out / "front.png", result)
+    results.write_json(
+        arguments.out / "results.json",
+        {
+            "networks": networks,
+            "front": result["front"],
+            "evaluations": result["evaluations"],
+            "seconds": round(time.monotonic() - start, 1),
+        },
+    )
+    _print(networks, result, arguments.out, time.monotonic() - start)
+
+
+def _settings(arguments: Arguments) -> config.Config:
+    return config.Config(
+        space=config.Digits(),
+        data=config.Data(name="digits", held_out=0.2),
+        optimizer=config.Sgd(learning_rate=0.1, weight_decay=1e-4, warmup=0.1),
+        train=config.Train(
+            steps=arguments.steps, batch=64, seed=arguments.seed, checkpoint_every=100
+        ),
+        evaluation=config.Evaluation(calibration_batches=2, batch=128, chunk=16),
+    )
+
+
+def _pick(front: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The cheapest, the middle and the best of a front (fewer where the front is shorter)."""
+    places = dict.fromkeys((0, len(front) // 2, len(front) - 1))
+    return {name: front[i] for name, i in zip(NETWORKS, places, strict=False)}
+
+
+def _take_out(opened: Run, name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Extracts one entry of the front, unless an interrupted quickstart has done so already."""
+    space = opened.experiment.space
+    arch: Arch = choices.from_notation(space.menu, entry["arch"])
+    folder = opened.folder / "networks" / name
+    if not folder.exists():
+        extract.take_out(opened, arch, folder)
+    description = extract.read_description(folder)
+    return {
+        "folder": str(folder),
+        "arch": entry["arch"],
+        "macs": entry["macs"],
+        "parameters": entry["parameters"],
+        "held_out_accuracy": entry["accuracy"],
+        "test_accuracy": description["accuracy"]["test"],
+        "logit_difference": description["proof"]["difference"],
+    }
+
+
+def _print(
+    networks: list[dict[str, Any]], result: dict[str, Any], out: pathlib.Path, seconds: float
+) -> None:
+    table = rich.table.Table(
+        "network", "MACs", "parameters", "held-out", "test", "logits differ by", box=None
+    )
+    for network in networks:
+        table.add_row(
+            network["folder"],
+            f"{network['macs']:,}",
+            f"{network['parameters']:,}",
+            f"{network['held_out_accuracy']:.2%}",
+            f"{network['test_accuracy']:.2%}",
+            f"{network['logit_difference']:.0e}",
+        )
+    console = rich.console.Console()
+    console.print(table)
+    print(f"{result['evaluations']} subnets searched; all in {seconds:.0f} s; see {out}/front.png")
+    print(f"next: supernet search {out} --high 200000   (the best network under a budget)")

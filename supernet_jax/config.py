@@ -1,0 +1,428 @@
+"""Configurations: frozen dataclasses that say what an experiment is, and build it.
+
+A config file is a Python file with a module-level `config = Config(...)`. Its numbers can be
+overridden on the command line; another *kind* of part (your own space, sampler, loss) is a frozen
+dataclass with a `build` method, put in your own file. The whole configuration is written as JSON
+into every run folder and checkpoint. Reading it back looks types up among the library's own and
+those of a file that the user passes; nothing is imported because a checkpoint says so.
+"""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import importlib.util
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import optax
+
+from supernet_jax import losses, network, optim, sampling
+from supernet_jax.choices import Menu
+from supernet_jax.errors import UserError
+from supernet_jax.network import Space, Strategy
+from supernet_jax.sampling import Sampler
+from supernet_jax.spaces import mobilenet
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentiveNAS:
+    """The AttentiveNAS/AlphaNet space (ImageNet-sized images, 4.4e11 archs)."""
+
+    dropout: float = 0.2
+    """rate before the classifier, largest subnet only"""
+    drop_path: float = 0.2
+    """drop-connect rate of the last block, largest subnet only"""
+
+    def build(self, *, classes: int, input_channels: int) -> Space:
+        """The space for data with so many classes and channels."""
+        return mobilenet.attentivenas(
+            classes=classes,
+            input_channels=input_channels,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cifar:
+    """A small MobileNetV3-like space for 32x32 images."""
+
+    dropout: float = 0.1
+    """rate before the classifier, largest subnet only"""
+    drop_path: float = 0.0
+    """drop-connect rate of the last block, largest subnet only"""
+
+    def build(self, *, classes: int, input_channels: int) -> Space:
+        """The space for data with so many classes and channels."""
+        return mobilenet.cifar(
+            classes=classes,
+            input_channels=input_channels,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Digits:
+    """A tiny MobileNetV3-like space for 8x8 images."""
+
+    def build(self, *, classes: int, input_channels: int) -> Space:
+        """The space for data with so many classes and channels."""
+        return mobilenet.digits(classes=classes, input_channels=input_channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where images come from and how they are augmented."""
+
+    name: str = "digits"
+    """digits | tfds:NAME | folder:PATH | npz:PATH"""
+    data_dir: str | None = None
+    """where prepared TFDS data lies"""
+    held_out: float = 0.1
+    """part of the training images kept for search (a share below 1, or a number of images)"""
+    split_seed: int = 0
+    """which images those are"""
+    size: int | None = None
+    """resize all images to this square size, pixels"""
+    pad: int = 0
+    """random crops after padding by this many pixels"""
+    flip: bool = False
+    """random horizontal flips"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sandwich:
+    """The sandwich rule: largest, smallest and random subnets in every step."""
+
+    n_random: int = 2
+    """random subnets per step"""
+
+    def build(self, *, menu: Menu) -> Sampler:
+        """The sampler for a space's menu."""
+        _require(self.n_random >= 0, f"sampler.n_random is {self.n_random}, must be 0 or more")
+        return sampling.sandwich(menu, n_random=self.n_random)
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform:
+    """Uniform single-path sampling: random subnets on hard labels, no teacher."""
+
+    n_random: int = 1
+    """random subnets per step"""
+
+    def build(self, *, menu: Menu) -> Sampler:
+        """The sampler for a space's menu."""
+        _require(self.n_random >= 1, f"sampler.n_random is {self.n_random}, must be 1 or more")
+        return sampling.uniform(menu, n_random=self.n_random)
+
+
+@dataclasses.dataclass(frozen=True)
+class AlphaDivergence:
+    """In-place distillation by the adaptive alpha-divergence (AlphaNet)."""
+
+    smoothing: float = 0.1
+    """label smoothing of the largest subnet's cross-entropy"""
+    alpha_min: float = -1.0
+    """the alpha that is chosen where it gives the larger divergence"""
+    alpha_max: float = 1.0
+    """the other one"""
+    clip: float = 5.0
+    """upper limit of the importance weights"""
+
+    def build(self) -> losses.Loss:
+        """The loss."""
+        _require(self.clip > 0, f"loss.clip is {self.clip}, must be above 0")
+        divergence = functools.partial(
+            losses.adaptive_alpha_divergence,
+            alpha_min=self.alpha_min,
+            alpha_max=self.alpha_max,
+            clip=self.clip,
+        )
+        return losses.in_place_distillation(divergence, smoothing=self.smoothing)
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftCrossEntropy:
+    """In-place distillation by soft cross-entropy (BigNAS): its gradient is that of KL."""
+
+    smoothing: float = 0.1
+    """label smoothing of the largest subnet's cross-entropy"""
+
+    def build(self) -> losses.Loss:
+        """The loss."""
+        return losses.in_place_distillation(losses.soft_cross_entropy, smoothing=self.smoothing)
+
+
+@dataclasses.dataclass(frozen=True)
+class HardLabels:
+    """Cross-entropy to the labels for every subnet: no distillation."""
+
+    smoothing: float = 0.1
+    """label smoothing"""
+
+    def build(self) -> losses.Loss:
+        """The loss."""
+        return losses.hard_labels(smoothing=self.smoothing)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sgd:
+    """AlphaNet's recipe: clip by value, decay, Nesterov momentum, warm-up and cosine."""
+
+    learning_rate: float = 0.1
+    """peak learning rate; published: 0.1 per 256 images"""
+    warmup: float = 0.02
+    """share of the steps spent warming up"""
+    momentum: float = 0.9
+    """of Nesterov's method"""
+    weight_decay: float = 1e-5
+    """on kernels only"""
+    clip: float = 1.0
+    """largest absolute value of a gradient's element"""
+
+    def build(self, *, steps: int) -> optax.GradientTransformation:
+        """The optimiser for a run of so many steps."""
+        schedule = _schedule(self.learning_rate, self.warmup, steps)
+        return optim.alphanet_sgd(
+            schedule,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            clip_value=self.clip,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """AdamW with warm-up and cosine, for small experiments."""
+
+    learning_rate: float = 1e-3
+    """peak learning rate"""
+    warmup: float = 0.02
+    """share of the steps spent warming up"""
+    weight_decay: float = 1e-4
+    """on kernels only"""
+    clip_norm: float = 1.0
+    """largest global norm of the gradient"""
+
+    def build(self, *, steps: int) -> optax.GradientTransformation:
+        """The optimiser for a run of so many steps."""
+        schedule = _schedule(self.learning_rate, self.warmup, steps)
+        return optim.adamw(schedule, weight_decay=self.weight_decay, clip_norm=self.clip_norm)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How long and in what pieces to train."""
+
+    steps: int = 400
+    """optimiser steps"""
+    batch: int = 64
+    """images per step, over all devices"""
+    seed: int = 0
+    """of parameters, subnets, dropout, data order and augmentation"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of weights and activations in forward and backward passes"""
+    strategy: Literal["auto", "masked", "switched"] = "auto"
+    """how random subnets run; auto picks what is faster on this backend"""
+    ema: float = 0.0
+    """decay of the average of the parameters, 0 for none"""
+    checkpoint_every: int = 200
+    """steps between checkpoints"""
+    log_every: int = 10
+    """steps between lines of metrics.jsonl"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How subnets are calibrated and evaluated."""
+
+    calibration_batches: int = 4
+    """batches of training images for BatchNorm statistics"""
+    batch: int = 128
+    """images per batch, in calibration and in evaluation"""
+    strategy: Literal["auto", "masked", "switched"] = "auto"
+    """how candidates run; auto picks what is faster on this backend"""
+    chunk: int = 16
+    """subnets per call of the compiled program"""
+    limit: int = 0
+    """use only so many images of the held-out split; 0 uses all"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole experiment."""
+
+    space: Any = dataclasses.field(default_factory=Digits)
+    data: Data = dataclasses.field(default_factory=Data)
+    sampler: Any = dataclasses.field(default_factory=Sandwich)
+    loss: Any = dataclasses.field(default_factory=AlphaDivergence)
+    optimizer: Any = dataclasses.field(default_factory=Sgd)
+    train: Train = dataclasses.field(default_factory=Train)
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        train, data, evaluation = self.train, self.data, self.evaluation
+        for name, value, low in (
+            ("train.steps", train.steps, 1),
+            ("train.batch", train.batch, 2),
+            ("train.checkpoint-every", train.checkpoint_every, 1),
+            ("train.log-every", train.log_every, 1),
+            ("train.seed", train.seed, 0),
+            ("data.pad", data.pad, 0),
+            ("data.split-seed", data.split_seed, 0),
+            ("evaluation.calibration-batches", evaluation.calibration_batches, 1),
+            ("evaluation.batch", evaluation.batch, 2),
+            ("evaluation.chunk", evaluation.chunk, 1),
+            ("evaluation.limit", evaluation.limit, 0),
+        ):
+            _require(value >= low, f"{name} is {value}, but must be at least {low}")
+        _require(0 <= train.ema < 1, f"train.ema is {train.ema}, but must be in [0, 1)")
+        _require(data.held_out > 0, f"data.held-out is {data.held_out}, but must be above 0")
+        _require(data.size is None or data.size > 0, f"data.size is {data.size}, must be above 0")
+
+
+LIBRARY: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        *(AttentiveNAS, Cifar, Digits, Data, Sandwich, Uniform),
+        *(AlphaDivergence, SoftCrossEntropy, HardLabels, Sgd, AdamW, Train, Evaluation, Config),
+    )
+}
+SPACES: dict[str, Any] = {"attentivenas": AttentiveNAS(), "cifar": Cifar(), "digits": Digits()}
+# What is faster where. CPU: benchmarks of training and evaluation steps in this repository;
+# other backends: not yet measured, masked because it compiles fastest.
+FASTEST: dict[str, dict[str, Strategy]] = {
+    "cpu": {"train": network.masked, "evaluate": network.switched},
+    "default": {"train": network.masked, "evaluate": network.masked},
+}
+
+
+def strategy(name: str, *, job: str, backend: str) -> Strategy:
+    """The strategy for a job ("train" or "evaluate"); "auto" looks it up for the backend."""
+    if name == "auto":
+        return FASTEST.get(backend, FASTEST["default"])[job]
+    return {"masked": network.masked, "switched": network.switched}[name]
+
+
+def dtype(name: str) -> Any:
+    """The JAX dtype of a configured name."""
+    return {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[name]
+
+
+def load_file(path: str | pathlib.Path) -> tuple[Config, dict[str, type]]:
+    """Runs a config file. Returns its `config`, and the dataclasses that it defines.
+
+    Raises:
+        UserError: no such file, it does not run, or it has no `config`.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise UserError(f"there is no config file {path}{hint}")
+    module = run_file(path)
+    config = vars(module).get("config")
+    if not isinstance(config, Config):
+        raise UserError(f"{path} must end with `config = Config(...)`; it has {config!r}")
+    return config, _dataclasses_of(module)
+
+
+def run_file(path: pathlib.Path) -> Any:
+    """Imports a Python file by its path, under a name of its own."""
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    name = f"supernet_user_{path.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their own module up while it runs
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
+    return module
+
+
+def to_json(config: Any) -> Any:
+    """A configuration as JSON values; each dataclass says its type."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"type": type(config).__name__, **fields}
+    if isinstance(config, list | tuple):
+        return [to_json(value) for value in config]
+    return config
+
+
+def from_json(value: Any, types: Mapping[str, type], *, where: str = "config") -> Any:
+    """Rebuilds what `to_json` wrote.
+
+    Args:
+        value: JSON values.
+        types: dataclasses by name, usually `LIBRARY` and those of the user's file.
+        where: what messages call it.
+
+    Raises:
+        UserError: unknown type, unknown or missing field; each is named.
+    """
+    if isinstance(value, list):
+        return tuple(from_json(v, types, where=f"{where}[{i}]") for i, v in enumerate(value))
+    if not isinstance(value, dict):
+        return value
+    name = str(value.get("type"))
+    if name not in types:
+        raise UserError(
+            f"{where} is a {name!r}, which is not part of the library; if it is yours, pass the "
+            "file that defines it with --config FILE"
+        )
+    kind = types[name]
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    fields = {k: from_json(v, types, where=f"{where}.{k}") for k, v in value.items() if k != "type"}
+    unknown = [key for key in fields if key not in known]
+    missing = [key for key in known if key not in fields]
+    if unknown or missing:
+        parts = [f"unknown {', '.join(unknown)}"] * bool(unknown)
+        parts += [f"missing {', '.join(missing)}"] * bool(missing)
+        raise UserError(f"{where} ({name}) has fields {' and '.join(parts)}; was it edited?")
+    return kind(**fields)
+
+
+def read(path: pathlib.Path, types: Mapping[str, type] | None = None) -> Config:
+    """Reads a run's `config.json`.
+
+    Raises:
+        UserError: the file is missing, is not JSON, or does not describe a `Config`.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a run folder: it has no {path.name}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+    config = from_json(value, {**LIBRARY, **(types or {})})
+    if not isinstance(config, Config):
+        raise UserError(f"{path} describes a {type(config).__name__}, not a Config")
+    return config
+
+
+def _dataclasses_of(module: Any) -> dict[str, type]:
+    members = vars(module).items()
+    return {n: m for n, m in members if isinstance(m, type) and dataclasses.is_dataclass(m)}
+
+
+def _schedule(learning_rate: float, warmup: float, steps: int) -> optax.Schedule:
+    _require(learning_rate > 0, f"optimizer.learning-rate is {learning_rate}, must be above 0")
+    _require(0 <= warmup < 1, f"optimizer.warmup is {warmup}, must be in [0, 1)")
+    return optim.warmup_cosine(learning_rate, steps=steps, warmup_steps=round(warmup * steps))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)

@@ -1,0 +1,132 @@
+"""Evaluations on disk: one JSON line per subnet, written as it comes and never computed twice."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from supernet_jax import choices, config, costs, evaluate, experiment, progress
+from supernet_jax.choices import Arch
+from supernet_jax.experiment import Run
+
+
+def conditions(run: Run, split: str) -> dict[str, Any]:
+    """All that a result depends on besides the arch, as JSON values."""
+    settings, dataset = run.experiment.config, run.experiment.dataset
+    images = {"held-out": dataset.held_out, "test": dataset.test}[split].labels.shape[0]
+    if settings.evaluation.limit and split == "held-out":
+        images = min(images, settings.evaluation.limit)
+    return {
+        "space": run.experiment.space.name,
+        "checkpoint": run.step,
+        "split": split,
+        "images": images,
+        "data": dataset.fingerprint,
+        "calibration": [settings.evaluation.calibration_batches, settings.evaluation.batch],
+        "dtype": settings.train.dtype,
+    }
+
+
+class Scorer:
+    """Accuracies of archs of a run, from its file where they are known and computed where not.
+
+    Args:
+        run: the trained run.
+        split: "held-out" or "test".
+        what: the name of the progress bar; empty for none.
+    """
+
+    def __init__(self, run: Run, split: str, *, what: str = "evaluating"):
+        self._run = run
+        self._what = what
+        self._conditions = conditions(run, split)
+        self._path = run.folder / "evaluations.jsonl"
+        self._data = experiment.evaluation_data(run.experiment, split)
+        self._macs = costs.macs(run.experiment.space)
+        self._parameters = costs.parameters(run.experiment.space)
+        self._known = self._read()
+
+    def __call__(self, archs: Sequence[Arch]) -> list[dict[str, Any]]:
+        """One record per arch: its notation, accuracy in [0, 1], loss, MACs, parameters, and the
+        conditions it was measured under.
+        """
+        keys = [_key(arch) for arch in archs]
+        todo = {k: a for k, a in zip(keys, archs, strict=True) if k not in self._known}
+        if todo and self._what:
+            done = len(set(keys)) - len(todo)
+            with progress.bar(self._what, len(set(keys)), done=done, unit="subnet") as advance:
+                self._compute(list(todo.values()), advance)
+        elif todo:
+            self._compute(list(todo.values()), lambda count=1, note="": None)
+        return [self._known[key] for key in keys]
+
+    def _compute(self, archs: list[Arch], advance: progress.Advance) -> None:
+        e, settings = self._run.experiment, self._run.experiment.config
+        results = evaluate.evaluate(
+            e.space,
+            self._run.params,
+            choices.stack(archs),
+            self._data,
+            prepare=e.prepare,
+            strategy=config.strategy(
+                settings.evaluation.strategy, job="evaluate", backend=jax.default_backend()
+            ),
+            chunk=settings.evaluation.chunk,
+            dtype=config.dtype(settings.train.dtype),
+        )
+        for where, result in results:
+            part = [archs[i] for i in where]
+            records = [
+                self._record(arch, float(accuracy), float(loss))
+                for arch, accuracy, loss in zip(part, result.accuracy, result.loss, strict=True)
+            ]
+            self._append(part, records)
+            best = max(record["accuracy"] for record in self._known.values())
+            advance(len(part), f"best {best:.2%}")
+
+    def _record(self, arch: Arch, accuracy: float, loss: float) -> dict[str, Any]:
+        return {
+            "arch": choices.to_notation(self._run.experiment.space.menu, arch),
+            "accuracy": round(accuracy, 6),
+            "loss": round(loss, 6),
+            "macs": int(self._macs(arch)),
+            "parameters": int(self._parameters(arch)),
+            **self._conditions,
+        }
+
+    def _append(self, archs: list[Arch], records: list[dict[str, Any]]) -> None:
+        self._known |= {_key(a): r for a, r in zip(archs, records, strict=True)}
+        if jax.process_index() == 0:
+            with self._path.open("a") as file:
+                file.write("".join(json.dumps(record) + "\n" for record in records))
+
+    def _read(self) -> dict[bytes, dict[str, Any]]:
+        """What the file knows under these conditions; a line cut off by a kill is forgotten."""
+        if not self._path.exists():
+            return {}
+        text = self._path.read_text()
+        if text and not text.endswith("\n"):
+            text = text[: text.rfind("\n") + 1]
+            self._path.write_text(text)
+        known = {}
+        menu = self._run.experiment.space.menu
+        for line in text.splitlines():
+            record = json.loads(line)
+            if {k: record.get(k) for k in self._conditions} == self._conditions:
+                known[_key(choices.from_notation(menu, record["arch"]))] = record
+        return known
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON so that a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def _key(arch: Arch) -> bytes:
+    leaves = [np.asarray(leaf, np.int32) for leaf in jax.tree.leaves(arch)]
+    return np.stack(leaves).tobytes()

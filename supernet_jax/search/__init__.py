@@ -1,0 +1,36 @@
+"""One file per search algorithm, and the loop that runs any of them."""
+
+from supernet_jax.search.driver import Score, run
+from supernet_jax.search.evolution import evolution
+from supernet_jax.search.front import front_per_bin, hypervolume, pareto_front
+from supernet_jax.search.random import random_search
+from supernet_jax.search.searcher import (
+    Budget,
+    History,
+    Searcher,
+    SearchState,
+    begin,
+    extend,
+    generation_key,
+    no_history,
+    remember,
+)
+
+__all__ = [
+    "Budget",
+    "History",
+    "Score",
+    "SearchState",
+    "Searcher",
+    "begin",
+    "evolution",
+    "extend",
+    "front_per_bin",
+    "generation_key",
+    "hypervolume",
+    "no_history",
+    "pareto_front",
+    "random_search",
+    "remember",
+    "run",
+]

@@ -1,0 +1,28 @@
+"""The smallest space in which everything happens that the theorem is about.
+
+Two stages whose first blocks take either kind of shortcut, of optional depth, one with two kernels
+and one with squeeze-and-excitation at stride 2; dropout and drop-connect are there to be turned on.
+"""
+
+from supernet_jax.network import Space
+from supernet_jax.spaces.mobilenet import Stage, mobilenet
+
+
+def tiny() -> Space:
+    """256 archs of up to 4 blocks, for 8x8 images in two colours."""
+    return mobilenet(
+        "tiny",
+        resolutions=(6, 8),
+        stem=(4, 8),
+        stem_stride=1,
+        stages=(
+            Stage((4, 8), (1, 2), (3, 5), (1,), 1),
+            Stage((8, 12), (1, 2), (3,), (1, 2), 2, squeeze=True),
+        ),
+        last=(12, 16),
+        classes=5,
+        input_channels=2,
+        head_ratio=2,
+        dropout=0.3,
+        drop_path=0.4,
+    )
