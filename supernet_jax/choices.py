@@ -183,18 +183,24 @@ def unstack(arch: Arch) -> list[Arch]:
 
 
 def to_notation(menu: Menu, arch: Arch) -> Values:
-    """One arch as people and JSON write it: plain numbers in lists and dicts (host only)."""
-    values = jax.tree.map(lambda choice, index: choice.values[int(index)], menu, arch)
-    return plain(values)
+    """One arch as people and JSON write it: plain numbers in lists and dicts (host only).
+
+    Keys come in the order of the menu.
+    """
+    if isinstance(menu, Choice):
+        return menu.values[int(arch)]
+    if isinstance(menu, Mapping):
+        return {key: to_notation(menu[key], arch[key]) for key in menu}
+    return [to_notation(m, a) for m, a in zip(menu, arch, strict=True)]
 
 
-def plain(values: Any) -> Any:
-    """Dicts and lists of any kind as plain dicts and lists, for JSON."""
-    if isinstance(values, Mapping):
-        return {key: plain(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [plain(value) for value in values]
-    return values
+def options(menu: Menu) -> Any:
+    """The menu with the list of its values in place of each choice, for JSON."""
+    if isinstance(menu, Choice):
+        return list(menu.values)
+    if isinstance(menu, Mapping):
+        return {key: options(menu[key]) for key in menu}
+    return [options(entry) for entry in menu]
 
 
 def from_notation(menu: Menu, notation: Any) -> Arch:

@@ -52,6 +52,8 @@ class AttentiveNAS:
 class Cifar:
     """A small MobileNetV3-like space for 32x32 images."""
 
+    resolutions: tuple[int, ...] = (24, 32)
+    """input sizes on offer, pixels; images are resized inside the network"""
     dropout: float = 0.1
     """rate before the classifier, largest subnet only"""
     drop_path: float = 0.0
@@ -59,9 +61,14 @@ class Cifar:
 
     def build(self, *, classes: int, input_channels: int) -> Space:
         """The space for data with so many classes and channels."""
+        _require(
+            bool(self.resolutions) and min(self.resolutions) >= 8,
+            f"space.resolutions is {self.resolutions}; give sizes of at least 8 pixels",
+        )
         return mobilenet.cifar(
             classes=classes,
             input_channels=input_channels,
+            resolutions=tuple(sorted(set(self.resolutions))),
             dropout=self.dropout,
             drop_path=self.drop_path,
         )

@@ -127,6 +127,11 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     temporary.replace(path)
 
 
+def dump(rows: list[Any]) -> str:
+    """A JSON list with one line for each entry."""
+    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]"
+
+
 def _key(arch: Arch) -> bytes:
     leaves = [np.asarray(leaf, np.int32) for leaf in jax.tree.leaves(arch)]
     return np.stack(leaves).tobytes()

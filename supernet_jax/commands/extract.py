@@ -1,18 +1,20 @@
 """`supernet extract`: take one subnet out as an ordinary network, and prove it is the same."""
 
 import dataclasses
-import functools
 import pathlib
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import tyro
 
-from supernet_jax import choices, evaluate, experiment, extract, network, results
+from supernet_jax import choices, evaluate, experiment, extract, extracted, network
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common
+from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import Run
+from supernet_jax.experiment import Experiment, Run
 
 EXAMPLES = """
 supernet extract runs/digits --arch largest --out networks/largest
@@ -63,3 +65,81 @@ def _arch(opened: Run, text: str) -> Arch:
     if len(archs) != 1:
         raise UserError(f"{text} holds {len(archs)} archs; --arch takes one")
     return archs[0]
+
+
+def take_out(opened: Run, arch: Arch, folder: pathlib.Path) -> dict[str, Any]:
+    """Calibrates, extracts, proves and writes one subnet. Returns its description.
+
+    Raises:
+        UserError: the folder is taken, or the network's logits are not the supernet's.
+    """
+    built = opened.experiment
+    space, dataset, settings = built.space, built.dataset, built.config.evaluation
+    data = experiment.evaluation_data(built, "test")
+    stats = _calibrate(opened, arch, data.calibration)
+    module, variables = extract.extract(space, opened.params, arch, stats)
+    images = built.prepare(jnp.asarray(dataset.test.images[:PROOF_IMAGES]))
+    difference = extract.prove(space, opened.params, arch, stats, module, variables, images)
+    held_out = experiment.evaluation_data(built, "held-out")
+    description = extract.describe(
+        space,
+        arch,
+        module,
+        variables,
+        mean=dataset.mean,
+        std=dataset.std,
+        classes=dataset.class_names,
+        accuracy={
+            "held-out": _accuracy(built, module, variables, held_out),
+            "test": _accuracy(built, module, variables, data),
+        },
+        calibration=(data.calibration.shape[0], data.calibration.shape[1]),
+        source={
+            "run": str(opened.folder),
+            "checkpoint": opened.step,
+            "data": dataset.name,
+            "data_fingerprint": dataset.fingerprint,
+            "split_seed": built.config.data.split_seed,
+            "held_out_limit": settings.limit,
+        },
+        proof=difference,
+        proof_images=len(images),
+    )
+    extract.save(folder, module, variables, description=description)
+    return description
+
+
+def _calibrate(opened: Run, arch: Arch, calibration: Any) -> Tree:
+    space, prepare = opened.experiment.space, opened.experiment.prepare
+    resolution = choices.get(space.menu, space.resolution).values[
+        int(choices.get(arch, space.resolution))
+    ]
+
+    @jax.jit
+    def statistics(params: Tree, images: Any) -> Tree:
+        return evaluate.calibrate(
+            space,
+            params,
+            arch,
+            images,
+            resolution=int(resolution),
+            strategy=network.sliced,
+            prepare=prepare,
+        )
+
+    return statistics(opened.params, calibration)
+
+
+def _accuracy(
+    built: Experiment, module: extracted.Network, variables: Any, data: evaluate.EvaluationData
+) -> float:
+    """Share of a split that the extracted network itself classifies correctly."""
+
+    @jax.jit
+    def right(variables: Any, images: Any, labels: Any) -> Any:
+        logits: Any = module.apply(variables, built.prepare(images))
+        return jnp.sum((labels >= 0) & (jnp.argmax(logits, -1) == labels))
+
+    batches = zip(data.images, data.labels, strict=True)
+    correct = sum(int(right(variables, images, labels)) for images, labels in batches)
+    return correct / int(np.sum(np.asarray(data.labels) >= 0))

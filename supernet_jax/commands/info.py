@@ -11,7 +11,7 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import choices, config, costs, experiment
+from supernet_jax import choices, config, costs, experiment, results
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
@@ -51,7 +51,7 @@ def run(arguments: Arguments) -> None:
         archs = experiment.read_archs(space, arguments.archs)
         rows = _count(space, choices.stack(archs))
         if arguments.json:
-            print(json.dumps(rows, indent=1))
+            print(results.dump(rows))
         else:
             _print_archs(rows)
         return
@@ -72,7 +72,7 @@ def summarise(space: Space, *, samples: int, seed: int) -> dict[str, Any]:
         "space": space.name,
         "archs": choices.count(space.menu),
         "decisions": len(choices.names(space.menu)),
-        "menu": choices.plain(jax.tree.map(lambda c: list(c.values), space.menu)),
+        "menu": choices.options(space.menu),
         "blocks": len(space.blocks),
         "supernet_parameters": common.supernet_parameters(space),
         "random": {"samples": samples, "seed": seed},
@@ -118,20 +118,30 @@ def _print_space(space: Space, summary: dict[str, Any]) -> None:
         f"[bold]{space.name}[/bold]: {summary['archs']:,} archs, {summary['decisions']} decisions, "
         f"{summary['blocks']} elastic blocks, {summary['supernet_parameters']:,} shared parameters"
     )
-    menu = rich.table.Table("decision", "options, smallest first", box=None, title_justify="left")
-    for path in choices.paths(space.menu):
-        options = choices.get(space.menu, path).values
-        menu.add_row("/".join(map(str, path)), "  ".join(map(str, options)))
-    console.print(menu)
-    table = rich.table.Table("", box=None)
+    console.print(_menu(space))
+    table = rich.table.Table("", box=None, collapse_padding=True)
     heads = ["smallest", *(f"p{q:.0%}"[:-1] for q in QUANTILES), "largest"]
     for head in heads:
         table.add_column(head, justify="right")
-    for name, scale in (("macs", 1e6), ("parameters", 1e6)):
-        cells = [f"{summary[name][head] / scale:,.3f}" for head in heads]
-        table.add_row({"macs": "M MACs", "parameters": "M parameters"}[name], *cells)
+    for name, label in (("macs", "MACs, M"), ("parameters", "parameters, M")):
+        table.add_row(label, *(f"{summary[name][head] / 1e6:,.3f}" for head in heads))
     console.print(table)
     console.print(_histogram(space, summary))
+
+
+def _menu(space: Space) -> rich.table.Table:
+    """Options of each decision; a list of decisions (one per stage, say) along a row."""
+    rows: dict[str, list[str]] = {}
+    for path in choices.paths(space.menu):
+        key = path[:-1] if isinstance(path[-1], int) else path
+        values = choices.get(space.menu, path).values
+        rows.setdefault("/".join(map(str, key)), []).append(" ".join(map(str, values)))
+    table = rich.table.Table("decision", box=None, collapse_padding=True)
+    for i in range(max(map(len, rows.values()))):
+        table.add_column(f"[{i}]")
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    return table
 
 
 def _histogram(space: Space, summary: dict[str, Any]) -> str:
@@ -143,4 +153,4 @@ def _histogram(space: Space, summary: dict[str, Any]) -> str:
     counts, _ = np.histogram(macs, bins=48, range=(low, max(high, low + 1)))
     bars = " ▁▂▃▄▅▆▇█"
     line = "".join(bars[int(np.ceil(c / counts.max() * 8))] for c in counts)
-    return f"MACs of {random['samples']} random archs, smallest to largest: |{line}|"
+    return f"MACs of random archs, smallest to largest:\n|{line}|"

@@ -8,7 +8,7 @@ from typing import Any
 import rich.console
 import rich.table
 
-from supernet_jax import choices, config, experiment, fit, results
+from supernet_jax import choices, config, experiment, extracted, fit, results
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common, extract, search, train
 from supernet_jax.experiment import Run
@@ -94,7 +94,7 @@ def _take_out(opened: Run, name: str, entry: dict[str, Any]) -> dict[str, Any]:
     folder = opened.folder / "networks" / name
     if not folder.exists():
         extract.take_out(opened, arch, folder)
-    description = extract.read_description(folder)
+    description = extracted.read_description(folder)
     return {
         "folder": str(folder),
         "arch": entry["arch"],
@@ -114,7 +114,7 @@ def _print(
     )
     for network in networks:
         table.add_row(
-            network["folder"],
+            pathlib.Path(network["folder"]).name,
             f"{network['macs']:,}",
             f"{network['parameters']:,}",
             f"{network['held_out_accuracy']:.2%}",
@@ -123,5 +123,7 @@ def _print(
         )
     console = rich.console.Console()
     console.print(table)
-    print(f"{result['evaluations']} subnets searched; all in {seconds:.0f} s; see {out}/front.png")
+    print(
+        f"{result['evaluations']} subnets searched; all in {seconds:.0f} s; see {out}/front.png and {out}/networks"
+    )
     print(f"next: supernet search {out} --high 200000   (the best network under a budget)")

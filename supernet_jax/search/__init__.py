@@ -13,6 +13,7 @@ from supernet_jax.search.searcher import (
     extend,
     generation_key,
     no_history,
+    pack,
     remember,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "generation_key",
     "hypervolume",
     "no_history",
+    "pack",
     "pareto_front",
     "random_search",
     "remember",

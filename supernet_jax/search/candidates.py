@@ -7,6 +7,7 @@ Archs are packed here, a NumPy row each. Shape letters: `M` proposals, `N` rows,
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,14 +19,14 @@ from supernet_jax import choices
 from supernet_jax.choices import Arch, Array, Menu
 from supernet_jax.costs import Cost
 from supernet_jax.errors import UserError
-from supernet_jax.search.searcher import Budget
+from supernet_jax.search.searcher import Budget, pack
 
 Propose = Callable[[Array], np.ndarray]  # key -> rows [M, D]
 Draw = Callable[[Array, int, np.ndarray], np.ndarray]  # key, n, known [., D] -> rows [<= n, D]
 
 CHUNK = 1024  # proposals at a time: one shape, hence one compiled program
-ROUNDS = 64  # batches proposed before rejection gives up, per CHUNK rows wanted
-WALK_ROUNDS = 4  # walks before a large space counts as exhausted, per CHUNK rows wanted
+ROUNDS = 32  # batches proposed before rejection gives up, per CHUNK rows wanted
+WALK_ROUNDS = 2  # walks before a large space counts as exhausted, per CHUNK rows wanted
 WALK_STEPS = 128  # steps of a walk
 LISTABLE = 2**16  # a space of at most so many archs is listed rather than walked
 
@@ -98,13 +99,18 @@ def collect(
 
 
 def operators(menu: Menu) -> Operators:
-    """The operators of a menu, each compiled when it is first used.
+    """The operators of a menu, each compiled when it is first used."""
+    return _operators(tuple(len(choice) for choice in jax.tree.leaves(menu)))
+
+
+@functools.cache
+def _operators(sizes: tuple[int, ...]) -> Operators:
+    """The operators of a menu whose decisions have so many options.
 
     Decisions are independent, so those with equally many options go through `choices` as one
     decision with one more batch axis: on the AttentiveNAS menu that compiles 5 times faster.
     """
-    sizes = np.array([len(choice) for choice in jax.tree.leaves(menu)])
-    groups = {int(n): np.flatnonzero(sizes == n) for n in np.unique(sizes)}
+    groups = {int(n): np.flatnonzero(np.equal(sizes, n)) for n in np.unique(sizes)}
     grouped = {n: choices.Choice(tuple(range(n))) for n in groups}
     back = np.argsort(np.concatenate(list(groups.values())))
 
@@ -192,11 +198,11 @@ def walks(region: Region, using: Operators) -> Propose:
     extremes = np.tile(np.concatenate([smallest_row(menu), largest_row(menu)]), (CHUNK // 2, 1))
 
     def propose(key: Array) -> np.ndarray:
-        *keys, first, second = jax.random.split(key, WALK_STEPS + 2)
+        first, second, walk = jax.random.split(key, 3)
         rows = using.cross(second, using.uniform(first), extremes, mix)
         excess = region.budget.excess(region.costs(rows))
-        for k in keys:
-            moved = using.mutate(k, rows, rate)
+        for i in range(WALK_STEPS):
+            moved = using.mutate(jax.random.fold_in(walk, i), rows, rate)
             after = region.budget.excess(region.costs(moved))
             taken = after <= excess
             rows = np.where(taken[:, None], moved, rows)
@@ -236,12 +242,12 @@ def require_any(region: Region, using: Operators, key: Array) -> None:
 
 def smallest_row(menu: Menu) -> np.ndarray:
     """The smallest arch as a row, int32 `[1, D]`."""
-    return np.asarray(choices.pack(choices.smallest(menu)), np.int32)[None]
+    return pack(choices.smallest(menu))[None]
 
 
 def largest_row(menu: Menu) -> np.ndarray:
     """The largest arch as a row, int32 `[1, D]`."""
-    return np.asarray(choices.pack(choices.largest(menu)), np.int32)[None]
+    return pack(choices.largest(menu))[None]
 
 
 def _add(seen: set[bytes], item: bytes) -> bool:

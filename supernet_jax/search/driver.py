@@ -13,7 +13,7 @@ from supernet_jax.costs import Cost
 from supernet_jax.errors import UserError
 from supernet_jax.search import saving
 from supernet_jax.search.saving import Saved
-from supernet_jax.search.searcher import History, Searcher, extend, no_history
+from supernet_jax.search.searcher import History, Searcher, extend, no_history, pack
 
 KEY = "random key"  # its field in the identity
 Score = Callable[[Arch], np.ndarray]  # archs [N] -> [N], the higher the better
@@ -62,7 +62,7 @@ def run(
     state, history, told = _begin(searcher, key, state_file, identity)
     while len(history.scores) < evaluations:
         archs, asked = searcher.ask(state)
-        generation = np.asarray(choices.pack(archs))
+        generation = pack(archs)
         if not len(generation):
             break
         rows = _not_scored(generation, history.archs[told:])[: evaluations - len(history.scores)]

@@ -304,12 +304,17 @@ def attentivenas(
 
 
 def cifar(
-    *, classes: int = 10, input_channels: int = 3, dropout: float = 0.1, drop_path: float = 0.0
+    *,
+    classes: int = 10,
+    input_channels: int = 3,
+    resolutions: tuple[int, ...] = (24, 32),
+    dropout: float = 0.1,
+    drop_path: float = 0.0,
 ) -> Space:
     """A small preset for 32x32 colour images."""
     return mobilenet(
         "cifar",
-        resolutions=(24, 32),
+        resolutions=resolutions,
         stem=(16, 24),
         stem_stride=1,
         stages=(

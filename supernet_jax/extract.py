@@ -1,0 +1,397 @@
+"""Taking one subnet away: an ordinary network, proven to be the same, in a folder of its own.
+
+    module, variables = extract(space, params, arch, stats)
+    proof = prove(space, params, arch, stats, module, variables, images)
+    save(folder, module, variables, description=describe(...))
+
+Shape letters: `B` images, `C` channels.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from supernet_jax import checkpoint, choices, costs, elastic, extracted, network
+from supernet_jax.card import model_card
+from supernet_jax.choices import Arch, Array
+from supernet_jax.elastic import Tree
+from supernet_jax.errors import UserError
+from supernet_jax.extracted import Block, Description, Network, Variables, load, read_description
+from supernet_jax.network import Space, Strategy
+from supernet_jax.schema import parse
+
+__all__ = [
+    "check_free",
+    "describe",
+    "extract",
+    "load",
+    "model_card",
+    "module",
+    "prove",
+    "read_description",
+    "save",
+]
+LIMIT = 1e-5  # relative difference of logits: float32 sums in another order
+ONCE = {"xla_backend_optimization_level": 0}  # for programs that run once: compiling is all
+
+
+def module(space: Space, arch: Arch) -> Network:
+    """The subnet as a plain Flax module, without variables.
+
+    Args:
+        space: the space.
+        arch: concrete, no batch axes.
+
+    Raises:
+        UserError: a block's module cannot be made from its spec alone.
+    """
+    blocks = []
+    for name, block in space.blocks.items():
+        spec = block.spec(arch)
+        if spec is None:
+            continue
+        made = block.module(spec)
+        kind = type(made)
+        if not _is_rebuilt(made, kind, spec):
+            raise UserError(
+                f"block {name!r} makes a module that is not {kind.__name__}(spec), so its spec "
+                "does not tell all of it; give the block a class whose only field is the spec"
+            )
+        blocks.append(Block(name, kind, spec))
+    resolution = space.resolutions[int(choices.get(arch, space.resolution))]
+    order = _chain(space)
+    if order is None:
+        return Network(tuple(blocks), resolution, space.forward)
+    return Network(tuple(sorted(blocks, key=lambda b: order.index(b.name))), resolution)
+
+
+def extract(
+    space: Space, params: Tree, arch: Arch, stats: Tree | None
+) -> tuple[Network, Variables]:
+    """The subnet as a module and variables `{"params", "stats"}` (NumPy), cut from the shared ones.
+
+    Weight transforms are applied and their results stored. Blocks that share parameters in the
+    space each get their own.
+
+    Args:
+        space: the space.
+        params: shared parameters.
+        arch: concrete, no batch axes.
+        stats: its calibrated statistics, at the union's shapes; None for spaces without norms.
+
+    Raises:
+        UserError: the space has norms, but there are no statistics.
+    """
+    made = module(space, arch)
+    geometry = network.geometry(space, made.resolution)
+    if stats is None and any(jax.tree.leaves(g.shapes.moments) for g in geometry.values()):
+        raise UserError("the subnet needs calibrated statistics; make them with evaluate.calibrate")
+
+    @functools.partial(jax.jit, compiler_options=ONCE)  # one program, not one for each slice
+    def cut(params: Tree, stats: Tree | None) -> Variables:
+        row = network.bank_row(space, params, arch)
+        variables: Variables = {"params": {}, "stats": {}}
+        for name, spec in ((b.name, b.spec) for b in made.blocks):
+            block, shared = space.blocks[name], row.get(network.group(space, name))
+            own = elastic.shapes(block, spec, geometry[name].inputs)
+            if own.params:
+                variables["params"][name] = elastic.weights(block, shared, spec, own.params)
+            if own.moments and stats is not None:
+                variables["stats"][name] = elastic.cut(stats[name], own.moments)
+        return variables
+
+    return made, jax.device_get(cut(params, stats))
+
+
+def prove(
+    space: Space,
+    params: Tree,
+    arch: Arch,
+    stats: Tree | None,
+    made: Network,
+    variables: Variables,
+    images: Array | np.ndarray,
+    *,
+    strategies: Sequence[Strategy] = (network.sliced,),
+) -> float:
+    """Compares logits of the extracted network with those of the subnet inside the supernet.
+
+    In float32 at highest matmul precision, with the calibrated statistics.
+
+    Args:
+        space: the space.
+        params: shared parameters.
+        arch: concrete, no batch axes.
+        stats: as given to `extract`.
+        made: the extracted module.
+        variables: its variables.
+        images: float, normalised `[B, H, W, C]`, real ones.
+        strategies: in which ways the supernet runs; `switched` and `masked` compile longer.
+
+    Returns:
+        Largest difference of a logit, relative to the largest logit.
+
+    Raises:
+        UserError: it is above `LIMIT`, or not a number: the networks are not the same.
+    """
+    with jax.default_matmul_precision("highest"):
+        ours = np.asarray(jax.jit(made.apply, compiler_options=ONCE)(variables, images))
+        others = [_logits(s, space, params, arch, stats, images) for s in strategies]
+    # np.max, unlike max, lets a nan through.
+    worst = float(np.max([np.max(np.abs(ours - o)) / (np.max(np.abs(o)) or 1.0) for o in others]))
+    if not worst <= LIMIT:
+        raise UserError(
+            f"the extracted network is not the subnet: logits of {len(images)} images differ by "
+            f"{worst:.1e} of the largest, allowed is {LIMIT:.0e}; are these the statistics of this "
+            "arch, and do the masks of its blocks leave nothing of larger ones?"
+        )
+    return worst
+
+
+def describe(
+    space: Space,
+    arch: Arch,
+    made: Network,
+    variables: Variables,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: Sequence[str] | None = None,
+    accuracy: Mapping[str, float],
+    calibration: tuple[int, int],
+    source: Mapping[str, Any],
+    proof: float,
+    proof_images: int,
+) -> dict[str, Any]:
+    """What `network.json` says of an extracted network; see `extracted.Description`.
+
+    Args:
+        space: the space.
+        arch: concrete, no batch axes.
+        made: the extracted module.
+        variables: its variables.
+        mean: per channel, of pixels in 0..1, subtracted before the network.
+        std: per channel, likewise, divided by.
+        classes: their names in the order of the logits; None numbers them.
+        accuracy: share classified correctly in [0, 1] by the name of the split, with statistics of
+            this calibration.
+        calibration: number of batches and images in a batch.
+        source: JSON values that tell where it comes from, as run, checkpoint and step.
+        proof: as `prove` returned it.
+        proof_images: on how many images.
+
+    Raises:
+        UserError: a number of channels or classes that is not the space's; blocks or a topology
+            that no file of the user's defines at top level.
+    """
+    classes = [str(i) for i in range(space.classes)] if classes is None else classes
+    for what, given, needed in (
+        ("mean", mean, space.input_channels),
+        ("std", std, space.input_channels),
+        ("class names", classes, space.classes),
+    ):
+        if len(given) != needed:
+            raise UserError(f"{len(given)} {what} were given, but the space has {needed}")
+    leaves = jax.tree.leaves(variables["params"])
+    value = {
+        "format": extracted.FORMAT,
+        "version": extracted.VERSION,
+        "space": space.name,
+        "arch": choices.to_notation(space.menu, arch),
+        "resolution": made.resolution,
+        "input_channels": space.input_channels,
+        "mean": [float(m) for m in mean],
+        "std": [float(s) for s in std],
+        "classes": list(classes),
+        "blocks": [_block(block) for block in made.blocks],
+        "code": _code(made),
+        "macs": int(costs.macs(space)(jax.tree.map(np.asarray, arch))),
+        "parameters": sum(math.prod(leaf.shape) for leaf in leaves),
+        "accuracy": {split: float(share) for split, share in accuracy.items()},
+        "calibration": {"batches": calibration[0], "batch": calibration[1]},
+        "source": dict(source),
+        "proof": {"difference": proof, "images": proof_images},
+        "dtype": str(leaves[0].dtype),
+        "sha256": "",
+    }
+    described = parse(Description, value, "the description")
+    return {**value, "sha256": extracted.digest(described, variables)}
+
+
+def save(
+    folder: str | pathlib.Path,
+    made: Network,
+    variables: Variables,
+    *,
+    description: Mapping[str, Any],
+    card: str | None = None,
+) -> None:
+    """Writes a folder that `load` reads: weights, `network.json`, and `README.md`.
+
+    It appears by one rename, after what was written has been read back and found equal to the bit;
+    if anything fails, nothing is left. One process writes, on a local disk.
+
+    Args:
+        folder: new or empty.
+        made: the extracted module.
+        variables: its variables.
+        description: as `describe` made it.
+        card: the text of `README.md`; None takes `model_card`.
+
+    Raises:
+        UserError: the folder is not empty or cannot be written.
+    """
+    folder = check_free(folder)
+    text = model_card(description, folder=str(folder)) if card is None else card
+    with _unfinished(folder) as path:
+        full = {kind: tree for kind, tree in variables.items() if jax.tree.leaves(tree)}
+        checkpoint.write_tree(path / "weights", full)
+        (path / "network.json").write_text(json.dumps(description, indent=1) + "\n")
+        (path / "README.md").write_text(text)
+        _check_written(path, made, variables)
+
+
+def check_free(folder: str | pathlib.Path) -> pathlib.Path:
+    """The path, if `save` could write there.
+
+    Raises:
+        UserError: it is a file, or a folder that is not empty.
+    """
+    path = pathlib.Path(folder).expanduser().absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists already; pass a new or an empty folder")
+    return path
+
+
+def _is_rebuilt(made: Any, kind: Callable[..., Any], spec: Any) -> bool:
+    try:
+        return kind(spec) == made
+    except TypeError:
+        return False
+
+
+class _Straight:
+    """What flows through a topology that is looked at: nothing can be done with it but passing."""
+
+
+def _chain(space: Space) -> list[str] | None:
+    """Names of the blocks in order if each one's only input is the output of the one before."""
+    last, order, straight = _Straight(), [], True
+
+    def run(name: str, *inputs: Any) -> _Straight:
+        nonlocal last, straight
+        straight &= len(inputs) == 1 and inputs[0] is last and name not in order
+        order.append(name)
+        last = _Straight()
+        return last
+
+    try:
+        output: Any = space.forward(run, last)  # type: ignore[arg-type]
+    except (TypeError, AttributeError):  # it computes something itself
+        return None
+    return order if straight and output is last else None
+
+
+def _logits(
+    strategy: Strategy, space: Space, params: Tree, arch: Arch, stats: Any, images: Any
+) -> np.ndarray:
+    how = functools.partial(
+        strategy, resolution=space.resolutions[int(choices.get(arch, space.resolution))]
+    )
+    if strategy is network.sliced:
+        run = jax.jit(lambda p, s, x: how(space, p, arch, x, stats=s).logits, compiler_options=ONCE)
+        return np.asarray(run(params, stats, images))
+    run = jax.jit(lambda p, s, x, a: how(space, p, a, x, stats=s).logits, compiler_options=ONCE)
+    return np.asarray(run(params, stats, images, jax.tree.map(jnp.asarray, arch)))
+
+
+def _block(block: Block) -> dict[str, Any]:
+    """A block as JSON values, which must give the same spec when they are read."""
+    kind, spec = block.module, type(block.spec)
+    own = extracted.LIBRARY.get(kind.__name__, (None, None))[0] is not kind
+    fields = json.loads(json.dumps(dataclasses.asdict(block.spec), default=repr))
+    if parse(spec, fields, f"the spec of block {block.name}") != block.spec:
+        raise UserError(
+            f"{block.spec} of block {block.name} holds more than plain numbers and text"
+        )
+    if own:
+        _source(kind), _source(spec)
+    return {
+        "name": block.name,
+        "type": kind.__name__,
+        "spec": fields,
+        "spec_type": spec.__name__ if own else None,
+    }
+
+
+def _code(made: Network) -> dict[str, Any] | None:
+    """The user's file that the network needs, if any."""
+    library = [kind for kind, _ in extracted.LIBRARY.values()]
+    own: list[Any] = [b.module for b in made.blocks if b.module not in library]
+    own += [made.forward] if made.forward is not None else []
+    if not own:
+        return None
+    path = _source(own[-1])
+    return {
+        "file": str(path),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "forward": None if made.forward is None else made.forward.__name__,
+    }
+
+
+def _source(thing: Any) -> pathlib.Path:
+    """The file that defines a class or function, by whose name alone it can be found there."""
+    try:
+        path, name = inspect.getsourcefile(thing), thing.__qualname__
+    except (TypeError, OSError, AttributeError):  # a partial, or typed into an interpreter
+        path, name = None, ""
+    if path is None or not name.isidentifier():
+        raise UserError(
+            f"{thing} cannot be loaded again: it is not defined at the top level of a file; move "
+            "it there, so that its name and the file are enough"
+        )
+    return pathlib.Path(path).absolute()
+
+
+def _check_written(path: pathlib.Path, made: Network, variables: Variables) -> None:
+    """Reads a folder as `load` would, and compares it with what was to be written."""
+    described = parse(Description, read_description(path), "network.json")
+    own = {b.module.__name__: b.module for b in made.blocks}
+    specs = {type(b.spec).__name__: type(b.spec) for b in made.blocks}
+    forward = {} if made.forward is None else {made.forward.__name__: made.forward}
+    if extracted.build(described, {**own, **specs, **forward}) != made:
+        raise UserError("the description is not of this network; make it with describe")
+    back = extracted.read_variables(path, described, made)
+    for a, b in zip(jax.tree.leaves(variables), jax.tree.leaves(back), strict=True):
+        if np.asarray(a).tobytes() != np.asarray(b).tobytes():
+            raise UserError(
+                f"{path.parent} does not keep what is written to it; is the disk broken?"
+            )
+
+
+@contextlib.contextmanager
+def _unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder beside the wanted one, which takes its name at the end or is removed."""
+    path = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        path.mkdir(parents=True)
+        yield path
+        path.replace(folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error}; pass another folder") from error
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
