@@ -29,7 +29,8 @@ class Arguments:
     devices: int = 0
     """use only so many devices; 0 uses all"""
     coordinator: str | None = None
-    """HOST:PORT of process 0, where several processes train together"""
+    """HOST:PORT of process 0, where several processes train together; `auto` on a TPU pod or under
+    Slurm, which know it themselves"""
     processes: int = 1
     """number of those processes"""
     process: int = 0
@@ -38,7 +39,9 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Trains, and says how to go on."""
-    if arguments.coordinator is not None:
+    if arguments.coordinator == "auto":
+        jax.distributed.initialize()
+    elif arguments.coordinator is not None:
         jax.distributed.initialize(arguments.coordinator, arguments.processes, arguments.process)
     built = _on_devices(experiment.build(arguments.config), arguments.devices)
     if jax.process_index() == 0:

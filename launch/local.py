@@ -1,0 +1,42 @@
+"""Starts several training processes on this machine, as a cluster would on several.
+
+    python launch/local.py --processes 2 -- configs/digits.py --out runs/two
+
+Everything after `--` goes to `supernet train`. Useful to try a job of several processes before a
+cluster runs it; on a TPU pod or under Slurm start `supernet train ... --coordinator auto` on every
+host instead. Exit status: that of the first process that fails, else 0.
+"""
+
+import argparse
+import socket
+import subprocess
+import sys
+
+
+def main() -> None:
+    """Starts the processes and waits for them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="-- then those of train")
+    arguments = parser.parse_args()
+    rest = arguments.arguments[1:] if arguments.arguments[:1] == ["--"] else arguments.arguments
+    address = f"localhost:{free_port()}"
+    command = [sys.executable, "-m", "supernet_jax", "train", *rest]
+    count = ["--coordinator", address, "--processes", str(arguments.processes)]
+    workers = [
+        subprocess.Popen([*command, *count, "--process", str(i)])
+        for i in range(arguments.processes)
+    ]
+    statuses = [worker.wait() for worker in workers]
+    sys.exit(next((status for status in statuses if status), 0))
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+if __name__ == "__main__":
+    main()
