@@ -84,7 +84,7 @@ def _parse(command: Any, arguments: list[str], name: str, **options: Any) -> Any
 def _overview() -> str:
     lines = "\n".join(f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items())
     return (
-        f"supernet {supernet_jax.__version__}: train a weight-sharing supernet once, search it, take "
+        f"supernet {supernet_jax.__version__}: train a supernet once, search it, take "
         f"any subnet away\n\n{lines}\n\n"
         "supernet COMMAND --help explains each. To begin with: supernet quickstart"
     )

@@ -371,8 +371,8 @@ def bank_row(space: Space, params: Tree, arch: Arch | Code) -> Tree:
     """The parameters that an arch uses: the bank's row for it, or `params` where there is none."""
     if space.bank is None:
         return params
-    share = space.bank.row.probabilities(arch, space.bank.rows)
     if choices.is_code(arch):
+        share = space.bank.row.probabilities(arch, space.bank.rows)
         return jax.tree.map(lambda p: jnp.tensordot(share, p, 1), params)
     row = space.bank.row(arch)
     return jax.tree.map(lambda p: p[row], params)

@@ -50,7 +50,7 @@ def run(arguments: Arguments) -> None:
     wanted = search.Arguments(
         run=arguments.out, evaluations=EVALUATIONS, population=128, seed=arguments.seed
     )
-    result = search.describe(opened, wanted, search.find(opened, wanted))
+    result = search.find(opened, wanted)
     picked = _pick(result["front"])
     networks = [_take_out(opened, name, entry) for name, entry in picked.items()]
     for entry, network in zip(picked.values(), networks, strict=True):
@@ -123,7 +123,6 @@ def _print(
         )
     console = rich.console.Console()
     console.print(table)
-    print(
-        f"{result['evaluations']} subnets searched; all in {seconds:.0f} s; see {out}/front.png and {out}/networks"
-    )
+    print(f"{result['evaluations']} subnets searched on images held out; all in {seconds:.0f} s")
+    print(f"look at {out / 'front.png'}; the networks are in {out / 'networks'}")
     print(f"next: supernet search {out} --high 200000   (the best network under a budget)")

@@ -70,8 +70,7 @@ def run(arguments: Arguments) -> None:
     for name in ("evaluations", "population", "bins"):
         common.at_least(f"--{name}", getattr(arguments, name), 1)
     opened = common.open_run(arguments.run, arguments.config)
-    found = find(opened, arguments)
-    result = describe(opened, arguments, found)
+    result = find(opened, arguments)
     path = arguments.run / common.SEARCH_FILE
     results.write_json(path, result)
     report.draw(arguments.run / "front.png", result)
@@ -80,8 +79,12 @@ def run(arguments: Arguments) -> None:
     print(f"next: supernet extract {arguments.run} --arch front:0 --out network")
 
 
-def find(opened: Run, arguments: Arguments) -> History:
-    """Runs the search, or goes on with an interrupted one of the same settings."""
+def find(opened: Run, arguments: Arguments) -> dict[str, Any]:
+    """Runs the search, or goes on with an interrupted one of the same settings.
+
+    Returns:
+        The result as JSON values: the front, all that was scored, and where it came from.
+    """
     identity = _identity(opened, arguments)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     folder = opened.folder / "searches"
@@ -101,7 +104,7 @@ def find(opened: Run, arguments: Arguments) -> History:
             advance(len(history.scores) - scored, f"best {np.nanmax(history.scores):.2%}")
             scored = len(history.scores)
 
-        return run_search(
+        found = run_search(
             _searcher(space.menu, cost, arguments),
             score,
             cost=cost,
@@ -111,6 +114,15 @@ def find(opened: Run, arguments: Arguments) -> History:
             identity=identity,
             on_progress=on_progress,
         )
+    records = scorer(choices.unstack(choices.unpack(space.menu, found.archs)))
+    return {
+        "run": str(opened.folder),
+        **identity,
+        "unit": UNITS[arguments.cost],
+        "evaluations": len(records),
+        "front": [records[i] for i in pareto_front(found.scores, found.costs)],
+        "all": [[record[arguments.cost], record["accuracy"]] for record in records],
+    }
 
 
 def _searcher(menu: Any, cost: Callable, arguments: Arguments) -> Searcher:
@@ -139,22 +151,6 @@ def _identity(opened: Run, arguments: Arguments) -> dict[str, Any]:
         del settings[name]
     settings["high"] = None if math.isinf(arguments.high) else arguments.high
     return {**settings, **results.conditions(opened, SPLIT)}
-
-
-def describe(opened: Run, arguments: Arguments, found: History) -> dict[str, Any]:
-    """The result as JSON values: the front, everything scored, and where it came from."""
-    space = opened.experiment.space
-    scorer = results.Scorer(opened, SPLIT, what="")
-    records = scorer(choices.unstack(choices.unpack(space.menu, found.archs)))
-    front = [records[i] for i in pareto_front(found.scores, found.costs)]
-    return {
-        "run": str(opened.folder),
-        **_identity(opened, arguments),
-        "unit": UNITS[arguments.cost],
-        "evaluations": len(records),
-        "front": front,
-        "all": [[record[arguments.cost], record["accuracy"]] for record in records],
-    }
 
 
 def _print(result: dict[str, Any]) -> None:

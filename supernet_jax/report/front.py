@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib
 import matplotlib.figure
+import matplotlib.ticker
 
 
 def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
@@ -21,7 +22,15 @@ def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
     axes.scatter(xs, [100 * y for y in ys], s=10, color="0.75", label="scored")
     cost = [entry[result["cost"]] for entry in result["front"]]
     held_out = [100 * entry["accuracy"] for entry in result["front"]]
-    axes.plot(cost, held_out, "o-", color="tab:blue", markersize=4, label="front, held-out images")
+    axes.plot(
+        cost,
+        held_out,
+        "o-",
+        drawstyle="steps-post",
+        color="tab:blue",
+        markersize=4,
+        label="front, held-out images",
+    )
     tested = [entry for entry in result["front"] if "test_accuracy" in entry]
     if tested:
         axes.plot(
@@ -32,6 +41,7 @@ def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
             markersize=6,
             label="extracted, test images",
         )
+    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
     axes.set_xlabel(result["unit"])
     axes.set_ylabel("accuracy, %")
     axes.set_title(f"{result['space']}: {result['evaluations']} subnets, {result['algorithm']}")
