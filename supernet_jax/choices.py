@@ -101,38 +101,35 @@ def sample(menu: Menu, key: Array, shape: tuple[int, ...] = ()) -> Arch:
         key: consumed.
         shape: leading batch axes of the result.
     """
-    keys = _key_per_decision(menu, key)
-    return jax.tree.map(
-        lambda choice, k: jax.random.randint(k, shape, 0, len(choice), jnp.int32), menu, keys
-    )
+    sizes = _sizes(menu, shape)
+    return unpack(menu, jax.random.randint(key, sizes.shape, 0, sizes, jnp.int32))
 
 
 def mutate(menu: Menu, key: Array, arch: Arch, *, rate: float | Array) -> Arch:
     """Replaces each decision, with probability `rate`, by a *different* option.
 
-    AttentiveNAS's mutation (arXiv 2011.09011). Decisions with one option stay.
+    AttentiveNAS's mutation (arXiv 2011.09011). Decisions with one option stay. `rate` is one number
+    or has the archs' batch axes.
     """
-
-    def one(choice: Choice, k: Array, index: Array) -> Array:
-        if len(choice) == 1:
-            return jnp.asarray(index, jnp.int32)
-        pick, turn = jax.random.split(k)
-        shape = jnp.shape(index)
-        step = jax.random.randint(turn, shape, 1, len(choice), jnp.int32)
-        changed = (jnp.asarray(index, jnp.int32) + step) % len(choice)
-        return jnp.where(jax.random.uniform(pick, shape) < rate, changed, index)
-
-    return jax.tree.map(one, menu, _key_per_decision(menu, key), arch)
+    pick, turn = jax.random.split(key)
+    old = pack(arch)
+    sizes = _sizes(menu, old.shape[:-1])
+    # A turn of 1 to size - 1 never comes back to where it was.
+    turned = (
+        old + jax.random.randint(turn, old.shape, 1, jnp.maximum(sizes, 2), jnp.int32)
+    ) % sizes
+    return unpack(menu, jnp.where(_happens(pick, rate, old.shape), turned, old))
 
 
 def crossover(key: Array, first: Arch, second: Arch, *, rate: float | Array = 0.5) -> Arch:
-    """Uniform crossover: each decision comes from `second` with probability `rate`."""
+    """Uniform crossover: each decision comes from `second` with probability `rate`.
 
-    def one(k: Array, a: Array, b: Array) -> Array:
-        shape = jnp.broadcast_shapes(jnp.shape(a), jnp.shape(b))
-        return jnp.where(jax.random.uniform(k, shape) < rate, b, a).astype(jnp.int32)
-
-    return jax.tree.map(one, _key_per_decision(first, key), first, second)
+    `rate` is one number or has the archs' batch axes.
+    """
+    a, b = pack(first), pack(second)
+    shape = jnp.broadcast_shapes(a.shape, b.shape)
+    a, b = jnp.broadcast_to(a, shape), jnp.broadcast_to(b, shape)
+    return unpack(first, jnp.where(_happens(key, rate, shape), b, a))
 
 
 def decode(menu: Menu, arch: Arch) -> Values:
@@ -263,9 +260,15 @@ def tabulate(menu: Menu, where: Sequence[Path], answer: Any) -> np.ndarray:
     return table
 
 
-def _key_per_decision(tree: Any, key: Array) -> Any:
-    leaves, treedef = jax.tree.flatten(tree)
-    return jax.tree.unflatten(treedef, list(jax.random.split(key, len(leaves))))
+def _happens(key: Array, rate: float | Array, shape: tuple[int, ...]) -> Array:
+    """Independent events of probability `rate [...]`: bool `shape` = `[..., D]`."""
+    return jax.random.uniform(key, shape) < jnp.broadcast_to(jnp.asarray(rate)[..., None], shape)
+
+
+def _sizes(menu: Menu, shape: tuple[int, ...]) -> Array:
+    """Number of options of each decision, repeated over batch axes: int32 `[*shape, D]`."""
+    sizes = jnp.asarray([len(choice) for choice in jax.tree.leaves(menu)], jnp.int32)
+    return jnp.broadcast_to(sizes, (*shape, len(sizes)))
 
 
 def _key(entry: Any) -> str | int:

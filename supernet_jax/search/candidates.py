@@ -12,11 +12,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax import choices
-from supernet_jax.choices import Arch, Array, Menu
+from supernet_jax.choices import Array, Menu
 from supernet_jax.costs import Cost
 from supernet_jax.errors import UserError
 from supernet_jax.search.searcher import Budget, pack
@@ -47,7 +46,13 @@ class Region:
 
     def costs(self, rows: np.ndarray) -> np.ndarray:
         """Cost of each row, float64 `[M]`."""
-        return np.asarray(self.cost(choices.unpack(self.menu, rows)), np.float64)
+        costs = np.asarray(self.cost(choices.unpack(self.menu, rows)), np.float64)
+        if costs.shape != rows.shape[:1]:
+            raise UserError(
+                f"the cost of {len(rows)} archs has shape {costs.shape}; it must give one number "
+                f"for each arch, shape ({len(rows)},)"
+            )
+        return costs
 
     def contains(self, rows: np.ndarray) -> np.ndarray:
         """Which rows are within the budget, bool `[M]`."""
@@ -105,38 +110,21 @@ def operators(menu: Menu) -> Operators:
 
 @functools.cache
 def _operators(sizes: tuple[int, ...]) -> Operators:
-    """The operators of a menu whose decisions have so many options.
-
-    Decisions are independent, so those with equally many options go through `choices` as one
-    decision with one more batch axis: on the AttentiveNAS menu that compiles 5 times faster.
-    """
-    groups = {int(n): np.flatnonzero(np.equal(sizes, n)) for n in np.unique(sizes)}
-    grouped = {n: choices.Choice(tuple(range(n))) for n in groups}
-    back = np.argsort(np.concatenate(list(groups.values())))
-
-    def split(rows: Array) -> Arch:
-        return {n: rows[:, where] for n, where in groups.items()}
-
-    def join(archs: Arch) -> Array:
-        return jnp.concatenate(jax.tree.leaves(archs), axis=1)[:, back]
+    """The operators of a menu whose decisions have so many options."""
+    menu = [choices.Choice(tuple(range(n))) for n in sizes]
 
     @jax.jit
     def uniform(key: Array) -> Array:
-        keys = dict(zip(groups, jax.random.split(key, len(groups)), strict=True))
-        return join(
-            {
-                n: choices.sample(grouped[n], keys[n], (CHUNK, len(where)))
-                for n, where in groups.items()
-            }
-        )
+        return choices.pack(choices.sample(menu, key, (CHUNK,)))
 
     @jax.jit
     def mutate(key: Array, rows: Array, rate: Array) -> Array:
-        return join(choices.mutate(grouped, key, split(rows), rate=rate[:, None]))
+        return choices.pack(choices.mutate(menu, key, choices.unpack(menu, rows), rate=rate))
 
     @jax.jit
     def cross(key: Array, first: Array, second: Array, rate: Array) -> Array:
-        return join(choices.crossover(key, split(first), split(second), rate=rate[:, None]))
+        parents = choices.unpack(menu, first), choices.unpack(menu, second)
+        return choices.pack(choices.crossover(key, *parents, rate=rate))
 
     def each(rate: float | np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.float32(rate), (CHUNK,))

@@ -50,7 +50,7 @@ def run(
         on_progress: called with the history after every generation, when it has been saved.
 
     Returns:
-        All archs that were scored.
+        The first `evaluations` archs that were scored, or all if the searcher has no more.
 
     Raises:
         UserError: the state file is damaged, belongs to another search or searcher, or cannot be
@@ -75,7 +75,7 @@ def run(
             saving.write(state_file, Saved(state, history, told), identity)
         if on_progress is not None:
             on_progress(history)
-    return history
+    return History(*(column[:evaluations] for column in history))
 
 
 def _begin(searcher: Searcher, key: Array, file: Path | None, identity: Mapping[str, Any]) -> Saved:
