@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
-from etils import epath  # type: ignore[import-untyped]
+from etils import epath
 
 from supernet_jax.errors import UserError
 
@@ -456,6 +456,8 @@ def _writing(folder: epath.Path) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
+    """The root of an error, without TensorStore's pages of detail."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    line = re.split(r" \[\w+='", f"{type(error).__name__}: {error}".splitlines()[0])[0]
+    return line if len(line) <= 200 else f"{line[:80]} ... {line[-120:]}"

@@ -11,9 +11,9 @@ import jax
 import tyro
 
 import supernet_jax
-from supernet_jax.commands import common, evaluate, extract, info, quickstart, search, train
+from supernet_jax.commands import evaluate, extract, info, quickstart, search, train
 from supernet_jax.config import Config, load_file
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, near
 
 COMMANDS = {
     "info": (info, "draw a space, or count the MACs and parameters of archs"),
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _dispatch(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone is no surprise
     except UserError as error:
         print(f"supernet: {error}", file=sys.stderr)
         sys.exit(2)
@@ -45,13 +46,16 @@ def _dispatch(arguments: list[str]) -> None:
     if arguments[:1] in (["--version"], ["version"]):
         print(supernet_jax.__version__)
         return
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if arguments[:1] in (["-h"], ["--help"], ["help"]):
         print(_overview())
         return
+    known = ", ".join(COMMANDS)
+    if not arguments:
+        raise UserError(f"say which command: {known}; supernet --help explains them")
     name, *rest = arguments
     if name not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        raise UserError(f"there is no command {name!r}, only {known}{common.near(name, COMMANDS)}")
+        hint = near(name, [*COMMANDS, "--help", "--version"])
+        raise UserError(f"there is no command {name!r}, only {known}{hint}")
     command, _ = COMMANDS[name]
     parsed = _train(rest) if name == "train" else _parse(command, rest, name)
     _quiet()
@@ -60,14 +64,17 @@ def _dispatch(arguments: list[str]) -> None:
 
 def _train(arguments: list[str]) -> train.Arguments:
     """Arguments of `train`, with the config file's values as defaults."""
-    path = next((a for a in arguments if a.endswith(".py") and not a.startswith("-")), None)
+    first = [a for a in arguments[:1] if not a.startswith("-")]  # the config file, unless it is
+    path = next(iter(first or [a for a in arguments if a.endswith(".py")]), None)  # given later
     if path is None and not {"-h", "--help"} & set(arguments):
         raise UserError(
             "train needs a config file: supernet train configs/digits.py --out runs/digits"
         )
     settings = Config() if path is None else load_file(path)[0]
     default = train.Arguments(config=settings, out=tyro.MISSING)
-    rest = [a for a in arguments if a != path]
+    rest = list(arguments)
+    if path is not None:
+        rest.remove(path)
     return _parse(train, rest, "train CONFIG", default=default)
 
 
@@ -92,9 +99,11 @@ def _overview() -> str:
 
 def _quiet() -> None:
     """Keeps other libraries' chatter off the terminal, and compiled programs on disk."""
-    for name in ("absl", "orbax", "jax._src.xla_bridge"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    for name in ("absl", "orbax", "asyncio"):  # a failed write is reported by its UserError
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
+    # JAX has read JAX_COMPILATION_CACHE_DIR into its configuration already.
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         cache = pathlib.Path(root) / "supernet_jax" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -8,22 +8,20 @@ those of a file that the user passes; nothing is imported because a checkpoint s
 """
 
 import dataclasses
-import difflib
 import functools
-import hashlib
-import importlib.util
 import json
 import pathlib
-import sys
+import re
+import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
 
-from supernet_jax import losses, network, optim, sampling
+from supernet_jax import losses, network, optim, sampling, schema, userfile
 from supernet_jax.choices import Menu
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, near
 from supernet_jax.network import Space, Strategy
 from supernet_jax.sampling import Sampler
 from supernet_jax.spaces import mobilenet
@@ -40,6 +38,7 @@ class AttentiveNAS:
 
     def build(self, *, classes: int, input_channels: int) -> Space:
         """The space for data with so many classes and channels."""
+        _require_rates(self.dropout, self.drop_path)
         return mobilenet.attentivenas(
             classes=classes,
             input_channels=input_channels,
@@ -65,6 +64,7 @@ class Cifar:
             bool(self.resolutions) and min(self.resolutions) >= 8,
             f"space.resolutions is {self.resolutions}; give sizes of at least 8 pixels",
         )
+        _require_rates(self.dropout, self.drop_path)
         return mobilenet.cifar(
             classes=classes,
             input_channels=input_channels,
@@ -112,7 +112,7 @@ class Sandwich:
 
     def build(self, *, menu: Menu) -> Sampler:
         """The sampler for a space's menu."""
-        _require(self.n_random >= 0, f"sampler.n_random is {self.n_random}, must be 0 or more")
+        _require(self.n_random >= 0, f"sampler.n-random is {self.n_random}, must be 0 or more")
         return sampling.sandwich(menu, n_random=self.n_random)
 
 
@@ -125,7 +125,7 @@ class Uniform:
 
     def build(self, *, menu: Menu) -> Sampler:
         """The sampler for a space's menu."""
-        _require(self.n_random >= 1, f"sampler.n_random is {self.n_random}, must be 1 or more")
+        _require(self.n_random >= 1, f"sampler.n-random is {self.n_random}, must be 1 or more")
         return sampling.uniform(menu, n_random=self.n_random)
 
 
@@ -196,6 +196,9 @@ class Sgd:
     def build(self, *, steps: int) -> optax.GradientTransformation:
         """The optimiser for a run of so many steps."""
         schedule = _schedule(self.learning_rate, self.warmup, steps)
+        _require_optimizer("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        _require_optimizer("weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
+        _require_optimizer("clip", self.clip, self.clip > 0, "above 0")
         return optim.alphanet_sgd(
             schedule,
             momentum=self.momentum,
@@ -220,6 +223,8 @@ class AdamW:
     def build(self, *, steps: int) -> optax.GradientTransformation:
         """The optimiser for a run of so many steps."""
         schedule = _schedule(self.learning_rate, self.warmup, steps)
+        _require_optimizer("weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
+        _require_optimizer("clip-norm", self.clip_norm, self.clip_norm > 0, "above 0")
         return optim.adamw(schedule, weight_decay=self.weight_decay, clip_norm=self.clip_norm)
 
 
@@ -274,6 +279,8 @@ class Config:
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_types(getattr(self, field.name), field.name)
         train, data, evaluation = self.train, self.data, self.evaluation
         for name, value, low in (
             ("train.steps", train.steps, 1),
@@ -302,6 +309,7 @@ LIBRARY: dict[str, type] = {
     )
 }
 SPACES: dict[str, Any] = {"attentivenas": AttentiveNAS(), "cifar": Cifar(), "digits": Digits()}
+FILES = "user files"  # in `config.json`, beside the fields of a `Config`
 # What is faster where. CPU: benchmarks of training and evaluation steps in this repository;
 # other backends: not yet measured, masked because it compiles fastest.
 FASTEST: dict[str, dict[str, Strategy]] = {
@@ -330,41 +338,49 @@ def load_file(path: str | pathlib.Path) -> tuple[Config, dict[str, type]]:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        hint = near(path.name, [file.name for file in path.parent.glob("*.py")])
         raise UserError(f"there is no config file {path}{hint}")
-    module = run_file(path)
+    try:
+        module = userfile.run(path)
+    except UserError as error:
+        raise UserError(f"{error}{_nearest_field(str(error))}") from error
     config = vars(module).get("config")
     if not isinstance(config, Config):
-        raise UserError(f"{path} must end with `config = Config(...)`; it has {config!r}")
+        seen = f"there it is {config!r}" if "config" in vars(module) else "it has no config"
+        raise UserError(f"{path} must end with `config = Config(...)`; {seen}")
     return config, _dataclasses_of(module)
 
 
-def run_file(path: pathlib.Path) -> Any:
-    """Imports a Python file by its path, under a name of its own."""
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    name = f"supernet_user_{path.stem}_{digest}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their own module up while it runs
-    try:
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
-    return module
+def _nearest_field(message: str) -> str:
+    """What a misspelt field of one of the library's dataclasses should perhaps be."""
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    if found is None or found[1] not in LIBRARY:
+        return ""
+    return near(found[2], [field.name for field in dataclasses.fields(LIBRARY[found[1]])])
+
+
+def user_files(config: Config) -> dict[str, str]:
+    """The file and its hash that define each of the user's own parts of a configuration."""
+    kinds = [type(getattr(config, field.name)) for field in dataclasses.fields(config)]
+    return {k.__name__: userfile.named(k) for k in kinds if LIBRARY.get(k.__name__) is not k}
 
 
 def to_json(config: Any) -> Any:
-    """A configuration as JSON values; each dataclass says its type."""
+    """A configuration as JSON values; each dataclass says its type.
+
+    Raises:
+        UserError: a value in it is no dataclass, number, text, list or tuple.
+    """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
         return {"type": type(config).__name__, **fields}
     if isinstance(config, list | tuple):
         return [to_json(value) for value in config]
+    if config is not None and not isinstance(config, bool | int | float | str):
+        raise UserError(
+            f"a {type(config).__name__} in the configuration cannot be written as JSON; make it a "
+            "dataclass (@dataclasses.dataclass(frozen=True)) of numbers, text and tuples"
+        )
     return config
 
 
@@ -387,7 +403,7 @@ def from_json(value: Any, types: Mapping[str, type], *, where: str = "config") -
     if name not in types:
         raise UserError(
             f"{where} is a {name!r}, which is not part of the library; if it is yours, pass the "
-            "file that defines it with --config FILE"
+            f"file that defines it with --config FILE{near(name, types)}"
         )
     kind = types[name]
     known = {f.name: f for f in dataclasses.fields(kind)}
@@ -395,10 +411,13 @@ def from_json(value: Any, types: Mapping[str, type], *, where: str = "config") -
     unknown = [key for key in fields if key not in known]
     missing = [key for key in known if key not in fields]
     if unknown or missing:
-        parts = [f"unknown {', '.join(unknown)}"] * bool(unknown)
+        parts = [f"unknown {k}{near(k, known).replace('; ', ', ')}" for k in unknown]
         parts += [f"missing {', '.join(missing)}"] * bool(missing)
         raise UserError(f"{where} ({name}) has fields {' and '.join(parts)}; was it edited?")
-    return kind(**fields)
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:  # checks of the user's own class
+        raise UserError(f"{where} is not a {name}: {error}") from error
 
 
 def read(path: pathlib.Path, types: Mapping[str, type] | None = None) -> Config:
@@ -413,9 +432,20 @@ def read(path: pathlib.Path, types: Mapping[str, type] | None = None) -> Config:
         raise UserError(f"{path.parent} is not a run folder: it has no {path.name}") from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
-    config = from_json(value, {**LIBRARY, **(types or {})})
+    types = types or {}
+    files = value.pop(FILES, {}) if isinstance(value, dict) else {}
+    for name, where in files.items():
+        if name not in types:
+            raise UserError(
+                f"{path.parent} was trained with a {name} of your own; pass the file that defines "
+                f"it with --config FILE (it was {where}, look at it, for it will be run)"
+            )
+    try:
+        config = from_json(value, {**LIBRARY, **types})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     if not isinstance(config, Config):
-        raise UserError(f"{path} describes a {type(config).__name__}, not a Config")
+        raise UserError(f"{path} does not describe a Config; was it edited?")
     return config
 
 
@@ -425,9 +455,32 @@ def _dataclasses_of(module: Any) -> dict[str, type]:
 
 
 def _schedule(learning_rate: float, warmup: float, steps: int) -> optax.Schedule:
-    _require(learning_rate > 0, f"optimizer.learning-rate is {learning_rate}, must be above 0")
-    _require(0 <= warmup < 1, f"optimizer.warmup is {warmup}, must be in [0, 1)")
+    _require_optimizer("learning-rate", learning_rate, learning_rate > 0, "above 0")
+    _require_optimizer("warmup", warmup, 0 <= warmup < 1, "in [0, 1)")
     return optim.warmup_cosine(learning_rate, steps=steps, warmup_steps=round(warmup * steps))
+
+
+def _require_optimizer(name: str, value: float, right: bool, allowed: str) -> None:
+    _require(right, f"optimizer.{name} is {value}, but must be {allowed}")
+
+
+def _require_rates(dropout: float, drop_path: float) -> None:
+    for name, rate in (("dropout", dropout), ("drop-path", drop_path)):
+        _require(0 <= rate < 1, f"space.{name} is {rate}, but must be in [0, 1)")
+
+
+def _check_types(part: Any, where: str) -> None:
+    """Python and edited JSON can put anything into a field of a part: it is said before its use."""
+    wanted = typing.get_type_hints(Config)[where]
+    if not schema.fits(wanted, part):
+        raise UserError(f"{where} is {part!r}, but must be {schema.spelt(wanted)}")
+    if LIBRARY.get(type(part).__name__) is not type(part):
+        return  # the user's own class, who may hint at what he likes
+    for name, hint in typing.get_type_hints(type(part)).items():
+        value = getattr(part, name)
+        if not schema.fits(hint, value):
+            option = f"{where}.{name.replace('_', '-')}"
+            raise UserError(f"{option} is {value!r}, but must be {schema.spelt(hint)}")
 
 
 def _require(condition: bool, message: str) -> None:

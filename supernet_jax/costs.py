@@ -28,12 +28,15 @@ Cost = Callable[[Arch], Any]
 
 def macs(space: Space) -> Cost:
     """Multiply-accumulates of one image at the arch's own resolution: `arch[...] -> [...]`."""
-    return functools.partial(_lookup_sum, space, _mac_tables(space))
+    return functools.partial(_lookup_sum, space, _mac_tables(space), tied=False)
 
 
 def parameters(space: Space) -> Cost:
-    """Parameters of the extracted network, norms and biases included: `arch[...] -> [...]`."""
-    return functools.partial(_lookup_sum, space, _parameter_tables(space))
+    """Parameters of the subnet, norms and biases included: `arch[...] -> [...]`.
+
+    Blocks that share parameters count once, as the largest of those that the arch keeps.
+    """
+    return functools.partial(_lookup_sum, space, _parameter_tables(space), tied=True)
 
 
 @functools.cache
@@ -59,32 +62,35 @@ def _kernels(shapes: elastic.Shapes) -> dict[tuple[str, ...], int]:
 
 @functools.cache
 def _parameter_tables(space: Space) -> dict[str, np.ndarray]:
-    """Per block parameters `[resolutions, specs]`; blocks that share theirs count once."""
-    seen: set[str] = set()
+    """Per block parameters `[resolutions, specs]`, int64."""
     tables = {}
     for name, shape in network.geometry(space, space.resolutions[0]).items():
-        block, owner = space.blocks[name], network.group(space, name)
+        block = space.blocks[name]
         counts = [_size(elastic.shapes(block, s, shape.inputs).params) for s in block.specs]
-        first = 0 if owner in seen else 1
-        seen.add(owner)
-        tables[name] = np.tile(np.asarray(counts, np.int64) * first, (len(space.resolutions), 1))
+        tables[name] = np.tile(np.asarray(counts, np.int64), (len(space.resolutions), 1))
     return tables
 
 
-def _lookup_sum(space: Space, tables: dict[str, np.ndarray], arch: Arch) -> Array | np.ndarray:
+def _lookup_sum(
+    space: Space, tables: dict[str, np.ndarray], arch: Arch, *, tied: bool
+) -> Array | np.ndarray:
+    """Sum over the blocks that an arch keeps; `tied` ones of a group count as their largest."""
     traced = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(arch))
     if traced:
         arch = jax.tree.map(jnp.asarray, arch)
         largest = sum(int(table.max()) for table in tables.values())
         dtype = jnp.int32 if largest < 2**31 else jnp.float32
     resolution = choices.get(arch, space.resolution)
-    total: Any = 0
+    parts: dict[str, Any] = {}
     for name, table in tables.items():
-        block = space.blocks[name]
+        block, owner = space.blocks[name], network.group(space, name) if tied else name
         values = jnp.asarray(table.astype(dtype)) if traced else table
         cost = values[resolution, block.index(arch)]
-        total = total + (cost if block.alive is None else cost * block.alive(arch))
-    return total
+        cost = cost if block.alive is None else cost * block.alive(arch)
+        if owner in parts:
+            cost = (jnp if traced else np).maximum(parts[owner], cost)
+        parts[owner] = cost
+    return sum(parts.values())
 
 
 def _size(shapes: elastic.Shapes) -> int:

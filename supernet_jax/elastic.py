@@ -213,12 +213,6 @@ def cut_channels(x: Array, channels: int) -> Array:
     return x[..., :channels]
 
 
-def pad_channels(x: Array, channels: int) -> Array:
-    """An activation with zero channels (last axis) added up to `channels`."""
-    missing = channels - x.shape[-1]
-    return x if missing == 0 else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
-
-
 def weights(block: ElasticBlock, shared: Tree, spec: Spec, target: Shapes) -> Tree:
     """The parameters of one spec: cut from the shared ones, then transformed."""
     result = cut(shared, target)

@@ -4,24 +4,25 @@ A run folder holds `config.json`, `metrics.jsonl`, `checkpoints/`, `evaluations.
 searches and extractions add.
 """
 
-import dataclasses
 import functools
 import json
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import optax
 from jax.sharding import Mesh
 
-from supernet_jax import augment, checkpoint, choices, config, data, sharding, train
+from supernet_jax import augment, checkpoint, choices, config, data, sharding, train, userfile
 from supernet_jax.choices import Arch, Array
 from supernet_jax.config import Config
 from supernet_jax.data import Dataset
 from supernet_jax.elastic import Tree
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, near
 from supernet_jax.evaluate import EvaluationData
 from supernet_jax.network import Space
+from supernet_jax.sampling import Sampler
 
 
 class Experiment(NamedTuple):
@@ -56,10 +57,38 @@ def build(settings: Config) -> Experiment:
         d.name, data_dir=d.data_dir, held_out=held_out, seed=d.split_seed, size=d.size
     )
     classes, channels = len(dataset.class_names), dataset.train.images.shape[-1]
-    space = settings.space.build(classes=classes, input_channels=channels)
+    space = _built("space", settings, Space, classes=classes, input_channels=channels)
     prepare = functools.partial(augment.normalise, mean=dataset.mean, std=dataset.std)
     recipe = _recipe(settings, space, prepare)
     return Experiment(settings, dataset, space, prepare, recipe, sharding.data_mesh())
+
+
+@runtime_checkable
+class Part(Protocol):
+    """A part of a configuration that may be the user's own."""
+
+    build: Callable[..., Any]
+
+
+def _built(name: str, settings: Config, kind: type, **given: Any) -> Any:
+    """What a part's `build` returns; what goes wrong in it is said with its place."""
+    part = getattr(settings, name)
+    call = f"{type(part).__name__}.build({', '.join(given)})"
+    if not isinstance(part, Part):
+        raise UserError(f"config.{name} is {part!r}, which has no method {call}; give it one")
+    try:
+        made = part.build(**given)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = userfile.told(error, userfile.source(type(part)))
+        raise UserError(f"config.{name}: {call} fails: {reason}") from error
+    if not isinstance(made, kind):
+        raise UserError(
+            f"config.{name}: {call} returns a {type(made).__name__}; it must return a "
+            f"{kind.__name__}"
+        )
+    return made
 
 
 def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -> train.Recipe:
@@ -72,9 +101,9 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
 
     return train.Recipe(
         space=space,
-        sampler=settings.sampler.build(menu=space.menu),
-        loss=settings.loss.build(),
-        optimizer=settings.optimizer.build(steps=t.steps),
+        sampler=_built("sampler", settings, Sampler, menu=space.menu),
+        loss=_built("loss", settings, Callable),  # type: ignore[arg-type]
+        optimizer=_built("optimizer", settings, optax.GradientTransformation, steps=t.steps),
         augment=augmented,
         strategy=config.strategy(t.strategy, job="train", backend=jax.default_backend()),
         seed=t.seed,
@@ -91,7 +120,7 @@ def evaluation_data(experiment: Experiment, split: str) -> EvaluationData:
         split: "held-out" (drawn from the training data) or "test".
     """
     dataset, settings = experiment.dataset, experiment.config.evaluation
-    sharding.check_divides("evaluation.batch", settings.batch, experiment.mesh)
+    sharding.check_divides("evaluation.batch in config.json", settings.batch, experiment.mesh)
     images = {"held-out": dataset.held_out, "test": dataset.test}[split]
     if settings.limit and split == "held-out":
         images = data.Images(*(part[: settings.limit] for part in images))
@@ -113,12 +142,15 @@ class Run(NamedTuple):
         experiment: built from its `config.json`.
         params: shared parameters (their average, where training kept one), on the mesh.
         step: of the checkpoint.
+        trained_on: fingerprint of the images that it was trained on; those of the experiment may
+            be others.
     """
 
     folder: pathlib.Path
     experiment: Experiment
     params: Tree
     step: int
+    trained_on: str
 
 
 def open_run(folder: pathlib.Path, types: Mapping[str, type] | None = None) -> Run:
@@ -129,7 +161,8 @@ def open_run(folder: pathlib.Path, types: Mapping[str, type] | None = None) -> R
         types: the user's own configuration dataclasses, by name.
 
     Raises:
-        UserError: not a run folder, no usable checkpoint, or one of another space.
+        UserError: not a run folder, no usable checkpoint, or one of another space or held-out
+            split.
     """
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}; `supernet train` makes one")
@@ -138,57 +171,97 @@ def open_run(folder: pathlib.Path, types: Mapping[str, type] | None = None) -> R
     steps = checkpoint.steps(kept)
     if not steps:
         raise UserError(f"{folder} has no checkpoint yet; run `supernet train` on it first")
-    checkpoint.check_space(checkpoint.read_meta(kept), experiment.space)
+    meta = checkpoint.read_meta(kept)
+    checkpoint.check_space(meta, experiment.space)
+    _check_split(folder, meta, experiment.config)
     subtree = "ema" if experiment.config.train.ema else "params"
     where = sharding.replicated(experiment.mesh)
     params = checkpoint.restore_params(kept, subtree=subtree, sharding=where)
-    step = steps[-1]
-    return Run(folder, experiment, params, step)
+    return Run(folder, experiment, params, steps[-1], str(meta.get("data")))
+
+
+def _check_split(folder: pathlib.Path, meta: Mapping[str, Any], settings: Config) -> None:
+    """Images held out now must have been held out of training."""
+    trained = meta.get("config", {}).get("data", {})
+    for name in ("held_out", "split_seed"):
+        own = getattr(settings.data, name)
+        if trained.get(name, own) != own:
+            raise UserError(
+                f"{folder / 'config.json'} says data.{name} is {own}, but the checkpoint was "
+                f"trained with {trained[name]}, so images held out now would be ones that it has "
+                "seen; put the old value back"
+            )
 
 
 def start_run(folder: pathlib.Path, settings: Config) -> None:
     """Makes a run folder, or makes sure that an existing one is of the same configuration.
 
     Raises:
-        UserError: the folder holds something else, or a run of another configuration.
+        UserError: the folder holds something else or a run of another configuration, or it cannot
+            be made.
     """
     path = folder / "config.json"
     if path.exists():
-        _check_same(path, settings)
-        return
-    if folder.exists() and any(folder.iterdir()):
+        old = _read_config(path)
+        if _has_begun(folder):
+            _check_same(folder, old, settings)
+            return
+    elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} already holds something that is not a run; choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(describe_config(settings), indent=1) + "\n"
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config.to_json(settings), indent=1) + "\n")
-    temporary.replace(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error}); choose another --out") from error
 
 
-def _check_same(path: pathlib.Path, settings: Config) -> None:
+def _has_begun(folder: pathlib.Path) -> bool:
+    """Whether anything was trained; a run that failed before may begin with another config."""
+    metrics = folder / "metrics.jsonl"
+    logged = metrics.exists() and metrics.stat().st_size > 0
+    return logged or bool(checkpoint.steps(folder / "checkpoints"))
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
     try:
         old = json.loads(path.read_text())
-    except ValueError:
-        raise UserError(f"{path} is damaged; choose another --out") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); choose another --out") from None
+    if not isinstance(old, dict) or old.get("type") != config.Config.__name__:
+        raise UserError(f"{path} is not that of a run; choose another --out")
+    return {key: value for key, value in old.items() if key != config.FILES}
+
+
+def _check_same(folder: pathlib.Path, old: dict[str, Any], settings: Config) -> None:
     differing = list(_differences(old, config.to_json(settings)))
     if differing:
         shown = "; ".join(differing[:4])
         raise UserError(
-            f"{path.parent} already holds a run of another configuration ({shown}); choose another "
+            f"{folder} already holds a run of another configuration ({shown}); choose another "
             "--out, or give the same configuration to go on with it"
         )
 
 
 def _differences(old: Any, new: Any, where: str = "") -> Any:
-    if isinstance(old, dict) and isinstance(new, dict):
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type"):
         for key in {**old, **new}:
             yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
     elif old != new:
-        yield f"{where} is {json.dumps(old)} there and {json.dumps(new)} now"
+        yield f"{where} is {_shown(old)} there and {_shown(new)} now"
+
+
+def _shown(value: Any) -> str:
+    whole = isinstance(value, dict) and "type" in value
+    return f"a {value['type']}" if whole else json.dumps(value)
 
 
 def describe_config(settings: Config) -> dict[str, Any]:
-    """The configuration as JSON values."""
-    return config.to_json(settings)
+    """What `config.json` holds: the configuration, and the user's files that it needs."""
+    files = config.user_files(settings)
+    return {**config.to_json(settings), **({config.FILES: files} if files else {})}
 
 
 def read_archs(space: Space, text: str) -> list[Arch]:
@@ -211,7 +284,7 @@ def read_archs(space: Space, text: str) -> list[Arch]:
         source, content = text, _read_text(text)
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{source} is not valid JSON: {error}") from None
     items = value if isinstance(value, list) else [value]
     if not items:
@@ -231,15 +304,11 @@ def _read_text(path: str) -> str:
     try:
         return pathlib.Path(path).read_text()
     except FileNotFoundError:
+        files = [file.name for file in pathlib.Path(path).parent.glob("*.json")]
+        hint = near(pathlib.Path(path).name, ["smallest", "largest", *files])
         raise UserError(
             f"there is no file {path}; give a JSON file, an arch as JSON, `smallest` or `largest`"
+            f"{hint}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-
-
-def with_evaluation(experiment: Experiment, **changes: Any) -> Experiment:
-    """The experiment with other evaluation settings."""
-    evaluation = dataclasses.replace(experiment.config.evaluation, **changes)
-    settings = dataclasses.replace(experiment.config, evaluation=evaluation)
-    return experiment._replace(config=settings)

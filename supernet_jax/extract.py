@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import inspect
 import json
 import math
 import os
@@ -24,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import checkpoint, choices, costs, elastic, extracted, network
+from supernet_jax import checkpoint, choices, costs, elastic, extracted, network, userfile
 from supernet_jax.card import model_card
 from supernet_jax.choices import Arch, Array
 from supernet_jax.elastic import Tree
@@ -58,8 +57,10 @@ def module(space: Space, arch: Arch) -> Network:
     Raises:
         UserError: a block's module cannot be made from its spec alone.
     """
+    resolution = space.resolutions[int(choices.get(arch, space.resolution))]
     blocks = []
-    for name, block in space.blocks.items():
+    for name in network.geometry(space, resolution):  # in the order in which they run
+        block = space.blocks[name]
         spec = block.spec(arch)
         if spec is None:
             continue
@@ -71,11 +72,7 @@ def module(space: Space, arch: Arch) -> Network:
                 "does not tell all of it; give the block a class whose only field is the spec"
             )
         blocks.append(Block(name, kind, spec))
-    resolution = space.resolutions[int(choices.get(arch, space.resolution))]
-    order = _chain(space)
-    if order is None:
-        return Network(tuple(blocks), resolution, space.forward)
-    return Network(tuple(sorted(blocks, key=lambda b: order.index(b.name))), resolution)
+    return Network(tuple(blocks), resolution, None if _is_chain(space) else space.forward)
 
 
 def extract(
@@ -97,7 +94,7 @@ def extract(
     """
     made = module(space, arch)
     geometry = network.geometry(space, made.resolution)
-    if stats is None and any(jax.tree.leaves(g.shapes.moments) for g in geometry.values()):
+    if stats is None and any(jax.tree.leaves(geometry[b.name].shapes.moments) for b in made.blocks):
         raise UserError("the subnet needs calibrated statistics; make them with evaluate.calibrate")
 
     @functools.partial(jax.jit, compiler_options=ONCE)  # one program, not one for each slice
@@ -252,9 +249,12 @@ def save(
         card: the text of `README.md`; None takes `model_card`.
 
     Raises:
-        UserError: the folder is not empty or cannot be written.
+        UserError: the folder is not empty or cannot be written; a description of another network,
+            or without proof.
     """
     folder = check_free(folder)
+    if not description["proof"]["difference"] <= LIMIT:
+        raise UserError(f"{folder}: the description holds no proof that the networks are the same")
     text = model_card(description, folder=str(folder)) if card is None else card
     with _unfinished(folder) as path:
         full = {kind: tree for kind, tree in variables.items() if jax.tree.leaves(tree)}
@@ -287,22 +287,22 @@ class _Straight:
     """What flows through a topology that is looked at: nothing can be done with it but passing."""
 
 
-def _chain(space: Space) -> list[str] | None:
-    """Names of the blocks in order if each one's only input is the output of the one before."""
-    last, order, straight = _Straight(), [], True
+def _is_chain(space: Space) -> bool:
+    """Whether each block's only input is the output of the one before, and no block runs twice."""
+    last, seen, straight = _Straight(), set[str](), True
 
     def run(name: str, *inputs: Any) -> _Straight:
         nonlocal last, straight
-        straight &= len(inputs) == 1 and inputs[0] is last and name not in order
-        order.append(name)
+        straight &= len(inputs) == 1 and inputs[0] is last and name not in seen
+        seen.add(name)
         last = _Straight()
         return last
 
     try:
         output: Any = space.forward(run, last)  # type: ignore[arg-type]
     except (TypeError, AttributeError):  # it computes something itself
-        return None
-    return order if straight and output is last else None
+        return False
+    return straight and output is last
 
 
 def _logits(
@@ -354,16 +354,13 @@ def _code(made: Network) -> dict[str, Any] | None:
 
 def _source(thing: Any) -> pathlib.Path:
     """The file that defines a class or function, by whose name alone it can be found there."""
-    try:
-        path, name = inspect.getsourcefile(thing), thing.__qualname__
-    except (TypeError, OSError, AttributeError):  # a partial, or typed into an interpreter
-        path, name = None, ""
-    if path is None or not name.isidentifier():
+    path = userfile.source(thing)
+    if path is None or not thing.__qualname__.isidentifier():  # as in a function, or a lambda
         raise UserError(
             f"{thing} cannot be loaded again: it is not defined at the top level of a file; move "
             "it there, so that its name and the file are enough"
         )
-    return pathlib.Path(path).absolute()
+    return path
 
 
 def _check_written(path: pathlib.Path, made: Network, variables: Variables) -> None:

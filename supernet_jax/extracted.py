@@ -9,10 +9,8 @@ what the network is made of, `weights`, an Orbax checkpoint of its variables, an
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import pathlib
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,10 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import checkpoint, layers
+from supernet_jax import checkpoint, layers, userfile
+from supernet_jax.blocks import Head, HeadSpec, MBConv, MBConvSpec, Stem, StemSpec
 from supernet_jax.errors import UserError
 from supernet_jax.schema import parse
-from supernet_jax.spaces.mobilenet import Head, HeadSpec, MBConv, MBConvSpec, Stem, StemSpec
 
 Array = jax.Array
 Variables = dict[str, Any]  # {"params": ..., "stats": ...}, each {block: {layer: ...}}
@@ -293,21 +291,7 @@ def _user_code(
         warnings.warn(
             f"{path} is not the file that the network was extracted with: {seen}", stacklevel=3
         )
-    return _run_file(path, digest)
-
-
-def _run_file(path: pathlib.Path, digest: str) -> Mapping[str, Any]:
-    name = f"supernet_blocks_{digest[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their own module up while it runs
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path} does not run: {type(error).__name__}: {error}") from error
-    return vars(module)
+    return vars(userfile.run(path))
 
 
 def read_variables(folder: pathlib.Path, description: Description, module: Network) -> Variables:

@@ -307,6 +307,12 @@ def _bicubic_matrix(source: int, target: int) -> np.ndarray:
     return matrix
 
 
+def pad_channels(x: Array, channels: int) -> Array:
+    """An activation with zero channels (last axis) added up to `channels`."""
+    missing = channels - x.shape[-1]
+    return x if missing == 0 else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+
+
 def _shifted(x: Array, k: int, stride: int) -> list[Array]:
     """The k x k strided views of a zero-padded image that a convolution multiplies, row by row."""
     if k == 1 and stride == 1:

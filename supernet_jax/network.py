@@ -178,7 +178,7 @@ def _init_one(space: Space, key: Array) -> Tree:
             continue
         layers_key, transforms_key = jax.random.split(_named_key(key, owner))
         inputs = [jnp.zeros(s) for s in shape.inputs]
-        tree = dict(block.module(block.union).init(layers_key, *inputs)["params"])
+        tree = dict(block.module(block.union).init(layers_key, *inputs).get("params", {}))
         if block.transforms:
             tree[elastic.TRANSFORMS] = _init_transforms(block, tree, transforms_key)
         params[owner] = tree
@@ -245,7 +245,7 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
         def branch(spec: Spec) -> Callable[..., tuple[Array, Tree]]:
             def compute(operands: _Call, *inputs: Array) -> tuple[Array, Tree]:
                 y, moments = operands.at(spec, *inputs)
-                return elastic.pad_channels(y, call.out_channels), moments
+                return layers.pad_channels(y, call.out_channels), moments
 
             # Without checkpoint a differentiated switch keeps the residuals of every branch.
             return jax.checkpoint(compute)

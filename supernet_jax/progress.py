@@ -1,6 +1,7 @@
 """Progress of long work: a live bar in a terminal, a plain line now and then elsewhere."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -75,6 +76,7 @@ def _plain(what: str, total: int, done: int, unit: str) -> Advance:
         print(
             f"{what}: {done + finished} of {total} {unit}s, {speed:.1f}/s, {left:.0f} s left"
             + (f", {note}" if note else ""),
+            file=sys.stderr,
             flush=True,
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from supernet_jax import choices, config, costs, evaluate, experiment, progress
 from supernet_jax.choices import Arch
+from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
 
 
@@ -113,10 +114,16 @@ class Scorer:
             self._path.write_text(text)
         known = {}
         menu = self._run.experiment.space.menu
-        for line in text.splitlines():
-            record = json.loads(line)
-            if {k: record.get(k) for k in self._conditions} == self._conditions:
-                known[_key(choices.from_notation(menu, record["arch"]))] = record
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                record = json.loads(line)
+                if {k: record.get(k) for k in self._conditions} == self._conditions:
+                    known[_key(choices.from_notation(menu, record["arch"]))] = record
+            except (ValueError, KeyError, AttributeError, UserError) as error:
+                raise UserError(
+                    f"{self._path}, line {number}, is damaged ({error}); remove the line, and what "
+                    "it knew is computed again"
+                ) from None
         return known
 
 

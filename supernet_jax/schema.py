@@ -1,7 +1,8 @@
-"""Reading JSON strictly, as the types that dataclasses declare; errors name the place."""
+"""Types that dataclasses declare, held to: reading JSON as them, checking values against them."""
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from typing import Any
@@ -73,3 +74,37 @@ def _parse_fields(kind: Any, value: Any, where: str) -> Any:
 def _shown(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a Python value is of a declared type; numbers must be finite, True is none.
+
+    Args:
+        hint: a class, Any, `X | None`, `Literal[...]` or `tuple[X, ...]`.
+        value: anything.
+    """
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return value in arguments
+    if isinstance(hint, types.UnionType):
+        return any(fits(one, value) for one in arguments)
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(fits(arguments[0], item) for item in value)
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if hint is int:
+        return type(value) is int
+    return hint is Any or isinstance(value, hint)
+
+
+def spelt(hint: Any) -> str:
+    """A declared type in words."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(str, arguments))
+    if isinstance(hint, types.UnionType):
+        return " or ".join(map(spelt, arguments))
+    if typing.get_origin(hint) is tuple:
+        return f"a tuple, of each {spelt(arguments[0])}"
+    words = {int: "a whole number", float: "a finite number", str: "text", type(None): "None"}
+    return words.get(hint, f"a {hint.__name__}")

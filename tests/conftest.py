@@ -5,7 +5,6 @@ import pathlib
 import tempfile
 
 import jax
-import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

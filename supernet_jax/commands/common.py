@@ -1,9 +1,9 @@
 """What several commands share."""
 
-import difflib
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,17 +11,11 @@ import jax
 
 from supernet_jax import config, experiment, network
 from supernet_jax.choices import Arch
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, near
 from supernet_jax.experiment import Run
 from supernet_jax.network import Space
 
 SEARCH_FILE = "search.json"  # of a run folder: the result of its last search
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` for a misspelt word, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def one_of(option: str, value: str, allowed: Iterable[str]) -> None:
@@ -35,14 +29,22 @@ def one_of(option: str, value: str, allowed: Iterable[str]) -> None:
 
 def at_least(option: str, value: float, low: float) -> None:
     """Raises a `UserError` unless an option's number is large enough."""
-    if value < low:
+    if not value >= low:
         raise UserError(f"{option} is {value}, but must be at least {low}")
 
 
 def open_run(folder: pathlib.Path, file: pathlib.Path | None) -> Run:
     """Opens a run folder; `file` is the config file that defines the user's own parts."""
     types = config.load_file(file)[1] if file is not None else None
-    return experiment.open_run(folder, types)
+    run = experiment.open_run(folder, types)
+    if run.trained_on != run.experiment.dataset.fingerprint:
+        print(
+            f"supernet: warning: {run.experiment.dataset.name} no longer gives the images that "
+            f"{folder} was trained on (fingerprint {run.experiment.dataset.fingerprint}, then "
+            f"{run.trained_on}); held-out images may be ones that it has seen",
+            file=sys.stderr,
+        )
+    return run
 
 
 def supernet_parameters(space: Space) -> int:
@@ -64,12 +66,26 @@ def read_search(run: Run) -> dict[str, Any]:
         raise UserError(
             f"{run.folder} has no search yet; run `supernet search {run.folder}`"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); run the search again") from None
     return result
 
 
 def front(run: Run) -> list[Arch]:
     """Archs of the front of the run's last search, cheapest first."""
-    archs = json.dumps([entry["arch"] for entry in read_search(run)["front"]])
-    return experiment.read_archs(run.experiment.space, archs)
+    result = read_search(run)
+    try:
+        archs = json.dumps([entry["arch"] for entry in result["front"]])
+        return experiment.read_archs(run.experiment.space, archs)
+    except (UserError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{run.folder / SEARCH_FILE} is damaged ({error}); run the search again"
+        ) from None
+
+
+def check_writable(option: str, path: pathlib.Path) -> None:
+    """Raises a `UserError` if a file is there already, or has no folder to be written to."""
+    if path.exists():
+        raise UserError(f"{path} exists already; choose another {option}")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {path.parent}; make it or choose another {option}")

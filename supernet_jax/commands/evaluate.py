@@ -50,10 +50,11 @@ def run(arguments: Arguments) -> None:
     common.one_of("--split", arguments.split, SPLITS)
     if (arguments.archs is not None) + (arguments.random != 0) + arguments.front != 1:
         raise UserError("say which subnets: --archs FILE, --random N or --front (exactly one)")
-    if arguments.random < 0:
-        raise UserError(f"--random is {arguments.random}, but must be at least 1")
-    if arguments.out is not None and arguments.out.exists():
-        raise UserError(f"{arguments.out} exists already; choose another --out")
+    if arguments.random:
+        common.at_least("--random", arguments.random, 1)
+    common.at_least("--seed", arguments.seed, 0)
+    if arguments.out is not None:
+        common.check_writable("--out", arguments.out)
     opened = common.open_run(arguments.run, arguments.config)
     archs = _archs(opened, arguments)
     records = results.Scorer(opened, arguments.split)(archs)
@@ -86,11 +87,10 @@ def print_records(records: list[dict[str, Any]]) -> None:
             f"{record['accuracy']:.2%}",
             f"{record['loss']:.3f}",
         )
-    console = rich.console.Console()
-    console.print(table)
+    rich.console.Console().print(table)
     best = max(records, key=lambda record: record["accuracy"])
     batches, batch = first["calibration"]
-    console.print(
+    print(
         f"{len(records)} subnets on {first['images']} {first['split']} images, each calibrated on "
         f"{batches} batches of {batch}; best {best['accuracy']:.2%} with {best['macs']:,} MACs"
     )

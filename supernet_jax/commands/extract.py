@@ -56,14 +56,17 @@ def _arch(opened: Run, text: str) -> Arch:
     if text.startswith("front:"):
         front = common.front(opened)
         number = text.removeprefix("front:")
-        if not number.isdigit() or int(number) >= len(front):
+        if not number.isdecimal() or int(number) >= len(front):
             raise UserError(
                 f"--arch is {text!r}, but the front has front:0 to front:{len(front) - 1}"
             )
         return front[int(number)]
     archs = experiment.read_archs(space, text)
     if len(archs) != 1:
-        raise UserError(f"{text} holds {len(archs)} archs; --arch takes one")
+        raise UserError(
+            f"--arch takes one arch, but was given {len(archs)}; pass one of them as JSON, or the "
+            "file of one"
+        )
     return archs[0]
 
 

@@ -14,7 +14,7 @@ import tyro
 from supernet_jax import choices, config, costs, experiment, results
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, near
 from supernet_jax.network import Space
 
 EXAMPLES = """
@@ -44,8 +44,8 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Prints what was asked of a space."""
-    if arguments.samples < 1:
-        raise UserError(f"--samples is {arguments.samples}, but must be at least 1")
+    common.at_least("--samples", arguments.samples, 1)
+    common.at_least("--seed", arguments.seed, 0)
     space = _space(arguments.space)
     if arguments.archs is not None:
         archs = experiment.read_archs(space, arguments.archs)
@@ -93,7 +93,7 @@ def _space(name: str) -> Space:
     if name.endswith(".py") or pathlib.Path(name).exists():
         return experiment.build(config.load_file(name)[0]).space
     known = ", ".join(config.SPACES)
-    hint = common.near(name, config.SPACES)
+    hint = near(name, config.SPACES)
     raise UserError(f"there is no space {name!r}, only {known} or a config file{hint}")
 
 

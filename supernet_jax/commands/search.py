@@ -67,8 +67,13 @@ def run(arguments: Arguments) -> None:
     """Searches, and writes the result and a picture of the front."""
     common.one_of("--cost", arguments.cost, COSTS)
     common.one_of("--algorithm", arguments.algorithm, ("evolution", "random"))
-    for name in ("evaluations", "population", "bins"):
-        common.at_least(f"--{name}", getattr(arguments, name), 1)
+    for name, value, low in (
+        ("--evaluations", arguments.evaluations, 1),
+        ("--population", arguments.population, 1),
+        ("--bins", arguments.bins, 1),
+        ("--seed", arguments.seed, 0),
+    ):
+        common.at_least(name, value, low)
     opened = common.open_run(arguments.run, arguments.config)
     result = find(opened, arguments)
     path = arguments.run / common.SEARCH_FILE

@@ -8,6 +8,7 @@ import jax
 import tyro
 
 from supernet_jax import checkpoint, config, experiment, fit, sharding
+from supernet_jax.commands import common
 from supernet_jax.config import Config
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
@@ -39,11 +40,9 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Trains, and says how to go on."""
-    if arguments.coordinator == "auto":
-        jax.distributed.initialize()
-    elif arguments.coordinator is not None:
-        jax.distributed.initialize(arguments.coordinator, arguments.processes, arguments.process)
+    _join(arguments)
     built = _on_devices(experiment.build(arguments.config), arguments.devices)
+    sharding.check_divides("train.batch", arguments.config.train.batch, built.mesh)
     if jax.process_index() == 0:
         experiment.start_run(arguments.out, arguments.config)
     state, finished = fit.fit(job(built, arguments.out))
@@ -86,7 +85,30 @@ def meta(built: Experiment) -> dict[str, Any]:
     }
 
 
+def _join(arguments: Arguments) -> None:
+    """Connects the processes that train together, if there are several."""
+    if arguments.coordinator is None:
+        if arguments.processes != 1 or arguments.process != 0:
+            raise UserError("--processes and --process need --coordinator HOST:PORT of process 0")
+        return
+    if arguments.coordinator == "auto":
+        jax.distributed.initialize()
+        return
+    host, _, port = arguments.coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--coordinator is {arguments.coordinator!r}, not HOST:PORT or auto")
+    common.at_least("--processes", arguments.processes, 1)
+    if not 0 <= arguments.process < arguments.processes:
+        raise UserError(
+            f"--process is {arguments.process}, but must be 0 to {arguments.processes - 1}: there "
+            f"are --processes {arguments.processes}"
+        )
+    jax.distributed.initialize(arguments.coordinator, arguments.processes, arguments.process)
+
+
 def _on_devices(built: Experiment, count: int) -> Experiment:
     if count < 0 or count > len(jax.devices()):
-        raise UserError(f"--devices is {count}, but there are {len(jax.devices())}")
+        raise UserError(
+            f"--devices is {count}, but there are {len(jax.devices())}; 0 uses all of them"
+        )
     return built._replace(mesh=sharding.data_mesh(jax.devices()[:count])) if count else built

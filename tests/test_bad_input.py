@@ -1,0 +1,418 @@
+"""Mistakes of users: each ends with status 2 and one message that says what to do, no traceback."""
+
+import json
+import pathlib
+import shlex
+import shutil
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import tiny_run
+from tiny_run import ARCH, CONFIG, supernet
+
+Before = Callable[["Place"], Any]
+
+
+class Place(NamedTuple):
+    """Where a case takes place: an empty folder, and in it a searched run of its own."""
+
+    tmp: pathlib.Path
+    run: pathlib.Path
+
+
+@pytest.fixture
+def place(tmp_path: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run.searched(tmp_path_factory), run)
+    return Place(tmp_path, run)
+
+
+# --- what is wrong ---------------------------------------------------------------------------
+
+
+def text(name: str, content: str) -> Before:
+    """A file in the folder."""
+    return lambda place: (place.tmp / name).write_text(content)
+
+
+def archs(value: Any) -> Before:
+    """A file `archs.json`."""
+    return text("archs.json", value if isinstance(value, str) else json.dumps(value))
+
+
+def with_config(end: str, *replaced: str) -> Before:
+    """A file `mine.py`: the tiny config, something in it replaced, and something at its end."""
+    content = CONFIG.read_text()
+    for old, new in zip(replaced[::2], replaced[1::2], strict=True):
+        assert old in content
+        content = content.replace(old, new)
+    return text("mine.py", f"{content}\n{end}\n")
+
+
+def with_part(part: str) -> Before:
+    """A file `mine.py` whose config has another part."""
+    return with_config(f"config = dataclasses.replace(config, {part})")
+
+
+def edited(change: Callable[[dict[str, Any]], Any]) -> Before:
+    """The run's config.json, changed."""
+
+    def edit(place: Place) -> None:
+        value = json.loads((place.run / "config.json").read_text())
+        change(value)
+        (place.run / "config.json").write_text(json.dumps(value))
+
+    return edit
+
+
+def written(name: str, content: str) -> Before:
+    """A file of the run, replaced."""
+    return lambda place: (place.run / name).write_text(content)
+
+
+def removed(name: str) -> Before:
+    """A file or folder of the run, removed."""
+
+    def remove(place: Place) -> None:
+        path = place.run / name
+        assert path.exists()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return remove
+
+
+def cut(place: Place) -> None:
+    """The largest file of the last checkpoint, cut."""
+    files = (path for path in (place.run / "checkpoints" / "30").rglob("*") if path.is_file())
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:20])
+
+
+def of_another_space(place: Place) -> None:
+    """The run as if it was of a space with other widths; its checkpoints are of the old one."""
+    edited(lambda c: c["space"].update(widths=[2, 4]))(place)
+
+
+def broken_npz(place: Place) -> None:
+    """An npz file that a full disk has cut."""
+    path = place.tmp / "images.npz"
+    np.savez(path, x_train=np.zeros((10, 8, 8), np.uint8), y_train=np.arange(10))
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def not_an_array(place: Place) -> None:
+    """An npz file without labels."""
+    np.savez(place.tmp / "images.npz", x_train=np.zeros((10, 8, 8), np.uint8))
+
+
+def broken_search(place: Place) -> None:
+    """The state of the search, cut."""
+    (state,) = (place.run / "searches").iterdir()
+    state.write_bytes(state.read_bytes()[:50])
+
+
+def nothing(place: Place) -> None:
+    """Only the command is wrong."""
+
+
+# --- the table -------------------------------------------------------------------------------
+
+# Words in capitals stand for paths: TMP the case's folder, RUN a run in it, OUT a folder that is
+# not there yet, CONFIG the tiny config file, and MINE a changed copy of it that a case writes.
+TRAIN, MY_TRAIN = "train CONFIG --out OUT ", "train MINE --out OUT"
+EVALUATE, SEARCH = "evaluate RUN --config CONFIG ", "search RUN --config CONFIG "
+EXTRACT = "extract RUN --config CONFIG "
+INFO = "info CONFIG --archs TMP/archs.json"
+RANDOM = EVALUATE + "--random 1"
+
+Case = tuple[str, str, Before, tuple[str, ...]]
+COMMANDS: list[Case] = [
+    ("no command", "", nothing, ("which command", "train", "quickstart", "--help")),
+    ("misspelt command", "trian", nothing, ("'trian'", "did you mean train?")),
+    ("misspelt flag", "--verison", nothing, ("'--verison'", "did you mean --version?")),
+    ("one argument too many", "search RUN more", nothing, ("more", "search --help")),
+    ("misspelt option", "search RUN --hihg 5", nothing, ("--hihg", "--high")),
+    ("required option", "extract RUN --arch largest", nothing, ("--out", "required")),
+    ("no number", EVALUATE + "--random many", nothing, ("--random", "'many'", "INT")),
+]
+TRAINING: list[Case] = [
+    ("no config file", "train", nothing, ("config file", "configs/digits.py --out")),
+    ("config file absent", "train TMP/mien.py --out OUT", with_config(""), ("mine.py?",)),
+    ("no ending", "train TMP/mine --out OUT", with_config(""), ("TMP/mine;", "mine.py?")),
+    ("no out", "train CONFIG", nothing, ("--out", "required")),
+    ("no config in it", MY_TRAIN, text("mine.py", "c = 1"), ("it has no config", "= Config(")),
+    ("config is a number", MY_TRAIN, text("mine.py", "config = 3"), ("it is 3", "= Config(")),
+    ("syntax", MY_TRAIN, text("mine.py", "config = ("), ("SyntaxError", "line 1")),
+    ("raises", MY_TRAIN, with_config("1 / 0"), ("ZeroDivisionError", "mine.py, line")),
+    ("exits", MY_TRAIN, text("mine.py", "raise SystemExit(0)"), ("SystemExit", "line 1")),
+    ("misspelt field", TRAIN + "--train.stepz 3", nothing, ("--train.stepz", "--train.steps")),
+    (
+        "misspelt field in the file",
+        MY_TRAIN,
+        with_part("train=Train(stepz=3)"),
+        ("stepz", "mine.py, line", "did you mean steps?"),
+    ),
+    ("word for a number", TRAIN + "--train.steps ten", nothing, ("--train.steps", "'ten'", "INT")),
+    ("text in the file", MY_TRAIN, with_part("train=Train(steps='6')"), ("steps is '6'", "whole")),
+    ("share of a step", MY_TRAIN, with_part("train=Train(steps=6.5)"), ("steps is 6.5", "whole")),
+    ("unknown dtype", TRAIN + "--train.dtype float16", nothing, ("float16", "bfloat16")),
+    ("no steps", TRAIN + "--train.steps 0", nothing, ("train.steps is 0", "at least 1")),
+    ("batch of one", TRAIN + "--train.batch 1", nothing, ("train.batch is 1", "at least 2")),
+    ("negative seed", TRAIN + "--train.seed -1", nothing, ("train.seed is -1", "at least 0")),
+    ("average", TRAIN + "--train.ema 1.5", nothing, ("train.ema is 1.5", "[0, 1)")),
+    ("warm-up", TRAIN + "--optimizer.warmup 2", nothing, ("warmup is 2.0", "[0, 1)")),
+    ("no rate", TRAIN + "--optimizer.learning-rate 0", nothing, ("learning-rate is 0.0", "above")),
+    ("no end", TRAIN + "--optimizer.learning-rate inf", nothing, ("rate is inf", "finite")),
+    ("momentum", TRAIN + "--optimizer.momentum 1", nothing, ("momentum is 1.0", "[0, 1)")),
+    ("decay", TRAIN + "--optimizer.weight-decay -1", nothing, ("weight-decay is -1.0", "least 0")),
+    ("clip", TRAIN + "--optimizer.clip 0", nothing, ("clip is 0.0", "above 0")),
+    ("smoothing", TRAIN + "--loss.smoothing 1", nothing, ("smoothing is 1.0", "[0, 1)")),
+    ("chunk", TRAIN + "--evaluation.chunk 0", nothing, ("evaluation.chunk is 0", "at least 1")),
+    ("no members", TRAIN + "--sampler.n-random 0", nothing, ("n-random is 0", "1 or more")),
+    ("pad", TRAIN + "--data.pad -1", nothing, ("data.pad is -1", "at least 0")),
+    ("size", TRAIN + "--data.size 0", nothing, ("data.size is 0", "above 0")),
+    ("nothing held out", TRAIN + "--data.held-out 0", nothing, ("held-out is 0.0", "above 0")),
+    ("all held out", TRAIN + "--data.held-out 1430", nothing, ("1430", "at most 1428")),
+    ("99.9 % held out", TRAIN + "--data.held-out 0.999", nothing, ("0.999", "at most 1428")),
+    ("unknown data", TRAIN + "--data.name digit", nothing, ("'digit'", "did you mean digits?")),
+    (
+        "data not prepared",
+        TRAIN + "--data.name tfds:mnist --data.data-dir TMP",
+        nothing,
+        ("mnist is not prepared", "TMP", "tfds build mnist"),
+    ),
+    ("no data folder", TRAIN + "--data.name folder:TMP/cats", nothing, ("cats does not exist",)),
+    ("no npz", TRAIN + "--data.name npz:TMP/images.npz", nothing, ("no file TMP/images.npz",)),
+    ("npz cut", TRAIN + "--data.name npz:TMP/images.npz", broken_npz, ("whole npz", "savez")),
+    ("npz parts", TRAIN + "--data.name npz:TMP/images.npz", not_an_array, ("no y_train", "x_test")),
+    ("too many devices", TRAIN + "--devices 99", nothing, ("--devices is 99", "there are 8")),
+    ("devices", TRAIN + "--devices -1", nothing, ("--devices is -1", "there are 8", "0 uses all")),
+    ("batch over devices", TRAIN + "--train.batch 12", nothing, ("8 devices", "use 8 or 16")),
+    ("address", TRAIN + "--coordinator here", nothing, ("'here'", "HOST:PORT")),
+    (
+        "which process",
+        TRAIN + "--coordinator localhost:1 --processes 2 --process 2",
+        nothing,
+        ("--process is 2", "0 to 1"),
+    ),
+    ("no coordinator", TRAIN + "--processes 2", nothing, ("--coordinator HOST:PORT",)),
+    ("out is taken", "train CONFIG --out TMP", nothing, ("not a run", "another --out")),
+    ("out is a file", "train CONFIG --out CONFIG", nothing, ("cannot write", "another --out")),
+    (
+        "another configuration",
+        "train CONFIG --out RUN --train.seed 3 --train.batch 32",
+        nothing,
+        ("train.seed is 0 there and 3 now", "train.batch is 64 there and 32 now"),
+    ),
+    (
+        "another kind of part",
+        "train MINE --out RUN",
+        with_part("optimizer=__import__('supernet_jax').config.AdamW()"),
+        ("optimizer is a Sgd there and a AdamW now",),
+    ),
+    ("another config.json", "train CONFIG --out RUN", written("config.json", "{}"), ("not that",)),
+    ("resumed after a cut", "train CONFIG --out RUN --train.steps 30", cut, ("step 30", "damaged")),
+]
+PARTS: list[Case] = [
+    ("no build", MY_TRAIN, with_config("", "def build(", "def biuld("), ("TinySpace.build(cl",)),
+    (
+        "build's arguments",
+        MY_TRAIN,
+        with_config("", "classes: int, input_channels: int", "classes: int"),
+        ("TinySpace.build(", "unexpected keyword argument 'input_channels'"),
+    ),
+    (
+        "build raises",
+        MY_TRAIN,
+        with_config("", '("width",), ("kernel", 0)', '("widht",), ("kernel", 0)'),
+        ("config.space", "'widht'", "mine.py, line"),
+    ),
+    (
+        "build returns nothing",
+        MY_TRAIN,
+        with_config("", "return Space(", "Space("),
+        ("returns a NoneType", "must return a Space"),
+    ),
+    ("options unsorted", TRAIN + "--space.widths 4 2", nothing, ("(4, 2)", "smallest first")),
+    ("a part without build", MY_TRAIN, with_part("sampler=Train()"), ("sampler is Train(", "give")),
+    ("data of another kind", MY_TRAIN, with_part("data=Train()"), ("data is Train(", "a Data")),
+    ("a part of no class", MY_TRAIN, with_part("loss=3"), ("loss is 3", "build(")),
+    (
+        "a part that JSON cannot hold",
+        MY_TRAIN,
+        with_config(
+            "class Plain:\n"
+            "    def build(self):\n"
+            "        return HardLabels().build()\n"
+            "config = dataclasses.replace(config, loss=Plain())"
+        ),
+        ("a Plain", "cannot be written as JSON", "make it a dataclass"),
+    ),
+]
+INFOS: list[Case] = [
+    ("unknown space", "info attentivnas", nothing, ("'attentivnas'", "mean attentivenas?")),
+    ("no samples", "info CONFIG --samples 0", nothing, ("--samples is 0", "at least 1")),
+    ("not Python", "info TMP/archs.json", archs([]), ("archs.json is not a Python file",)),
+    ("no archs file", "info CONFIG --archs TMP/arch.json", archs([]), ("mean archs.json?",)),
+    ("archs is a folder", "info CONFIG --archs TMP", nothing, ("TMP cannot be read",)),
+    ("not JSON", INFO, archs("{resolution"), ("archs.json is not valid JSON", "line 1")),
+    ("nested without end", INFO, archs("[" * 100_000), ("archs.json is not valid JSON",)),
+    ("no arch", INFO, archs([]), ("archs.json holds no arch",)),
+    ("arch is a number", INFO, archs(5), ("must be an object", "width", "got 5")),
+    ("value", INFO, archs({**ARCH, "width": 5}), ("width is 5", "allows 2, 4, 6", "tiny")),
+    ("true", INFO, archs({**ARCH, "depth": True}), ("depth is True", "allows 0, 1")),
+    ("length", INFO, archs({**ARCH, "kernel": [1]}), ("kernel", "list of 2 numbers", "[1]")),
+    ("misspelt", INFO, archs({**ARCH, "widht": 4}), ("'widht'", "did you mean 'width'?")),
+    ("missing", INFO, archs({"resolution": 8, "width": 4}), ("lacks depth, kernel",)),
+    ("second", INFO, archs([ARCH, {**ARCH, "depth": 3}]), ("arch 1", "depth is 3")),
+]
+RUNS: list[Case] = [
+    ("no run", "evaluate TMP/runs --random 1", nothing, ("no run folder TMP/runs", "train")),
+    ("not a run", "evaluate TMP --random 1", nothing, ("TMP is not a run folder", "config.json")),
+    ("no checkpoint", RANDOM, removed("checkpoints"), ("no checkpoint yet", "supernet train")),
+    (
+        "no --config",
+        "evaluate RUN --random 1",
+        nothing,
+        ("TinySpace", "--config FILE", "CONFIG, s"),
+    ),
+    ("absent --config", "evaluate RUN --random 1 --config MINE", nothing, ("no config file MINE",)),
+    (
+        "--config of others",
+        "evaluate RUN --random 1 --config MINE",
+        with_config("", "class TinySpace", "class Small", "=TinySpace", "=Small"),
+        ("TinySpace of your own", "--config"),
+    ),
+    ("config.json cut", RANDOM, written("config.json", '{"type"'), ("config.json", "valid JSON")),
+    ("config.json of others", RANDOM, written("config.json", "[]"), ("not describe a Config",)),
+    (
+        "unknown and missing field",
+        RANDOM,
+        edited(lambda c: c["train"].update(stepz=c["train"].pop("steps"))),
+        ("config.train (Train)", "unknown stepz", "missing steps", "edited"),
+    ),
+    ("wrong field", RANDOM, edited(lambda c: c["train"].update(steps="6")), ("steps is '6'",)),
+    ("wrong part", RANDOM, edited(lambda c: c.update(train=7)), ("train is 7", "a Train")),
+    ("unknown part", RANDOM, edited(lambda c: c["train"].update(type="Trian")), ("mean Train?",)),
+    ("other split", RANDOM, edited(lambda c: c["data"].update(split_seed=1)), ("is 1", "with 0")),
+    (
+        "batch over devices, later",
+        RANDOM,
+        edited(lambda c: c["evaluation"].update(batch=60)),
+        ("evaluation.batch in config.json is 60", "8 devices", "use 56 or 64"),
+    ),
+    ("no average", RANDOM, edited(lambda c: c["train"].update(ema=0.9)), ("'ema'", "no average")),
+    ("of another space", RANDOM, of_another_space, ("width is [2, 4, 6], here [2, 4]",)),
+    ("checkpoint cut", RANDOM, cut, ("checkpoint of step 30", "is damaged")),
+    ("state lost", RANDOM, removed("checkpoints/30/state"), ("step 30", "damaged", "missing")),
+    ("meta lost", RANDOM, removed("checkpoints/30/meta"), ("step 30", "damaged", "missing")),
+    (
+        "results damaged",
+        RANDOM,
+        written("evaluations.jsonl", '{"arch": {}}\n[]\n'),
+        ("evaluations.jsonl, line 2", "remove the line"),
+    ),
+    ("no subnets", EVALUATE, nothing, ("--archs FILE, --random N or --front",)),
+    ("two kinds", EVALUATE + "--random 1 --front", nothing, ("exactly one",)),
+    ("less than none", EVALUATE + "--random -1", nothing, ("--random is -1", "at least 1")),
+    ("negative seed", RANDOM + " --seed -1", nothing, ("--seed is -1", "at least 0")),
+    ("split", RANDOM + " --split tets", nothing, ("'tets'", "held-out, test", "mean test?")),
+    ("out exists", RANDOM + " --out CONFIG", nothing, ("exists already", "another --out")),
+    ("out nowhere", RANDOM + " --out TMP/a/b.json", nothing, ("no folder TMP/a", "make it")),
+    ("misspelt arch", EVALUATE + "--archs largets", nothing, ("no file largets", "mean largest?")),
+    ("no search", EVALUATE + "--front", removed("search.json"), ("no search", "supernet search")),
+]
+SEARCHES: list[Case] = [
+    ("too tight", SEARCH + "--high 100", nothing, ("0 to 100 MACs", "smallest arch costs 148")),
+    ("too dear", SEARCH + "--low 1e6", nothing, ("1,000,000", "nearest of them 24,252")),
+    ("upside down", SEARCH + "--low 10 --high 5", nothing, ("from 10.0 to 5.0", "lower one")),
+    ("not a number", SEARCH + "--high nan", nothing, ("to nan", "two numbers")),
+    ("cost", SEARCH + "--cost mac", nothing, ("'mac'", "macs, parameters", "did you mean macs?")),
+    (
+        "algorithm",
+        SEARCH + "--algorithm evolve",
+        nothing,
+        ("'evolve'", "allowed: evolution, random"),
+    ),
+    ("no evaluations", SEARCH + "--evaluations 0", nothing, ("--evaluations is 0", "least 1")),
+    ("no bins", SEARCH + "--bins 0", nothing, ("--bins is 0", "at least 1")),
+    ("no one", SEARCH + "--population 0", nothing, ("--population is 0", "at least 1")),
+    ("rate", SEARCH + "--mutation-rate 2", nothing, ("mutation_rate is 2.0", "at most 1")),
+    ("seed", SEARCH + "--seed -1", nothing, ("--seed is -1", "at least 0")),
+    ("no children", SEARCH + "--mutations 0 --crossovers 0", nothing, ("mutations 0, cross",)),
+    ("state cut", SEARCH + "--algorithm random", broken_search, ("state of a search", "remove it")),
+]
+EXTRACTIONS: list[Case] = [
+    ("beyond", EXTRACT + "--arch front:99 --out OUT", nothing, ("'front:99'", "front:0 to front:")),
+    ("not in it", EXTRACT + "--arch front:x --out OUT", nothing, ("'front:x'", "front:0 to")),
+    ("two archs", EXTRACT + "--arch TMP/archs.json --out OUT", archs([ARCH] * 2), ("given 2",)),
+    (
+        "unknown arch",
+        EXTRACT + "--arch middle --out OUT",
+        nothing,
+        ("no file middle", "`smallest`"),
+    ),
+    ("out is full", EXTRACT + "--arch largest --out TMP", nothing, ("TMP exists already", "new")),
+    ("out is a file", EXTRACT + "--arch largest --out CONFIG", nothing, ("exists already",)),
+    (
+        "search cut",
+        EXTRACT + "--arch front:0 --out OUT",
+        written("search.json", '{"front"'),
+        ("search.json is damaged", "run the search again"),
+    ),
+    (
+        "search of others",
+        EXTRACT + "--arch front:0 --out OUT",
+        written("search.json", "[]"),
+        ("search.json is damaged", "run the search again"),
+    ),
+    ("no search", EXTRACT + "--arch front:0 --out OUT", removed("search.json"), ("no search yet",)),
+    ("no steps", "quickstart --steps 0", nothing, ("--steps is 0", "at least 1")),
+    ("quick seed", "quickstart --seed -1", nothing, ("--seed is -1", "at least 0")),
+    ("no quick run", "quickstart --out TMP", nothing, ("not a run", "another --out")),
+    ("another quick run", "quickstart --out RUN", nothing, ("space is a TinySpace there",)),
+]
+CASES = [*COMMANDS, *TRAINING, *PARTS, *INFOS, *RUNS, *SEARCHES, *EXTRACTIONS]
+IDS = [f"{command.split(' ')[0]}: {name}" for name, command, _, _ in CASES]
+
+
+@pytest.mark.parametrize(("name", "command", "before", "words"), CASES, ids=IDS)
+def test_a_mistake(
+    name: str,
+    command: str,
+    before: Before,
+    words: tuple[str, ...],
+    place: Place,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = {
+        "TMP": place.tmp,
+        "RUN": place.run,
+        "OUT": place.tmp / "out",
+        "MINE": place.tmp / "mine.py",
+        "CONFIG": CONFIG,
+    }
+
+    def spelt(template: str) -> str:
+        for word, path in paths.items():
+            template = template.replace(word, str(path))
+        return template
+
+    before(place)
+    said = supernet(capsys, *shlex.split(spelt(command)))
+    message = " ".join(said.err.split())
+    assert said.status == 2, said
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    assert [word for word in map(spelt, words) if word not in message] == [], message
+    if message.startswith("supernet: "):  # else it is a box of tyro's, with a frame
+        assert said.err.count("\n") == 1
+    else:
+        assert message.split()[0] in ("Unrecognized", "Value", "Invalid", "Required"), message
+    assert not (place.tmp / "out").exists()
+
+
+def test_each_case_has_a_name() -> None:
+    assert len(set(IDS)) == len(IDS) >= 100

@@ -1,0 +1,229 @@
+"""Configurations: written and read back the same, and every file of configs/ is one."""
+
+import ast
+import dataclasses
+import json
+import pathlib
+import re
+import types
+from typing import Any
+
+import pytest
+import tiny_run
+from conftest import ROOT
+
+from supernet_jax import config, experiment, network
+from supernet_jax.commands import quickstart
+from supernet_jax.config import (
+    LIBRARY,
+    AdamW,
+    AlphaDivergence,
+    AttentiveNAS,
+    Cifar,
+    Config,
+    Data,
+    Digits,
+    Evaluation,
+    HardLabels,
+    Sandwich,
+    Sgd,
+    SoftCrossEntropy,
+    Train,
+    Uniform,
+)
+from supernet_jax.errors import UserError
+from supernet_jax.network import Space
+
+FILES = sorted((ROOT / "configs").glob("*.py"))
+CHANGED: tuple[Any, ...] = (
+    AttentiveNAS(dropout=0.25, drop_path=0.125),
+    Cifar(resolutions=(16, 20), dropout=0.5),
+    Digits(),
+    Data("npz:images.npz", "somewhere", 0.25, split_seed=3, size=16, pad=2, flip=True),
+    Sandwich(n_random=3),
+    Uniform(n_random=4),
+    AlphaDivergence(smoothing=0.2, alpha_min=-0.5, alpha_max=0.5, clip=3.0),
+    SoftCrossEntropy(smoothing=0.2),
+    HardLabels(smoothing=0.2),
+    Sgd(learning_rate=0.5, warmup=0.25, momentum=0.5, weight_decay=0.125, clip=2.0),
+    AdamW(learning_rate=0.5, warmup=0.25, weight_decay=0.125, clip_norm=2.0),
+    Train(7, 32, 5, "bfloat16", "masked", 0.5, checkpoint_every=3, log_every=2),
+    Evaluation(3, 64, "switched", 2, 100),
+    Config(space=Cifar(), optimizer=AdamW(), train=Train(steps=7)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine:
+    """A part of a user's own."""
+
+    rate: float
+    widths: tuple[int, ...] = (1, 2)
+    inner: Sandwich = dataclasses.field(default_factory=Sandwich)
+
+    def __post_init__(self) -> None:
+        if self.rate < 0:
+            raise ValueError("rate is below 0")
+
+
+def through_json(value: Any, **own: type) -> Any:
+    return config.from_json(json.loads(json.dumps(config.to_json(value))), {**LIBRARY, **own})
+
+
+def test_all_of_the_library_is_tried() -> None:
+    assert {type(part) for part in CHANGED} == set(LIBRARY.values())
+    assert {name for name, kind in LIBRARY.items()} == {kind.__name__ for kind in LIBRARY.values()}
+
+
+@pytest.mark.parametrize("part", CHANGED, ids=lambda part: type(part).__name__)
+def test_json_round_trip(part: Any) -> None:
+    default = type(part)()
+    assert part != default or not dataclasses.fields(part)
+    assert through_json(part) == part
+    assert through_json(default) == default
+    assert config.to_json(part)["type"] == type(part).__name__
+
+
+def test_json_round_trip_of_ones_own() -> None:
+    part = Mine(0.5, (3, 4, 5), Sandwich(n_random=7))
+    whole = Config(space=part)
+    assert through_json(part, Mine=Mine) == part
+    assert through_json(whole, Mine=Mine) == whole
+    with pytest.raises(UserError, match=r"config\.space is a 'Mine', which is not part of the li"):
+        through_json(whole)
+
+
+def test_unknown_and_missing_fields_are_named() -> None:
+    value = config.to_json(Config())
+    value["train"]["stepz"] = value["train"].pop("steps")
+    value["train"]["colour"] = 3
+    del value["train"]["seed"]
+    with pytest.raises(UserError) as error:
+        config.from_json(value, LIBRARY)
+    message = str(error.value)
+    assert message.startswith("config.train (Train) has fields unknown stepz, did you mean steps?")
+    assert "unknown colour" in message and "missing steps, seed" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train": {"steps": 0}}, "train.steps is 0, but must be at least 1"),
+        ({"train": {"steps": True}}, "train.steps is True, but must be a whole number"),
+        ({"train": {"strategy": "best"}}, "train.strategy is 'best', but must be auto or masked"),
+        ({"data": {"flip": 1}}, "data.flip is 1, but must be a bool"),
+        ({"data": {"size": "8"}}, "data.size is '8', but must be a whole number or None"),
+        ({"optimizer": {"learning_rate": float("nan")}}, "rate is nan, but must be a finite numb"),
+        ({"space": {"type": "Cifar", "resolutions": 8}}, r"\(Cifar\) has fields missing"),
+    ],
+)
+def test_wrong_values_are_named(change: dict[str, dict[str, Any]], words: str) -> None:
+    value = config.to_json(Config())
+    for part, fields in change.items():
+        value[part].update(fields)
+    with pytest.raises(UserError, match=words):
+        config.from_json(value, LIBRARY)
+
+
+def test_ones_own_class_checks_itself() -> None:
+    value = {**config.to_json(Mine(0.5)), "rate": -1}
+    with pytest.raises(UserError, match="config is not a Mine: rate is below 0"):
+        config.from_json(value, {**LIBRARY, "Mine": Mine})
+
+
+def test_a_run_says_which_file_it_needs(tmp_path: pathlib.Path) -> None:
+    settings, own = config.load_file(tiny_run.CONFIG)
+    assert {"TinySpace", "FilterSpec", "Config"} < set(own)
+    folder = tmp_path / "run"
+    experiment.start_run(folder, settings)
+    assert config.read(folder / "config.json", own) == settings
+    with pytest.raises(UserError) as error:
+        config.read(folder / "config.json")
+    file = re.escape(str(tiny_run.CONFIG))
+    assert re.search(rf"--config FILE .*{file}, sha256 \w{{64}}", str(error.value))
+
+
+def test_ones_own_class_with_a_name_of_the_library(tmp_path: pathlib.Path) -> None:
+    """Without the user's file the library's class of that name must not take its place."""
+    kind = dataclasses.make_dataclass("Sandwich", [("n_random", int, 2)], frozen=True)
+    folder = tmp_path / "run"
+    experiment.start_run(folder, Config(sampler=kind()))
+    with pytest.raises(UserError, match="a Sandwich of your own"):
+        config.read(folder / "config.json")
+    assert type(config.read(folder / "config.json", {"Sandwich": kind}).sampler) is kind
+
+
+def test_a_run_that_never_began_may_change(tmp_path: pathlib.Path) -> None:
+    first, second = Config(train=Train(steps=5)), Config(train=Train(steps=6))
+    folder = tmp_path / "run"
+    experiment.start_run(folder, first)
+    experiment.start_run(folder, second)  # as after a mistake that was found while compiling
+    assert config.read(folder / "config.json") == second
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+    experiment.start_run(folder, second)
+    with pytest.raises(UserError, match=r"train\.steps is 6 there and 5 now"):
+        experiment.start_run(folder, first)
+    assert config.read(folder / "config.json") == second
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_config_files(path: pathlib.Path) -> None:
+    text = path.read_text()
+    settings, _ = config.load_file(path)
+    assert through_json(settings) == settings
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    assert f"supernet train configs/{path.name} --out runs/{path.stem}" in docstring
+    assert "Hardware:" in docstring and "Expected:" in docstring
+    assert len(text.splitlines()) < 80
+    used = {name for name in LIBRARY if re.search(rf"^    {name},$", text, re.MULTILINE)}
+    assert used == set(re.findall(r"(\w+)\(", text.partition("config = ")[2]))
+
+
+def test_there_are_config_files() -> None:
+    assert {"digits", "cifar10", "cifar10_cpu"} <= {path.stem for path in FILES}
+
+
+def test_quickstart_is_the_digits_config() -> None:
+    digits, _ = config.load_file(ROOT / "configs" / "digits.py")
+    assert quickstart._settings(quickstart.Arguments()) == digits
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "channels", "count"),
+    [("digits", 10, 1, 13_824), ("cifar", 10, 3, None), ("attentivenas", 1000, 3, 440_301_256_704)],
+)
+def test_spaces_build(name: str, classes: int, channels: int, count: int | None) -> None:
+    space = config.SPACES[name].build(classes=classes, input_channels=channels)
+    assert isinstance(space, Space) and space.name == name
+    assert (space.classes, space.input_channels) == (classes, channels)
+    if count is not None:
+        assert network.choices.count(space.menu) == count
+
+
+def test_cifar_resolutions() -> None:
+    space = Cifar(resolutions=(32, 16, 32)).build(classes=10, input_channels=3)
+    assert space.resolutions == (16, 32)
+    with pytest.raises(UserError, match=r"space\.resolutions is \(4, 8\)"):
+        Cifar(resolutions=(4, 8)).build(classes=10, input_channels=3)
+
+
+@pytest.mark.parametrize("name", ["dropout", "drop_path"])
+@pytest.mark.parametrize("kind", [Cifar, AttentiveNAS])
+def test_rates(kind: Any, name: str) -> None:
+    with pytest.raises(UserError, match=rf"space\.{name.replace('_', '-')} is 1\.0"):
+        kind(**{name: 1.0}).build(classes=10, input_channels=3)
+
+
+@pytest.mark.parametrize("job", ["train", "evaluate"])
+def test_strategies(job: str) -> None:
+    assert config.strategy("masked", job=job, backend="cpu") is network.masked
+    assert config.strategy("switched", job=job, backend="tpu") is network.switched
+    for backend in ("cpu", "gpu", "tpu"):
+        row = config.FASTEST.get(backend, config.FASTEST["default"])
+        assert config.strategy("auto", job=job, backend=backend) is row[job]
+    assert all(isinstance(row[job], types.FunctionType) for row in config.FASTEST.values())
+
+
+def test_evaluation_on_cpu_runs_each_subnet_at_its_own_cost() -> None:
+    assert config.strategy("auto", job="evaluate", backend="cpu") is network.switched
+    assert config.strategy("auto", job="train", backend="quantum") is network.masked

@@ -1,0 +1,207 @@
+"""Costs: the published counts to the unit, and what the built networks really compute."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from supernet_jax import choices, costs, layers
+from supernet_jax.choices import Choice
+from supernet_jax.elastic import elastic
+from supernet_jax.network import Space
+from supernet_jax.spaces import mobilenet
+
+GOLDEN = reference.golden("attentivenas")
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    return mobilenet.attentivenas()
+
+
+@pytest.mark.parametrize("name", GOLDEN["nets"])
+def test_published_subnets(space: Space, name: str) -> None:
+    net = GOLDEN["nets"][name]
+    arch = choices.from_notation(space.menu, net["cfg"])
+    assert int(costs.macs(space)(arch)) == round(net["MMACs"] * 1e6)
+    assert int(costs.parameters(space)(arch)) == net["effective_params"]
+
+
+@pytest.mark.parametrize("resolution", GOLDEN["min_max_MMACs_by_resolution"])
+@pytest.mark.parametrize("end", ["min", "max"])
+def test_published_range(space: Space, resolution: str, end: str) -> None:
+    pick = {"min": choices.smallest, "max": choices.largest}[end](space.menu)
+    arch = {**pick, "resolution": np.int32(space.resolutions.index(int(resolution)))}
+    wanted = GOLDEN["min_max_MMACs_by_resolution"][resolution][end]
+    assert int(costs.macs(space)(arch)) == round(wanted * 1e6)
+
+
+def test_published_distribution_of_uniform_archs(space: Space) -> None:
+    wanted = GOLDEN["uniform_sampling_MMACs"]
+    archs = jax.tree.map(np.asarray, choices.sample(space.menu, jax.random.key(0), (wanted["n"],)))
+    found = costs.macs(space)(archs) / 1e6
+    close = functools.partial(pytest.approx, rel=0.01)  # of one other sample of the same size
+    assert np.percentile(found, 5) == close(wanted["p5"])
+    assert np.median(found) == close(wanted["median"])
+    assert found.mean() == close(wanted["mean"])
+    assert np.percentile(found, 95) == close(wanted["p95"])
+    # a share of 0.348 of 20,000 has a standard deviation of 1 %, and so has the published one
+    assert np.mean(found <= 600) == pytest.approx(wanted["frac_le_600"], rel=0.03)
+
+
+def subjaxprs(value: Any) -> list[Jaxpr]:
+    if isinstance(value, ClosedJaxpr):
+        return [value.jaxpr]
+    if isinstance(value, Jaxpr):
+        return [value]
+    return [j for v in value for j in subjaxprs(v)] if isinstance(value, list | tuple) else []
+
+
+def multiplications(jaxpr: Jaxpr) -> int:
+    """Of all matrix products and convolutions that a program consists of.
+
+    A depthwise convolution is there twice, for CPU as shifted products, which are not counted, and
+    for other backends as a convolution, which is.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        left = equation.invars[0].aval.shape if equation.invars else ()
+        if equation.primitive.name == "dot_general":
+            (contracting, _), _ = equation.params["dimension_numbers"]
+            output = math.prod(equation.outvars[0].aval.shape)
+            total += output * math.prod(left[axis] for axis in contracting)
+        elif equation.primitive.name == "conv_general_dilated":
+            *window, channels, _ = equation.invars[1].aval.shape  # HWIO
+            total += math.prod(equation.outvars[0].aval.shape) * math.prod(window) * channels
+        else:
+            inside = [j for value in equation.params.values() for j in subjaxprs(value)]
+            total += sum(multiplications(j) for j in inside)
+    return total
+
+
+@functools.cache
+def built(module: Any, spec: Any, shape: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
+    """MACs, parameters and output shape of a block of one size, from the module itself."""
+    run = functools.partial(module(spec).init_with_output, jax.random.key(0))
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
+    jaxpr, (output, variables) = jax.make_jaxpr(run, return_shape=True)(image)
+    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+    return multiplications(jaxpr.jaxpr), size, output.shape
+
+
+def count(space: Space, arch: Any) -> tuple[int, int]:
+    """MACs and parameters of the network that a concrete arch is, block by block."""
+    total = np.zeros(2, np.int64)
+
+    def run(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        block = space.blocks[name]
+        spec = block.spec(arch)
+        if spec is None:
+            return shape
+        macs, size, output = built(block.module, spec, shape)
+        total[:] += (macs, size)
+        return output
+
+    resolution = space.resolutions[int(arch["resolution"])]
+    logits = space.forward(run, (1, resolution, resolution, space.input_channels))
+    assert logits == (1, space.classes)
+    return int(total[0]), int(total[1])
+
+
+def test_random_archs_against_the_built_networks(space: Space) -> None:
+    archs = jax.tree.map(np.asarray, choices.sample(space.menu, jax.random.key(1), (10_000,)))
+    wanted = np.asarray([count(space, arch) for arch in choices.unstack(archs)])
+    np.testing.assert_array_equal(costs.macs(space)(archs), wanted[:, 0])
+    np.testing.assert_array_equal(costs.parameters(space)(archs), wanted[:, 1])
+
+
+@pytest.mark.parametrize("cost", [costs.macs, costs.parameters])
+def test_one_answer_however_it_is_asked(space: Space, cost: Any) -> None:
+    ask = cost(space)
+    archs = choices.sample(space.menu, jax.random.key(2), (6, 4))
+    host = ask(jax.tree.map(np.asarray, archs))
+    assert host.dtype == np.int64 and host.shape == (6, 4) and len(np.unique(host)) == 24
+    for answer in (ask(archs), jax.jit(ask)(archs), jax.vmap(jax.jit(jax.vmap(ask)))(archs)):
+        assert isinstance(answer, jax.Array) and answer.dtype == jnp.int32
+        np.testing.assert_array_equal(answer, host)
+    one = jax.tree.map(lambda leaf: np.asarray(leaf)[3, 2], archs)
+    assert int(ask(one)) == host[3, 2]
+
+
+def test_costs_too_large_for_32_bits(space: Space) -> None:
+    huge = mobilenet.mobilenet(
+        "huge",
+        resolutions=(2048, 4096),
+        stem=(64,),
+        stem_stride=1,
+        stages=(mobilenet.Stage((64, 96), (1, 2), (3,), (1,), 2),),
+        last=(64,),
+        classes=10,
+    )
+    arch = choices.largest(huge.menu)
+    exact = costs.macs(huge)(arch)
+    assert exact > 2**33 and int(exact) == count(huge, arch)[0]
+    rounded = jax.jit(costs.macs(huge))(jax.tree.map(jnp.asarray, arch))
+    assert rounded.dtype == jnp.float32
+    assert float(rounded) == pytest.approx(float(exact), rel=1e-6)  # float32 of a sum of 4 numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearSpec:
+    c_in: int
+    c_out: int
+
+
+class Linear(nn.Module):
+    spec: LinearSpec
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        return layers.Dense(self.spec.c_out, name="dense")(x)
+
+
+def tied_space() -> Space:
+    """A linear layer used up to twice, first optionally, and a classifier."""
+    menu = {"resolution": Choice((2,)), "depth": Choice((1, 2)), "width": Choice((3, 4))}
+    width = [("width",)]
+    blocks = {
+        "stem": elastic(Linear, lambda c: LinearSpec(1, c), menu=menu, decisions=width),
+        "maybe": elastic(
+            Linear,
+            lambda c: LinearSpec(c, c),
+            menu=menu,
+            decisions=width,
+            depth=(("depth",), 1),
+            group="shared",
+        ),
+        "always": elastic(
+            Linear, lambda c: LinearSpec(c, c), menu=menu, decisions=width, group="shared"
+        ),
+        "head": elastic(Linear, lambda c: LinearSpec(c, 5), menu=menu, decisions=width),
+    }
+
+    def forward(run: Any, x: Any) -> Any:
+        x = run("always", run("maybe", run("stem", x)))
+        return jnp.mean(run("head", x), (1, 2))
+
+    return Space("tied", menu, blocks, forward, input_channels=1, classes=5)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("width", [3, 4])
+def test_shared_parameters_count_once_and_their_work_each_time(depth: int, width: int) -> None:
+    space = tied_space()
+    arch = choices.from_notation(space.menu, {"resolution": 2, "depth": depth, "width": width})
+    places = 4
+    assert costs.macs(space)(arch) == places * (width + depth * width**2 + width * 5)
+    once = 2 * width + (width**2 + width) + (5 * width + 5)
+    assert costs.parameters(space)(arch) == once
+    assert int(costs.parameters(space)(jax.tree.map(jnp.asarray, arch))) == once

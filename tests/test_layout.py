@@ -1,0 +1,181 @@
+"""The rooms of the package: imports run one way, and house rules that a parser can check."""
+
+import ast
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "supernet_jax"
+# From the ground up; a module imports only from its own row and the rows above it, never in a
+# circle. A new module needs a place here.
+ROWS = (
+    ("__init__", "errors"),
+    ("choices", "progress", "schema", "userfile"),
+    ("elastic", "layers", "blocks"),
+    ("network",),
+    ("spaces",),
+    ("sampling", "losses", "costs", "optim", "sharding", "data", "augment"),
+    ("train", "evaluate", "checkpoint"),
+    ("fit", "search", "extract", "extracted", "card"),
+    ("config", "experiment", "results", "report"),
+    ("commands",),
+    ("cli",),
+    ("__main__",),
+)
+RANKS = {room: rank for rank, row in enumerate(ROWS) for room in row}
+FILES = sorted(PACKAGE.rglob("*.py"))
+LIMITS = {"orbax": {"checkpoint"}, "pickle": set(), "torch": set(), "tensorflow": set()}
+
+
+def parse(path: pathlib.Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def module_name(path: pathlib.Path) -> str:
+    """`spaces.mobilenet`; packages are `search.__init__`."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+MODULES = {module_name(path) for path in FILES}
+
+
+def outside_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that only a type checker sees."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        yield node
+        yield from outside_type_checking(node)
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Full dotted names of what is imported: `from a import b` gives `a.b`."""
+    found: set[str] = set()
+    for node in outside_type_checking(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: write imports absolutely"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own(names: set[str]) -> set[str]:
+    """Which modules of the package those names come from."""
+    modules = set()
+    for name in names:
+        package, *parts = name.split(".")
+        if package != "supernet_jax":
+            continue
+        dotted = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+        tried = [variant for path in dotted for variant in (path, f"{path}.__init__")]
+        modules.add(next((name for name in tried if name in MODULES), "__init__"))
+    return modules
+
+
+def upward(module: str, imports: set[str]) -> list[str]:
+    """Those imports that lie above the module."""
+    rank = RANKS[module.split(".")[0]]
+    return sorted(name for name in imports if RANKS[name.split(".")[0]] > rank)
+
+
+def circle(graph: dict[str, set[str]]) -> set[str]:
+    """Modules that import each other in a circle, and what stands on those."""
+    left = dict(graph)
+    while free := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in free:
+            del left[name]
+    return set(left)
+
+
+GRAPH = {module_name(path): own(imported(parse(path))) for path in FILES}
+
+
+def test_every_module_has_a_place() -> None:
+    assert {name.split(".")[0] for name in MODULES} == set(RANKS)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_run_one_way(module: str) -> None:
+    assert upward(module, GRAPH[module]) == []
+
+
+def test_no_circles() -> None:
+    assert circle(GRAPH) == set()
+
+
+@pytest.mark.parametrize("package", LIMITS)
+def test_packages_that_few_may_import(package: str) -> None:
+    users = {
+        module_name(path)
+        for path in FILES
+        if any(name.split(".")[0] == package for name in imported(parse(path)))
+    }
+    assert users == LIMITS[package]
+
+
+def test_what_the_rules_would_find() -> None:
+    tree = ast.parse(
+        "import orbax.checkpoint as ocp\n"
+        "from supernet_jax import network, train\n"
+        "def f():\n    from supernet_jax.search.front import pareto_front\n"
+        "if typing.TYPE_CHECKING:\n    from supernet_jax import cli\n"
+        "from supernet_jax.search import run\n"
+    )
+    assert {name.split(".")[0] for name in imported(tree)} == {"orbax", "supernet_jax"}
+    found = own(imported(tree))
+    assert found == {"network", "train", "search.front", "search.__init__"}
+    assert upward("spaces.mobilenet", found) == ["search.__init__", "search.front", "train"]
+    assert upward("commands.info", found) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) == set()
+    assert circle({"a": {"b"}, "b": {"a"}, "c": set()}) == {"a", "b"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_house_rules(path: pathlib.Path) -> None:
+    assert len(path.read_text().splitlines()) <= 500, "split it"
+    tree = parse(path)
+    assert broken_rules(tree) == []
+
+
+def test_what_the_house_rules_would_find() -> None:
+    tree = ast.parse(
+        "def f():\n    getattr(x, 'y')\n    getattr(x, y)\n"
+        "try:\n    pass\nexcept:\n    pass\n"
+        "class C:\n    '''Doc.'''\n    def m(self): pass\n    def _private(self): pass\n"
+    )
+    assert broken_rules(tree) == [
+        (0, "no docstring"),
+        (1, "no docstring"),
+        (2, "getattr with a fixed name"),
+        (6, "bare except"),
+        (10, "no docstring"),
+    ]
+
+
+def broken_rules(tree: ast.Module) -> list[tuple[int, str]]:
+    """Lines, and what is wrong with them."""
+    broken = [(line, "no docstring") for line in undocumented(tree)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            broken.append((node.lineno, "bare except"))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr"):
+            if isinstance(node.args[1], ast.Constant):
+                broken.append((node.lineno, "getattr with a fixed name"))
+    return sorted(broken)
+
+
+def undocumented(tree: ast.Module) -> list[int]:
+    """Lines of public functions, classes and methods without a docstring; 0 is the module."""
+    lines = [] if ast.get_docstring(tree) else [0]
+    nodes = list(tree.body)
+    for node in nodes:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        is_module = isinstance(node, ast.ClassDef) and "nn.Module" in map(ast.unparse, node.bases)
+        lines += [] if ast.get_docstring(node) else [node.lineno]
+        if isinstance(node, ast.ClassDef) and not is_module:
+            nodes += node.body
+    return lines

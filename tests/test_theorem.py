@@ -1,0 +1,123 @@
+"""The theorem: sliced, masked and switched are the same network, in every space."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from theorem import Check, archs_of, flat, global_difference, largest_difference
+from tiny_space import tiny
+
+from supernet_jax import choices, elastic, network
+from supernet_jax.spaces import mobilenet
+
+# A space of your own joins by one line: name -> (space, resolution, random archs).
+SPACES: dict[str, Any] = {
+    "tiny": (tiny, 8, 8),
+    "tiny-small-images": (tiny, 6, 2),
+    "digits": (mobilenet.digits, 8, 2),
+}
+# Float32 at highest precision: sums are ordered differently, nothing else differs.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module", params=SPACES)
+def check(request: pytest.FixtureRequest) -> Check:
+    make, resolution, _ = SPACES[request.param]
+    made = Check(make(), resolution=resolution)
+    made.archs = archs_of(made.space, SPACES[request.param][2])  # type: ignore[attr-defined]
+    return made
+
+
+def test_strategies_agree(check: Any) -> None:
+    for arch in check.archs:
+        output, gradients = check.run("sliced", arch)
+        boxes = check.boxes(arch)
+        for name in ("masked", "switched"):
+            other, others_gradients = check.run(name, arch)
+            assert largest_difference(other.logits, output.logits) < TOLERANCE
+            assert largest_difference(other.moments, output.moments) < TOLERANCE
+            assert global_difference(others_gradients, gradients) < TOLERANCE
+            for box, g in zip(
+                jax.tree.leaves({k: boxes[k] for k in sorted(boxes)}),
+                jax.tree.leaves(others_gradients),
+                strict=True,
+            ):
+                assert not np.any(np.asarray(g)[np.asarray(box) == 0]), "a dead weight has gradient"
+    assert check.traces["masked"] == check.traces["switched"] == 1
+
+
+def test_alive_weights_have_gradients(check: Any) -> None:
+    # Otherwise the test of dead weights could not fail. ReLU may kill a few of the alive ones.
+    arch = check.archs[1]
+    _, gradients = check.run("masked", arch)
+    boxes = check.boxes(arch)
+    alive = flat({k: boxes[k] for k in sorted(boxes)}) == 1
+    assert np.mean(flat(gradients)[alive] != 0) > 0.8
+
+
+def test_strategies_agree_on_calibrated_statistics_and_dropout() -> None:
+    check = Check(tiny(), resolution=8)
+    for arch in archs_of(check.space, 3):
+        stats = check.run("sliced", arch)[0].moments
+        output, gradients = check.run("sliced", arch, stats=stats, key=check.key)
+        plain, _ = check.run("sliced", arch, stats=stats)
+        assert largest_difference(output.logits, plain.logits) > 0.01, "dropout does nothing"
+        for name in ("masked", "switched"):
+            other, others_gradients = check.run(name, arch, stats=stats, key=check.key)
+            assert largest_difference(other.logits, output.logits) < TOLERANCE
+            assert global_difference(others_gradients, gradients) < TOLERANCE
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    space = tiny()
+    check = Check(space, resolution=8)
+    arch = choices.largest(space.menu)
+    exact = check.run("sliced", arch)[0].logits
+    for strategy in (network.masked, network.switched):
+        run = jax.jit(
+            lambda p, a, s=strategy: (
+                s(space, p, a, check.images, resolution=8, dtype=jnp.bfloat16).logits
+            )
+        )
+        logits = run(check.params, jax.tree.map(jnp.asarray, arch))
+        assert logits.dtype == jnp.float32
+        # bfloat16 has 8 bits of mantissa: 0.4 % per operation, over a dozen layers.
+        assert 1e-5 < largest_difference(logits, exact) < 0.1
+
+
+def test_masked_under_vmap_is_the_loop() -> None:
+    check = Check(tiny(), resolution=8)
+    archs = choices.sample(check.space.menu, jax.random.key(6), (4,))
+
+    def run(arch: Any) -> Any:
+        return network.masked(check.space, check.params, arch, check.images, resolution=8).logits
+
+    together = jax.jit(jax.vmap(run))(archs)
+    for i, arch in enumerate(choices.unstack(archs)):
+        assert largest_difference(together[i], check.run("masked", arch)[0].logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("make", [tiny, mobilenet.digits, mobilenet.cifar, mobilenet.attentivenas])
+def test_union_holds_every_spec_at_its_largest(make: Any) -> None:
+    space = make()
+    for name, shape in network.geometry(space, space.resolutions[0]).items():
+        block = space.blocks[name]
+        largest: dict[Any, tuple[int, ...]] = {}
+        for spec in block.specs:
+            params = elastic.shapes(block, spec, shape.inputs).params
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+                old = largest.get(path, (0,) * leaf.ndim)
+                largest[path] = tuple(map(max, old, leaf.shape))
+        union = jax.tree_util.tree_leaves_with_path(shape.shapes.params)
+        assert {path: leaf.shape for path, leaf in union} == largest, name
+
+
+def test_sliced_refuses_a_traced_arch() -> None:
+    space = tiny()
+    params = network.init(space, jax.random.key(0))
+    with pytest.raises(TypeError, match="concrete arch"):
+        jax.jit(lambda a: network.sliced(space, params, a, jnp.zeros((1, 8, 8, 2)), resolution=8))(
+            jax.tree.map(jnp.asarray, choices.largest(space.menu))
+        )

@@ -1,0 +1,484 @@
+"""The training step: the published one to its digits, and every promise on a small space."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+
+from supernet_jax import choices, losses, network, optim, sampling, train
+from supernet_jax.choices import Arch, Lookup
+from supernet_jax.network import Bank, Space
+from supernet_jax.spaces import mobilenet
+from supernet_jax.spaces.mobilenet import Stage
+
+FAST = {"xla_backend_optimization_level": 0}  # these programs run once
+SUMS = 1e-5  # float32 sums in another order, of a whole tree relative to its norm
+CLASSES, BATCH = 5, 6
+
+
+def stored() -> optax.GradientTransformation:
+    """Keeps the gradients that it is given in its state."""
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return gradients, gradients
+
+    return optax.GradientTransformation(optax.tree.zeros_like, update)
+
+
+def as_they_are(images: Any, key: Any, ids: Any) -> Any:
+    return images
+
+
+def drawing(menu: Any, archs: list[Arch], fixed: tuple[Arch, ...] = ()) -> sampling.Sampler:
+    """A sampler that always draws the same archs."""
+    stacked = choices.stack(archs)
+    return sampling.uniform(menu, n_random=len(archs))._replace(
+        fixed=fixed, sample=lambda state, key, step, score: jax.tree.map(jnp.asarray, stacked)
+    )
+
+
+# Four networks of AttentiveNAS's size, two of them at the largest width: about two minutes on two
+# cores, nearly all of it compiling.
+def test_published_training_step() -> None:
+    golden = reference.golden("parity_attentivenas")
+    wanted = golden["alphanet_train_step"]["steps"]["0"]
+    space = mobilenet.attentivenas(dropout=0.0, drop_path=0.0)
+    archs = {
+        name: choices.from_notation(space.menu, notation)
+        for name, notation in golden["train_step_archs"].items()
+    }
+    shapes = jax.eval_shape(lambda: network.init(space, jax.random.key(0)))
+    params, unused = reference.parameters(golden["param_names_shapes"], shapes)
+    params = jax.tree.map(jnp.asarray, params)
+    optimizer = optax.chain(stored(), optim.alphanet_sgd(0.1, weight_decay=1e-5))
+    recipe = train.Recipe(
+        space=space,
+        sampler=drawing(space.menu, [archs["a1"], archs["a4"]], (archs["max"], archs["min"])),
+        loss=losses.in_place_distillation(losses.adaptive_alpha_divergence, smoothing=0.1),
+        optimizer=optimizer,
+        augment=as_they_are,
+    )
+    zero = jnp.zeros((), jnp.int32)
+    state = train.State(zero, params, optimizer.init(params), (), None, zero + 0, zero + 0)
+    labels, ids = np.asarray([1, 20, 300, 999], np.int32), np.arange(4, dtype=np.int32)
+    batch = train.Batch(reference.images(4, 224, 30), labels, ids)
+    state, metrics = train.make_step(recipe)(state, batch, resolutions=(288, 192, 224, 256))
+
+    members = ("largest", "random_1", "random_2", "smallest")
+    found = [float(metrics[f"loss/{member}"]) for member in members]
+    # seen: 4e-6, float32 sums in another order through 37 blocks
+    np.testing.assert_allclose(found, wanted["losses_max_a1_a4_min"], rtol=0, atol=1e-4)
+    norms(state.opt_state[0], wanted["grad_l2_preclip"], unused, relative=1e-3)  # seen: 9e-6
+    norms(state.params, wanted["param_l2_after"], unused, relative=2e-6)  # seen: 3e-7
+
+
+def norms(tree: Any, wanted: dict[str, float], unused: list[str], *, relative: float) -> None:
+    """Compares published norms; those of rounding noise only with zero."""
+    checked = 0
+    for name, norm in wanted.items():
+        if name in unused:  # shortcuts that the published code makes and never runs
+            continue
+        leaf = functools.reduce(lambda node, key: node[key], reference.our_path(name), tree)
+        found = float(np.linalg.norm(np.asarray(leaf, np.float64)))
+        if norm < 1e-6:
+            assert found < 1e-6, name
+        else:
+            assert found == pytest.approx(norm, rel=relative), name
+        checked += 1
+    assert checked > 30
+
+
+def small(*, dropout: float = 0.0, bank: Bank | None = None) -> Space:
+    """Everything elastic at once, in at most three blocks."""
+    space = mobilenet.mobilenet(
+        "small",
+        resolutions=(6, 8),
+        stem=(4,),
+        stem_stride=2,
+        stages=(Stage((4, 6), (1, 2), (3, 5), (1, 2), 1, squeeze=True),),
+        last=(6, 8),
+        classes=CLASSES,
+        input_channels=2,
+        head_ratio=2,
+        dropout=dropout,
+        drop_path=dropout,
+    )
+    return dataclasses.replace(space, bank=bank)
+
+
+SPACE = small()
+MENU = SPACE.menu
+WIDE = {**choices.smallest(MENU), "width": [np.int32(0), np.int32(1), np.int32(0)]}
+DEEP = {**choices.smallest(MENU), "depth": [np.int32(1)], "kernel_size": [np.int32(1)]}
+FIXED = (choices.largest(MENU), choices.smallest(MENU))
+
+
+def half(images: Any, key: Any, ids: Any) -> Any:
+    return images.astype(jnp.float32) / 128 - 1
+
+
+RECIPE = train.Recipe(
+    space=SPACE,
+    sampler=drawing(MENU, [WIDE, DEEP], FIXED),
+    loss=losses.in_place_distillation(losses.kl_divergence, smoothing=0.1),
+    optimizer=stored(),
+    augment=half,
+)
+SIZES = (8, 6, 6, 8)  # of largest, smallest, WIDE and DEEP
+
+
+def some_batch(seed: int = 0, **changes: Any) -> train.Batch:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (BATCH, 8, 8, 2), np.uint8)
+    labels = rng.integers(0, CLASSES, BATCH, np.int32)
+    labels[0] = 0  # never all 3 or 4, which below stand for something
+    return train.Batch(images, labels, np.arange(BATCH, dtype=np.int32))._replace(**changes)
+
+
+def beginning(recipe: train.Recipe) -> train.State:
+    """The first state with noise on every float, so that nothing is zero or one."""
+    state = jax.jit(functools.partial(train.create, recipe), compiler_options=FAST)()
+    rng = np.random.default_rng(0)
+
+    def one(leaf: Any) -> Any:
+        noise = 0.2 * rng.normal(size=leaf.shape)
+        return leaf + noise.astype(np.float32) if leaf.dtype == jnp.float32 else leaf
+
+    return jax.tree.map(one, jax.device_get(state))
+
+
+def on_device(state: train.State) -> train.State:
+    return jax.tree.map(jnp.array, state)
+
+
+def difference(a: Any, b: Any) -> float:
+    """Norm of the difference of two trees relative to that of the second."""
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    pairs = [(np.asarray(x, np.float64), np.asarray(y, np.float64)) for x, y in leaves]
+    off = sum(np.sum((x - y) ** 2) for x, y in pairs)
+    return float(np.sqrt(off / sum(np.sum(y**2) for _, y in pairs)))
+
+
+def bitwise(a: Any, b: Any) -> bool:
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in leaves)
+
+
+@functools.cache
+def alone() -> tuple[list[float], list[Any]]:
+    """Loss and gradient of each member of RECIPE's step, computed by itself."""
+    batch, params = some_batch(), beginning(RECIPE).params
+
+    @functools.partial(jax.jit, compiler_options=FAST)
+    def compute(params: Any) -> Any:
+        def logits(params: Any, arch: Arch, size: int) -> Any:
+            images = half(jnp.asarray(batch.images), None, None)
+            return network.sliced(SPACE, params, arch, images, resolution=size).logits
+
+        teacher = logits(params, FIXED[0], SIZES[0])
+
+        def loss(params: Any, arch: Arch, size: int, role: str) -> Any:
+            return RECIPE.loss(logits(params, arch, size), teacher, {}, batch.labels, role)
+
+        archs, roles = (*FIXED, WIDE, DEEP), ("largest", "smallest", "random", "random")
+        return [
+            jax.value_and_grad(loss)(params, *member)
+            for member in zip(archs, SIZES, roles, strict=True)
+        ]
+
+    members = jax.device_get(compute(params))
+    return [float(value) for value, _ in members], [gradient for _, gradient in members]
+
+
+@pytest.mark.parametrize("strategy", [network.masked, network.switched], ids=["masked", "switched"])
+def test_a_step_is_the_sum_of_its_members(strategy: Any) -> None:
+    recipe = RECIPE._replace(strategy=strategy)
+    state, metrics = train.make_step(recipe)(
+        on_device(beginning(recipe)), some_batch(), resolutions=SIZES
+    )
+    values, gradients = alone()
+    names = ["loss/largest", "loss/smallest", "loss/random_1", "loss/random_2"]
+    np.testing.assert_allclose([float(metrics[n]) for n in names], values, rtol=SUMS, atol=1e-6)
+    total = functools.reduce(optax.tree.add, gradients)
+    assert difference(state.opt_state, total) < SUMS
+    assert float(metrics["gradient_norm"]) == pytest.approx(float(optax.tree.norm(total)), rel=SUMS)
+    assert difference(state.params, optax.tree.add(beginning(recipe).params, total)) < SUMS
+
+
+def test_bfloat16() -> None:
+    recipe = RECIPE._replace(dtype=jnp.bfloat16)
+    state, metrics = train.make_step(recipe)(
+        on_device(beginning(recipe)), some_batch(), resolutions=SIZES
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    values, gradients = alone()
+    total = functools.reduce(optax.tree.add, gradients)
+    # 8 bits of mantissa through three blocks; exactly float32's would mean it was not used
+    assert 1e-4 < difference(state.opt_state, total) < 0.1
+    assert float(metrics["loss/largest"]) == pytest.approx(values[0], rel=0.02)
+
+
+WEIGHTS = {"largest": 1.0, "random": 0.5, "smallest": 0.25}
+
+
+def projecting() -> train.Combine:
+    """Weighs gradients by role, keeps them all, and takes out of each what opposes another.
+
+    Conflict projection, as "gradient surgery" (arXiv 2001.06782), in the order of the members.
+    """
+
+    def init(params: Any) -> Any:
+        return jnp.int32(0), jax.tree.map(lambda leaf: jnp.zeros((4, *leaf.shape)), params)
+
+    def add(carry: Any, gradients: Any, role: str, step: Any) -> Any:
+        i, kept = carry
+        scale = WEIGHTS[role] / (1 + step)
+        return i + 1, jax.tree.map(lambda k, g: k.at[i].set(scale * g), kept, gradients)
+
+    def finish(carry: Any) -> Any:
+        members = [jax.tree.map(lambda leaf, i=i: leaf[i], carry[1]) for i in range(4)]
+        return functools.reduce(optax.tree.add, projected(members, optax.tree.vdot, jnp.minimum))
+
+    return train.Combine(init, add, finish)
+
+
+def projected(members: list[Any], dot: Callable, minimum: Callable) -> list[Any]:
+    result = []
+    for i, own in enumerate(members):
+        for j, other in enumerate(members):
+            if j != i:
+                opposed = minimum(dot(own, other), 0.0) / dot(other, other)
+                own = jax.tree.map(lambda a, b, s=opposed: a - s * b, own, other)
+        result.append(own)
+    return result
+
+
+def test_gradients_may_be_combined_in_any_way() -> None:
+    recipe = RECIPE._replace(combine=projecting())
+    state = beginning(recipe)
+    state = dataclasses.replace(state, step=np.int32(3))
+    state, _ = train.make_step(recipe)(on_device(state), some_batch(), resolutions=SIZES)
+    scales = [WEIGHTS[role] / 4 for role in ("largest", "smallest", "random", "random")]
+    flat = [
+        scale * np.concatenate([np.float64(leaf).reshape(-1) for leaf in jax.tree.leaves(g)])
+        for scale, g in zip(scales, alone()[1], strict=True)
+    ]
+    wanted = sum(projected(flat, np.dot, np.minimum))
+    assert np.linalg.norm(wanted - sum(flat)) > 1e-3 * np.linalg.norm(wanted), "no conflict"
+    found = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.opt_state)])
+    assert np.linalg.norm(found - wanted) < 1e-4 * np.linalg.norm(wanted)  # divides by a dot
+
+
+def troubled(traced: list[int]) -> train.Recipe:
+    """A whole recipe, in which certain ids and labels stand for certain troubles."""
+
+    def augment(images: Any, key: Any, ids: Any) -> Any:
+        traced.append(1)  # runs when the step is traced, and only then
+        shifted = half(images, key, ids) + 0.1 * jax.random.normal(key, images.shape)
+        return jnp.where(jnp.all(ids < 0), jnp.nan, shifted)
+
+    def loss(logits: Any, teacher: Any, features: Any, labels: Any, role: str) -> Any:
+        value = RECIPE.loss(logits, teacher, features, labels, role)
+        # the root's gradient at zero is infinite, times zero is not a number
+        value = value + jnp.sqrt(jnp.where(jnp.all(labels == 3), 0.0, 1.0) * jnp.sum(logits**2))
+        return value + jnp.where(jnp.all(labels == 4), 1000.0, 0.0)
+
+    def update(state: Any, metrics: train.Metrics) -> Any:
+        return {"seen": state["seen"] + 1, "loss": metrics["loss/random_1"]}
+
+    sampler = sampling.sandwich(MENU, n_random=2)._replace(
+        init=lambda key: {"seen": jnp.int32(0), "loss": jnp.float32(0)}, update=update
+    )
+    return RECIPE._replace(
+        sampler=sampler,
+        loss=loss,
+        augment=augment,
+        optimizer=optim.alphanet_sgd(0.1, weight_decay=0.1),
+        ema_decay=0.75,
+    )
+
+
+TRACED: list[int] = []
+
+
+@functools.cache
+def troubled_step() -> tuple[train.Recipe, Callable]:
+    recipe = troubled(TRACED)
+    return recipe, train.make_step(recipe)
+
+
+def whole(labels: int) -> train.Batch:
+    return some_batch(labels=np.full(BATCH, labels, np.int32))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [some_batch(ids=np.full(BATCH, -1, np.int32)), whole(3), whole(4)],
+    ids=["images that are not numbers", "a gradient that is not a number", "a collapsed loss"],
+)
+def test_a_bad_step_changes_nothing_but_the_counters(bad: train.Batch) -> None:
+    recipe, step = troubled_step()
+    how = {"resolutions": (8, 6, 8, 8)}
+    state, metrics = step(on_device(beginning(recipe)), some_batch(), **how)
+    assert float(metrics["applied"]) == 1
+    before = jax.device_get(state)
+    assert int(before.sampler["seen"]) == 1 and float(before.sampler["loss"]) != 0
+
+    state, metrics = step(state, bad, **how)
+    state, metrics = step(state, bad, **how)
+    after = jax.device_get(state)
+    assert float(metrics["applied"]) == 0 and int(metrics["refused"]) == 2
+    for part in ("params", "opt_state", "ema", "sampler", "rollbacks"):
+        assert bitwise(vars(after)[part], vars(before)[part]), part
+    assert (int(after.step), int(after.refused)) == (3, 2)
+
+    state, metrics = step(state, some_batch(1), **how)
+    assert float(metrics["applied"]) == 1 and int(state.refused) == 0 and int(state.step) == 4
+    assert not bitwise(state.params, before.params) and not bitwise(state.ema, before.ema)
+    assert int(state.sampler["seen"]) == 2
+
+
+def test_one_trace_for_each_resolution_and_the_state_is_donated() -> None:
+    recipe, step = troubled_step()
+    state = on_device(beginning(recipe))
+    step(on_device(state), some_batch(), resolutions=(8, 6, 8, 8))
+    TRACED.clear()
+    drawn = set()
+    for i in range(6):
+        given = state
+        state, metrics = step(state, some_batch(i), resolutions=(8, 6, 8, 8))
+        drawn.add(float(metrics["loss/random_1"]))
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
+    assert len(drawn) == 6 and TRACED == []
+    for i in range(2):
+        state, _ = step(state, some_batch(i), resolutions=(8, 6, 6, 6))
+    assert TRACED == [1]
+
+
+def test_the_average_of_the_parameters() -> None:
+    recipe, step = troubled_step()
+    state = beginning(recipe)
+    assert not bitwise(state.ema, state.params)
+    after, _ = step(on_device(state), some_batch(), resolutions=(8, 6, 8, 8))
+    wanted = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * np.asarray(p), state.ema, after.params)
+    assert difference(after.ema, wanted) < 1e-6
+    assert not bitwise(after.params, state.params)
+
+
+def test_a_step_is_a_function_of_seed_step_and_rollbacks() -> None:
+    recipe, step = troubled_step()
+    state = beginning(recipe)
+    changes = ({}, {}, {"step": np.int32(1)}, {"rollbacks": np.int32(1)})
+    found = []
+    for change in changes:
+        changed = on_device(dataclasses.replace(state, **change))
+        found.append(step(changed, some_batch(), resolutions=(8, 6, 8, 8)))
+    (first, one), (again, same), *others = found
+    assert bitwise(first, again) and bitwise(one, same)
+    losses = [float(m["loss/largest"]) for m in (one, *(m for _, m in others))]
+    assert len(set(losses)) == 3  # the augmentation differs
+
+
+def test_resolutions_are_drawn_from_seed_and_step() -> None:
+    recipe = RECIPE._replace(sampler=sampling.sandwich(MENU, n_random=3), seed=5)
+    draw = functools.partial(train.step_resolutions, recipe)
+    many = [draw(step=step) for step in range(200)]
+    assert many == [draw(step=step) for step in range(200)]
+    assert all(m[:2] == (8, 6) and len(set(m[2:])) == 1 and len(m) == 5 for m in many)
+    share = sum(m[2] == 8 for m in many) / 200
+    assert 0.35 < share < 0.65  # four standard deviations
+    other = [train.step_resolutions(recipe._replace(seed=6), step=step) for step in range(200)]
+    assert other != many != [draw(step=step, rollbacks=1) for step in range(200)]
+
+
+def test_a_resolution_for_each_member() -> None:
+    with pytest.raises(ValueError, match="needs a resolution for each member"):
+        train.make_step(RECIPE)(on_device(beginning(RECIPE)), some_batch(), resolutions=(8, 6, 8))
+
+
+def test_a_sampler_may_score_archs() -> None:
+    candidates = [FIXED[1], WIDE, DEEP]
+    stacked = choices.stack(candidates)
+
+    def worst(state: Any, key: Any, step: Any, score: Any) -> Arch:
+        archs = jax.tree.map(jnp.asarray, stacked)
+        scores = jax.lax.map(score, archs)
+        order = jnp.argsort(-scores)[:1]
+        return jax.tree.map(lambda leaf: leaf[order], archs)
+
+    plain = sampling.uniform(MENU, n_random=1)
+    recipe = RECIPE._replace(sampler=plain._replace(sample=worst), loss=losses.hard_labels())
+    found = train.make_step(recipe)(on_device(beginning(recipe)), some_batch(), resolutions=(8,))
+    batch, params = some_batch(), beginning(recipe).params
+
+    @functools.partial(jax.jit, compiler_options=FAST)
+    def each(params: Any) -> Any:
+        images = half(jnp.asarray(batch.images), None, None)
+        outputs = [network.sliced(SPACE, params, a, images, resolution=8) for a in candidates]
+        return [losses.cross_entropy(o.logits, jnp.asarray(batch.labels)) for o in outputs]
+
+    wanted = [float(value) for value in each(params)]
+    assert np.ptp(wanted) > 1e-3
+    assert float(found[1]["loss/random_1"]) == pytest.approx(max(wanted), rel=SUMS)
+    assert "loss/largest" not in found[1]
+
+
+def test_dropout_is_for_the_largest_alone() -> None:
+    found = []
+    for dropout in (0.0, 0.5):
+        recipe = RECIPE._replace(
+            space=small(dropout=dropout),
+            sampler=sampling.sandwich(MENU, n_random=0),
+            loss=losses.hard_labels(),
+        )
+        state = on_device(beginning(recipe))
+        found.append(train.make_step(recipe)(state, some_batch(), resolutions=(8, 6))[1])
+    without, with_dropout = found
+    assert float(without["loss/smallest"]) == float(with_dropout["loss/smallest"])
+    assert float(without["loss/largest"]) != float(with_dropout["loss/largest"])
+
+
+def test_rows_of_a_bank_that_no_member_chose_stay_as_they_are() -> None:
+    row = Lookup((("depth", 0),), np.asarray([0, 2], np.int32))  # nobody chooses row 1
+    space = small(bank=Bank(3, row))
+    shallow, deep = (choices.stack([a]) for a in (WIDE, DEEP))
+
+    def sample(state: Any, key: Any, step: Any, score: Any) -> Arch:
+        return jax.tree.map(lambda a, b: jnp.where(step == 0, a, b), shallow, deep)
+
+    recipe = RECIPE._replace(
+        space=space,
+        sampler=sampling.uniform(MENU, n_random=1)._replace(sample=sample),
+        loss=losses.hard_labels(),
+        optimizer=optax.chain(
+            optim.alphanet_sgd(0.1, weight_decay=0.1), optax.scale_by_schedule(lambda count: 1.0)
+        ),
+    )
+    step = train.make_step(recipe)
+    states = [beginning(recipe)]
+    for i in range(2):
+        state, metrics = step(on_device(states[-1]), some_batch(i), resolutions=(8,))
+        assert float(metrics["applied"]) == 1
+        states.append(jax.device_get(state))
+    for before, after, chosen in ((states[0], states[1], 0), (states[1], states[2], 2)):
+        for part in ("params", "opt_state"):
+            old, new = (leaves_of_rows(vars(state)[part]) for state in (before, after))
+            assert len(old) == len(new) > 10
+            for other in {0, 1, 2} - {chosen}:
+                assert bitwise([x[other] for x in old], [x[other] for x in new]), (part, other)
+            assert not any(bitwise(x[chosen], y[chosen]) for x, y in zip(old, new, strict=True))
+    counts = [int(x) for x in jax.tree.leaves(states[2].opt_state) if x.ndim == 0]
+    assert counts and set(counts) == {2}
+
+
+def leaves_of_rows(tree: Any) -> list[Any]:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim]
+    assert all(leaf.shape[0] == 3 for leaf in leaves)
+    return leaves

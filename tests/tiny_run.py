@@ -1,0 +1,83 @@
+"""A run of `tiny_config.py`, trained once in a test session, and how to call the command line."""
+
+import pathlib
+import shutil
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from supernet_jax import choices, cli, evaluate, experiment, network
+from supernet_jax.choices import Arch
+from supernet_jax.experiment import Run
+
+CONFIG = pathlib.Path(__file__).parent / "tiny_config.py"
+ARCHS = 24  # in its space
+COSTS = (148, 24_252)  # MACs of the smallest and the largest of them
+ARCH = {"resolution": 8, "width": 4, "depth": 1, "kernel": [1, 3]}
+
+
+class Said(NamedTuple):
+    """How a command ended, and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+def supernet(capsys: pytest.CaptureFixture[str], *arguments: object) -> Said:
+    """Runs the command line in this process."""
+    capsys.readouterr()
+    status = 0
+    try:
+        cli.main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    return Said(status, *capsys.readouterr())
+
+
+def trained(factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of the run, trained on first use. Leave it as it is: copy it."""
+    folder = factory.getbasetemp() / "tiny_run"
+    if not folder.exists():
+        _made(folder, ["train", str(CONFIG), "--out", str(folder)])
+    return folder
+
+
+def searched(factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A copy in which all archs of the space were searched. Leave it as it is: copy it."""
+    folder = factory.getbasetemp() / "tiny_run_searched"
+    if not folder.exists():
+        shutil.copytree(trained(factory), folder)
+        options = ["--algorithm", "random", "--config", str(CONFIG)]
+        _made(folder, ["search", str(folder), *options])
+    return folder
+
+
+def _made(folder: pathlib.Path, arguments: list[str]) -> None:
+    """Runs a command that makes a folder; if it fails, none is left for the next test."""
+    try:
+        cli.main(arguments)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def logits(run: Run, arch: Arch, images: np.ndarray) -> np.ndarray:
+    """Logits of a subnet inside the supernet, calibrated and run in the plainest way."""
+    space, prepare = run.experiment.space, run.experiment.prepare
+    calibration = experiment.evaluation_data(run.experiment, "held-out").calibration
+    resolution = space.resolutions[int(choices.get(arch, space.resolution))]
+    stats = evaluate.calibrate(
+        space,
+        run.params,
+        arch,
+        calibration,
+        resolution=resolution,
+        strategy=network.sliced,
+        prepare=prepare,
+    )
+    inputs = prepare(jnp.asarray(images))
+    output = network.sliced(space, run.params, arch, inputs, resolution=resolution, stats=stats)
+    return np.asarray(output.logits)
