@@ -141,7 +141,8 @@ def encode(menu: Menu, values: Values) -> Arch:
     """Inverse of `decode`. Values outside the menu become -1."""
 
     def one(choice: Choice, value: Array) -> Array:
-        hit = jnp.asarray(value)[..., None] == jnp.asarray(choice.values)
+        offered = jnp.asarray(choice.values).reshape((1,) * jnp.ndim(value) + (-1,))
+        hit = jnp.asarray(value)[..., None] == offered
         return jnp.where(hit.any(-1), hit.argmax(-1), -1).astype(jnp.int32)
 
     return jax.tree.map(one, menu, values)

@@ -131,7 +131,10 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     os.close(read)
     code = "from supernet_jax.cli import main; main(['--help'])"
     command = [sys.executable, "-W", "error", "-c", code]
-    ended = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    ended = subprocess.run(
+        command, cwd=ROOT, env=buffered, stdout=write, stderr=subprocess.PIPE, text=True
+    )
     os.close(write)
     assert (ended.returncode, ended.stderr) == (0, "")
 

@@ -13,11 +13,9 @@ from supernet_jax import choices, elastic, network
 from supernet_jax.spaces import mobilenet
 
 # A space of your own joins by one line: name -> (space, resolution, random archs).
-SPACES: dict[str, Any] = {
-    "tiny": (tiny, 8, 8),
-    "tiny-small-images": (tiny, 6, 2),
-    "digits": (mobilenet.digits, 8, 2),
-}
+SPACES: dict[str, Any] = {"tiny": (tiny, 8, 8), "tiny-small-images": (tiny, 6, 2)}
+# Larger spaces: gradients of all their switches would take minutes to compile.
+LARGER: dict[str, Any] = {"digits": (mobilenet.digits, 8, 3), "cifar": (mobilenet.cifar, 8, 2)}
 # Float32 at highest precision: sums are ordered differently, nothing else differs.
 TOLERANCE = 1e-5
 
@@ -46,6 +44,21 @@ def test_strategies_agree(check: Any) -> None:
             ):
                 assert not np.any(np.asarray(g)[np.asarray(box) == 0]), "a dead weight has gradient"
     assert check.traces["masked"] == check.traces["switched"] == 1
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_larger_spaces_agree(name: str) -> None:
+    make, resolution, count = LARGER[name]
+    check = Check(make(), resolution=resolution, batch=2)
+    forward = check.forward(network.switched)
+    for arch in archs_of(check.space, count)[1:]:
+        output, gradients = check.run("sliced", arch)
+        other, others_gradients = check.run("masked", arch)
+        assert global_difference(others_gradients, gradients) < TOLERANCE
+        switched = forward(check.params, jax.tree.map(jnp.asarray, arch))
+        for one in (other, switched):
+            assert largest_difference(one.logits, output.logits) < TOLERANCE
+            assert largest_difference(one.moments, output.moments) < TOLERANCE
 
 
 def test_alive_weights_have_gradients(check: Any) -> None:

@@ -58,6 +58,14 @@ class Check:
 
         return jax.jit(run)
 
+    def forward(self, strategy: Any) -> Any:
+        """`(params, arch) -> output`, jitted, without gradients."""
+        return jax.jit(
+            lambda params, arch: strategy(
+                self.space, params, arch, self.images, resolution=self.resolution
+            )
+        )
+
     def run(self, name: str, arch: Any, *, stats: Any = None, key: Any = None) -> Any:
         """Output and gradients of a strategy."""
         if name == "sliced":

@@ -1,0 +1,142 @@
+"""The published space: its size, its parameters, and its numbers to four decimals."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from theorem import flat, global_difference, largest_difference
+
+from supernet_jax import choices, network
+from supernet_jax.spaces import mobilenet
+
+GOLDEN = reference.golden("parity_attentivenas")
+SPACE = mobilenet.attentivenas()
+SHAPES = jax.eval_shape(functools.partial(network.init, SPACE), jax.random.key(0))
+
+
+@functools.cache
+def published() -> tuple[Any, list[str]]:
+    params, dropped = reference.parameters(GOLDEN["param_names_shapes"], SHAPES)
+    return jax.tree.map(jnp.asarray, params), dropped
+
+
+def test_size_of_the_space() -> None:
+    assert choices.count(SPACE.menu) == 440_301_256_704
+    assert len(SPACE.blocks) == 37 + 2
+
+
+def test_supernet_parameters() -> None:
+    size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(SHAPES))
+    assert size == 23_404_656
+    params, dropped = published()
+    assert jax.tree.map(lambda s: s.shape, SHAPES) == jax.tree.map(lambda p: p.shape, params)
+    # The published module also has 30 shortcut kernels that no arch ever uses.
+    assert len(dropped) == 30 and all(
+        name.endswith("shortcut.conv.conv.weight") for name in dropped
+    )
+    shapes = dict(map(tuple, GOLDEN["param_names_shapes"]))
+    assert size + sum(int(np.prod(shapes[name])) for name in dropped) == 23_934_704
+
+
+def test_every_third_block_or_so_has_either_shortcut() -> None:
+    either = [n for n, b in SPACE.blocks.items() if getattr(b.union, "shortcut", "") == "either"]
+    assert either == ["stage1_block1", "stage2_block1", "stage7_block1"]
+
+
+@functools.cache
+def program(name: str, case: str, size: int, with_stats: bool) -> Any:
+    """`(params, arch, images, stats) -> output`; sliced has a program for each arch."""
+    notation = GOLDEN["cases"][case]["cfg"]
+    fixed = choices.from_notation(SPACE.menu, notation)
+
+    def run(params: Any, arch: Any, images: Any, stats: Any) -> Any:
+        strategy = {"masked": network.masked, "switched": network.switched}.get(name)
+        how = {"resolution": size, "stats": stats if with_stats else None}
+        if strategy is None:
+            return network.sliced(SPACE, params, fixed, images, **how)
+        return strategy(SPACE, params, arch, images, **how)
+
+    compiled = jax.jit(run)
+    arch = jax.tree.map(jnp.asarray, fixed)
+    return lambda images, stats=None: compiled(published()[0], arch, images, stats)
+
+
+def compare(logits: Any, golden: dict) -> None:
+    """Errors of single logits; those of sums add up."""
+    logits = np.asarray(logits)
+    assert logits.shape == tuple(golden["shape"])
+    np.testing.assert_allclose(logits[:, :8], golden["first8"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(logits, axis=1), golden["l2"], rtol=0, atol=1e-4)
+    assert logits.argmax(1).tolist() == golden["argmax"]
+
+
+# The traced programs of the whole space compile for up to a minute each.
+@pytest.mark.parametrize(
+    ("name", "case"), [("sliced", "a0"), ("sliced", "a3"), ("masked", "a0"), ("switched", "a0")]
+)
+def test_published_logits(name: str, case: str) -> None:
+    golden = GOLDEN["cases"][case]
+    size = golden["cfg"]["resolution"]
+    batch = program(name, case, size, False)
+    at_size = reference.images(2, size, 0)
+    compare(batch(at_size).logits, golden["batchstat_logits_input_at_resolution"])
+    resized = batch(reference.images(2, 224, 0)).logits
+    compare(resized, golden["batchstat_logits_input_224_bicubic"])
+    moments = [batch(reference.images(4, size, stream)).moments for stream in (10, 11)]
+    stats = jax.tree.map(lambda a, b: (a + b) / 2, *moments)
+    calibrated = program(name, case, size, True)(reference.images(2, size, 20), stats)
+    compare(calibrated.logits, golden["calibrated_eval_logits"])
+
+
+def test_theorem_on_the_whole_space() -> None:
+    # 32 pixels: the programs are as large as ever, their work is not. Two archs change shortcuts.
+    images = jnp.asarray(reference.images(4, 32, 7))
+    params = published()[0]
+    weights = jax.random.normal(jax.random.key(0), (4, 1000))
+
+    def gradient(strategy: Any, fixed: Any = None) -> Any:
+        def run(params: Any, arch: Any) -> Any:
+            def loss(params: Any) -> Any:
+                chosen = arch if fixed is None else fixed
+                output = strategy(SPACE, params, chosen, images, resolution=32)
+                return jnp.sum(output.logits * weights), output
+
+            return jax.value_and_grad(loss, has_aux=True)(params)
+
+        return jax.jit(run)
+
+    masked = gradient(network.masked)
+    switched = jax.jit(lambda p, a: network.switched(SPACE, p, a, images, resolution=32))
+    archs = choices.unstack(choices.sample(SPACE.menu, jax.random.key(1), (3,)))
+    widths = [choices.to_notation(SPACE.menu, arch)["width"] for arch in archs]
+    assert any(w[0] != w[1] for w in widths) and any(w[1] != w[2] for w in widths)
+    for arch in archs:
+        (_, output), gradients = gradient(network.sliced, arch)(params, None)
+        traced = jax.tree.map(jnp.asarray, arch)
+        (_, other), others_gradients = masked(params, traced)
+        assert global_difference(others_gradients, gradients) < 1e-5
+        dead = flat(gradients) == 0
+        assert np.mean(dead) > 0.1 and not np.any(flat(others_gradients)[dead & (box(arch) == 0)])
+        for one in (other, switched(params, traced)):
+            assert largest_difference(one.logits, output.logits) < 1e-5
+            assert largest_difference(one.moments, output.moments) < 1e-5
+
+
+def box(arch: Any) -> np.ndarray:
+    """1 inside what an arch uses of the shared parameters, in the order of their leaves."""
+    from supernet_jax import elastic
+
+    boxes = {}
+    for name, shape in network.geometry(SPACE, 32).items():
+        block, spec = SPACE.blocks[name], SPACE.blocks[name].spec(arch)
+        union = shape.shapes.params
+        if spec is None:
+            boxes[name] = jax.tree.map(lambda s: np.zeros(s.shape), union)
+        else:
+            own = elastic.shapes(block, spec, shape.inputs).params
+            boxes[name] = elastic.fill(jax.tree.map(lambda s: jnp.ones(s.shape), own), union)
+    return flat(boxes)

@@ -1,0 +1,226 @@
+"""Doors that are dear to add later, each used for something real."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from theorem import Check, archs_of, global_difference, largest_difference
+from tiny_space import tiny
+
+from supernet_jax import choices, layers, network
+from supernet_jax.choices import Choice, Lookup
+from supernet_jax.elastic import TRANSFORMS, Transform, elastic
+from supernet_jax.network import Bank, Space, chain
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterSpec:
+    c_in: int
+    kernel: int
+
+
+class Filter(nn.Module):
+    """Depthwise convolution and norm, so that its kernel is all there is to it."""
+
+    spec: FilterSpec
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = layers.Depthwise(self.spec.kernel, name="depthwise")(x)
+        return nn.swish(layers.BatchNorm(name="norm")(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolSpec:
+    c_in: int
+    classes: int
+
+
+class Pool(nn.Module):
+    spec: PoolSpec
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return layers.Dense(self.spec.classes, name="classifier")(jnp.mean(x, (1, 2)))
+
+
+def shrink(params: Any, kernel: jax.Array, size: int) -> jax.Array:
+    """Once-for-All's transforms: 5 from 7, 3 from 5, each a centre crop times a matrix."""
+    for target in (5, 3):
+        if kernel.shape[0] > size:
+            crop = kernel[1:-1, 1:-1].reshape(target * target, -1)
+            kernel = (params[f"to{target}"] @ crop).reshape(target, target, 1, -1)
+    return kernel
+
+
+def start(key: jax.Array, shape: tuple[int, ...]) -> Any:
+    keys = jax.random.split(key)
+    noise = {
+        n: 0.1 * jax.random.normal(k, (n * n, n * n)) for n, k in zip((5, 3), keys, strict=True)
+    }
+    return {f"to{n}": jnp.eye(n * n) + noise[n] for n in (5, 3)}
+
+
+def filters(*, transform: bool = True, tied: bool = False, **space: Any) -> Space:
+    """Two elastic filters of kernel 3, 5 or 7 and a classifier."""
+    menu = {
+        "resolution": Choice((8,)),
+        "kernel": [Choice((3, 5, 7)), Choice((3, 5, 7))],
+        "bank": Choice((0, 1)),
+    }
+    transforms = (Transform(("depthwise", "kernel"), lambda s: s.kernel, start, shrink),)
+    blocks = {
+        f"filter{i}": elastic(
+            Filter,
+            lambda kernel: FilterSpec(4, kernel),
+            menu=menu,
+            decisions=[("kernel", i)],
+            transforms=transforms if transform else (),
+            group="filters" if tied else None,
+        )
+        for i in range(2)
+    }
+    blocks["head"] = elastic(Pool, lambda: PoolSpec(4, 3), menu=menu)
+    space.setdefault("forward", chain(tuple(blocks)))
+    return Space("filters", menu, blocks, input_channels=4, classes=3, **space)
+
+
+def agree(space: Space, count: int = 4) -> Check:
+    """The theorem on a space without alive channels; returns what was checked."""
+    check = Check(space, resolution=8)
+    for arch in archs_of(space, count):
+        output, gradients = check.run("sliced", arch)
+        for name in ("masked", "switched"):
+            other, others_gradients = check.run(name, arch)
+            assert largest_difference(other.logits, output.logits) < 1e-5
+            assert largest_difference(other.moments, output.moments) < 1e-5
+            assert global_difference(others_gradients, gradients) < 1e-5
+    return check
+
+
+def test_learned_kernel_transform() -> None:
+    check = agree(filters())
+    arch = choices.smallest(check.space.menu)
+    _, gradients = check.run("masked", arch)
+    learned = gradients["filter0"][TRANSFORMS]["depthwise/kernel"]
+    assert all(np.any(np.asarray(g)) for g in learned.values()), "a matrix in use must learn"
+    _, gradients = check.run("masked", choices.largest(check.space.menu))
+    learned = gradients["filter0"][TRANSFORMS]["depthwise/kernel"]
+    assert not any(np.any(np.asarray(g)) for g in learned.values()), "kernel 7 uses none"
+
+
+def test_identity_transform_is_the_centre_crop() -> None:
+    learned, plain = Check(filters(), resolution=8), Check(filters(transform=False), resolution=8)
+    for block in ("filter0", "filter1"):
+        own = learned.params[block]
+        eye = {"depthwise/kernel": {f"to{n}": jnp.eye(n * n) for n in (5, 3)}}
+        plain.params[block] = {k: v for k, v in own.items() if k != TRANSFORMS}
+        learned.params[block] = {**own, TRANSFORMS: eye}
+    plain.params["head"] = learned.params["head"]
+    for arch in archs_of(learned.space, 3):
+        a, b = learned.run("masked", arch)[0], plain.run("masked", arch)[0]
+        assert largest_difference(a.logits, b.logits) < 1e-5
+
+
+def test_parameter_bank() -> None:
+    space = filters(transform=False, bank=Bank(2, Lookup((("bank",),), np.asarray([0, 1]))))
+    check = agree(space)
+    assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(check.params))
+    arch = choices.largest(space.menu)
+    first = choices.replace(arch, ("bank",), np.int32(0))
+    a, b = check.run("masked", first), check.run("masked", arch)
+    assert largest_difference(a[0].logits, b[0].logits) > 0.1, "rows must differ"
+    for row, gradients in ((0, a[1]), (1, b[1])):
+        for leaf in jax.tree.leaves(gradients):
+            assert np.any(np.asarray(leaf[row])) or leaf[row].size < 8
+            assert not np.any(np.asarray(leaf[1 - row])), "the other row has no gradient"
+
+
+def test_tied_blocks_share_their_parameters() -> None:
+    check = agree(filters(transform=False, tied=True))
+    assert set(check.params) == {"filters", "head"}
+
+
+def test_any_topology() -> None:
+    def forward(run: Any, x: jax.Array) -> jax.Array:
+        return run("head", run("filter0", x) + run("filter1", x))
+
+    agree(filters(transform=False, forward=forward))
+
+
+def soft(menu: Any, logits: Any) -> Any:
+    return jax.tree.map(lambda choice, z: jax.nn.softmax(z), menu, logits)
+
+
+def test_one_hot_codes_are_archs() -> None:
+    check = Check(tiny(), resolution=8)
+    for arch in archs_of(check.space, 4):
+        code = choices.one_hot(check.space.menu, arch)
+        hard, coded = check.run("masked", arch)[0], check.run("masked", code)[0]
+        assert largest_difference(coded.logits, hard.logits) < 1e-5
+
+
+def test_gradients_of_codes_agree_with_finite_differences() -> None:
+    space = tiny()
+    check = Check(space, resolution=8)
+    leaves, treedef = jax.tree.flatten(space.menu)
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    code = jax.tree.unflatten(
+        treedef,
+        [
+            jax.nn.softmax(jax.random.normal(k, (len(c),)))
+            for c, k in zip(leaves, keys, strict=True)
+        ],
+    )
+    direction = jax.tree.map(lambda c: jax.random.normal(jax.random.key(c.size), c.shape), code)
+
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), check.params)
+        code, direction = jax.tree.map(
+            lambda a: jnp.asarray(np.asarray(a), jnp.float64), (code, direction)
+        )
+
+        @jax.jit
+        def loss(code: Any) -> jax.Array:
+            output = network.masked(
+                space, wide, code, check.images, resolution=8, dtype=jnp.float64
+            )
+            return jnp.sum(output.logits * check.weights)
+
+        slope = sum(
+            float(jnp.vdot(g, d))
+            for g, d in zip(
+                jax.tree.leaves(jax.grad(loss)(code)), jax.tree.leaves(direction), strict=True
+            )
+        )
+        # Statistics and logits are float32 even here, hence the step and the tolerance.
+        step = 1e-2
+        ends = [
+            float(loss(jax.tree.map(lambda c, d, s=s: c + s * d, code, direction)))
+            for s in (step, -step)
+        ]
+    assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=2e-2)
+
+
+def test_depth_relaxes_to_a_mixture_of_block_and_input() -> None:
+    space = tiny()
+    check = Check(space, resolution=8)
+    arch = choices.largest(space.menu)
+    code = choices.one_hot(space.menu, arch)
+    depth = ("depth", 0)
+
+    def feature(depth_code: Any, name: str) -> np.ndarray:
+        mixed = choices.replace(code, depth, jnp.asarray(depth_code))
+        output = network.masked(
+            space, check.params, mixed, check.images, resolution=8, features=(name,)
+        )
+        return np.asarray(output.features[name])
+
+    block, skipped = feature([0.0, 1.0], "stage1_block2"), feature([1.0, 0.0], "stage1_block2")
+    half = feature([0.75, 0.25], "stage1_block2")
+    np.testing.assert_allclose(half, 0.25 * block + 0.75 * skipped, atol=1e-5)
+    assert np.max(np.abs(block - skipped)) > 0.1
