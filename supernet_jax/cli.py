@@ -64,8 +64,10 @@ def _dispatch(arguments: list[str]) -> None:
 
 def _train(arguments: list[str]) -> train.Arguments:
     """Arguments of `train`, with the config file's values as defaults."""
-    first = [a for a in arguments[:1] if not a.startswith("-")]  # the config file, unless it is
-    path = next(iter(first or [a for a in arguments if a.endswith(".py")]), None)  # given later
+    first = [a for a in arguments[:1] if not a.startswith("-")]
+    later = [a for a in arguments if a.endswith(".py") and not a.startswith("-")]
+    there = [a for a in later if pathlib.Path(a).is_file()]  # not the value of an option
+    path = next(iter(first or there or later), None)
     if path is None and not {"-h", "--help"} & set(arguments):
         raise UserError(
             "train needs a config file: supernet train configs/digits.py --out runs/digits"

@@ -111,7 +111,8 @@ class Scorer:
         text = self._path.read_text()
         if text and not text.endswith("\n"):
             text = text[: text.rfind("\n") + 1]
-            self._path.write_text(text)
+            with self._path.open("r+") as file:
+                file.truncate(len(text.encode()))
         known = {}
         menu = self._run.experiment.space.menu
         for number, line in enumerate(text.splitlines(), 1):

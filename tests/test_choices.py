@@ -108,7 +108,7 @@ def test_mutate_takes_a_different_option_at_the_rate() -> None:
         turn = (always[:, decision] - before[:, decision]) % size
         for step in range(size):
             assert_share(turn == step, 0.0 if step == 0 else 1 / (size - 1))
-        assert (0 <= always[:, decision]).all() and (always[:, decision] < size).all()
+        assert (always[:, decision] >= 0).all() and (always[:, decision] < size).all()
     changed = np.asarray(rarely) != before
     assert_share(changed[:, 0] & changed[:, 4], 0.04)  # decisions mutate independently
 

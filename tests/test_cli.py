@@ -149,21 +149,24 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     assert said.err == "supernet: interrupted; the same command goes on where it stopped\n"
 
 
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (CONFIG, "--out", "runs/x.py", "--data.flip", "--train.steps", 9),
+        ("--data.flip", CONFIG, "--out", "runs/x.py", "--train.steps", 9),
+        ("--train.steps", 9, "--out", "runs/x.py", CONFIG, "--data.flip"),
+    ],
+)
 def test_where_the_config_file_stands(
-    first: bool, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     seen = []
     monkeypatch.setattr(cli.train, "run", seen.append)
-    options = ["--data.flip", "--out", "runs/x.py", "--train.steps", 9]
-    if first:
-        done(capsys, "train", CONFIG, *options)
-    else:
-        done(capsys, "train", "--data.flip", CONFIG, "--out", "runs/x", "--train.steps", 9)
-    (arguments,) = seen
-    assert arguments.out == pathlib.Path("runs/x.py" if first else "runs/x")
-    assert arguments.config.train.steps == 9 and arguments.config.data.flip
-    assert type(arguments.config.space).__name__ == "TinySpace"
+    done(capsys, "train", *arguments)
+    (parsed,) = seen
+    assert parsed.out == pathlib.Path("runs/x.py")
+    assert parsed.config.train.steps == 9 and parsed.config.data.flip
+    assert type(parsed.config.space).__name__ == "TinySpace"
 
 
 def test_the_cache_of_compiled_programs_is_the_users(capsys: Capture) -> None:

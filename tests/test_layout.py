@@ -161,9 +161,9 @@ def broken_rules(tree: ast.Module) -> list[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             broken.append((node.lineno, "bare except"))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr"):
-            if isinstance(node.args[1], ast.Constant):
-                broken.append((node.lineno, "getattr with a fixed name"))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+            fixed = isinstance(node.args[1], ast.Constant)
+            broken += [(node.lineno, "getattr with a fixed name")] if fixed else []
     return sorted(broken)
 
 

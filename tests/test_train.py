@@ -5,24 +5,23 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import reference
+from light_space import CLASSES, light
 
-from supernet_jax import choices, layers, losses, network, optim, sampling, train
-from supernet_jax.choices import Arch, Choice, Lookup
-from supernet_jax.elastic import elastic
+from supernet_jax import choices, losses, network, optim, sampling, train
+from supernet_jax.choices import Arch, Lookup
 from supernet_jax.network import Bank, Space
 from supernet_jax.spaces import mobilenet
 from supernet_jax.spaces.mobilenet import Stage
 
 QUICK: Any = {"compiler_options": {"xla_backend_optimization_level": 0}}  # for one run
 SUMS = 1e-5  # float32 sums in another order, of a whole tree relative to its norm
-CLASSES, BATCH = 5, 6
+BATCH = 6
 
 
 def stored() -> optax.GradientTransformation:
@@ -112,46 +111,6 @@ def mobile() -> Space:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Of the blocks of the space `plain`."""
-
-    c_in: int
-    c_out: int
-    dropout: float = 0.0
-
-
-class Mix(nn.Module):
-    spec: Sizes
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        y = layers.Pointwise(self.spec.c_out, bias=True, name="mix")(x)
-        return nn.swish(layers.BatchNorm(name="norm")(y))
-
-
-class Pool(nn.Module):
-    spec: Sizes
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        dropped = layers.Dropout(self.spec.dropout, 6, name="dropout")(jnp.mean(x, (1, 2)))
-        return layers.Dense(self.spec.c_out, name="classifier")(dropped)
-
-
-def plain(*, dropout: float = 0.0, bank: Bank | None = None) -> Space:
-    """Pixels mixed by up to two layers of elastic width, then a mean: compiles in a moment."""
-    menu = {"resolution": Choice((6, 8)), "width": Choice((3, 4, 6)), "depth": Choice((1, 2))}
-    make = functools.partial(elastic, menu=menu, decisions=[("width",)])
-    blocks = {
-        "first": make(Mix, lambda c: Sizes(2, c)),
-        "second": make(Mix, lambda c: Sizes(c, c), depth=(("depth",), 1)),
-        "pool": make(Pool, lambda c: Sizes(c, CLASSES, dropout)),
-    }
-    forward = network.chain(tuple(blocks))
-    return Space("plain", menu, blocks, forward, input_channels=2, classes=CLASSES, bank=bank)
-
-
 def half(images: Any, key: Any, ids: Any) -> Any:
     return images.astype(jnp.float32) / 128 - 1
 
@@ -167,7 +126,7 @@ def recipe_of(space: Space, wide: Arch, deep: Arch) -> train.Recipe:
     )
 
 
-SPACE, MOBILE = plain(), mobile()
+SPACE, MOBILE = light(), mobile()
 MENU = SPACE.menu
 FIXED = (choices.largest(MENU), choices.smallest(MENU))
 WIDE, DEEP = {**FIXED[1], "width": np.int32(1)}, {**FIXED[1], "depth": np.int32(1)}
@@ -244,7 +203,7 @@ def alone(recipe: train.Recipe, archs: list[Arch]) -> tuple[list[float], list[An
 
 
 @functools.cache
-def alone_in_plain() -> tuple[list[float], list[Any]]:
+def alone_in_light() -> tuple[list[float], list[Any]]:
     return alone(RECIPE, [*FIXED, WIDE, DEEP])
 
 
@@ -270,7 +229,7 @@ def test_bfloat16() -> None:
     recipe = RECIPE._replace(dtype=jnp.bfloat16)
     state, metrics = once(recipe, sizes=SIZES)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    values, gradients = alone_in_plain()
+    values, gradients = alone_in_light()
     total = functools.reduce(optax.tree.add, gradients)
     # 8 bits of mantissa through three blocks; exactly float32's would mean it was not used
     assert 1e-4 < difference(state.opt_state, total) < 0.1
@@ -320,7 +279,7 @@ def test_gradients_may_be_combined_in_any_way() -> None:
     scales = [WEIGHTS[role] / 4 for role in ("largest", "smallest", "random", "random")]
     flat = [
         scale * np.concatenate([np.float64(leaf).reshape(-1) for leaf in jax.tree.leaves(g)])
-        for scale, g in zip(scales, alone_in_plain()[1], strict=True)
+        for scale, g in zip(scales, alone_in_light()[1], strict=True)
     ]
     wanted = sum(projected(flat, np.dot, np.minimum))
     assert np.linalg.norm(wanted - sum(flat)) > 1e-3 * np.linalg.norm(wanted), "no conflict"
@@ -482,11 +441,11 @@ def test_a_sampler_may_score_archs() -> None:
     assert "loss/largest" not in metrics
 
 
-def test_dropout_is_for_the_largest_alone_in_plain() -> None:
+def test_dropout_is_for_the_largest_alone() -> None:
     found = []
     for dropout in (0.0, 0.5):
         recipe = RECIPE._replace(
-            space=plain(dropout=dropout),
+            space=light(dropout=dropout),
             sampler=sampling.sandwich(MENU, n_random=0),
             loss=losses.hard_labels(),
         )
@@ -498,7 +457,7 @@ def test_dropout_is_for_the_largest_alone_in_plain() -> None:
 
 def test_rows_of_a_bank_that_no_member_chose_stay_as_they_are() -> None:
     row = Lookup((("depth",),), np.asarray([0, 2], np.int32))  # nobody chooses row 1
-    space = plain(bank=Bank(3, row))
+    space = light(bank=Bank(3, row))
     shallow, deep = (choices.stack([a]) for a in (WIDE, DEEP))
 
     def sample(state: Any, key: Any, step: Any, score: Any) -> Arch:

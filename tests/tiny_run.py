@@ -1,4 +1,4 @@
-"""A run of `tiny_config.py`, trained once in a test session, and how to call the command line."""
+"""A run of `tiny_config.py`, trained once for all tests, and how to call the command line."""
 
 import pathlib
 import shutil

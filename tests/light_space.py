@@ -1,0 +1,55 @@
+"""A space that compiles in a moment: mixed pixels and a mean, with normalisation and dropout."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from supernet_jax import layers, network
+from supernet_jax.choices import Choice
+from supernet_jax.elastic import elastic
+from supernet_jax.network import Bank, Space
+
+CLASSES, CHANNELS = 5, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of the blocks."""
+
+    c_in: int
+    c_out: int
+    dropout: float = 0.0
+
+
+class Mix(nn.Module):
+    spec: Sizes
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        y = layers.Pointwise(self.spec.c_out, bias=True, name="mix")(x)
+        return nn.swish(layers.BatchNorm(name="norm")(y))
+
+
+class Pool(nn.Module):
+    spec: Sizes
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        dropped = layers.Dropout(self.spec.dropout, 6, name="dropout")(jnp.mean(x, (1, 2)))
+        return layers.Dense(self.spec.c_out, name="classifier")(dropped)
+
+
+def light(*, dropout: float = 0.0, bank: Bank | None = None) -> Space:
+    """12 archs: up to two layers of elastic width, then a classifier of the mean."""
+    menu = {"resolution": Choice((6, 8)), "width": Choice((3, 4, 6)), "depth": Choice((1, 2))}
+    make = functools.partial(elastic, menu=menu, decisions=[("width",)])
+    blocks = {
+        "first": make(Mix, lambda c: Sizes(CHANNELS, c)),
+        "second": make(Mix, lambda c: Sizes(c, c), depth=(("depth",), 1)),
+        "pool": make(Pool, lambda c: Sizes(c, CLASSES, dropout)),
+    }
+    forward = network.chain(tuple(blocks))
+    return Space("light", menu, blocks, forward, CHANNELS, CLASSES, bank=bank)

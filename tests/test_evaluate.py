@@ -1,0 +1,317 @@
+"""Calibrated evaluation against NumPy, on any devices, in any chunks; and results kept on disk."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from light_space import CHANNELS, CLASSES, light
+
+from supernet_jax import (
+    choices,
+    config,
+    costs,
+    evaluate,
+    experiment,
+    layers,
+    network,
+    results,
+    sharding,
+)
+from supernet_jax import data as datasets
+from supernet_jax.choices import Arch
+from supernet_jax.evaluate import EvaluationData
+
+SPACE = light(dropout=0.5)  # which must not act in evaluation
+MENU = SPACE.menu
+# Float32 sums in another order, as of more devices, of numbers around one.
+SUMS = 1e-5
+
+
+def prepare(images: Any) -> Any:
+    return images.astype(jnp.float32) / 128 - 1
+
+
+def noisy(tree: Any, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: np.float32(x + 0.5 * rng.normal(size=x.shape)), tree)
+
+
+PARAMS = noisy(network.init(SPACE, jax.random.key(0)))
+ARCHS = choices.stack(
+    [
+        {"resolution": np.int32(r), "width": np.int32(w), "depth": np.int32(d)}
+        for d in (0, 1)
+        for w in (0, 1, 2)
+        for r in (1, 0)
+    ]
+)
+
+
+def some_data(seed: int = 0, batch: int = 16) -> EvaluationData:
+    """Two calibration batches, and three batches of which the last is not full."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, (3, batch), np.int32)
+    labels[2, 5:] = -1
+    shapes = ((2, batch, 8, 8, CHANNELS), (3, batch, 8, 8, CHANNELS))
+    calibration, images = (rng.integers(0, 256, shape, np.uint8) for shape in shapes)
+    return EvaluationData(calibration, images, labels)
+
+
+def forward(arch: Arch, images: Any, stats: Any = None) -> tuple[np.ndarray, list]:
+    """Logits and statistics of a subnet, written out in float64."""
+    values = choices.to_notation(MENU, arch)
+    resized = layers.resize_bicubic(prepare(jnp.asarray(images)), values["resolution"])
+    x, c, seen = np.asarray(resized, np.float64), values["width"], []
+    for i, name in enumerate(("first", "second")[: values["depth"]]):
+        mix, norm = PARAMS[name]["mix"], PARAMS[name]["norm"]
+        y = x @ np.float64(mix["kernel"][0, 0, : x.shape[-1], :c]) + mix["bias"][:c]
+        seen.append((y.mean((0, 1, 2)), y.reshape(-1, c).var(0, ddof=1)))
+        mean, variance = (seen[i][0], y.var((0, 1, 2))) if stats is None else stats[i]
+        y = (y - mean) / np.sqrt(variance + 1e-5) * norm["scale"][:c] + norm["bias"][:c]
+        x = y / (1 + np.exp(-y))
+    classifier = PARAMS["pool"]["classifier"]
+    return x.mean((1, 2)) @ np.float64(classifier["kernel"][:c]) + classifier["bias"], seen
+
+
+def by_hand(arch: Arch, data: EvaluationData) -> tuple[int, float]:
+    """Number of correct images and mean loss of one subnet."""
+    batches = [forward(arch, images)[1] for images in data.calibration]
+    stats = [
+        [np.mean(both, axis=0) for both in zip(*block, strict=True)]
+        for block in zip(*batches, strict=True)
+    ]
+    logits = np.concatenate([forward(arch, images, stats)[0] for images in data.images])
+    labels = np.asarray(data.labels).reshape(-1)
+    real = labels >= 0
+    logits, labels = logits[real], labels[real]
+    logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return int(np.sum(logits.argmax(-1) == labels)), float(
+        -np.mean(logp[np.arange(len(labels)), labels])
+    )
+
+
+def measured(data: Any, archs: Any = ARCHS, **how: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Correct images and losses in the order of the archs."""
+    how = {"prepare": prepare, "chunk": 4, **how}
+    n = len(archs["width"])
+    correct, loss = np.full(n, -1), np.full(n, np.nan)
+    for where, result in evaluate.evaluate(SPACE, PARAMS, archs, data, **how):
+        assert len(where) <= how["chunk"] and np.all(correct[where] == -1)
+        assert result.total == 37 and np.all(result.accuracy == result.correct / 37)
+        correct[where], loss[where] = result.correct, result.loss
+    assert np.all(correct >= 0)
+    return correct, loss
+
+
+@pytest.mark.parametrize("strategy", [network.switched, network.masked], ids=["switched", "masked"])
+def test_equals_statistics_and_accuracy_by_hand(strategy: Any) -> None:
+    data = some_data()
+    wanted = [by_hand(arch, data) for arch in choices.unstack(ARCHS)]
+    correct, loss = measured(data, strategy=strategy)
+    assert len({w for w, _ in wanted}) > 2
+    np.testing.assert_array_equal(correct, [w for w, _ in wanted])
+    np.testing.assert_allclose(loss, [w for _, w in wanted], rtol=SUMS)
+
+
+def test_calibrated_statistics_by_hand() -> None:
+    data = some_data()
+    arch = {"resolution": np.int32(1), "width": np.int32(1), "depth": np.int32(1)}
+    how = {"resolution": 8, "prepare": prepare, "strategy": network.sliced}
+    stats = evaluate.calibrate(SPACE, PARAMS, arch, jnp.asarray(data.calibration), **how)
+    batches = [forward(arch, images)[1] for images in data.calibration]
+    for i, name in enumerate(("first", "second")):
+        for part, kind in enumerate(("mean", "var")):
+            found, wanted = stats[name]["norm"][kind], np.mean([b[i][part] for b in batches], 0)
+            np.testing.assert_allclose(found[:4], wanted, rtol=SUMS, atol=SUMS)
+            assert found.shape == (6,) and np.all(found[4:] == 0)
+
+
+def test_without_calibration_it_would_be_another_accuracy() -> None:
+    data = some_data()
+    other = data._replace(calibration=data.calibration // 4)
+    assert np.any(measured(data)[0] != measured(other)[0])
+
+
+def test_one_trace_for_each_resolution() -> None:
+    traced: list[tuple] = []
+
+    def counting(images: Any) -> Any:
+        traced.append(images.shape)
+        return prepare(images)
+
+    both = measured(some_data(), prepare=counting)
+    once = len(traced)
+    # Per resolution one program, which prepares calibration and evaluation images, each in a loop
+    # that JAX may trace a second time.
+    assert 4 <= once <= 8
+    again = measured(some_data(1), prepare=counting)
+    alone = jax.tree.map(lambda leaf: leaf[:1], ARCHS)
+    measured(some_data(), alone, prepare=counting)
+    assert len(traced) == once and np.any(both[1] != again[1])
+
+
+def test_chunks_do_not_matter() -> None:
+    data = some_data()
+    correct, loss = measured(data, chunk=4)
+    for chunk in (1, 5, 16):
+        other = measured(data, chunk=chunk)
+        np.testing.assert_array_equal(other[0], correct)
+        np.testing.assert_allclose(other[1], loss, rtol=SUMS)
+
+
+def test_devices_do_not_matter() -> None:
+    found = []
+    for devices in (1, 8):
+        mesh = sharding.data_mesh(jax.devices()[:devices])
+        data = sharding.split(mesh, some_data(), axis=1)
+        assert len(data.images.sharding.device_set) == devices
+        found.append(measured(data))
+    (correct, loss), (other, other_loss) = found
+    np.testing.assert_array_equal(correct, other)
+    np.testing.assert_allclose(loss, other_loss, rtol=SUMS)
+
+
+def trained(folder: pathlib.Path, *, step: int = 7) -> experiment.Run:
+    """A run whose parameters are PARAMS."""
+    rng = np.random.default_rng(3)
+
+    def images(n: int) -> datasets.Images:
+        pixels = rng.integers(0, 256, (n, 8, 8, CHANNELS), np.uint8)
+        return datasets.Images(pixels, rng.integers(0, CLASSES, n, np.int32))
+
+    names = tuple(map(str, range(CLASSES)))
+    parts = images(64), images(37), images(29)
+    dataset = datasets.Dataset("made", *parts, names, (0.5,) * 2, (0.3,) * 2, "0123")
+    settings = config.Config(evaluation=config.Evaluation(calibration_batches=2, batch=16, chunk=2))
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    built = experiment.Experiment(settings, dataset, SPACE, prepare, None, mesh)  # type: ignore
+    folder.mkdir(exist_ok=True)
+    return experiment.Run(folder, built, PARAMS, step, "0123")
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many archs each call computed; a negative last entry stops after so many results."""
+    counts: list[int] = []
+    real: Callable = evaluate.evaluate
+
+    def counting(space: Any, params: Any, archs: Any, *rest: Any, **how: Any) -> Iterator:
+        stop = -counts.pop() if counts and counts[-1] < 0 else None
+        counts.append(0)
+        for i, (where, result) in enumerate(real(space, params, archs, *rest, **how)):
+            if i == stop:
+                raise KeyboardInterrupt
+            counts[-1] += len(where)
+            yield where, result
+
+    monkeypatch.setattr(evaluate, "evaluate", counting)
+    return counts
+
+
+def score(run: experiment.Run, archs: list[Arch], split: str = "held-out") -> list[dict]:
+    return results.Scorer(run, split, what="")(archs)
+
+
+SOME = choices.unstack(ARCHS)[:7]
+
+
+def test_results_are_what_was_measured(tmp_path: pathlib.Path) -> None:
+    run = trained(tmp_path)
+    records = score(run, SOME)
+    data = experiment.evaluation_data(run.experiment, "held-out")
+    for arch, record in zip(SOME, records, strict=True):
+        correct, loss = by_hand(arch, jax.device_get(data))
+        assert record["accuracy"] == pytest.approx(correct / 37, abs=1e-6)  # as rounded
+        assert record["loss"] == pytest.approx(loss, rel=SUMS, abs=1e-6)
+        assert record["arch"] == choices.to_notation(MENU, arch)
+        assert record["macs"] == costs.macs(SPACE)(arch)
+        assert record["parameters"] == costs.parameters(SPACE)(arch)
+        assert record["split"] == "held-out" and record["images"] == 37
+        assert record["checkpoint"] == 7 and record["calibration"] == [2, 16]
+    lines = (tmp_path / "evaluations.jsonl").read_text().splitlines()
+    assert sorted(lines) == sorted(map(json.dumps, records))
+
+
+def test_nothing_is_computed_twice(tmp_path: pathlib.Path, computed: list[int]) -> None:
+    run = trained(tmp_path)
+    scorer = results.Scorer(run, "held-out", what="")
+    first = scorer([*SOME[:5], SOME[0]])
+    assert computed == [5] and first[0] == first[5]
+    assert scorer(SOME[:5]) == first[:5] and computed == [5]
+    more = score(run, SOME)  # as a new process would
+    assert computed == [5, 2] and more[:5] == first[:5]
+    assert len((tmp_path / "evaluations.jsonl").read_text().splitlines()) == 7
+
+
+def test_an_interrupted_evaluation_goes_on(tmp_path: pathlib.Path, computed: list[int]) -> None:
+    whole = score(trained(tmp_path / "whole"), SOME)
+    computed[:] = [-2]  # two chunks of two
+    with pytest.raises(KeyboardInterrupt):
+        score(trained(tmp_path / "cut"), SOME)
+    assert computed == [4]
+    assert score(trained(tmp_path / "cut"), SOME) == whole
+    assert computed == [4, 3]
+
+
+def test_a_line_cut_off_by_a_kill_is_computed_again(
+    tmp_path: pathlib.Path, computed: list[int]
+) -> None:
+    run = trained(tmp_path)
+    whole = score(run, SOME)
+    path = tmp_path / "evaluations.jsonl"
+    text = path.read_text()
+    for kept in (len(text) - 1, len(text) - 30):
+        path.write_text(text[:kept])
+        assert score(run, SOME) == whole
+        assert sorted(path.read_text().splitlines()) == sorted(text.splitlines())
+    assert computed == [7, 1, 1]
+
+
+def other_calibration(run: experiment.Run) -> experiment.Run:
+    return with_evaluation(run, calibration_batches=1)
+
+
+def other_limit(run: experiment.Run) -> experiment.Run:
+    return with_evaluation(run, limit=20)
+
+
+def other_data(run: experiment.Run) -> experiment.Run:
+    dataset = dataclasses.replace(run.experiment.dataset, fingerprint="4567")
+    return run._replace(experiment=run.experiment._replace(dataset=dataset))
+
+
+def with_evaluation(run: experiment.Run, **changes: Any) -> experiment.Run:
+    old = run.experiment.config
+    evaluation = dataclasses.replace(old.evaluation, **changes)
+    settings = dataclasses.replace(old, evaluation=evaluation)
+    return run._replace(experiment=run.experiment._replace(config=settings))
+
+
+@pytest.mark.parametrize("change", [other_calibration, other_limit, other_data])
+def test_results_under_other_conditions_are_not_taken(
+    tmp_path: pathlib.Path, computed: list[int], change: Callable
+) -> None:
+    run = trained(tmp_path)
+    before = score(run, SOME[:2])
+    score(change(run), SOME[:2])
+    assert computed == [2, 2]
+    assert score(run, SOME[:2]) == before and computed == [2, 2]
+
+
+def test_results_of_another_split_or_checkpoint_are_not_taken(
+    tmp_path: pathlib.Path, computed: list[int]
+) -> None:
+    run = trained(tmp_path)
+    before = score(run, SOME[:2])
+    tested = score(run, SOME[:2], "test")
+    assert [r["images"] for r in tested] == [29, 29]
+    score(trained(tmp_path, step=8), SOME[:2])
+    assert computed == [2, 2, 2]
+    assert score(run, SOME[:2]) == before and score(run, SOME[:2], "test") == tested
+    assert computed == [2, 2, 2]
