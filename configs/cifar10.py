@@ -24,5 +24,5 @@ config = Config(
     loss=AlphaDivergence(smoothing=0.1),
     optimizer=Sgd(learning_rate=0.2, weight_decay=1e-4, warmup=0.03),
     train=Train(steps=39_000, batch=256, checkpoint_every=1000, log_every=50),
-    evaluation=Evaluation(calibration_batches=8, batch=250, chunk=16),
+    evaluation=Evaluation(calibration_batches=8, batch=256, chunk=16),
 )

@@ -24,5 +24,5 @@ config = Config(
     loss=AlphaDivergence(smoothing=0.1),
     optimizer=Sgd(learning_rate=0.1, weight_decay=1e-4, warmup=0.05),
     train=Train(steps=1500, batch=64, checkpoint_every=100, log_every=10),
-    evaluation=Evaluation(calibration_batches=4, batch=250, chunk=8, limit=2000),
+    evaluation=Evaluation(calibration_batches=4, batch=256, chunk=8, limit=2000),
 )
