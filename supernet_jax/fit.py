@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from supernet_jax import data, progress, sharding, train
+from supernet_jax import checkpoint, data, progress, sharding, train
 from supernet_jax.checkpoint import Checkpoints
 from supernet_jax.errors import UserError
 from supernet_jax.train import Batch, Recipe, State
@@ -86,12 +86,14 @@ def fit(job: Job) -> tuple[State, bool]:
             log.add(step, metrics)
             last = step == job.steps or stop(step)
             if step % job.log_every == 0 or step % job.checkpoint_every == 0 or last:
-                note, refused = log.flush()
+                note, refused, worst = log.flush()
                 advance(step - log.shown, note)
                 log.shown = step
-                if refused >= PATIENCE:
+                if worst >= PATIENCE:
                     state = _go_back(job, log)
-                    step = log.shown = int(state.step)
+                    step = int(state.step)
+                    advance(step - log.shown)
+                    log.shown = step
                     continue
                 if (step % job.checkpoint_every == 0 and refused == 0) or last:
                     job.checkpoints.save(step, state, job.meta)
@@ -125,19 +127,23 @@ def _batch(job: Job, step: int, rollbacks: int) -> Batch:
 
 
 def _go_back(job: Job, log: "_Log") -> State:
-    """The last good state, with another future."""
-    if job.checkpoints.latest() is None or log.rollbacks >= ROLLBACKS:
+    """The last good state, with another future; one that did not help is taken for bad."""
+    latest = job.checkpoints.latest()
+    if latest is None or log.rollbacks >= ROLLBACKS:
         raise UserError(
             f"training diverges: {PATIENCE} steps in a row before step {log.shown} had a "
             f"non-finite or collapsed loss, after {log.rollbacks} returns to an earlier "
             "checkpoint; lower --optimizer.learning-rate or lengthen --optimizer.warmup"
         )
-    job.checkpoints.wait()
+    earlier = [s for s in checkpoint.steps(job.checkpoints.folder) if s < latest]
+    if latest == log.returned and earlier:
+        job.checkpoints.rewind(earlier[-1])
     state = restore(job)
     log.rollbacks += 1
-    log.event({"event": "rollback", "from": log.shown, "to": int(state.step)})
-    rollbacks = sharding.replicate(job.mesh, np.int32(log.rollbacks))
-    return dataclasses.replace(state, rollbacks=rollbacks)
+    log.returned = int(state.step)
+    log.event({"event": "rollback", "from": log.shown, "to": log.returned})
+    rollbacks, refused = sharding.replicate(job.mesh, (np.int32(log.rollbacks), np.int32(0)))
+    return dataclasses.replace(state, rollbacks=rollbacks, refused=refused)
 
 
 class _Log:
@@ -146,10 +152,11 @@ class _Log:
     def __init__(self, job: Job, start: int, rollbacks: int):
         self.shown = start
         self.rollbacks = rollbacks
+        self.returned: int | None = None  # to which step, the last time
         self._job = job
         self._pending: collections.deque[tuple[int, train.Metrics]] = collections.deque()
         self._file: TextIO | None = None
-        self._keep_until(start)
+        self._keep_until(start, rollbacks)
 
     def __enter__(self) -> "_Log":
         if jax.process_index() == 0:
@@ -164,8 +171,10 @@ class _Log:
         """Remembers a step's metrics without waiting for them."""
         self._pending.append((step, metrics))
 
-    def flush(self) -> tuple[str, int]:
-        """Waits for the pending steps. Returns a line to show, and how many were refused last."""
+    def flush(self) -> tuple[str, int, int]:
+        """Waits for the pending steps. Returns a line to show, how many steps in a row are refused
+        now, and how many were at worst.
+        """
         host = [(step, jax.device_get(metrics)) for step, metrics in self._pending]
         self._pending.clear()
         for step, metrics in host:
@@ -174,32 +183,36 @@ class _Log:
                 self.event({"step": step, **values})
             elif not values["applied"]:
                 self.event({"event": "refused", "step": step, **values})
-        refused = max(int(metrics["refused"]) for _, metrics in host)
+        refused = [int(metrics["refused"]) for _, metrics in host]
         losses = {k: v for k, v in host[-1][1].items() if k.startswith("loss/")}
-        return ", ".join(f"{k[5:]} {float(v):.3f}" for k, v in losses.items()), refused
+        note = ", ".join(f"{k[5:]} {float(v):.3f}" for k, v in losses.items())
+        return note, refused[-1], max(refused)
 
     def event(self, value: dict[str, Any]) -> None:
-        """Writes one JSON line."""
+        """Writes one JSON line, which says after how many rollbacks it was."""
         if self._file is not None:
-            self._file.write(json.dumps(value) + "\n")
+            self._file.write(json.dumps({**value, "rollbacks": self.rollbacks}) + "\n")
             self._file.flush()
 
-    def _keep_until(self, step: int) -> None:
+    def _keep_until(self, step: int, rollbacks: int) -> None:
         """Drops lines of steps that a resumed run is going to repeat, or that were cut off."""
         path = self._job.metrics
         if jax.process_index() != 0 or not path.exists():
             return
-        kept = [line for line in path.read_text().splitlines() if _before(line, step)]
+        kept = [line for line in path.read_text().splitlines() if _before(line, step, rollbacks)]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(f"{line}\n" for line in kept))
         temporary.replace(path)
 
 
-def _before(line: str, step: int) -> bool:
+def _before(line: str, step: int, rollbacks: int) -> bool:
+    """Whether a line is history for a run at this step, after so many rollbacks."""
     try:
-        return json.loads(line).get("step", 0) <= step
+        value = json.loads(line)
     except ValueError:  # the last line of a killed process
         return False
+    then = value.get("rollbacks", 0)
+    return then < rollbacks or (then == rollbacks and value.get("step", 0) <= step)
 
 
 class _StopRequested:

@@ -293,7 +293,8 @@ class _Call:
         own = [elastic.cut_channels(x, c) for x, c in zip(inputs, channels, strict=True)]
         stats = None if self.stats is None else elastic.cut(self.stats, shapes.moments)
         y, moments = self._apply(self.block.module(spec), weights, stats, {}, own)
-        return y, elastic.fill(moments, self.union.get().moments) if moments else {}
+        # A spec without any norm has statistics too, all zero, where the union has some.
+        return y, {} if stats is not None else elastic.fill(moments, self.union.get().moments)
 
     def masked(self, arch: Arch | Code, *inputs: Array) -> tuple[Array, Tree]:
         """The largest block on masked weights."""

@@ -20,13 +20,16 @@ def conditions(run: Run, split: str) -> dict[str, Any]:
     images = {"held-out": dataset.held_out, "test": dataset.test}[split].labels.shape[0]
     if settings.evaluation.limit and split == "held-out":
         images = min(images, settings.evaluation.limit)
+    # As many batches as there are images for, see `data.calibration_subset`.
+    batch = min(settings.evaluation.batch, len(dataset.train.labels))
+    batches = min(settings.evaluation.calibration_batches, len(dataset.train.labels) // batch)
     return {
         "space": run.experiment.space.name,
         "checkpoint": run.step,
         "split": split,
         "images": images,
         "data": dataset.fingerprint,
-        "calibration": [settings.evaluation.calibration_batches, settings.evaluation.batch],
+        "calibration": [batches, batch],
         "dtype": settings.train.dtype,
     }
 

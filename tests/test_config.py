@@ -225,5 +225,5 @@ def test_strategies(job: str) -> None:
 
 
 def test_evaluation_on_cpu_runs_each_subnet_at_its_own_cost() -> None:
-    assert config.strategy("auto", job="evaluate", backend="cpu") is network.switched
+    assert config.strategy("auto", job="evaluate", backend="cpu") is network.masked
     assert config.strategy("auto", job="train", backend="quantum") is network.masked

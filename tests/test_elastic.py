@@ -174,7 +174,7 @@ def test_a_block_that_every_depth_keeps_is_always_there() -> None:
 
 def test_shapes_are_the_modules_own() -> None:
     block, place = SPACE.blocks["stage2_block1"], GEOMETRY["stage2_block1"]
-    spec = MBConvSpec(4, 8, 8, 3, 2, True, 8, "conv")
+    spec = MBConvSpec(4, 8, 8, 3, 2, True, 9, "conv")
     assert spec in block.specs
     found = elastic.shapes(block, spec, place.inputs)
     x = jnp.ones((1, 8, 8, 4))

@@ -273,6 +273,12 @@ def test_a_line_cut_off_by_a_kill_is_computed_again(
     assert computed == [7, 1, 1]
 
 
+def test_the_calibration_that_is_recorded_is_what_was_used(tmp_path: pathlib.Path) -> None:
+    run = with_evaluation(trained(tmp_path), calibration_batches=9)  # 64 images are 4 batches
+    assert experiment.evaluation_data(run.experiment, "held-out").calibration.shape[:2] == (4, 16)
+    assert score(run, SOME[:1])[0]["calibration"] == [4, 16]
+
+
 def other_calibration(run: experiment.Run) -> experiment.Run:
     return with_evaluation(run, calibration_batches=1)
 
