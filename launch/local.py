@@ -11,6 +11,7 @@ import argparse
 import socket
 import subprocess
 import sys
+import time
 
 
 def main() -> None:
@@ -27,8 +28,19 @@ def main() -> None:
         subprocess.Popen([*command, *count, "--process", str(i)])
         for i in range(arguments.processes)
     ]
-    statuses = [worker.wait() for worker in workers]
-    sys.exit(next((status for status in statuses if status), 0))
+    sys.exit(first_failure(workers))
+
+
+def first_failure(workers: list[subprocess.Popen]) -> int:
+    """Waits for all; where one fails, ends the others, which would wait for it in vain."""
+    while any(worker.poll() is None for worker in workers):
+        failed = next((w.returncode for w in workers if w.poll()), 0)
+        if failed:
+            for worker in workers:
+                worker.kill()
+            return failed
+        time.sleep(0.1)
+    return next((w.returncode for w in workers if w.returncode), 0)
 
 
 def free_port() -> int:

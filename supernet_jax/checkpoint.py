@@ -438,7 +438,9 @@ def _advice(folder: epath.Path | None, step: int | None) -> str:
     if step not in left:
         return "its folder was deleted just now, so take a later one"
     before = [s for s in left if s < step]
-    return f"pass step {before[-1]}, the one before" if before else "there is no earlier one"
+    if not before:
+        return "there is no earlier one"
+    return f"remove the folder {folder / str(step)} to go on from step {before[-1]}"
 
 
 @contextlib.contextmanager

@@ -138,7 +138,8 @@ def pack(name: str, path: str, *, data_dir: str | None = None, size: int | None 
     Args and errors are those of `load`; also a UserError if the file cannot be written.
     """
     source = read(name, data_dir=data_dir, size=size)
-    part = f"{path}.{os.getpid()}.part"
+    place = Path(path).expanduser()
+    part = place.with_name(f"{place.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
             np.savez(
@@ -149,9 +150,9 @@ def pack(name: str, path: str, *, data_dir: str | None = None, size: int | None 
                 y_test=source.test.labels,
                 class_names=np.array(source.class_names),
             )
-        os.replace(part, path)
+        part.replace(place)
     except OSError as error:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error}); choose another place") from error
 
 

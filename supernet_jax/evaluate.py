@@ -129,15 +129,15 @@ def evaluate(
             where = group[start : start + chunk]
             filled = np.resize(where, chunk)
             batch = jax.tree.map(jnp.asarray, choices.unpack(space.menu, packed[filled]))
-            correct, loss = jax.device_get(program(params, batch, data))
+            correct, loss = jax.device_get(program(params, batch, data, jnp.int32(len(where))))
             yield where, Result(correct[: len(where)], loss[: len(where)] / total, total)
 
 
 @functools.cache
 def _program(
     space: Space, strategy: Any, prepare: Prepare, resolution: int, dtype: Any
-) -> Callable[[Tree, Arch, EvaluationData], tuple[Array, Array]]:
-    """`(params, archs [n], data) -> (correct [n], summed loss [n])`, jitted."""
+) -> Callable[[Tree, Arch, EvaluationData, Array], tuple[Array, Array]]:
+    """`(params, archs [n], data, count) -> (correct [n], summed loss [n])` of the first `count`."""
 
     def one(params: Tree, data: EvaluationData, arch: Arch) -> tuple[Array, Array]:
         calibration, images, labels = (jnp.asarray(part) for part in data)
@@ -161,9 +161,15 @@ def _program(
         zero = (jnp.int32(0), jnp.float32(0.0))
         return jax.lax.scan(add, zero, (images, labels))[0]
 
-    def many(params: Tree, archs: Arch, data: EvaluationData) -> tuple[Array, Array]:
-        # A loop, not vmap: under vmap a switch would compute every branch.
-        return jax.lax.map(functools.partial(one, params, data), archs)
+    def many(params: Tree, archs: Arch, data: EvaluationData, count: Array) -> tuple[Array, Array]:
+        # A loop, not vmap: under vmap a switch would compute every branch. Up to a traced count,
+        # so that a chunk that is not full costs only what is in it.
+        def body(i: Array, results: tuple[Array, Array]) -> tuple[Array, Array]:
+            result = one(params, data, jax.tree.map(lambda leaf: leaf[i], archs))
+            return jax.tree.map(lambda all_, new: all_.at[i].set(new), results, result)
+
+        n = len(jax.tree.leaves(archs)[0])
+        return jax.lax.fori_loop(0, count, body, (jnp.zeros(n, jnp.int32), jnp.zeros(n)))
 
     return jax.jit(many)
 

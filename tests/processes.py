@@ -47,7 +47,7 @@ config = Config(
     space=Tiny(),
     data=Data(name="digits", held_out=0.2, pad=1),
     optimizer=Sgd(learning_rate=0.05),
-    train=Train(steps=40, batch=16, ema=0.9, checkpoint_every=4, log_every=1),
+    train=Train(steps=60, batch=16, ema=0.9, checkpoint_every=4, log_every=1),
     evaluation=Evaluation(calibration_batches=2, batch=32, chunk=4),
 )
 '''

@@ -339,9 +339,14 @@ SEARCHES: list[Case] = [
     ("no evaluations", SEARCH + "--evaluations 0", nothing, ("--evaluations is 0", "least 1")),
     ("no bins", SEARCH + "--bins 0", nothing, ("--bins is 0", "at least 1")),
     ("no one", SEARCH + "--population 0", nothing, ("--population is 0", "at least 1")),
-    ("rate", SEARCH + "--mutation-rate 2", nothing, ("mutation_rate is 2.0", "at most 1")),
+    ("rate", SEARCH + "--mutation-rate 2", nothing, ("--mutation-rate is 2.0", "at most 1")),
     ("seed", SEARCH + "--seed -1", nothing, ("--seed is -1", "at least 0")),
-    ("no children", SEARCH + "--mutations 0 --crossovers 0", nothing, ("mutations 0, cross",)),
+    (
+        "no children",
+        SEARCH + "--mutations 0 --crossovers 0",
+        nothing,
+        ("--mutations + --crossovers is 0", "at least 1"),
+    ),
     ("state cut", SEARCH + "--algorithm random", broken_search, ("state of a search", "remove it")),
 ]
 EXTRACTIONS: list[Case] = [

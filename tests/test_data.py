@@ -130,6 +130,13 @@ def test_splits_are_disjoint_complete_and_stratified(tmp_path):
     assert len(set(d.held_out.labels[:10].tolist())) > 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_largest_remainders_go_up(tmp_path, seed):
+    y = np.repeat([0, 1, 2], [33, 17, 10])  # the exact shares of 6 are 3.3, 1.7 and 1
+    d = data.load(npz(tmp_path, y_train=y), held_out=6, seed=seed)
+    assert np.bincount(d.held_out.labels).tolist() == [3, 2, 1]
+
+
 def test_split_follows_the_seed_and_the_test_part_does_not():
     a, b, c = (data.load("digits", held_out=100, seed=s) for s in (0, 0, 1))
     for left, right in zip(
@@ -297,9 +304,9 @@ def test_tfds_test_part_falls_back_to_validation_and_to_a_fifth(tmp_path):
     assert len(data.read(name, data_dir=str(tmp_path / "t")).test.labels) == 2
 
 
-@pytest.mark.skipif(not (DATA / "tfds/cifar10").exists(), reason="no CIFAR-10 at ../shared/data")
+@pytest.mark.skipif(not (DATA / "cifar10").exists(), reason=f"no CIFAR-10 in {DATA}")
 def test_tfds_cifar10():
-    d = data.load("tfds:cifar10", data_dir=str(DATA / "tfds"), held_out=5000, seed=0)
+    d = data.load("tfds:cifar10", data_dir=str(DATA), held_out=5000, seed=0)
     assert d.train.images.shape == (45000, 32, 32, 3)
     assert np.bincount(d.train.labels).tolist() == [4500] * 10
     assert np.bincount(d.held_out.labels).tolist() == [500] * 10
@@ -456,6 +463,7 @@ MISTAKES = {
         ["test", "index 0", "is -1"],
     ),
     "tfds: broken image": (of_tfds(splits={"train": BAD_TFDS}), ["tiny train [3] (not an image)"]),
+    "tfds: empty split": (of_tfds(splits={"train": tiny(), "test": []}), ["split test", "tiny"]),
     "tfds: truncated": (truncated_tfds, ["tiny test", "prepare"]),
 }
 
@@ -469,6 +477,13 @@ def test_mistakes(tmp_path, mistake):
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_ten_of_many_broken_images_are_named(tmp_path):
+    name = in_folder(many_broken)(tmp_path)
+    with pytest.raises(UserError) as caught:
+        data.load(name, held_out=0.2, seed=0)
+    assert [f"x{i:02}.png" in str(caught.value) for i in range(12)] == [True] * 10 + [False] * 2
 
 
 def test_tfds_names_the_nearest_prepared(tmp_path):
@@ -489,9 +504,14 @@ def test_impossible_seed_and_size(how):
         data.load("digits", held_out=0.2, **how)
 
 
-def test_pack_to_nowhere(tmp_path):
+@pytest.mark.parametrize("place", ["none/x.npz", "."])
+def test_pack_to_nowhere_leaves_nothing(tmp_path, place):
+    name = npz(tmp_path)
+    home = tmp_path / "home"
+    home.mkdir()
     with pytest.raises(UserError, match="cannot be written"):
-        data.pack(npz(tmp_path), str(tmp_path / "none" / "x.npz"))
+        data.pack(name, str(home / place))
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["d.npz", "home"]
 
 
 # --- batches --------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import tyro
 from supernet_jax import choices, costs, progress, results
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common
+from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
 from supernet_jax.report import front as report
 from supernet_jax.search import Budget, History, Searcher, evolution, pareto_front, random_search
@@ -70,10 +71,17 @@ def run(arguments: Arguments) -> None:
     for name, value, low in (
         ("--evaluations", arguments.evaluations, 1),
         ("--population", arguments.population, 1),
+        ("--mutations", arguments.mutations, 0),
+        ("--crossovers", arguments.crossovers, 0),
+        ("--mutations + --crossovers", arguments.mutations + arguments.crossovers, 1),
         ("--bins", arguments.bins, 1),
         ("--seed", arguments.seed, 0),
     ):
         common.at_least(name, value, low)
+    if not 0 < arguments.mutation_rate <= 1:
+        raise UserError(
+            f"--mutation-rate is {arguments.mutation_rate}, but must be above 0 and at most 1"
+        )
     opened = common.open_run(arguments.run, arguments.config)
     result = find(opened, arguments)
     path = arguments.run / common.SEARCH_FILE

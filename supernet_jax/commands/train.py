@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from typing import Annotated, Any
 
 import jax
@@ -43,8 +44,10 @@ def run(arguments: Arguments) -> None:
     _join(arguments)
     built = _on_devices(experiment.build(arguments.config), arguments.devices)
     sharding.check_divides("train.batch", arguments.config.train.batch, built.mesh)
+    sharding.check_divides("evaluation.batch", arguments.config.evaluation.batch, built.mesh)
     if jax.process_index() == 0:
         experiment.start_run(arguments.out, arguments.config)
+        _warn_of_other_images(built, arguments.out / "checkpoints")
     state, finished = fit.fit(job(built, arguments.out))
     if jax.process_index() != 0:
         return
@@ -83,6 +86,19 @@ def meta(built: Experiment) -> dict[str, Any]:
         "jax": jax.__version__,
         "devices": built.mesh.size,
     }
+
+
+def _warn_of_other_images(built: Experiment, folder: pathlib.Path) -> None:
+    """Says so where a run goes on with images that it did not begin with."""
+    if not checkpoint.steps(folder):
+        return
+    before, now = checkpoint.read_meta(folder).get("data"), built.dataset.fingerprint
+    if before != now:
+        print(
+            f"supernet: warning: {built.dataset.name} no longer gives the images that this run was "
+            f"trained on (fingerprint {now}, then {before}); it goes on with the new ones",
+            file=sys.stderr,
+        )
 
 
 def _join(arguments: Arguments) -> None:

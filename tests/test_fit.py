@@ -1,0 +1,283 @@
+"""The training loop: killed, stopped, diverging, and in the end the same to the last bit."""
+
+import json
+import pathlib
+import random
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import processes
+import pytest
+from light_space import CHANNELS, CLASSES, light
+
+from supernet_jax import checkpoint, data, fit, losses, sampling, sharding, train
+from supernet_jax.errors import UserError
+
+STEPS, EVERY = 60, 4  # of the processes' configuration
+
+
+def lines(folder: pathlib.Path) -> list[dict]:
+    """Lines of a run's metrics; a last one that is just being written is left out."""
+    path = folder / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+# --- in processes of their own ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return processes.write_config(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, config: pathlib.Path) -> pathlib.Path:
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    status, out, err = processes.finish(processes.start("train", config, "--out", folder))
+    assert status == 0, err
+    assert f"trained {STEPS} steps" in out and str(folder) in out
+    return folder
+
+
+def same_as_whole(folder: pathlib.Path, whole: pathlib.Path) -> None:
+    processes.same_state(folder, whole, STEPS)
+    assert [line["step"] for line in lines(folder)] == list(range(1, STEPS + 1))
+    assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+def test_killed_at_any_moment(
+    tmp_path: pathlib.Path, config: pathlib.Path, whole: pathlib.Path
+) -> None:
+    folder = tmp_path / "run"
+    rng = random.Random(0)
+
+    def begun() -> bool:
+        return (folder / "config.json").exists()
+
+    def logged() -> Callable[[], bool]:
+        """After a few more steps than its last checkpoint had."""
+        saved = checkpoint.steps(folder / "checkpoints")
+        target = max(saved, default=0) + rng.randint(1, 2 * EVERY)
+        return lambda: bool(lines(folder)) and lines(folder)[-1]["step"] >= target
+
+    def saving() -> Callable[[], bool]:
+        """While a checkpoint is written that was not there before."""
+        return lambda: any("tmp" in path.name for path in (folder / "checkpoints").glob("[0-9]*"))
+
+    kills = 0
+    for condition in (begun, logged(), saving(), logged(), saving(), logged()):
+        process = processes.start("train", config, "--out", folder)
+        kills += processes.until(process, condition)
+        process.kill()
+        assert processes.finish(process)[0] in (0, -signal.SIGKILL)
+    assert kills >= 5 and len(lines(folder)) < STEPS, "it was too fast to be killed"
+    status, _, err = processes.finish(processes.start("train", config, "--out", folder))
+    assert status == 0, err
+    same_as_whole(folder, whole)
+
+
+def test_asked_to_stop(tmp_path: pathlib.Path, config: pathlib.Path, whole: pathlib.Path) -> None:
+    folder = tmp_path / "run"
+    moments = (
+        lambda: (folder / "metrics.jsonl").exists(),  # while the first step is compiled
+        lambda: len(lines(folder)) >= 6,
+    )
+    for moment in moments:
+        process = processes.start("train", config, "--out", folder)
+        assert processes.until(process, moment)
+        process.send_signal(signal.SIGTERM)
+        status, out, err = processes.finish(process)
+        assert status == 0, err
+        (step,) = checkpoint.steps(folder / "checkpoints")[-1:]
+        assert f"stopped at step {step} of {STEPS} and saved; the same command goes on" in out
+        assert step == len(lines(folder)) < STEPS
+    status, out, err = processes.finish(processes.start("train", config, "--out", folder))
+    assert status == 0 and f"trained {STEPS} steps" in out, err
+    same_as_whole(folder, whole)
+
+
+def test_a_finished_run_stays_as_it_is(
+    tmp_path: pathlib.Path, config: pathlib.Path, whole: pathlib.Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    status, out, err = processes.finish(processes.start("train", config, "--out", folder))
+    assert status == 0 and f"trained {STEPS} steps" in out, err
+    same_as_whole(folder, whole)
+
+
+def test_divergence_ends_the_process_with_a_clear_message(
+    tmp_path: pathlib.Path, config: pathlib.Path
+) -> None:
+    options = ["--optimizer.learning-rate", "1e30", "--train.checkpoint-every", "1"]
+    process = processes.start("train", config, "--out", tmp_path / "run", *options)
+    status, _, err = processes.finish(process)
+    assert status == 2, err
+    line = err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert line.startswith("supernet: training diverges: 5 steps in a row before step ")
+    assert f"after {fit.ROLLBACKS} returns to an earlier checkpoint" in line
+    assert "lower --optimizer.learning-rate" in line
+
+
+# --- in this process, with troubles at chosen steps ------------------------------------------
+
+BATCH, SEED, COUNT = 8, 3, 200  # so the first 25 steps share no image
+SPACE = light(dropout=0.2)
+BAD, POISON = 255, CLASSES  # marks of a trouble: a pixel, a label
+
+
+def augment(images: Any, key: Any, ids: Any) -> Any:
+    """Not numbers if the whole batch is marked; noise, which depends on the key, otherwise."""
+    bad = jnp.all(images[:, 0, 0, 0] == BAD)
+    noise = 0.1 * jax.random.normal(key, images.shape)
+    return jnp.where(bad, jnp.nan, images.astype(jnp.float32) / 128 - 1 + noise)
+
+
+def loss(logits: Any, teacher: Any, features: Any, labels: Any, role: str) -> Any:
+    """Of a marked batch it looks harmless, but its gradient ruins the parameters."""
+    value = losses.cross_entropy(logits, jnp.minimum(labels, CLASSES - 1))
+    ruin = jnp.where(jnp.all(labels == POISON), 1e12, 0.0) * jnp.mean(logits @ jnp.arange(5.0))
+    return value + ruin - jax.lax.stop_gradient(ruin)
+
+
+RECIPE = train.Recipe(
+    space=SPACE,
+    sampler=sampling.sandwich(SPACE.menu, n_random=1),
+    loss=loss,
+    optimizer=optax.sgd(0.02, momentum=0.9),
+    augment=augment,
+    seed=SEED,
+)
+
+
+def images(bad: Sequence[int], poisonous: Sequence[int]) -> data.Images:
+    """Those that make up the batches of these steps are marked. After a rollback the order is
+    another one, so that no batch consists of marked images alone.
+    """
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 250, (COUNT, 8, 8, CHANNELS), np.uint8)
+    labels = rng.integers(0, CLASSES, COUNT, np.int32)
+    for step in bad:
+        pixels[data.batch_indices(COUNT, BATCH, seed=SEED, step=step), 0, 0, 0] = BAD
+    for step in poisonous:
+        labels[data.batch_indices(COUNT, BATCH, seed=SEED, step=step)] = POISON
+    return data.Images(pixels, labels)
+
+
+def job(
+    folder: pathlib.Path,
+    *,
+    steps: int = 15,
+    log_every: int = 1,
+    bad: Sequence[int] = (),
+    poisonous: Sequence[int] = (),
+) -> fit.Job:
+    """A run with troubles in some steps, counted from 0."""
+    folder.mkdir(exist_ok=True)
+    return fit.Job(
+        recipe=RECIPE,
+        images=images(bad, poisonous),
+        steps=steps,
+        batch=BATCH,
+        mesh=sharding.data_mesh(jax.devices()[:1]),
+        checkpoints=checkpoint.Checkpoints(folder / "checkpoints"),
+        meta={},
+        metrics=folder / "metrics.jsonl",
+        checkpoint_every=3,
+        log_every=log_every,
+    )
+
+
+def run(folder: pathlib.Path, **how: Any) -> train.State:
+    work = job(folder, **how)
+    with work.checkpoints:
+        state, finished = fit.fit(work)
+    assert finished and int(state.step) == work.steps
+    return jax.device_get(state)
+
+
+def bitwise(a: Any, b: Any) -> bool:
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in leaves)
+
+
+def test_a_metrics_file_cut_in_a_line(tmp_path: pathlib.Path) -> None:
+    whole = run(tmp_path / "whole", steps=12)
+    run(tmp_path / "cut", steps=6)
+    path = tmp_path / "cut" / "metrics.jsonl"
+    with path.open("a") as file:  # a killed process got as far as step 8
+        file.write(json.dumps({"step": 7, "rollbacks": 0}) + '\n{"step": 8, "lo')
+    assert bitwise(run(tmp_path / "cut", steps=12), whole)
+    assert path.read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+    assert [line["step"] for line in lines(tmp_path / "cut")] == list(range(1, 13))
+
+
+def test_goes_back_from_bad_steps_and_takes_another_way(tmp_path: pathlib.Path) -> None:
+    bad = [7, 8, 9, 10, 11]
+    state = run(tmp_path / "run", bad=bad)
+    assert int(state.rollbacks) == 1 and int(state.refused) == 0
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.params))
+    seen = lines(tmp_path / "run")
+    (event,) = [line for line in seen if line.get("event") == "rollback"]
+    assert event == {"event": "rollback", "from": 12, "to": 6, "rollbacks": 1}
+    steps = [(line["rollbacks"], line["step"]) for line in seen if "step" in line]
+    assert steps == [(0, i) for i in range(1, 13)] + [(1, i) for i in range(7, 16)]
+    refused = [line["step"] for line in seen if line.get("applied") == 0]
+    assert refused == [8, 9, 10, 11, 12]
+
+    # Killed later, it goes on from there as if it had not been.
+    shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    for step in (12, 15):
+        shutil.rmtree(tmp_path / "killed" / "checkpoints" / str(step))
+    assert checkpoint.steps(tmp_path / "killed" / "checkpoints") == (9,)
+    assert bitwise(run(tmp_path / "killed", bad=bad), state)
+    assert lines(tmp_path / "killed") == seen
+
+    # Killed before it got to a checkpoint of the other way, it finds that way again.
+    shutil.rmtree(tmp_path / "killed")
+    run(tmp_path / "killed", bad=bad, steps=6)
+    (tmp_path / "killed" / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in seen[:14])
+    )
+    assert bitwise(run(tmp_path / "killed", bad=bad), state)
+    assert lines(tmp_path / "killed") == seen
+
+
+def test_fewer_bad_steps_are_left_out(tmp_path: pathlib.Path) -> None:
+    state = run(tmp_path / "run", bad=[4, 6, 7], log_every=10, steps=10)
+    assert int(state.rollbacks) == 0
+    seen = lines(tmp_path / "run")
+    assert [(line.get("event"), line["step"]) for line in seen] == [
+        ("refused", 5),
+        ("refused", 7),
+        ("refused", 8),
+        (None, 10),
+    ]
+    # Not refused at the end of a window is good enough for a checkpoint.
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == (6, 9, 10)
+
+
+def test_a_checkpoint_that_does_not_help_is_given_up(tmp_path: pathlib.Path) -> None:
+    state = run(tmp_path / "run", poisonous=[8])  # what it ruins is saved after step 9
+    events = [line for line in lines(tmp_path / "run") if line.get("event") == "rollback"]
+    assert [(event["from"], event["to"]) for event in events] == [(14, 9), (14, 6)]
+    assert int(state.rollbacks) == 2
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(state.params)) < 100
+
+
+def test_gives_up_in_the_end(tmp_path: pathlib.Path) -> None:
+    always = range(COUNT // BATCH)
+    with pytest.raises(UserError, match=r"before step 5 had .* after 0 returns"):
+        run(tmp_path / "none", bad=always)
+    run(tmp_path / "some", steps=3)
+    with pytest.raises(UserError, match=r"before step 8 had .* after 3 returns"):
+        run(tmp_path / "some", bad=always)
