@@ -13,7 +13,7 @@ Shape letters: `S` number of specs of a block.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -135,6 +135,32 @@ def union_spec(specs: Sequence[Spec], **fixed: Any) -> Spec:
             raise ValueError(f"specs differ in {field.name}: {values}; pass union=...")
         merged[field.name] = max(values) if len(values) > 1 else values.pop()
     return type(specs[0])(**merged)
+
+
+def kind(block: ElasticBlock, *, rates: bool) -> Hashable:
+    """What two blocks share that compute the same from the same arrays for the same arch.
+
+    Args:
+        block: the block; whether it is alive does not count.
+        rates: whether floats of specs count: they are rates, as of dropout, that decide nothing
+            where there is no dropout.
+    """
+    specs = [*block.specs, block.union]
+    return (
+        block.module,
+        tuple(dataclasses.astuple(spec) if rates else sizes(spec) for spec in specs),
+        tuple((*block.channels(spec), *block.gates(spec).items()) for spec in specs),
+        block.index.paths,
+        block.index.table.tobytes(),
+        block.relaxed,
+        block.transforms,
+    )
+
+
+def sizes(spec: Spec) -> tuple[Any, ...]:
+    """A spec without its rates (floats), which change no shape."""
+    values = dataclasses.astuple(spec)
+    return (type(spec).__name__, *(value for value in values if not isinstance(value, float)))
 
 
 class BlockShapes(NamedTuple):

@@ -15,6 +15,7 @@ Shape letters: `B` images, `R` resolution, `C` channels, `K` classes, `N` rows o
 
 import dataclasses
 import functools
+import itertools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, cast
@@ -28,6 +29,7 @@ from supernet_jax import choices, elastic, layers
 from supernet_jax.choices import Arch, Array, Code, Lookup, Menu, Path
 from supernet_jax.elastic import ElasticBlock, Spec, Tree
 
+LOOP = 3  # so many blocks that are alike run in a loop; for fewer it costs more than it saves
 Run = Callable[..., Array]
 Topology = Callable[[Run, Array], Array]
 
@@ -124,9 +126,16 @@ class Strategy(Protocol):
 
 
 def chain(names: tuple[str, ...]) -> Topology:
-    """The default topology: one block after another."""
+    """The default topology: one block after another.
+
+    Where `run` knows how to run a sequence (strategies loop over blocks that are alike, which
+    compiles faster), it is left to it.
+    """
 
     def forward(run: Run, x: Array) -> Array:
+        sequence = getattr(run, "sequence", None)
+        if sequence is not None:
+            return cast(Array, sequence(names, x))
         return functools.reduce(lambda value, name: run(name, value), names, x)
 
     return forward
@@ -209,7 +218,7 @@ def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) ->
                 "jit, or use switched or masked"
             )
 
-    def run(name: str, call: _Call, *inputs: Array) -> tuple[Array, Tree]:
+    def run(call: _Call, *inputs: Array) -> tuple[Array, Tree]:
         spec = call.block.spec(arch)
         if spec is None:
             return inputs[0], call.no_moments()
@@ -221,25 +230,24 @@ def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) ->
 def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: Any) -> Output:
     """Runs a traced arch or a relaxed code at the largest size; see `Strategy`."""
 
-    def run(name: str, call: _Call, *inputs: Array) -> tuple[Array, Tree]:
-        block = call.block
+    def run(call: _Call, *inputs: Array) -> tuple[Array, Tree]:
         y, moments = call.masked(arch, *inputs)
-        if block.alive is None:
+        keep = call.keep
+        if keep is None:
             return y, moments
         if choices.is_code(arch):
-            g = block.alive.probabilities(arch, 2)[1].astype(y.dtype)
+            g = keep.astype(y.dtype)
             return g * y + (1 - g) * inputs[0], moments
-        keep = block.alive(arch) > 0
         zero = jax.tree.map(lambda m: jnp.where(keep, m, 0.0), moments)
         return jnp.where(keep, y, inputs[0]), zero
 
-    return _forward(space, run, params, arch, images, **how)
+    return _forward(space, run, params, arch, images, loops=True, **how)
 
 
 def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) -> Output:
     """Runs a traced arch, each block at its own size under `lax.switch`; see `Strategy`."""
 
-    def run(name: str, call: _Call, *inputs: Array) -> tuple[Array, Tree]:
+    def run(call: _Call, *inputs: Array) -> tuple[Array, Tree]:
         block = call.block
 
         def branch(spec: Spec) -> Callable[..., tuple[Array, Tree]]:
@@ -252,24 +260,29 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
 
         branches = [branch(spec) for spec in block.specs]
         which = block.index(arch)
-        if block.alive is not None:
+        if call.keep is not None:
             branches = [lambda operands, *inputs: (inputs[0], operands.no_moments()), *branches]
-            which = jnp.where(block.alive(arch) > 0, which + 1, 0)
+            which = jnp.where(call.keep, which + 1, 0)
         if len(branches) == 1:
             return branches[0](call, *inputs)
         return lax.switch(which, branches, call, *inputs)
 
-    return _forward(space, run, params, arch, images, **how)
+    return _forward(space, run, params, arch, images, loops=True, **how)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Call:
-    """One block about to run: its arrays, and (static) what they belong to."""
+    """One block about to run: its arrays, and (static) what they belong to.
+
+    `keep` says whether a traced arch has the block at all (of a code: how much of it); None where
+    every arch has it.
+    """
 
     shared: Tree
     stats: Tree | None
     key: Array | None
+    keep: Array | None
     block: ElasticBlock = dataclasses.field(metadata={"static": True})
     inputs: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
     union: Any = dataclasses.field(metadata={"static": True})
@@ -342,30 +355,98 @@ def _forward(
     dropout_key: Array | None = None,
     features: tuple[str, ...] = (),
     dtype: Any = jnp.float32,
+    loops: bool = False,
 ) -> Output:
-    shapes = geometry(space, resolution)
     params = bank_row(space, params, arch)
-    moments: Tree = {}
-    kept: dict[str, Array] = {}
-
-    def run(name: str, *inputs: Array) -> Array:
-        call = _Call(
-            shared=params[group(space, name)],
-            stats=None if stats is None else stats[name],
-            key=None if dropout_key is None else _named_key(dropout_key, name),
-            block=space.blocks[name],
-            inputs=shapes[name].inputs,
-            union=_Static(shapes[name].shapes),
-            dtype=dtype,
-        )
-        y, moments[name] = strategy(name, call, *inputs)
-        if name in features:
-            kept[name] = y
-        return y
-
+    run = _Pass(
+        space, strategy, params, arch, resolution, stats, dropout_key, features, dtype, loops
+    )
     x = layers.resize_bicubic(images.astype(jnp.float32), resolution).astype(dtype)
     logits = space.forward(run, x).astype(jnp.float32)
-    return Output(logits, moments, kept)
+    return Output(logits, run.moments, run.kept)
+
+
+@dataclasses.dataclass
+class _Pass:
+    """One pass of a subnet: the `run` that its topology is given."""
+
+    space: Space
+    strategy: Callable[..., tuple[Array, Tree]]
+    params: Tree
+    arch: Arch | Code
+    resolution: int
+    stats: Tree | None
+    key: Array | None
+    features: tuple[str, ...]
+    dtype: Any
+    loops: bool  # whether blocks that are alike may run in a loop
+    moments: Tree = dataclasses.field(default_factory=dict)
+    kept: dict[str, Array] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, name: str, *inputs: Array) -> Array:
+        y, self.moments[name] = self.strategy(self._call(name), *inputs)
+        if name in self.features:
+            self.kept[name] = y
+        return y
+
+    def sequence(self, names: tuple[str, ...], x: Array) -> Array:
+        """One block after another; the compiler sees those that are alike once, in a loop."""
+        for _, group in itertools.groupby(names, self._kind):
+            alike = tuple(group)
+            if len(alike) >= LOOP:
+                x = self._loop(alike, x)
+            else:
+                for name in alike:
+                    x = self(name, x)
+        return x
+
+    def _loop(self, names: tuple[str, ...], x: Array) -> Array:
+        calls = [self._call(name) for name in names]
+        if any(call.keep is not None for call in calls):
+            keeps = [jnp.ones((), bool) if c.keep is None else c.keep for c in calls]
+            calls = [dataclasses.replace(c, keep=k) for c, k in zip(calls, keeps, strict=True)]
+        arrays = [(call.shared, call.stats, call.key, call.keep) for call in calls]
+
+        def body(x: Array, arrays: Any) -> tuple[Array, Tree]:
+            shared, stats, key, keep = arrays
+            call = dataclasses.replace(calls[0], shared=shared, stats=stats, key=key, keep=keep)
+            return self.strategy(call, x)
+
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
+        x, moments = lax.scan(body, x, stacked)
+        for i, name in enumerate(names):
+            self.moments[name] = jax.tree.map(lambda m, i=i: m[i], moments)
+        return x
+
+    def _kind(self, name: str) -> Any:
+        """What blocks must share to be alike; a block by itself has its own name."""
+        shape = geometry(self.space, self.resolution)[name]
+        repeats = len(shape.inputs) == 1 and shape.inputs[0] == shape.shapes.output.shape
+        if not (self.loops and repeats) or name in self.features:
+            return name
+        return shape.inputs, elastic.kind(self.space.blocks[name], rates=self.key is not None)
+
+    def _call(self, name: str) -> _Call:
+        block = self.space.blocks[name]
+        shape = geometry(self.space, self.resolution)[name]
+        return _Call(
+            shared=self.params[group(self.space, name)],
+            stats=None if self.stats is None else self.stats[name],
+            key=None if self.key is None else _named_key(self.key, name),
+            keep=_keep(block, self.arch),
+            block=block,
+            inputs=shape.inputs,
+            union=_Static(shape.shapes),
+            dtype=self.dtype,
+        )
+
+
+def _keep(block: ElasticBlock, arch: Arch | Code) -> Array | None:
+    if block.alive is None:
+        return None
+    if choices.is_code(arch):
+        return block.alive.probabilities(arch, 2)[1]
+    return jnp.asarray(block.alive(arch) > 0)
 
 
 def bank_row(space: Space, params: Tree, arch: Arch | Code) -> Tree:

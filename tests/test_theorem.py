@@ -7,15 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from theorem import Check, archs_of, flat, global_difference, largest_difference
-from tiny_space import tiny
+from tiny_space import deep, tiny
 
 from supernet_jax import choices, elastic, network
 from supernet_jax.spaces import mobilenet
 
 # A space of your own joins by one line: name -> (space, resolution, random archs).
-SPACES: dict[str, Any] = {"tiny": (tiny, 8, 4), "tiny-small-images": (tiny, 6, 1)}
+SPACES: dict[str, Any] = {
+    "tiny": (tiny, 8, 2),
+    "tiny-small-images": (tiny, 6, 0),
+    "deep": (deep, 8, 1),
+}
 # Larger spaces: gradients of all their switches would take minutes to compile.
-LARGER: dict[str, Any] = {"digits": (mobilenet.digits, 8, 3)}
+LARGER: dict[str, Any] = {"digits": (mobilenet.digits, 8, 2)}
 # Float32 at highest precision: sums are ordered differently, nothing else differs.
 TOLERANCE = 1e-5
 
@@ -72,7 +76,7 @@ def test_alive_weights_have_gradients(check: Any) -> None:
 
 def test_strategies_agree_on_calibrated_statistics_and_dropout() -> None:
     check = Check(tiny(), resolution=8)
-    for arch in archs_of(check.space, 3):
+    for arch in archs_of(check.space, 1)[1:]:
         stats = check.run("sliced", arch)[0].moments
         output, gradients = check.run("sliced", arch, stats=stats, key=check.key)
         plain, _ = check.run("sliced", arch, stats=stats)
@@ -81,6 +85,35 @@ def test_strategies_agree_on_calibrated_statistics_and_dropout() -> None:
             other, others_gradients = check.run(name, arch, stats=stats, key=check.key)
             assert largest_difference(other.logits, output.logits) < TOLERANCE
             assert global_difference(others_gradients, gradients) < TOLERANCE
+
+
+def test_blocks_in_a_loop() -> None:
+    space = deep()
+    assert len(space.blocks) == 1 + 5 + 1
+    check = Check(space, resolution=8)
+    arch = jax.tree.map(jnp.asarray, choices.largest(space.menu))
+    code = choices.one_hot(space.menu, arch)
+    images = check.images
+
+    def run(strategy: Any, arch: Any, **how: Any) -> Any:
+        return jax.jit(
+            lambda p, a: strategy(space, p, a, images, resolution=8, **how),
+        )
+
+    for strategy in (network.masked, network.switched):
+        looped = run(strategy, arch)
+        assert str(jax.make_jaxpr(looped)(check.params, arch)).count("scan[") == 1
+        # A block whose output is wanted leaves the loop, and nothing else changes.
+        wanted = run(strategy, arch, features=("stage1_block3",))
+        assert "scan[" not in str(jax.make_jaxpr(wanted)(check.params, arch))
+        one, other = looped(check.params, arch), wanted(check.params, arch)
+        assert largest_difference(one.logits, other.logits) < TOLERANCE
+        assert set(one.moments) == set(other.moments) and set(other.features) == {"stage1_block3"}
+    hard, soft = run(network.masked, arch), run(network.masked, code)
+    assert (
+        largest_difference(soft(check.params, code).logits, hard(check.params, arch).logits)
+        < TOLERANCE
+    )
 
 
 def test_bfloat16_stays_near_float32() -> None:

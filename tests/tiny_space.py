@@ -26,3 +26,19 @@ def tiny() -> Space:
         dropout=0.3,
         drop_path=0.4,
     )
+
+
+def deep() -> Space:
+    """One stage of five blocks, of which the last four are alike and run in a loop."""
+    return mobilenet(
+        "deep",
+        resolutions=(8,),
+        stem=(8,),
+        stem_stride=1,
+        stages=(Stage((8,), (2, 3, 5), (3,), (1, 2), 2, squeeze=True),),
+        last=(16,),
+        classes=3,
+        input_channels=2,
+        head_ratio=2,
+        drop_path=0.3,
+    )
