@@ -22,7 +22,7 @@ config = Config(
     data=Data(name="digits", held_out=0.2),
     sampler=Sandwich(n_random=2),
     loss=AlphaDivergence(smoothing=0.1),
-    optimizer=Sgd(learning_rate=0.1, weight_decay=1e-4, warmup=0.1),
+    optimizer=Sgd(learning_rate=0.05, weight_decay=1e-4, warmup=0.1),
     train=Train(steps=300, batch=64, checkpoint_every=100),
     evaluation=Evaluation(calibration_batches=2, batch=128, chunk=16),
 )

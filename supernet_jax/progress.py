@@ -47,31 +47,49 @@ def _live(
         rich.progress.TimeRemainingColumn(),
         rich.progress.TextColumn("{task.fields[note]}"),
     )
-    start, finished = time.monotonic(), 0
+    pace, finished = _Pace(), 0
     with rich.progress.Progress(*columns, console=console) as live:
         task = live.add_task(what, total=total, completed=done, note="", speed="")
 
         def advance(count: int = 1, note: str = "") -> None:
             nonlocal finished
             finished += count
-            speed = finished / max(time.monotonic() - start, 1e-9)
-            live.update(task, advance=count, speed=f"{speed:.1f} {unit}s/s", note=note)
+            speed = f"{pace(finished):.1f} {unit}s/s"
+            live.update(task, advance=count, speed=speed, note=note)
 
         yield advance
 
 
+class _Pace:
+    """Units per second since the first were finished: before it, programs are compiled."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._first: tuple[float, int] | None = None
+
+    def __call__(self, finished: int) -> float:
+        """The pace now that so many are finished."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, finished)
+        then, before = self._first
+        if finished == before:
+            then, before = self._start, 0
+        return (finished - before) / max(now - then, 1e-9)
+
+
 def _plain(what: str, total: int, done: int, unit: str) -> Advance:
-    start = last = time.monotonic()
-    finished = 0
+    pace, finished = _Pace(), 0
+    last = time.monotonic()
 
     def advance(count: int = 1, note: str = "") -> None:
         nonlocal finished, last
         finished += count
+        speed = pace(finished)
         now = time.monotonic()
         if now - last < SILENT_SECONDS and done + finished < total:
             return
         last = now
-        speed = finished / max(now - start, 1e-9)
         left = (total - done - finished) / max(speed, 1e-9)
         print(
             f"{what}: {done + finished} of {total} {unit}s, {speed:.1f}/s, {left:.0f} s left"

@@ -90,7 +90,8 @@ def print_records(records: list[dict[str, Any]]) -> None:
     rich.console.Console().print(table)
     best = max(records, key=lambda record: record["accuracy"])
     batches, batch = first["calibration"]
+    subnets = "1 subnet" if len(records) == 1 else f"{len(records)} subnets"
     print(
-        f"{len(records)} subnets on {first['images']} {first['split']} images, each calibrated on "
+        f"{subnets} on {first['images']} {first['split']} images, each calibrated on "
         f"{batches} batches of {batch}; best {best['accuracy']:.2%} with {best['macs']:,} MACs"
     )

@@ -73,7 +73,7 @@ def _settings(arguments: Arguments) -> config.Config:
     return config.Config(
         space=config.Digits(),
         data=config.Data(name="digits", held_out=0.2),
-        optimizer=config.Sgd(learning_rate=0.1, weight_decay=1e-4, warmup=0.1),
+        optimizer=config.Sgd(learning_rate=0.05, weight_decay=1e-4, warmup=0.1),
         train=config.Train(
             steps=arguments.steps, batch=64, seed=arguments.seed, checkpoint_every=100
         ),
