@@ -311,8 +311,8 @@ LIBRARY: dict[str, type] = {
 SPACES: dict[str, Any] = {"attentivenas": AttentiveNAS(), "cifar": Cifar(), "digits": Digits()}
 FILES = "user files"  # in `config.json`, beside the fields of a `Config`
 # What is faster where, compilation included. On CPU masked candidates cost as much as switched
-# ones on digits and compile five times faster (benchmarks/strategies.py). Other backends: not yet
-# measured, masked because it compiles fastest.
+# ones on digits and compile five times faster (benchmarks/train_step.py, evaluation.py). Other
+# backends: not yet measured, masked because it compiles fastest.
 FASTEST: dict[str, dict[str, Strategy]] = {
     "cpu": {"train": network.masked, "evaluate": network.masked},
     "default": {"train": network.masked, "evaluate": network.masked},

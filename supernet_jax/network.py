@@ -128,14 +128,12 @@ class Strategy(Protocol):
 def chain(names: tuple[str, ...]) -> Topology:
     """The default topology: one block after another.
 
-    Where `run` knows how to run a sequence (strategies loop over blocks that are alike, which
-    compiles faster), it is left to it.
+    Under `masked` and `switched`, neighbours that are alike run in a loop, which compiles faster.
     """
 
     def forward(run: Run, x: Array) -> Array:
-        sequence = getattr(run, "sequence", None)
-        if sequence is not None:
-            return cast(Array, sequence(names, x))
+        if isinstance(run, _Pass):
+            return run.sequence(names, x)
         return functools.reduce(lambda value, name: run(name, value), names, x)
 
     return forward

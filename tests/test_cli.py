@@ -361,7 +361,7 @@ def test_evaluate_the_front(searched: pathlib.Path, capsys: Capture) -> None:
     front = json.loads((searched / "search.json").read_text())["front"]
     assert json.loads(out.read_text()) == front
     text = done(capsys, "evaluate", searched, "--config", CONFIG, "--archs", "smallest")
-    assert "1 subnets on 64 held-out images" in text and "148" in text
+    assert "1 subnet on 64 held-out images" in text and "148" in text
 
 
 def test_a_line_cut_by_a_kill_is_computed_again(searched: pathlib.Path, capsys: Capture) -> None:

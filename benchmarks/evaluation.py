@@ -1,0 +1,89 @@
+"""Candidates calibrated and evaluated per second, by strategy and by kind of population.
+
+    python benchmarks/evaluation.py --quick
+    python benchmarks/evaluation.py --space attentivenas --resolution 128 --batch 32
+
+Populations: uniform archs, and mutants of one parent with probability 0.1 and 0.2, as a search
+asks for them. Every candidate sees the given batches for calibration and as many for evaluation.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import measure
+import numpy as np
+
+from supernet_jax import choices, config, network
+from supernet_jax.evaluate import EvaluationData, evaluate
+
+STRATEGIES = {"masked": network.masked, "switched": network.switched}
+POPULATIONS = {"uniform": None, "mutants 0.1": 0.1, "mutants 0.2": 0.2}
+
+
+def main() -> None:
+    """Runs the comparison and prints it."""
+    parser = measure.parser(__doc__)
+    parser.add_argument("--space", default="digits", choices=sorted(config.SPACES))
+    parser.add_argument("--resolution", type=int, help="pixels (default: the space's)")
+    parser.add_argument("--batch", type=int, default=32, help="images per batch")
+    parser.add_argument("--batches", type=int, default=1, help="for calibration and evaluation")
+    parser.add_argument("--candidates", type=int, default=8, help="per call")
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
+    arguments = parser.parse_args()
+    rounds = 3 if arguments.quick else arguments.rounds
+    size = arguments.resolution or measure.SIZES[arguments.space]
+    space = measure.space_of(arguments.space, pixels=size)
+    make = jax.jit(functools.partial(network.init, space), compiler_options=measure.RUNS_ONCE)
+    params = make(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    shape = (arguments.batches, arguments.batch, size, size, 3)
+    images, calibration = (rng.integers(0, 256, shape, np.uint8) for _ in range(2))
+    labels = rng.integers(0, space.classes, shape[:2], np.int32)
+    data = EvaluationData(calibration, images, labels)
+    report = []
+    for population, rate in POPULATIONS.items():
+        runs = {
+            name: functools.partial(run, space, params, data, name, rate, arguments.candidates)
+            for name in arguments.strategies
+        }
+        timings = measure.in_turn(runs, rounds)
+        about = {"space": space.name, "pixels": size, "batch": arguments.batch}
+        rows = measure.rows(timings, base=arguments.strategies[0], population=population, **about)
+        for row in rows:
+            row["per_second"] = arguments.candidates / row["median_s"]
+        report += rows
+    measure.timings_table(report, ("space", "pixels", "batch", "population"))
+    measure.table(
+        ["population", "strategy", "candidates per second"],
+        [[row["population"], row["name"], row["per_second"]] for row in report],
+    )
+    measure.write(arguments.json, report)
+
+
+def run(space, params, data, strategy, rate, count, i):
+    """Evaluates a new population of archs, all at the images' own resolution."""
+    archs = population(space.menu, rate, count, i)
+    how = {"prepare": prepare, "strategy": STRATEGIES[strategy], "chunk": count}
+    return [result.correct for _, result in evaluate(space, params, archs, data, **how)]
+
+
+def prepare(images):
+    """Without augmentation."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def population(menu, rate, count, i):
+    """NumPy archs `[count]`: uniform, or mutants of one uniform parent."""
+    parent, rest = jax.random.split(jax.random.key(i))
+    if rate is None:
+        archs = choices.sample(menu, rest, (count,))
+    else:
+        one = choices.sample(menu, parent, ())
+        many = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count,)), one)
+        archs = choices.mutate(menu, rest, many, rate=rate)
+    return jax.device_get(archs)
+
+
+if __name__ == "__main__":
+    main()

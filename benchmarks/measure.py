@@ -1,0 +1,152 @@
+"""What the benchmarks share: the machine, runs in turn, tables, JSON files.
+
+Machines are noisy. Whatever is compared runs in turn within one process, on new archs in every
+round (a constant arch would fold a switch away), and is reported as medians with their spread and
+as ratios.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jaxlib
+
+from supernet_jax import choices, config
+from supernet_jax.choices import Choice
+from supernet_jax.network import Space
+
+RUNS_ONCE = {"xla_backend_optimization_level": 0}  # for what is compiled to run once
+
+
+SIZES = {"digits": 8, "cifar": 32, "attentivenas": 128}  # pixels, unless told otherwise
+
+
+def space_of(name: str, *, pixels: int) -> Space:
+    """A space of three channels and ten classes, whose only resolution is `pixels`."""
+    space = config.SPACES[name].build(classes=10, input_channels=3)
+    menu = choices.replace(space.menu, space.resolution, Choice((pixels,)))
+    return dataclasses.replace(space, menu=menu)
+
+
+class Timing(NamedTuple):
+    """Times of one thing that was run several times.
+
+    Attributes:
+        first_s: seconds of the first call, compilation included.
+        median_s, low_s, high_s: of the later ones.
+        rounds: how many those were.
+    """
+
+    first_s: float
+    median_s: float
+    low_s: float
+    high_s: float
+    rounds: int
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A command line with the options that every benchmark has."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--json", type=pathlib.Path, help="also write the figures to this file")
+    made.add_argument("--rounds", type=int, default=7, help="timed calls of each (default: 7)")
+    made.add_argument("--quick", action="store_true", help="a small version, under a minute")
+    return made
+
+
+def machine() -> dict[str, Any]:
+    """Where the figures come from."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+    }
+
+
+def _processor() -> str:
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def in_turn(runs: Mapping[str, Callable[[int], Any]], rounds: int) -> dict[str, Timing]:
+    """Times each of `runs` `rounds` times, one after the other in every round.
+
+    Args:
+        runs: by name, functions of the round's number (0 is the one that compiles).
+        rounds: timed calls of each.
+    """
+    first = {name: timed(run, 0) for name, run in runs.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(1, rounds + 1):
+        for name, run in runs.items():
+            times[name].append(timed(run, i))
+    return {
+        name: Timing(first[name], statistics.median(t), min(t), max(t), rounds)
+        for name, t in times.items()
+    }
+
+
+def timed(run: Callable[[int], Any], i: int) -> float:
+    """Seconds of one call, its result waited for."""
+    start = time.perf_counter()
+    jax.block_until_ready(run(i))
+    return time.perf_counter() - start
+
+
+def rows(timings: Mapping[str, Timing], *, base: str, **about: Any) -> list[dict[str, Any]]:
+    """One row of a report per timing, with the ratio of its median to that of `base`."""
+    return [
+        {**about, "name": name, **t._asdict(), "ratio": t.median_s / timings[base].median_s}
+        for name, t in timings.items()
+    ]
+
+
+def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
+    """Prints a table; numbers to the right."""
+    cells = [list(columns), *([_shown(value) for value in line] for line in lines)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    numeric = [all(isinstance(line[i], int | float) for line in lines) for i in range(len(columns))]
+    for line in cells:
+        padded = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        )
+        print("  ".join(padded).rstrip())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def timings_table(report: Sequence[Mapping[str, Any]], about: Sequence[str]) -> None:
+    """Prints the rows that `rows` made."""
+    columns = [*about, "", "first call, s", "median, s", "from", "to", "ratio"]
+    keys = [*about, "name", "first_s", "median_s", "low_s", "high_s", "ratio"]
+    table(columns, [[row[key] for key in keys] for row in report])
+
+
+def write(path: pathlib.Path | None, figures: Any) -> None:
+    """Writes the figures and where they come from, if a file was asked for."""
+    if path is not None:
+        path.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1) + "\n")

@@ -1,0 +1,282 @@
+"""The published PyTorch supernet and ours: the same step, the same evaluation, the same weights.
+
+    git clone https://github.com/facebookresearch/AttentiveNAS
+    python benchmarks/peer_alphanet.py --reference AttentiveNAS --pixels 128 --batch 32
+
+Needs PyTorch and PyYAML beside this project. Nothing of the published code is in this project: the
+checkout that you bring is imported. First both compute the losses of one step from the same
+weights, archs and images, and have to agree. Then, in turn and with new archs in every round:
+
+- the sandwich step: largest, two random, smallest; distillation by soft cross-entropy; SGD;
+- one candidate, calibrated on `--batches` batches of images and evaluated on as many.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import measure
+import numpy as np
+import torch
+import yaml
+from torch.nn import functional
+
+from supernet_jax import choices, config, losses, network, optim, sampling, train
+from supernet_jax.evaluate import EvaluationData, evaluate
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tests"))
+import reference as names  # how the published model's tensors are called here
+
+CLASSES = 10
+TOLERANCE = 1e-3  # relative: float32, two libraries, 37 blocks
+MEMBERS = ("largest", "random_1", "random_2", "smallest")
+
+
+def main() -> None:
+    """Checks that both compute the same, then compares their times."""
+    parser = measure.parser(__doc__)
+    parser.add_argument("--reference", type=pathlib.Path, required=True, help="the checkout")
+    parser.add_argument("--pixels", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=32, help="images per step or batch")
+    parser.add_argument("--batches", type=int, default=1, help="for calibration and evaluation")
+    parser.add_argument("--candidates", type=int, default=4, help="evaluated per round")
+    parser.add_argument("--strategies", nargs="+", default=["masked", "switched"])
+    parser.add_argument("--jobs", nargs="+", default=["train", "evaluate"])
+    parser.add_argument("--rate", type=float, help="evaluate mutants with this rate, not uniform")
+    parser.add_argument("--compile", action="store_true", help="also run it under torch.compile")
+    arguments = parser.parse_args()
+    rounds = 2 if arguments.quick else arguments.rounds
+    space = measure.space_of("attentivenas", pixels=arguments.pixels)
+    peers = {"PyTorch NCHW": Peer(arguments)}
+    start = peers["PyTorch NCHW"].parameters(space)
+    peers["PyTorch channels_last"] = Peer(arguments, channels_last=True)
+    if arguments.compile:
+        peers["PyTorch compiled"] = Peer(arguments, compiled=True)
+    for peer in peers.values():
+        peer.model.load_state_dict(peers["PyTorch NCHW"].model.state_dict())
+    rng = np.random.default_rng(0)
+    shape = (arguments.batch, arguments.pixels, arguments.pixels, 3)
+    images = rng.standard_normal(shape).astype(np.float32)
+    labels = rng.integers(0, CLASSES, arguments.batch, np.int32)
+    report = []
+    if "train" in arguments.jobs:
+        steps = {s: Ours(space, s, start, images, labels) for s in arguments.strategies}
+        runs = {**peers, **steps}
+        check({name: run.step(images, labels, archs_of(space, 0)) for name, run in runs.items()})
+        timings = measure.in_turn(
+            {
+                name: lambda i, run=run: run.step(images, labels, archs_of(space, i))
+                for name, run in runs.items()
+            },
+            rounds,
+        )
+        report += rows("step", timings, arguments)
+        del steps
+    if "evaluate" in arguments.jobs:
+        report += rows("candidate", candidates(arguments, space, start, peers, rounds), arguments)
+    measure.timings_table(report, ("job", "pixels", "batch"))
+    measure.write(arguments.json, {"torch": torch.__version__, "rows": report})
+
+
+def rows(job, timings, arguments):
+    """Rows of the report, their ratio that to the fastest variant of PyTorch."""
+    theirs = {name: t.median_s for name, t in timings.items() if name.startswith("PyTorch")}
+    best = min(theirs, key=theirs.get)
+    return measure.rows(timings, base=best, job=job, pixels=arguments.pixels, batch=arguments.batch)
+
+
+def archs_of(space, i):
+    """Two random archs, the same for all, in a round."""
+    return jax.device_get(choices.sample(space.menu, jax.random.key(i), (2,)))
+
+
+def check(found):
+    """Ends the benchmark unless all computed the same losses."""
+    base = np.asarray(found["PyTorch NCHW"])
+    for name, values in found.items():
+        difference = np.max(np.abs(np.asarray(values) - base) / np.abs(base))
+        print(f"losses of {name}: {', '.join(f'{v:.5f}' for v in values)} ({difference:.1e})")
+        if not difference < TOLERANCE:
+            sys.exit(f"{name} does not compute what PyTorch does; no times are compared")
+
+
+class Peer:
+    """The published model, and its training step and evaluation as published."""
+
+    def __init__(self, arguments, *, channels_last=False, compiled=False):
+        sys.path.insert(0, str(arguments.reference))
+        from models.attentive_nas_dynamic_model import AttentiveNasDynamicModel
+
+        text = (arguments.reference / "configs" / "train_attentive_nas_models.yml").read_text()
+        described = namespace(yaml.safe_load(text)["supernet_config"])
+        torch.manual_seed(0)
+        self.model = AttentiveNasDynamicModel(described, n_classes=CLASSES, bn_param=(0.0, 1e-5))
+        with torch.no_grad():  # last scales are zero at first, and hide the blocks' interiors
+            for name, parameter in self.model.named_parameters():
+                if name.endswith("bn.bn.weight"):
+                    parameter.fill_(0.8)
+        self.pixels = arguments.pixels
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = self.model.to(memory_format=self.format)
+        self.call = torch.compile(self.model) if compiled else self.model
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        others = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": 1e-5}, {"params": others, "weight_decay": 0}]
+        self.optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True)
+
+    def parameters(self, space):
+        """Its weights as our parameters."""
+        tree: dict = {}
+        state = {n: p.detach().numpy() for n, p in self.model.named_parameters()}
+        shapes = jax.eval_shape(lambda: network.init(space, jax.random.key(0)))
+        wanted = {p: leaf.shape for p, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+        for name, value in state.items():
+            path = names.our_path(name)
+            if tuple(jax.tree_util.DictKey(k) for k in path) not in wanted:
+                continue  # shortcuts that no arch uses
+            branch = tree
+            for key in path[:-1]:
+                branch = branch.setdefault(key, {})
+            branch[path[-1]] = jnp.asarray(names.ours(value))
+        assert jax.tree.map(jnp.shape, tree) == jax.tree.map(lambda s: s.shape, shapes)
+        return tree
+
+    def images(self, images):
+        """Our layout to its."""
+        return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(memory_format=self.format)
+
+    def choose(self, space, arch):
+        """Makes an arch the active one."""
+        self.model.set_active_subnet(**choices.to_notation(space.menu, arch))
+
+    def step(self, images, labels, archs, space=None):
+        """One sandwich step; returns the members' losses in the order of `MEMBERS`."""
+        space = space or measure.space_of("attentivenas", pixels=self.pixels)
+        inputs, targets = self.images(images), torch.from_numpy(labels).long()
+        chosen = [
+            choices.largest(space.menu),
+            *choices.unstack(archs),
+            choices.smallest(space.menu),
+        ]
+        self.model.train()
+        self.optimizer.zero_grad()
+        found, teacher = [], None
+        for arch in chosen:
+            self.choose(space, arch)
+            logits = self.call(inputs)
+            if teacher is None:
+                loss = functional.cross_entropy(logits, targets, label_smoothing=0.1)
+                teacher = functional.softmax(logits.detach(), 1)
+            else:
+                loss = -(teacher * functional.log_softmax(logits, 1)).sum(1).mean()
+            loss.backward()
+            found.append(float(loss))
+        torch.nn.utils.clip_grad_value_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return found
+
+    @torch.no_grad()
+    def candidate(self, space, arch, calibration, images, labels):
+        """Calibrates and evaluates one candidate; returns the number of correct images."""
+        self.choose(space, arch)
+        subnet = self.model.get_active_subnet().to(memory_format=self.format)
+        subnet.eval()
+        subnet.reset_running_stats_for_calibration()
+        for batch in calibration:
+            subnet(batch)
+        subnet.eval()
+        pairs = zip(images, labels, strict=True)
+        return sum(int((subnet(batch).argmax(1) == label).sum()) for batch, label in pairs)
+
+
+def namespace(value):
+    """Nested dicts as objects with attributes."""
+    if isinstance(value, dict):
+        return types.SimpleNamespace(**{key: namespace(item) for key, item in value.items()})
+    return value
+
+
+class Ours:
+    """Our training step; the archs of a step come from the sampler's state, hence as data."""
+
+    def __init__(self, space, strategy, params, images, labels):
+        sampler = sampling.sandwich(space.menu, n_random=2)._replace(
+            sample=lambda state, key, step, score: state
+        )
+        recipe = train.Recipe(
+            space=space,
+            sampler=sampler,
+            loss=losses.in_place_distillation(losses.soft_cross_entropy, smoothing=0.1),
+            optimizer=optim.alphanet_sgd(0.01, weight_decay=1e-5),
+            augment=lambda images, key, ids: images,
+            strategy=config.strategy(strategy, job="train", backend=jax.default_backend()),
+        )
+        zero = jnp.zeros((), jnp.int32)
+        params = jax.tree.map(jnp.copy, params)
+        opt_state = recipe.optimizer.init(params)
+        self.state = train.State(zero, params, opt_state, (), None, zero + 0, zero + 0)
+        self.program = train.make_step(recipe)
+        self.resolutions = tuple(space.resolutions) * 4
+
+    def step(self, images, labels, archs):
+        """One sandwich step; returns the members' losses in the order of `MEMBERS`."""
+        batch = train.Batch(images, labels, np.arange(len(labels), dtype=np.int32))
+        state = dataclasses.replace(self.state, sampler=jax.tree.map(jnp.asarray, archs))
+        state, metrics = self.program(state, batch, resolutions=self.resolutions)
+        self.state = state
+        return [float(metrics[f"loss/{member}"]) for member in MEMBERS]
+
+
+def candidates(arguments, space, params, peers, rounds):
+    """Times of one candidate, for all."""
+    rng = np.random.default_rng(1)
+    size, pixels = arguments.batch, arguments.pixels
+    shape = (arguments.batches, size, pixels, pixels, 3)
+    calibration, images = (rng.integers(0, 256, shape, np.uint8) for _ in range(2))
+    labels = rng.integers(0, CLASSES, shape[:2], np.int32)
+    data = EvaluationData(calibration, images, labels)
+
+    def prepare(images):
+        return images.astype(jnp.float32) / 128.0 - 1.0
+
+    def archs(i):
+        from evaluation import population  # the script beside this one
+
+        return population(space.menu, arguments.rate, arguments.candidates, i)
+
+    def ours(strategy, i):
+        how = {"strategy": strategy, "prepare": prepare, "chunk": arguments.candidates}
+        found = [r.correct for _, r in evaluate(space, params, archs(i), data, **how)]
+        return np.concatenate(found)
+
+    def theirs(peer, i):
+        def ready(batches):
+            return [peer.images(batch.astype(np.float32) / 128.0 - 1.0) for batch in batches]
+
+        inputs, targets = (ready(calibration), ready(images)), torch.from_numpy(labels).long()
+        with contextlib.redirect_stdout(None):
+            chosen = choices.unstack(archs(i))
+            return np.asarray([peer.candidate(space, a, *inputs, targets) for a in chosen])
+
+    runs = {name: lambda i, p=peer: theirs(p, i) for name, peer in peers.items()}
+    for name in arguments.strategies:
+        runs[name] = functools.partial(ours, getattr(network, name))
+    right = {name: run(0) for name, run in runs.items()}
+    for name, counts in right.items():
+        print(f"correct images of {name}: {counts.tolist()}")
+    timings = measure.in_turn(runs, rounds)
+    return {
+        name: t._replace(
+            **{k: getattr(t, k) / arguments.candidates for k in ("median_s", "low_s", "high_s")}
+        )
+        for name, t in timings.items()
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The sandwich step: largest, smallest and 2 random subnets, distillation, optimiser.
+
+    python benchmarks/train_step.py --quick
+    python benchmarks/train_step.py --space attentivenas --resolution 128 --batch 32
+
+Times the whole step with random members masked and switched, for every resolution, batch size and
+dtype that is given. The defaults in `supernet_jax/config.py` (FASTEST) are what this shows.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import measure
+import numpy as np
+
+from supernet_jax import config, losses, optim, sampling, train
+
+
+def main() -> None:
+    """Runs the comparison and prints it."""
+    parser = measure.parser(__doc__)
+    parser.add_argument("--space", default="digits", choices=sorted(config.SPACES))
+    parser.add_argument("--resolution", type=int, nargs="+", help="pixels (default: the space's)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[32], help="images per step")
+    parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
+    parser.add_argument("--strategies", nargs="+", default=["masked", "switched"])
+    arguments = parser.parse_args()
+    rounds = 3 if arguments.quick else arguments.rounds
+    sizes = arguments.resolution or [measure.SIZES[arguments.space]]
+    report = []
+    for resolution, batch, dtype in itertools.product(sizes, arguments.batch, arguments.dtype):
+        space = measure.space_of(arguments.space, pixels=resolution)
+        steps = {
+            strategy: stepper(space, strategy, resolution, batch, dtype)
+            for strategy in arguments.strategies
+        }
+        timings = measure.in_turn(steps, rounds)
+        about = {"space": space.name, "pixels": resolution, "batch": batch, "dtype": dtype}
+        report += measure.rows(timings, base=arguments.strategies[0], **about)
+    measure.timings_table(report, ("space", "pixels", "batch", "dtype"))
+    measure.write(arguments.json, report)
+
+
+def stepper(space, strategy, resolution, batch, dtype):
+    """A function that takes one training step; the state goes on from call to call."""
+    recipe = train.Recipe(
+        space=space,
+        sampler=sampling.sandwich(space.menu, n_random=2),
+        loss=losses.in_place_distillation(losses.adaptive_alpha_divergence, smoothing=0.1),
+        optimizer=optim.alphanet_sgd(0.01, weight_decay=1e-5),
+        augment=lambda images, key, ids: images.astype(jnp.float32) / 255.0,
+        strategy=config.strategy(strategy, job="train", backend=jax.default_backend()),
+        dtype=config.dtype(dtype),
+    )
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, resolution, resolution, 3), np.uint8)
+    labels = rng.integers(0, space.classes, batch, np.int32)
+    data = train.Batch(images, labels, np.arange(batch, dtype=np.int32))
+    make = jax.jit(lambda: train.create(recipe), compiler_options=measure.RUNS_ONCE)
+    state = make()
+    step = train.make_step(recipe)
+
+    def run(_):
+        nonlocal state
+        state, metrics = step(state, data, resolutions=(resolution,) * 4)
+        return metrics
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
