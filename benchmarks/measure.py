@@ -31,7 +31,11 @@ SIZES = {"digits": 8, "cifar": 32, "attentivenas": 128}  # pixels, unless told o
 
 def space_of(name: str, *, pixels: int) -> Space:
     """A space of three channels and ten classes, whose only resolution is `pixels`."""
-    space = config.SPACES[name].build(classes=10, input_channels=3)
+    return at_resolution(config.SPACES[name].build(classes=10, input_channels=3), pixels)
+
+
+def at_resolution(space: Space, pixels: int) -> Space:
+    """The same space with one resolution, whatever it had on offer."""
     menu = choices.replace(space.menu, space.resolution, Choice((pixels,)))
     return dataclasses.replace(space, menu=menu)
 
