@@ -47,7 +47,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=1, help="for calibration and evaluation")
     parser.add_argument("--candidates", type=int, default=4, help="evaluated per round")
     parser.add_argument("--strategies", nargs="+", default=["masked", "switched"])
-    parser.add_argument("--jobs", nargs="+", default=["train", "evaluate"])
+    parser.add_argument(
+        "--jobs", nargs="+", default=["train", "evaluate"], choices=("train", "evaluate")
+    )
     parser.add_argument("--rate", type=float, help="evaluate mutants with this rate, not uniform")
     parser.add_argument("--compile", action="store_true", help="also run it under torch.compile")
     arguments = parser.parse_args()

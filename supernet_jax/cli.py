@@ -1,4 +1,4 @@
-"""The command line: `supernet info | train | evaluate | search | extract | quickstart`."""
+"""The command line: `supernet COMMAND`, and what commands there are."""
 
 import logging
 import os
@@ -11,9 +11,10 @@ import jax
 import tyro
 
 import supernet_jax
-from supernet_jax.commands import evaluate, extract, info, quickstart, search, train
+from supernet_jax.commands import evaluate, extract, info, native, quickstart, search, train
 from supernet_jax.config import Config, load_file
 from supernet_jax.errors import UserError, near
+from supernet_jax.native import cache_folder
 
 COMMANDS = {
     "info": (info, "draw a space, or count the MACs and parameters of archs"),
@@ -21,6 +22,7 @@ COMMANDS = {
     "evaluate": (evaluate, "calibrate and evaluate subnets of a run"),
     "search": (search, "search a run's space under a budget"),
     "extract": (extract, "take one subnet out as an ordinary network"),
+    "native": (native, "build faster kernels for this machine's CPU (optional)"),
     "quickstart": (quickstart, "all of it on 8x8 digits, in three minutes"),
 }
 
@@ -106,7 +108,5 @@ def _quiet() -> None:
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     # JAX has read JAX_COMPILATION_CACHE_DIR into its configuration already.
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        cache = pathlib.Path(root) / "supernet_jax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

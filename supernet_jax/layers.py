@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from supernet_jax import native
+
 Array = jax.Array
 Initializer = Callable[..., Array]
 EPSILON = 1e-5  # of BatchNorm, as published
@@ -52,7 +54,7 @@ class Conv(nn.Module):
         k, c = self.kernel, x.shape[-1]
         w = self.param("kernel", uniform_fan_in(k * k * c), (k, k, c, self.features))
         patches = jnp.concatenate(_shifted(x, k, self.stride), axis=-1)
-        return jnp.dot(patches, w.reshape(k * k * c, self.features).astype(x.dtype))
+        return _rows_dot(patches, w.reshape(k * k * c, self.features).astype(x.dtype))
 
 
 class Pointwise(nn.Module):
@@ -66,7 +68,7 @@ class Pointwise(nn.Module):
         """`[..., C_in]` -> `[..., features]`."""
         c = x.shape[-1]
         w = self.param("kernel", uniform_fan_in(c), (1, 1, c, self.features))
-        y = jnp.dot(x, w[0, 0].astype(x.dtype))
+        y = _rows_dot(x, w[0, 0].astype(x.dtype))
         if self.bias:
             y = y + _row(self.param("bias", uniform_fan_in(c), (self.features,)), y)
         return y
@@ -182,8 +184,8 @@ class SqueezeExcite(nn.Module):
 def depthwise(x: Array, kernel: Array, stride: int) -> Array:
     """Depthwise convolution, symmetric padding `k // 2`.
 
-    On CPU a sum of k x k shifted products with a gradient of its own: XLA's convolution is 14 to
-    85 times slower than PyTorch's there.
+    On CPU the compiled kernel of `native` if it was built, or else a sum of k x k shifted products
+    with a gradient of its own: XLA's convolution is 14 to 85 times slower than PyTorch's there.
 
     Args:
         x: `[B, H, W, C]`.
@@ -202,8 +204,9 @@ def depthwise(x: Array, kernel: Array, stride: int) -> Array:
             feature_group_count=x.shape[-1],
         )
 
+    on_cpu = native.depthwise if native.takes(x, kernel) else _shifted_depthwise
     return lax.platform_dependent(
-        x, kernel, cpu=lambda x, w: _shifted_depthwise(x, w, stride), default=convolution
+        x, kernel, cpu=lambda x, w: on_cpu(x, w, stride), default=convolution
     )
 
 
@@ -323,6 +326,11 @@ def _shifted(x: Array, k: int, stride: int) -> list[Array]:
     high, wide = (rows - 1) * stride + 1, (columns - 1) * stride + 1
     corners = [(i, j) for i in range(k) for j in range(k)]
     return [padded[:, i : i + high : stride, j : j + wide : stride] for i, j in corners]
+
+
+def _rows_dot(x: Array, w: Array) -> Array:
+    """`[..., C]` times `[C, F]`. As matrices: XLA transposes larger arrays for w's gradient."""
+    return jnp.dot(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
 
 
 def _row(vector: Array, like: Array) -> Array:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "supernet_jax"
 # circle. A new module needs a place here.
 ROWS = (
     ("__init__", "errors"),
-    ("choices", "progress", "schema", "userfile"),
+    ("choices", "native", "progress", "schema", "userfile"),
     ("elastic", "layers", "blocks"),
     ("network",),
     ("spaces",),
