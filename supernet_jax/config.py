@@ -96,7 +96,15 @@ class Data:
     split_seed: int = 0
     """which images those are"""
     size: int | None = None
-    """resize all images to this square size, pixels"""
+    """bring all images to this square size, pixels"""
+    crop: Literal["stretch", "centre", "random"] = "stretch"
+    """which part of an image becomes that square: all, the middle, or (training) a random part"""
+    storage: Literal["auto", "memory", "stream"] = "auto"
+    """decode all at the start or as needed; auto streams above 4 GiB and for random crops"""
+    threads: int = 0
+    """decoding threads of streams, in each process; 0 for as many as there are cores"""
+    workers: int = 0
+    """processes that decode streams; 0 decodes in threads of the training process"""
     pad: int = 0
     """random crops after padding by this many pixels"""
     flip: bool = False
@@ -290,6 +298,8 @@ class Config:
             ("train.seed", train.seed, 0),
             ("data.pad", data.pad, 0),
             ("data.split-seed", data.split_seed, 0),
+            ("data.threads", data.threads, 0),
+            ("data.workers", data.workers, 0),
             ("evaluation.calibration-batches", evaluation.calibration_batches, 1),
             ("evaluation.batch", evaluation.batch, 2),
             ("evaluation.chunk", evaluation.chunk, 1),

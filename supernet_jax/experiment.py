@@ -54,7 +54,13 @@ def build(settings: Config) -> Experiment:
     d = settings.data
     held_out = int(d.held_out) if d.held_out >= 1 else d.held_out
     dataset = data.load(
-        d.name, data_dir=d.data_dir, held_out=held_out, seed=d.split_seed, size=d.size
+        d.name,
+        data_dir=d.data_dir,
+        held_out=held_out,
+        seed=d.split_seed,
+        size=d.size,
+        storage=d.storage,
+        crop=d.crop,
     )
     classes, channels = len(dataset.class_names), dataset.train.images.shape[-1]
     space = _built("space", settings, Space, classes=classes, input_channels=channels)

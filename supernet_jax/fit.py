@@ -12,7 +12,7 @@ import json
 import pathlib
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TextIO
 
 import jax
@@ -43,6 +43,7 @@ class Job(NamedTuple):
         metrics: path of a file of JSON lines.
         checkpoint_every: steps between checkpoints.
         log_every: steps between lines of metrics.
+        reading: who decodes images that are not in memory.
     """
 
     recipe: Recipe
@@ -55,6 +56,7 @@ class Job(NamedTuple):
     metrics: pathlib.Path
     checkpoint_every: int
     log_every: int
+    reading: data.Reading = data.Reading()
 
 
 def fit(job: Job) -> tuple[State, bool]:
@@ -75,13 +77,14 @@ def fit(job: Job) -> tuple[State, bool]:
     with (
         _StopRequested() as stop,
         log,
+        _Batches(job) as batches,
         progress.bar("training", job.steps, done=start) as advance,
     ):
         step = start
+        batches.go_to(step, log.rollbacks)
         while step < job.steps:
             resolutions = train.step_resolutions(job.recipe, step=step, rollbacks=log.rollbacks)
-            batch = _batch(job, step, log.rollbacks)
-            state, metrics = step_function(state, batch, resolutions=resolutions)
+            state, metrics = step_function(state, batches.next(), resolutions=resolutions)
             step += 1
             log.add(step, metrics)
             last = step == job.steps or stop(step)
@@ -92,6 +95,7 @@ def fit(job: Job) -> tuple[State, bool]:
                 if worst >= PATIENCE:
                     state = _go_back(job, log)
                     step = int(state.step)
+                    batches.go_to(step, log.rollbacks)
                     advance(step - log.shown)
                     log.shown = step
                     continue
@@ -118,12 +122,41 @@ def restore(job: Job) -> State:
     return job.checkpoints.restore(target)
 
 
-def _batch(job: Job, step: int, rollbacks: int) -> Batch:
-    # After a rollback the order of the data is another one, as are archs and augmentation.
-    seed = job.recipe.seed + 1_000_003 * rollbacks
-    ids = data.batch_indices(len(job.images.labels), job.batch, seed=seed, step=step)
-    host = Batch(job.images.images[ids], job.images.labels[ids], ids.astype(np.int32))
-    return sharding.split(job.mesh, host)
+class _Batches:
+    """The batches of a run, from any step on; those to come are read ahead."""
+
+    def __init__(self, job: Job):
+        self._job = job
+        self._feed: Generator[data.Examples, None, None] | None = None
+        self._rows = sharding.own_rows(job.mesh, job.batch)
+
+    def __enter__(self) -> "_Batches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._feed is not None:
+            self._feed.close()
+
+    def go_to(self, step: int, rollbacks: int) -> None:
+        """The next batch will be that of this step."""
+        self.__exit__()
+        job = self._job
+        self._feed = data.feed(
+            job.images,
+            job.batch,
+            # After a rollback the order of the data is another one, as are archs and augmentation.
+            seed=job.recipe.seed + 1_000_003 * rollbacks,
+            start=step,
+            stop=job.steps,
+            rows=self._rows,
+            reading=job.reading,
+        )
+
+    def next(self) -> Batch:
+        """The batch of the next step, on the mesh."""
+        assert self._feed is not None
+        host = Batch(*next(self._feed))
+        return sharding.split_rows(self._job.mesh, host, rows=self._rows, count=self._job.batch)
 
 
 def _go_back(job: Job, log: "_Log") -> State:

@@ -31,6 +31,32 @@ def split(mesh: Mesh, tree: Any, *, axis: int = 0) -> Any:
     return jax.tree.map(lambda x: _put(np.asarray(x), NamedSharding(mesh, spec)), tree)
 
 
+def own_rows(mesh: Mesh, count: int) -> np.ndarray:
+    """Which places of a batch of `count`, split over the mesh, this process has: int64, ascending.
+
+    A process reads only these from disk.
+    """
+    places = NamedSharding(mesh, PartitionSpec("data")).addressable_devices_indices_map((count,))
+    slices = [index[0] for index in places.values() if index is not None]
+    return np.unique(np.concatenate([np.arange(count)[part] for part in slices]))
+
+
+def split_rows(mesh: Mesh, tree: Any, *, rows: np.ndarray, count: int) -> Any:
+    """Puts the own rows (see `own_rows`) of host arrays on the mesh, as a batch of `count`."""
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+
+    def put(x: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            first, last = index[0].indices(count)[:2]
+            start = int(np.searchsorted(rows, first))
+            return x[start : start + last - first]
+
+        return jax.make_array_from_callback((count, *x.shape[1:]), sharding, part)
+
+    return jax.tree.map(put, tree)
+
+
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Puts host (or single-device) arrays whole on every device of the mesh."""
     return jax.tree.map(lambda x: _put(np.asarray(x), replicated(mesh)), tree)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from supernet_jax import data
 from supernet_jax.augment import augment, normalise
+from supernet_jax.data import splits
 from supernet_jax.errors import UserError
 
 Path = pathlib.Path
@@ -173,7 +174,7 @@ def test_mean_and_std_are_those_of_train_alone(tmp_path):
 
 def test_statistics_over_many_chunks():
     images = noise(0, 2500, 2, 2, 3)  # more than two chunks of 1024
-    mean, std = data._statistics(images)
+    mean, std = splits.statistics(images)
     np.testing.assert_allclose(mean, images.mean((0, 1, 2)) / 255, rtol=1e-12)
     np.testing.assert_allclose(std, images.std((0, 1, 2)) / 255, rtol=1e-9)
 

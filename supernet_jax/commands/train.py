@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from supernet_jax import checkpoint, config, experiment, fit, sharding
+from supernet_jax import checkpoint, config, data, experiment, fit, sharding
 from supernet_jax.commands import common
 from supernet_jax.config import Config
 from supernet_jax.errors import UserError
@@ -74,6 +74,7 @@ def job(built: Experiment, folder: pathlib.Path) -> fit.Job:
         metrics=folder / "metrics.jsonl",
         checkpoint_every=settings.checkpoint_every,
         log_every=settings.log_every,
+        reading=data.Reading(built.config.data.threads, built.config.data.workers),
     )
 
 

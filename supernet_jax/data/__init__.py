@@ -1,0 +1,272 @@
+"""Labelled images: reading, splitting and batching them, all on the host.
+
+Shapes: N images of a part, H x W pixels, C channels (1 for grey), B images of a batch. Pixels are
+uint8 in 0..255, labels int32 in 0..classes-1.
+
+A dataset goes `read` (train and test as they come) -> `load` (a held-out part is taken out of
+train) -> `feed` (batches of training images), `padded_batches`, `calibration_subset`. Small sets
+are held in memory, decoded; of large ones only names and labels are, see `Storage`.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from supernet_jax.data import decode, sources, splits
+from supernet_jax.data.batches import batch_indices, calibration_subset, padded_batches
+from supernet_jax.data.decode import Crop, Encoded
+from supernet_jax.data.feeding import Examples, Reading, feed
+from supernet_jax.data.images import Images, Stored, leave_stored
+from supernet_jax.data.splits import SPLIT, random_stream
+from supernet_jax.errors import UserError
+
+__all__ = [
+    "Crop",
+    "Dataset",
+    "Examples",
+    "Images",
+    "Reading",
+    "Source",
+    "Storage",
+    "Stored",
+    "batch_indices",
+    "calibration_subset",
+    "feed",
+    "load",
+    "pack",
+    "padded_batches",
+    "read",
+]
+
+Storage = Literal["auto", "memory", "stream"]
+MEMORY = 4 * 2**30  # bytes of decoded images above which `auto` leaves them in their files
+LOOKED_AT = 64  # stored images whose headers say whether all are grey
+TEST_SEED = 0  # of the fifth set aside where a source has no test images of its own
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset cut in three parts that share no image."""
+
+    name: str  # as given to `load`
+    train: Images
+    held_out: Images  # taken from the training data, to search on; in random order
+    test: Images  # for final figures only
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]  # C numbers: of the pixels of `train`, in 0..1 (of a sample, if stored)
+    std: tuple[float, ...]  # C numbers: the same, at least one grey level (1/255)
+    fingerprint: str  # 16 hex digits over pixels (or files), labels, names, split seed
+
+
+class Source(NamedTuple):
+    """A dataset as read, before its training data is split."""
+
+    train: Images
+    test: Images
+    class_names: tuple[str, ...]
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    held_out: float | int,
+    seed: int,
+    size: int | None = None,
+    storage: Storage = "auto",
+    crop: Crop = "stretch",
+) -> Dataset:
+    """A dataset with its held-out part taken from the training data, stratified by class.
+
+    Args:
+        name: `digits`, `tfds:NAME`, `folder:PATH` or `npz:PATH`, see docs/data.md.
+        data_dir: where TFDS has its prepared data; where a relative PATH starts.
+        held_out: a fraction in (0, 1) or a number of images of the training data.
+        seed: of the held-out split, at least 0. The test part does not depend on it.
+        size: every image becomes size x size.
+        storage: `memory` decodes everything now; `stream` leaves images in their files until they
+            are needed; `auto` streams where `memory` would take more than 4 GiB, or where crops
+            are random.
+        crop: which part of an image becomes the square: all of it (`stretch`), the middle
+            (`centre`), or, in training batches, a random part (`random`; the middle elsewhere).
+
+    Raises:
+        UserError: for an unknown name, data that is missing, broken or of the wrong kind, or a
+            held-out part that leaves a class without a training image.
+    """
+    if seed < 0:
+        raise UserError(f"the seed of the held-out split is {seed}; give one of at least 0")
+    source = read(name, data_dir=data_dir, size=size, storage=storage, crop=crop)
+    count = splits.count(held_out, source.train.labels, what="held_out")
+    train, part = splits.split(source.train, count, rng=random_stream(seed, SPLIT))
+    mean, std = splits.statistics(splits.sample(train))
+    about = (source.class_names, seed)
+    fingerprint = splits.fingerprint(train, part, source.test, about=about)
+    return Dataset(name, train, part, source.test, source.class_names, mean, std, fingerprint)
+
+
+def read(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    size: int | None = None,
+    storage: Storage = "auto",
+    crop: Crop = "stretch",
+) -> Source:
+    """A dataset as it comes, checked; where it has no test part, a fixed fifth becomes one.
+
+    Args and errors are those of `load`.
+    """
+    if size is not None and size < 1:
+        raise UserError(f"images cannot be resized to {size} pixels; give a size of at least 1")
+    if size is None and crop != "stretch":
+        raise UserError(f"a {crop} crop needs a size to bring it to; give one, as size=224")
+    found = sources.find(name, data_dir=data_dir)
+    if found.files:
+        parts = _from_files(name, found.files, size=size, storage=storage, crop=crop)
+    else:
+        parts = _from_arrays(name, found.arrays, storage=storage, crop=crop)
+    class_names = found.class_names
+    train = _checked(parts[0], f"{name}, train", classes=len(class_names))
+    absent = np.flatnonzero(np.bincount(train.labels, minlength=len(class_names)) == 0)
+    if absent.size:
+        raise UserError(
+            f"{name}: class {class_names[absent[0]]!r} (label {absent[0]}) has no training image; "
+            "every class needs one: add images, or number the labels without gaps"
+        )
+    if len(parts) == 1:
+        what = f"the test part missing from {name}, a fraction of"
+        count = splits.count(0.2, train.labels, what=what)
+        train, test = splits.split(train, count, rng=random_stream(TEST_SEED, SPLIT))
+    else:
+        test = parts[1]
+    test = _checked(test, f"{name}, test", classes=len(class_names))
+    if found.arrays:
+        train, test = (_resized(part, size, crop) for part in (train, test))
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise UserError(
+            f"{name}: training images are {train.images.shape[1:]} and test images "
+            f"{test.images.shape[1:]} (height, width, channels); they must agree: pass a size, or "
+            "convert one of them"
+        )
+    return Source(train, test, class_names)
+
+
+def pack(name: str, path: str, *, data_dir: str | None = None, size: int | None = None) -> None:
+    """Write a dataset, decoded, as an npz file that `load("npz:PATH")` reads in a moment.
+
+    The parts and the fingerprint are then the same. The file appears whole or not at all.
+
+    Args and errors are those of `load`; also a UserError if the file cannot be written.
+    """
+    source = read(name, data_dir=data_dir, size=size, storage="memory")
+    place = Path(path).expanduser()
+    part = place.with_name(f"{place.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            np.savez(
+                file,
+                x_train=source.train.images[:],
+                y_train=source.train.labels,
+                x_test=source.test.images[:],
+                y_test=source.test.labels,
+                class_names=np.array(source.class_names),
+            )
+        part.replace(place)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written ({error}); choose another place") from error
+
+
+# --- in memory or not -----------------------------------------------------------------------
+
+
+def _from_files(
+    name: str, parts: list[Encoded], *, size: int | None, storage: Storage, crop: Crop
+) -> list[Images]:
+    for part in parts:
+        if not part.length:
+            raise UserError(f"{part.title} has no image; every part needs some: add images")
+    if not _left_in_files(name, parts, size=size, storage=storage, crop=crop):
+        return [Images(*part) for part in decode.decode(parts, size=size, crop=crop)]
+    if size is None:
+        raise UserError(
+            f"{name} is to be streamed, for which all images must be of one size; give it, as "
+            "--data.size 224"
+        )
+    seen = [_headers(part) for part in parts]
+    channels = max((one[2] for some in seen for one in some), default=3)
+    return [leave_stored(part, size=size, channels=channels, crop=crop) for part in parts]
+
+
+def _left_in_files(
+    name: str, parts: list[Encoded], *, size: int | None, storage: Storage, crop: Crop
+) -> bool:
+    if storage == "memory" and crop == "random":
+        raise UserError(
+            f"{name} cannot be held in memory with random crops, which need the whole files; use "
+            "storage `stream` or `auto`, or crop `centre`"
+        )
+    if storage != "auto":
+        return storage == "stream"
+    height, width, channels = next(iter(_headers(parts[0])), (1, 1, 3))
+    pixels = size * size if size is not None else height * width
+    total = sum(part.length for part in parts) * pixels * channels
+    if crop != "random" and total > MEMORY and size is None:
+        raise UserError(
+            f"{name} would take {total / 2**30:.1f} GiB decoded; above {MEMORY / 2**30:.0f} GiB "
+            "images are streamed, for which they must be of one size: give it, as --data.size 224, "
+            "or have them all in memory with --data.storage memory"
+        )
+    return crop == "random" or total > MEMORY
+
+
+def _headers(part: Encoded) -> list[tuple[int, int, int]]:
+    """Height, width and channels of some images, evenly spread, of those that can be told."""
+    places = np.linspace(0, part.length - 1, min(part.length, LOOKED_AT)).astype(int)
+    found = [decode.header(item) for item in part.items(places.tolist())]
+    return [one for one in found if one is not None]
+
+
+def _from_arrays(name: str, parts: list[Images], *, storage: Storage, crop: Crop) -> list[Images]:
+    if storage == "stream" or crop == "random":
+        asked = "storage `stream`" if storage == "stream" else "crop `random`"
+        raise UserError(
+            f"{name} comes as one array in memory, so {asked} cannot be had; it is for tfds:NAME "
+            "and folder:PATH: use storage `auto` and crop `stretch` or `centre`"
+        )
+    return parts
+
+
+def _resized(part: Images, size: int | None, crop: Crop) -> Images:
+    assert isinstance(part.images, np.ndarray)
+    return Images(decode.resize(part.images, size, crop=crop), part.labels)
+
+
+def _checked(part: Images, where: str, *, classes: int) -> Images:
+    """The part with int32 labels and a channel axis, or a UserError naming what is wrong."""
+    pixels, labels = part
+    if isinstance(pixels, np.ndarray) and (
+        pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or 0 in pixels.shape
+    ):
+        raise UserError(
+            f"{where}: images are {pixels.dtype} {list(pixels.shape)}; they must be uint8 (0 to "
+            "255) [N, H, W] or [N, H, W, C] and not empty: convert them"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != pixels.shape[:1]:
+        raise UserError(
+            f"{where}: labels are {labels.dtype} {list(labels.shape)} for {pixels.shape[0]} "
+            f"images; they must be integers of shape [{pixels.shape[0]}]: convert them"
+        )
+    bad = np.flatnonzero((labels < 0) | (labels >= classes))
+    if bad.size:
+        raise UserError(
+            f"{where}: the label at index {bad[0]} is {labels[bad[0]]} ({bad.size} such); allowed "
+            f"are 0 to {classes - 1}: correct it"
+        )
+    if isinstance(pixels, np.ndarray):
+        pixels = pixels.reshape(*pixels.shape[:3], -1)
+    return Images(pixels, labels.astype(np.int32))

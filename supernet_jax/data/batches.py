@@ -1,0 +1,68 @@
+"""Which examples make up a batch: of training, of evaluation, of calibration."""
+
+import functools
+
+import numpy as np
+
+from supernet_jax.data.images import Images
+from supernet_jax.data.splits import CALIBRATION, ORDER, random_stream
+
+
+def batch_indices(n: int, batch: int, *, seed: int, step: int) -> np.ndarray:
+    """Which examples make up the batch of a step: a pure function of (seed, step).
+
+    Every epoch is a fresh permutation. Batches run on over the end of an epoch, so no example is
+    dropped: the first `n * epochs` places of the stream hold each example `epochs` times.
+
+    Args:
+        n: number of examples, at least 1.
+        batch: examples of a batch, B; it may exceed n.
+        seed: at least 0.
+        step: at least 0.
+
+    Returns:
+        int64 [B], in 0..n-1.
+    """
+    start, stop = int(step) * batch, (int(step) + 1) * batch
+    epochs = range(start // n, (stop - 1) // n + 1)
+    parts = [_order(n, seed, e)[max(start - e * n, 0) : stop - e * n] for e in epochs]
+    return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=2)  # a batch touches two epochs at most, unless it exceeds an epoch
+def _order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The permutation of one epoch, int64 [n]."""
+    order = random_stream(seed, ORDER, epoch).permutation(n)
+    order.setflags(write=False)  # it is shared by all who ask
+    return order
+
+
+def padded_batches(images: Images, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """All images in order, in chunks of one size for evaluation.
+
+    Returns:
+        Images uint8 [ceil(N / B), B, H, W, C], zero where padded, and labels int32
+        [ceil(N / B), B], -1 where padded.
+    """
+    chunks = -(-len(images.labels) // batch)
+    pixels = np.zeros((chunks * batch, *images.images.shape[1:]), np.uint8)
+    labels = np.full(chunks * batch, -1, np.int32)
+    pixels[: len(images.labels)] = images.images[:]
+    labels[: len(images.labels)] = images.labels
+    return pixels.reshape(chunks, batch, *pixels.shape[1:]), labels.reshape(chunks, batch)
+
+
+def calibration_subset(images: Images, *, batches: int, batch: int, seed: int) -> np.ndarray:
+    """Images drawn without replacement, to calibrate BatchNorm on.
+
+    Where there are too few, fewer batches come back, but at least one, which then may be smaller:
+    the shape tells what was used.
+
+    Returns:
+        uint8 [batches, B, H, W, C].
+    """
+    n = len(images.labels)
+    batch = min(batch, n)
+    batches = min(batches, n // batch)
+    chosen = random_stream(seed, CALIBRATION).permutation(n)[: batches * batch]
+    return images.images[chosen].reshape(batches, batch, *images.images.shape[1:])

@@ -1,0 +1,233 @@
+"""Image files on the host: decoded by Pillow, and brought to one size.
+
+Shapes: N images of a part, H x W pixels of C channels (1 for grey).
+"""
+
+import io
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import track
+
+from supernet_jax.errors import UserError
+
+GREY, COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "CMYK", "YCbCr")  # Pillow's 8-bit modes
+NAMED = 10  # how many bad files an error names
+CHUNK = 64  # images that a thread takes at once
+CENTRE = 0.875  # of the shorter side: 224 of 256 pixels
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop: share of the image, width by height
+
+Result = TypeVar("Result")
+Crop = Literal["stretch", "centre", "random"]
+Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
+Part = Callable[[int, int], Box]  # (width, height) -> which part of an image becomes the square
+
+
+class Item(NamedTuple):
+    """One encoded image."""
+
+    where: str  # what an error calls it
+    file: Path | io.BytesIO
+    label: int
+
+
+class Encoded(NamedTuple):
+    """A part of a dataset whose images are still to be decoded."""
+
+    title: str
+    length: int
+    items: Callable[[Sequence[int]], list[Item]]  # those at some places; called by several threads
+    labels: Callable[[], np.ndarray]  # int64 [N], without decoding
+    identity: Callable[[], str]  # what tells it from other data, without decoding
+
+
+def whole(width: int, height: int) -> Box:
+    """All of an image, which is stretched."""
+    return 0.0, 0.0, float(width), float(height)
+
+
+def centre(width: int, height: int) -> Box:
+    """The square in the middle whose side is 7/8 of the shorter side, as ImageNet is tested."""
+    side = CENTRE * min(width, height)
+    left, upper = (width - side) / 2, (height - side) / 2
+    return left, upper, left + side, upper + side
+
+
+def random_box(rng: np.random.Generator, width: int, height: int) -> Box:
+    """A random part of an image: 8 % to all of its area, at 3:4 to 4:3 (arXiv:1409.4842, 6).
+
+    Ten are drawn and the first that fits is taken; where none does, the largest allowed in the
+    middle.
+    """
+    area = width * height * rng.uniform(*AREA, 10)
+    ratio = np.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1]), 10))
+    places = rng.uniform(size=2)
+    widths, heights = np.sqrt(area * ratio), np.sqrt(area / ratio)
+    fitting = np.flatnonzero((widths <= width) & (heights <= height))
+    if fitting.size:
+        w, h = float(widths[fitting[0]]), float(heights[fitting[0]])
+    else:
+        nearest = float(np.clip(width / height, *RATIO))
+        w, h, places = min(width, height * nearest), min(height, width / nearest), np.full(2, 0.5)
+    w, h = max(w, min(1.0, width)), max(h, min(1.0, height))
+    left, upper = (width - w) * float(places[0]), (height - h) * float(places[1])
+    return left, upper, min(left + w, width), min(upper + h, height)
+
+
+def fixed_part(crop: Crop) -> Part:
+    """The part that is taken where nothing is random."""
+    return whole if crop == "stretch" else centre
+
+
+def decode(
+    parts: list[Encoded], *, size: int | None, crop: Crop = "stretch"
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Decodes every image of every part; a part of each becomes size x size, if that is given.
+
+    Returns:
+        Images uint8 [N, H, W, C] and labels int64 [N] of each part; C is 1 if all are grey, else 3.
+
+    Raises:
+        UserError: naming the images that do not decode, over all parts, or two of different size.
+    """
+    decoded, bad = [], []
+    for part in parts:
+        pixels, labels, wrong = _decode_part(part, size=size, crop=crop)
+        decoded.append((pixels, labels))
+        bad.extend(wrong)
+    refuse(bad)
+    first = decoded[0][0][0]
+    for part, (pixels, _) in zip(parts, decoded, strict=True):
+        for i, image in enumerate(pixels):
+            if image.shape[:2] != first.shape[:2]:
+                raise UserError(
+                    f"{part.items([i])[0].where} is {image.shape[:2]} and "
+                    f"{parts[0].items([0])[0].where} {first.shape[:2]} (height, width); all "
+                    "must be of one size: pass a size to resize them to"
+                )
+    colour = any(image.ndim == 3 for pixels, _ in decoded for image in pixels)
+    return [
+        (np.stack([_channels(p, colour=colour) for p in pixels]), np.array(labels, np.int64))
+        for pixels, labels in decoded
+    ]
+
+
+def refuse(bad: list[str]) -> None:
+    """Raises a `UserError` that names the images that do not decode, if there are any."""
+    if bad:
+        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        raise UserError(
+            f"{len(bad)} images do not decode: {'; '.join(bad[:NAMED])}{more}; every one must be a "
+            "whole 8-bit image: replace or remove them"
+        )
+
+
+def _channels(image: np.ndarray, *, colour: bool) -> np.ndarray:
+    """[H, W] or [H, W, 3] as [H, W, 3] if anything has colour, else [H, W, 1]."""
+    if image.ndim == 3:
+        return image
+    return np.repeat(image[:, :, None], 3 if colour else 1, axis=2)
+
+
+def _decode_part(
+    part: Encoded, *, size: int | None, crop: Crop
+) -> tuple[list[np.ndarray], list[int], list[str]]:
+    """Pixels and labels of the images that decode, and what is wrong with the others."""
+    box = fixed_part(crop)
+
+    def work(at: range) -> list[tuple[np.ndarray | str, int]]:
+        return [(decode_one(item, size=size, box=box), item.label) for item in part.items(at)]
+
+    results = [
+        one for some in in_threads(work, part.length, f"decoding {part.title}") for one in some
+    ]
+    good = [(pixels, label) for pixels, label in results if not isinstance(pixels, str)]
+    wrong = [pixels for pixels, _ in results if isinstance(pixels, str)]
+    return [pixels for pixels, _ in good], [label for _, label in good], wrong
+
+
+def in_threads(work: Callable[[range], Result], length: int, what: str) -> Iterator[Result]:
+    """The results of `work` on chunks of 0..length-1, in order; with a bar if there are many."""
+    chunks = [range(i, min(i + CHUNK, length)) for i in range(0, length, CHUNK)]
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        yield from track(
+            pool.map(work, chunks),
+            description=what,
+            total=len(chunks),
+            console=console,
+            transient=True,
+            disable=length < 5000 or not console.is_terminal,
+        )
+
+
+def decode_one(
+    item: Item, *, size: int | None, box: Part = whole, mode: str | None = None
+) -> np.ndarray | str:
+    """One image, or in one line why not.
+
+    Args:
+        item: the image.
+        size: pixels of the square that a part of it becomes; None leaves it as it is.
+        box: which part that is.
+        mode: "L" or "RGB"; None takes the image's own.
+
+    Returns:
+        uint8 [H, W] or [H, W, 3].
+    """
+    try:
+        with Image.open(item.file) as image:
+            if image.mode not in GREY + COLOUR:
+                return f"{item.where} (pixels of mode {image.mode}, not of 8 bits)"
+            mode = mode or ("L" if image.mode in GREY else "RGB")
+            place = None if size is None else _shrink(image, box(*image.size), size)
+            plain = image if image.mode == mode else image.convert(mode)
+            if size is not None:
+                plain = plain.resize((size, size), Image.Resampling.BILINEAR, box=place)
+            shape = (plain.height, plain.width) + ((3,) if mode == "RGB" else ())
+            # twice as fast as np.asarray(image) on small images
+            return np.frombuffer(plain.tobytes(), np.uint8).reshape(shape)
+    except UnidentifiedImageError:
+        return f"{item.where} (not an image)"
+    except Exception as error:  # Pillow's decoders raise all sorts; the file is at fault anyway
+        return f"{item.where} ({str(error).partition(chr(10))[0] or type(error).__name__})"
+
+
+def _shrink(image: Image.Image, box: Box, size: int) -> Box:
+    """Has a JPEG decoded at 1/2, 1/4 or 1/8 where the box keeps `size` pixels. Returns the box."""
+    spare = min(box[2] - box[0], box[3] - box[1]) / size
+    factor = max((f for f in (2, 4, 8) if f <= spare), default=1)
+    if factor == 1 or not image.draft(image.mode, (image.width // factor, image.height // factor)):
+        return box
+    left, upper, right, lower = (edge / factor for edge in box)
+    return left, upper, right, lower
+
+
+def resize(images: np.ndarray, size: int | None, *, crop: Crop = "stretch") -> np.ndarray:
+    """A part of every image of [N, H, W, C] stretched to size x size, channel by channel."""
+    height, width = images.shape[1:3]
+    box = fixed_part(crop)(width, height)
+    if size is None or ((height, width) == (size, size) and crop == "stretch"):
+        return images
+    out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    for i, c in np.ndindex(len(images), images.shape[3]):
+        image = Image.fromarray(np.ascontiguousarray(images[i, :, :, c]))
+        small = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        out[i, :, :, c] = np.asarray(small)
+    return out
+
+
+def header(item: Item) -> tuple[int, int, int] | None:
+    """Height, width and channels of an image, undecoded; None where it cannot be told."""
+    try:
+        with Image.open(item.file) as image:
+            return image.height, image.width, 1 if image.mode in GREY else 3
+    except Exception:  # it will be named when it is decoded
+        return None
