@@ -84,7 +84,12 @@ def fit(job: Job) -> tuple[State, bool]:
         batches.go_to(step, log.rollbacks)
         while step < job.steps:
             resolutions = train.step_resolutions(job.recipe, step=step, rollbacks=log.rollbacks)
-            state, metrics = step_function(state, batches.next(), resolutions=resolutions)
+            try:
+                batch = batches.next()
+            except UserError:  # images that do not decode
+                _keep(job, step, state, log)
+                raise
+            state, metrics = step_function(state, batch, resolutions=resolutions)
             step += 1
             log.add(step, metrics)
             last = step == job.steps or stop(step)
@@ -120,6 +125,13 @@ def restore(job: Job) -> State:
     shapes = jax.eval_shape(create)
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
     return job.checkpoints.restore(target)
+
+
+def _keep(job: Job, step: int, state: State, log: "_Log") -> None:
+    """Saves what was trained before an error; several processes need not all have met it."""
+    if jax.process_count() == 1 and step > log.shown:
+        log.flush()
+        job.checkpoints.save(step, state, job.meta, wait=True)
 
 
 class _Batches:

@@ -160,6 +160,5 @@ def _refuse(bad: list[str], step: int) -> None:
         decode.refuse(bad)
     except UserError as error:
         raise UserError(
-            f"the batch of step {step + 1}: {error}; the same command then goes on from the last "
-            "checkpoint"
+            f"in the batch of step {step + 1}, {error}; then the same command goes on"
         ) from None

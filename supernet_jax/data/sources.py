@@ -103,8 +103,12 @@ class _Files:
     def labels(self) -> np.ndarray:
         return self.numbers
 
-    @functools.cache  # noqa: B019  there are two of these in a process, and it takes a while
     def identity(self) -> str:
+        return self._digest
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        """Of all names and sizes: asking a file system for so many takes a while."""
         digest = hashlib.sha256()
         for name in self.names:
             size = os.stat(os.path.join(self.root, name)).st_size
