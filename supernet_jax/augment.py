@@ -72,10 +72,13 @@ def augment(images: Array, key: Array, example_ids: Array, *, pad: int, flip: bo
         return (bits % np.array([2 * pad + 1, 2 * pad + 1, 2], np.uint32)).astype(jnp.int32)
 
     down, right, coin = jax.vmap(draw)(example_ids).T
+    mirrored = coin[:, None] == 1
+    if pad == 0:
+        return jnp.where(mirrored[..., None, None], images[:, :, ::-1], images) if flip else images
     rows = jnp.arange(height)[None, :] + (down - pad)[:, None]
     columns = jnp.arange(width)[None, :]
     if flip:
-        columns = jnp.where(coin[:, None] == 1, width - 1 - columns, columns)
+        columns = jnp.where(mirrored, width - 1 - columns, columns)
     columns = columns + (right - pad)[:, None]
     return _pixels_at(images, rows, columns)
 
