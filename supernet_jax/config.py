@@ -252,6 +252,8 @@ class Train:
     """how random subnets run; auto picks what is faster on this backend"""
     ema: float = 0.0
     """decay of the average of the parameters, 0 for none"""
+    shard_params: bool = False
+    """split parameters, optimiser state and average over the devices, for less memory on each"""
     checkpoint_every: int = 200
     """steps between checkpoints"""
     log_every: int = 10

@@ -44,6 +44,7 @@ class Job(NamedTuple):
         checkpoint_every: steps between checkpoints.
         log_every: steps between lines of metrics.
         reading: who decodes images that are not in memory.
+        rules: how the state is split over the devices.
     """
 
     recipe: Recipe
@@ -57,6 +58,7 @@ class Job(NamedTuple):
     checkpoint_every: int
     log_every: int
     reading: data.Reading = data.Reading()
+    rules: sharding.Rules = sharding.REPLICATED
 
 
 def fit(job: Job) -> tuple[State, bool]:
@@ -73,7 +75,7 @@ def fit(job: Job) -> tuple[State, bool]:
     state = restore(job)
     start = int(state.step)
     log = _Log(job, start, int(state.rollbacks))
-    step_function = train.make_step(job.recipe, mesh=job.mesh)
+    step_function = train.make_step(job.recipe, mesh=job.mesh, rules=job.rules)
     with (
         _StopRequested() as stop,
         log,
@@ -114,16 +116,19 @@ def fit(job: Job) -> tuple[State, bool]:
 
 def restore(job: Job) -> State:
     """The state of the last checkpoint, or the first state where there is none."""
-    place = sharding.replicated(job.mesh)
+    places = train.places(job.recipe, job.mesh, job.rules)
     create = jax.jit(
         functools.partial(train.create, job.recipe),
-        out_shardings=place,
+        out_shardings=places,
         compiler_options={"xla_backend_optimization_level": 0},  # it runs once: compiling is all
     )
     if job.checkpoints.latest() is None:
         return create()
-    shapes = jax.eval_shape(create)
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
+    target = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        jax.eval_shape(create),
+        places,
+    )
     return job.checkpoints.restore(target)
 
 

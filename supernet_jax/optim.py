@@ -15,7 +15,7 @@ from supernet_jax.errors import UserError
 
 Array = jax.Array
 Params = Any  # nested dicts of arrays: {block: {layer: {kernel | bias | scale}}}
-Groups = tuple[tuple[str, str], ...]  # (regular expression for a whole path, name of the group)
+Groups = tuple[tuple[str, Any], ...]  # (regular expression for a whole path, its group)
 
 DECAY, NO_DECAY = "decay", "no decay"
 # The first expression that matches the path "block/layer/leaf" decides.
@@ -72,14 +72,14 @@ def param_groups(params: Params, *, groups: Groups) -> Params:
         groups: the first whose expression matches the whole path, as "block/layer/leaf", decides.
 
     Returns:
-        A tree of the same structure, of group names.
+        A tree of the same structure, of groups.
 
     Raises:
         UserError: naming the paths that no expression matches.
     """
     unmatched: list[str] = []
 
-    def one(path: tuple[Any, ...], leaf: Any) -> str:
+    def one(path: tuple[Any, ...], leaf: Any) -> Any:
         del leaf
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for pattern, group in groups:

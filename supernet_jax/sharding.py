@@ -1,17 +1,27 @@
-"""Where arrays live: one mesh axis, `data`, over which batches are split.
+"""Where arrays live: one mesh axis, `data`, over which batches, and perhaps the state, are split.
 
 Host arrays are whole on every process; each process puts only the parts of its own devices. So the
 same code serves one device, eight, and several processes, and what is computed does not depend on
 their number.
 """
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from supernet_jax import optim
 from supernet_jax.errors import UserError
+
+Axis = int | Literal["largest", "whole"]
+# (regular expression for a whole path, which axis is split); the first that matches decides. Paths
+# are those of a training state, as "params/stem/conv/kernel" or "opt_state/2/trace/...".
+Rules = tuple[tuple[str, Axis], ...]
+REPLICATED: Rules = ((r".*", "whole"),)
+SHARDED: Rules = ((r"(params|opt_state|ema)/.*", "largest"), (r".*", "whole"))
+LEAST = 1024  # elements: smaller arrays are not worth a message
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -29,6 +39,82 @@ def split(mesh: Mesh, tree: Any, *, axis: int = 0) -> Any:
     """Puts host arrays on the mesh, `axis` of each split over `data`."""
     spec = PartitionSpec(*(None,) * axis, "data")
     return jax.tree.map(lambda x: _put(np.asarray(x), NamedSharding(mesh, spec)), tree)
+
+
+def place(mesh: Mesh, shapes: Any, *, rules: Rules, least: int = LEAST) -> Any:
+    """Where each array of a tree lives, chosen by its path.
+
+    An array is split along the axis that the rule names. "largest" is the largest axis that the
+    number of devices divides; arrays of fewer than `least` elements, and those without such an
+    axis, are whole on every device, as with "whole".
+
+    Args:
+        mesh: the devices.
+        shapes: pytree of arrays or `jax.ShapeDtypeStruct`.
+        rules: the first whose expression matches a whole path decides.
+        least: elements.
+
+    Returns:
+        The same tree, of `NamedSharding`.
+
+    Raises:
+        UserError: a path that no rule matches, or a rule whose axis an array does not have or the
+            number of devices does not divide.
+    """
+    axes = optim.param_groups(shapes, groups=rules)
+
+    def one(path: Any, leaf: Any, axis: Axis) -> NamedSharding:
+        if isinstance(axis, int):
+            if not 0 <= axis < len(leaf.shape) or leaf.shape[axis] % mesh.size:
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise UserError(
+                    f"a rule splits axis {axis} of {name}, whose shape is {leaf.shape}, over "
+                    f"{mesh.size} devices; name an axis that they divide, or `largest`"
+                )
+            split_axis: int | None = axis
+        else:
+            split_axis = _largest(leaf.shape, mesh.size, least) if axis == "largest" else None
+        spec = () if split_axis is None else (*(None,) * split_axis, "data")
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree_util.tree_map_with_path(one, shapes, axes)
+
+
+def gathered(tree: Any, where: Any) -> Any:
+    """Split arrays made whole on every device, inside jit; their gradients come back split.
+
+    Args:
+        tree: pytree of arrays.
+        where: how they are split: the same tree, of `NamedSharding`; None leaves them as they are.
+    """
+    if where is None or all(place.is_fully_replicated for place in jax.tree.leaves(where)):
+        return tree
+    whole = jax.tree.map(lambda place: replicated(place.mesh), where)
+
+    @jax.custom_vjp
+    def gather(tree: Any) -> Any:
+        return jax.lax.with_sharding_constraint(tree, whole)
+
+    gather.defvjp(
+        lambda tree: (gather(tree), None),
+        lambda _, gradients: (jax.lax.with_sharding_constraint(gradients, where),),
+    )
+    return gather(tree)
+
+
+def _largest(shape: tuple[int, ...], devices: int, least: int) -> int | None:
+    """The largest axis that `devices` divides, the last of equal ones, or None."""
+    dividing = [(size, axis) for axis, size in enumerate(shape) if size % devices == 0]
+    return max(dividing)[1] if dividing and math.prod(shape) >= least else None
+
+
+def bytes_per_device(shapes: Any, places: Any) -> int:
+    """Of arrays that live so, on the first device."""
+
+    def one(leaf: Any, where: NamedSharding) -> int:
+        return math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(one, shapes, places)))
 
 
 def own_rows(mesh: Mesh, count: int) -> np.ndarray:

@@ -148,8 +148,17 @@ def step_resolutions(recipe: Recipe, *, step: int, rollbacks: int = 0) -> tuple[
     return (*own, *(shared,) * sampler.n_random)
 
 
+def places(recipe: Recipe, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> State:
+    """Where each array of the state lives: a `State` of shardings."""
+    shapes = jax.eval_shape(functools.partial(create, recipe))
+    return sharding.place(mesh, shapes, rules=rules)
+
+
 def make_step(
-    recipe: Recipe, *, mesh: jax.sharding.Mesh | None = None
+    recipe: Recipe,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    rules: sharding.Rules = sharding.REPLICATED,
 ) -> Callable[..., tuple[State, Metrics]]:
     """The jitted step `(state, batch, *, resolutions) -> (state, metrics)`; it donates the state.
 
@@ -160,24 +169,34 @@ def make_step(
 
     Args:
         recipe: what to train and how.
-        mesh: over which the batch is sharded; the state is replicated on it.
+        mesh: over which the batch is sharded.
+        rules: which arrays of the state are split over it, and how. Those that are get gathered
+            where the networks use them; gradients, optimiser and average stay split.
     """
-    step = functools.partial(_step, recipe)
-    out = None if mesh is None else sharding.replicated(mesh)
+    where = None if mesh is None else places(recipe, mesh, rules)
+    whole = None if mesh is None else sharding.replicated(mesh)
     return jax.jit(
-        step, static_argnames=("resolutions",), donate_argnames=("state",), out_shardings=out
+        functools.partial(_step, recipe, None if where is None else where.params),
+        static_argnames=("resolutions",),
+        donate_argnames=("state",),
+        out_shardings=None if where is None else (where, whole),
     )
 
 
 def _step(
-    recipe: Recipe, state: State, batch: Batch, *, resolutions: tuple[int, ...]
+    recipe: Recipe,
+    where: Tree | None,
+    state: State,
+    batch: Batch,
+    *,
+    resolutions: tuple[int, ...],
 ) -> tuple[State, Metrics]:
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
     key = jax.random.fold_in(key, state.rollbacks)
     augment_key, arch_key, dropout_key = jax.random.split(key, 3)
     images, labels, ids = (jnp.asarray(part) for part in batch)
     inputs = recipe.augment(images, augment_key, ids)
-    members = _Members(recipe, state, inputs, labels, dropout_key)
+    members = _Members(recipe, where, state, inputs, labels, dropout_key)
     gradients, metrics, archs = members.run(arch_key, resolutions)
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     applied = _healthy(recipe, metrics)
@@ -190,6 +209,7 @@ class _Members(NamedTuple):
     """The members of one step, run one after another on the same images."""
 
     recipe: Recipe
+    where: Tree | None  # shardings of the parameters, and so of their gradients
     state: State
     images: Array
     labels: Array
@@ -292,7 +312,7 @@ class _Members(NamedTuple):
         recipe = self.recipe
         output = strategy(
             recipe.space,
-            params,
+            sharding.gathered(params, self.where),
             arch,
             self.images,
             resolution=resolution,

@@ -42,9 +42,15 @@ class Pool(nn.Module):
         return layers.Dense(self.spec.c_out, name="classifier")(dropped)
 
 
-def light(*, dropout: float = 0.0, bank: Bank | None = None) -> Space:
+def light(
+    *,
+    dropout: float = 0.0,
+    bank: Bank | None = None,
+    widths: tuple[int, ...] = (3, 4, 6),
+    resolutions: tuple[int, ...] = (6, 8),
+) -> Space:
     """12 archs: up to two layers of elastic width, then a classifier of the mean."""
-    menu = {"resolution": Choice((6, 8)), "width": Choice((3, 4, 6)), "depth": Choice((1, 2))}
+    menu = {"resolution": Choice(resolutions), "width": Choice(widths), "depth": Choice((1, 2))}
     make = functools.partial(elastic, menu=menu, decisions=[("width",)])
     blocks = {
         "first": make(Mix, lambda c: Sizes(CHANNELS, c)),

@@ -74,6 +74,7 @@ def job(built: Experiment, folder: pathlib.Path) -> fit.Job:
         metrics=folder / "metrics.jsonl",
         checkpoint_every=settings.checkpoint_every,
         log_every=settings.log_every,
+        rules=sharding.SHARDED if settings.shard_params else sharding.REPLICATED,
         reading=data.Reading(built.config.data.threads, built.config.data.workers),
     )
 

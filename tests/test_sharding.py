@@ -1,0 +1,198 @@
+"""State split over the devices: less on each, the same training, the same checkpoints."""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+from light_space import CHANNELS, CLASSES, light
+
+from supernet_jax import checkpoint, data, fit, losses, optim, sharding, train
+from supernet_jax.errors import UserError
+from supernet_jax.sampling import sandwich
+
+BATCH, STEPS = 16, 4
+SPACE = light(widths=(64, 128), resolutions=(8,))
+RECIPE = train.Recipe(
+    space=SPACE,
+    sampler=sandwich(SPACE.menu, n_random=1),
+    loss=losses.in_place_distillation(losses.soft_cross_entropy, smoothing=0.1),
+    optimizer=optim.alphanet_sgd(0.05),
+    augment=lambda images, key, ids: images.astype(jnp.float32) / 128 - 1,
+    ema_decay=0.9,
+)
+SHAPES = jax.eval_shape(lambda: train.create(RECIPE))
+LARGE = 3 * 128 * 128 * 4  # bytes: the one large kernel, its momentum and its average
+
+
+def images() -> data.Images:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (80, 8, 8, CHANNELS), np.uint8)
+    return data.Images(pixels, rng.integers(0, CLASSES, 80).astype(np.int32))
+
+
+# --- rules ----------------------------------------------------------------------------------
+
+
+def shapes() -> dict[str, Any]:
+    sizes = {"a": (3, 3, 16, 64), "b": (64, 64), "c": (7, 150), "d": (8,), "e": ()}
+    return {name: jax.ShapeDtypeStruct(size, jnp.float32) for name, size in sizes.items()}
+
+
+def test_the_largest_axis_that_divides_is_split() -> None:
+    mesh = sharding.data_mesh()
+    placed = sharding.place(mesh, shapes(), rules=((".*", "largest"),), least=1000)
+    specs = {name: where.spec for name, where in placed.items()}
+    whole = PartitionSpec()
+    assert specs == {
+        "a": PartitionSpec(None, None, None, "data"),
+        "b": PartitionSpec(None, "data"),
+        "c": whole,  # no axis is a multiple of 8
+        "d": whole,  # small
+        "e": whole,
+    }
+    assert sharding.bytes_per_device(shapes(), placed) == 4 * (9216 // 8 + 512 + 1050 + 8 + 1)
+    small = sharding.place(mesh, shapes(), rules=((".*", "largest"),), least=8)
+    assert small["d"].spec == PartitionSpec("data")
+
+
+def test_the_first_rule_that_matches_decides() -> None:
+    rules = (("a", 2), ("[ab]", "whole"), (".*", "largest"))
+    placed = sharding.place(sharding.data_mesh(), shapes(), rules=rules, least=8)
+    assert placed["a"].spec == PartitionSpec(None, None, "data")
+    assert placed["b"].spec == PartitionSpec()
+    assert placed["d"].spec == PartitionSpec("data")
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ((("[a-d]", "whole"),), "parameters e;"),
+        ((("c", 0), (".*", "whole")), r"axis 0 of c, whose shape is \(7, 150\), over 8 devices"),
+        ((("d", 1), (".*", "whole")), "axis 1 of d"),
+    ],
+)
+def test_rules_that_do_not_fit(rules: sharding.Rules, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        sharding.place(sharding.data_mesh(), shapes(), rules=rules)
+
+
+def test_every_array_of_the_state_has_a_place() -> None:
+    placed = train.places(RECIPE, sharding.data_mesh(), sharding.SHARDED)
+    split = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, where in jax.tree_util.tree_leaves_with_path(placed)
+        if not where.is_fully_replicated
+    }
+    kernel = "second/mix/kernel"
+    assert split == {f"params/{kernel}", f"ema/{kernel}", f"opt_state/2/trace/{kernel}"}
+
+
+# --- training -------------------------------------------------------------------------------
+
+
+def job(folder: pathlib.Path, rules: sharding.Rules, *, devices: int, steps: int) -> fit.Job:
+    folder.mkdir(exist_ok=True)
+    return fit.Job(
+        recipe=RECIPE,
+        images=images(),
+        steps=steps,
+        batch=BATCH,
+        mesh=sharding.data_mesh(jax.devices()[:devices]),
+        checkpoints=checkpoint.Checkpoints(folder / "checkpoints"),
+        meta={},
+        metrics=folder / "metrics.jsonl",
+        checkpoint_every=2,
+        log_every=1,
+        rules=rules,
+    )
+
+
+def run(
+    folder: pathlib.Path, rules: sharding.Rules, *, devices: int = 8, steps: int = STEPS
+) -> train.State:
+    made = job(folder, rules, devices=devices, steps=steps)
+    with made.checkpoints:
+        return fit.fit(made)[0]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> train.State:
+    """Trained with everything whole on each of 8 devices."""
+    return run(tmp_path_factory.mktemp("plain"), sharding.REPLICATED)
+
+
+def close(one: train.State, other: train.State) -> None:
+    """Only the order of sums differs: see `test_distributed.py` for the tolerance."""
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        size = max(np.abs(a).max(), 1e-3)
+        assert np.abs(np.asarray(a) - np.asarray(b)).max() < 1e-3 * size
+
+
+def test_split_and_whole_train_alike(plain: train.State, tmp_path: pathlib.Path) -> None:
+    state = run(tmp_path / "run", sharding.SHARDED)
+    kernel, trace = state.params["second"]["mix"]["kernel"], state.opt_state[2].trace
+    for array in (kernel, trace["second"]["mix"]["kernel"], state.ema["second"]["mix"]["kernel"]):
+        assert {shard.data.size for shard in array.addressable_shards} == {array.size // 8}
+    close(plain, state)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "devices"),
+    [
+        (sharding.SHARDED, sharding.REPLICATED, 1),
+        (sharding.REPLICATED, sharding.SHARDED, 8),
+    ],
+)
+def test_checkpoints_restore_however_they_were_split(
+    plain: train.State,
+    tmp_path: pathlib.Path,
+    first: sharding.Rules,
+    then: sharding.Rules,
+    devices: int,
+) -> None:
+    folder = tmp_path / "run"
+    before = run(folder, first, steps=2)
+    made = job(folder, then, devices=devices, steps=STEPS)
+    with made.checkpoints:
+        restored = fit.restore(made)
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(restored), strict=True):
+        np.testing.assert_array_equal(a, b)
+    where = train.places(RECIPE, made.mesh, then)
+    assert jax.tree.all(jax.tree.map(lambda x, place: x.sharding == place, restored, where))
+    close(plain, run(folder, then, devices=devices))
+
+
+# --- the compiled step ----------------------------------------------------------------------
+
+
+def compiled(rules: sharding.Rules) -> Any:
+    mesh = sharding.data_mesh()
+    where = train.places(RECIPE, mesh, rules)
+    state = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), SHAPES, where
+    )
+    part = images()
+    host = train.Batch(part.images[:BATCH], part.labels[:BATCH], np.arange(BATCH, dtype=np.int32))
+    step = train.make_step(RECIPE, mesh=mesh, rules=rules)
+    return step.lower(state, sharding.split(mesh, host), resolutions=(8,) * 3).compile()
+
+
+def test_less_memory_on_each_device() -> None:
+    """What the compiled step takes and keeps on a device, as the compiler counts it."""
+    whole, split = (
+        compiled(rules).memory_analysis() for rules in (sharding.REPLICATED, sharding.SHARDED)
+    )
+    saved = LARGE * 7 // 8
+    assert whole.argument_size_in_bytes - split.argument_size_in_bytes == saved
+    assert whole.output_size_in_bytes - split.output_size_in_bytes == saved
+    placed = [
+        train.places(RECIPE, sharding.data_mesh(), rules)
+        for rules in (sharding.REPLICATED, sharding.SHARDED)
+    ]
+    kept = [sharding.bytes_per_device(SHAPES, where) for where in placed]
+    assert kept[0] - kept[1] == saved > 0.7 * kept[0]
+    assert split.temp_size_in_bytes < whole.temp_size_in_bytes + LARGE // 3
