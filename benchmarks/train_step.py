@@ -42,17 +42,22 @@ def main() -> None:
     measure.write(arguments.json, report)
 
 
-def stepper(space, strategy, resolution, batch, dtype):
-    """A function that takes one training step; the state goes on from call to call."""
-    recipe = train.Recipe(
+def recipe_of(space, strategy, dtype, *, n_random):
+    """The sandwich rule with in-place distillation."""
+    return train.Recipe(
         space=space,
-        sampler=sampling.sandwich(space.menu, n_random=2),
+        sampler=sampling.sandwich(space.menu, n_random=n_random),
         loss=losses.in_place_distillation(losses.adaptive_alpha_divergence, smoothing=0.1),
         optimizer=optim.alphanet_sgd(0.01, weight_decay=1e-5),
         augment=lambda images, key, ids: images.astype(jnp.float32) / 255.0,
         strategy=config.strategy(strategy, job="train", backend=jax.default_backend()),
         dtype=config.dtype(dtype),
     )
+
+
+def stepper(space, strategy, resolution, batch, dtype):
+    """A function that takes one training step; the state goes on from call to call."""
+    recipe = recipe_of(space, strategy, dtype, n_random=2)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, resolution, resolution, 3), np.uint8)
     labels = rng.integers(0, space.classes, batch, np.int32)
