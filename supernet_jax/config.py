@@ -24,6 +24,8 @@ from supernet_jax.choices import Menu
 from supernet_jax.errors import UserError, near
 from supernet_jax.network import Space, Strategy
 from supernet_jax.sampling import Sampler
+from supernet_jax.schema import from_json as from_json
+from supernet_jax.schema import to_json as to_json
 from supernet_jax.spaces import mobilenet
 
 
@@ -376,61 +378,6 @@ def user_files(config: Config) -> dict[str, str]:
     """The file and its hash that define each of the user's own parts of a configuration."""
     kinds = [type(getattr(config, field.name)) for field in dataclasses.fields(config)]
     return {k.__name__: userfile.named(k) for k in kinds if LIBRARY.get(k.__name__) is not k}
-
-
-def to_json(config: Any) -> Any:
-    """A configuration as JSON values; each dataclass says its type.
-
-    Raises:
-        UserError: a value in it is no dataclass, number, text, list or tuple.
-    """
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        return {"type": type(config).__name__, **fields}
-    if isinstance(config, list | tuple):
-        return [to_json(value) for value in config]
-    if config is not None and not isinstance(config, bool | int | float | str):
-        raise UserError(
-            f"a {type(config).__name__} in the configuration cannot be written as JSON; make it a "
-            "dataclass (@dataclasses.dataclass(frozen=True)) of numbers, text and tuples"
-        )
-    return config
-
-
-def from_json(value: Any, types: Mapping[str, type], *, where: str = "config") -> Any:
-    """Rebuilds what `to_json` wrote.
-
-    Args:
-        value: JSON values.
-        types: dataclasses by name, usually `LIBRARY` and those of the user's file.
-        where: what messages call it.
-
-    Raises:
-        UserError: unknown type, unknown or missing field; each is named.
-    """
-    if isinstance(value, list):
-        return tuple(from_json(v, types, where=f"{where}[{i}]") for i, v in enumerate(value))
-    if not isinstance(value, dict):
-        return value
-    name = str(value.get("type"))
-    if name not in types:
-        raise UserError(
-            f"{where} is a {name!r}, which is not part of the library; if it is yours, pass the "
-            f"file that defines it with --config FILE{near(name, types)}"
-        )
-    kind = types[name]
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    fields = {k: from_json(v, types, where=f"{where}.{k}") for k, v in value.items() if k != "type"}
-    unknown = [key for key in fields if key not in known]
-    missing = [key for key in known if key not in fields]
-    if unknown or missing:
-        parts = [f"unknown {k}{near(k, known).replace('; ', ', ')}" for k in unknown]
-        parts += [f"missing {', '.join(missing)}"] * bool(missing)
-        raise UserError(f"{where} ({name}) has fields {' and '.join(parts)}; was it edited?")
-    try:
-        return kind(**fields)
-    except (TypeError, ValueError) as error:  # checks of the user's own class
-        raise UserError(f"{where} is not a {name}: {error}") from error
 
 
 def read(path: pathlib.Path, types: Mapping[str, type] | None = None) -> Config:

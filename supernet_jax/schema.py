@@ -5,9 +5,10 @@ import json
 import math
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, near
 
 NAMES = {
     int: "an integer",
@@ -108,3 +109,58 @@ def spelt(hint: Any) -> str:
         return f"a tuple, of each {spelt(arguments[0])}"
     words = {int: "a whole number", float: "a finite number", str: "text", type(None): "None"}
     return words.get(hint, f"a {hint.__name__}")
+
+
+def to_json(config: Any) -> Any:
+    """Dataclasses as JSON values; each says its type.
+
+    Raises:
+        UserError: a value in it is no dataclass, number, text, list or tuple.
+    """
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"type": type(config).__name__, **fields}
+    if isinstance(config, list | tuple):
+        return [to_json(value) for value in config]
+    if config is not None and not isinstance(config, bool | int | float | str):
+        raise UserError(
+            f"a {type(config).__name__} in the configuration cannot be written as JSON; make it a "
+            "dataclass (@dataclasses.dataclass(frozen=True)) of numbers, text and tuples"
+        )
+    return config
+
+
+def from_json(value: Any, types: Mapping[str, type], *, where: str = "config") -> Any:
+    """Rebuilds what `to_json` wrote.
+
+    Args:
+        value: JSON values.
+        types: dataclasses by name, usually the library's and those of the user's file.
+        where: what messages call it.
+
+    Raises:
+        UserError: unknown type, unknown or missing field; each is named.
+    """
+    if isinstance(value, list):
+        return tuple(from_json(v, types, where=f"{where}[{i}]") for i, v in enumerate(value))
+    if not isinstance(value, dict):
+        return value
+    name = str(value.get("type"))
+    if name not in types:
+        raise UserError(
+            f"{where} is a {name!r}, which is not part of the library; if it is yours, pass the "
+            f"file that defines it with --config FILE{near(name, types)}"
+        )
+    kind = types[name]
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    fields = {k: from_json(v, types, where=f"{where}.{k}") for k, v in value.items() if k != "type"}
+    unknown = [key for key in fields if key not in known]
+    missing = [key for key in known if key not in fields]
+    if unknown or missing:
+        parts = [f"unknown {k}{near(k, known).replace('; ', ', ')}" for k in unknown]
+        parts += [f"missing {', '.join(missing)}"] * bool(missing)
+        raise UserError(f"{where} ({name}) has fields {' and '.join(parts)}; was it edited?")
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:  # checks of the user's own class
+        raise UserError(f"{where} is not a {name}: {error}") from error
