@@ -252,6 +252,8 @@ class Train:
     """of weights and activations in forward and backward passes"""
     strategy: Literal["auto", "masked", "switched"] = "auto"
     """how random subnets run; auto picks what is faster on this backend"""
+    arch_shards: int = 1
+    """parts of each batch that train random subnets of their own"""
     ema: float = 0.0
     """decay of the average of the parameters, 0 for none"""
     shard_params: bool = False
@@ -300,6 +302,7 @@ class Config:
             ("train.checkpoint-every", train.checkpoint_every, 1),
             ("train.log-every", train.log_every, 1),
             ("train.seed", train.seed, 0),
+            ("train.arch-shards", train.arch_shards, 1),
             ("data.pad", data.pad, 0),
             ("data.split-seed", data.split_seed, 0),
             ("data.threads", data.threads, 0),

@@ -115,6 +115,7 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         seed=t.seed,
         dtype=config.dtype(t.dtype),
         ema_decay=t.ema,
+        arch_shards=t.arch_shards,
     )
 
 

@@ -72,6 +72,7 @@ def fit(job: Job) -> tuple[State, bool]:
         UserError: training keeps diverging after `ROLLBACKS` returns to the last checkpoint.
     """
     sharding.check_divides("train.batch", job.batch, job.mesh)
+    sharding.check_arch_shards(job.recipe.arch_shards, job.batch, job.mesh)
     state = restore(job)
     start = int(state.step)
     log = _Log(job, start, int(state.rollbacks))

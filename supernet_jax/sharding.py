@@ -6,6 +6,7 @@ their number.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -87,7 +88,7 @@ def gathered(tree: Any, where: Any) -> Any:
         tree: pytree of arrays.
         where: how they are split: the same tree, of `NamedSharding`; None leaves them as they are.
     """
-    if where is None or all(place.is_fully_replicated for place in jax.tree.leaves(where)):
+    if not _any_split(where):
         return tree
     whole = jax.tree.map(lambda place: replicated(place.mesh), where)
 
@@ -100,6 +101,38 @@ def gathered(tree: Any, where: Any) -> Any:
         lambda _, gradients: (jax.lax.with_sharding_constraint(gradients, where),),
     )
     return gather(tree)
+
+
+def scattered(tree: Any, where: Any) -> Any:
+    """Arrays that are whole on every device split, inside jit; see `gathered`."""
+    return jax.lax.with_sharding_constraint(tree, where) if _any_split(where) else tree
+
+
+def _any_split(where: Any) -> bool:
+    return not all(place.is_fully_replicated for place in jax.tree.leaves(where))
+
+
+def over_devices(total: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+    """`total(params, *parts)` on the parts of each device by itself, summed over the devices.
+
+    Args:
+        total: a sum over the leading axis of `parts`.
+        mesh: None for one device.
+    """
+    if mesh is None or mesh.size == 1:
+        return total
+
+    def summed(params: Any, *parts: Any) -> Any:
+        return jax.lax.psum(total(params, *parts), "data")
+
+    def mapped(params: Any, *parts: Any) -> Any:
+        specs = (PartitionSpec(), *(PartitionSpec("data"),) * len(parts))
+        run = jax.shard_map(
+            summed, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
+        )
+        return run(params, *parts)
+
+    return mapped
 
 
 def _largest(shape: tuple[int, ...], devices: int, least: int) -> int | None:
@@ -155,6 +188,15 @@ def check_divides(name: str, batch: int, mesh: Mesh) -> None:
         raise UserError(
             f"{name} is {batch}, which does not split over {mesh.size} devices; "
             f"use {' or '.join(str(n) for n in (low, high) if n)}"
+        )
+
+
+def check_arch_shards(shards: int, batch: int, mesh: Mesh) -> None:
+    """Raises a `UserError` unless a batch splits into so many parts, and those over the mesh."""
+    if shards > 1 and (batch % shards or shards % mesh.size):
+        raise UserError(
+            f"train.arch-shards is {shards}, but must divide train.batch ({batch}) and be a "
+            f"multiple of the number of devices ({mesh.size}), or 1"
         )
 
 

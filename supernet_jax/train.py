@@ -3,7 +3,7 @@
 Everything random in a step is a function of (seed, step, rollbacks): archs, dropout, augmentation.
 Nothing but the `State` carries anything from one step to the next.
 
-Shape letters: `B` images of a step, `M` random members.
+Shape letters: `B` images of a step, `M` random members, `G` parts of a batch (usually one).
 """
 
 import functools
@@ -105,6 +105,10 @@ class Recipe(NamedTuple):
         dtype: of weights and activations in the forward and backward passes.
         ema_decay: of the average of the parameters; 0 keeps none.
         features: blocks whose outputs the loss wants.
+        arch_shards: parts of a batch, `G`, on each of which a random member is another subnet, so
+            that a step trains `M * G` of them at the cost of `M`. A subnet's BatchNorm sees the
+            `B / G` images of its part; its gradient is the mean over the parts. A multiple of the
+            number of devices, each of which runs its parts one after the other.
     """
 
     space: Space
@@ -118,6 +122,7 @@ class Recipe(NamedTuple):
     dtype: Any = jnp.float32
     ema_decay: float = 0.0
     features: tuple[str, ...] = ()
+    arch_shards: int = 1
 
 
 def create(recipe: Recipe) -> State:
@@ -176,7 +181,7 @@ def make_step(
     where = None if mesh is None else places(recipe, mesh, rules)
     whole = None if mesh is None else sharding.replicated(mesh)
     return jax.jit(
-        functools.partial(_step, recipe, None if where is None else where.params),
+        functools.partial(_step, recipe, mesh, None if where is None else where.params),
         static_argnames=("resolutions",),
         donate_argnames=("state",),
         out_shardings=None if where is None else (where, whole),
@@ -185,6 +190,7 @@ def make_step(
 
 def _step(
     recipe: Recipe,
+    mesh: jax.sharding.Mesh | None,
     where: Tree | None,
     state: State,
     batch: Batch,
@@ -196,7 +202,7 @@ def _step(
     augment_key, arch_key, dropout_key = jax.random.split(key, 3)
     images, labels, ids = (jnp.asarray(part) for part in batch)
     inputs = recipe.augment(images, augment_key, ids)
-    members = _Members(recipe, where, state, inputs, labels, dropout_key)
+    members = _Members(recipe, mesh, where, state, inputs, labels, dropout_key)
     gradients, metrics, archs = members.run(arch_key, resolutions)
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     applied = _healthy(recipe, metrics)
@@ -209,6 +215,7 @@ class _Members(NamedTuple):
     """The members of one step, run one after another on the same images."""
 
     recipe: Recipe
+    mesh: jax.sharding.Mesh | None
     where: Tree | None  # shardings of the parameters, and so of their gradients
     state: State
     images: Array
@@ -216,7 +223,7 @@ class _Members(NamedTuple):
     dropout_key: Array
 
     def run(self, key: Array, resolutions: tuple[int, ...]) -> tuple[Tree, Metrics, Arch | None]:
-        """Combined gradients, metrics per role, and the random archs `[M]`."""
+        """Combined gradients, metrics per role, and the random archs, `[M]` or `[M, G]`."""
         recipe, n_fixed = self.recipe, len(self.recipe.sampler.fixed)
         if len(resolutions) != n_fixed + recipe.sampler.n_random:
             raise ValueError(f"a step of {recipe.sampler} needs a resolution for each member")
@@ -261,14 +268,43 @@ class _Members(NamedTuple):
             part = jax.tree.map(lambda leaf, a=start, b=stop: leaf[a:b], archs)
 
             def body(carry: Any, arch: Arch, size: int = size) -> tuple[Any, Array]:
-                strategy = self.recipe.strategy
-                (loss, _), grads = self.gradient(strategy, arch, "random", size, teacher)
+                if self.recipe.arch_shards > 1:
+                    loss, grads = self.on_shards(arch, size, teacher)
+                else:
+                    strategy = self.recipe.strategy
+                    (loss, _), grads = self.gradient(strategy, arch, "random", size, teacher)
                 return self.recipe.combine.add(carry, grads, "random", self.state.step), loss
 
             carry, part_losses = jax.lax.scan(body, carry, part)
             losses.append(part_losses)
             start = stop
         return jnp.concatenate(losses), carry
+
+    def on_shards(self, archs: Arch, resolution: int, teacher: Array | None) -> tuple[Array, Tree]:
+        """Mean loss and gradient of one random member that is `archs[g]` on part g of the batch."""
+        count = self.recipe.arch_shards
+        parts = jax.tree.map(
+            lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]),
+            (self.images, self.labels, teacher),
+        )
+
+        def total(params: Tree, archs: Arch, parts: Any) -> tuple[Array, Tree]:
+            """Summed over the parts of a device."""
+            state = self.state.replace(params=params)  # type: ignore[attr-defined]
+
+            def add(carry: Any, part: Any) -> tuple[Any, None]:
+                arch, (images, labels, teacher) = part
+                alone = self._replace(where=None, state=state, images=images, labels=labels)
+                strategy = self.recipe.strategy
+                (loss, _), grads = alone.gradient(strategy, arch, "random", resolution, teacher)
+                return optax.tree.add(carry, (loss, grads)), None
+
+            zero = (jnp.zeros(()), optax.tree.zeros_like(params))
+            return jax.lax.scan(add, zero, (archs, parts))[0]
+
+        summed = sharding.over_devices(total, self.mesh)(self.state.params, archs, parts)
+        loss, gradients = jax.tree.map(lambda x: x / count, summed)
+        return loss, sharding.scattered(gradients, self.where)
 
     def draw(self, key: Array, teacher: Array | None, resolutions: tuple[int, ...]) -> Arch:
         """The step's random archs, with the resolutions that the host drew."""
@@ -280,9 +316,15 @@ class _Members(NamedTuple):
             )
             return jax.lax.stop_gradient(loss)
 
-        archs = sampler.sample(self.state.sampler, key, self.state.step, score)
+        sample = functools.partial(sampler.sample, self.state.sampler)
         options = choices.get(space.menu, space.resolution).values
         chosen = jnp.asarray([options.index(r) for r in resolutions], jnp.int32)
+        if self.recipe.arch_shards == 1:
+            archs = sample(key, self.state.step, score)
+        else:
+            keys = jax.random.split(key, self.recipe.arch_shards)
+            draws = jax.vmap(lambda k: sample(k, self.state.step, score), out_axes=1)
+            archs, chosen = draws(keys), jnp.repeat(chosen[:, None], len(keys), axis=1)
         return choices.replace(archs, space.resolution, chosen)
 
     def gradient(
@@ -370,7 +412,7 @@ def _touched_rows(recipe: Recipe, archs: Arch | None) -> Array:
     assert bank is not None
     used = [jnp.atleast_1d(jnp.asarray(bank.row(arch))) for arch in recipe.sampler.fixed]
     if archs is not None:
-        used.append(jnp.asarray(bank.row(archs)))
+        used.append(jnp.asarray(bank.row(archs)).ravel())
     return jnp.zeros(bank.rows, bool).at[jnp.concatenate(used)].set(True)
 
 

@@ -6,13 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec
 from light_space import CHANNELS, CLASSES, light
 
-from supernet_jax import checkpoint, data, fit, losses, optim, sharding, train
+from supernet_jax import checkpoint, choices, data, fit, losses, optim, sharding, train
+from supernet_jax.choices import Arch
 from supernet_jax.errors import UserError
-from supernet_jax.sampling import sandwich
+from supernet_jax.sampling import Sampler, sandwich, uniform
 
 BATCH, STEPS = 16, 4
 SPACE = light(widths=(64, 128), resolutions=(8,))
@@ -196,3 +198,82 @@ def test_less_memory_on_each_device() -> None:
     kept = [sharding.bytes_per_device(SHAPES, where) for where in placed]
     assert kept[0] - kept[1] == saved > 0.7 * kept[0]
     assert split.temp_size_in_bytes < whole.temp_size_in_bytes + LARGE // 3
+
+
+# --- other subnets on other parts of a batch --------------------------------------------------
+
+PLAIN = RECIPE._replace(optimizer=optax.sgd(0.1), ema_decay=0.0)
+
+
+def batch(places: np.ndarray) -> train.Batch:
+    part = images()
+    return train.Batch(part.images[places], part.labels[places], places.astype(np.int32))
+
+
+def constant(arch: Arch) -> Sampler:
+    """Draws the same subnet always."""
+
+    def sample(state: Any, key: Any, step: Any, score: Any) -> Arch:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.int32)[None], arch)
+
+    return Sampler((), 1, lambda key: (), sample, lambda state, metrics: state)
+
+
+def stepped(recipe: train.Recipe, places: np.ndarray) -> tuple[Any, float]:
+    """Parameters after one step on one device, and the loss."""
+    resolutions = train.step_resolutions(recipe, step=0)
+    made = train.make_step(recipe)(train.create(recipe), batch(places), resolutions=resolutions)
+    return made[0].params, float(made[1]["loss/random_1"])
+
+
+def test_a_step_is_the_mean_of_the_steps_of_its_parts() -> None:
+    """One subnet on both halves is trained by each half alone: BatchNorm sees no other."""
+    sampler = constant(choices.largest(SPACE.menu))
+    recipe = PLAIN._replace(sampler=sampler, loss=losses.hard_labels(smoothing=0.1))
+    places = np.arange(BATCH)
+    halves = [stepped(recipe, places[part]) for part in (slice(0, 8), slice(8, BATCH))]
+    params, loss = stepped(recipe._replace(arch_shards=2), places)
+    np.testing.assert_allclose(loss, (halves[0][1] + halves[1][1]) / 2, rtol=1e-6)
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, halves[0][0], halves[1][0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), params, mean)
+
+
+def test_each_part_draws_its_own_subnet() -> None:
+    recipe = PLAIN._replace(sampler=uniform(SPACE.menu, n_random=2), arch_shards=8)
+    host = batch(np.arange(BATCH))
+    members = train._Members(
+        recipe, None, None, train.create(recipe), host.images, host.labels, jax.random.key(0)
+    )
+    archs = choices.pack(members.draw(jax.random.key(1), None, (8, 8)))
+    assert archs.shape[:2] == (2, 8)
+    assert len(np.unique(np.asarray(archs).reshape(16, -1), axis=0)) == 4  # all there are
+
+
+EIGHT = PLAIN._replace(arch_shards=8)
+
+
+@pytest.fixture(scope="module")
+def alone() -> tuple[Any, float]:
+    return stepped(EIGHT, np.arange(BATCH))
+
+
+@pytest.mark.parametrize("rules", [sharding.REPLICATED, sharding.SHARDED], ids=["whole", "split"])
+def test_subnets_of_parts_on_any_number_of_devices(
+    alone: tuple[Any, float], rules: sharding.Rules
+) -> None:
+    recipe, (params, loss) = EIGHT, alone
+    mesh = sharding.data_mesh()
+    create = jax.jit(lambda: train.create(recipe), out_shardings=train.places(recipe, mesh, rules))
+    step = train.make_step(recipe, mesh=mesh, rules=rules)
+    state, metrics = step(
+        create(), sharding.split(mesh, batch(np.arange(BATCH))), resolutions=(8,) * 3
+    )
+    np.testing.assert_allclose(metrics["loss/random_1"], loss, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.params, params)
+
+
+@pytest.mark.parametrize(("shards", "devices"), [(3, 1), (4, 8), (12, 2)])
+def test_parts_that_do_not_fit(tmp_path: pathlib.Path, shards: int, devices: int) -> None:
+    made = job(tmp_path, sharding.REPLICATED, devices=devices, steps=1)
+    with pytest.raises(UserError, match=f"train.arch-shards is {shards}, but must divide"):
+        fit.fit(made._replace(recipe=RECIPE._replace(arch_shards=shards)))

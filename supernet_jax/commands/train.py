@@ -44,6 +44,7 @@ def run(arguments: Arguments) -> None:
     _join(arguments)
     built = _on_devices(experiment.build(arguments.config), arguments.devices)
     sharding.check_divides("train.batch", arguments.config.train.batch, built.mesh)
+    sharding.check_arch_shards(built.recipe.arch_shards, built.config.train.batch, built.mesh)
     sharding.check_divides("evaluation.batch", arguments.config.evaluation.batch, built.mesh)
     if jax.process_index() == 0:
         experiment.start_run(arguments.out, arguments.config)
