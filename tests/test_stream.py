@@ -88,6 +88,10 @@ def test_grey_images(tmp_path: Path) -> None:
     stored = streamed(tmp_path)
     assert stored.train.images.shape[1:] == (SIZE, SIZE, 1)
     same_dataset(stored, streamed(tmp_path, storage="memory"))
+    (tmp_path / "train/dog/colour.png").write_bytes(png(noise(9, 9, 7, 3)))
+    stored = streamed(tmp_path)
+    assert stored.train.images.shape[1:] == (SIZE, SIZE, 3)
+    same_dataset(stored, streamed(tmp_path, storage="memory"))
 
 
 def test_tfds_and_its_labels(tmp_path: Path) -> None:
