@@ -85,7 +85,7 @@ def _train(arguments: list[str]) -> train.Arguments:
             "train needs a config file: supernet train configs/digits.py --out runs/digits"
         )
     settings = Config() if path is None else load_file(path)[0]
-    default = train.Arguments(config=settings, out=tyro.MISSING)
+    default = train.Arguments(config=settings)
     rest = list(arguments)
     if path is not None:
         rest.remove(path)

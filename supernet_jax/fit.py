@@ -80,7 +80,14 @@ def fit(job: Job) -> tuple[State, bool]:
         step = start
         while step < job.steps:
             resolutions = train.step_resolutions(job.recipe, step=step, rollbacks=log.rollbacks)
-            batch = _batch(job, step, log.rollbacks)
+            batch = batch_of(
+                job.images,
+                batch=job.batch,
+                mesh=job.mesh,
+                seed=job.recipe.seed,
+                step=step,
+                rollbacks=log.rollbacks,
+            )
             state, metrics = step_function(state, batch, resolutions=resolutions)
             step += 1
             log.add(step, metrics)
@@ -105,12 +112,7 @@ def fit(job: Job) -> tuple[State, bool]:
 
 def restore(job: Job) -> State:
     """The state of the last checkpoint, or the first state where there is none."""
-    place = sharding.replicated(job.mesh)
-    create = jax.jit(
-        functools.partial(train.create, job.recipe),
-        out_shardings=place,
-        compiler_options={"xla_backend_optimization_level": 0},  # it runs once: compiling is all
-    )
+    place, create = sharding.replicated(job.mesh), creator(job.recipe, job.mesh)
     if job.checkpoints.latest() is None:
         return create()
     shapes = jax.eval_shape(create)
@@ -118,12 +120,24 @@ def restore(job: Job) -> State:
     return job.checkpoints.restore(target)
 
 
-def _batch(job: Job, step: int, rollbacks: int) -> Batch:
+def creator(recipe: Recipe, mesh: Mesh) -> Callable[[], State]:
+    """The jitted function that makes the first state, whole on every device."""
+    return jax.jit(
+        functools.partial(train.create, recipe),
+        out_shardings=sharding.replicated(mesh),
+        compiler_options={"xla_backend_optimization_level": 0},  # it runs once: compiling is all
+    )
+
+
+def batch_of(
+    images: data.Images, *, batch: int, mesh: Mesh, seed: int, step: int, rollbacks: int = 0
+) -> Batch:
+    """The images of a step, split over the mesh."""
     # After a rollback the order of the data is another one, as are archs and augmentation.
-    seed = job.recipe.seed + 1_000_003 * rollbacks
-    ids = data.batch_indices(len(job.images.labels), job.batch, seed=seed, step=step)
-    host = Batch(job.images.images[ids], job.images.labels[ids], ids.astype(np.int32))
-    return sharding.split(job.mesh, host)
+    seed += 1_000_003 * rollbacks
+    ids = data.batch_indices(len(images.labels), batch, seed=seed, step=step)
+    host = Batch(images.images[ids], images.labels[ids], ids.astype(np.int32))
+    return sharding.split(mesh, host)
 
 
 def _go_back(job: Job, log: "_Log") -> State:
