@@ -42,8 +42,8 @@ def main() -> None:
     measure.write(arguments.json, report)
 
 
-def stepper(space, strategy, resolution, batch, dtype):
-    """A function that takes one training step; the state goes on from call to call."""
+def prepared(space, strategy, resolution, batch, dtype):
+    """A recipe, the state before the first step, and a batch."""
     recipe = train.Recipe(
         space=space,
         sampler=sampling.sandwich(space.menu, n_random=2),
@@ -58,7 +58,12 @@ def stepper(space, strategy, resolution, batch, dtype):
     labels = rng.integers(0, space.classes, batch, np.int32)
     data = train.Batch(images, labels, np.arange(batch, dtype=np.int32))
     make = jax.jit(lambda: train.create(recipe), compiler_options=measure.RUNS_ONCE)
-    state = make()
+    return recipe, make(), data
+
+
+def stepper(space, strategy, resolution, batch, dtype):
+    """A function that takes one training step; the state goes on from call to call."""
+    recipe, state, data = prepared(space, strategy, resolution, batch, dtype)
     step = train.make_step(recipe)
 
     def run(_):
