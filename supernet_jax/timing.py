@@ -4,7 +4,8 @@ Everything runs as an extracted network runs: at its own sizes, for inference, w
 statistics, jitted. Weights are random, which changes no time.
 
 Machines are noisy, so programs are timed in rounds, a group of them in turn, each visited in every
-round. What a visit gives is the median of a few calls after one that is thrown away. Calling a
+round. What a visit gives is the fastest of a few calls after one that is thrown away, because other
+jobs of a machine only ever make a call slower; the result is the median over the rounds. Calling a
 program costs time too, on a CPU more than a small block does; a network pays it once and its blocks
 not at all. So in every round the time of a program with as many arrays that does next to nothing is
 subtracted. What then is left to the sum (that one call, what happens between blocks, fusion, caches
@@ -34,9 +35,10 @@ from supernet_jax.network import Space
 
 Call = Callable[[], Any]
 Engine = Callable[[nn.Module, Any, Sequence[np.ndarray]], Call]  # module, variables, inputs
-KINDS_AT_A_TIME = 16
-NETWORKS_AT_A_TIME = 6
-VISIT_SECONDS, VISIT_CALLS = 2e-3, 10  # a visit lasts so long, and has at most so many timed calls
+# The more are timed in turn, the more alike are the moments at which they were; a kill loses them.
+KINDS_AT_A_TIME, NETWORKS_AT_A_TIME = 128, 40
+VISIT_SECONDS = 5e-3  # how long a visit is to last
+VISIT_CALLS = (3, 20)  # the fewest and the most calls that are timed in it
 FITTED = 10  # networks that calibrate the sum
 
 
@@ -63,7 +65,12 @@ def conditions(space: Space, *, batch: int) -> Conditions:
 
 
 def kinds(
-    wanted: Mapping[str, Kind], *, batch: int, rounds: int, engine: Engine = jitted
+    wanted: Mapping[str, Kind],
+    *,
+    batch: int,
+    rounds: int,
+    engine: Engine = jitted,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, Timing]]:
     """Measures kinds of block, group after group.
 
@@ -72,6 +79,7 @@ def kinds(
         batch: images per call.
         rounds: how often each is visited.
         engine: what runs them.
+        on_ready: called for each when it has been compiled, which takes most of the time.
 
     Yields:
         Timings of a group, by name.
@@ -84,18 +92,26 @@ def kinds(
             variables = _variables(kind.shapes.params, kind.shapes.moments)
             inputs = [_random((batch, *shape)) for shape in kind.inputs]
             runs.append(engine(kind.module(kind.spec), variables, inputs))
+            runs[-1]()  # compiles
+            on_ready()
             counts.append(len(jax.tree.leaves(variables)) + len(inputs))
         sizes = sorted(set(counts))
-        times = _in_rounds([*runs, *map(_idle, sizes)], rounds)
-        idle = dict(zip(sizes, times[len(runs) :], strict=True))
+        times = _in_rounds([*map(_idle, sizes), *runs], rounds)
+        idle, times = dict(zip(sizes, times, strict=False)), times[len(sizes) :]
         yield {
             name: _timing(row, idle[count])
-            for name, row, count in zip(names, times, counts, strict=False)
+            for name, row, count in zip(names, times, counts, strict=True)
         }
 
 
 def networks(
-    space: Space, archs: Sequence[Arch], *, batch: int, rounds: int, engine: Engine = jitted
+    space: Space,
+    archs: Sequence[Arch],
+    *,
+    batch: int,
+    rounds: int,
+    engine: Engine = jitted,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, Timing]]:
     """Measures whole networks as they would be extracted, group after group.
 
@@ -117,6 +133,8 @@ def networks(
             )
             images = _random((batch, made.resolution, made.resolution, space.input_channels))
             runs.append(engine(made, variables, [images]))
+            runs[-1]()
+            on_ready()
         times = _in_rounds(runs, rounds)
         nothing = np.zeros(rounds)
         yield {notation(space, a): _timing(t, nothing) for a, t in zip(group, times, strict=True)}
@@ -211,14 +229,14 @@ def _in_rounds(runs: Sequence[Call], rounds: int) -> list[np.ndarray]:
     """Milliseconds of every visit, `[rounds]` for each program."""
     calls = []
     for run in runs:
-        run()  # compiles
+        run()
         seconds = min(_seconds(run) for _ in range(3))
-        calls.append(max(1, min(VISIT_CALLS, int(VISIT_SECONDS / seconds))))
+        calls.append(int(np.clip(VISIT_SECONDS / seconds, *VISIT_CALLS)))
     times = np.zeros((len(runs), rounds))
     for i in range(rounds):
         for row, run, n in zip(times, runs, calls, strict=True):
             run()
-            row[i] = 1e3 * statistics.median(_seconds(run) for _ in range(n))
+            row[i] = 1e3 * min(_seconds(run) for _ in range(n))
     return list(times)
 
 

@@ -168,12 +168,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def test_every_kind_by_itself(space: Space, clock: Clock) -> None:
+def test_every_kind_by_itself(space: Space, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = latency.kinds(space, space.resolutions)
-    groups = list(timing.kinds(wanted, batch=3, rounds=4, engine=clock.engine))
+    monkeypatch.setattr(timing, "KINDS_AT_A_TIME", 6)
+    ready: list[None] = []
+    how = {"batch": 3, "rounds": 4, "engine": clock.engine}
+    groups = list(timing.kinds(wanted, on_ready=lambda: ready.append(None), **how))
     found = {name: t for group in groups for name, t in group.items()}
     assert found.keys() == wanted.keys() and len(clock.modules) == len(wanted)
-    assert max(map(len, groups)) == timing.KINDS_AT_A_TIME
+    assert max(map(len, groups)) == 6 and len(ready) == len(wanted)
     for name, kind in wanted.items():
         assert found[name].ms == pytest.approx(milliseconds(kind.spec, kind.inputs), abs=1e-6)
         assert (found[name].overhead, found[name].rounds) == (IDLE, 4)
@@ -184,18 +187,37 @@ def test_every_kind_by_itself(space: Space, clock: Clock) -> None:
     assert output.shape[0] == 3 and not changed  # statistics are given, none are computed
 
 
+def test_errors_are_relative_to_the_network(space: Space) -> None:
+    fitted, checked = timing.archs(space, space.resolutions, 5)
+    table = table_of(space, calibration=None)
+    total = costs.latency(space, table, calibrated=False)
+    factors = dict(zip(map(id, checked), (1.0, 0.5, 0.8, 2.0, 1.25), strict=True))
+    found = {
+        timing.notation(space, arch): Timing(
+            float(total(arch)) * factors.get(id(arch), 1.0), 3.0, 4.0, 0.0, 5
+        )
+        for arch in [*fitted, *checked]
+    }
+    table = dataclasses.replace(table, networks=found)
+    known = timing.calibrate(space, table, fitted, checked, space.resolutions)
+    assert (known.median_error, known.largest_error) == pytest.approx((0.25, 1.0), abs=1e-4)
+    assert (known.plain_median_error, known.plain_largest_error) == pytest.approx((0.25, 1.0))
+    times = [found[timing.notation(space, arch)].ms for arch in checked]
+    assert known.spread == pytest.approx(np.median(1.0 / np.asarray(times)))
+
+
 def test_programs_are_visited_in_turn(clock: Clock) -> None:
     order: list[int] = []
 
     def program(i: int) -> Callable[[], None]:
         def run() -> None:
             order.append(i)
-            clock.now += 1e-3 if len(order) % 2 else 3e-3
+            clock.now += 1e-3 * (5 if len(order) % 3 else 2)
 
         return run
 
     times = timing._in_rounds([program(0), program(1)], 3)
-    assert np.shape(times) == (2, 3)
+    np.testing.assert_allclose(times, np.full((2, 3), 2.0))  # the fastest of three calls or more
     later = order[8:]  # compiled and tried before
     turns = [i for i, before in zip(later, [None, *later], strict=False) if i != before]
     assert turns == [0, 1] * 3

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import rich.console
 import rich.table
@@ -12,7 +12,7 @@ import tyro
 from supernet_jax import choices, extract, latency, progress, results, timing
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
-from supernet_jax.latency import Calibration, Table, Timing
+from supernet_jax.latency import Calibration, Table
 from supernet_jax.network import Space
 
 EXAMPLES = """
@@ -36,7 +36,7 @@ class Arguments:
     """measure only these, pixels (default: all of the space)"""
     archs: int = 30
     """whole networks on which the sum over blocks is checked; 10 more calibrate it"""
-    rounds: int = 10
+    rounds: int = 15
     """how often each program is visited"""
 
 
@@ -92,11 +92,14 @@ def _measure_kinds(
 ) -> Table:
     wanted = latency.kinds(space, resolutions)
     todo = {name: kind for name, kind in wanted.items() if name not in table.kinds}
-    groups = timing.kinds(todo, batch=arguments.batch, rounds=arguments.rounds)
-    found = _kept(groups, "blocks", len(wanted), len(wanted) - len(todo), "kind")
-    for more in found:
-        table = dataclasses.replace(table, kinds={**table.kinds, **more})
-        _write(arguments.out, table)
+    if not todo:
+        return table
+    done = len(wanted) - len(todo)
+    how: dict[str, Any] = {"batch": arguments.batch, "rounds": arguments.rounds}
+    with progress.bar("blocks", len(wanted), done=done, unit="kind") as advance:
+        for more in timing.kinds(todo, on_ready=advance, **how):
+            table = dataclasses.replace(table, kinds={**table.kinds, **more})
+            _write(arguments.out, table)
     return table
 
 
@@ -105,25 +108,15 @@ def _check(table: Table, space: Space, resolutions: Sequence[int], arguments: Ar
     fitted, checked = timing.archs(space, resolutions, arguments.archs)
     wanted = [*fitted, *checked]
     todo = [arch for arch in wanted if timing.notation(space, arch) not in table.networks]
-    groups = timing.networks(space, todo, batch=arguments.batch, rounds=arguments.rounds)
-    for more in _kept(groups, "networks", len(wanted), len(wanted) - len(todo), "network"):
-        table = dataclasses.replace(table, networks={**table.networks, **more})
-        _write(arguments.out, table)
+    done = len(wanted) - len(todo)
+    how: dict[str, Any] = {"batch": arguments.batch, "rounds": arguments.rounds}
+    if todo:
+        with progress.bar("networks", len(wanted), done=done, unit="network") as advance:
+            for more in timing.networks(space, todo, on_ready=advance, **how):
+                table = dataclasses.replace(table, networks={**table.networks, **more})
+                _write(arguments.out, table)
     known = timing.calibrate(space, table, fitted, checked, resolutions)
     return dataclasses.replace(table, calibration=known)
-
-
-def _kept(
-    groups: Iterator[dict[str, Timing]], what: str, total: int, done: int, unit: str
-) -> Iterator[dict[str, Timing]]:
-    """The groups as they come, under a progress bar."""
-    if done == total:
-        return
-    with progress.bar(what, total, done=done, unit=unit) as advance:
-        advance(0, "compiling")
-        for group in groups:
-            yield group
-            advance(len(group), f"last {max(timing.ms for timing in group.values()):.3g} ms")
 
 
 def _write(path: pathlib.Path, table: Table) -> None:
