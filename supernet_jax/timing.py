@@ -40,6 +40,7 @@ KINDS_AT_A_TIME, NETWORKS_AT_A_TIME = 128, 40
 VISIT_SECONDS = 5e-3  # how long a visit is to last
 VISIT_CALLS = (3, 20)  # the fewest and the most calls that are timed in it
 FITTED = 10  # networks that calibrate the sum
+DRAWN = 4096  # archs from which those to measure are taken
 
 
 def jitted(module: nn.Module, variables: Any, inputs: Sequence[np.ndarray]) -> Call:
@@ -155,7 +156,7 @@ def archs(space: Space, resolutions: Sequence[int], n: int) -> tuple[list[Arch],
     def at(arch: Arch, place: Any) -> Arch:
         return choices.replace(arch, space.resolution, places[place])
 
-    many = choices.sample(space.menu, jax.random.key(0), (20 * (n + FITTED),))
+    many = choices.sample(space.menu, jax.random.key(0), (DRAWN,))  # the same ones whatever n is
     many = jax.tree.map(np.asarray, many)
     many = at(many, choices.get(many, space.resolution) % len(places))
     ends = [at(choices.smallest(space.menu), 0), at(choices.largest(space.menu), -1)]
