@@ -59,6 +59,7 @@ class Conditions:
         batch: images per call.
         dtype: of weights and activations.
         engine: what runs the networks: "jit".
+        kernels: "native" where those of `supernet native` are used, else "xla".
         processor, cores, system: of the machine.
         backend, device: kind of the device, as JAX names it.
         jax, jaxlib: versions.
@@ -70,6 +71,7 @@ class Conditions:
     batch: int
     dtype: str
     engine: str
+    kernels: str
     processor: str
     cores: int
     system: str
@@ -264,7 +266,7 @@ def provenance(table: Table) -> str:
     device = c.processor if c.backend == "cpu" else c.device
     said = (
         f"batch {c.batch}, {c.dtype}, {c.engine} of jax {c.jax} on {c.backend} ({device}, "
-        f"{c.cores} cores)"
+        f"{c.cores} cores, {c.kernels} kernels)"
     )
     if known is None:
         return said

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from supernet_jax import checkpoint, choices, costs, elastic, extract, machine, network
+from supernet_jax import checkpoint, choices, costs, elastic, extract, machine, native, network
 from supernet_jax.choices import Arch
 from supernet_jax.latency import Calibration, Conditions, Kind, Table, Timing
 from supernet_jax.network import Space
@@ -53,6 +53,7 @@ def jitted(module: nn.Module, variables: Any, inputs: Sequence[np.ndarray]) -> C
 def conditions(space: Space, *, batch: int) -> Conditions:
     """Those of measuring here and now by `jitted`."""
     here = machine.describe()
+    has_kernels = native.takes(jnp.zeros((1, 1, 1, 1)), jnp.zeros((3, 3, 1, 1)))
     names = ("processor", "cores", "system", "backend", "device", "jax", "jaxlib")
     return Conditions(
         space=space.name,
@@ -60,6 +61,7 @@ def conditions(space: Space, *, batch: int) -> Conditions:
         batch=batch,
         dtype="float32",
         engine="jit",
+        kernels="native" if here["backend"] == "cpu" and has_kernels else "xla",
         flags=os.environ.get("XLA_FLAGS", "").strip(),
         **{name: here[name] for name in names},
     )

@@ -23,7 +23,20 @@ from supernet_jax.network import Space
 from supernet_jax.spaces import mobilenet
 
 HERE = Conditions(
-    "digits", "f", 1, "float32", "jit", "Some CPU", 2, "Linux", "cpu", "cpu", "0.1", "0.1", ""
+    "digits",
+    "f",
+    1,
+    "float32",
+    "jit",
+    "xla",
+    "Some CPU",
+    2,
+    "Linux",
+    "cpu",
+    "cpu",
+    "0.1",
+    "0.1",
+    "",
 )
 KNOWN = Calibration(0.25, 1.5, (8,), 10, 30, 0.02, 0.07, 0.1, 0.2, 0.98, 0.9, 0.03)
 IDLE = 0.125  # ms of calling any program, in `Clock`
