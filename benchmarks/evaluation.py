@@ -34,13 +34,7 @@ def main() -> None:
     rounds = 3 if arguments.quick else arguments.rounds
     size = arguments.resolution or measure.SIZES[arguments.space]
     space = measure.space_of(arguments.space, pixels=size)
-    make = jax.jit(functools.partial(network.init, space), compiler_options=measure.RUNS_ONCE)
-    params = make(jax.random.key(0))
-    rng = np.random.default_rng(0)
-    shape = (arguments.batches, arguments.batch, size, size, 3)
-    images, calibration = (rng.integers(0, 256, shape, np.uint8) for _ in range(2))
-    labels = rng.integers(0, space.classes, shape[:2], np.int32)
-    data = EvaluationData(calibration, images, labels)
+    params, data = prepared(space, size, arguments.batch, arguments.batches)
     report = []
     for population, rate in POPULATIONS.items():
         runs = {
@@ -59,6 +53,16 @@ def main() -> None:
         [[row["population"], row["name"], row["per_second"]] for row in report],
     )
     measure.write(arguments.json, report)
+
+
+def prepared(space, size, batch, batches):
+    """Parameters and random images."""
+    make = jax.jit(functools.partial(network.init, space), compiler_options=measure.RUNS_ONCE)
+    rng = np.random.default_rng(0)
+    shape = (batches, batch, size, size, 3)
+    images, calibration = (rng.integers(0, 256, shape, np.uint8) for _ in range(2))
+    labels = rng.integers(0, space.classes, shape[:2], np.int32)
+    return make(jax.random.key(0)), EvaluationData(calibration, images, labels)
 
 
 def run(space, params, data, strategy, rate, count, i):

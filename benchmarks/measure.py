@@ -8,18 +8,15 @@ as ratios.
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jaxlib
 
-from supernet_jax import choices, config
+from supernet_jax import choices, config, machine
 from supernet_jax.choices import Choice
 from supernet_jax.network import Space
 
@@ -65,30 +62,6 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, default=7, help="timed calls of each (default: 7)")
     made.add_argument("--quick", action="store_true", help="a small version, under a minute")
     return made
-
-
-def machine() -> dict[str, Any]:
-    """Where the figures come from."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "backend": jax.default_backend(),
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-    }
-
-
-def _processor() -> str:
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def in_turn(runs: Mapping[str, Callable[[int], Any]], rounds: int) -> dict[str, Timing]:
@@ -153,4 +126,6 @@ def timings_table(report: Sequence[Mapping[str, Any]], about: Sequence[str]) -> 
 def write(path: pathlib.Path | None, figures: Any) -> None:
     """Writes the figures and where they come from, if a file was asked for."""
     if path is not None:
-        path.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1) + "\n")
+        path.write_text(
+            json.dumps({"machine": machine.describe(), "figures": figures}, indent=1) + "\n"
+        )

@@ -55,15 +55,20 @@ def recipe_of(space, strategy, dtype, *, n_random):
     )
 
 
-def stepper(space, strategy, resolution, batch, dtype):
-    """A function that takes one training step; the state goes on from call to call."""
+def prepared(space, strategy, resolution, batch, dtype):
+    """A recipe, the state before the first step, and a batch."""
     recipe = recipe_of(space, strategy, dtype, n_random=2)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, resolution, resolution, 3), np.uint8)
     labels = rng.integers(0, space.classes, batch, np.int32)
     data = train.Batch(images, labels, np.arange(batch, dtype=np.int32))
     make = jax.jit(lambda: train.create(recipe), compiler_options=measure.RUNS_ONCE)
-    state = make()
+    return recipe, make(), data
+
+
+def stepper(space, strategy, resolution, batch, dtype):
+    """A function that takes one training step; the state goes on from call to call."""
+    recipe, state, data = prepared(space, strategy, resolution, batch, dtype)
     step = train.make_step(recipe)
 
     def run(_):

@@ -11,7 +11,16 @@ import jax
 import tyro
 
 import supernet_jax
-from supernet_jax.commands import evaluate, extract, info, native, quickstart, search, train
+from supernet_jax.commands import (
+    evaluate,
+    extract,
+    info,
+    latency,
+    native,
+    quickstart,
+    search,
+    train,
+)
 from supernet_jax.config import Config, load_file
 from supernet_jax.errors import UserError, near
 from supernet_jax.native import cache_folder
@@ -21,6 +30,7 @@ COMMANDS = {
     "train": (train, "train a supernet from a config file"),
     "evaluate": (evaluate, "calibrate and evaluate subnets of a run"),
     "search": (search, "search a run's space under a budget"),
+    "latency": (latency, "measure how long the blocks of a space take on this machine"),
     "extract": (extract, "take one subnet out as an ordinary network"),
     "native": (native, "build faster kernels for this machine's CPU (optional)"),
     "quickstart": (quickstart, "all of it on 8x8 digits, in three minutes"),
@@ -75,7 +85,7 @@ def _train(arguments: list[str]) -> train.Arguments:
             "train needs a config file: supernet train configs/digits.py --out runs/digits"
         )
     settings = Config() if path is None else load_file(path)[0]
-    default = train.Arguments(config=settings, out=tyro.MISSING)
+    default = train.Arguments(config=settings)
     rest = list(arguments)
     if path is not None:
         rest.remove(path)

@@ -1,4 +1,4 @@
-"""What a subnet costs: exact MACs and parameters, vectorised over archs.
+"""What a subnet costs: exact MACs and parameters, and latency, vectorised over archs.
 
 A `Cost` is a pure function of archs with any batch axes. Costs of a network are sums over its
 blocks, so one table per block, built once from the modules themselves, answers for every arch:
@@ -11,7 +11,7 @@ pooling, resize or addition. That is the published counting rule.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax
@@ -20,7 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax import choices, elastic, network
+from supernet_jax import latency as latencies
 from supernet_jax.choices import Arch, Array
+from supernet_jax.errors import UserError
 from supernet_jax.network import Space
 
 Cost = Callable[[Arch], Any]
@@ -37,6 +39,38 @@ def parameters(space: Space) -> Cost:
     Blocks that share parameters count once, as the largest of those that the arch keeps.
     """
     return functools.partial(_lookup_sum, space, _parameter_tables(space), tied=True)
+
+
+def latency(
+    space: Space,
+    table: latencies.Table,
+    *,
+    resolutions: Sequence[int] | None = None,
+    calibrated: bool = True,
+) -> Cost:
+    """Milliseconds of one batch, by a measured table: `arch[...] -> [...]`, floating.
+
+    Args:
+        space: whose archs.
+        table: as `supernet latency` writes it and `latency.read` reads it.
+        resolutions: pixels; archs of others cost NaN, which no budget allows. None means all of
+            the space.
+        calibrated: whether the sum over the blocks is scaled and the constant of a network added.
+
+    Raises:
+        UserError: the table lacks kinds of block of the space, or is not finished.
+    """
+    tables = latencies.block_tables(space, table, resolutions=resolutions)
+    if not calibrated:
+        return functools.partial(_lookup_sum, space, tables, tied=False)
+    known = table.calibration
+    if known is None:
+        raise UserError(
+            "the latency table is not finished; give the `supernet latency` command that began it "
+            "again, and it goes on"
+        )
+    scaled = {name: known.scale * milliseconds for name, milliseconds in tables.items()}
+    return lambda arch: known.constant + _lookup_sum(space, scaled, arch, tied=False)
 
 
 @functools.cache
@@ -78,8 +112,9 @@ def _lookup_sum(
     traced = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(arch))
     if traced:
         arch = jax.tree.map(jnp.asarray, arch)
-        largest = sum(int(table.max()) for table in tables.values())
-        dtype = jnp.int32 if largest < 2**31 else jnp.float32
+        counts = all(table.dtype == np.int64 for table in tables.values())
+        fits = counts and sum(int(table.max()) for table in tables.values()) < 2**31
+        dtype = jnp.int32 if fits else jnp.float32
     resolution = choices.get(arch, space.resolution)
     parts: dict[str, Any] = {}
     for name, table in tables.items():

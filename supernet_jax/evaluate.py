@@ -123,21 +123,24 @@ def evaluate(
     resolutions = np.asarray(choices.get(archs, space.resolution))
     total = int(np.sum(np.asarray(data.labels) >= 0))
     for index in np.unique(resolutions):
-        program = _program(space, how, prepare, space.resolutions[index], dtype)
+        run = program(space, how, prepare, space.resolutions[index], dtype)
         group = np.flatnonzero(resolutions == index)
         for start in range(0, len(group), chunk):
             where = group[start : start + chunk]
             filled = np.resize(where, chunk)
             batch = jax.tree.map(jnp.asarray, choices.unpack(space.menu, packed[filled]))
-            correct, loss = jax.device_get(program(params, batch, data, jnp.int32(len(where))))
+            correct, loss = jax.device_get(run(params, batch, data, jnp.int32(len(where))))
             yield where, Result(correct[: len(where)], loss[: len(where)] / total, total)
 
 
 @functools.cache
-def _program(
+def program(
     space: Space, strategy: Any, prepare: Prepare, resolution: int, dtype: Any
 ) -> Callable[[Tree, Arch, EvaluationData, Array], tuple[Array, Array]]:
-    """`(params, archs [n], data, count) -> (correct [n], summed loss [n])` of the first `count`."""
+    """The jitted function that `evaluate` calls, one for each resolution.
+
+    `(params, archs [n], data, count) -> (correct [n], summed loss [n])` of the first `count` archs.
+    """
 
     def one(params: Tree, data: EvaluationData, arch: Arch) -> tuple[Array, Array]:
         calibration, images, labels = (jnp.asarray(part) for part in data)

@@ -44,6 +44,16 @@ class Experiment(NamedTuple):
     recipe: train.Recipe
     mesh: Mesh
 
+    @property
+    def rules(self) -> sharding.Rules:
+        """How the training state is split over the devices."""
+        return sharding.SHARDED if self.config.train.shard_params else sharding.REPLICATED
+
+    @property
+    def reading(self) -> data.Reading:
+        """Who decodes images that are not in memory."""
+        return data.Reading(self.config.data.threads, self.config.data.workers)
+
 
 def build(settings: Config) -> Experiment:
     """Loads the data and builds the space and the recipe of a configuration.

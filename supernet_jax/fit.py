@@ -80,7 +80,14 @@ def fit(job: Job) -> tuple[State, bool]:
     with (
         _StopRequested() as stop,
         log,
-        _Batches(job) as batches,
+        Batches(
+            job.images,
+            batch=job.batch,
+            mesh=job.mesh,
+            seed=job.recipe.seed,
+            stop=job.steps,
+            reading=job.reading,
+        ) as batches,
         progress.bar("training", job.steps, done=start) as advance,
     ):
         step = start
@@ -118,11 +125,7 @@ def fit(job: Job) -> tuple[State, bool]:
 def restore(job: Job) -> State:
     """The state of the last checkpoint, or the first state where there is none."""
     places = train.places(job.recipe, job.mesh, job.rules)
-    create = jax.jit(
-        functools.partial(train.create, job.recipe),
-        out_shardings=places,
-        compiler_options={"xla_backend_optimization_level": 0},  # it runs once: compiling is all
-    )
+    create = creator(job.recipe, job.mesh, rules=job.rules)
     if job.checkpoints.latest() is None:
         return create()
     target = jax.tree.map(
@@ -133,6 +136,15 @@ def restore(job: Job) -> State:
     return job.checkpoints.restore(target)
 
 
+def creator(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Callable[[], State]:
+    """The jitted function that makes the first state, where the rules want it."""
+    return jax.jit(
+        functools.partial(train.create, recipe),
+        out_shardings=train.places(recipe, mesh, rules),
+        compiler_options={"xla_backend_optimization_level": 0},  # it runs once: compiling is all
+    )
+
+
 def _keep(job: Job, step: int, state: State, log: "_Log") -> None:
     """Saves what was trained before an error; several processes need not all have met it."""
     if jax.process_count() == 1 and step > log.shown:
@@ -140,15 +152,27 @@ def _keep(job: Job, step: int, state: State, log: "_Log") -> None:
         job.checkpoints.save(step, state, job.meta, wait=True)
 
 
-class _Batches:
+class Batches:
     """The batches of a run, from any step on; those to come are read ahead."""
 
-    def __init__(self, job: Job):
-        self._job = job
+    def __init__(
+        self,
+        images: data.Images,
+        *,
+        batch: int,
+        mesh: Mesh,
+        seed: int,
+        stop: int,
+        reading: data.Reading,
+    ):
+        self._mesh, self._batch, self._seed = mesh, batch, seed
+        self._rows = sharding.own_rows(mesh, batch)
+        self._from = functools.partial(
+            data.feed, images, batch, stop=stop, rows=self._rows, reading=reading
+        )
         self._feed: Generator[data.Examples, None, None] | None = None
-        self._rows = sharding.own_rows(job.mesh, job.batch)
 
-    def __enter__(self) -> "_Batches":
+    def __enter__(self) -> "Batches":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,23 +182,14 @@ class _Batches:
     def go_to(self, step: int, rollbacks: int) -> None:
         """The next batch will be that of this step."""
         self.__exit__()
-        job = self._job
-        self._feed = data.feed(
-            job.images,
-            job.batch,
-            # After a rollback the order of the data is another one, as are archs and augmentation.
-            seed=job.recipe.seed + 1_000_003 * rollbacks,
-            start=step,
-            stop=job.steps,
-            rows=self._rows,
-            reading=job.reading,
-        )
+        # After a rollback the order of the data is another one, as are archs and augmentation.
+        self._feed = self._from(seed=self._seed + 1_000_003 * rollbacks, start=step)
 
     def next(self) -> Batch:
         """The batch of the next step, on the mesh."""
         assert self._feed is not None
         host = Batch(*next(self._feed))
-        return sharding.split_rows(self._job.mesh, host, rows=self._rows, count=self._job.batch)
+        return sharding.split_rows(self._mesh, host, rows=self._rows, count=self._batch)
 
 
 def _go_back(job: Job, log: "_Log") -> State:

@@ -12,14 +12,14 @@ PACKAGE = ROOT / "supernet_jax"
 # circle. A new module needs a place here.
 ROWS = (
     ("__init__", "errors"),
-    ("choices", "native", "progress", "schema", "userfile"),
+    ("choices", "machine", "native", "progress", "schema", "userfile"),
     ("elastic", "layers", "blocks"),
     ("network",),
     ("spaces",),
-    ("sampling", "losses", "costs", "optim", "sharding", "data", "augment"),
+    ("sampling", "losses", "latency", "costs", "optim", "sharding", "data", "augment"),
     ("train", "evaluate", "checkpoint"),
-    ("fit", "search", "extract", "extracted", "card"),
-    ("config", "experiment", "results", "report"),
+    ("fit", "search", "extract", "extracted", "card", "timing"),
+    ("config", "experiment", "results", "report", "rehearsal"),
     ("commands",),
     ("cli",),
     ("__main__",),

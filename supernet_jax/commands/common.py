@@ -15,6 +15,8 @@ from supernet_jax.errors import UserError, near
 from supernet_jax.experiment import Run
 from supernet_jax.network import Space
 
+CLASSES = {"attentivenas": 1000}  # of the published space; 10 elsewhere
+CHANNELS = {"digits": 1}
 SEARCH_FILE = "search.json"  # of a run folder: the result of its last search
 
 
@@ -45,6 +47,18 @@ def open_run(folder: pathlib.Path, file: pathlib.Path | None) -> Run:
             file=sys.stderr,
         )
     return run
+
+
+def space_of(name: str) -> Space:
+    """The space of that name, or of a config file."""
+    if name in config.SPACES:
+        classes, channels = CLASSES.get(name, 10), CHANNELS.get(name, 3)
+        return config.SPACES[name].build(classes=classes, input_channels=channels)
+    if name.endswith(".py") or pathlib.Path(name).exists():
+        return experiment.build(config.load_file(name)[0]).space
+    known = ", ".join(config.SPACES)
+    hint = near(name, config.SPACES)
+    raise UserError(f"there is no space {name!r}, only {known} or a config file{hint}")
 
 
 def supernet_parameters(space: Space) -> int:

@@ -11,19 +11,18 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import choices, config, costs, experiment, results
+from supernet_jax import choices, costs, experiment, latency, results
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common
-from supernet_jax.errors import UserError, near
+from supernet_jax.errors import UserError
 from supernet_jax.network import Space
 
 EXAMPLES = """
 supernet info attentivenas
 supernet info attentivenas --archs archs.json --json
+supernet info digits --archs largest --latency latency.json
 supernet info configs/cifar10.py"""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-CLASSES = {"attentivenas": 1000}  # of the published space; 10 elsewhere
-CHANNELS = {"digits": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +33,8 @@ class Arguments:
     """attentivenas | cifar | digits | a config file"""
     archs: str | None = None
     """count these instead: a JSON file of archs, an arch as JSON, `smallest` or `largest`"""
+    latency: pathlib.Path | None = None
+    """with --archs: also tell their milliseconds by this table of `supernet latency`"""
     json: bool = False
     """print JSON"""
     samples: int = 2000
@@ -46,10 +47,14 @@ def run(arguments: Arguments) -> None:
     """Prints what was asked of a space."""
     common.at_least("--samples", arguments.samples, 1)
     common.at_least("--seed", arguments.seed, 0)
-    space = _space(arguments.space)
+    space = common.space_of(arguments.space)
+    if arguments.latency is not None and arguments.archs is None:
+        raise UserError("--latency needs --archs, whose milliseconds it tells")
     if arguments.archs is not None:
         archs = experiment.read_archs(space, arguments.archs)
         rows = _count(space, choices.stack(archs))
+        if arguments.latency is not None:
+            _add_latency(rows, space, choices.stack(archs), arguments)
         if arguments.json:
             print(results.dump(rows))
         else:
@@ -86,17 +91,6 @@ def summarise(space: Space, *, samples: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _space(name: str) -> Space:
-    if name in config.SPACES:
-        classes, channels = CLASSES.get(name, 10), CHANNELS.get(name, 3)
-        return config.SPACES[name].build(classes=classes, input_channels=channels)
-    if name.endswith(".py") or pathlib.Path(name).exists():
-        return experiment.build(config.load_file(name)[0]).space
-    known = ", ".join(config.SPACES)
-    hint = near(name, config.SPACES)
-    raise UserError(f"there is no space {name!r}, only {known} or a config file{hint}")
-
-
 def _count(space: Space, archs: Arch) -> list[dict[str, Any]]:
     macs, parameters = costs.macs(space)(archs), costs.parameters(space)(archs)
     return [
@@ -105,10 +99,28 @@ def _count(space: Space, archs: Arch) -> list[dict[str, Any]]:
     ]
 
 
+def _add_latency(
+    rows: list[dict[str, Any]], space: Space, archs: Arch, arguments: Arguments
+) -> None:
+    """Adds milliseconds; the table need not know other resolutions than those of the archs."""
+    assert arguments.latency is not None
+    table = latency.read(arguments.latency)
+    used = np.unique(choices.get(archs, space.resolution))
+    resolutions = [space.resolutions[i] for i in used]
+    cost = costs.latency(space, table, resolutions=resolutions)
+    for row, milliseconds in zip(rows, cost(archs), strict=True):
+        row["latency"] = round(float(milliseconds), 6)
+    if not arguments.json:
+        print(f"milliseconds from {arguments.latency}: {latency.provenance(table)}")
+
+
 def _print_archs(rows: list[dict[str, Any]]) -> None:
-    table = rich.table.Table("arch", "MACs", "parameters", box=None)
+    timed = "latency" in rows[0]
+    table = rich.table.Table("arch", "MACs", "parameters", *["ms"] * timed, box=None)
     for row in rows:
-        table.add_row(json.dumps(row["arch"]), f"{row['macs']:,}", f"{row['parameters']:,}")
+        milliseconds = [f"{row['latency']:.4g}"] if timed else []
+        counts = f"{row['macs']:,}", f"{row['parameters']:,}"
+        table.add_row(json.dumps(row["arch"]), *counts, *milliseconds)
     rich.console.Console(soft_wrap=True).print(table)
 
 

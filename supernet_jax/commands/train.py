@@ -1,22 +1,28 @@
 """`supernet train`: train a supernet, or go on where an interrupted run stopped."""
 
 import dataclasses
+import json
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import jax
+import rich.console
+import rich.table
 import tyro
 
-from supernet_jax import checkpoint, config, data, experiment, fit, sharding
+from supernet_jax import checkpoint, config, experiment, fit, rehearsal, sharding
 from supernet_jax.commands import common
 from supernet_jax.config import Config
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
+from supernet_jax.rehearsal import Rehearsal
 
 EXAMPLES = """
 supernet train configs/digits.py --out runs/digits
 supernet train configs/cifar10.py --out runs/cifar10 --train.steps 2000
+supernet train configs/cifar10.py --dry-run       (what it would take)
 supernet train configs/cifar10.py --help          (lists what can be set)
 The same command again goes on where an interrupted run stopped."""
 
@@ -26,8 +32,12 @@ class Arguments:
     """Train a supernet from a config file; its fields can be overridden."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    out: pathlib.Path
+    out: pathlib.Path | None = None
     """run folder; it goes on if it holds an unfinished run of the same configuration"""
+    dry_run: bool = False
+    """train nothing and write nothing: tell programs, MACs, memory and time beforehand"""
+    json: bool = False
+    """with --dry-run: print JSON"""
     devices: int = 0
     """use only so many devices; 0 uses all"""
     coordinator: str | None = None
@@ -40,12 +50,19 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> None:
-    """Trains, and says how to go on."""
+    """Trains, and says how to go on; or tells what training would take."""
+    if arguments.json and not arguments.dry_run:
+        raise UserError("--json needs --dry-run; metrics of training are in metrics.jsonl")
+    if arguments.out is None and not arguments.dry_run:
+        raise UserError("--out is required: the folder of the run, as --out runs/digits")
     _join(arguments)
     built = _on_devices(experiment.build(arguments.config), arguments.devices)
     sharding.check_divides("train.batch", arguments.config.train.batch, built.mesh)
     sharding.check_arch_shards(built.recipe.arch_shards, built.config.train.batch, built.mesh)
     sharding.check_divides("evaluation.batch", arguments.config.evaluation.batch, built.mesh)
+    if arguments.dry_run or arguments.out is None:
+        _rehearse(built, as_json=arguments.json)
+        return
     if jax.process_index() == 0:
         experiment.start_run(arguments.out, arguments.config)
         _warn_of_other_images(built, arguments.out / "checkpoints")
@@ -75,8 +92,8 @@ def job(built: Experiment, folder: pathlib.Path) -> fit.Job:
         metrics=folder / "metrics.jsonl",
         checkpoint_every=settings.checkpoint_every,
         log_every=settings.log_every,
-        rules=sharding.SHARDED if settings.shard_params else sharding.REPLICATED,
-        reading=data.Reading(built.config.data.threads, built.config.data.workers),
+        rules=built.rules,
+        reading=built.reading,
     )
 
 
@@ -102,6 +119,72 @@ def _warn_of_other_images(built: Experiment, folder: pathlib.Path) -> None:
             f"trained on (fingerprint {now}, then {before}); it goes on with the new ones",
             file=sys.stderr,
         )
+
+
+def _rehearse(built: Experiment, *, as_json: bool) -> None:
+    """Tells what the run would take."""
+    found = rehearsal.rehearse(built)
+    if jax.process_index() != 0:
+        return
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found), indent=1))
+        return
+    console = rich.console.Console()
+    print(
+        f"{built.space.name}: {found.steps:,} steps of {found.batch} images, "
+        f"{found.batch // found.devices} on each of {_several(found.devices, 'device')} "
+        f"({found.device}); "
+        f"{found.parameters:,} shared parameters, random members {found.strategy}"
+    )
+    console.print(_programs(found))
+    lines = rich.table.Table("", "", box=None, show_header=False)
+    for name, value in _takes(found):
+        lines.add_row(name, value)
+    console.print(lines)
+
+
+def _programs(found: Rehearsal) -> rich.table.Table:
+    """One line for each member of each program."""
+    table = rich.table.Table(
+        *("program", "steps", "member", "pixels", "MACs, forward", "training (x3)", "computed"),
+        box=None,
+    )
+    for i, program in enumerate(found.programs, 1):
+        for j, member in enumerate(program.members):
+            first = (str(i), f"{program.steps:,}") if j == 0 else ("", "")
+            counts = (member.macs, 3 * member.macs, 3 * member.computed)
+            table.add_row(*first, member.role, str(member.resolution), *(f"{n:,}" for n in counts))
+    return table
+
+
+def _takes(found: Rehearsal) -> Iterator[tuple[str, str]]:
+    """What the run takes, line by line."""
+    timed = f"program {[p.resolutions for p in found.programs].index(found.timed) + 1}"
+    if found.memory is not None:
+        sizes = dataclasses.asdict(found.memory).items()
+        parts = ", ".join(f"{name} {rehearsal.spelt_bytes(size)}" for name, size in sizes)
+        yield "memory per device", f"{parts} ({timed}, as the compiler plans it)"
+    yield "checkpoint", f"{rehearsal.spelt_bytes(found.checkpoint_bytes)} before compression"
+    how = "from the cache of compiled programs" if found.from_cache else "cold"
+    yield (
+        "compilation",
+        f"{_several(len(found.programs), 'program')}; {timed}: {found.trace_seconds:.1f} s traced, "
+        f"{found.compile_seconds:.1f} s compiled ({how})",
+    )
+    s, total, spelt = found.step, found.total, rehearsal.spelt
+    yield (
+        "step",
+        f"{spelt(s.seconds)} ({spelt(s.low)} to {spelt(s.high)}, {found.timed_steps} steps of "
+        f"{timed})",
+    )
+    yield (
+        "whole run",
+        f"{spelt(total.seconds)} ({spelt(total.low)} to {spelt(total.high)}), without checkpoints",
+    )
+
+
+def _several(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _join(arguments: Arguments) -> None:

@@ -41,7 +41,8 @@ def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
             markersize=6,
             label="extracted, test images",
         )
-    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
+    if max(xs) >= 1000:  # counts; milliseconds need no prefix
+        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
     axes.set_xlabel(result["unit"])
     axes.set_ylabel("accuracy, %")
     axes.set_title(f"{result['space']}: {result['evaluations']} subnets, {result['algorithm']}")

@@ -1,0 +1,148 @@
+"""`supernet latency`: measure how long each kind of block takes here, as a cost for searches."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import rich.console
+import rich.table
+import tyro
+
+from supernet_jax import choices, extract, latency, progress, results, timing
+from supernet_jax.commands import common
+from supernet_jax.errors import UserError
+from supernet_jax.latency import Calibration, Table
+from supernet_jax.network import Space
+
+EXAMPLES = """
+supernet latency digits --out latency.json
+supernet latency configs/cifar10.py --batch 8 --out latency.json
+supernet latency attentivenas --resolutions 192 --out latency.json
+The same command again goes on where an interrupted one stopped."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Measure the latency of each kind of block of a space on this machine."""
+
+    space: Annotated[str, tyro.conf.Positional]
+    """attentivenas | cifar | digits | a config file"""
+    out: pathlib.Path
+    """JSON file of the table; what it lacks is added"""
+    batch: int = 1
+    """images per call"""
+    resolutions: tuple[int, ...] = ()
+    """measure only these, pixels (default: all of the space)"""
+    archs: int = 30
+    """whole networks on which the sum over blocks is checked; 10 more calibrate it"""
+    rounds: int = 15
+    """how often each program is visited"""
+
+
+def run(arguments: Arguments) -> None:
+    """Measures what the table lacks, and prints how well blocks add up to networks."""
+    for name, value, low in (
+        ("--batch", arguments.batch, 1),
+        ("--archs", arguments.archs, 3),
+        ("--rounds", arguments.rounds, 3),
+    ):
+        common.at_least(name, value, low)
+    space = common.space_of(arguments.space)
+    resolutions = _resolutions(space, arguments.resolutions)
+    table = _begin(arguments.out, space, arguments.batch)
+    for pick in (choices.smallest, choices.largest):
+        extract.module(space, pick(space.menu))  # to fail now rather than after the blocks
+    table = _measure_kinds(table, space, resolutions, arguments)
+    table = _check(table, space, resolutions, arguments)
+    _write(arguments.out, table)
+    _print(table)
+    print(f"wrote {arguments.out}: {len(table.kinds)} kinds of block")
+    print(f"next: supernet search RUN --cost latency:{arguments.out} --high MILLISECONDS")
+
+
+def _resolutions(space: Space, asked: Sequence[int]) -> tuple[int, ...]:
+    unknown = [r for r in asked if r not in space.resolutions]
+    if unknown:
+        raise UserError(
+            f"--resolutions has {unknown[0]}, but space {space.name} offers "
+            f"{', '.join(map(str, space.resolutions))}"
+        )
+    return tuple(sorted(set(asked))) or space.resolutions
+
+
+def _begin(path: pathlib.Path, space: Space, batch: int) -> Table:
+    """The table that is there, if it was measured under the same conditions, or an empty one."""
+    here = timing.conditions(space, batch=batch)
+    if not path.exists():
+        common.check_writable("--out", path)
+        return Table(latency.FORMAT, latency.VERSION, here, {}, {}, None)
+    table = latency.read(path)
+    differing = latency.differences(table.conditions, here)
+    if differing:
+        raise UserError(
+            f"{path} was measured under other conditions ({'; '.join(differing)}), and latencies "
+            "do not mix; choose another --out"
+        )
+    return table
+
+
+def _measure_kinds(
+    table: Table, space: Space, resolutions: Sequence[int], arguments: Arguments
+) -> Table:
+    wanted = latency.kinds(space, resolutions)
+    todo = {name: kind for name, kind in wanted.items() if name not in table.kinds}
+    if not todo:
+        return table
+    done = len(wanted) - len(todo)
+    how: dict[str, Any] = {"batch": arguments.batch, "rounds": arguments.rounds}
+    with progress.bar("blocks", len(wanted), done=done, unit="kind") as advance:
+        for more in timing.kinds(todo, on_ready=advance, **how):
+            table = dataclasses.replace(table, kinds={**table.kinds, **more})
+            _write(arguments.out, table)
+    return table
+
+
+def _check(table: Table, space: Space, resolutions: Sequence[int], arguments: Arguments) -> Table:
+    """Measures whole networks, and calibrates the sum over their blocks."""
+    fitted, checked = timing.archs(space, resolutions, arguments.archs)
+    wanted = [*fitted, *checked]
+    todo = [arch for arch in wanted if timing.notation(space, arch) not in table.networks]
+    done = len(wanted) - len(todo)
+    how: dict[str, Any] = {"batch": arguments.batch, "rounds": arguments.rounds}
+    if todo:
+        with progress.bar("networks", len(wanted), done=done, unit="network") as advance:
+            for more in timing.networks(space, todo, on_ready=advance, **how):
+                table = dataclasses.replace(table, networks={**table.networks, **more})
+                _write(arguments.out, table)
+    known = timing.calibrate(space, table, fitted, checked, resolutions)
+    return dataclasses.replace(table, calibration=known)
+
+
+def _write(path: pathlib.Path, table: Table) -> None:
+    try:
+        results.write_json(path, dataclasses.asdict(table))
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error}); choose another --out") from error
+
+
+def _print(table: Table) -> None:
+    known = table.calibration
+    assert known is not None
+    lines = rich.table.Table("milliseconds", "median error", "largest error", box=None)
+    for label, middle, largest in _errors(known):
+        lines.add_row(label, f"{middle:.1%}", f"{largest:.1%}")
+    rich.console.Console().print(lines)
+    pixels = ", ".join(map(str, known.resolutions))
+    print(
+        f"of {known.checked_on} random networks at {pixels} pixels ({known.fitted_on} others "
+        f"calibrated it); rank correlation: Spearman {known.spearman:.3f}, Kendall "
+        f"{known.kendall:.3f}; a network's own timings spread by {known.spread:.1%}"
+    )
+    print(f"measured: {latency.provenance(table)}")
+
+
+def _errors(known: Calibration) -> Iterator[tuple[str, float, float]]:
+    yield "sum over blocks", known.plain_median_error, known.plain_largest_error
+    label = f"{known.constant:.4g} + {known.scale:.4g} x sum"
+    yield label, known.median_error, known.largest_error

@@ -1,0 +1,276 @@
+"""Latency tables: how long each kind of block takes on one machine.
+
+A *kind* is what decides how long a block runs by itself: its module, its sizes and the shapes of
+its inputs. Blocks and archs share kinds, so a few hundred of them make up every network of a space.
+A table holds the milliseconds of each, where they were measured, and how well their sum foretells
+whole networks. `supernet latency` writes such tables; `costs.latency` reads archs' costs off them.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from supernet_jax import elastic, network
+from supernet_jax.elastic import BlockShapes, Spec
+from supernet_jax.errors import UserError
+from supernet_jax.network import Space
+from supernet_jax.schema import parse
+
+FORMAT, VERSION = "supernet_jax latency", 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """How long one program takes.
+
+    Attributes:
+        ms: median over the rounds, milliseconds; of a block without `overhead`.
+        low: lower quartile of the rounds.
+        high: upper quartile.
+        overhead: milliseconds that were subtracted, those of calling a program that does nothing;
+            0 for a whole network.
+        rounds: how many there were.
+    """
+
+    ms: float
+    low: float
+    high: float
+    overhead: float
+    rounds: int
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(v) and v >= 0 for v in (self.ms, self.overhead)):
+            raise ValueError(f"{self.ms} ms with an overhead of {self.overhead} ms is no latency")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """All that latencies depend on besides the network; a table has one.
+
+    Attributes:
+        space: name of the space.
+        fingerprint: of its sizes, see `checkpoint.describe_space`.
+        batch: images per call.
+        dtype: of weights and activations.
+        engine: what runs the networks: "jit".
+        kernels: "native" where those of `supernet native` are used, else "xla".
+        processor, cores, system: of the machine.
+        backend, device: kind of the device, as JAX names it.
+        jax, jaxlib: versions.
+        flags: `XLA_FLAGS`.
+    """
+
+    space: str
+    fingerprint: str
+    batch: int
+    dtype: str
+    engine: str
+    kernels: str
+    processor: str
+    cores: int
+    system: str
+    backend: str
+    device: str
+    jax: str
+    jaxlib: str
+    flags: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """How blocks add up to networks: `constant + scale * sum`, and how well that does.
+
+    Errors are relative to the measured network, over archs that nothing was fitted on.
+
+    Attributes:
+        constant: milliseconds of a network beside its blocks.
+        scale: of the sum.
+        resolutions: of the archs.
+        fitted_on: number of archs.
+        checked_on: number of other archs.
+        median_error: of the calibrated sum.
+        largest_error: likewise.
+        plain_median_error: of the sum as it is.
+        plain_largest_error: likewise.
+        spearman: rank correlation of sums and networks; NaN is written as 0.
+        kendall: likewise.
+        spread: median over the networks of the distance of their quartiles, relative to their
+            median: what of the errors may be noise.
+    """
+
+    constant: float
+    scale: float
+    resolutions: tuple[int, ...]
+    fitted_on: int
+    checked_on: int
+    median_error: float
+    largest_error: float
+    plain_median_error: float
+    plain_largest_error: float
+    spearman: float
+    kendall: float
+    spread: float
+
+    def __post_init__(self) -> None:
+        if not (self.constant >= 0 and self.scale > 0 and math.isfinite(self.scale)):
+            raise ValueError(f"{self.constant} ms + {self.scale} x sum cannot be a calibration")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A latency table, as its file holds it.
+
+    Attributes:
+        format: "supernet_jax latency".
+        version: of the format.
+        conditions: where and how it was measured.
+        kinds: of single blocks, by the name of their kind.
+        networks: of whole networks, by their arch in JSON.
+        calibration: None as long as measuring is not finished.
+    """
+
+    format: str
+    version: int
+    conditions: Conditions
+    kinds: dict[str, Timing]
+    networks: dict[str, Timing]
+    calibration: Calibration | None
+
+
+class Kind(NamedTuple):
+    """A block of one size at one place of a network.
+
+    Attributes:
+        name: tells it from all others, as `Stem(c_in=3, c_out=16, stride=2) on 192x192x3`.
+        module: `spec -> nn.Module`.
+        spec: its sizes.
+        inputs: shapes of its inputs without the batch, `[H, W, C]` for images.
+        shapes: of its parameters and statistics.
+    """
+
+    name: str
+    module: Callable[[Spec], nn.Module]
+    spec: Spec
+    inputs: tuple[tuple[int, ...], ...]
+    shapes: BlockShapes
+
+
+def kinds(space: Space, resolutions: Iterable[int]) -> dict[str, Kind]:
+    """Every kind of block that archs of these resolutions consist of, by name."""
+    return {kind.name: kind for r in resolutions for _, _, kind in _each(space, r)}
+
+
+def _each(space: Space, resolution: int) -> Iterator[tuple[str, int, Kind]]:
+    """Block, number of the spec, and its kind."""
+    for name, shape in network.geometry(space, resolution).items():
+        block = space.blocks[name]
+        for i, spec in enumerate(block.specs):
+            channels = block.channels(spec)
+            own = tuple((*s[1:-1], c) for s, c in zip(shape.inputs, channels, strict=True))
+            shapes = elastic.shapes(block, spec, shape.inputs)
+            made = type(block.module(spec)).__name__
+            yield name, i, Kind(_named(made, spec, own), block.module, spec, own, shapes)
+
+
+def _named(made: str, spec: Spec, inputs: tuple[tuple[int, ...], ...]) -> str:
+    values = dataclasses.asdict(spec).items()
+    sizes = ", ".join(f"{k}={v}" for k, v in values if not isinstance(v, float))  # rates
+    shapes = " and ".join("x".join(map(str, shape)) for shape in inputs)
+    return f"{made}({sizes}) on {shapes}"
+
+
+def block_tables(
+    space: Space, table: Table, *, resolutions: Sequence[int] | None = None
+) -> dict[str, np.ndarray]:
+    """Per block milliseconds `[resolutions of the space, specs]`, float64; NaN for others.
+
+    Args:
+        space: whose blocks.
+        table: with the latency of every kind.
+        resolutions: those that matter; None means all of the space.
+
+    Raises:
+        UserError: kinds are missing; the message names how many, one of them, and what to do.
+    """
+    wanted = space.resolutions if resolutions is None else tuple(resolutions)
+    found = {
+        name: np.full((len(space.resolutions), len(b.specs)), np.nan)
+        for name, b in space.blocks.items()
+    }
+    missing: dict[str, int] = {}
+    for r in wanted:
+        for name, i, kind in _each(space, r):
+            if kind.name in table.kinds:
+                found[name][space.resolutions.index(r), i] = table.kinds[kind.name].ms
+            else:
+                missing[kind.name] = r
+    if missing:
+        sizes = sorted(set(missing.values()))
+        raise UserError(
+            f"the latency table lacks {len(missing)} of the kinds of block of space {space.name} "
+            f"at {', '.join(map(str, sizes))} pixels, as {next(iter(missing))}; measure them with "
+            f"`supernet latency SPACE --batch {table.conditions.batch} --out FILE`, which adds "
+            "what its file lacks"
+        )
+    return found
+
+
+def read(path: pathlib.Path) -> Table:
+    """Reads a table.
+
+    Raises:
+        UserError: there is none, or it is not what `supernet latency` wrote.
+    """
+    try:
+        value = json.loads(path.read_text(), parse_constant=_refuse)
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no latency table {path}; `supernet latency SPACE --out {path}` measures one"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not a latency table ({error}); measure it again under another name"
+        ) from None
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is not a latency table; `supernet latency SPACE --out FILE` writes such"
+        )
+    if value.get("version") != VERSION:
+        raise UserError(
+            f"{path} has version {value.get('version')}, this library reads {VERSION}; "
+            "measure it again under another name"
+        )
+    table: Table = parse(Table, value, str(path))
+    return table
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
+
+
+def differences(old: Conditions, new: Conditions) -> list[str]:
+    """In what conditions differ, as `jax is '0.10.2' there and '0.11.0' now`."""
+    before, now = dataclasses.asdict(old), dataclasses.asdict(new)
+    return [f"{k} is {before[k]!r} there and {now[k]!r} now" for k in now if before[k] != now[k]]
+
+
+def provenance(table: Table) -> str:
+    """Where a finished table comes from, and how far it can be trusted, in one line."""
+    c, known = table.conditions, table.calibration
+    device = c.processor if c.backend == "cpu" else c.device
+    said = (
+        f"batch {c.batch}, {c.dtype}, {c.engine} of jax {c.jax} on {c.backend} ({device}, "
+        f"{c.cores} cores, {c.kernels} kernels)"
+    )
+    if known is None:
+        return said
+    return (
+        f"{said}; {known.checked_on} whole networks differ from it by {known.median_error:.1%} "
+        f"(median), at most {known.largest_error:.1%}"
+    )

@@ -1,0 +1,301 @@
+"""What a training run will take, found out by a few of its steps; nothing is written.
+
+MACs are those of one image. A training step's count as three times the forward pass, the usual
+rule: a backward pass multiplies with the weights once for the input's gradient and once for theirs.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from supernet_jax import choices, costs, fit, network, progress, sampling, train
+from supernet_jax.choices import Arch
+from supernet_jax.experiment import Experiment
+from supernet_jax.network import Space
+
+TIMED = 5  # steps, after one that does not count
+PATIENCE = 60.0  # seconds after which two steps are enough
+COUNTED = 20_000  # steps whose resolutions are drawn to count programs; of longer runs a part
+SAMPLES = 1000  # uniform archs for a mean
+CACHE_HIT = "/jax/compilation_cache/cache_hits"
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One subnet of a step.
+
+    Attributes:
+        role: "largest", "smallest" or "random".
+        resolution: pixels.
+        macs: forward, of one image; of a random member the mean of uniform archs.
+        computed: what its strategy computes for it; a masked member pays for the largest.
+    """
+
+    role: str
+    resolution: int
+    macs: int
+    computed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One compiled training step.
+
+    Attributes:
+        members: in order, the fixed ones first.
+        steps: of the run that use it.
+    """
+
+    members: tuple[Member, ...]
+    steps: int
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Of the members."""
+        return tuple(member.resolution for member in self.members)
+
+    @property
+    def computed(self) -> int:
+        """MACs of one image, forward, over the members."""
+        return sum(member.computed for member in self.members)
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on each device that the compiler plans for a step."""
+
+    arguments: int
+    outputs: int
+    temporaries: int
+    peak: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Seconds: what is likely, and between what it should lie."""
+
+    seconds: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Rehearsal:
+    """What a run will take.
+
+    Attributes:
+        programs: all that will be compiled, most used first.
+        steps: of the run.
+        batch: images per step, over all devices.
+        devices: number.
+        device: their kind.
+        strategy: how random members run, "masked" or "switched".
+        parameters: shared, over all rows of a bank.
+        checkpoint_bytes: of one checkpoint, before compression.
+        timed: resolutions of the program that was compiled, the most expensive one.
+        memory: of it; None where the backend does not tell.
+        trace_seconds: of it.
+        compile_seconds: of it.
+        from_cache: whether it was read from the cache of compiled programs.
+        step: its median, fastest and slowest step, with the loading of its batch.
+        timed_steps: how many were timed.
+        total: of the whole run, compilation included.
+    """
+
+    programs: tuple[Program, ...]
+    steps: int
+    batch: int
+    devices: int
+    device: str
+    strategy: str
+    parameters: int
+    checkpoint_bytes: int
+    timed: tuple[int, ...]
+    memory: Memory | None
+    trace_seconds: float
+    compile_seconds: float
+    from_cache: bool
+    step: Range
+    timed_steps: int
+    total: Range
+
+
+def rehearse(built: Experiment) -> Rehearsal:
+    """Compiles the most expensive step of a run, and takes a few of its steps."""
+    counted = programs(built.recipe, built.config.train.steps)
+    chosen = max(counted, key=lambda program: program.computed)
+    with progress.bar("rehearsing", 3 + TIMED, unit="stage") as advance:
+        found = _run(built, chosen.resolutions, advance)
+    times = found.pop("times")
+    step = Range(statistics.median(times), min(times), max(times))
+    building = found["trace_seconds"] + found["compile_seconds"]
+    return Rehearsal(
+        programs=tuple(counted),
+        steps=built.config.train.steps,
+        batch=built.config.train.batch,
+        devices=built.mesh.size,
+        device=built.mesh.devices.flat[0].device_kind,
+        strategy="masked" if built.recipe.strategy is network.masked else "switched",
+        timed=chosen.resolutions,
+        step=step,
+        timed_steps=len(times),
+        total=total(counted, chosen, step, building),
+        **found,
+    )
+
+
+def programs(recipe: train.Recipe, steps: int) -> list[Program]:
+    """The programs of a run, most used first; exact for runs of up to `COUNTED` steps."""
+    drawn = min(steps, COUNTED)
+    uses = collections.Counter(train.step_resolutions(recipe, step=i) for i in range(drawn))
+    return [
+        Program(_members(recipe, resolutions), round(count * steps / drawn))
+        for resolutions, count in uses.most_common()
+    ]
+
+
+def total(counted: list[Program], timed: Program, step: Range, building: float) -> Range:
+    """Seconds of a run of which one program was timed.
+
+    The timed one is the most expensive. Steps of another should take the same share of the time as
+    of the MACs; at the most as long, for not everything in a step grows with the resolution.
+    """
+    shares = [(program.steps, program.computed / timed.computed) for program in counted]
+    compiling = building * len(counted)
+    return Range(
+        seconds=compiling + sum(n * share * step.seconds for n, share in shares),
+        low=compiling + sum(n * share * step.low for n, share in shares),
+        high=compiling + sum(n * step.high for n, _ in shares),
+    )
+
+
+def _members(recipe: train.Recipe, resolutions: tuple[int, ...]) -> tuple[Member, ...]:
+    space, sampler = recipe.space, recipe.sampler
+    macs = costs.macs(space)
+    fixed = [
+        Member(role, r, n := int(macs(jax.tree.map(np.asarray, arch))), n)
+        for arch, role, r in zip(sampler.fixed, sampling.roles(sampler), resolutions, strict=False)
+    ]
+    several = jax.device_get(choices.sample(space.menu, jax.random.key(0), (SAMPLES,)))
+    random = []
+    for r in resolutions[len(sampler.fixed) :]:
+        mean = round(float(np.mean(macs(_at(space, several, r)))))
+        largest = int(macs(_at(space, choices.largest(space.menu), r)))
+        paid = largest if recipe.strategy is network.masked else mean
+        random.append(Member("random", r, mean, paid))
+    return (*fixed, *random)
+
+
+def _at(space: Space, arch: Arch, resolution: int) -> Arch:
+    """The same arch or archs at a resolution."""
+    old = np.asarray(choices.get(arch, space.resolution))
+    place = np.full_like(old, space.resolutions.index(resolution))
+    return choices.replace(arch, space.resolution, place)
+
+
+def _run(
+    built: Experiment, resolutions: tuple[int, ...], advance: progress.Advance
+) -> dict[str, Any]:
+    """Compiles one program and takes a few steps. Returns fields of a `Rehearsal`, and `times`."""
+    recipe, mesh = built.recipe, built.mesh
+    state = fit.creator(recipe, mesh, rules=built.rules)()
+    sizes = {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "checkpoint_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+    }
+    advance(1, "tracing")
+    with fit.Batches(
+        built.dataset.train,
+        batch=built.config.train.batch,
+        mesh=mesh,
+        seed=recipe.seed,
+        stop=1 + TIMED,
+        reading=built.reading,
+    ) as batches:
+        batches.go_to(0, 0)
+        batch = batches.next()
+        begun = time.perf_counter()
+        step = train.make_step(recipe, mesh=mesh, rules=built.rules)
+        lowered = step.lower(state, batch, resolutions=resolutions)  # type: ignore[attr-defined]
+        traced = time.perf_counter()
+        advance(1, "compiling")
+        with _cache_hits() as hits:
+            compiled = lowered.compile()
+        done = time.perf_counter()
+        advance(1, "taking steps")
+        state, _ = jax.block_until_ready(compiled(state, batch))  # the first is slower
+        times = _time_steps(compiled, state, batches, advance)
+    return {
+        **sizes,
+        "memory": _memory(compiled),
+        "trace_seconds": traced - begun,
+        "compile_seconds": done - traced,
+        "from_cache": bool(hits),
+        "times": times,
+    }
+
+
+def _time_steps(
+    compiled: Any, state: train.State, batches: fit.Batches, advance: progress.Advance
+) -> list[float]:
+    """Seconds of a few steps, with the loading of their batches."""
+    times: list[float] = []
+    for _ in range(TIMED):
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(compiled(state, batches.next()))
+        times.append(time.perf_counter() - start)
+        advance(1, f"{times[-1]:.3g} s a step")
+        if len(times) >= 2 and sum(times) > PATIENCE:
+            break
+    return times
+
+
+def _memory(compiled: Any) -> Memory | None:
+    planned = compiled.memory_analysis()
+    if planned is None:
+        return None
+    arguments, outputs = planned.argument_size_in_bytes, planned.output_size_in_bytes
+    own = outputs - planned.alias_size_in_bytes  # the rest lies where the arguments were
+    temporaries = planned.temp_size_in_bytes
+    return Memory(arguments, outputs, temporaries, arguments + own + temporaries)
+
+
+@contextlib.contextmanager
+def _cache_hits() -> Iterator[list[str]]:
+    """What was read from the cache of compiled programs inside."""
+    hits: list[str] = []
+
+    def listen(event: str, **_: Any) -> None:
+        if event == CACHE_HIT:
+            hits.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        yield hits
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+
+
+def spelt_bytes(size: int) -> str:
+    """A number of bytes in the unit that fits, as `36.1 MiB`."""
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    power = min(max(0, math.frexp(size)[1] - 1) // 10, len(units) - 1)
+    return f"{size / 1024**power:,.{1 if power else 0}f} {units[power]}"
+
+
+def spelt(seconds: float) -> str:
+    """A time in the two units that matter, as `3 h 12 min`."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    whole, units = round(seconds), (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+    i = next(i for i, (_, size) in enumerate(units) if whole >= size)
+    (name, size), (small, part) = units[i], units[i + 1]
+    return f"{whole // size} {name} {math.floor(whole % size / part)} {small}"

@@ -1,0 +1,280 @@
+"""Measuring latency: blocks by themselves, whole networks, and how well the first tell the second.
+
+Everything runs as an extracted network runs: at its own sizes, for inference, with calibrated
+statistics, jitted. Weights are random, which changes no time.
+
+Machines are noisy, so programs are timed in rounds, a group of them in turn, each visited in every
+round. What a visit gives is the fastest of a few calls after one that is thrown away, because other
+jobs of a machine only ever make a call slower; the result is the median over the rounds. Calling a
+program costs time too, on a CPU more than a small block does; a network pays it once and its blocks
+not at all. So in every round the time of a program with as many arrays that does next to nothing is
+subtracted. What then is left to the sum (that one call, what happens between blocks, fusion, caches
+that are warmer or colder than in a network) is calibrated on a few networks and checked on others.
+"""
+
+import functools
+import json
+import math
+import os
+import statistics
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from supernet_jax import checkpoint, choices, costs, elastic, extract, machine, native, network
+from supernet_jax.choices import Arch
+from supernet_jax.latency import Calibration, Conditions, Kind, Table, Timing
+from supernet_jax.network import Space
+
+Call = Callable[[], Any]
+Engine = Callable[[nn.Module, Any, Sequence[np.ndarray]], Call]  # module, variables, inputs
+# The more are timed in turn, the more alike are the moments at which they were; a kill loses them.
+KINDS_AT_A_TIME, NETWORKS_AT_A_TIME = 128, 40
+VISIT_SECONDS = 5e-3  # how long a visit is to last
+VISIT_CALLS = (3, 20)  # the fewest and the most calls that are timed in it
+FITTED = 10  # networks that calibrate the sum
+DRAWN = 4096  # archs from which those to measure are taken
+
+
+def jitted(module: nn.Module, variables: Any, inputs: Sequence[np.ndarray]) -> Call:
+    """The module under `jax.jit`, its arrays on the default device; a call waits for the result."""
+    run = jax.jit(lambda variables, *inputs: module.apply(variables, *inputs))
+    arrays = jax.device_put((variables, *inputs))
+    return lambda: jax.block_until_ready(run(*arrays))
+
+
+def conditions(space: Space, *, batch: int) -> Conditions:
+    """Those of measuring here and now by `jitted`."""
+    here = machine.describe()
+    has_kernels = native.takes(jnp.zeros((1, 1, 1, 1)), jnp.zeros((3, 3, 1, 1)))
+    names = ("processor", "cores", "system", "backend", "device", "jax", "jaxlib")
+    return Conditions(
+        space=space.name,
+        fingerprint=checkpoint.describe_space(space)["fingerprint"],
+        batch=batch,
+        dtype="float32",
+        engine="jit",
+        kernels="native" if here["backend"] == "cpu" and has_kernels else "xla",
+        flags=os.environ.get("XLA_FLAGS", "").strip(),
+        **{name: here[name] for name in names},
+    )
+
+
+def kinds(
+    wanted: Mapping[str, Kind],
+    *,
+    batch: int,
+    rounds: int,
+    engine: Engine = jitted,
+    on_ready: Callable[[], None] = lambda: None,
+) -> Iterator[dict[str, Timing]]:
+    """Measures kinds of block, group after group.
+
+    Args:
+        wanted: by name.
+        batch: images per call.
+        rounds: how often each is visited.
+        engine: what runs them.
+        on_ready: called for each when it has been compiled, which takes most of the time.
+
+    Yields:
+        Timings of a group, by name.
+    """
+    # In an order that says nothing, so that drift from group to group is no bias of a stage.
+    order = sorted(wanted, key=lambda name: zlib.crc32(name.encode()))
+    for names in _groups(order, KINDS_AT_A_TIME):
+        runs, counts = [], []
+        for kind in map(wanted.__getitem__, names):
+            variables = _variables(kind.shapes.params, kind.shapes.moments)
+            inputs = [_random((batch, *shape)) for shape in kind.inputs]
+            runs.append(engine(kind.module(kind.spec), variables, inputs))
+            runs[-1]()  # compiles
+            on_ready()
+            counts.append(len(jax.tree.leaves(variables)) + len(inputs))
+        sizes = sorted(set(counts))
+        times = _in_rounds([*map(_idle, sizes), *runs], rounds)
+        idle, times = dict(zip(sizes, times, strict=False)), times[len(sizes) :]
+        yield {
+            name: _timing(row, idle[count])
+            for name, row, count in zip(names, times, counts, strict=True)
+        }
+
+
+def networks(
+    space: Space,
+    archs: Sequence[Arch],
+    *,
+    batch: int,
+    rounds: int,
+    engine: Engine = jitted,
+    on_ready: Callable[[], None] = lambda: None,
+) -> Iterator[dict[str, Timing]]:
+    """Measures whole networks as they would be extracted, group after group.
+
+    Yields:
+        Timings of a group, by the arch as `notation` writes it.
+    """
+    for group in _groups(archs, NETWORKS_AT_A_TIME):
+        runs = []
+        for arch in group:
+            made = extract.module(space, arch)
+            geometry = network.geometry(space, made.resolution)
+            shapes = {
+                b.name: elastic.shapes(space.blocks[b.name], b.spec, geometry[b.name].inputs)
+                for b in made.blocks
+            }
+            variables = _variables(
+                {name: own.params for name, own in shapes.items()},
+                {name: own.moments for name, own in shapes.items()},
+            )
+            images = _random((batch, made.resolution, made.resolution, space.input_channels))
+            runs.append(engine(made, variables, [images]))
+            runs[-1]()
+            on_ready()
+        times = _in_rounds(runs, rounds)
+        nothing = np.zeros(rounds)
+        yield {notation(space, a): _timing(t, nothing) for a, t in zip(group, times, strict=True)}
+
+
+def notation(space: Space, arch: Arch) -> str:
+    """An arch as one line of JSON."""
+    return json.dumps(choices.to_notation(space.menu, arch))
+
+
+def archs(space: Space, resolutions: Sequence[int], n: int) -> tuple[list[Arch], list[Arch]]:
+    """Archs to calibrate on, the smallest and the largest among them, and `n` others to check on.
+
+    Uniform, none twice; of a small space there may be fewer.
+    """
+    places = np.asarray([space.resolutions.index(r) for r in sorted(resolutions)], np.int32)
+
+    def at(arch: Arch, place: Any) -> Arch:
+        return choices.replace(arch, space.resolution, places[place])
+
+    many = choices.sample(space.menu, jax.random.key(0), (DRAWN,))  # the same ones whatever n is
+    many = jax.tree.map(np.asarray, many)
+    many = at(many, choices.get(many, space.resolution) % len(places))
+    ends = [at(choices.smallest(space.menu), 0), at(choices.largest(space.menu), -1)]
+    distinct = {notation(space, arch): arch for arch in [*ends, *choices.unstack(many)]}
+    drawn = list(distinct.values())
+    fitted = min(FITTED, len(drawn) // 2)
+    return drawn[:fitted], drawn[fitted : fitted + n]
+
+
+def calibrate(
+    space: Space,
+    table: Table,
+    fitted: Sequence[Arch],
+    checked: Sequence[Arch],
+    resolutions: Sequence[int],
+) -> Calibration:
+    """Fits `constant + scale * sum` to some networks, and compares it with others."""
+    total = costs.latency(space, table, resolutions=resolutions, calibrated=False)
+
+    def sums_and_times(some: Sequence[Arch]) -> tuple[np.ndarray, np.ndarray]:
+        times = [table.networks[notation(space, arch)].ms for arch in some]
+        return np.asarray(total(choices.stack(some))), np.asarray(times)
+
+    constant, scale = fit(*sums_and_times(fitted))
+    sums, times = sums_and_times(checked)
+    errors = np.abs(constant + scale * sums - times) / times
+    plain = np.abs(sums - times) / times
+    timings = [table.networks[notation(space, arch)] for arch in checked]
+    return Calibration(
+        constant=round(constant, 6),
+        scale=round(scale, 6),
+        resolutions=tuple(sorted(resolutions)),
+        fitted_on=len(fitted),
+        checked_on=len(checked),
+        median_error=float(np.median(errors)),
+        largest_error=float(np.max(errors)),
+        plain_median_error=float(np.median(plain)),
+        plain_largest_error=float(np.max(plain)),
+        spearman=_number(scipy.stats.spearmanr(sums, times).statistic),
+        kendall=_number(scipy.stats.kendalltau(sums, times).statistic),
+        spread=statistics.median((t.high - t.low) / t.ms for t in timings),
+    )
+
+
+def fit(sums: np.ndarray, times: np.ndarray) -> tuple[float, float]:
+    """Constant >= 0 and scale > 0 of `times = constant + scale * sums`, least relative squares.
+
+    Where noise would have it otherwise, the constant is 0, or the scale is 1 and the constant the
+    median of what is left.
+    """
+    rows = np.stack([1 / times, sums / times], axis=1)
+    constant, scale = np.linalg.lstsq(rows, np.ones(len(times)), rcond=None)[0]
+    if constant < 0:
+        ratio = sums / times
+        constant, scale = 0.0, ratio.sum() / max(np.square(ratio).sum(), 1e-30)
+    if not scale > 0:
+        constant, scale = max(0.0, np.median(times - sums)), 1.0
+    return float(constant), float(scale)
+
+
+def _number(value: float) -> float:
+    return 0.0 if math.isnan(value) else float(value)
+
+
+def _groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _in_rounds(runs: Sequence[Call], rounds: int) -> list[np.ndarray]:
+    """Milliseconds of every visit, `[rounds]` for each program."""
+    calls = []
+    for run in runs:
+        run()
+        seconds = min(_seconds(run) for _ in range(3))
+        calls.append(int(np.clip(VISIT_SECONDS / seconds, *VISIT_CALLS)))
+    times = np.zeros((len(runs), rounds))
+    for i in range(rounds):
+        for row, run, n in zip(times, runs, calls, strict=True):
+            run()
+            row[i] = 1e3 * min(_seconds(run) for _ in range(n))
+    return list(times)
+
+
+def _seconds(run: Call) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+@functools.cache
+def _idle(arrays: int) -> Call:
+    """A program that is given so many arrays, and adds 1 to one of them.
+
+    Not less: what computes nothing is never started, and on a CPU what computes hardly anything
+    runs in the calling thread, without the wait for another one that every real program has.
+    """
+    run = jax.jit(lambda first, *_: first + 1.0, keep_unused=True)
+    given = jax.device_put([jnp.ones(4096) for _ in range(arrays)])
+    return lambda: jax.block_until_ready(run(*given))
+
+
+def _timing(times: np.ndarray, idle: np.ndarray) -> Timing:
+    net = np.percentile(times - idle, [25, 50, 75])
+    low, middle, high = (round(max(0.0, float(value)), 6) for value in net)
+    return Timing(middle, low, high, round(float(np.median(idle)), 6), len(times))
+
+
+def _variables(params: Any, moments: Any) -> dict[str, Any]:
+    """Random weights of about unit gain, and statistics that are no variances of 0."""
+    return {
+        "params": jax.tree.map(lambda s: _random(s.shape), params),
+        "stats": jax.tree.map(lambda s: 1.0 + 0.1 * np.abs(_random(s.shape)), moments),
+    }
+
+
+def _random(shape: tuple[int, ...]) -> np.ndarray:
+    scale = 1 / math.sqrt(max(1, math.prod(shape[:-1])))
+    return scale * np.random.default_rng(0).standard_normal(shape, np.float32)

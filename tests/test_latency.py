@@ -1,0 +1,432 @@
+"""Latency tables: what is measured, how it is read, and the cost that archs get of it."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_run
+from tiny_run import ARCH, CONFIG, supernet
+
+from supernet_jax import choices, config, costs, elastic, latency, results, timing
+from supernet_jax.errors import UserError
+from supernet_jax.extracted import Network
+from supernet_jax.latency import Calibration, Conditions, Table, Timing
+from supernet_jax.network import Space
+from supernet_jax.spaces import mobilenet
+
+HERE = Conditions(
+    "digits",
+    "f",
+    1,
+    "float32",
+    "jit",
+    "xla",
+    "Some CPU",
+    2,
+    "Linux",
+    "cpu",
+    "cpu",
+    "0.1",
+    "0.1",
+    "",
+)
+KNOWN = Calibration(0.25, 1.5, (8,), 10, 30, 0.02, 0.07, 0.1, 0.2, 0.98, 0.9, 0.03)
+IDLE = 0.125  # ms of calling any program, in `Clock`
+
+
+def milliseconds(spec: Any, inputs: tuple[tuple[int, ...], ...]) -> float:
+    """A latency that tells any two kinds apart."""
+    return (1 + zlib.crc32(repr((elastic.sizes(spec), inputs)).encode()) % 1000) / 64
+
+
+def table_of(space: Space, *, resolutions: Sequence[int] | None = None, **fields: Any) -> Table:
+    """A finished table of made-up latencies."""
+    wanted = latency.kinds(space, resolutions or space.resolutions)
+    timings = {
+        name: Timing(milliseconds(kind.spec, kind.inputs), 0.0, 0.0, 0.1, 5)
+        for name, kind in wanted.items()
+    }
+    table = Table(latency.FORMAT, latency.VERSION, HERE, timings, {}, KNOWN)
+    return dataclasses.replace(table, **fields)
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    """Two resolutions, a skipped block, and stages that share kinds."""
+    return mobilenet.mobilenet(
+        "two",
+        resolutions=(8, 12),
+        stem=(4, 8),
+        stem_stride=1,
+        stages=(mobilenet.Stage((4, 8), (1, 3), (3,), (1, 2), 2),),
+        last=(8,),
+        classes=3,
+        input_channels=1,
+    )
+
+
+def tiny() -> Space:
+    return config.load_file(CONFIG)[0].space.build(classes=10, input_channels=1)
+
+
+def looped(space: Space, arch: Any) -> float:
+    """The sum over the blocks of one arch, by running its topology on shapes."""
+    total = 0.0
+
+    def run(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        nonlocal total
+        block = space.blocks[name]
+        spec = block.spec(arch)
+        if spec is None:
+            return shape
+        total += milliseconds(spec, (shape[1:],))
+        return elastic.shapes(block, spec, [shape]).output.shape
+
+    r = space.resolutions[int(choices.get(arch, space.resolution))]
+    space.forward(run, (1, r, r, space.input_channels))  # type: ignore[arg-type]
+    return total
+
+
+# --- the cost --------------------------------------------------------------------------------
+
+
+def test_cost_is_the_sum_over_the_blocks_of_an_arch(space: Space) -> None:
+    archs = choices.sample(space.menu, jax.random.key(0), (5, 6))
+    host = jax.tree.map(np.asarray, archs)
+    plain = costs.latency(space, table_of(space), calibrated=False)
+    wanted = np.asarray(
+        [looped(space, arch) for arch in choices.unstack(jax.tree.map(np.ravel, host))]
+    ).reshape(5, 6)
+    assert len(np.unique(wanted)) > 10
+    np.testing.assert_array_equal(plain(host), wanted)  # sums of 64ths are exact
+    cost = costs.latency(space, table_of(space))
+    np.testing.assert_allclose(cost(host), 0.25 + 1.5 * wanted, rtol=1e-12)
+    for answer in (jax.jit(cost)(archs), jax.vmap(jax.jit(cost))(archs), cost(archs)):
+        assert isinstance(answer, jax.Array) and answer.dtype == jnp.float32
+        np.testing.assert_allclose(answer, 0.25 + 1.5 * wanted, rtol=1e-6)  # float32
+
+
+def test_a_table_of_some_resolutions(space: Space) -> None:
+    table = table_of(space, resolutions=(12,))
+    cost = costs.latency(space, table, resolutions=(12,))
+    archs = [{**choices.largest(space.menu), "resolution": np.int32(i)} for i in (0, 1)]
+    assert np.isnan(cost(archs[0]))
+    assert cost(archs[1]) == pytest.approx(0.25 + 1.5 * looped(space, archs[1]), rel=1e-12)
+
+
+def test_kinds_that_a_table_lacks(space: Space) -> None:
+    table = table_of(space, resolutions=(12,))
+    missing = len(latency.kinds(space, (8,)).keys() - latency.kinds(space, (12,)).keys())
+    with pytest.raises(UserError) as error:
+        costs.latency(space, table)
+    for word in (
+        f"lacks {missing} of",
+        "space two at 8 pixels",
+        "as Stem(c_in=1, c_out=4, stride=1) on 8x8x1",
+        "supernet latency SPACE --batch 1 --out FILE",
+    ):
+        assert word in str(error.value)
+
+
+def test_a_table_that_is_not_finished(space: Space) -> None:
+    with pytest.raises(UserError, match="not finished; give the `supernet latency` command"):
+        costs.latency(space, table_of(space, calibration=None))
+
+
+# --- what is measured ------------------------------------------------------------------------
+
+
+class Clock:
+    """A machine on which time passes only while programs run."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.modules: list[tuple[Any, Any, Any]] = []
+
+    def call(self, ms: float) -> Callable[[], None]:
+        """A program that takes so long."""
+
+        def run() -> None:
+            self.now += 1e-3 * ms
+
+        return run
+
+    def engine(self, module: Any, variables: Any, inputs: Any) -> Callable[[], None]:
+        """Blocks take what `milliseconds` says, networks 1 ms and twice their blocks."""
+        self.modules.append((module, variables, inputs))
+        if not isinstance(module, Network):
+            shapes = tuple(x.shape[1:] for x in inputs)
+            return self.call(IDLE + milliseconds(module.spec, shapes))
+        total, x = 0.0, jax.ShapeDtypeStruct(inputs[0].shape, jnp.float32)
+        for block in module.blocks:
+            total += milliseconds(block.spec, (x.shape[1:],))
+            own = {kind: variables[kind][block.name] for kind in variables}
+            x = jax.eval_shape(block.module(block.spec).apply, own, x)  # type: ignore[assignment]
+        return self.call(1.0 + 2.0 * total)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: made.now)
+    monkeypatch.setattr(timing, "_idle", lambda arrays: made.call(IDLE))
+    return made
+
+
+def test_every_kind_by_itself(space: Space, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = latency.kinds(space, space.resolutions)
+    monkeypatch.setattr(timing, "KINDS_AT_A_TIME", 6)
+    ready: list[None] = []
+    how = {"batch": 3, "rounds": 4, "engine": clock.engine}
+    groups = list(timing.kinds(wanted, on_ready=lambda: ready.append(None), **how))
+    found = {name: t for group in groups for name, t in group.items()}
+    assert found.keys() == wanted.keys() and len(clock.modules) == len(wanted)
+    assert max(map(len, groups)) == 6 and len(ready) == len(wanted)
+    for name, kind in wanted.items():
+        assert found[name].ms == pytest.approx(milliseconds(kind.spec, kind.inputs), abs=1e-6)
+        assert (found[name].overhead, found[name].rounds) == (IDLE, 4)
+    module, variables, inputs = clock.modules[0]
+    output, changed = jax.eval_shape(
+        lambda v, x: module.apply(v, x, mutable=["moments"]), variables, *inputs
+    )
+    assert output.shape[0] == 3 and not changed  # statistics are given, none are computed
+
+
+def test_errors_are_relative_to_the_network(space: Space) -> None:
+    fitted, checked = timing.archs(space, space.resolutions, 5)
+    table = table_of(space, calibration=None)
+    total = costs.latency(space, table, calibrated=False)
+    factors = dict(zip(map(id, checked), (1.0, 0.5, 0.8, 2.0, 1.25), strict=True))
+    found = {
+        timing.notation(space, arch): Timing(
+            float(total(arch)) * factors.get(id(arch), 1.0), 3.0, 4.0, 0.0, 5
+        )
+        for arch in [*fitted, *checked]
+    }
+    table = dataclasses.replace(table, networks=found)
+    known = timing.calibrate(space, table, fitted, checked, space.resolutions)
+    assert (known.median_error, known.largest_error) == pytest.approx((0.25, 1.0), abs=1e-4)
+    assert (known.plain_median_error, known.plain_largest_error) == pytest.approx((0.25, 1.0))
+    times = [found[timing.notation(space, arch)].ms for arch in checked]
+    assert known.spread == pytest.approx(np.median(1.0 / np.asarray(times)))
+
+
+def test_programs_are_visited_in_turn(clock: Clock) -> None:
+    order: list[int] = []
+
+    def program(i: int) -> Callable[[], None]:
+        def run() -> None:
+            order.append(i)
+            clock.now += 1e-3 * (5 if len(order) % 3 else 2)
+
+        return run
+
+    times = timing._in_rounds([program(0), program(1)], 3)
+    np.testing.assert_allclose(times, np.full((2, 3), 2.0))  # the fastest of three calls or more
+    later = order[8:]  # compiled and tried before
+    turns = [i for i, before in zip(later, [None, *later], strict=False) if i != before]
+    assert turns == [0, 1] * 3
+
+
+def test_blocks_add_up_to_networks(space: Space, clock: Clock) -> None:
+    fitted, checked = timing.archs(space, space.resolutions, 12)
+    both = [*fitted, *checked]
+    found: dict[str, Timing] = {}
+    for group in timing.networks(space, both, batch=1, rounds=3, engine=clock.engine):
+        found |= group
+    table = table_of(space, calibration=None, networks=found)
+    known = timing.calibrate(space, table, fitted, checked, space.resolutions)
+    assert (known.constant, known.scale) == pytest.approx((1.0, 2.0), abs=1e-5)
+    assert known.median_error <= known.largest_error < 1e-5
+    assert 0.5 < known.plain_median_error <= known.plain_largest_error
+    assert (known.spearman, known.kendall) == pytest.approx((1.0, 1.0))
+    assert (known.fitted_on, known.checked_on, known.spread) == (10, 12, 0.0)
+    cost = costs.latency(space, dataclasses.replace(table, calibration=known))
+    for arch in both:
+        assert cost(arch) == pytest.approx(found[timing.notation(space, arch)].ms, rel=1e-5)
+
+
+def test_archs_to_check_on_are_others(space: Space) -> None:
+    fitted, checked = timing.archs(space, (12,), 7)
+    names = [timing.notation(space, arch) for arch in [*fitted, *checked]]
+    assert len(checked) == 7 and len(set(names)) == len(names)
+    assert {json.loads(name)["resolution"] for name in names} == {12}
+    whole = [timing.notation(space, arch) for arch in timing.archs(space, (8, 12), 3)[0]]
+    for pick in (choices.smallest, choices.largest):
+        assert timing.notation(space, pick(space.menu)) in whole
+    few, rest = timing.archs(tiny(), (8,), 100)
+    assert len(few) + len(rest) == tiny_run.ARCHS
+
+
+@pytest.mark.parametrize(
+    ("sums", "times", "wanted"),
+    [
+        ((1.0, 2.0, 5.0), (3.0, 5.0, 11.0), (1.0, 2.0)),
+        ((1.0, 2.0, 4.0), (0.5, 2.5, 6.5), (0.0, 14.5 / 11.75)),
+        ((1.0, 2.0, 3.0), (6.0, 5.0, 4.0), (3.0, 1.0)),
+    ],
+    ids=["a line", "no constant below 0", "no scale below 0"],
+)
+def test_fit(sums: Any, times: Any, wanted: tuple[float, float]) -> None:
+    found = timing.fit(np.asarray(sums), np.asarray(times))
+    if wanted[0] == 0.0:  # least relative squares through the origin
+        ratio = np.asarray(sums) / np.asarray(times)
+        wanted = (0.0, ratio.sum() / (ratio**2).sum())
+    assert found == pytest.approx(wanted)
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def test_a_table_comes_back_as_it_was(space: Space, tmp_path: pathlib.Path) -> None:
+    table = table_of(space, networks={"{}": Timing(1.0, 0.9, 1.1, 0.0, 10)})
+    for one in (table, dataclasses.replace(table, calibration=None)):
+        results.write_json(tmp_path / "t.json", dataclasses.asdict(one))
+        assert latency.read(tmp_path / "t.json") == one
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"format": "supernet_jax latency"', '"format": "x"', "is not a latency table; `supernet"),
+        ('"version": 1', '"version": 2', "has version 2, this library reads 1"),
+        ('"batch": 1', '"batch": "1"', 'conditions.batch is "1", but must be an integer'),
+        ('"overhead": 0.1', '"over": 0.1', "unknown over and missing overhead"),
+        ('"overhead": 0.1', '"overhead": NaN', "NaN is not a number"),
+        ('"overhead": 0.1', '"overhead": -0.1', "overhead of -0.1 ms is no latency"),
+        ('"scale": 1.5', '"scale": 0.0', "0.25 ms + 0.0 x sum cannot be a calibration"),
+        ("{", "", "is not a latency table ("),
+    ],
+)
+def test_a_table_that_is_broken(
+    old: str, new: str, words: str, space: Space, tmp_path: pathlib.Path
+) -> None:
+    text = json.dumps(dataclasses.asdict(table_of(space)))
+    assert old in text
+    (tmp_path / "t.json").write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError) as error:
+        latency.read(tmp_path / "t.json")
+    assert words in str(error.value) and str(tmp_path / "t.json") in str(error.value)
+
+
+def test_no_table(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"no latency table .*t\.json; `supernet latency SPACE"):
+        latency.read(tmp_path / "t.json")
+
+
+# --- commands --------------------------------------------------------------------------------
+
+COMMAND = ("latency", CONFIG, "--archs", 3, "--rounds", 3, "--out")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A table of the tiny space, measured in two pieces: killed after the first kinds."""
+    path = tmp_path_factory.mktemp("latency") / "tiny.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "KINDS_AT_A_TIME", 6)
+        original = timing._in_rounds
+
+        def killed(*arguments: Any) -> Any:
+            if path.exists():
+                raise KeyboardInterrupt
+            return original(*arguments)
+
+        patch.setattr(timing, "_in_rounds", killed)
+        with pytest.raises(SystemExit):
+            tiny_run.cli.main([str(a) for a in (*COMMAND, path)])
+        assert (len(latency.read(path).kinds), latency.read(path).calibration) == (6, None)
+        before = latency.read(path).kinds
+        patch.setattr(timing, "_in_rounds", original)
+        tiny_run.cli.main([str(a) for a in (*COMMAND, path)])
+        assert {name: latency.read(path).kinds[name] for name in before} == before
+    return path
+
+
+def test_latency_of_a_space(
+    measured: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = latency.read(measured)
+    assert table.kinds.keys() == latency.kinds(tiny(), (8,)).keys() and len(table.kinds) == 15
+    assert table.conditions == timing.conditions(tiny(), batch=1)
+    assert len(table.networks) == 13 and table.calibration is not None
+    assert all(t.ms > 0 and t.low <= t.ms <= t.high for t in table.networks.values())
+    path = shutil.copy(measured, tmp_path / "copy.json")
+    monkeypatch.setattr(timing, "_in_rounds", None)  # what is known is not measured again
+    said = supernet(capsys, *COMMAND, path)
+    assert (said.status, said.err) == (0, "")
+    assert latency.read(pathlib.Path(path)) == table
+    assert f"wrote {path}: 15 kinds of block" in said.out
+    assert "sum over blocks" in said.out and "rank correlation: Spearman" in said.out
+    assert latency.provenance(table) in said.out
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--batch", 2), ("batch is 1 there and 2 now", "choose another --out")),
+        (("--resolutions", 9), ("--resolutions has 9", "offers 8")),
+        (("--archs", 2), ("--archs is 2", "at least 3")),
+        (("--rounds", 2), ("--rounds is 2", "at least 3")),
+    ],
+)
+def test_mistakes_in_measuring(
+    more: tuple[object, ...],
+    words: tuple[str, ...],
+    measured: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = supernet(capsys, *COMMAND, measured, *more)
+    assert said.status == 2 and said.err.count("\n") == 1
+    assert [word for word in words if word not in said.err] == []
+
+
+def test_search_within_milliseconds(
+    measured: pathlib.Path,
+    tmp_path: pathlib.Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = shutil.copytree(tiny_run.searched(tmp_path_factory), tmp_path / "run")
+    cost = costs.latency(tiny(), latency.read(measured))
+    archs = choices.sample(tiny().menu, jax.random.key(0), (200,))
+    spent = np.unique(cost(jax.tree.map(np.asarray, archs)))
+    high = float(spent[len(spent) // 2])
+    named = f"latency:{measured}"
+    options = ("--config", CONFIG, "--cost", named, "--high", high, "--evaluations", 8)
+    said = supernet(capsys, "search", run, *options, "--population", 4)
+    assert said.status == 0, said
+    result = json.loads((run / "search.json").read_text())
+    assert (result["cost"], result["unit"], result["high"]) == ("latency", "ms", high)
+    assert result["latency_table"]["file"] == str(measured)
+    assert latency.provenance(latency.read(measured)) in said.out
+    assert 1 <= len(result["all"]) <= 8 and all(ms <= high + 1e-6 for ms, _ in result["all"])
+    for entry in result["front"]:
+        arch = choices.from_notation(tiny().menu, entry["arch"])
+        assert entry["latency"] == pytest.approx(float(cost(arch)), abs=1e-6)
+
+
+def test_info_tells_milliseconds(
+    measured: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("info", CONFIG, "--latency", measured)
+    said = supernet(capsys, *command, "--archs", json.dumps(ARCH), "--json")
+    (row,) = json.loads(said.out)
+    cost = costs.latency(tiny(), latency.read(measured))
+    wanted = float(cost(choices.from_notation(tiny().menu, ARCH)))
+    assert row["latency"] == pytest.approx(wanted, abs=1e-6)
+    said = supernet(capsys, *command, "--archs", "smallest")
+    assert latency.provenance(latency.read(measured)) in said.out and " ms" in said.out
+    said = supernet(capsys, *command)
+    assert said.status == 2 and "--latency needs --archs" in said.err
