@@ -12,6 +12,7 @@ weights, archs and images, and have to agree. Then, in turn and with new archs i
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import pathlib
@@ -60,8 +61,8 @@ def main() -> None:
     peers["PyTorch channels_last"] = Peer(arguments, space, channels_last=True)
     if arguments.compile:
         peers["PyTorch compiled"] = Peer(arguments, space, compiled=True)
-    for peer in peers.values():
-        peer.model.load_state_dict(peers["PyTorch NCHW"].model.state_dict())
+    weights = copy.deepcopy(peers["PyTorch NCHW"].model.state_dict())
+    load(peers, weights)
     rng = np.random.default_rng(0)
     shape = (arguments.batch, arguments.pixels, arguments.pixels, 3)
     images = rng.standard_normal(shape).astype(np.float32)
@@ -80,10 +81,17 @@ def main() -> None:
         )
         report += rows("step", timings, arguments)
         del steps
+        load(peers, weights)
     if "evaluate" in arguments.jobs:
         report += rows("candidate", candidates(arguments, space, start, peers, rounds), arguments)
     measure.timings_table(report, ("job", "pixels", "batch"))
     measure.write(arguments.json, {"torch": torch.__version__, "rows": report})
+
+
+def load(peers, weights):
+    """Puts all at the same weights."""
+    for peer in peers.values():
+        peer.model.load_state_dict(weights)
 
 
 def space_of(pixels):
@@ -152,7 +160,7 @@ class Peer:
             branch = tree
             for key in path[:-1]:
                 branch = branch.setdefault(key, {})
-            branch[path[-1]] = jnp.asarray(names.ours(value))
+            branch[path[-1]] = jnp.array(names.ours(value))  # a copy: theirs change in place
         assert jax.tree.map(jnp.shape, tree) == jax.tree.map(lambda s: s.shape, shapes)
         return tree
 
@@ -277,8 +285,11 @@ def candidates(arguments, space, params, peers, rounds):
     for name in arguments.strategies:
         runs[name] = functools.partial(ours, getattr(network, name))
     timings = measure.in_turn(runs, rounds)
-    for name, run in runs.items():
-        print(f"correct images of {name}: {run(0).tolist()}")
+    found = {name: run(0) for name, run in runs.items()}
+    for name, correct in found.items():
+        print(f"correct images of {name}: {correct.tolist()}")
+        if not np.array_equal(correct, found["PyTorch NCHW"]):
+            sys.exit(f"{name} does not find what PyTorch finds; no times are compared")
     return {
         name: t._replace(
             **{k: getattr(t, k) / arguments.candidates for k in ("median_s", "low_s", "high_s")}

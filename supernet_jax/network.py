@@ -239,7 +239,7 @@ def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: 
         zero = jax.tree.map(lambda m: jnp.where(keep, m, 0.0), moments)
         return jnp.where(keep, y, inputs[0]), zero
 
-    return _forward(space, run, params, arch, images, loops=True, **how)
+    return _forward(space, run, params, arch, images, **how)
 
 
 def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) -> Output:
@@ -265,7 +265,7 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
             return branches[0](call, *inputs)
         return lax.switch(which, branches, call, *inputs)
 
-    return _forward(space, run, params, arch, images, loops=True, **how)
+    return _forward(space, run, params, arch, images, **how)
 
 
 @jax.tree_util.register_dataclass
