@@ -4,12 +4,12 @@ No accuracy is reported without BatchNorm statistics of the subnet itself: the m
 batches of training images, of the batch mean and of the unbiased batch variance. All batches run
 through the network as it trains, each normalised by its own statistics.
 
-`evaluate` does both jobs of a subnet, one after the other. `calibrated` and `scored` do one each, so
-that a subnet can be calibrated once and scored on more and more batches. All three run the same two
-programs per resolution, and so find the same to the bit.
+`evaluate` does both jobs of a subnet, one after the other. `calibrated` and `scored` do one each,
+so that a subnet can be calibrated once and scored on more and more batches. All three run the same
+two programs per resolution, and so find the same to the bit.
 
-Shape letters: `N` archs, `S` statistics of an arch, `A` calibration batches, `E` evaluation batches,
-`B` images of a batch.
+Shape letters: `N` archs, `S` statistics of an arch, `A` calibration batches, `E` evaluation
+batches, `B` images of a batch.
 """
 
 import functools
@@ -72,8 +72,8 @@ class Scores(NamedTuple):
         loss: float32 `[N, E]`, summed cross-entropy of each batch in nats; 0 where not scored.
     """
 
-    right: np.ndarray
-    loss: np.ndarray
+    right: Array | np.ndarray
+    loss: Array | np.ndarray
 
 
 def calibrate(
@@ -138,7 +138,7 @@ def evaluate(
         Positions in `archs` (int `[n]`, n <= chunk), and the result of those.
     """
     total = int(np.sum(np.asarray(data.labels) >= 0))
-    batches = np.int32([0, len(data.labels)])
+    batches = np.array([0, len(data.labels)], np.int32)
     for resolution, where, rows in _chunks(space, archs, chunk):
         how = _How(space, strategy, prepare, resolution, dtype)
         count = np.int32(len(where))
@@ -206,7 +206,7 @@ def scored(
         some = jnp.asarray(stats[np.resize(where, chunk)])
         count = np.int32(len(where))
         scores = _scorer(how)(
-            params, rows, some, data.images, data.labels, np.int32(batches), count
+            params, rows, some, data.images, data.labels, np.array(batches, np.int32), count
         )
         yield where, _fetch(scores, len(where))
 
@@ -245,12 +245,13 @@ def _fetch(results: Any, count: int) -> Any:
 
 
 def _result(scores: Scores, total: int) -> Result:
-    correct = scores.right.sum((1, 2), dtype=np.int32)
-    return Result(correct, scores.loss.sum(1, dtype=np.float32) / np.float32(total), total)
+    right, loss = np.asarray(scores.right), np.asarray(scores.loss)
+    correct = right.sum((1, 2), dtype=np.int32)
+    return Result(correct, loss.sum(1, dtype=np.float32) / np.float32(total), total)
 
 
 @functools.cache
-def _calibrator(how: _How) -> Callable[[Tree, Arch, Array, np.int32], Array]:
+def _calibrator(how: _How) -> Callable[..., Array]:
     """`(params, archs [n], calibration, count) -> stats [n, S]` of the first `count`."""
 
     @jax.jit
