@@ -47,6 +47,9 @@ def main() -> None:
     parser.add_argument("--book", type=pathlib.Path, help="where its candidates' answers are kept")
     parser.add_argument("--candidates", type=int, default=500)
     parser.add_argument("--images", type=int, default=0, help="held-out images (default: all)")
+    parser.add_argument(
+        "--known", action="store_true", help="race only candidates that the book knows already"
+    )
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--error", type=float, default=0.05, help="stated probability")
     parser.add_argument("--batch", type=int, default=250, help="images, of simulated settings")
@@ -88,20 +91,20 @@ def answers(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, int,
     archs = choices.sample(menu, key, (arguments.candidates,))
     book = Book(opened, "held-out", choices.unstack(archs), seed=0, file=arguments.book)
     everyone = np.arange(arguments.candidates)
-    known = int(np.sum(book.batches * book.batch >= book.total))
+    known = np.flatnonzero(book.batches * book.batch >= book.total)
+    asked = known if arguments.known else everyone
     start = time.perf_counter()
-    full = arguments.candidates * book.total
-    with progress.bar("evaluating", full, done=known * book.total, unit="image") as advance:
-        right = book.look(everyone, 0, book.total, advance)
-    fresh = arguments.candidates - known
-    if fresh:
+    full, done = len(asked) * book.total, len(known) * book.total
+    with progress.bar("evaluating", full, done=done, unit="image") as advance:
+        right = book.look(asked, 0, book.total, advance)
+    if fresh := len(asked) - len(known):
         print(f"{fresh} candidates evaluated in {time.perf_counter() - start:,.0f} s")
     accuracy = right.mean(1)
     print(
         f"accuracies {accuracy.min():.2%} to {accuracy.max():.2%}, standard deviation "
-        f"{accuracy.std():.2%}; {len(np.unique(np.asarray(choices.pack(archs)), axis=0))} archs"
+        f"{accuracy.std():.2%}; {len(np.unique(np.asarray(choices.pack(archs))[asked], axis=0))} archs"
     )
-    macs = np.asarray(costs.macs(built.space)(archs), np.float64)
+    macs = np.asarray(costs.macs(built.space)(archs), np.float64)[asked]
     return macs, right, book.batch, book.calibration
 
 

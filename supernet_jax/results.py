@@ -1,5 +1,6 @@
 """Evaluations on disk: one JSON line per subnet, written as it comes and never computed twice."""
 
+import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ class Scorer:
         self._what = what
         self._conditions = conditions(run, split)
         self._path = run.folder / "evaluations.jsonl"
-        self._data = experiment.evaluation_data(run.experiment, split)
+        self._split = split
         self.macs = costs.macs(run.experiment.space)
         self._parameters = costs.parameters(run.experiment.space)
         self._known = self._read()
@@ -81,6 +82,10 @@ class Scorer:
         new = [i for i, arch in enumerate(archs) if key(arch) not in self._known]
         records = [self.record(archs[i], float(accuracy[i]), float(loss[i])) for i in new]
         self._append([archs[i] for i in new], records)
+
+    @functools.cached_property
+    def _data(self) -> evaluate.EvaluationData:
+        return experiment.evaluation_data(self._run.experiment, self._split)
 
     def _compute(self, archs: list[Arch], advance: progress.Advance) -> None:
         e, settings = self._run.experiment, self._run.experiment.config

@@ -9,8 +9,8 @@ beyond doubt, and for certain when the images that are left cannot turn it.
 - *Without replacement.* Full evaluation is a sum over finitely many images. What a candidate has
   lost on those seen it must win on those left, which makes bets the safer the fewer are left
   (Waudby-Smith & Ramdas, Estimating means of bounded random variables by betting, J. R. Stat. Soc.
-  B 86, 2024, arXiv 2010.09686, section 5; eq. numbers differ by version). The bound is on the
-  result of full evaluation on these images, not on images to come.
+  B 86, 2024, arXiv 2010.09686, sampling without replacement). The promise is about the result of
+  full evaluation on these images, not about images to come.
 - *Paired.* A bet is on the difference between the candidate and a committee of its rivals on the
   same image. Whom and how much to bet on may depend on everything seen before, so that choosing
   the strongest rivals, and looking after every image, cost nothing.
@@ -224,7 +224,8 @@ def _committees(both: np.ndarray, rivals: np.ndarray) -> tuple[np.ndarray, np.nd
     is chosen for the largest lead in standard deviations.
 
     Returns:
-        Members int `[A, M]` and their weights `[A, M]`, all zero for a candidate without rivals.
+        Members int `[A, M]` and their weights `[A, M]`, all zero for a candidate that no rival
+        leads so far.
     """
     n, most = len(both), min(SIZES[-1], len(both))
     right = np.diag(both)
@@ -235,7 +236,7 @@ def _committees(both: np.ndarray, rivals: np.ndarray) -> tuple[np.ndarray, np.nd
     odds = np.take_along_axis(odds, members, 1)
     order = np.argsort(-odds, axis=1, kind="stable")
     members, odds = (np.take_along_axis(x, order, 1) for x in (members, odds))
-    found, best = np.zeros((n, most)), np.full(n, -np.inf)
+    found, best = np.zeros((n, most)), np.zeros(n)
     for size in SIZES:
         weights = np.where((np.arange(most) < size) & np.isfinite(odds), 1 / size, 0.0)
         lead, spread = _against(both, members, weights)
