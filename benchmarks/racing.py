@@ -100,9 +100,10 @@ def answers(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, int,
     if fresh := len(asked) - len(known):
         print(f"{fresh} candidates evaluated in {time.perf_counter() - start:,.0f} s")
     accuracy = right.mean(1)
+    distinct = np.unique(np.asarray(choices.pack(archs))[asked], axis=0)
     print(
         f"accuracies {accuracy.min():.2%} to {accuracy.max():.2%}, standard deviation "
-        f"{accuracy.std():.2%}; {len(np.unique(np.asarray(choices.pack(archs))[asked], axis=0))} archs"
+        f"{accuracy.std():.2%}; {len(distinct)} archs"
     )
     macs = np.asarray(costs.macs(built.space)(archs), np.float64)[asked]
     return macs, right, book.batch, book.calibration
