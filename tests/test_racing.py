@@ -52,9 +52,8 @@ def test_bets_against_a_member_of_the_front_do_not_grow_on_average(
 ) -> None:
     """Exactly, over all orders of five images."""
     monkeypatch.setattr(racing, "BLOCK", 1)  # as adaptive as can be
-    rng = np.random.default_rng(seed)
-    right = rng.random((4, 5)) < 0.5
-    costs = np.array([1.0, 2.0, 2.0, 3.0])
+    right = answers([1, 2, 3, 4], 5, common=0.5, seed=seed)  # all members, by a single image
+    costs = np.arange(4.0)
     wealth = []
     for order in itertools.permutations(range(5)):
         state, path = racing.begin(costs), []
@@ -63,9 +62,8 @@ def test_bets_against_a_member_of_the_front_do_not_grow_on_average(
             path.append(np.exp(state.wealth))
         wealth.append(path)
     mean = np.mean(wealth, axis=0)  # [images, A, J]
-    members = front.pareto_front(right.sum(1), costs)
-    assert np.all(mean[:, members] <= 1 + 1e-9)  # float64 sums
-    assert np.max(mean) > 1.01 or len(members) == 4  # against others they do
+    assert np.all(mean <= 1 + 1e-9)  # float64 sums
+    assert np.std(wealth) > 0.1  # bets were made
 
 
 def skewed() -> np.ndarray:
