@@ -52,7 +52,7 @@ def test_bets_against_a_member_of_the_front_do_not_grow_on_average(
 ) -> None:
     """Exactly, over all orders of five images."""
     monkeypatch.setattr(racing, "BLOCK", 1)  # as adaptive as can be
-    right = answers([1, 2, 3, 4], 5, common=0.5, seed=seed)  # all members, by a single image
+    right = answers([1, 2, 3, 4], 5, common=0.0, seed=seed)  # all members, by a single image
     costs = np.arange(4.0)
     wealth = []
     for order in itertools.permutations(range(5)):
@@ -63,7 +63,7 @@ def test_bets_against_a_member_of_the_front_do_not_grow_on_average(
         wealth.append(path)
     mean = np.mean(wealth, axis=0)  # [images, A, J]
     assert np.all(mean <= 1 + 1e-9)  # float64 sums
-    assert np.std(wealth) > 0.1  # bets were made
+    assert np.std(wealth) > 0.02  # bets were made
 
 
 def skewed() -> np.ndarray:
