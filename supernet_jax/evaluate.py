@@ -1,4 +1,4 @@
-"""Calibration and evaluation of many subnets by one compiled program.
+"""Calibration and evaluation of many subnets by two compiled programs.
 
 No accuracy is reported without BatchNorm statistics of the subnet itself: the means, over a few
 batches of training images, of the batch mean and of the unbiased batch variance. All batches run
@@ -140,10 +140,10 @@ def evaluate(
     total = int(np.sum(np.asarray(data.labels) >= 0))
     batches = np.array([0, len(data.labels)], np.int32)
     for resolution, where, rows in _chunks(space, archs, chunk):
-        how = _How(space, strategy, prepare, resolution, dtype)
+        how = How(space, strategy, prepare, resolution, dtype)
         count = np.int32(len(where))
-        stats = _calibrator(how)(params, rows, data.calibration, count)
-        scores = _scorer(how)(params, rows, stats, data.images, data.labels, batches, count)
+        stats = calibrator(how)(params, rows, data.calibration, count)
+        scores = scorer(how)(params, rows, stats, data.images, data.labels, batches, count)
         yield where, _result(_fetch(scores, len(where)), total)
 
 
@@ -165,9 +165,9 @@ def calibrated(
         host, float32 `[n, S]`, for `scored`.
     """
     for resolution, where, rows in _chunks(space, archs, chunk):
-        how = _How(space, strategy, prepare, resolution, dtype)
+        how = How(space, strategy, prepare, resolution, dtype)
         count = np.int32(len(where))
-        yield where, _fetch(_calibrator(how)(params, rows, data.calibration, count), len(where))
+        yield where, _fetch(calibrator(how)(params, rows, data.calibration, count), len(where))
 
 
 def scored(
@@ -202,16 +202,16 @@ def scored(
         the host.
     """
     for resolution, where, rows in _chunks(space, archs, chunk):
-        how = _How(space, strategy, prepare, resolution, dtype)
+        how = How(space, strategy, prepare, resolution, dtype)
         some = jnp.asarray(stats[np.resize(where, chunk)])
         count = np.int32(len(where))
-        scores = _scorer(how)(
+        scores = scorer(how)(
             params, rows, some, data.images, data.labels, np.array(batches, np.int32), count
         )
         yield where, _fetch(scores, len(where))
 
 
-class _How(NamedTuple):
+class How(NamedTuple):
     """What a program is compiled for."""
 
     space: Space
@@ -251,7 +251,7 @@ def _result(scores: Scores, total: int) -> Result:
 
 
 @functools.cache
-def _calibrator(how: _How) -> Callable[..., Array]:
+def calibrator(how: How) -> Callable[..., Array]:
     """`(params, archs [n], calibration, count) -> stats [n, S]` of the first `count`."""
 
     @jax.jit
@@ -277,7 +277,7 @@ def _calibrator(how: _How) -> Callable[..., Array]:
 
 
 @functools.cache
-def _scorer(how: _How) -> Callable[..., Scores]:
+def scorer(how: How) -> Callable[..., Scores]:
     """`(params, archs [n], stats [n, S], images, labels, batches [2], count) -> scores`."""
 
     @jax.jit
