@@ -142,8 +142,16 @@ def evaluation(space, strategy, size, batch, dtype):
     params, data = bench.prepared(space, size, batch, 1)
     archs = choices.sample(space.menu, jax.random.key(1), (CANDIDATES,))
     strategy = bench.STRATEGIES[strategy]
-    run = evaluate.program(space, strategy, bench.prepare, size, config.dtype(dtype))
-    return run, (params, archs, data, jnp.int32(CANDIDATES)), {}
+    how = evaluate.How(space, strategy, bench.prepare, size, config.dtype(dtype))
+
+    @jax.jit
+    def run(params, archs, data, batches, count):  # both programs of `evaluate`, one in the other
+        stats = evaluate.calibrator(how)(params, archs, data.calibration, count)
+        labelled = data.images, data.labels
+        return evaluate.scorer(how)(params, archs, stats, *labelled, batches, count)
+
+    batches = jnp.array([0, len(data.labels)], jnp.int32)
+    return run, (params, archs, data, batches, jnp.int32(CANDIDATES)), {}
 
 
 if __name__ == "__main__":

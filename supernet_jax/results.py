@@ -1,5 +1,6 @@
 """Evaluations on disk: one JSON line per subnet, written as it comes and never computed twice."""
 
+import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -41,6 +42,9 @@ class Scorer:
         run: the trained run.
         split: "held-out" or "test".
         what: the name of the progress bar; empty for none.
+
+    Attributes:
+        macs: counts those of an arch.
     """
 
     def __init__(self, run: Run, split: str, *, what: str = "evaluating"):
@@ -48,8 +52,8 @@ class Scorer:
         self._what = what
         self._conditions = conditions(run, split)
         self._path = run.folder / "evaluations.jsonl"
-        self._data = experiment.evaluation_data(run.experiment, split)
-        self._macs = costs.macs(run.experiment.space)
+        self._split = split
+        self.macs = costs.macs(run.experiment.space)
         self._parameters = costs.parameters(run.experiment.space)
         self._known = self._read()
 
@@ -57,7 +61,7 @@ class Scorer:
         """One record per arch: its notation, accuracy in [0, 1], loss, MACs, parameters, and the
         conditions it was measured under.
         """
-        keys = [_key(arch) for arch in archs]
+        keys = [key(arch) for arch in archs]
         todo = {k: a for k, a in zip(keys, archs, strict=True) if k not in self._known}
         if todo and self._what:
             done = len(set(keys)) - len(todo)
@@ -65,7 +69,23 @@ class Scorer:
                 self._compute(list(todo.values()), advance)
         elif todo:
             self._compute(list(todo.values()), lambda count=1, note="": None)
-        return [self._known[key] for key in keys]
+        return [self._known[k] for k in keys]
+
+    def add(self, archs: Sequence[Arch], accuracy: np.ndarray, loss: np.ndarray) -> None:
+        """Records what was measured elsewhere, on all images and under the same conditions.
+
+        Args:
+            archs: `[N]`; those already known stay as they are.
+            accuracy: `[N]`, in [0, 1].
+            loss: `[N]`, mean cross-entropy in nats.
+        """
+        new = [i for i, arch in enumerate(archs) if key(arch) not in self._known]
+        records = [self.record(archs[i], float(accuracy[i]), float(loss[i])) for i in new]
+        self._append([archs[i] for i in new], records)
+
+    @functools.cached_property
+    def _data(self) -> evaluate.EvaluationData:
+        return experiment.evaluation_data(self._run.experiment, self._split)
 
     def _compute(self, archs: list[Arch], advance: progress.Advance) -> None:
         e, settings = self._run.experiment, self._run.experiment.config
@@ -84,25 +104,26 @@ class Scorer:
         for where, result in results:
             part = [archs[i] for i in where]
             records = [
-                self._record(arch, float(accuracy), float(loss))
+                self.record(arch, float(accuracy), float(loss))
                 for arch, accuracy, loss in zip(part, result.accuracy, result.loss, strict=True)
             ]
             self._append(part, records)
             best = max(record["accuracy"] for record in self._known.values())
             advance(len(part), f"best {best:.2%}")
 
-    def _record(self, arch: Arch, accuracy: float, loss: float) -> dict[str, Any]:
+    def record(self, arch: Arch, accuracy: float, loss: float) -> dict[str, Any]:
+        """A record of one arch, with the conditions of all."""
         return {
             "arch": choices.to_notation(self._run.experiment.space.menu, arch),
             "accuracy": round(accuracy, 6),
             "loss": round(loss, 6),
-            "macs": int(self._macs(arch)),
+            "macs": int(self.macs(arch)),
             "parameters": int(self._parameters(arch)),
             **self._conditions,
         }
 
     def _append(self, archs: list[Arch], records: list[dict[str, Any]]) -> None:
-        self._known |= {_key(a): r for a, r in zip(archs, records, strict=True)}
+        self._known |= {key(a): r for a, r in zip(archs, records, strict=True)}
         if jax.process_index() == 0:
             with self._path.open("a") as file:
                 file.write("".join(json.dumps(record) + "\n" for record in records))
@@ -122,7 +143,7 @@ class Scorer:
             try:
                 record = json.loads(line)
                 if {k: record.get(k) for k in self._conditions} == self._conditions:
-                    known[_key(choices.from_notation(menu, record["arch"]))] = record
+                    known[key(choices.from_notation(menu, record["arch"]))] = record
             except (ValueError, KeyError, AttributeError, UserError) as error:
                 raise UserError(
                     f"{self._path}, line {number}, is damaged ({error}); remove the line, and what "
@@ -143,6 +164,7 @@ def dump(rows: list[Any]) -> str:
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]"
 
 
-def _key(arch: Arch) -> bytes:
+def key(arch: Arch) -> bytes:
+    """What tells an arch from the others of its space."""
     leaves = [np.asarray(leaf, np.int32) for leaf in jax.tree.leaves(arch)]
     return np.stack(leaves).tobytes()

@@ -156,6 +156,57 @@ def test_one_trace_for_each_resolution() -> None:
     assert len(traced) == once and np.any(both[1] != again[1])
 
 
+def in_parts(data: Any, parts: list[tuple[int, int]], **how: Any) -> tuple[np.ndarray, np.ndarray]:
+    """What is right `[N, E, B]` and losses `[N, E]`: calibrated once, scored part by part."""
+    how = {"prepare": prepare, "chunk": 4, **how}
+    n, shape = len(ARCHS["width"]), data.labels.shape
+    right, loss = np.zeros((n, *shape), bool), np.zeros((n, shape[0]), np.float32)
+    stats: dict[int, np.ndarray] = {}
+    for where, some in evaluate.calibrated(SPACE, PARAMS, ARCHS, data, **how):
+        assert isinstance(some, np.ndarray) and len(where) == len(some)
+        stats |= dict(zip(where.tolist(), some, strict=True))
+    for start, end in parts:
+        chosen = np.random.default_rng(start).permutation(n)  # whoever is left, in any order
+        archs = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], ARCHS)
+        rows = np.stack([stats[i] for i in chosen])
+        for where, scores in evaluate.scored(
+            SPACE, PARAMS, archs, rows, data, batches=(start, end), **how
+        ):
+            outside = [e for e in range(shape[0]) if not start <= e < end]
+            assert not scores.right[:, outside].any() and not scores.loss[:, outside].any()
+            right[chosen[where]] |= scores.right
+            loss[chosen[where]] += scores.loss
+    return right, loss
+
+
+def test_in_parts_it_is_the_same_to_the_bit() -> None:
+    data = some_data()
+    correct, loss = measured(data)
+    right, losses = in_parts(data, [(0, 1), (1, 3)])
+    np.testing.assert_array_equal(right.sum((1, 2)), correct)
+    np.testing.assert_array_equal(losses.sum(1) / np.float32(37), loss.astype(np.float32))
+    assert not right[:, np.asarray(data.labels) < 0].any()
+    for i, arch in enumerate(choices.unstack(ARCHS)[:3]):
+        stats = [forward(arch, images)[1] for images in data.calibration]
+        means = [[np.mean(b, 0) for b in zip(*a, strict=True)] for a in zip(*stats, strict=True)]
+        logits = forward(arch, data.images[1], means)[0]
+        np.testing.assert_array_equal(right[i, 1], logits.argmax(-1) == data.labels[1])
+
+
+def test_parts_are_traced_once_for_each_resolution() -> None:
+    traced: list[tuple] = []
+
+    def counting(images: Any) -> Any:
+        traced.append(images.shape)
+        return prepare(images)
+
+    in_parts(some_data(), [(0, 3)], prepare=counting)
+    once = len(traced)
+    in_parts(some_data(1), [(0, 1), (1, 2), (2, 3)], prepare=counting)
+    measured(some_data(), prepare=counting)
+    assert 4 <= once <= 8 and len(traced) == once
+
+
 def test_chunks_do_not_matter() -> None:
     data = some_data()
     correct, loss = measured(data, chunk=4)

@@ -19,7 +19,7 @@ ROWS = (
     ("sampling", "losses", "latency", "costs", "optim", "sharding", "data", "augment"),
     ("train", "evaluate", "checkpoint"),
     ("fit", "search", "extract", "extracted", "card", "timing"),
-    ("config", "experiment", "results", "report", "rehearsal"),
+    ("config", "experiment", "results", "raced", "report", "rehearsal"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from supernet_jax.data import decode, sources, splits
-from supernet_jax.data.batches import batch_indices, calibration_subset, padded_batches
+from supernet_jax.data.batches import batch_indices, calibration_subset, padded_batches, shuffled
 from supernet_jax.data.decode import Crop, Encoded
 from supernet_jax.data.feeding import Examples, Reading, feed
 from supernet_jax.data.images import Images, Stored, leave_stored
@@ -39,6 +39,7 @@ __all__ = [
     "pack",
     "padded_batches",
     "read",
+    "shuffled",
 ]
 
 Storage = Literal["auto", "memory", "stream"]

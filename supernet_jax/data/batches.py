@@ -4,8 +4,8 @@ import functools
 
 import numpy as np
 
-from supernet_jax.data.images import Images
-from supernet_jax.data.splits import CALIBRATION, ORDER, random_stream
+from supernet_jax.data.images import Images, select
+from supernet_jax.data.splits import CALIBRATION, EVALUATION, ORDER, random_stream
 
 
 def batch_indices(n: int, batch: int, *, seed: int, step: int) -> np.ndarray:
@@ -35,6 +35,12 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
     order = random_stream(seed, ORDER, epoch).permutation(n)
     order.setflags(write=False)  # it is shared by all who ask
     return order
+
+
+def shuffled(images: Images, *, seed: int) -> Images:
+    """The images in random order; nothing is decoded."""
+    order = random_stream(seed, EVALUATION).permutation(len(images.labels))
+    return select(images, order)
 
 
 def padded_batches(images: Images, batch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,8 @@ import numpy as np
 from supernet_jax.data.images import Images, Stored, select
 from supernet_jax.errors import UserError
 
-SPLIT, ORDER, CALIBRATION, CROP, STATISTICS = range(5)  # what a stream of random numbers is for
+# What a stream of random numbers is for.
+SPLIT, ORDER, CALIBRATION, CROP, STATISTICS, EVALUATION = range(6)
 SAMPLE = 2048  # images of a stored part that mean and deviation are taken from
 
 

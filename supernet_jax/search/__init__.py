@@ -3,6 +3,7 @@
 from supernet_jax.search.driver import Score, run
 from supernet_jax.search.evolution import evolution
 from supernet_jax.search.front import front_per_bin, hypervolume, pareto_front
+from supernet_jax.search.racing import Raced, race
 from supernet_jax.search.random import random_search
 from supernet_jax.search.searcher import (
     Budget,
@@ -20,6 +21,7 @@ from supernet_jax.search.searcher import (
 __all__ = [
     "Budget",
     "History",
+    "Raced",
     "Score",
     "SearchState",
     "Searcher",
@@ -32,6 +34,7 @@ __all__ = [
     "no_history",
     "pack",
     "pareto_front",
+    "race",
     "random_search",
     "remember",
     "run",
