@@ -256,6 +256,8 @@ class Train:
     """parts of each batch that train random subnets of their own"""
     ema: float = 0.0
     """decay of the average of the parameters, 0 for none"""
+    remat: bool = False
+    """compute the insides of blocks again for gradients: less memory, more time; not on CPU"""
     shard_params: bool = False
     """split parameters, optimiser state and average over the devices, for less memory on each"""
     checkpoint_every: int = 200

@@ -125,6 +125,7 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         seed=t.seed,
         dtype=config.dtype(t.dtype),
         ema_decay=t.ema,
+        remat=t.remat,
         arch_shards=t.arch_shards,
     )
 

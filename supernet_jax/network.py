@@ -107,6 +107,7 @@ class Strategy(Protocol):
         dropout_key: Array | None = None,
         features: tuple[str, ...] = (),
         dtype: jnp.dtype = jnp.float32,
+        remat: bool = False,
     ) -> Output:
         """Runs the subnet `arch` of `space` on `images`.
 
@@ -121,6 +122,8 @@ class Strategy(Protocol):
             dropout_key: turns dropout and drop-connect on.
             features: names of the blocks whose outputs are wanted.
             dtype: of weights and activations; statistics and logits stay float32.
+            remat: whether a gradient keeps only what goes from block to block, and computes their
+                insides again; `switched` always does.
         """
         ...
 
@@ -353,9 +356,11 @@ def _forward(
     dropout_key: Array | None = None,
     features: tuple[str, ...] = (),
     dtype: Any = jnp.float32,
+    remat: bool = False,
     loops: bool = False,
 ) -> Output:
     params = bank_row(space, params, arch)
+    strategy = jax.checkpoint(strategy) if remat else strategy
     run = _Pass(
         space, strategy, params, arch, resolution, stats, dropout_key, features, dtype, loops
     )

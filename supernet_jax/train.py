@@ -105,6 +105,8 @@ class Recipe(NamedTuple):
         dtype: of weights and activations in the forward and backward passes.
         ema_decay: of the average of the parameters; 0 keeps none.
         features: blocks whose outputs the loss wants.
+        remat: whether gradients keep only what goes from block to block and compute the insides
+            of blocks again: less memory, a forward pass more time. XLA undoes it on CPU.
         arch_shards: parts of a batch, `G`, on each of which a random member is another subnet, so
             that a step trains `M * G` of them at the cost of `M`. A subnet's BatchNorm sees the
             `B / G` images of its part; its gradient is the mean over the parts. A multiple of the
@@ -122,6 +124,7 @@ class Recipe(NamedTuple):
     dtype: Any = jnp.float32
     ema_decay: float = 0.0
     features: tuple[str, ...] = ()
+    remat: bool = False
     arch_shards: int = 1
 
 
@@ -360,6 +363,7 @@ class _Members(NamedTuple):
             resolution=resolution,
             features=recipe.features,
             dtype=recipe.dtype,
+            remat=recipe.remat,
         )
         loss = recipe.loss(output.logits, teacher, output.features, self.labels, role)
         return loss, output

@@ -12,6 +12,7 @@ import optax
 import pytest
 import reference
 from light_space import CLASSES, light
+from tiny_space import deep
 
 from supernet_jax import choices, losses, network, optim, sampling, train
 from supernet_jax.choices import Arch, Lookup
@@ -492,3 +493,29 @@ def leaves_of_rows(tree: Any) -> list[Any]:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim]
     assert all(leaf.shape[0] == 3 for leaf in leaves)
     return leaves
+
+
+@pytest.mark.parametrize("strategy", [network.sliced, network.masked])
+def test_rematerialisation_changes_memory_alone(strategy: Any) -> None:
+    space = deep()
+    arch = choices.largest(space.menu)
+    if strategy is network.masked:
+        arch = jax.tree.map(jnp.asarray, arch)
+    params = jax.jit(lambda: network.init(space, jax.random.key(0)), **QUICK)()
+    images = jax.random.normal(jax.random.key(1), (16, 8, 8, 2))
+
+    def loss(params: Any, remat: bool) -> Any:
+        how = {"resolution": 8, "dropout_key": jax.random.key(2), "remat": remat}
+        return jnp.sum(jnp.sin(strategy(space, params, arch, images, **how).logits))
+
+    def kept(remat: bool) -> int:
+        """Bytes that the backward pass is handed."""
+        residuals = jax.eval_shape(lambda p: jax.vjp(lambda q: loss(q, remat), p)[1], params)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
+
+    gradients = [
+        jax.jit(jax.grad(functools.partial(loss, remat=r)), **QUICK)(params) for r in (False, True)
+    ]
+    difference = optax.tree.norm(optax.tree.sub(*gradients)) / optax.tree.norm(gradients[0])
+    assert float(difference) < SUMS
+    assert kept(True) < 0.5 * kept(False)
