@@ -131,7 +131,7 @@ class Strategy(Protocol):
 def chain(names: tuple[str, ...]) -> Topology:
     """The default topology: one block after another.
 
-    Under `masked` and `switched`, neighbours that are alike run in a loop, which compiles faster.
+    Under `switched`, neighbours that are alike run in a loop, which compiles faster.
     """
 
     def forward(run: Run, x: Array) -> Array:
