@@ -268,6 +268,7 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
             return branches[0](call, *inputs)
         return lax.switch(which, branches, call, *inputs)
 
+    how = {**how, "remat": False, "loops": True}  # its branches are rematerialised already
     return _forward(space, run, params, arch, images, **how)
 
 
