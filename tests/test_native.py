@@ -40,6 +40,7 @@ def convolution(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def close(a: Array, b: Array) -> None:
+    # Float32 sums of up to 189 products in another order; the last term is for all zeros.
     np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * float(jnp.max(jnp.abs(b))) + 1e-7)
 
 

@@ -152,26 +152,18 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array g, Result dw, int
   return ffi::Error::Success();
 }
 
+// All three take two arrays and the stride, and give one array.
+auto Binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<Array>()
+      .Arg<Array>()
+      .Ret<Array>()
+      .Attr<int64_t>("stride");
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(DepthwiseForward, Forward,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<int64_t>("stride"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(DepthwiseInputGradient, InputGradient,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<int64_t>("stride"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(DepthwiseKernelGradient, KernelGradient,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<int64_t>("stride"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(DepthwiseForward, Forward, Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(DepthwiseInputGradient, InputGradient, Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(DepthwiseKernelGradient, KernelGradient, Binding());
