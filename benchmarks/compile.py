@@ -142,16 +142,16 @@ def evaluation(space, strategy, size, batch, dtype):
     params, data = bench.prepared(space, size, batch, 1)
     archs = choices.sample(space.menu, jax.random.key(1), (CANDIDATES,))
     strategy = bench.STRATEGIES[strategy]
-    how = evaluate.How(space, strategy, bench.prepare, size, config.dtype(dtype))
+    how = evaluate.Program(space, bench.prepare, strategy, config.dtype(dtype), size, None)
 
     @jax.jit
     def run(params, archs, data, batches, count):  # both programs of `evaluate`, one in the other
-        stats = evaluate.calibrator(how)(params, archs, data.calibration, count)
-        labelled = data.images, data.labels
-        return evaluate.scorer(how)(params, archs, stats, *labelled, batches, count)
+        given = params, archs, count, True
+        stats = evaluate.calibrator(how)(*given, data.calibration)
+        return evaluate.scorer(how)(*given, stats, data.images, data.labels, batches)
 
     batches = jnp.array([0, len(data.labels)], jnp.int32)
-    return run, (params, archs, data, batches, jnp.int32(CANDIDATES)), {}
+    return run, (params, archs, data, batches, jnp.full((1,), CANDIDATES, jnp.int32)), {}
 
 
 if __name__ == "__main__":

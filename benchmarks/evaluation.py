@@ -4,7 +4,8 @@
     python benchmarks/evaluation.py --space attentivenas --resolution 128 --batch 32
 
 Populations: uniform archs, and mutants of one parent with probability 0.1 and 0.2, as a search
-asks for them. Every candidate sees the given batches for calibration and as many for evaluation.
+asks for them; with and without taking over what neighbours share. Every candidate sees the given
+batches for calibration and as many for evaluation.
 """
 
 import functools
@@ -15,7 +16,7 @@ import measure
 import numpy as np
 
 from supernet_jax import choices, config, network
-from supernet_jax.evaluate import EvaluationData, evaluate
+from supernet_jax.evaluate import EvaluationData, How, evaluate
 
 STRATEGIES = {"masked": network.masked, "switched": network.switched}
 POPULATIONS = {"uniform": None, "mutants 0.1": 0.1, "mutants 0.2": 0.2}
@@ -38,8 +39,11 @@ def main() -> None:
     report = []
     for population, rate in POPULATIONS.items():
         runs = {
-            name: functools.partial(run, space, params, data, name, rate, arguments.candidates)
+            name if reuse else f"{name}, no reuse": functools.partial(
+                run, space, params, data, name, reuse, rate, arguments.candidates
+            )
             for name in arguments.strategies
+            for reuse in (True, False)
         }
         timings = measure.in_turn(runs, rounds)
         about = {"space": space.name, "pixels": size, "batch": arguments.batch}
@@ -65,11 +69,11 @@ def prepared(space, size, batch, batches):
     return make(jax.random.key(0)), EvaluationData(calibration, images, labels)
 
 
-def run(space, params, data, strategy, rate, count, i):
+def run(space, params, data, strategy, reuse, rate, count, i):
     """Evaluates a new population of archs, all at the images' own resolution."""
     archs = population(space.menu, rate, count, i)
-    how = {"prepare": prepare, "strategy": STRATEGIES[strategy], "chunk": count}
-    return [result.correct for _, result in evaluate(space, params, archs, data, **how)]
+    how = How(space, prepare, STRATEGIES[strategy], chunk=count, reuse=reuse)
+    return [result.correct for _, result in evaluate(how, params, archs, data)]
 
 
 def prepare(images):

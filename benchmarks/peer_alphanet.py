@@ -28,7 +28,7 @@ import yaml
 from torch.nn import functional
 
 from supernet_jax import choices, config, losses, network, optim, sampling, train
-from supernet_jax.evaluate import EvaluationData, evaluate
+from supernet_jax.evaluate import EvaluationData, How, evaluate
 from supernet_jax.spaces import mobilenet
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tests"))
@@ -268,9 +268,11 @@ def candidates(arguments, space, params, peers, rounds):
         return population(space.menu, arguments.rate, arguments.candidates, i)
 
     def ours(strategy, i):
-        how = {"strategy": strategy, "prepare": prepare, "chunk": arguments.candidates}
-        found = [r.correct for _, r in evaluate(space, params, archs(i), data, **how)]
-        return np.concatenate(found)
+        how = How(space, prepare, strategy, chunk=arguments.candidates)
+        correct = np.zeros(arguments.candidates, int)
+        for where, result in evaluate(how, params, archs(i), data):
+            correct[where] = result.correct
+        return correct
 
     def theirs(peer, i):
         def ready(batches):

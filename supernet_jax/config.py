@@ -277,7 +277,7 @@ class Evaluation:
     strategy: Literal["auto", "masked", "switched"] = "auto"
     """how candidates run; auto picks what is faster on this backend"""
     chunk: int = 16
-    """subnets per call of the compiled program"""
+    """subnets per call of the compiled program, on each device or group of devices"""
     limit: int = 0
     """use only so many images of the held-out split; 0 uses all"""
 

@@ -8,8 +8,15 @@ through the network as it trains, each normalised by its own statistics.
 so that a subnet can be calibrated once and scored on more and more batches. All three run the same
 two programs per resolution, and so find the same to the bit.
 
+Subnets are sorted, so that neighbours begin alike, and go through batch by batch: what a subnet
+shares with the one before it, from the image up to the first block that differs, is not computed
+again. A search, whose candidates are mutants of a few parents, spares much of its work so.
+
+On several devices, subnets are split over them; where there are fewer subnets than devices, each
+has several devices, over which the images of a batch are split.
+
 Shape letters: `N` archs, `S` statistics of an arch, `A` calibration batches, `E` evaluation
-batches, `B` images of a batch.
+batches, `B` images of a batch; in a program `G` groups of devices, `n` archs of a group.
 """
 
 import functools
@@ -22,17 +29,42 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from supernet_jax import choices
+from supernet_jax import choices, layers, network, sharding
 from supernet_jax.choices import Arch, Array
 from supernet_jax.elastic import Tree
-from supernet_jax.network import Space, Strategy, switched, zero_stats
+from supernet_jax.network import Reuse, Space, Strategy, switched, zero_stats
 
+WHOLE, ARCHS, IMAGES = PartitionSpec(), PartitionSpec("candidates"), PartitionSpec(None, "data")
 Prepare = Callable[[Array], Array]  # uint8 images -> the network's float input
+
+
+class How(NamedTuple):
+    """How subnets are evaluated.
+
+    Attributes:
+        space: the space.
+        prepare: makes the network's input of uint8 images.
+        strategy: how subnets run; it must take traced archs.
+        dtype: of weights and activations; statistics are float32.
+        chunk: archs per call of a program and group of devices. No result depends on it.
+        reuse: whether a subnet takes over what it shares with the one before it. No result depends
+            on it.
+    """
+
+    space: Space
+    prepare: Prepare
+    strategy: Any = switched  # a `Strategy`: functions hash, which a Protocol does not say
+    dtype: Any = jnp.float32
+    chunk: int = 16
+    reuse: bool = True
 
 
 class EvaluationData(NamedTuple):
     """What candidates are calibrated and evaluated on.
+
+    Arrays that lie on a mesh are evaluated on all of its devices, others on one.
 
     Attributes:
         calibration: uint8 `[A, B, H, W, C]`, training images.
@@ -109,139 +141,163 @@ def calibrate(
 
 
 def evaluate(
-    space: Space,
-    params: Tree,
-    archs: Arch,
-    data: EvaluationData,
-    *,
-    prepare: Prepare,
-    strategy: Strategy = switched,
-    chunk: int = 16,
-    dtype: Any = jnp.float32,
+    how: How, params: Tree, archs: Arch, data: EvaluationData
 ) -> Iterator[tuple[np.ndarray, Result]]:
     """Calibrates and evaluates archs, two programs per resolution however many they are.
 
-    Archs are grouped by resolution and go through in chunks of one fixed size, the last one filled
-    up, so that nothing is compiled twice.
+    Archs go through in chunks of one fixed size, those of one resolution together, sorted, the last
+    chunk filled up, so that nothing is compiled twice. Only the number of groups of devices changes
+    a program; see `sharding.candidates_mesh`.
 
     Args:
-        space: the space.
+        how: how.
         params: shared parameters.
         archs: `[N]`.
         data: what they are calibrated and evaluated on.
-        prepare: makes the network's input of uint8 images.
-        strategy: how subnets run; it must take traced archs.
-        chunk: archs per call of a program, hence per result.
-        dtype: of weights and activations.
 
     Yields:
-        Positions in `archs` (int `[n]`, n <= chunk), and the result of those.
+        Positions in `archs` (at most `how.chunk` for each group of devices), and the result of
+        those.
     """
-    total = int(np.sum(np.asarray(data.labels) >= 0))
+    total = int(np.sum(np.asarray(_host(data.labels)) >= 0))
     batches = np.array([0, len(data.labels)], np.int32)
-    for resolution, where, rows in _chunks(space, archs, chunk):
-        how = How(space, strategy, prepare, resolution, dtype)
-        count = np.int32(len(where))
-        stats = calibrator(how)(params, rows, data.calibration, count)
-        scores = scorer(how)(params, rows, stats, data.images, data.labels, batches, count)
-        yield where, _result(_fetch(scores, len(where)), total)
+    for work in _works(how, archs, data):
+        stats = work.calibrate(params)
+        yield work.where, _result(work.fetch(work.score(params, stats, batches)), total)
 
 
 def calibrated(
-    space: Space,
-    params: Tree,
-    archs: Arch,
-    data: EvaluationData,
-    *,
-    prepare: Prepare,
-    strategy: Strategy = switched,
-    chunk: int = 16,
-    dtype: Any = jnp.float32,
+    how: How, params: Tree, archs: Arch, data: EvaluationData
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The first half of `evaluate`, with the same arguments.
 
     Yields:
-        Positions in `archs` (int `[n]`, n <= chunk), and the calibrated statistics of those on the
-        host, float32 `[n, S]`, for `scored`.
+        Positions in `archs`, and the calibrated statistics of those on the host, float32 `[., S]`,
+        for `scored`.
     """
-    for resolution, where, rows in _chunks(space, archs, chunk):
-        how = How(space, strategy, prepare, resolution, dtype)
-        count = np.int32(len(where))
-        yield where, _fetch(calibrator(how)(params, rows, data.calibration, count), len(where))
+    for work in _works(how, archs, data):
+        yield work.where, work.fetch(work.calibrate(params))
 
 
 def scored(
-    space: Space,
+    how: How,
     params: Tree,
     archs: Arch,
     stats: np.ndarray,
     data: EvaluationData,
     *,
     batches: tuple[int, int],
-    prepare: Prepare,
-    strategy: Strategy = switched,
-    chunk: int = 16,
-    dtype: Any = jnp.float32,
 ) -> Iterator[tuple[np.ndarray, Scores]]:
     """The second half of `evaluate`, on some of the batches, with the same other arguments.
 
     Args:
-        space: the space.
+        how: how.
         params: shared parameters.
         archs: `[N]`.
         stats: `[N, S]`, what `calibrated` gave for them.
         data: whose images are classified.
         batches: the first, and the one after the last; any range runs through the same program.
-        prepare: makes the network's input of uint8 images.
-        strategy: how subnets run; it must take traced archs.
-        chunk: archs per call of the program, hence per result.
-        dtype: of weights and activations.
 
     Yields:
-        Positions in `archs` (int `[n]`, n <= chunk), and the scores of those in these batches, on
-        the host.
+        Positions in `archs`, and the scores of those in these batches, on the host.
     """
-    for resolution, where, rows in _chunks(space, archs, chunk):
-        how = How(space, strategy, prepare, resolution, dtype)
-        some = jnp.asarray(stats[np.resize(where, chunk)])
-        count = np.int32(len(where))
-        scores = scorer(how)(
-            params, rows, some, data.images, data.labels, np.array(batches, np.int32), count
-        )
-        yield where, _fetch(scores, len(where))
+    for work in _works(how, archs, data):
+        scores = work.score(params, work.rows(stats), np.array(batches, np.int32))
+        yield work.where, work.fetch(scores)
 
 
-class How(NamedTuple):
-    """What a program is compiled for."""
+class Program(NamedTuple):
+    """What a program is compiled for.
+
+    Attributes:
+        space, prepare, strategy, dtype: as in `How`.
+        resolution: of the input.
+        mesh: candidates x data, None for one device.
+    """
 
     space: Space
-    strategy: Any  # a function, hence hashable, which a Protocol does not say
     prepare: Prepare
-    resolution: int
+    strategy: Any
     dtype: Any
+    resolution: int
+    mesh: Mesh | None
 
 
-def _chunks(space: Space, archs: Arch, chunk: int) -> Iterator[tuple[int, np.ndarray, Arch]]:
-    """Resolution, positions in `archs`, and those archs filled up to `chunk`."""
+class _Work(NamedTuple):
+    """One call of each program.
+
+    Attributes:
+        program: what is called.
+        where: positions of the archs, those of each group of devices together.
+        places: the same, filled up to equal numbers: `[G*n]`.
+        counts: how many archs of each group are real: `[G]`.
+        archs: `[G*n]`, NumPy.
+        data: on the program's mesh.
+        reuse: as in `How`.
+    """
+
+    program: Program
+    where: np.ndarray
+    places: np.ndarray
+    counts: np.ndarray
+    archs: Arch
+    data: EvaluationData
+    reuse: bool
+
+    def calibrate(self, params: Tree) -> Array:
+        archs, counts = self._placed((self.archs, self.counts))
+        run = calibrator(self.program)
+        return run(params, archs, counts, self.reuse, self.data.calibration)
+
+    def score(self, params: Tree, stats: Array | np.ndarray, batches: np.ndarray) -> Scores:
+        archs, counts = self._placed((self.archs, self.counts))
+        images, labels = self.data.images, self.data.labels
+        run = scorer(self.program)
+        return run(params, archs, counts, self.reuse, stats, images, labels, batches)
+
+    def rows(self, per_arch: np.ndarray) -> Array | np.ndarray:
+        """What belongs to each of all archs, for the rows of this call."""
+        return self._placed(per_arch[self.places])
+
+    def _placed(self, tree: Any) -> Any:
+        mesh = self.program.mesh
+        return tree if mesh is None else sharding.split(mesh, tree, over="candidates")
+
+    def fetch(self, results: Any) -> Any:
+        """The results of the real rows, in the order of `where`, on the host of every process."""
+        real = np.arange(len(self.places) // len(self.counts)) < self.counts[:, None]
+        return jax.tree.map(lambda x: _host(x)[real.reshape(-1)], results)
+
+
+def _works(how: How, archs: Arch, data: EvaluationData) -> Iterator[_Work]:
+    space = how.space
     packed = np.asarray(choices.pack(archs))
     resolutions = np.asarray(choices.get(archs, space.resolution))
+    devices = sharding.devices_of(data.images)
     for index in np.unique(resolutions):
+        size = space.resolutions[index]
         group = np.flatnonzero(resolutions == index)
-        for start in range(0, len(group), chunk):
-            where = group[start : start + chunk]
-            filled = packed[np.resize(where, chunk)]
-            rows = jax.tree.map(jnp.asarray, choices.unpack(space.menu, filled))
-            yield space.resolutions[index], where, rows
+        identity = network.identity(space, size, choices.unpack(space.menu, packed[group]))
+        group = group[np.lexsort(np.asarray(identity).T[::-1])]
+        mesh = sharding.candidates_mesh(devices, len(group))
+        program = Program(space, how.prepare, how.strategy, how.dtype, size, mesh)
+        placed = data if mesh is None else sharding.moved(mesh, data, axis=1)
+        groups = 1 if mesh is None else mesh.shape["candidates"]
+        for start in range(0, len(group), groups * how.chunk):
+            where = group[start : start + groups * how.chunk]
+            parts = np.array_split(where, groups)
+            filled = [np.resize(part if len(part) else where, how.chunk) for part in parts]
+            places = np.concatenate(filled)
+            counts = np.array([len(part) for part in parts], np.int32)
+            rows = choices.unpack(space.menu, packed[places])
+            yield _Work(program, where, places, counts, rows, placed, how.reuse)
 
 
-def _fetch(results: Any, count: int) -> Any:
-    """The first `count` of each array, whole and on the host of every process."""
-
-    def one(x: Array) -> np.ndarray:
-        whole = x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
-        return np.asarray(whole)[:count]
-
-    return jax.tree.map(one, results)
+def _host(x: Array | np.ndarray) -> np.ndarray:
+    """A whole array on the host of every process."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(x)
 
 
 def _result(scores: Scores, total: int) -> Result:
@@ -251,84 +307,182 @@ def _result(scores: Scores, total: int) -> Result:
 
 
 @functools.cache
-def calibrator(how: How) -> Callable[..., Array]:
-    """`(params, archs [n], calibration, count) -> stats [n, S]` of the first `count`."""
+def calibrator(program: Program) -> Callable[..., Array]:
+    """`(params, archs [G*n], counts [G], reuse, calibration) -> stats [G*n, S]`.
 
-    @jax.jit
-    def many(params: Tree, archs: Arch, calibration: Array, count: Array) -> Array:
-        def one(arch: Arch) -> Array:
-            stats = calibrate(
-                how.space,
-                params,
-                arch,
-                jnp.asarray(calibration),
-                resolution=how.resolution,
-                strategy=how.strategy,
-                prepare=how.prepare,
-                dtype=how.dtype,
-            )
-            return ravel_pytree(stats)[0]
+    Of the archs of a group the first `counts` are calibrated; the rows of the others are zero.
+    """
 
-        n = len(jax.tree.leaves(archs)[0])
-        size = ravel_pytree(zero_stats(how.space))[0].size
-        return _each(lambda i: one(_at(archs, i)), count, jnp.zeros((n, size)))
+    def calibrate(
+        params: Tree, archs: Arch, counts: Array, reuse: Array, calibration: Array
+    ) -> Array:
+        fresh = _fresh(program, archs, {}, reuse)
 
-    return many
+        def one(
+            _: Array, i: Array, images: Array, total: Array, memory: Tree
+        ) -> tuple[Array, Tree]:
+            again = Reuse(_at(fresh, i), memory)
+            output = _run(program, params, _at(archs, i), images, reuse=again)
+            return total.at[i].add(ravel_pytree(output.moments)[0]), output.memory
+
+        total = _each(
+            (0, len(calibration)),
+            counts[0],
+            load=lambda a: _prepared(program, calibration[a]),
+            one=one,
+            results=jnp.zeros((len(jax.tree.leaves(archs)[0]), _size(program.space))),
+            memory=_empty_memory(program, calibration.shape[1], moments=True),
+        )
+        return total / len(calibration)
+
+    return _mapped(calibrate, program.mesh, (WHOLE, ARCHS, ARCHS, WHOLE, IMAGES))
 
 
 @functools.cache
-def scorer(how: How) -> Callable[..., Scores]:
-    """`(params, archs [n], stats [n, S], images, labels, batches [2], count) -> scores`."""
+def scorer(program: Program) -> Callable[..., Scores]:
+    """`(params, archs [G*n], counts [G], reuse, stats [G*n, S], images, labels, batches [2])`.
 
-    @jax.jit
-    def many(
+    Returns `Scores` of the first `counts` archs of each group, in the batches from the first to
+    before the second of `batches`; the rest is False and zero.
+    """
+
+    def score(
         params: Tree,
         archs: Arch,
+        counts: Array,
+        reuse: Array,
         stats: Array,
         images: Array,
         labels: Array,
         batches: Array,
-        count: Array,
     ) -> Scores:
-        unravel = ravel_pytree(zero_stats(how.space))[1]
-        zero = Scores(jnp.zeros(labels.shape, bool), jnp.zeros(labels.shape[0]))
+        trees = jax.vmap(ravel_pytree(zero_stats(program.space))[1])(stats)
+        fresh = _fresh(program, archs, trees, reuse)
 
-        def one(i: Array) -> Scores:
-            def add(e: Array, scores: Scores) -> Scores:
-                logits = how.strategy(
-                    how.space,
-                    params,
-                    _at(archs, i),
-                    how.prepare(_at(images, e)),
-                    resolution=how.resolution,
-                    stats=unravel(stats[i]),
-                    dtype=how.dtype,
-                ).logits
-                return _put(scores, e, _score(logits, _at(labels, e)))
+        def one(
+            e: Array, i: Array, batch: tuple[Array, Array], scores: Scores, memory: Tree
+        ) -> tuple[Scores, Tree]:
+            images, labels = batch
+            again = Reuse(_at(fresh, i), memory)
+            arch, own = _at(archs, i), _at(trees, i)
+            output = _run(program, params, arch, images, stats=own, reuse=again)
+            found = _score(output.logits, labels)
+            put = lambda all, own: all.at[i, e].set(own)  # noqa: E731
+            return jax.tree.map(put, scores, found), output.memory
 
-            return jax.lax.fori_loop(batches[0], batches[1], add, zero)
+        n = len(stats)
+        return _each(
+            (batches[0], batches[1]),
+            counts[0],
+            load=lambda e: (_prepared(program, images[e]), labels[e]),
+            one=one,
+            results=Scores(jnp.zeros((n, *labels.shape), bool), jnp.zeros((n, len(labels)))),
+            memory=_empty_memory(program, labels.shape[1], moments=False),
+        )
 
-        n = len(jax.tree.leaves(archs)[0])
-        return _each(one, count, jax.tree.map(lambda z: jnp.zeros((n, *z.shape), z.dtype), zero))
-
-    return many
+    places = (WHOLE, ARCHS, ARCHS, WHOLE, ARCHS, IMAGES, IMAGES, WHOLE)
+    return _mapped(score, program.mesh, places)
 
 
-def _each(one: Callable[[Array], Any], count: Array, zeros: Any) -> Any:
-    """`one(i)` at place i of `zeros`, for i below `count`.
+def _mapped(
+    run: Callable[..., Any], mesh: Mesh | None, places: tuple[PartitionSpec, ...]
+) -> Callable[..., Any]:
+    """Compiled: archs split over groups of devices by hand, images within a group by the compiler.
 
-    A loop, not vmap: under vmap a switch would compute every branch. Up to a traced count, so that
-    a chunk that is not full costs only what is in it.
+    Args:
+        run: of the archs of one group; what it returns has them first.
+        mesh: candidates x data, None for one device.
+        places: where each argument lives.
     """
-    return jax.lax.fori_loop(0, count, lambda i, results: _put(results, i, one(i)), zeros)
+    if mesh is None:
+        return jax.jit(run)
+    grouped = jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=tuple(ARCHS if place == ARCHS else WHOLE for place in places),
+        out_specs=ARCHS,
+        axis_names={"candidates"},
+        check_vma=False,
+    )
+    given = tuple(NamedSharding(mesh, place) for place in places)
+    return jax.jit(grouped, in_shardings=given, out_shardings=NamedSharding(mesh, ARCHS))
+
+
+def _each(
+    batches: tuple[Array | int, Array | int],
+    count: Array,
+    *,
+    load: Callable[[Array], Any],
+    one: Callable[..., tuple[Any, Tree]],
+    results: Any,
+    memory: Tree,
+) -> Any:
+    """`results, memory = one(e, i, load(e), results, memory)` for every batch e and arch i.
+
+    Loops, not vmap: under vmap a switch would compute every branch. Up to a traced count, so that a
+    chunk that is not full costs only what is in it. Batches outside, since a subnet takes over what
+    the one before it made of the same images.
+    """
+
+    def batch(e: Array, carry: tuple[Any, Tree]) -> tuple[Any, Tree]:
+        loaded = load(e)
+        return jax.lax.fori_loop(0, count, lambda i, carry: one(e, i, loaded, *carry), carry)
+
+    return jax.lax.fori_loop(*batches, batch, (results, memory))[0]
+
+
+def _fresh(program: Program, archs: Arch, stats: Tree, reuse: Array) -> dict[str, Array]:
+    """Whether each arch has to run a block, or may take it over from the arch before: bool `[n]`.
+
+    Args:
+        program: of which space.
+        archs: `[n]`.
+        stats: those of each block, `[n, ...]`, or nothing where they are the batch's.
+        reuse: bool; False makes everything fresh.
+    """
+    identity = jnp.asarray(network.identity(program.space, program.resolution, archs))
+    changed = [identity[1:, i] != identity[:-1, i] for i in range(identity.shape[1])]
+    names = list(network.geometry(program.space, program.resolution))
+    for i, name in enumerate(names, start=1):
+        for leaf in jax.tree.leaves(stats.get(name, {})):
+            # Equal archs may have been calibrated elsewhere, and not be equal to the last bit.
+            changed[i] |= jnp.any(leaf[1:] != leaf[:-1], axis=tuple(range(1, leaf.ndim)))
+    since = jnp.cumsum(jnp.stack(changed, axis=1), axis=1) > 0
+    first = jnp.ones((1, since.shape[1]), bool)
+    fresh = jnp.concatenate([first, since]) | ~jnp.asarray(reuse)
+    return {name: fresh[:, i] for i, name in enumerate(names, start=1)}
+
+
+def _run(program: Program, params: Tree, arch: Arch, images: Array, **given: Any) -> network.Output:
+    how = {"resolution": program.resolution, "dtype": program.dtype}
+    return program.strategy(program.space, params, arch, images, **how, **given)
+
+
+def _prepared(program: Program, images: Array) -> Array:
+    """One batch as the network takes it."""
+    ready = program.prepare(images).astype(jnp.float32)
+    return layers.resize_bicubic(ready, program.resolution)
+
+
+def _empty_memory(program: Program, images: int, *, moments: bool) -> Tree:
+    memory = network.empty_memory(
+        program.space, program.resolution, images, dtype=program.dtype, moments=moments
+    )
+    if program.mesh is None:
+        return memory
+    split = NamedSharding(jax.sharding.get_abstract_mesh(), PartitionSpec("data"))
+    return {
+        name: (jax.lax.with_sharding_constraint(output, split), stats)
+        for name, (output, stats) in memory.items()
+    }
+
+
+def _size(space: Space) -> int:
+    return ravel_pytree(zero_stats(space))[0].size
 
 
 def _at(tree: Any, i: Array) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[i], tree)
-
-
-def _put(tree: Any, i: Array, values: Any) -> Any:
-    return jax.tree.map(lambda leaf, value: leaf.at[i].set(value), tree, values)
 
 
 def _score(logits: Array, labels: Array) -> Scores:

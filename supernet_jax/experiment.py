@@ -20,7 +20,7 @@ from supernet_jax.config import Config
 from supernet_jax.data import Dataset
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError, near
-from supernet_jax.evaluate import EvaluationData
+from supernet_jax.evaluate import EvaluationData, How
 from supernet_jax.network import Space
 from supernet_jax.sampling import Sampler
 
@@ -127,6 +127,21 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         ema_decay=t.ema,
         remat=t.remat,
         arch_shards=t.arch_shards,
+    )
+
+
+def evaluation_how(experiment: Experiment) -> How:
+    """How the subnets of an experiment are evaluated, by its config."""
+    settings = experiment.config
+    evaluation = settings.evaluation
+    return How(
+        space=experiment.space,
+        prepare=experiment.prepare,
+        strategy=config.strategy(
+            evaluation.strategy, job="evaluate", backend=jax.default_backend()
+        ),
+        dtype=config.dtype(settings.train.dtype),
+        chunk=evaluation.chunk,
     )
 
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from supernet_jax import choices, elastic, layers
@@ -77,6 +78,19 @@ class Space:
         return tuple(int(r) for r in choices.get(self.menu, self.resolution).values)
 
 
+class Reuse(NamedTuple):
+    """What a subnet may take over from the one before it, on the same images.
+
+    Attributes:
+        fresh: by block, bool `[]`, whether it has to run. A block may be taken over if it, its
+            statistics and all that ran before it are the same in both subnets.
+        memory: by block, its output and its moments in the subnet before.
+    """
+
+    fresh: dict[str, Array]
+    memory: dict[str, tuple[Array, Tree]]
+
+
 class Output(NamedTuple):
     """What running a subnet gives.
 
@@ -85,11 +99,13 @@ class Output(NamedTuple):
         moments: per block, the statistics of this batch (mean, unbiased variance) of every
             normalisation, at the union's shapes; empty trees where `stats` were given.
         features: outputs of the blocks that were asked for.
+        memory: what the next subnet may take over; empty without `reuse`.
     """
 
     logits: Array
     moments: Tree
     features: dict[str, Array]
+    memory: dict[str, tuple[Array, Tree]]
 
 
 class Strategy(Protocol):
@@ -108,6 +124,7 @@ class Strategy(Protocol):
         features: tuple[str, ...] = (),
         dtype: jnp.dtype = jnp.float32,
         remat: bool = False,
+        reuse: Reuse | None = None,
     ) -> Output:
         """Runs the subnet `arch` of `space` on `images`.
 
@@ -124,6 +141,7 @@ class Strategy(Protocol):
             dtype: of weights and activations; statistics and logits stay float32.
             remat: whether a gradient keeps only what goes from block to block, and computes their
                 insides again; `switched` always does.
+            reuse: what may be taken over from the subnet before; without dropout only.
         """
         ...
 
@@ -210,6 +228,45 @@ def zero_stats(space: Space) -> Tree:
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
+def identity(space: Space, resolution: int, archs: Arch) -> Array | np.ndarray:
+    """What each block of an arch is, in the order in which they run: int32 `[..., blocks + 1]`.
+
+    Archs with equal numbers up to a place do the same up to there: the row of the bank comes
+    first, then each block's spec, -1 where it is skipped. NumPy in, NumPy out.
+    """
+    first = choices.get(archs, space.resolution) * 0
+    xp = jnp if isinstance(first, jax.Array) else np
+    columns = [first if space.bank is None else space.bank.row(archs)]
+    for name in geometry(space, resolution):
+        block = space.blocks[name]
+        which = first + block.index(archs)
+        columns.append(
+            which if block.alive is None else xp.where(block.alive(archs) > 0, which, -1)
+        )
+    return xp.stack(columns, axis=-1)
+
+
+def empty_memory(
+    space: Space, resolution: int, images: int, *, dtype: Any, moments: bool
+) -> dict[str, tuple[Array, Tree]]:
+    """Zeros of the shape of `Output.memory`.
+
+    Args:
+        space: the space.
+        resolution: of the input.
+        images: per batch.
+        dtype: of activations.
+        moments: whether the statistics are those of the batch, rather than given.
+    """
+
+    def one(block: elastic.BlockShapes) -> tuple[Array, Tree]:
+        output = jnp.zeros((images, *block.output.shape[1:]), dtype)
+        made = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), block.moments)
+        return output, made if moments else {}
+
+    return {name: one(found.shapes) for name, found in geometry(space, resolution).items()}
+
+
 def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) -> Output:
     """Runs a concrete arch at its own size; see `Strategy`."""
     for leaf in jax.tree.leaves(arch):
@@ -232,15 +289,16 @@ def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: 
     """Runs a traced arch or a relaxed code at the largest size; see `Strategy`."""
 
     def run(call: _Call, *inputs: Array) -> tuple[Array, Tree]:
-        y, moments = call.masked(arch, *inputs)
-        keep = call.keep
-        if keep is None:
-            return y, moments
+        if call.keep is None:
+            return call.masked(arch, *inputs)
         if choices.is_code(arch):
-            g = keep.astype(y.dtype)
+            y, moments = call.masked(arch, *inputs)
+            g = call.keep.astype(y.dtype)
             return g * y + (1 - g) * inputs[0], moments
-        zero = jax.tree.map(lambda m: jnp.where(keep, m, 0.0), moments)
-        return jnp.where(keep, y, inputs[0]), zero
+        return lax.cond(call.keep, compute, _Call.skip, call, *inputs)
+
+    def compute(call: _Call, *inputs: Array) -> tuple[Array, Tree]:
+        return call.masked(arch, *inputs)
 
     return _forward(space, run, params, arch, images, **how)
 
@@ -262,7 +320,7 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
         branches = [branch(spec) for spec in block.specs]
         which = block.index(arch)
         if call.keep is not None:
-            branches = [lambda operands, *inputs: (inputs[0], operands.no_moments()), *branches]
+            branches = [_Call.skip, *branches]
             which = jnp.where(call.keep, which + 1, 0)
         if len(branches) == 1:
             return branches[0](call, *inputs)
@@ -299,6 +357,10 @@ class _Call:
         if self.stats is not None:
             return {}
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.union.get().moments)
+
+    def skip(self, *inputs: Array) -> tuple[Array, Tree]:
+        """What a block that is not there gives."""
+        return inputs[0], self.no_moments()
 
     def at(self, spec: Spec, *inputs: Array) -> tuple[Array, Tree]:
         """The block at its own size; inputs and statistics may be wider than it."""
@@ -358,16 +420,20 @@ def _forward(
     features: tuple[str, ...] = (),
     dtype: Any = jnp.float32,
     remat: bool = False,
+    reuse: Reuse | None = None,
     loops: bool = False,
 ) -> Output:
     params = bank_row(space, params, arch)
     strategy = jax.checkpoint(strategy) if remat else strategy
     run = _Pass(
-        space, strategy, params, arch, resolution, stats, dropout_key, features, dtype, loops
+        space, strategy, params, arch, resolution, stats, dropout_key, features, dtype, reuse, loops
     )
     x = layers.resize_bicubic(images.astype(jnp.float32), resolution).astype(dtype)
     logits = space.forward(run, x).astype(jnp.float32)
-    return Output(logits, run.moments, run.kept)
+    return Output(logits, run.moments, run.kept, run.memory)
+
+
+_Before = tuple[Array, tuple[Array, Tree]]  # of one block: whether it has to run, and its memory
 
 
 @dataclasses.dataclass
@@ -383,15 +449,34 @@ class _Pass:
     key: Array | None
     features: tuple[str, ...]
     dtype: Any
+    reuse: Reuse | None
     loops: bool  # whether blocks that are alike may run in a loop
     moments: Tree = dataclasses.field(default_factory=dict)
     kept: dict[str, Array] = dataclasses.field(default_factory=dict)
+    memory: dict[str, tuple[Array, Tree]] = dataclasses.field(default_factory=dict)
 
     def __call__(self, name: str, *inputs: Array) -> Array:
-        y, self.moments[name] = self.strategy(self._call(name), *inputs)
+        y, moments = self._run(self._call(name), self._before(name), *inputs)
+        self._note(name, y, moments)
+        return y
+
+    def _run(self, call: _Call, before: _Before | None, *inputs: Array) -> tuple[Array, Tree]:
+        """Runs a block, or takes over what it gave before."""
+        if before is None:
+            return self.strategy(call, *inputs)
+        fresh, memory = before
+        run = lambda memory, call, *inputs: self.strategy(call, *inputs)  # noqa: E731
+        return lax.cond(fresh, run, lambda memory, *_: memory, memory, call, *inputs)
+
+    def _before(self, name: str) -> _Before | None:
+        return None if self.reuse is None else (self.reuse.fresh[name], self.reuse.memory[name])
+
+    def _note(self, name: str, y: Array, moments: Tree) -> None:
+        self.moments[name] = moments
         if name in self.features:
             self.kept[name] = y
-        return y
+        if self.reuse is not None:
+            self.memory[name] = (y, moments)
 
     def sequence(self, names: tuple[str, ...], x: Array) -> Array:
         """One block after another; the compiler sees those that are alike once, in a loop."""
@@ -409,17 +494,21 @@ class _Pass:
         if any(call.keep is not None for call in calls):
             keeps = [jnp.ones((), bool) if c.keep is None else c.keep for c in calls]
             calls = [dataclasses.replace(c, keep=k) for c, k in zip(calls, keeps, strict=True)]
-        arrays = [(call.shared, call.stats, call.key, call.keep) for call in calls]
+        arrays = [
+            ((call.shared, call.stats, call.key, call.keep), self._before(name))
+            for name, call in zip(names, calls, strict=True)
+        ]
 
-        def body(x: Array, arrays: Any) -> tuple[Array, Tree]:
-            shared, stats, key, keep = arrays
+        def body(x: Array, arrays: Any) -> tuple[Array, tuple[Array | None, Tree]]:
+            (shared, stats, key, keep), before = arrays
             call = dataclasses.replace(calls[0], shared=shared, stats=stats, key=key, keep=keep)
-            return self.strategy(call, x)
+            y, moments = self._run(call, before, x)
+            return y, (None if before is None else y, moments)
 
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
-        x, moments = lax.scan(body, x, stacked)
+        x, results = lax.scan(body, x, stacked)
         for i, name in enumerate(names):
-            self.moments[name] = jax.tree.map(lambda m, i=i: m[i], moments)
+            self._note(name, *jax.tree.map(lambda r, i=i: r[i], results))
         return x
 
     def _kind(self, name: str) -> Any:

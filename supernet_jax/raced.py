@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from supernet_jax import choices, config, evaluate, experiment, progress, results
+from supernet_jax import choices, evaluate, experiment, progress, results
 from supernet_jax.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
@@ -101,30 +101,15 @@ class Book:
         self._stats = {int(c): self._stats[c] for c in kept if c in self._stats}
 
     def _compute(self, where: np.ndarray, first: int, last: int) -> None:
-        e, settings = self._run.experiment, self._run.experiment.config
-        how: dict[str, Any] = {
-            "prepare": e.prepare,
-            "strategy": config.strategy(
-                settings.evaluation.strategy, job="evaluate", backend=jax.default_backend()
-            ),
-            "chunk": settings.evaluation.chunk,
-            "dtype": config.dtype(settings.train.dtype),
-        }
+        how, params = experiment.evaluation_how(self._run.experiment), self._run.params
         new = np.array([c for c in where if c not in self._stats], int)
         if len(new):
-            found = evaluate.calibrated(
-                e.space, self._run.params, self._some(new), self._data, **how
-            )
+            found = evaluate.calibrated(how, params, self._some(new), self._data)
             for places, stats in found:
                 self._stats |= dict(zip(new[places].tolist(), stats, strict=True))
+        stats = np.stack([self._stats[c] for c in where])
         found_scores = evaluate.scored(
-            e.space,
-            self._run.params,
-            self._some(where),
-            np.stack([self._stats[c] for c in where]),
-            self._data,
-            batches=(first, last),
-            **how,
+            how, params, self._some(where), stats, self._data, batches=(first, last)
         )
         for places, scores in found_scores:
             rows = where[places]

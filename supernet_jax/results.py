@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from supernet_jax import choices, config, costs, evaluate, experiment, progress
+from supernet_jax import choices, costs, evaluate, experiment, progress
 from supernet_jax.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
@@ -88,18 +88,9 @@ class Scorer:
         return experiment.evaluation_data(self._run.experiment, self._split)
 
     def _compute(self, archs: list[Arch], advance: progress.Advance) -> None:
-        e, settings = self._run.experiment, self._run.experiment.config
+        e = self._run.experiment
         results = evaluate.evaluate(
-            e.space,
-            self._run.params,
-            choices.stack(archs),
-            self._data,
-            prepare=e.prepare,
-            strategy=config.strategy(
-                settings.evaluation.strategy, job="evaluate", backend=jax.default_backend()
-            ),
-            chunk=settings.evaluation.chunk,
-            dtype=config.dtype(settings.train.dtype),
+            experiment.evaluation_how(e), self._run.params, choices.stack(archs), self._data
         )
         for where, result in results:
             part = [archs[i] for i in where]

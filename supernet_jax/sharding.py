@@ -1,4 +1,5 @@
-"""Where arrays live: one mesh axis, `data`, over which batches, and perhaps the state, are split.
+"""Where arrays live. In training one mesh axis, `data`, over which batches, and perhaps the state,
+are split; in evaluation two, `candidates` and `data`.
 
 Host arrays are whole on every process; each process puts only the parts of its own devices. So the
 same code serves one device, eight, and several processes, and what is computed does not depend on
@@ -31,14 +32,43 @@ def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def candidates_mesh(devices: list[jax.Device], candidates: int) -> Mesh | None:
+    """A mesh `candidates` x `data`: as many groups of devices as divide them and have work.
+
+    Args:
+        devices: all of them.
+        candidates: how many are evaluated.
+
+    Returns:
+        The mesh, or None for fewer than two devices.
+    """
+    if len(devices) < 2:
+        return None
+    groups = max(n for n in range(1, len(devices) + 1) if len(devices) % n == 0 and n <= candidates)
+    shape, axes = (groups, len(devices) // groups), ("candidates", "data")
+    return jax.make_mesh(shape, axes, axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def devices_of(x: Any) -> list[jax.Device]:
+    """The devices of the mesh on which an array lies; none for other arrays."""
+    place = x.sharding if isinstance(x, jax.Array) else None
+    return list(place.mesh.devices.flat) if isinstance(place, NamedSharding) else []
+
+
+def moved(mesh: Mesh, tree: Any, *, axis: int = 0) -> Any:
+    """Arrays of a mesh put on another of the same devices, `axis` of each split over `data`."""
+    place = NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))
+    return jax.jit(_same, out_shardings=place)(tree)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split(mesh: Mesh, tree: Any, *, axis: int = 0) -> Any:
-    """Puts host arrays on the mesh, `axis` of each split over `data`."""
-    spec = PartitionSpec(*(None,) * axis, "data")
+def split(mesh: Mesh, tree: Any, *, axis: int = 0, over: str = "data") -> Any:
+    """Puts host arrays on the mesh, `axis` of each split over the mesh axis `over`."""
+    spec = PartitionSpec(*(None,) * axis, over)
     return jax.tree.map(lambda x: _put(np.asarray(x), NamedSharding(mesh, spec)), tree)
 
 
@@ -198,6 +228,10 @@ def check_arch_shards(shards: int, batch: int, mesh: Mesh) -> None:
             f"train.arch-shards is {shards}, but must divide train.batch ({batch}) and be a "
             f"multiple of the number of devices ({mesh.size}), or 1"
         )
+
+
+def _same(tree: Any) -> Any:
+    return tree
 
 
 def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from light_space import CHANNELS, CLASSES, light
+from tiny_space import deep
 
 from supernet_jax import (
     choices,
@@ -26,6 +27,7 @@ from supernet_jax import (
 from supernet_jax import data as datasets
 from supernet_jax.choices import Arch
 from supernet_jax.evaluate import EvaluationData
+from supernet_jax.network import Space
 
 SPACE = light(dropout=0.5)  # which must not act in evaluation
 MENU = SPACE.menu
@@ -98,11 +100,12 @@ def by_hand(arch: Arch, data: EvaluationData) -> tuple[int, float]:
 
 def measured(data: Any, archs: Any = ARCHS, **how: Any) -> tuple[np.ndarray, np.ndarray]:
     """Correct images and losses in the order of the archs."""
-    how = {"prepare": prepare, "chunk": 4, **how}
+    setting = evaluate.How(SPACE, **{"prepare": prepare, "chunk": 4, **how})
     n = len(archs["width"])
     correct, loss = np.full(n, -1), np.full(n, np.nan)
-    for where, result in evaluate.evaluate(SPACE, PARAMS, archs, data, **how):
-        assert len(where) <= how["chunk"] and np.all(correct[where] == -1)
+    devices = max(1, len(sharding.devices_of(data.images)))
+    for where, result in evaluate.evaluate(setting, PARAMS, archs, data):
+        assert len(where) <= setting.chunk * devices and np.all(correct[where] == -1)
         assert result.total == 37 and np.all(result.accuracy == result.correct / 37)
         correct[where], loss[where] = result.correct, result.loss
     assert np.all(correct >= 0)
@@ -158,20 +161,19 @@ def test_one_trace_for_each_resolution() -> None:
 
 def in_parts(data: Any, parts: list[tuple[int, int]], **how: Any) -> tuple[np.ndarray, np.ndarray]:
     """What is right `[N, E, B]` and losses `[N, E]`: calibrated once, scored part by part."""
-    how = {"prepare": prepare, "chunk": 4, **how}
+    setting = evaluate.How(SPACE, **{"prepare": prepare, "chunk": 4, **how})
     n, shape = len(ARCHS["width"]), data.labels.shape
     right, loss = np.zeros((n, *shape), bool), np.zeros((n, shape[0]), np.float32)
     stats: dict[int, np.ndarray] = {}
-    for where, some in evaluate.calibrated(SPACE, PARAMS, ARCHS, data, **how):
+    for where, some in evaluate.calibrated(setting, PARAMS, ARCHS, data):
         assert isinstance(some, np.ndarray) and len(where) == len(some)
         stats |= dict(zip(where.tolist(), some, strict=True))
     for start, end in parts:
         chosen = np.random.default_rng(start).permutation(n)  # whoever is left, in any order
         archs = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], ARCHS)
         rows = np.stack([stats[i] for i in chosen])
-        for where, scores in evaluate.scored(
-            SPACE, PARAMS, archs, rows, data, batches=(start, end), **how
-        ):
+        parts_scored = evaluate.scored(setting, PARAMS, archs, rows, data, batches=(start, end))
+        for where, scores in parts_scored:
             outside = [e for e in range(shape[0]) if not start <= e < end]
             assert not scores.right[:, outside].any() and not scores.loss[:, outside].any()
             right[chosen[where]] |= scores.right
@@ -216,16 +218,100 @@ def test_chunks_do_not_matter() -> None:
         np.testing.assert_allclose(other[1], loss, rtol=SUMS)
 
 
-def test_devices_do_not_matter() -> None:
+@pytest.mark.parametrize(
+    "space, strategy",
+    [(SPACE, network.switched), (SPACE, network.masked), (deep(), network.switched)],
+    ids=["light-switched", "light-masked", "deep-switched"],  # a loop is in the last one only
+)
+def test_taking_over_changes_no_bit(space: Space, strategy: Any) -> None:
+    params = noisy(network.init(space, jax.random.key(0)))
+    archs = choices.sample(space.menu, jax.random.key(1), (24,))
+    data, found = some_data(), []
+    data = data._replace(labels=np.minimum(data.labels, space.classes - 1))
+    for reuse in (True, False):
+        how = evaluate.How(space, prepare, strategy, chunk=8, reuse=reuse)
+        stats = [s for _, s in evaluate.calibrated(how, params, archs, data)]
+        results = [(w, *r) for w, r in evaluate.evaluate(how, params, archs, data)]
+        found.append((stats, results))
+    assert len(found[0][0]) >= 3
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+@pytest.mark.parametrize(
+    "space, strategy",
+    [(SPACE, network.switched), (SPACE, network.masked), (deep(), network.switched)],
+    ids=["light-switched", "light-masked", "deep-switched"],  # a loop is in the last one only
+)
+def test_what_is_not_fresh_is_taken_over(space: Space, strategy: Any) -> None:
+    params = noisy(network.init(space, jax.random.key(0)))
+    images, arch = prepare(jnp.asarray(some_data().images[0])), choices.largest(space.menu)
+    memory = network.empty_memory(space, 8, 16, dtype=jnp.float32, moments=True)
+
+    @jax.jit
+    def run(arch: Any, fresh: Any, memory: Any) -> Any:
+        reuse = network.Reuse(fresh, memory)
+        return strategy(space, params, arch, images, resolution=8, reuse=reuse)
+
+    names = list(memory)  # in the order in which they run
+    first = run(arch, dict.fromkeys(names, True), memory)
+    assert set(first.memory) == set(names)
+    marked = {name: jax.tree.map(lambda x: x + 1, made) for name, made in first.memory.items()}
+    for i, name in enumerate(names):
+        fresh = {other: j > i for j, other in enumerate(names)}
+        second = run(arch, fresh, marked)
+        for other in names[: i + 1]:
+            jax.tree.map(np.testing.assert_array_equal, second.memory[other], marked[other])
+            jax.tree.map(np.testing.assert_array_equal, second.moments[other], marked[other][1])
+        assert np.any(second.logits != first.logits), name
+
+
+def test_equal_archs_with_other_statistics_take_nothing_over() -> None:
+    data = some_data()
+    archs = jax.tree.map(lambda leaf: np.repeat(leaf[:1], 3), ARCHS)
+    how = evaluate.How(SPACE, prepare, chunk=4)
+    ((_, stats),) = evaluate.calibrated(how, PARAMS, archs, data)
+    last = np.float32([[1], [1], [2]]) * stats
+    found = []
+    for reuse in (True, False):
+        setting = how._replace(reuse=reuse)
+        ((where, scores),) = evaluate.scored(setting, PARAMS, archs, last, data, batches=(0, 3))
+        found.append(scores.loss[np.argsort(where)])
+    np.testing.assert_array_equal(*found)
+    assert np.all(found[0][0] == found[0][1]) and np.all(found[0][1] != found[0][2])
+
+
+def test_neighbours_begin_alike() -> None:
+    archs = choices.sample(deep().menu, jax.random.key(0), (64,))
+    identity = network.identity(deep(), 8, archs)
+    assert identity.shape == (64, 1 + 7) and identity.dtype == np.int32
+    depth, expand = np.asarray(archs["depth"][0]), np.asarray(archs["expand_ratio"][0])
+    for i, alive in enumerate([2, 2, 3, 5, 5]):  # values of depth from which a block is there
+        there = np.array((2, 3, 5))[depth] >= alive
+        np.testing.assert_array_equal(identity[:, 2 + i] >= 0, there)
+        assert len(set(expand[there])) == len(set(identity[there, 2 + i].tolist()))
+
+
+@pytest.mark.parametrize("n, groups", [(1, 1), (3, 2), (7, 4), (24, 8)])
+def test_devices_do_not_matter(n: int, groups: int) -> None:
+    picked = np.resize(np.arange(12)[1::2], n)  # of the smaller resolution
+    archs = jax.tree.map(lambda leaf: leaf[picked], ARCHS)
     found = []
     for devices in (1, 8):
         mesh = sharding.data_mesh(jax.devices()[:devices])
         data = sharding.split(mesh, some_data(), axis=1)
         assert len(data.images.sharding.device_set) == devices
-        found.append(measured(data))
+        found.append(measured(data, archs))
     (correct, loss), (other, other_loss) = found
     np.testing.assert_array_equal(correct, other)
-    np.testing.assert_allclose(loss, other_loss, rtol=SUMS)
+    np.testing.assert_allclose(loss, other_loss, rtol=SUMS if groups < 8 else 0)
+    shape = sharding.candidates_mesh(jax.devices(), n).shape  # type: ignore[union-attr]
+    assert dict(shape) == {"candidates": groups, "data": 8 // groups}
+
+
+def test_groups_of_a_number_that_divides_the_devices() -> None:
+    six = sharding.candidates_mesh(jax.devices()[:6], 5)
+    assert six is not None and dict(six.shape) == {"candidates": 3, "data": 2}
+    assert sharding.candidates_mesh(jax.devices()[:1], 5) is None
 
 
 def trained(folder: pathlib.Path, *, step: int = 7) -> experiment.Run:
@@ -252,10 +338,10 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     real: Callable = evaluate.evaluate
 
-    def counting(space: Any, params: Any, archs: Any, *rest: Any, **how: Any) -> Iterator:
+    def counting(how: Any, params: Any, archs: Any, data: Any) -> Iterator:
         stop = -counts.pop() if counts and counts[-1] < 0 else None
         counts.append(0)
-        for i, (where, result) in enumerate(real(space, params, archs, *rest, **how)):
+        for i, (where, result) in enumerate(real(how, params, archs, data)):
             if i == stop:
                 raise KeyboardInterrupt
             counts[-1] += len(where)

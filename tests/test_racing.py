@@ -192,12 +192,12 @@ def images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     real: Callable = evaluate.scored
 
-    def counting(space: Any, params: Any, archs: Any, *rest: Any, batches: Any, **how: Any) -> Any:
+    def counting(how: Any, params: Any, archs: Any, *rest: Any, batches: Any) -> Any:
         if counts and counts[-1] < 0:
             counts[-1] += 1
             if counts[-1] == 0:
                 raise KeyboardInterrupt
-        for where, scores in real(space, params, archs, *rest, batches=batches, **how):
+        for where, scores in real(how, params, archs, *rest, batches=batches):
             counts.insert(0, len(where) * (batches[1] - batches[0]))
             yield where, scores
 
