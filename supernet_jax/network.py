@@ -18,15 +18,15 @@ import functools
 import itertools
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from supernet_jax import choices, elastic, layers
+from supernet_jax.call import Call, Static
 from supernet_jax.choices import Arch, Array, Code, Lookup, Menu, Path
 from supernet_jax.elastic import ElasticBlock, Spec, Tree
 
@@ -276,7 +276,7 @@ def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) ->
                 "jit, or use switched or masked"
             )
 
-    def run(call: _Call, *inputs: Array) -> tuple[Array, Tree]:
+    def run(call: Call, *inputs: Array) -> tuple[Array, Tree]:
         spec = call.block.spec(arch)
         if spec is None:
             return inputs[0], call.no_moments()
@@ -288,16 +288,16 @@ def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) ->
 def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: Any) -> Output:
     """Runs a traced arch or a relaxed code at the largest size; see `Strategy`."""
 
-    def run(call: _Call, *inputs: Array) -> tuple[Array, Tree]:
+    def run(call: Call, *inputs: Array) -> tuple[Array, Tree]:
         if call.keep is None:
             return call.masked(arch, *inputs)
         if choices.is_code(arch):
             y, moments = call.masked(arch, *inputs)
             g = call.keep.astype(y.dtype)
             return g * y + (1 - g) * inputs[0], moments
-        return lax.cond(call.keep, compute, _Call.skip, call, *inputs)
+        return lax.cond(call.keep, compute, Call.skip, call, *inputs)
 
-    def compute(call: _Call, *inputs: Array) -> tuple[Array, Tree]:
+    def compute(call: Call, *inputs: Array) -> tuple[Array, Tree]:
         return call.masked(arch, *inputs)
 
     return _forward(space, run, params, arch, images, **how)
@@ -306,11 +306,11 @@ def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: 
 def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) -> Output:
     """Runs a traced arch, each block at its own size under `lax.switch`; see `Strategy`."""
 
-    def run(call: _Call, *inputs: Array) -> tuple[Array, Tree]:
+    def run(call: Call, *inputs: Array) -> tuple[Array, Tree]:
         block = call.block
 
         def branch(spec: Spec) -> Callable[..., tuple[Array, Tree]]:
-            def compute(operands: _Call, *inputs: Array) -> tuple[Array, Tree]:
+            def compute(operands: Call, *inputs: Array) -> tuple[Array, Tree]:
                 y, moments = operands.at(spec, *inputs)
                 return layers.pad_channels(y, call.out_channels), moments
 
@@ -320,7 +320,7 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
         branches = [branch(spec) for spec in block.specs]
         which = block.index(arch)
         if call.keep is not None:
-            branches = [_Call.skip, *branches]
+            branches = [Call.skip, *branches]
             which = jnp.where(call.keep, which + 1, 0)
         if len(branches) == 1:
             return branches[0](call, *inputs)
@@ -328,83 +328,6 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
 
     how = {**how, "remat": False, "loops": True}  # its branches are rematerialised already
     return _forward(space, run, params, arch, images, **how)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Call:
-    """One block about to run: its arrays, and (static) what they belong to.
-
-    `keep` says whether a traced arch has the block at all (of a code: how much of it); None where
-    every arch has it.
-    """
-
-    shared: Tree
-    stats: Tree | None
-    key: Array | None
-    keep: Array | None
-    block: ElasticBlock = dataclasses.field(metadata={"static": True})
-    inputs: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
-    union: Any = dataclasses.field(metadata={"static": True})
-    dtype: Any = dataclasses.field(metadata={"static": True})
-
-    @property
-    def out_channels(self) -> int:
-        return self.union.get().output.shape[-1]
-
-    def no_moments(self) -> Tree:
-        """Zeros where the block's statistics would be."""
-        if self.stats is not None:
-            return {}
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.union.get().moments)
-
-    def skip(self, *inputs: Array) -> tuple[Array, Tree]:
-        """What a block that is not there gives."""
-        return inputs[0], self.no_moments()
-
-    def at(self, spec: Spec, *inputs: Array) -> tuple[Array, Tree]:
-        """The block at its own size; inputs and statistics may be wider than it."""
-        shapes = elastic.shapes(self.block, spec, self.inputs)
-        weights = elastic.weights(self.block, self.shared, spec, shapes.params)
-        channels = self.block.channels(spec)
-        own = [elastic.cut_channels(x, c) for x, c in zip(inputs, channels, strict=True)]
-        stats = None if self.stats is None else elastic.cut(self.stats, shapes.moments)
-        y, moments = self._apply(self.block.module(spec), weights, stats, {}, own)
-        # A spec without any norm has statistics too, all zero, where the union has some.
-        return y, {} if stats is not None else elastic.fill(moments, self.union.get().moments)
-
-    def masked(self, arch: Arch | Code, *inputs: Array) -> tuple[Array, Tree]:
-        """The largest block on masked weights."""
-        block = self.block
-        weights = elastic.masked_weights(block, self.shared, arch, self.inputs)
-        chosen = block.index.probabilities(arch, len(block.specs))
-        options = [block.gates(spec) for spec in block.specs]
-        gates = {k: jnp.stack([jnp.float32(o[k]) for o in options]) @ chosen for k in options[0]}
-        return self._apply(block.module(block.union), weights, self.stats, gates, inputs)
-
-    def _apply(
-        self, module: nn.Module, weights: Tree, stats: Tree | None, gates: Any, inputs: Any
-    ) -> tuple[Array, Tree]:
-        variables: dict[str, Any] = {
-            "params": jax.tree.map(lambda w: w.astype(self.dtype), weights)
-        }
-        if gates:
-            variables["gates"] = gates
-        rngs = None if self.key is None else {"dropout": self.key}
-        if stats is not None:
-            variables["stats"] = stats
-        y, updated = module.apply(variables, *inputs, rngs=rngs, mutable=["moments"])
-        return cast(Array, y), cast(dict, updated).get("moments", {})
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Static:
-    """Holds a tree of shapes as static metadata (dicts do not hash)."""
-
-    value: Any
-
-    def get(self) -> Any:
-        return self.value
 
 
 def _forward(
@@ -460,7 +383,7 @@ class _Pass:
         self._note(name, y, moments)
         return y
 
-    def _run(self, call: _Call, before: _Before | None, *inputs: Array) -> tuple[Array, Tree]:
+    def _run(self, call: Call, before: _Before | None, *inputs: Array) -> tuple[Array, Tree]:
         """Runs a block, or takes over what it gave before."""
         if before is None:
             return self.strategy(call, *inputs)
@@ -519,17 +442,17 @@ class _Pass:
             return name
         return shape.inputs, elastic.kind(self.space.blocks[name], rates=self.key is not None)
 
-    def _call(self, name: str) -> _Call:
+    def _call(self, name: str) -> Call:
         block = self.space.blocks[name]
         shape = geometry(self.space, self.resolution)[name]
-        return _Call(
+        return Call(
             shared=self.params[group(self.space, name)],
             stats=None if self.stats is None else self.stats[name],
             key=None if self.key is None else _named_key(self.key, name),
             keep=_keep(block, self.arch),
             block=block,
             inputs=shape.inputs,
-            union=_Static(shape.shapes),
+            union=Static(shape.shapes),
             dtype=self.dtype,
         )
 

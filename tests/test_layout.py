@@ -14,6 +14,7 @@ ROWS = (
     ("__init__", "errors"),
     ("choices", "machine", "native", "progress", "schema", "userfile"),
     ("elastic", "layers", "blocks"),
+    ("call",),
     ("network",),
     ("spaces",),
     ("sampling", "losses", "latency", "costs", "optim", "sharding", "data", "augment"),

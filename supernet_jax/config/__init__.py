@@ -8,7 +8,6 @@ those of a file that the user passes; nothing is imported because a checkpoint s
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 import re
@@ -17,72 +16,24 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax.numpy as jnp
-import optax
 
-from supernet_jax import losses, network, optim, sampling, schema, userfile
-from supernet_jax.choices import Menu
+from supernet_jax import network, schema, userfile
+from supernet_jax.config import losses, optimizers, samplers, spaces
+from supernet_jax.config.checks import require
+from supernet_jax.config.losses import AlphaDivergence as AlphaDivergence
+from supernet_jax.config.losses import HardLabels as HardLabels
+from supernet_jax.config.losses import SoftCrossEntropy as SoftCrossEntropy
+from supernet_jax.config.optimizers import AdamW as AdamW
+from supernet_jax.config.optimizers import Sgd as Sgd
+from supernet_jax.config.samplers import Sandwich as Sandwich
+from supernet_jax.config.samplers import Uniform as Uniform
+from supernet_jax.config.spaces import AttentiveNAS as AttentiveNAS
+from supernet_jax.config.spaces import Cifar as Cifar
+from supernet_jax.config.spaces import Digits as Digits
 from supernet_jax.errors import UserError, near
-from supernet_jax.network import Space, Strategy
-from supernet_jax.sampling import Sampler
+from supernet_jax.network import Strategy
 from supernet_jax.schema import from_json as from_json
 from supernet_jax.schema import to_json as to_json
-from supernet_jax.spaces import mobilenet
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentiveNAS:
-    """The AttentiveNAS/AlphaNet space (ImageNet-sized images, 4.4e11 archs)."""
-
-    dropout: float = 0.2
-    """rate before the classifier, largest subnet only"""
-    drop_path: float = 0.2
-    """drop-connect rate of the last block, largest subnet only"""
-
-    def build(self, *, classes: int, input_channels: int) -> Space:
-        """The space for data with so many classes and channels."""
-        _require_rates(self.dropout, self.drop_path)
-        return mobilenet.attentivenas(
-            classes=classes,
-            input_channels=input_channels,
-            dropout=self.dropout,
-            drop_path=self.drop_path,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Cifar:
-    """A small MobileNetV3-like space for 32x32 images."""
-
-    resolutions: tuple[int, ...] = (24, 32)
-    """input sizes on offer, pixels; images are resized inside the network"""
-    dropout: float = 0.1
-    """rate before the classifier, largest subnet only"""
-    drop_path: float = 0.0
-    """drop-connect rate of the last block, largest subnet only"""
-
-    def build(self, *, classes: int, input_channels: int) -> Space:
-        """The space for data with so many classes and channels."""
-        _require(
-            bool(self.resolutions) and min(self.resolutions) >= 8,
-            f"space.resolutions is {self.resolutions}; give sizes of at least 8 pixels",
-        )
-        _require_rates(self.dropout, self.drop_path)
-        return mobilenet.cifar(
-            classes=classes,
-            input_channels=input_channels,
-            resolutions=tuple(sorted(set(self.resolutions))),
-            dropout=self.dropout,
-            drop_path=self.drop_path,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Digits:
-    """A tiny MobileNetV3-like space for 8x8 images."""
-
-    def build(self, *, classes: int, input_channels: int) -> Space:
-        """The space for data with so many classes and channels."""
-        return mobilenet.digits(classes=classes, input_channels=input_channels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,131 +62,6 @@ class Data:
     """random crops after padding by this many pixels"""
     flip: bool = False
     """random horizontal flips"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sandwich:
-    """The sandwich rule: largest, smallest and random subnets in every step."""
-
-    n_random: int = 2
-    """random subnets per step"""
-
-    def build(self, *, menu: Menu) -> Sampler:
-        """The sampler for a space's menu."""
-        _require(self.n_random >= 0, f"sampler.n-random is {self.n_random}, must be 0 or more")
-        return sampling.sandwich(menu, n_random=self.n_random)
-
-
-@dataclasses.dataclass(frozen=True)
-class Uniform:
-    """Uniform single-path sampling: random subnets on hard labels, no teacher."""
-
-    n_random: int = 1
-    """random subnets per step"""
-
-    def build(self, *, menu: Menu) -> Sampler:
-        """The sampler for a space's menu."""
-        _require(self.n_random >= 1, f"sampler.n-random is {self.n_random}, must be 1 or more")
-        return sampling.uniform(menu, n_random=self.n_random)
-
-
-@dataclasses.dataclass(frozen=True)
-class AlphaDivergence:
-    """In-place distillation by the adaptive alpha-divergence (AlphaNet)."""
-
-    smoothing: float = 0.1
-    """label smoothing of the largest subnet's cross-entropy"""
-    alpha_min: float = -1.0
-    """the alpha that is chosen where it gives the larger divergence"""
-    alpha_max: float = 1.0
-    """the other one"""
-    clip: float = 5.0
-    """upper limit of the importance weights"""
-
-    def build(self) -> losses.Loss:
-        """The loss."""
-        _require(self.clip > 0, f"loss.clip is {self.clip}, must be above 0")
-        divergence = functools.partial(
-            losses.adaptive_alpha_divergence,
-            alpha_min=self.alpha_min,
-            alpha_max=self.alpha_max,
-            clip=self.clip,
-        )
-        return losses.in_place_distillation(divergence, smoothing=self.smoothing)
-
-
-@dataclasses.dataclass(frozen=True)
-class SoftCrossEntropy:
-    """In-place distillation by soft cross-entropy (BigNAS): its gradient is that of KL."""
-
-    smoothing: float = 0.1
-    """label smoothing of the largest subnet's cross-entropy"""
-
-    def build(self) -> losses.Loss:
-        """The loss."""
-        return losses.in_place_distillation(losses.soft_cross_entropy, smoothing=self.smoothing)
-
-
-@dataclasses.dataclass(frozen=True)
-class HardLabels:
-    """Cross-entropy to the labels for every subnet: no distillation."""
-
-    smoothing: float = 0.1
-    """label smoothing"""
-
-    def build(self) -> losses.Loss:
-        """The loss."""
-        return losses.hard_labels(smoothing=self.smoothing)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sgd:
-    """AlphaNet's recipe: clip by value, decay, Nesterov momentum, warm-up and cosine."""
-
-    learning_rate: float = 0.1
-    """peak learning rate; published: 0.1 per 256 images"""
-    warmup: float = 0.02
-    """share of the steps spent warming up"""
-    momentum: float = 0.9
-    """of Nesterov's method"""
-    weight_decay: float = 1e-5
-    """on kernels only"""
-    clip: float = 1.0
-    """largest absolute value of a gradient's element"""
-
-    def build(self, *, steps: int) -> optax.GradientTransformation:
-        """The optimiser for a run of so many steps."""
-        schedule = _schedule(self.learning_rate, self.warmup, steps)
-        _require_optimizer("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        _require_optimizer("weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
-        _require_optimizer("clip", self.clip, self.clip > 0, "above 0")
-        return optim.alphanet_sgd(
-            schedule,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            clip_value=self.clip,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class AdamW:
-    """AdamW with warm-up and cosine, for small experiments."""
-
-    learning_rate: float = 1e-3
-    """peak learning rate"""
-    warmup: float = 0.02
-    """share of the steps spent warming up"""
-    weight_decay: float = 1e-4
-    """on kernels only"""
-    clip_norm: float = 1.0
-    """largest global norm of the gradient"""
-
-    def build(self, *, steps: int) -> optax.GradientTransformation:
-        """The optimiser for a run of so many steps."""
-        schedule = _schedule(self.learning_rate, self.warmup, steps)
-        _require_optimizer("weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
-        _require_optimizer("clip-norm", self.clip_norm, self.clip_norm > 0, "above 0")
-        return optim.adamw(schedule, weight_decay=self.weight_decay, clip_norm=self.clip_norm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,18 +140,28 @@ class Config:
             ("evaluation.chunk", evaluation.chunk, 1),
             ("evaluation.limit", evaluation.limit, 0),
         ):
-            _require(value >= low, f"{name} is {value}, but must be at least {low}")
-        _require(0 <= train.ema < 1, f"train.ema is {train.ema}, but must be in [0, 1)")
-        _require(data.held_out > 0, f"data.held-out is {data.held_out}, but must be above 0")
-        _require(data.size is None or data.size > 0, f"data.size is {data.size}, must be above 0")
+            require(value >= low, f"{name} is {value}, but must be at least {low}")
+        require(0 <= train.ema < 1, f"train.ema is {train.ema}, but must be in [0, 1)")
+        require(data.held_out > 0, f"data.held-out is {data.held_out}, but must be above 0")
+        require(data.size is None or data.size > 0, f"data.size is {data.size}, must be above 0")
+
+
+PARTS = (spaces, samplers, losses, optimizers)  # whose dataclasses a configuration is made of
+
+
+def _dataclasses_of(module: Any) -> dict[str, type]:
+    members = vars(module).items()
+    return {n: m for n, m in members if isinstance(m, type) and dataclasses.is_dataclass(m)}
 
 
 LIBRARY: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        *(AttentiveNAS, Cifar, Digits, Data, Sandwich, Uniform),
-        *(AlphaDivergence, SoftCrossEntropy, HardLabels, Sgd, AdamW, Train, Evaluation, Config),
-    )
+    **{
+        name: kind
+        for module in PARTS
+        for name, kind in _dataclasses_of(module).items()
+        if kind.__module__ == module.__name__
+    },
+    **{kind.__name__: kind for kind in (Data, Train, Evaluation, Config)},
 }
 SPACES: dict[str, Any] = {"attentivenas": AttentiveNAS(), "cifar": Cifar(), "digits": Digits()}
 FILES = "user files"  # in `config.json`, beside the fields of a `Config`
@@ -414,26 +250,6 @@ def read(path: pathlib.Path, types: Mapping[str, type] | None = None) -> Config:
     return config
 
 
-def _dataclasses_of(module: Any) -> dict[str, type]:
-    members = vars(module).items()
-    return {n: m for n, m in members if isinstance(m, type) and dataclasses.is_dataclass(m)}
-
-
-def _schedule(learning_rate: float, warmup: float, steps: int) -> optax.Schedule:
-    _require_optimizer("learning-rate", learning_rate, learning_rate > 0, "above 0")
-    _require_optimizer("warmup", warmup, 0 <= warmup < 1, "in [0, 1)")
-    return optim.warmup_cosine(learning_rate, steps=steps, warmup_steps=round(warmup * steps))
-
-
-def _require_optimizer(name: str, value: float, right: bool, allowed: str) -> None:
-    _require(right, f"optimizer.{name} is {value}, but must be {allowed}")
-
-
-def _require_rates(dropout: float, drop_path: float) -> None:
-    for name, rate in (("dropout", dropout), ("drop-path", drop_path)):
-        _require(0 <= rate < 1, f"space.{name} is {rate}, but must be in [0, 1)")
-
-
 def _check_types(part: Any, where: str) -> None:
     """Python and edited JSON can put anything into a field of a part: it is said before its use."""
     wanted = typing.get_type_hints(Config)[where]
@@ -446,8 +262,3 @@ def _check_types(part: Any, where: str) -> None:
         if not schema.fits(hint, value):
             option = f"{where}.{name.replace('_', '-')}"
             raise UserError(f"{option} is {value!r}, but must be {schema.spelt(hint)}")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)

@@ -1,0 +1,91 @@
+"""One block of a subnet about to run: at its own size, masked at the largest, or not at all."""
+
+import dataclasses
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from supernet_jax import elastic
+from supernet_jax.choices import Arch, Array, Code
+from supernet_jax.elastic import ElasticBlock, Spec, Tree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Static:
+    """Holds a tree of shapes as static metadata (dicts do not hash)."""
+
+    value: Any
+
+    def get(self) -> Any:
+        """The tree."""
+        return self.value
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One block about to run: its arrays, and (static) what they belong to.
+
+    `keep` says whether a traced arch has the block at all (of a code: how much of it); None where
+    every arch has it.
+    """
+
+    shared: Tree
+    stats: Tree | None
+    key: Array | None
+    keep: Array | None
+    block: ElasticBlock = dataclasses.field(metadata={"static": True})
+    inputs: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
+    union: Any = dataclasses.field(metadata={"static": True})
+    dtype: Any = dataclasses.field(metadata={"static": True})
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the union's output."""
+        return self.union.get().output.shape[-1]
+
+    def no_moments(self) -> Tree:
+        """Zeros where the block's statistics would be."""
+        if self.stats is not None:
+            return {}
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.union.get().moments)
+
+    def skip(self, *inputs: Array) -> tuple[Array, Tree]:
+        """What a block that is not there gives."""
+        return inputs[0], self.no_moments()
+
+    def at(self, spec: Spec, *inputs: Array) -> tuple[Array, Tree]:
+        """The block at its own size; inputs and statistics may be wider than it."""
+        shapes = elastic.shapes(self.block, spec, self.inputs)
+        weights = elastic.weights(self.block, self.shared, spec, shapes.params)
+        channels = self.block.channels(spec)
+        own = [elastic.cut_channels(x, c) for x, c in zip(inputs, channels, strict=True)]
+        stats = None if self.stats is None else elastic.cut(self.stats, shapes.moments)
+        y, moments = self._apply(self.block.module(spec), weights, stats, {}, own)
+        # A spec without any norm has statistics too, all zero, where the union has some.
+        return y, {} if stats is not None else elastic.fill(moments, self.union.get().moments)
+
+    def masked(self, arch: Arch | Code, *inputs: Array) -> tuple[Array, Tree]:
+        """The largest block on masked weights."""
+        block = self.block
+        weights = elastic.masked_weights(block, self.shared, arch, self.inputs)
+        chosen = block.index.probabilities(arch, len(block.specs))
+        options = [block.gates(spec) for spec in block.specs]
+        gates = {k: jnp.stack([jnp.float32(o[k]) for o in options]) @ chosen for k in options[0]}
+        return self._apply(block.module(block.union), weights, self.stats, gates, inputs)
+
+    def _apply(
+        self, module: nn.Module, weights: Tree, stats: Tree | None, gates: Any, inputs: Any
+    ) -> tuple[Array, Tree]:
+        variables: dict[str, Any] = {
+            "params": jax.tree.map(lambda w: w.astype(self.dtype), weights)
+        }
+        if gates:
+            variables["gates"] = gates
+        rngs = None if self.key is None else {"dropout": self.key}
+        if stats is not None:
+            variables["stats"] = stats
+        y, updated = module.apply(variables, *inputs, rngs=rngs, mutable=["moments"])
+        return cast(Array, y), cast(dict, updated).get("moments", {})

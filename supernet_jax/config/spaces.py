@@ -1,0 +1,68 @@
+"""The spaces of the library as parts of a configuration."""
+
+import dataclasses
+
+from supernet_jax.config.checks import require
+from supernet_jax.network import Space
+from supernet_jax.spaces import mobilenet
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentiveNAS:
+    """The AttentiveNAS/AlphaNet space (ImageNet-sized images, 4.4e11 archs)."""
+
+    dropout: float = 0.2
+    """rate before the classifier, largest subnet only"""
+    drop_path: float = 0.2
+    """drop-connect rate of the last block, largest subnet only"""
+
+    def build(self, *, classes: int, input_channels: int) -> Space:
+        """The space for data with so many classes and channels."""
+        _require_rates(self.dropout, self.drop_path)
+        return mobilenet.attentivenas(
+            classes=classes,
+            input_channels=input_channels,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cifar:
+    """A small MobileNetV3-like space for 32x32 images."""
+
+    resolutions: tuple[int, ...] = (24, 32)
+    """input sizes on offer, pixels; images are resized inside the network"""
+    dropout: float = 0.1
+    """rate before the classifier, largest subnet only"""
+    drop_path: float = 0.0
+    """drop-connect rate of the last block, largest subnet only"""
+
+    def build(self, *, classes: int, input_channels: int) -> Space:
+        """The space for data with so many classes and channels."""
+        require(
+            bool(self.resolutions) and min(self.resolutions) >= 8,
+            f"space.resolutions is {self.resolutions}; give sizes of at least 8 pixels",
+        )
+        _require_rates(self.dropout, self.drop_path)
+        return mobilenet.cifar(
+            classes=classes,
+            input_channels=input_channels,
+            resolutions=tuple(sorted(set(self.resolutions))),
+            dropout=self.dropout,
+            drop_path=self.drop_path,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Digits:
+    """A tiny MobileNetV3-like space for 8x8 images."""
+
+    def build(self, *, classes: int, input_channels: int) -> Space:
+        """The space for data with so many classes and channels."""
+        return mobilenet.digits(classes=classes, input_channels=input_channels)
+
+
+def _require_rates(dropout: float, drop_path: float) -> None:
+    for name, rate in (("dropout", dropout), ("drop-path", drop_path)):
+        require(0 <= rate < 1, f"space.{name} is {rate}, but must be in [0, 1)")
