@@ -289,16 +289,15 @@ def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: 
     """Runs a traced arch or a relaxed code at the largest size; see `Strategy`."""
 
     def run(call: Call, *inputs: Array) -> tuple[Array, Tree]:
-        if call.keep is None:
-            return call.masked(arch, *inputs)
+        y, moments = call.masked(arch, *inputs)
+        keep = call.keep
+        if keep is None:
+            return y, moments
         if choices.is_code(arch):
-            y, moments = call.masked(arch, *inputs)
-            g = call.keep.astype(y.dtype)
+            g = keep.astype(y.dtype)
             return g * y + (1 - g) * inputs[0], moments
-        return lax.cond(call.keep, compute, Call.skip, call, *inputs)
-
-    def compute(call: Call, *inputs: Array) -> tuple[Array, Tree]:
-        return call.masked(arch, *inputs)
+        zero = jax.tree.map(lambda m: jnp.where(keep, m, 0.0), moments)
+        return jnp.where(keep, y, inputs[0]), zero
 
     return _forward(space, run, params, arch, images, **how)
 
