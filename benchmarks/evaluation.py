@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from supernet_jax import choices, config, network
+from supernet_jax import choices, config, machine, network
 from supernet_jax.evaluate import EvaluationData, How, evaluate
 
 STRATEGIES = {"masked": network.masked, "switched": network.switched}
@@ -30,50 +30,49 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="images per batch")
     parser.add_argument("--batches", type=int, default=1, help="for calibration and evaluation")
     parser.add_argument("--candidates", type=int, default=8, help="per call")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
     arguments = parser.parse_args()
     rounds = 3 if arguments.quick else arguments.rounds
     size = arguments.resolution or measure.SIZES[arguments.space]
     space = measure.space_of(arguments.space, pixels=size)
     params, data = prepared(space, size, arguments.batch, arguments.batches)
+    count, dtype = arguments.candidates, config.dtype(arguments.dtype)
     report = []
-    for population, rate in POPULATIONS.items():
+    for name, rate in POPULATIONS.items():
+        archs = [population(space.menu, rate, count, i) for i in range(rounds + 1)]
         runs = {
-            name if reuse else f"{name}, no reuse": functools.partial(
-                run, space, params, data, name, reuse, rate, arguments.candidates
+            strategy if reuse else f"{strategy}, no reuse": functools.partial(
+                run, space, params, data, archs, strategy, reuse, dtype
             )
-            for name in arguments.strategies
+            for strategy in arguments.strategies
             for reuse in (True, False)
         }
         timings = measure.in_turn(runs, rounds)
         about = {"space": space.name, "pixels": size, "batch": arguments.batch}
-        rows = measure.rows(timings, base=arguments.strategies[0], population=population, **about)
-        for row in rows:
-            row["per_second"] = arguments.candidates / row["median_s"]
-        report += rows
-    measure.timings_table(report, ("space", "pixels", "batch", "population"))
-    measure.table(
-        ["population", "strategy", "candidates per second"],
-        [[row["population"], row["name"], row["per_second"]] for row in report],
-    )
+        about |= {"dtype": arguments.dtype, "population": name}
+        rows = measure.rows(timings, base=arguments.strategies[0], **about)
+        report += [{**row, "per_second": count / row["median_s"]} for row in rows]
+    about = ("space", "pixels", "batch", "dtype", "population")
+    measure.timings_table(report, about, also={"per_second": "candidates/s"})
     measure.write(arguments.json, report)
 
 
 def prepared(space, size, batch, batches):
     """Parameters and random images."""
-    make = jax.jit(functools.partial(network.init, space), compiler_options=measure.RUNS_ONCE)
+    make = jax.jit(functools.partial(network.init, space), compiler_options=machine.runs_once())
     rng = np.random.default_rng(0)
     shape = (batches, batch, size, size, 3)
     images, calibration = (rng.integers(0, 256, shape, np.uint8) for _ in range(2))
     labels = rng.integers(0, space.classes, shape[:2], np.int32)
-    return make(jax.random.key(0)), EvaluationData(calibration, images, labels)
+    return make(jax.random.key(0)), jax.device_put(EvaluationData(calibration, images, labels))
 
 
-def run(space, params, data, strategy, reuse, rate, count, i):
-    """Evaluates a new population of archs, all at the images' own resolution."""
-    archs = population(space.menu, rate, count, i)
-    how = How(space, prepare, STRATEGIES[strategy], chunk=count, reuse=reuse)
-    return [result.correct for _, result in evaluate(how, params, archs, data)]
+def run(space, params, data, archs, strategy, reuse, dtype, i):
+    """Evaluates the next population of archs, all at the images' own resolution."""
+    count = len(jax.tree.leaves(archs[i])[0])
+    how = How(space, prepare, STRATEGIES[strategy], chunk=count, reuse=reuse, dtype=dtype)
+    return [result.correct for _, result in evaluate(how, params, archs[i], data)]
 
 
 def prepare(images):

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine, runs in turn, tables, JSON files.
+"""What the benchmarks share: the machine, runs in turn, fresh processes, tables, JSON files.
 
 Machines are noisy. Whatever is compared runs in turn within one process, on new archs in every
 round (a constant arch would fold a switch away), and is reported as medians with their spread and
@@ -8,8 +8,11 @@ as ratios.
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,9 +23,7 @@ from supernet_jax import choices, config, machine
 from supernet_jax.choices import Choice
 from supernet_jax.network import Space
 
-RUNS_ONCE = {"xla_backend_optimization_level": 0}  # for what is compiled to run once
-
-
+CHILD = "--child"  # what a script is started with to be one of its own processes
 SIZES = {"digits": 8, "cifar": 32, "attentivenas": 128}  # pixels, unless told otherwise
 
 
@@ -97,17 +98,44 @@ def rows(timings: Mapping[str, Timing], *, base: str, **about: Any) -> list[dict
     ]
 
 
+def is_child() -> bool:
+    """Whether this process was started by `fresh`."""
+    return sys.argv[1:2] == [CHILD]
+
+
+def asked() -> Any:
+    """What `fresh` asks of this process."""
+    return json.loads(sys.argv[2])
+
+
+def fresh(script: str, what: Any, **environment: str) -> Any:
+    """What a fresh process of a benchmark prints last, read as JSON.
+
+    Args:
+        script: its file.
+        what: it is asked, as JSON values.
+        **environment: variables that differ from this process's.
+    """
+    command = [sys.executable, str(pathlib.Path(script).resolve()), CHILD, json.dumps(what)]
+    surroundings = {**os.environ, **environment}
+    ended = subprocess.run(command, env=surroundings, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
 def table(columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
-    """Prints a table; numbers to the right."""
+    """Prints a table in Markdown; numbers to the right."""
     cells = [list(columns), *([_shown(value) for value in line] for line in lines)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(columns))]
     numeric = [all(isinstance(line[i], int | float) for line in lines) for i in range(len(columns))]
-    for line in cells:
+    rule = ["-" * (w - 1) + (":" if n else "-") for w, n in zip(widths, numeric, strict=True)]
+    print()
+    for line in [cells[0], rule, *cells[1:]]:
         padded = (
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(line, widths, numeric, strict=True)
         )
-        print("  ".join(padded).rstrip())
+        print(f"| {' | '.join(padded)} |")
+    print()
 
 
 def _shown(value: Any) -> str:
@@ -116,16 +144,28 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def timings_table(report: Sequence[Mapping[str, Any]], about: Sequence[str]) -> None:
-    """Prints the rows that `rows` made."""
-    columns = [*about, "", "first call, s", "median, s", "from", "to", "ratio"]
-    keys = [*about, "name", "first_s", "median_s", "low_s", "high_s", "ratio"]
+def timings_table(
+    report: Sequence[Mapping[str, Any]],
+    about: Sequence[str],
+    *,
+    also: Mapping[str, str] | None = None,
+) -> None:
+    """Prints the rows that `rows` made, and the columns of `also` (by key)."""
+    also = also or {}
+    columns = [*about, "", "first call, s", "median, s", "from", "to", "ratio", *also.values()]
+    keys = [*about, "name", "first_s", "median_s", "low_s", "high_s", "ratio", *also]
     table(columns, [[row[key] for key in keys] for row in report])
 
 
 def write(path: pathlib.Path | None, figures: Any) -> None:
-    """Writes the figures and where they come from, if a file was asked for."""
+    """Writes the figures and where they come from, if a file was asked for.
+
+    Products of float32 matrices are whole float32 on CPU. On GPU and TPU their factors are rounded
+    (on an NVIDIA GPU to TF32) unless JAX_DEFAULT_MATMUL_PRECISION says otherwise; it is noted.
+    """
     if path is not None:
-        path.write_text(
-            json.dumps({"machine": machine.describe(), "figures": figures}, indent=1) + "\n"
-        )
+        flags = os.environ.get("XLA_FLAGS", "").strip()
+        precision = jax.config.jax_default_matmul_precision or "default"
+        settings = {"flags": flags, "matmul_precision": precision}
+        noted = {"machine": machine.describe(), "settings": settings, "figures": figures}
+        path.write_text(json.dumps(noted, indent=1) + "\n")

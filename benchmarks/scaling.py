@@ -26,7 +26,7 @@ import measure
 import numpy as np
 from train_step import recipe_of
 
-from supernet_jax import sharding, train
+from supernet_jax import machine, sharding, train
 from supernet_jax.network import Space
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
@@ -131,12 +131,12 @@ def child(arguments):
     def create():
         return train.create(recipe)
 
-    state = jax.jit(create, out_shardings=where, compiler_options=measure.RUNS_ONCE)()
+    state = jax.jit(create, out_shardings=where, compiler_options=machine.runs_once())()
     batch = sharding.split(mesh, batch_of(arguments.batch, pixels, space.classes))
     made = train.make_step(recipe, mesh=mesh, rules=rules)
     step = made.lower(state, batch, resolutions=(pixels,) * 3)
     # The figures are those of the optimised program; machine code need not be.
-    compiled = step.compile(compiler_options=measure.RUNS_ONCE)
+    compiled = step.compile(compiler_options=machine.runs_once())
     shapes = jax.eval_shape(create)
     return {
         "devices": mesh.size,
@@ -192,6 +192,17 @@ def compiled_figures(compiled, devices):
 
 def collectives(text: str) -> Iterator[tuple[str, int, int]]:
     """Kind, bytes of the result and number of runs of every collective of a compiled program."""
+    lines = computations(text)
+    times = runs(lines)
+    for name, body in lines.items():
+        for line in body:
+            found = COLLECTIVE.search(line)
+            if found:
+                yield found[2], result_bytes(found[1]), times.get(name, 1)
+
+
+def computations(text: str) -> dict[str, list[str]]:
+    """The lines of every computation of a compiled program."""
     lines: dict[str, list[str]] = {}
     name = ""
     for line in text.splitlines():
@@ -199,12 +210,7 @@ def collectives(text: str) -> Iterator[tuple[str, int, int]]:
         if head:
             name = head[1]
         lines.setdefault(name, []).append(line)
-    times = runs(lines)
-    for name, body in lines.items():
-        for line in body:
-            found = COLLECTIVE.search(line)
-            if found:
-                yield found[2], result_bytes(found[1]), times.get(name, 1)
+    return lines
 
 
 def runs(lines: dict[str, list[str]]) -> dict[str, int]:

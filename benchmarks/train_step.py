@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from supernet_jax import config, losses, optim, sampling, train
+from supernet_jax import config, losses, machine, optim, sampling, train
 
 
 def main() -> None:
@@ -37,8 +37,10 @@ def main() -> None:
         }
         timings = measure.in_turn(steps, rounds)
         about = {"space": space.name, "pixels": resolution, "batch": batch, "dtype": dtype}
-        report += measure.rows(timings, base=arguments.strategies[0], **about)
-    measure.timings_table(report, ("space", "pixels", "batch", "dtype"))
+        rows = measure.rows(timings, base=arguments.strategies[0], **about)
+        report += [{**row, "images_per_s": batch / row["median_s"]} for row in rows]
+    about = ("space", "pixels", "batch", "dtype")
+    measure.timings_table(report, about, also={"images_per_s": "images/s"})
     measure.write(arguments.json, report)
 
 
@@ -61,8 +63,8 @@ def prepared(space, strategy, resolution, batch, dtype):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, resolution, resolution, 3), np.uint8)
     labels = rng.integers(0, space.classes, batch, np.int32)
-    data = train.Batch(images, labels, np.arange(batch, dtype=np.int32))
-    make = jax.jit(lambda: train.create(recipe), compiler_options=measure.RUNS_ONCE)
+    data = jax.device_put(train.Batch(images, labels, np.arange(batch, dtype=np.int32)))
+    make = jax.jit(lambda: train.create(recipe), compiler_options=machine.runs_once())
     return recipe, make(), data
 
 

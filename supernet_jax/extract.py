@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import checkpoint, choices, costs, elastic, extracted, network, userfile
+from supernet_jax import checkpoint, choices, costs, elastic, extracted, machine, network, userfile
 from supernet_jax.card import model_card
 from supernet_jax.choices import Arch, Array
 from supernet_jax.elastic import Tree
@@ -44,7 +44,6 @@ __all__ = [
     "save",
 ]
 LIMIT = 1e-5  # relative difference of logits: float32 sums in another order
-ONCE = {"xla_backend_optimization_level": 0}  # for programs that run once: compiling is all
 
 
 def module(space: Space, arch: Arch) -> Network:
@@ -97,7 +96,8 @@ def extract(
     if stats is None and any(jax.tree.leaves(geometry[b.name].shapes.moments) for b in made.blocks):
         raise UserError("the subnet needs calibrated statistics; make them with evaluate.calibrate")
 
-    @functools.partial(jax.jit, compiler_options=ONCE)  # one program, not one for each slice
+    # One program, not one for each slice.
+    @functools.partial(jax.jit, compiler_options=machine.runs_once())
     def cut(params: Tree, stats: Tree | None) -> Variables:
         row = network.bank_row(space, params, arch)
         variables: Variables = {"params": {}, "stats": {}}
@@ -145,7 +145,8 @@ def prove(
         UserError: it is above `LIMIT`, or not a number: the networks are not the same.
     """
     with jax.default_matmul_precision("highest"):
-        ours = np.asarray(jax.jit(made.apply, compiler_options=ONCE)(variables, images))
+        run = jax.jit(made.apply, compiler_options=machine.runs_once())
+        ours = np.asarray(run(variables, images))
         others = [_logits(s, space, params, arch, stats, images) for s in strategies]
     # np.max, unlike max, lets a nan through.
     worst = float(np.max([np.max(np.abs(ours - o)) / (np.max(np.abs(o)) or 1.0) for o in others]))
@@ -311,10 +312,11 @@ def _logits(
     how = functools.partial(
         strategy, resolution=space.resolutions[int(choices.get(arch, space.resolution))]
     )
+    once = functools.partial(jax.jit, compiler_options=machine.runs_once())
     if strategy is network.sliced:
-        run = jax.jit(lambda p, s, x: how(space, p, arch, x, stats=s).logits, compiler_options=ONCE)
+        run = once(lambda p, s, x: how(space, p, arch, x, stats=s).logits)
         return np.asarray(run(params, stats, images))
-    run = jax.jit(lambda p, s, x, a: how(space, p, a, x, stats=s).logits, compiler_options=ONCE)
+    run = once(lambda p, s, x, a: how(space, p, a, x, stats=s).logits)
     return np.asarray(run(params, stats, images, jax.tree.map(jnp.asarray, arch)))
 
 

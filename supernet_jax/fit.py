@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from supernet_jax import checkpoint, data, progress, sharding, train
+from supernet_jax import checkpoint, data, machine, progress, sharding, train
 from supernet_jax.checkpoint import Checkpoints
 from supernet_jax.errors import UserError
 from supernet_jax.train import Batch, Recipe, State
@@ -141,7 +141,7 @@ def creator(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Callable[[]
     return jax.jit(
         functools.partial(train.create, recipe),
         out_shardings=train.places(recipe, mesh, rules),
-        compiler_options={"xla_backend_optimization_level": 0},  # it runs once: compiling is all
+        compiler_options=machine.runs_once(),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""This machine: what a figure was measured on, and what its compiler is told."""
 
 import os
 import pathlib
@@ -22,6 +22,14 @@ def describe() -> dict[str, Any]:
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
     }
+
+
+def runs_once() -> dict[str, int]:
+    """Compiler options for a program that runs once: on CPU compiling is all of its time.
+
+    Elsewhere none: XLA's GPU compiler says that it does not support less than full optimisation.
+    """
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
 
 
 def _processor() -> str:
