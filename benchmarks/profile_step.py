@@ -99,7 +99,7 @@ def run(compiled, state, data, rounds, folder):
     times = []
     for _ in range(rounds + 1):
         begin = time.perf_counter()
-        state, metrics = jax.block_until_ready(compiled(state, data))
+        state, _ = jax.block_until_ready(compiled(state, data))
         times.append(time.perf_counter() - begin)
     with jax.profiler.trace(str(folder)):
         jax.block_until_ready(compiled(state, data))
@@ -151,7 +151,7 @@ def kind(line: str, inside: set[str]) -> str:
     target = re.search(r'custom_call_target="([^"]*)"', line)
     name = target[1].lower() if target else ""
     grouped = re.search(r"feature_group_count=(\d+)", line)
-    if grouped and int(grouped[1]) > 1 or re.search(r'op_name="[^"]*/depthwise', line):
+    if (grouped and int(grouped[1]) > 1) or re.search(r'op_name="[^"]*/depthwise', line):
         return DEPTHWISE
     if any(COLLECTIVES.match(code) for code in inside):
         return COLLECTIVE

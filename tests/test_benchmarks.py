@@ -1,0 +1,211 @@
+"""Benchmarks: the command that runs them all, and how operations of a program are told apart."""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+sys.path.append(str(BENCHMARKS))  # at the end: it has names like data and compile
+everything = importlib.import_module("everything")
+jobs = importlib.import_module("jobs")
+measure = importlib.import_module("measure")
+profile_step = importlib.import_module("profile_step")
+
+SCRIPT = """
+import argparse, json, sys, time
+parser = argparse.ArgumentParser()
+parser.add_argument("--json")
+parser.add_argument("--sleep", type=float, default=0)
+parser.add_argument("--fail", action="store_true")
+given = parser.parse_args()
+time.sleep(given.sleep)
+print("| a table |")
+if given.fail:
+    sys.exit("what went wrong")
+open(given.json, "w").write(json.dumps({"machine": {"cores": 2}, "figures": [1.5]}))
+"""
+FINE = jobs.Job("fine", "script", (), 0.0)
+BROKEN = jobs.Job("broken", "script", ("--fail",), 0.0)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs jobs of a script that does what it is told; gives their states by name."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(everything, "HERE", tmp_path)
+
+    def start(*found: jobs.Job, budget: float | None = None, again: bool = False):
+        ended = everything.run_all(found, tmp_path / "out", budget=budget, again=again)
+        return {e.job.name: e.state for e in ended}
+
+    return start
+
+
+def test_one_that_fails_does_not_stop_the_others(run, tmp_path, capsys) -> None:
+    assert run(BROKEN, FINE) == {"broken": "failed", "fine": "done"}
+    assert "what went wrong" in capsys.readouterr().err
+    table = (tmp_path / "out/table.md").read_text()
+    assert "| cores | 2 |" in table and "| a table |" in table
+    assert "broken: failed, exit status 1" in table
+    assert not (tmp_path / "out/broken.json").exists()
+
+
+def test_what_is_there_is_kept_unless_asked_for_again(run, tmp_path) -> None:
+    run(FINE, BROKEN)
+    file = tmp_path / "out/fine.json"
+    first = file.read_text()
+    assert json.loads(first)["figures"] == [1.5]
+    assert run(FINE, BROKEN) == {"fine": "kept", "broken": "failed"}
+    assert file.read_text() == first
+    assert run(FINE, again=True) == {"fine": "done"}
+    assert file.read_text() != first
+
+
+def test_a_folder_holds_figures_of_one_machine_and_command(run, tmp_path) -> None:
+    run(FINE)
+    folder = tmp_path / "out"
+    everything.check(folder, [FINE, BROKEN], {"cores": 2})
+    with pytest.raises(ValueError, match="another machine"):
+        everything.check(folder, [FINE], {"cores": 4})
+    with pytest.raises(ValueError, match=r"another command \(python benchmarks/script.py\)"):
+        everything.check(folder, [FINE._replace(options=("--sleep", "0"))], {"cores": 2})
+
+
+def test_the_budget_leaves_out_and_stops(run) -> None:
+    long = FINE._replace(name="long", minutes=5.0)
+    endless = FINE._replace(name="endless", options=("--sleep", "60"))
+    start = time.monotonic()
+    assert run(long, FINE, endless, budget=0.02) == {
+        "long": "skipped",
+        "fine": "done",
+        "endless": "stopped",
+    }
+    assert time.monotonic() - start < 30
+    assert run(long, FINE) == {"long": "done", "fine": "kept"}
+
+
+class Understood(Exception):
+    """A script has taken its options; nothing more is wanted of it."""
+
+
+@pytest.fixture
+def understands(monkeypatch):
+    """Starts a benchmark as far as its options; the exit status is 2 if it does not know them."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def only(self, *given):
+        parse(self, *given)
+        raise Understood
+
+    def start(job) -> None:
+        monkeypatch.setattr(sys, "argv", [job.script, *job.options, "--json", "file"])
+        where = BENCHMARKS / f"{job.script}.py"
+        spec = importlib.util.spec_from_file_location(f"benchmark_{job.script}", where)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        with pytest.raises(Understood):
+            module.main()
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only)
+    return start
+
+
+@pytest.mark.parametrize("quick", (False, True))
+@pytest.mark.parametrize("backend", ("cpu", "gpu"))
+def test_every_script_is_run_and_takes_its_options(backend, quick, understands) -> None:
+    found = jobs.every(backend, quick, None)
+    assert len({job.name for job in found}) == len(found)
+    scripts = {path.stem for path in BENCHMARKS.glob("*.py")}
+    not_run = {"measure", "everything", "jobs", "peer_alphanet"}  # the last one needs PyTorch
+    not_run |= {"scaling"} if backend == "gpu" else set()
+    assert scripts - {job.script for job in found} == not_run
+    for job in found:
+        understands(job)
+
+
+def test_variants_run_what_depends_on_the_compiler_again() -> None:
+    found = jobs.every("gpu", False, None)
+    both = jobs.with_variants(found, {"default": "", "no-graphs": "--xla_gpu_x="})
+    assert [job for job in both if not job.flags] == found
+    flagged = [job for job in both if job.flags]
+    assert [job.name for job in flagged] == [f"{j.name}-no-graphs" for j in found if j.tuned]
+    assert flagged[0].command.startswith("XLA_FLAGS=--xla_gpu_x= python benchmarks/")
+    only = jobs.with_variants(found, {"no-graphs": "--xla_gpu_x="})
+    assert only == flagged and only
+
+
+def test_xla_knows_the_options_of_the_variants() -> None:
+    flags = " ".join(jobs.VARIANTS.values())  # XLA ends a process that has an unknown one
+    code = "import jax; jax.devices()"
+    surroundings = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=surroundings, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+PROGRAM = """
+%fused_product (p: f32[2,2]) -> f32[2,2] {
+  %p = f32[2,2]{1,0} parameter(0)
+  ROOT %dot.1 = f32[2,2]{1,0} dot(%p, %p), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+%fused_sum (p: f32[2,2]) -> f32[2] {
+  %p.1 = f32[2,2]{1,0} parameter(0)
+  %square = f32[2,2]{1,0} multiply(%p.1, %p.1)
+  ROOT %reduce.1 = f32[2]{0} reduce(%square, %p.1), dimensions={0}, to_apply=%add
+}
+%fused_moves (p: f32[2,2]) -> f32[2,2] {
+  %p.2 = f32[2,2]{1,0} parameter(0)
+  ROOT %transpose.1 = f32[2,2]{0,1} transpose(%p.2), dimensions={1,0}
+}
+ENTRY %main (x: f32[2,2]) -> (f32[2,2], f32[2]) {
+  %x = f32[2,2]{1,0} parameter(0)
+  %a = f32[2,2]{1,0} fusion(%x), kind=kOutput, calls=%fused_product
+  %b = f32[2]{0} fusion(%a), kind=kLoop, calls=%fused_sum
+  %c = f32[2,2]{0,1} fusion(%a), kind=kLoop, calls=%fused_moves
+  %d = (f32[2,2]{1,0}, u8[0]{0}) custom-call(%c, %c), custom_call_target="__cublas$gemm"
+  %e = f32[2,2]{1,0} fusion(%c), kind=kLoop, calls=%fused_sum, metadata={op_name="m/depthwise/mul"}
+  %f = f32[2,2]{1,0} all-reduce(%e), to_apply=%add
+  %g = f32[2,2]{1,0} tanh(%f)
+  %w = (f32[2,2]{1,0}) while(%g), condition=%test, body=%body
+  ROOT %t = (f32[2,2]{1,0}, f32[2]{0}) tuple(%g, %b)
+}
+"""
+
+
+def test_kinds_of_operations() -> None:
+    kinds = profile_step.kinds_of(PROGRAM)
+    assert {name: kinds.get(name) for name in "abcdefgwt"} == {
+        "a": profile_step.MATRIX,
+        "b": profile_step.REDUCTION,
+        "c": profile_step.COPY,
+        "d": profile_step.MATRIX,
+        "e": profile_step.DEPTHWISE,
+        "f": profile_step.COLLECTIVE,
+        "g": profile_step.ELEMENTWISE,
+        "w": None,
+        "t": None,
+    }
+
+
+def test_shares_are_of_the_operations_of_the_program() -> None:
+    times = {"a": (3.0, 2), "d": (1.0, 1), "b": (4.0, 1), "of another program": (100.0, 1)}
+    rows = profile_step.by_kind(times, profile_step.kinds_of(PROGRAM))
+    assert [(row["percent"], row["runs"]) for row in rows] == [(50.0, 3), (50.0, 1)]
+
+
+def test_tables_are_markdown(capsys) -> None:
+    measure.table(["name", "value"], [["a", 1.5], ["long name", 12345]])
+    assert capsys.readouterr().out.strip().splitlines() == [
+        "| name      |  value |",
+        "| --------- | -----: |",
+        "| a         |    1.5 |",
+        "| long name | 12,345 |",
+    ]
