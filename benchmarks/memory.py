@@ -30,10 +30,11 @@ def main() -> None:
     from supernet_jax import config
 
     parser = measure.parser(__doc__)
-    parser.add_argument("--space", default="digits", choices=sorted(config.SPACES))
+    spaces = ["small", *sorted(config.SPACES)]
+    parser.add_argument("--space", default="small", choices=spaces, help="of evaluation")
     parser.add_argument("--resolution", type=int, help="pixels (default: the space's)")
     parser.add_argument("--candidates", type=int, nargs="+", help="(default: 10 and 10,000)")
-    parser.add_argument("--step-space", choices=sorted(config.SPACES), help="(default: cifar)")
+    parser.add_argument("--step-space", choices=spaces[1:], help="of the step (default: cifar)")
     parser.add_argument("--step-resolution", type=int, help="pixels (default: the space's)")
     parser.add_argument("--batch", type=int, default=32, help="images")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
@@ -55,16 +56,17 @@ def main() -> None:
 
 def about_of(space, pixels, arguments):
     """What a process is told: space, pixels, images and dtype."""
-    return [space, pixels or measure.SIZES[space], arguments.batch, arguments.dtype]
+    return [space, pixels or measure.SIZES.get(space, 8), arguments.batch, arguments.dtype]
 
 
 def held(count, name, size, batch, dtype):
     """Megabytes that a process holds that evaluates so many candidates."""
+    from compile import space_of  # the script beside this one
     from evaluation import population, prepare, prepared
 
     from supernet_jax import config, evaluate
 
-    space = measure.space_of(name, pixels=size)
+    space = space_of(name, size)
     params, data = prepared(space, size, batch, 1)
     archs = population(space.menu, None, count, 0)
     how = {"prepare": prepare, "chunk": 10, "dtype": config.dtype(dtype)}
