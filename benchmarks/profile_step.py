@@ -44,6 +44,7 @@ COPIES = {
     *("copy", "transpose", "bitcast", "reshape", "slice", "dynamic-slice", "concatenate", "pad"),
     *("dynamic-update-slice", "broadcast", "gather", "reverse", "copy-start", "copy-done"),
 }
+UNKNOWN = "not of the program"  # kernels and copies of which the profiler names no operation
 HOLDERS = {"while", "conditional", "call"}  # what runs in them is traced by itself
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = .*? ([a-z][\w\-]*)\(")
 NOTHING = {"parameter", "constant", "tuple", "get-tuple-element"}
@@ -111,7 +112,7 @@ def operations(folder: pathlib.Path) -> dict[str, tuple[float, int]]:
     files = sorted(folder.glob("**/*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     planes = list(jax.profiler.ProfileData.from_file(str(files[-1])).planes)
     devices = [plane for plane in planes if plane.name.startswith("/device:")]
-    for some in (devices, planes):  # on CPU the host is the device
+    for some, is_device in ((devices, True), (planes, False)):  # on CPU the host is the device
         found: dict[str, tuple[float, int]] = {}
         for plane in some:
             lines = list(plane.lines)
@@ -119,7 +120,7 @@ def operations(folder: pathlib.Path) -> dict[str, tuple[float, int]]:
             streams = [line for line in lines if line.name.startswith("Stream")] or lines
             for line in streams:
                 for event in line.events:
-                    name = dict(event.stats).get("hlo_op")
+                    name = dict(event.stats).get("hlo_op", event.name if is_device else None)
                     if name is not None:
                         spent, count = found.get(str(name), (0.0, 0))
                         found[str(name)] = (spent + event.duration_ns / 1e6, count + 1)
@@ -129,7 +130,7 @@ def operations(folder: pathlib.Path) -> dict[str, tuple[float, int]]:
 
 
 def kinds_of(text: str) -> dict[str, str]:
-    """The kind of every instruction of a compiled program; none of those that only hold others."""
+    """The kind of every instruction of a compiled program; "" for those that hold others."""
     bodies = computations(text)
     codes = {
         name: {found[2] for line in body if (found := INSTRUCTION.match(line))}
@@ -139,7 +140,9 @@ def kinds_of(text: str) -> dict[str, str]:
     for body in bodies.values():
         for line in body:
             found = INSTRUCTION.match(line)
-            if found and found[2] not in HOLDERS | NOTHING:
+            if found and found[2] in HOLDERS:
+                kinds[found[1]] = ""
+            elif found and found[2] not in NOTHING:
                 called = re.search(r"calls=%?([\w.\-]+)", line)
                 inside = codes.get(called[1], set()) if called else {found[2]}
                 kinds[found[1]] = kind(line, inside)
@@ -167,9 +170,9 @@ def by_kind(times, kinds):
     spent: dict[str, float] = collections.defaultdict(float)
     counts: dict[str, int] = collections.defaultdict(int)
     for name, (ms, count) in times.items():
-        if name in kinds:
-            spent[kinds[name]] += ms
-            counts[kinds[name]] += count
+        if found := kinds.get(name, UNKNOWN):
+            spent[found] += ms
+            counts[found] += count
     total = sum(spent.values())
     order = sorted(spent, key=spent.__getitem__, reverse=True)
     return [
@@ -180,22 +183,24 @@ def by_kind(times, kinds):
 
 def by_operation(times, kinds, count):
     """Rows: the most expensive operations."""
-    known = [name for name in times if name in kinds]
-    order = sorted(known, key=lambda name: times[name][0], reverse=True)[:count]
+    shown = [name for name in times if kinds.get(name, UNKNOWN)]
+    order = sorted(shown, key=lambda name: times[name][0], reverse=True)[:count]
     return [
-        {"operation": n, "kind": kinds[n], "ms": times[n][0], "runs": times[n][1]} for n in order
+        {
+            "operation": name,
+            "kind": kinds.get(name, UNKNOWN),
+            "ms": times[name][0],
+            "runs": times[name][1],
+        }
+        for name in order
     ]
 
 
 def rates(compiled, seconds):
     """What the program does in a second, by the compiler's counts."""
     cost = compiled.cost_analysis()
-    return {
-        "gflop": cost["flops"] / 1e9,
-        "gb": cost["bytes accessed"] / 1e9,
-        "gflops_per_s": cost["flops"] / seconds / 1e9,
-        "gb_per_s": cost["bytes accessed"] / seconds / 1e9,
-    }
+    gflop, gb = (cost.get(key, 0.0) / 1e9 for key in ("flops", "bytes accessed"))
+    return {"gflop": gflop, "gb": gb, "gflops_per_s": gflop / seconds, "gb_per_s": gb / seconds}
 
 
 def model_flops(recipe, arguments):
