@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import measure
 import numpy as np
+from compile import SMALL, space_of  # the script beside this one
 
 from supernet_jax import choices, config, machine, network
 from supernet_jax.evaluate import EvaluationData, How, evaluate
@@ -25,7 +26,7 @@ POPULATIONS = {"uniform": None, "mutants 0.1": 0.1, "mutants 0.2": 0.2}
 def main() -> None:
     """Runs the comparison and prints it."""
     parser = measure.parser(__doc__)
-    parser.add_argument("--space", default="digits", choices=sorted(config.SPACES))
+    parser.add_argument("--space", choices=sorted(config.SPACES), help="(default: digits)")
     parser.add_argument("--resolution", type=int, help="pixels (default: the space's)")
     parser.add_argument("--batch", type=int, default=32, help="images per batch")
     parser.add_argument("--batches", type=int, default=1, help="for calibration and evaluation")
@@ -34,8 +35,9 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
     arguments = parser.parse_args()
     rounds = 3 if arguments.quick else arguments.rounds
-    size = arguments.resolution or measure.SIZES[arguments.space]
-    space = measure.space_of(arguments.space, pixels=size)
+    name = arguments.space or (SMALL if arguments.quick else "digits")
+    size = arguments.resolution or measure.SIZES.get(name, 8)
+    space = space_of(name, size)
     params, data = prepared(space, size, arguments.batch, arguments.batches)
     count, dtype = arguments.candidates, config.dtype(arguments.dtype)
     report = []

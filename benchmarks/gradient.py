@@ -51,6 +51,8 @@ def main() -> None:
     if measure.is_child():
         print(json.dumps(child(*measure.asked())))
         return
+    from compile import SMALL
+
     from supernet_jax import config
 
     parser = measure.parser(__doc__)
@@ -60,8 +62,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS))
     arguments = parser.parse_args()
-    space = arguments.space or ("digits" if arguments.quick else "attentivenas")
-    size = arguments.resolution or measure.SIZES[space]
+    space = arguments.space or (SMALL if arguments.quick else "attentivenas")
+    size = arguments.resolution or measure.SIZES.get(space, 8)
     rounds = 3 if arguments.quick else arguments.rounds
     report = []
     for name in arguments.variants or (QUICK if arguments.quick else VARIANTS):
@@ -79,11 +81,12 @@ def child(name, space_name, size, batch, dtype, rounds):
     """Seconds of one variant's stages, and the memory that the compiler plans."""
     import jax
     import jax.numpy as jnp
+    from compile import space_of  # the script beside this one
 
     from supernet_jax import choices, config, machine, network
 
     variant = VARIANTS[name]
-    space = measure.space_of(space_name, pixels=size)
+    space = space_of(space_name, size)
     how = {"resolution": size, "dtype": config.dtype(dtype)}
     if variant.loops:
         how["loops"] = True

@@ -18,8 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from supernet_jax import choices, config, machine
+from supernet_jax import choices, config, machine, native
 from supernet_jax.choices import Choice
 from supernet_jax.network import Space
 
@@ -166,6 +167,8 @@ def write(path: pathlib.Path | None, figures: Any) -> None:
     if path is not None:
         flags = os.environ.get("XLA_FLAGS", "").strip()
         precision = jax.config.jax_default_matmul_precision or "default"
-        settings = {"flags": flags, "matmul_precision": precision}
+        has_kernels = native.takes(jnp.zeros((1, 1, 1, 1)), jnp.zeros((3, 3, 1, 1)))
+        kernels = "native" if jax.default_backend() == "cpu" and has_kernels else "xla"
+        settings = {"flags": flags, "matmul_precision": precision, "kernels": kernels}
         noted = {"machine": machine.describe(), "settings": settings, "figures": figures}
         path.write_text(json.dumps(noted, indent=1) + "\n")

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--space", default="small", choices=spaces, help="of evaluation")
     parser.add_argument("--resolution", type=int, help="pixels (default: the space's)")
     parser.add_argument("--candidates", type=int, nargs="+", help="(default: 10 and 10,000)")
-    parser.add_argument("--step-space", choices=spaces[1:], help="of the step (default: cifar)")
+    parser.add_argument("--step-space", choices=spaces, help="of the step (default: cifar)")
     parser.add_argument("--step-resolution", type=int, help="pixels (default: the space's)")
     parser.add_argument("--batch", type=int, default=32, help="images")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
@@ -45,7 +45,7 @@ def main() -> None:
     print(f"evaluation: {about[0]}, {about[1]} px, {about[2]} images a batch, {about[3]}; MB")
     columns = ["candidates", "most held", "after the first 10", "at the end", "most on the device"]
     measure.table(columns, [list(row.values()) for row in evaluations])
-    space = arguments.step_space or ("digits" if arguments.quick else "cifar")
+    space = arguments.step_space or ("small" if arguments.quick else "cifar")
     about = about_of(space, arguments.step_resolution, arguments)
     steps = measure.fresh(__file__, ["planned", *about])
     print(f"training step: {about[0]}, {about[1]} px, {about[2]} images, {about[3]}")
@@ -93,9 +93,10 @@ def resident() -> float:
 
 def planned(name, size, batch, dtype):
     """Megabytes of each kind of step, as the compiler plans them."""
+    from compile import space_of
     from train_step import prepared
 
-    space = measure.space_of(name, pixels=size)
+    space = space_of(name, size)
     recipe, state, data = prepared(space, "masked", size, batch, dtype)
     alone = recipe.sampler._replace(fixed=recipe.sampler.fixed[:1], n_random=0)
     kinds = {

@@ -24,6 +24,7 @@ import time
 
 import jax
 import measure
+from compile import SMALL, space_of  # the script beside this one
 from scaling import computations
 from train_step import prepared
 
@@ -53,7 +54,7 @@ NOTHING = {"parameter", "constant", "tuple", "get-tuple-element"}
 def main() -> None:
     """Profiles a step and prints where its time went."""
     parser = measure.parser(__doc__)
-    parser.add_argument("--space", default="digits", choices=sorted(config.SPACES))
+    parser.add_argument("--space", choices=sorted(config.SPACES), help="(default: digits)")
     parser.add_argument("--resolution", type=int, help="pixels (default: the space's)")
     parser.add_argument("--batch", type=int, default=32, help="images")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
@@ -63,8 +64,9 @@ def main() -> None:
     parser.add_argument("--trace", type=pathlib.Path, help="folder in which to keep the trace")
     arguments = parser.parse_args()
     rounds = 2 if arguments.quick else arguments.rounds
-    size = arguments.resolution or measure.SIZES[arguments.space]
-    space = measure.space_of(arguments.space, pixels=size)
+    name = arguments.space or (SMALL if arguments.quick else "digits")
+    size = arguments.resolution or measure.SIZES.get(name, 8)
+    space = space_of(name, size)
     recipe, state, data = prepared(
         space, arguments.strategy, size, arguments.batch, arguments.dtype
     )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import measure
 import numpy as np
+from compile import SMALL, space_of  # the script beside this one
 
 from supernet_jax import config, losses, machine, optim, sampling, train
 
@@ -20,17 +21,18 @@ from supernet_jax import config, losses, machine, optim, sampling, train
 def main() -> None:
     """Runs the comparison and prints it."""
     parser = measure.parser(__doc__)
-    parser.add_argument("--space", default="digits", choices=sorted(config.SPACES))
+    parser.add_argument("--space", choices=sorted(config.SPACES), help="(default: digits)")
     parser.add_argument("--resolution", type=int, nargs="+", help="pixels (default: the space's)")
     parser.add_argument("--batch", type=int, nargs="+", default=[32], help="images per step")
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
     parser.add_argument("--strategies", nargs="+", default=["masked", "switched"])
     arguments = parser.parse_args()
     rounds = 3 if arguments.quick else arguments.rounds
-    sizes = arguments.resolution or [measure.SIZES[arguments.space]]
+    name = arguments.space or (SMALL if arguments.quick else "digits")
+    sizes = arguments.resolution or [measure.SIZES.get(name, 8)]
     report = []
     for resolution, batch, dtype in itertools.product(sizes, arguments.batch, arguments.dtype):
-        space = measure.space_of(arguments.space, pixels=resolution)
+        space = space_of(name, resolution)
         steps = {
             strategy: stepper(space, strategy, resolution, batch, dtype)
             for strategy in arguments.strategies
