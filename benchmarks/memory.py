@@ -69,10 +69,10 @@ def held(count, name, size, batch, dtype):
     space = space_of(name, size)
     params, data = prepared(space, size, batch, 1)
     archs = population(space.menu, None, count, 0)
-    how = {"prepare": prepare, "chunk": 10, "dtype": config.dtype(dtype)}
-    how["strategy"] = config.strategy("auto", job="evaluate", backend=jax.default_backend())
+    strategy = config.strategy("auto", job="evaluate", backend=jax.default_backend())
+    how = evaluate.How(space, prepare, strategy, dtype=config.dtype(dtype), chunk=10)
     correct, first = 0, 0.0
-    for _, result in evaluate.evaluate(space, params, archs, data, **how):
+    for _, result in evaluate.evaluate(how, params, archs, data):
         correct += int(result.correct.sum())
         first = first or resident()
     statistics = jax.devices()[0].memory_stats() or {}  # a CPU has none
