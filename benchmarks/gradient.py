@@ -70,7 +70,7 @@ def main() -> None:
         what = [name, space, size, arguments.batch, arguments.dtype, rounds]
         environment = {} if VARIANTS[name].native else {"SUPERNET_NATIVE": "0"}
         report.append({"variant": name} | measure.fresh(__file__, what, **environment))
-        print(f"{name}: done", file=sys.stderr)
+        print(json.dumps(report[-1]), file=sys.stderr)  # all is not lost if the next one is ended
     print(f"{space}, {size} px, {arguments.batch} images, {arguments.dtype}:")
     columns = ["", "trace, s", "compile, s", "run, s", "from", "to", "temporary, MB"]
     measure.table(columns, [list(row.values()) for row in report])

@@ -88,7 +88,7 @@ def cpu_jobs() -> list[Job]:
         Job("evaluation-digits", "evaluation", (), 2),
         Job("compile", "compile", ("--rounds", "1"), 12),
         Job("memory", "memory", (), 5),
-        Job("gradient", "gradient", ("--rounds", "3"), 8),
+        Job("gradient", "gradient", ("--rounds", "3"), 10),
         Job("profile-largest", "profile_step", (*large, "--largest"), 2),
         Job("profile", "profile_step", large, 3),
         Job("pointwise", "pointwise", (), 1),
