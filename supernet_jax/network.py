@@ -288,11 +288,20 @@ def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) ->
 def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: Any) -> Output:
     """Runs a traced arch or a relaxed code at the largest size; see `Strategy`."""
 
+    # In a gradient the conditional spares nothing: what the backward pass keeps is written for
+    # skipped blocks too.
+    conditional = how.get("reuse") is not None and not choices.is_code(arch)
+
+    def compute(call: Call, *inputs: Array) -> tuple[Array, Tree]:
+        return call.masked(arch, *inputs)
+
     def run(call: Call, *inputs: Array) -> tuple[Array, Tree]:
-        y, moments = call.masked(arch, *inputs)
         keep = call.keep
         if keep is None:
-            return y, moments
+            return compute(call, *inputs)
+        if conditional:
+            return lax.cond(keep, compute, Call.skip, call, *inputs)
+        y, moments = compute(call, *inputs)
         if choices.is_code(arch):
             g = keep.astype(y.dtype)
             return g * y + (1 - g) * inputs[0], moments
