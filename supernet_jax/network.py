@@ -287,7 +287,6 @@ def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) ->
 
 def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: Any) -> Output:
     """Runs a traced arch or a relaxed code at the largest size; see `Strategy`."""
-
     # In a gradient the conditional spares nothing: what the backward pass keeps is written for
     # skipped blocks too.
     conditional = how.get("reuse") is not None and not choices.is_code(arch)
