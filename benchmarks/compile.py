@@ -89,6 +89,9 @@ def child(job, space, strategy, size, batch, dtype):
     moments = [float(os.environ[BORN])]
     import jax
 
+    from supernet_jax import machine
+
+    machine.collect_rarely()  # as every command does
     moments.append(time.time())
     made = space_of(space, size)
     run, given, how = {"train": training, "evaluate": evaluation}[job](

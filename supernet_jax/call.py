@@ -1,11 +1,14 @@
 """One block of a subnet about to run: at its own size, masked at the largest, or not at all."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from supernet_jax import elastic
 from supernet_jax.choices import Arch, Array, Code
@@ -63,7 +66,7 @@ class Call:
         channels = self.block.channels(spec)
         own = [elastic.cut_channels(x, c) for x, c in zip(inputs, channels, strict=True)]
         stats = None if self.stats is None else elastic.cut(self.stats, shapes.moments)
-        y, moments = self._apply(self.block.module(spec), weights, stats, {}, own)
+        y, moments = self._apply(spec, weights, stats, {}, own)
         # A spec without any norm has statistics too, all zero, where the union has some.
         return y, {} if stats is not None else elastic.fill(moments, self.union.get().moments)
 
@@ -73,19 +76,35 @@ class Call:
         weights = elastic.masked_weights(block, self.shared, arch, self.inputs)
         chosen = block.index.probabilities(arch, len(block.specs))
         options = [block.gates(spec) for spec in block.specs]
-        gates = {k: jnp.stack([jnp.float32(o[k]) for o in options]) @ chosen for k in options[0]}
-        return self._apply(block.module(block.union), weights, self.stats, gates, inputs)
+        gates = {k: np.asarray([o[k] for o in options], np.float32) @ chosen for k in options[0]}
+        return self._apply(block.union, weights, self.stats, gates, inputs)
 
     def _apply(
-        self, module: nn.Module, weights: Tree, stats: Tree | None, gates: Any, inputs: Any
+        self, spec: Spec, weights: Tree, stats: Tree | None, gates: Any, inputs: Any
     ) -> tuple[Array, Tree]:
         variables: dict[str, Any] = {
             "params": jax.tree.map(lambda w: w.astype(self.dtype), weights)
         }
         if gates:
             variables["gates"] = gates
-        rngs = None if self.key is None else {"dropout": self.key}
         if stats is not None:
             variables["stats"] = stats
-        y, updated = module.apply(variables, *inputs, rngs=rngs, mutable=["moments"])
-        return cast(Array, y), cast(dict, updated).get("moments", {})
+        return _run(variables, self.key, tuple(inputs), make=self.block.module, spec=spec)
+
+
+@functools.partial(jax.jit, static_argnames=("make", "spec"))
+def _run(
+    variables: dict[str, Tree],
+    key: Array | None,
+    inputs: tuple[Array, ...],
+    *,
+    make: Callable[[Spec], nn.Module],
+    spec: Spec,
+) -> tuple[Array, Tree]:
+    """Runs a module. Jitted by itself so that blocks that are alike are traced once.
+
+    So are their derivatives, which cost more; the compiler puts it all in one program again.
+    """
+    rngs = None if key is None else {"dropout": key}
+    y, updated = make(spec).apply(variables, *inputs, rngs=rngs, mutable=["moments"])
+    return cast(Array, y), cast(dict, updated).get("moments", {})

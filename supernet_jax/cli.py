@@ -11,6 +11,7 @@ import jax
 import tyro
 
 import supernet_jax
+from supernet_jax import machine
 from supernet_jax.commands import (
     evaluate,
     extract,
@@ -71,6 +72,7 @@ def _dispatch(arguments: list[str]) -> None:
     command, _ = COMMANDS[name]
     parsed = _train(rest) if name == "train" else _parse(command, rest, name)
     _quiet()
+    machine.collect_rarely()
     command.run(parsed)
 
 

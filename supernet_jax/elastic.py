@@ -12,7 +12,6 @@ Shape letters: `S` number of specs of a block.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import choices
+from supernet_jax import choices, description
 from supernet_jax.choices import Arch, Array, Code, Lookup, Menu, Path
+from supernet_jax.description import BlockShapes, Shapes
 
 Tree = Any  # nested dicts of arrays, as Flax keeps parameters
-Shapes = Any  # the same with jax.ShapeDtypeStruct leaves
 Spec = Any  # a frozen dataclass of plain numbers and strings, made by whoever defines the block
 TRANSFORMS = "transforms"  # where a block's weight-transform parameters live, beside its layers
 
@@ -163,44 +162,6 @@ def sizes(spec: Spec) -> tuple[Any, ...]:
     return (type(spec).__name__, *(value for value in values if not isinstance(value, float)))
 
 
-class BlockShapes(NamedTuple):
-    """What `jax.eval_shape` says of a spec's module.
-
-    Attributes:
-        params: tree of shapes.
-        moments: tree of shapes of its norms' statistics.
-        output: shape of what it returns.
-        positions: for each layer that owns a `kernel`, at how many places of one image it is
-            applied; that many times its size are the layer's MACs.
-    """
-
-    params: Shapes
-    moments: Shapes
-    output: jax.ShapeDtypeStruct
-    positions: dict[tuple[str, ...], int]
-
-
-@functools.cache
-def _shapes(
-    module: Callable[[Spec], nn.Module], spec: Spec, inputs: tuple[tuple[int, ...], ...]
-) -> BlockShapes:
-    positions: dict[tuple[str, ...], int] = {}
-
-    def note(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-        output = call(*args, **kwargs)
-        layer = context.module
-        if context.method_name == "__call__" and layer.has_variable("params", "kernel"):
-            positions[layer.path] = math.prod(output.shape[1:-1])
-        return output
-
-    args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs]
-    with nn.intercept_methods(note):
-        key = jax.random.key(0)
-        output, variables = jax.eval_shape(module(spec).init_with_output, key, *args)
-    params, moments = variables.get("params", {}), variables.get("moments", {})
-    return BlockShapes(params, moments, output, positions)
-
-
 def shapes(block: ElasticBlock, spec: Spec, inputs: Sequence[tuple[int, ...]]) -> BlockShapes:
     """Shapes of a spec's parameters, statistics and output (cached).
 
@@ -210,7 +171,7 @@ def shapes(block: ElasticBlock, spec: Spec, inputs: Sequence[tuple[int, ...]]) -
         inputs: shapes of the union's inputs; their channels are replaced by the spec's own.
     """
     own = tuple((*s[:-1], c) for s, c in zip(inputs, block.channels(spec), strict=True))
-    return _shapes(block.module, spec, own)
+    return description.describe(block.module, spec, own)
 
 
 def cut(tree: Tree, target: Shapes) -> Tree:
@@ -257,23 +218,110 @@ def masked_weights(block: ElasticBlock, shared: Tree, arch: Arch | Code, inputs:
     A code's mask is the expectation of its options' masks. Its spatial axes mix kernels in weight
     space; its channel axes scale only the outputs of the layers in `block.relaxed`.
     """
-    chosen = block.index.probabilities(arch, len(block.specs))
-    trees = [shapes(block, spec, inputs).params for spec in block.specs]
-    union = shapes(block, block.union, inputs).params
     soft = choices.is_code(arch)
-    transforms = {t.leaf: t for t in block.transforms}
+    union = shapes(block, block.union, inputs).params
+    edges = _edges(block, tuple(inputs), soft)
+    chosen = block.index.probabilities(arch, len(block.specs)) if soft else block.index(arch)
+    own = _outer(union, shared, lambda path, shape, leaf: leaf)
+    result = _masked(own, chosen, edges.table, leaves=edges.leaves, soft=soft)
+    for transform in block.transforms:
+        likely = block.index.probabilities(arch, len(block.specs))
+        mixed = _mixed(block, transform, shared, _get(result, transform.leaf), likely)
+        result = _put(result, transform.leaf, mixed)
+    return result
 
-    def one(path: tuple[str, ...], shape: Any, leaf: Array | None) -> Array:
-        assert leaf is not None  # shared parameters hold the whole union
+
+class _Edges(NamedTuple):
+    """Where the boxes of a block's specs begin and end.
+
+    Attributes:
+        leaves: `(path, ((axis, column), ...))` of every leaf that some spec has only a part of,
+            with the axes on which that is so.
+        table: int32 `[2, S, columns]`, the first index that a spec keeps and the first that it
+            does not. Axes that agree share a column. Of a leaf that a spec lacks nothing is kept.
+    """
+
+    leaves: tuple[tuple[tuple[str, ...], tuple[tuple[int, int], ...]], ...]
+    table: np.ndarray
+
+
+@functools.cache
+def _edges(block: ElasticBlock, inputs: tuple[tuple[int, ...], ...], soft: bool) -> _Edges:
+    """See `masked_weights` for what a soft mask leaves aside."""
+    trees = [shapes(block, spec, inputs).params for spec in block.specs]
+    transformed = {transform.leaf for transform in block.transforms}
+    columns: dict[tuple[tuple[int, int], ...], int] = {}
+    leaves = []
+
+    def note(path: tuple[str, ...], shape: Any, _: Any) -> None:
         sizes = [_find(tree, path) for tree in trees]
-        if path in transforms:
-            axes = _mask_axes(path, shape.shape, soft, block.relaxed, spatial=False)
-            leaf = leaf * _mask(path, shape.shape, sizes, chosen, axes).astype(leaf.dtype)
-            return _mixed(block, transforms[path], shared, leaf, chosen)
-        axes = _mask_axes(path, shape.shape, soft, block.relaxed)
-        return leaf * _mask(path, shape.shape, sizes, chosen, axes).astype(leaf.dtype)
+        axes = _mask_axes(path, shape.shape, soft, block.relaxed, path not in transformed)
+        kept = {a: tuple(_edge(path, shape.shape, size, a) for size in sizes) for a in axes}
+        n = shape.shape[0] if shape.shape else 1
+        if not axes:
+            kept = {0: tuple((0, 0 if size is None else n) for size in sizes)}
+        whole = {a: (0, shape.shape[a]) for a in axes} or {0: (0, n)}
+        cut = {a: edges for a, edges in kept.items() if set(edges) != {whole[a]}}
+        places = tuple((a, columns.setdefault(e, len(columns))) for a, e in cut.items())
+        if places:
+            leaves.append((path, places))
 
-    return _outer(union, shared, one)
+    _outer(shapes(block, block.union, inputs).params, {}, note)
+    table = np.asarray(list(columns), np.int32).reshape(len(columns), len(trees), 2)
+    return _Edges(tuple(leaves), table.transpose(2, 1, 0))
+
+
+def _edge(path: tuple[str, ...], full: tuple[int, ...], part: Any, axis: int) -> tuple[int, int]:
+    """First index of an axis that a spec's leaf keeps, and first that it does not."""
+    if part is None:
+        return (0, 0)
+    start = _starts(path, full, part.shape)[axis]
+    return (start, start + part.shape[axis])
+
+
+@functools.partial(jax.jit, static_argnames=("leaves", "soft"))
+def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, soft: bool) -> Tree:
+    """The leaves times the expected box; jitted by itself so that like blocks are traced once.
+
+    Args:
+        tree: the union's parameters.
+        chosen: probabilities `[S]` if `soft`, else which of the specs.
+        table: of `_Edges`.
+        leaves: of `_Edges`.
+        soft: whether this is a code.
+    """
+    starts, stops = table if soft else jax.lax.dynamic_index_in_dim(table, chosen, 1)
+
+    def inside(n: int, column: int) -> Array:  # [S, n]; of an arch [1, n]
+        position = jax.lax.broadcasted_iota(jnp.int32, (len(starts), n), 1)
+        return (position >= starts[:, column, None]) & (position < stops[:, column, None])
+
+    for path, places in leaves:
+        leaf = _get(tree, path)
+        shape = leaf.shape or (1,)
+        boxes = [inside(shape[axis], column) for axis, column in places]
+        mask = _expectation(chosen, boxes) if soft else _product([box[0] for box in boxes])
+        used = [axis for axis, _ in places]
+        mask = mask.reshape([n if a in used else 1 for a, n in enumerate(leaf.shape)])
+        tree = _put(tree, path, leaf * mask.astype(leaf.dtype))
+    return tree
+
+
+def _product(boxes: Sequence[Array]) -> Array:
+    """`[n]`, `[m]`, ... -> `[n, m, ...]`."""
+    spread = [
+        box.reshape([-1 if i == axis else 1 for i in range(len(boxes))])
+        for axis, box in enumerate(boxes)
+    ]
+    return functools.reduce(jnp.logical_and, spread)
+
+
+def _expectation(chosen: Array, boxes: Sequence[Array]) -> Array:
+    """`[S]` and `[S, n]`, `[S, m]`, ... -> `[n, m, ...]`."""
+    letters = "abcdefg"[: len(boxes)]
+    terms = ",".join(["s", *(f"s{letter}" for letter in letters)])
+    floats = [box.astype(jnp.float32) for box in boxes]
+    return jnp.einsum(f"{terms}->{letters}", chosen, *floats, precision=jax.lax.Precision.HIGHEST)
 
 
 def _mixed(
@@ -306,44 +354,6 @@ def _mask_axes(
     if not soft:
         return tuple(a for a in range(len(shape)) if spatial or a not in kernel_axes)
     return axes + ((len(shape) - 1,) if path[0] in relaxed else ())
-
-
-def _mask(
-    path: tuple[str, ...],
-    shape: tuple[int, ...],
-    sizes: Sequence[Any],
-    chosen: Array,
-    axes: tuple[int, ...],
-) -> Array:
-    """Expected box over the specs, for the given axes; it broadcasts against the leaf.
-
-    Axes on which all specs agree are left out; a spec without the leaf has an empty box.
-    """
-    present = np.asarray([float(size is not None) for size in sizes], np.float32)
-    boxes: list[np.ndarray] = []
-    used: list[int] = []
-    for axis in axes:
-        box = np.stack([_box(path, shape, size, axis) for size in sizes])
-        if not (box[present > 0] == 1).all():
-            boxes.append(box)
-            used.append(axis)
-    if not used and present.all():
-        return jnp.ones((1,) * len(shape))
-    letters = "abcdefg"[: len(used)]
-    terms = ",".join(["s", "s", *(f"s{letter}" for letter in letters)])
-    mask = jnp.einsum(
-        f"{terms}->{letters}", chosen, present, *boxes, precision=jax.lax.Precision.HIGHEST
-    )
-    return mask.reshape([n if a in used else 1 for a, n in enumerate(shape)])
-
-
-def _box(path: tuple[str, ...], shape: tuple[int, ...], size: Any, axis: int) -> np.ndarray:
-    n = shape[axis]
-    if size is None:
-        return np.zeros(n, np.float32)
-    start = _starts(path, shape, size.shape)[axis]
-    position = np.arange(n)
-    return ((position >= start) & (position < start + size.shape[axis])).astype(np.float32)
 
 
 def _spatial_axes(path: tuple[str, ...], ndim: int) -> tuple[int, ...]:

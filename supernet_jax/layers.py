@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from supernet_jax import native
+from supernet_jax.description import SHAPES_ONLY
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -35,6 +36,18 @@ def uniform_fan_in(fan_in: int) -> Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+def _parameter(layer: nn.Module, name: str, fan_in: int, shape: tuple[int, ...]) -> Array:
+    """As `layer.param`, which traces an initialiser even where its shape is all that counts."""
+    if layer.has_variable("params", name):
+        value = layer.get_variable("params", name)
+        if jnp.shape(value) == shape:
+            return value
+    elif layer.has_rng(SHAPES_ONLY):
+        layer.put_variable("params", name, lax.full(shape, 0, jnp.float32))
+        return layer.get_variable("params", name)
+    return layer.param(name, uniform_fan_in(fan_in), shape)
 
 
 class Conv(nn.Module):
@@ -52,7 +65,7 @@ class Conv(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C_in]` -> `[B, ceil(H/stride), ceil(W/stride), features]`."""
         k, c = self.kernel, x.shape[-1]
-        w = self.param("kernel", uniform_fan_in(k * k * c), (k, k, c, self.features))
+        w = _parameter(self, "kernel", k * k * c, (k, k, c, self.features))
         patches = jnp.concatenate(_shifted(x, k, self.stride), axis=-1)
         return _rows_dot(patches, w.reshape(k * k * c, self.features).astype(x.dtype))
 
@@ -67,10 +80,10 @@ class Pointwise(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[..., C_in]` -> `[..., features]`."""
         c = x.shape[-1]
-        w = self.param("kernel", uniform_fan_in(c), (1, 1, c, self.features))
+        w = _parameter(self, "kernel", c, (1, 1, c, self.features))
         y = _rows_dot(x, w[0, 0].astype(x.dtype))
         if self.bias:
-            y = y + _row(self.param("bias", uniform_fan_in(c), (self.features,)), y)
+            y = y + _row(_parameter(self, "bias", c, (self.features,)), y)
         return y
 
 
@@ -84,7 +97,7 @@ class Depthwise(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C]` -> `[B, ceil(H/stride), ceil(W/stride), C]`."""
         k, c = self.kernel, x.shape[-1]
-        w = self.param("kernel", uniform_fan_in(k * k), (k, k, 1, c))
+        w = _parameter(self, "kernel", k * k, (k, k, 1, c))
         return depthwise(x, w.astype(x.dtype), self.stride)
 
 
@@ -97,9 +110,9 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[..., C_in]` -> `[..., features]`."""
         c = x.shape[-1]
-        w = self.param("kernel", uniform_fan_in(c), (c, self.features))
+        w = _parameter(self, "kernel", c, (c, self.features))
         y = jnp.dot(x, w.astype(x.dtype))
-        return y + _row(self.param("bias", uniform_fan_in(c), (self.features,)), y)
+        return y + _row(_parameter(self, "bias", c, (self.features,)), y)
 
 
 class BatchNorm(nn.Module):
@@ -192,6 +205,13 @@ def depthwise(x: Array, kernel: Array, stride: int) -> Array:
         kernel: `[k, k, 1, C]`.
         stride: of both axes.
     """
+    on_cpu = native.depthwise if native.takes(x, kernel) else _shifted_depthwise
+    return _depthwise(x, kernel, stride, on_cpu)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _depthwise(x: Array, kernel: Array, stride: int, on_cpu: Callable[..., Array]) -> Array:
+    """Jitted by itself: it has by far the most operations of all layers, and many are alike."""
 
     def convolution(x: Array, kernel: Array) -> Array:
         k = kernel.shape[0]
@@ -204,7 +224,6 @@ def depthwise(x: Array, kernel: Array, stride: int) -> Array:
             feature_group_count=x.shape[-1],
         )
 
-    on_cpu = native.depthwise if native.takes(x, kernel) else _shifted_depthwise
     return lax.platform_dependent(
         x, kernel, cpu=lambda x, w: on_cpu(x, w, stride), default=convolution
     )
@@ -325,7 +344,11 @@ def _shifted(x: Array, k: int, stride: int) -> list[Array]:
     padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
     high, wide = (rows - 1) * stride + 1, (columns - 1) * stride + 1
     corners = [(i, j) for i in range(k) for j in range(k)]
-    return [padded[:, i : i + high : stride, j : j + wide : stride] for i, j in corners]
+    batch, channels, steps = x.shape[0], x.shape[-1], (1, stride, stride, 1)
+    return [  # a slice of lax is traced several times faster than an index
+        lax.slice(padded, (0, i, j, 0), (batch, i + high, j + wide, channels), steps)
+        for i, j in corners
+    ]
 
 
 def _rows_dot(x: Array, w: Array) -> Array:

@@ -1,5 +1,6 @@
 """This machine: what a figure was measured on, and what its compiler is told."""
 
+import gc
 import os
 import pathlib
 import platform
@@ -30,6 +31,15 @@ def runs_once() -> dict[str, int]:
     Elsewhere none: XLA's GPU compiler says that it does not support less than full optimisation.
     """
     return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+
+
+def collect_rarely() -> None:
+    """Lets Python look for garbage less often, which it does in vain while programs are traced.
+
+    Tracing makes millions of objects that stay; by default a fifth of its time goes into visiting
+    them again and again. For programs, not for libraries: it holds for the whole process.
+    """
+    gc.set_threshold(100_000, 20, 20)
 
 
 def _processor() -> str:

@@ -205,12 +205,24 @@ def _init_one(space: Space, key: Array) -> Tree:
         if owner in params:
             continue
         layers_key, transforms_key = jax.random.split(_named_key(key, owner))
-        inputs = [jnp.zeros(s) for s in shape.inputs]
-        tree = dict(block.module(block.union).init(layers_key, *inputs).get("params", {}))
+        how = {"make": block.module, "spec": block.union, "inputs": shape.inputs}
+        tree = dict(_init_module(layers_key, **how))
         if block.transforms:
             tree[elastic.TRANSFORMS] = _init_transforms(block, tree, transforms_key)
         params[owner] = tree
     return params
+
+
+@functools.partial(jax.jit, static_argnames=("make", "spec", "inputs"))
+def _init_module(
+    key: Array,
+    *,
+    make: Callable[[Spec], nn.Module],
+    spec: Spec,
+    inputs: tuple[tuple[int, ...], ...],
+) -> Tree:
+    """A module's first parameters; jitted by itself so that like blocks are traced once."""
+    return make(spec).init(key, *map(jnp.zeros, inputs)).get("params", {})
 
 
 def _init_transforms(block: ElasticBlock, tree: Tree, key: Array) -> Tree:

@@ -116,8 +116,12 @@ def count(space: Space, arch: Any) -> tuple[int, int]:
     return int(total[0]), int(total[1])
 
 
-def test_random_archs_against_the_built_networks(space: Space) -> None:
+def test_random_archs_against_the_built_networks() -> None:
+    # Without drop-connect, whose rates differ from block to block and cost nothing; at two of the
+    # resolutions. Each distinct block is built once.
+    space = mobilenet.attentivenas(drop_path=0.0)
     archs = jax.tree.map(np.asarray, choices.sample(space.menu, jax.random.key(1), (10_000,)))
+    archs["resolution"] = np.where(archs["resolution"] < 2, 0, 3)
     wanted = np.asarray([count(space, arch) for arch in choices.unstack(archs)])
     np.testing.assert_array_equal(costs.macs(space)(archs), wanted[:, 0])
     np.testing.assert_array_equal(costs.parameters(space)(archs), wanted[:, 1])

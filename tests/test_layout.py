@@ -12,7 +12,7 @@ PACKAGE = ROOT / "supernet_jax"
 # circle. A new module needs a place here.
 ROWS = (
     ("__init__", "errors"),
-    ("choices", "machine", "native", "progress", "schema", "userfile"),
+    ("choices", "description", "machine", "native", "progress", "schema", "userfile"),
     ("elastic", "layers", "blocks"),
     ("call",),
     ("network",),

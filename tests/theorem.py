@@ -1,11 +1,13 @@
 """What the strategies must agree on, for any space; a space of your own joins by one line."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from supernet_jax import choices, elastic, network
 from supernet_jax.network import Space
@@ -14,10 +16,9 @@ from supernet_jax.network import Space
 def random_params(space: Space) -> Any:
     """Initial parameters with noise on every leaf: zero scales would hide blocks' interiors."""
     params = jax.jit(functools.partial(network.init, space))(jax.random.key(0))
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [p + 0.2 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(treedef, noisy)
+    rng = np.random.default_rng(1)
+    noise = jax.tree.map(lambda p: np.float32(0.2 * rng.normal(size=p.shape)), params)
+    return jax.tree.map(lambda p, n: jnp.asarray(np.asarray(p) + n), params, noise)
 
 
 class Check:
@@ -59,10 +60,10 @@ class Check:
         return jax.jit(run)
 
     def forward(self, strategy: Any) -> Any:
-        """`(params, arch) -> output`, jitted, without gradients."""
+        """`(params, arch, stats=None) -> output`, jitted, without gradients."""
         return jax.jit(
-            lambda params, arch: strategy(
-                self.space, params, arch, self.images, resolution=self.resolution
+            lambda params, arch, stats=None: strategy(
+                self.space, params, arch, self.images, resolution=self.resolution, stats=stats
             )
         )
 
@@ -78,17 +79,7 @@ class Check:
 
     def boxes(self, arch: Any) -> Any:
         """1 inside what a concrete arch uses of the shared parameters, 0 outside."""
-        boxes = {}
-        for name, shape in network.geometry(self.space, self.resolution).items():
-            block, union = self.space.blocks[name], shape.shapes.params
-            spec = block.spec(arch)
-            if spec is None:
-                boxes[name] = jax.tree.map(lambda s: np.zeros(s.shape), union)
-                continue
-            own = elastic.shapes(block, spec, shape.inputs).params
-            ones = jax.tree.map(lambda s: jnp.ones(s.shape), own)
-            boxes[name] = elastic.fill(ones, union)
-        return boxes
+        return boxes_of_arch(self.space, arch, self.resolution)
 
 
 STRATEGIES: dict[str, Any] = {
@@ -96,6 +87,42 @@ STRATEGIES: dict[str, Any] = {
     "masked": network.masked,
     "switched": network.switched,
 }
+
+
+@functools.cache
+def check_of(make: Callable[[], Space], *, resolution: int) -> Check:
+    """One check of a space for all tests of a process."""
+    return Check(make(), resolution=resolution)
+
+
+def box(path: tuple[str, ...], full: tuple[int, ...], part: tuple[int, ...]) -> np.ndarray:
+    """1 where a spec's leaf lies in the shared one: by hand, to check `cut`, `fill`, masks."""
+    inside = np.zeros(full)
+    if path[-1] == "kernel" and len(full) == 4:  # centred in height and width
+        border = (full[0] - part[0]) // 2
+        inside[border : border + part[0], border : border + part[1], : part[2], : part[3]] = 1
+    else:
+        inside[tuple(slice(n) for n in part)] = 1
+    return inside
+
+
+def boxes(own: Any, union: Any) -> dict[tuple[str, ...], np.ndarray]:
+    """The box of each leaf of a union; empty where the spec lacks the leaf."""
+    parts = flatten_dict(own)
+    return {
+        path: box(path, full.shape, parts[path].shape) if path in parts else np.zeros(full.shape)
+        for path, full in flatten_dict(union).items()
+    }
+
+
+def boxes_of_arch(space: Space, arch: Any, resolution: int) -> Any:
+    """1 inside what an arch uses of the parameters of each block, 0 outside."""
+    found = {}
+    for name, place in network.geometry(space, resolution).items():
+        block, spec = space.blocks[name], space.blocks[name].spec(arch)
+        own = {} if spec is None else elastic.shapes(block, spec, place.inputs).params
+        found[name] = unflatten_dict(boxes(own, place.shapes.params))
+    return found
 
 
 def archs_of(space: Space, count: int) -> list[Any]:

@@ -4,10 +4,13 @@ Two stages whose first blocks take either kind of shortcut, of optional depth, o
 and one with squeeze-and-excitation at stride 2; dropout and drop-connect are there to be turned on.
 """
 
+import functools
+
 from supernet_jax.network import Space
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
 
+@functools.cache
 def tiny() -> Space:
     """256 archs of up to 4 blocks, for 8x8 images in two colours."""
     return mobilenet(
@@ -28,6 +31,7 @@ def tiny() -> Space:
     )
 
 
+@functools.cache
 def deep() -> Space:
     """One stage of five blocks, of which the last four are alike and run in a loop."""
     return mobilenet(

@@ -1,0 +1,114 @@
+"""The shapes of a module's parameters, statistics and outputs, as the module itself gives them.
+
+They come from `jax.eval_shape` of the module's own `init`. A space has hundreds of specs made of
+few distinct layers, so a layer that was met before with the same fields and the same inputs is not
+traced again: its variables and its output are known.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Shapes = Any  # nested dicts, as Flax keeps variables, with jax.ShapeDtypeStruct leaves
+SHAPES_ONLY = "shapes"  # a random stream that is there where no values are wanted, only shapes
+_PLACES = "places"  # a collection of our own: at how many places of an image a kernel is applied
+
+
+class BlockShapes(NamedTuple):
+    """What `jax.eval_shape` says of a spec's module.
+
+    Attributes:
+        params: tree of shapes.
+        moments: tree of shapes of its norms' statistics.
+        output: shape of what it returns.
+        positions: for each layer that owns a `kernel`, at how many places of one image it is
+            applied; that many times its size are the layer's MACs.
+    """
+
+    params: Shapes
+    moments: Shapes
+    output: jax.ShapeDtypeStruct
+    positions: dict[tuple[str, ...], int]
+
+
+@functools.cache
+def describe(
+    make: Callable[[Any], nn.Module], spec: Any, inputs: tuple[tuple[int, ...], ...]
+) -> BlockShapes:
+    """Shapes of everything that `make(spec)` has, for float32 inputs of the given shapes."""
+    given = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs)
+    with nn.intercept_methods(_note):
+        variables, output = _traced(make(spec), given)
+    places = flax.traverse_util.flatten_dict(variables.get(_PLACES, {}))
+    positions = {path[:-1]: count for path, count in places.items()}
+    return BlockShapes(variables.get("params", {}), variables.get("moments", {}), output, positions)
+
+
+def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, Any], Any]:
+    """A module's variables (ours are numbers) and its output. Only where `_note` listens."""
+    variables: dict[str, Any] = {}
+
+    def run(keys: Any, *args: jax.Array) -> Any:
+        output, made = module.init_with_output(keys, *args)
+        variables.update(jax.tree.map(_shape, made))
+        return output
+
+    key = jax.random.key(0)
+    output = jax.eval_shape(run, {"params": key, SHAPES_ONLY: key}, *inputs)
+    return variables, output
+
+
+_known = functools.cache(_traced)
+
+
+def _note(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+    """Called by Flax in place of each method: replays known layers, counts a kernel's places."""
+    layer = context.module
+    if context.method_name != "__call__":
+        return call(*args, **kwargs)
+    if not _replayable(layer, args, kwargs):
+        output = call(*args, **kwargs)
+        if layer.has_variable("params", "kernel"):
+            layer.put_variable(_PLACES, "kernel", math.prod(output.shape[1:-1]))
+        return output
+    variables, output = _known(layer.clone(parent=None, name=None), tuple(map(_shape, args)))
+    for collection, tree in variables.items():
+        for name, value in tree.items():
+            layer.put_variable(collection, name, jax.tree.map(_placeholder, value))
+    return jax.tree.map(lambda x: jax.lax.full(x.shape, 0, x.dtype), output)
+
+
+def _replayable(layer: nn.Module, args: Any, kwargs: Any) -> bool:
+    """Whether a call is the first of a layer that its fields and its inputs describe alone."""
+    if not layer.path or kwargs or layer.variables:
+        return False
+    if not all(isinstance(x, jax.Array) for x in args):
+        return False
+    fields = [value for name, value in vars(layer).items() if name in layer.__dataclass_fields__]
+    given = [value for value in fields if value is not layer.parent]
+    if any(isinstance(leaf, nn.Module) for leaf in jax.tree.leaves(given)):
+        return False  # its parameters may live elsewhere
+    try:
+        hash(tuple(given))
+    except TypeError:
+        return False
+    return True
+
+
+def _shape(leaf: Any) -> Any:
+    is_array = isinstance(leaf, jax.Array | np.ndarray)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_array else leaf
+
+
+def _placeholder(leaf: Any) -> Any:
+    """Zeros that take no memory, and no operation where nobody asks for them."""
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
