@@ -41,7 +41,7 @@ def uniform_fan_in(fan_in: int) -> Initializer:
 def _parameter(layer: nn.Module, name: str, fan_in: int, shape: tuple[int, ...]) -> Array:
     """As `layer.param`, which traces an initialiser even where its shape is all that counts."""
     if layer.has_variable("params", name):
-        value = layer.get_variable("params", name)
+        value: Array = layer.get_variable("params", name)
         if jnp.shape(value) == shape:
             return value
     elif layer.has_rng(SHAPES_ONLY):

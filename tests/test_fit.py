@@ -118,12 +118,12 @@ def test_a_finished_run_stays_as_it_is(
     same_as_whole(folder, whole)
 
 
-def test_divergence_ends_with_a_clear_message(
-    tmp_path: pathlib.Path, config: pathlib.Path, capsys: pytest.CaptureFixture[str]
+def test_divergence_ends_the_process_with_a_clear_message(
+    tmp_path: pathlib.Path, config: pathlib.Path
 ) -> None:
     options = ["--optimizer.learning-rate", "1e30", "--train.checkpoint-every", "1"]
-    folder = tmp_path / "run"
-    status, _, err = supernet(capsys, "train", config, "--out", folder, "--devices", 1, *options)
+    process = processes.start("train", config, "--out", tmp_path / "run", *options)
+    status, _, err = processes.finish(process)
     assert status == 2, err
     line = err.splitlines()[-1]
     assert "Traceback" not in err
