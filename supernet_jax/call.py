@@ -108,3 +108,15 @@ def _run(
     rngs = None if key is None else {"dropout": key}
     y, updated = make(spec).apply(variables, *inputs, rngs=rngs, mutable=["moments"])
     return cast(Array, y), cast(dict, updated).get("moments", {})
+
+
+@functools.partial(jax.jit, static_argnames=("make", "spec", "inputs"))
+def init_module(
+    key: Array,
+    *,
+    make: Callable[[Spec], nn.Module],
+    spec: Spec,
+    inputs: tuple[tuple[int, ...], ...],
+) -> Tree:
+    """A module's first parameters; jitted by itself so that like blocks are traced once."""
+    return make(spec).init(key, *map(jnp.zeros, inputs)).get("params", {})

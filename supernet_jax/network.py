@@ -26,7 +26,7 @@ import numpy as np
 from jax import lax
 
 from supernet_jax import choices, elastic, layers
-from supernet_jax.call import Call, Static
+from supernet_jax.call import Call, Static, init_module
 from supernet_jax.choices import Arch, Array, Code, Lookup, Menu, Path
 from supernet_jax.elastic import ElasticBlock, Spec, Tree
 
@@ -206,23 +206,11 @@ def _init_one(space: Space, key: Array) -> Tree:
             continue
         layers_key, transforms_key = jax.random.split(_named_key(key, owner))
         how = {"make": block.module, "spec": block.union, "inputs": shape.inputs}
-        tree = dict(_init_module(layers_key, **how))
+        tree = dict(init_module(layers_key, **how))
         if block.transforms:
             tree[elastic.TRANSFORMS] = _init_transforms(block, tree, transforms_key)
         params[owner] = tree
     return params
-
-
-@functools.partial(jax.jit, static_argnames=("make", "spec", "inputs"))
-def _init_module(
-    key: Array,
-    *,
-    make: Callable[[Spec], nn.Module],
-    spec: Spec,
-    inputs: tuple[tuple[int, ...], ...],
-) -> Tree:
-    """A module's first parameters; jitted by itself so that like blocks are traced once."""
-    return make(spec).init(key, *map(jnp.zeros, inputs)).get("params", {})
 
 
 def _init_transforms(block: ElasticBlock, tree: Tree, key: Array) -> Tree:
