@@ -13,7 +13,7 @@ PACKAGE = ROOT / "supernet_jax"
 ROWS = (
     ("__init__", "errors"),
     ("choices", "machine", "native", "progress", "schema", "userfile"),
-    ("elastic", "layers", "blocks"),
+    ("elastic", "norm", "layers", "blocks"),
     ("network",),
     ("spaces",),
     ("sampling", "losses", "latency", "costs", "optim", "sharding", "data", "augment"),
