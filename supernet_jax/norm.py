@@ -217,6 +217,4 @@ def _row(vector: Array, like: Array) -> Array:
 
 
 PLAIN = Passes(_moments, _apply, _sums, _gradient)
-COMPILED = Passes(
-    native.norm_moments, native.norm_apply, native.norm_sums, native.norm_gradient
-)
+COMPILED = Passes(native.norm_moments, native.norm_apply, native.norm_sums, native.norm_gradient)

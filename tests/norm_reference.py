@@ -1,11 +1,17 @@
 """Batch normalisation and its gradients in float64, by autodiff of the textbook's formula."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from supernet_jax import norm
+
+# Of the largest value; float32's last place is 6e-8. A gradient is a difference of terms as large
+# as itself, whose sums of up to 578 products are each a few places off.
+BOUND = 3e-6
 # Odd ones; vectors of 16, of 8 and single channels; several blocks of rows, the last one shorter.
 SHAPES = [(3, 9, 7, 25), (2, 17, 17, 300), (1, 1, 1, 5), (6, 8)]
 
@@ -44,6 +50,40 @@ def in_float64(function: Any, inputs: tuple[Any, ...], gradient: Any) -> tuple[A
         wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), (inputs, gradient))
         outputs, back = jax.vjp(function, *wide[0])
         return jax.tree.map(np.asarray, (outputs, back(wide[1])))
+
+
+def check_by_batch(shape: tuple[int, ...], swish: bool) -> None:
+    """`norm.batch_norm` and its gradients, also those of the moments."""
+    inputs = operands(shape)[:3]
+    outputs, back = jax.vjp(functools.partial(norm.batch_norm, swish=swish), *_arrays(inputs))
+    gradient = cotangents(outputs)
+    exact = in_float64(functools.partial(by_batch, swish=swish), inputs, gradient)
+    # Where a channel hardly varies, the terms of x's gradient are larger than it by this factor.
+    steepness = 1 / np.sqrt(exact[0][1][1].min() + 1e-5)
+    close((outputs, back(gradient)), exact, BOUND * max(1, steepness))
+
+
+def check_given(shape: tuple[int, ...], swish: bool) -> None:
+    """`norm.normalise` and its gradients, also those of the statistics."""
+    x, scale, bias, mean, variance = operands(shape)
+    inputs = (x, mean, variance, scale, bias)
+    y, back = jax.vjp(functools.partial(norm.normalise, swish=swish), *_arrays(inputs))
+    gradient = cotangents(y)
+    exact = in_float64(functools.partial(given, swish=swish), inputs, gradient)
+    close((y, back(gradient)), exact, BOUND)
+
+
+def check_moments() -> None:
+    """Mean and variance where the mean is 1,000 times the spread."""
+    x, scale, bias = operands((4, 30, 30, 40), 3000)[:3]
+    _, moments = norm.batch_norm(*_arrays((x, scale, bias)), swish=False)
+    wide = x.astype(np.float64)
+    exact = (wide.mean((0, 1, 2)), wide.var((0, 1, 2)))
+    close(moments, exact, BOUND)
+
+
+def _arrays(inputs: tuple[Any, ...]) -> list[jax.Array]:
+    return [jnp.asarray(a) for a in inputs]
 
 
 def close(found: Any, exact: Any, bound: float) -> None:

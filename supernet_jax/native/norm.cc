@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "common.h"
@@ -71,7 +71,7 @@ struct Blocks {
 template <class... Vectors>
 ffi::Error Check(const Array& x, const Vectors&... vectors) {
   const auto shape = x.dimensions();
-  const bool fits = shape.size() > 0 && ((vectors.element_count() == shape.back()) && ...);
+  const bool fits = shape.size() > 0 && ((int64_t(vectors.element_count()) == shape.back()) && ...);
   if (!fits) return ffi::Error::InvalidArgument("norm needs [..., C] and vectors of [C]");
   return ffi::Error::Success();
 }
@@ -109,6 +109,7 @@ ffi::Error Normalise(ffi::ThreadPool pool, Array x, Array mean, Array factor, Ar
   const Blocks blocks(x.dimensions());
   const Channel of{mean.typed_data(), factor.typed_data(), shift.typed_data()};
   const Kernels& kernels = Pick(swish);
+  LargePages(*y);
   InParallel(pool, blocks.count, [&](int64_t i) {
     const int64_t b = blocks.count - 1 - i;  // what was read last is in the cache still
     kernels.normalise(x.typed_data() + blocks.Start(b), of, y->typed_data() + blocks.Start(b),
@@ -144,6 +145,7 @@ ffi::Error Gradient(ffi::ThreadPool pool, Array g, Array x, Array mean, Array fa
   const Blocks blocks(x.dimensions());
   const Channel of{mean.typed_data(), factor.typed_data(), shift.typed_data()};
   const Kernels& kernels = Pick(swish);
+  LargePages(*dx);
   InParallel(pool, blocks.count, [&](int64_t i) {
     const int64_t b = blocks.count - 1 - i;  // what was read last is in the cache still
     const int64_t start = blocks.Start(b);
@@ -154,40 +156,24 @@ ffi::Error Gradient(ffi::ThreadPool pool, Array g, Array x, Array mean, Array fa
   return ffi::Error::Success();
 }
 
+template <int n, class Binding>
+auto Arrays(Binding binding) {
+  if constexpr (n == 1) {
+    return std::move(binding).template Arg<Array>();
+  } else {
+    return Arrays<n - 1>(std::move(binding).template Arg<Array>());
+  }
+}
+
+// So many arrays, and the result.
+template <int n>
+auto Binding() {
+  return Arrays<n>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()).template Ret<Array>();
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    NormMoments, Moments,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Ret<Array>().Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(NormForward, Normalise,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<bool>("swish"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(NormSums, Sums,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Ret<Array>()
-                                  .Attr<bool>("swish"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(NormInputGradient, Gradient,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Arg<Array>()
-                                  .Ret<Array>()
-                                  .Attr<bool>("swish"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(NormMoments, Moments, Binding<1>().Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(NormForward, Normalise, Binding<4>().Attr<bool>("swish"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(NormSums, Sums, Binding<5>().Ret<Array>().Attr<bool>("swish"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(NormInputGradient, Gradient, Binding<7>().Attr<bool>("swish"));
