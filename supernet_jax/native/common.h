@@ -10,10 +10,6 @@
 #include <memory>
 #include <mutex>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include "xla/ffi/api/ffi.h"
 
 // Kernels are compiled once for each set, by including their .inc files in several namespaces.
@@ -36,20 +32,6 @@ inline Instructions Available() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Instructions::kAvx2;
 #endif
   return Instructions::kPlain;
-}
-
-// Asks the system for large pages where a result is about to be written.
-//
-// XLA takes the memory of a program anew in every call. Fetching it in pages of 4 kB costs a third
-// of a training step.
-inline void LargePages(Array& result) {
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t kPage = uintptr_t{1} << 21;
-  const uintptr_t start = reinterpret_cast<uintptr_t>(result.untyped_data()) / kPage * kPage;
-  const uintptr_t bytes = (result.size_bytes() + kPage - 1) / kPage * kPage;
-  // Only a hint: nothing is lost where it is refused.
-  if (bytes > kPage) madvise(reinterpret_cast<void*>(start), bytes, MADV_HUGEPAGE);
-#endif
 }
 
 // Calls work(i) for every i below n, on the caller and whichever threads of the pool are free.

@@ -70,7 +70,6 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array w, Result y, int64_t str
       error.failure())
     return error;
   const Kernels& kernels = Pick(w.dimensions()[0]);
-  LargePages(*y);
   InParallel(pool, s.batch, [&](int64_t b) {
     for (int64_t row = 0; row < s.rows; ++row)
       kernels.forward(x.typed_data() + b * s.height * s.width * s.channels, w.typed_data(),
@@ -85,7 +84,6 @@ ffi::Error InputGradient(ffi::ThreadPool pool, Array g, Array w, Result dx, int6
       error.failure())
     return error;
   const Kernels& kernels = Pick(w.dimensions()[0]);
-  LargePages(*dx);
   InParallel(pool, s.batch, [&](int64_t b) {
     for (int64_t row = 0; row < s.height; ++row)
       kernels.input_gradient(g.typed_data() + b * s.rows * s.columns * s.channels, w.typed_data(),

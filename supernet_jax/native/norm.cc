@@ -18,7 +18,7 @@ struct Channel {  // what is the same for all rows
 };
 
 struct Kernels {
-  void (*moments)(const float*, float*, float*, int64_t, int64_t);
+  void (*moments)(const float*, float*, float*, float*, int64_t, int64_t);
   void (*normalise)(const float*, const Channel&, float*, int64_t, int64_t);
   void (*sums)(const float*, const float*, const Channel&, float*, float*, int64_t, int64_t);
   void (*gradient)(const float*, const float*, const Channel&, const float*, const float*, float*,
@@ -81,20 +81,22 @@ ffi::Error Moments(ffi::ThreadPool pool, Array x, Result mean, Result variance) 
   const Blocks blocks(x.dimensions());
   const int64_t channels = blocks.channels;
   const Kernels& kernels = Pick(false);
-  std::vector<float> means(blocks.count * channels), squares(blocks.count * channels);
+  const int64_t size = blocks.count * channels;
+  std::vector<float> means(size), rests(size), squares(size);
   InParallel(pool, blocks.count, [&](int64_t b) {
-    kernels.moments(x.typed_data() + blocks.Start(b), &means[b * channels], &squares[b * channels],
+    const int64_t at = b * channels;
+    kernels.moments(x.typed_data() + blocks.Start(b), &means[at], &rests[at], &squares[at],
                     blocks.Rows(b), channels);
   });
   // The whole's sum of squares is the blocks', and that of their means around the whole's.
   std::vector<double> centre(channels), sum(channels);
   for (int64_t b = 0; b < blocks.count; ++b)
-    for (int64_t c = 0; c < channels; ++c)
-      centre[c] += double(means[b * channels + c]) * blocks.Rows(b) / blocks.rows;
+    for (int64_t c = 0, i = b * channels; c < channels; ++c, ++i)
+      centre[c] += (double(means[i]) * blocks.Rows(b) + rests[i]) / blocks.rows;
   for (int64_t b = 0; b < blocks.count; ++b)
-    for (int64_t c = 0; c < channels; ++c) {
-      const double away = means[b * channels + c] - centre[c];
-      sum[c] += squares[b * channels + c] + blocks.Rows(b) * away * away;
+    for (int64_t c = 0, i = b * channels; c < channels; ++c, ++i) {
+      const double away = means[i] - centre[c];
+      sum[c] += squares[i] + away * (2.0 * rests[i] + blocks.Rows(b) * away);
     }
   for (int64_t c = 0; c < channels; ++c) {
     mean->typed_data()[c] = centre[c];
@@ -109,7 +111,6 @@ ffi::Error Normalise(ffi::ThreadPool pool, Array x, Array mean, Array factor, Ar
   const Blocks blocks(x.dimensions());
   const Channel of{mean.typed_data(), factor.typed_data(), shift.typed_data()};
   const Kernels& kernels = Pick(swish);
-  LargePages(*y);
   InParallel(pool, blocks.count, [&](int64_t i) {
     const int64_t b = blocks.count - 1 - i;  // what was read last is in the cache still
     kernels.normalise(x.typed_data() + blocks.Start(b), of, y->typed_data() + blocks.Start(b),
@@ -145,7 +146,6 @@ ffi::Error Gradient(ffi::ThreadPool pool, Array g, Array x, Array mean, Array fa
   const Blocks blocks(x.dimensions());
   const Channel of{mean.typed_data(), factor.typed_data(), shift.typed_data()};
   const Kernels& kernels = Pick(swish);
-  LargePages(*dx);
   InParallel(pool, blocks.count, [&](int64_t i) {
     const int64_t b = blocks.count - 1 - i;  // what was read last is in the cache still
     const int64_t start = blocks.Start(b);
