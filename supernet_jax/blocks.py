@@ -33,7 +33,7 @@ class Stem(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, c_in]` -> `[B, H/stride, W/stride, c_out]`."""
         x = layers.Conv(self.spec.c_out, 3, self.spec.stride, name="conv")(x)
-        return nn.swish(layers.BatchNorm(name="norm")(x))
+        return layers.BatchNorm(swish=True, name="norm")(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +80,9 @@ class MBConv(nn.Module):
         y = x
         if s.expand:
             y = layers.Pointwise(s.middle, name="expand")(y)
-            y = nn.swish(layers.BatchNorm(name="expand_norm")(y))
+            y = layers.BatchNorm(swish=True, name="expand_norm")(y)
         y = layers.Depthwise(s.kernel, s.stride, name="depthwise")(y)
-        y = nn.swish(layers.BatchNorm(name="depthwise_norm")(y))
+        y = layers.BatchNorm(swish=True, name="depthwise_norm")(y)
         if s.reduced:
             y = layers.SqueezeExcite(s.reduced, name="squeeze")(y)
         y = layers.Pointwise(s.c_out, name="project")(y)
@@ -132,7 +132,7 @@ class Head(nn.Module):
         """`[B, H, W, c_in]` -> logits `[B, classes]`."""
         s = self.spec
         x = layers.Pointwise(s.middle, name="expand")(x)
-        x = nn.swish(layers.BatchNorm(name="expand_norm")(x))
+        x = layers.BatchNorm(swish=True, name="expand_norm")(x)
         x = jnp.mean(x, (1, 2))
         x = nn.swish(layers.Pointwise(s.c_out, name="mix")(x))
         x = layers.Dropout(s.dropout, s.dropout_width, name="dropout")(x)

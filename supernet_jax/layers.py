@@ -20,12 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from supernet_jax import native
+from supernet_jax import native, norm
 from supernet_jax.description import SHAPES_ONLY
 
 Array = jax.Array
 Initializer = Callable[..., Array]
-EPSILON = 1e-5  # of BatchNorm, as published
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:
@@ -120,9 +119,11 @@ class BatchNorm(nn.Module):
 
     Attributes:
         zero_scale: start with scale 0, so that a residual block starts as its shortcut.
+        swish: apply swish to the result, in the same pass.
     """
 
     zero_scale: bool = False
+    swish: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -131,22 +132,16 @@ class BatchNorm(nn.Module):
         start = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
         scale = self.param("scale", start, (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
-        wide = x.astype(jnp.float32)
         mean: Array
         variance: Array
         if self.has_variable("stats", "mean"):
             mean, variance = self.get_variable("stats", "mean"), self.get_variable("stats", "var")
-        else:
-            axes = tuple(range(x.ndim - 1))
-            mean = jnp.mean(wide, axes)
-            variance = jnp.mean(jnp.square(wide - _row(mean, wide)), axes)
-            n = x.size // c
-            unbiased = variance * (n / max(n - 1, 1))
-            self.sow("moments", "mean", mean, reduce_fn=_last)
-            self.sow("moments", "var", unbiased, reduce_fn=_last)
-        factor = lax.rsqrt(variance + EPSILON) * scale.astype(jnp.float32)
-        shift = bias.astype(jnp.float32)
-        return ((wide - _row(mean, wide)) * _row(factor, wide) + _row(shift, wide)).astype(x.dtype)
+            return norm.normalise(x, mean, variance, scale, bias, swish=self.swish)
+        y, (mean, variance) = norm.batch_norm(x, scale, bias, swish=self.swish)
+        n = x.size // c
+        self.sow("moments", "mean", mean, reduce_fn=_last)
+        self.sow("moments", "var", variance * (n / max(n - 1, 1)), reduce_fn=_last)
+        return y
 
 
 class Dropout(nn.Module):

@@ -6,12 +6,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import norm_reference
 import numpy as np
 import pytest
 import reference
 from jax import lax
 
-from supernet_jax import layers
+from supernet_jax import layers, norm
 from supernet_jax.spaces import mobilenet
 
 GOLDEN = reference.golden("attentivenas")["misc_goldens"]
@@ -128,6 +129,60 @@ def test_one_value_per_channel_has_finite_statistics() -> None:
         layers.BatchNorm(), {"scale": jnp.ones(2), "bias": jnp.zeros(2)}, jnp.ones((1, 1, 1, 2))
     )
     assert np.isfinite(updated["moments"]["var"]).all()
+
+
+@pytest.mark.parametrize("swish", [False, True])
+@pytest.mark.parametrize("shape", norm_reference.SHAPES)
+def test_batch_norm_and_its_gradients(shape: tuple[int, ...], swish: bool) -> None:
+    norm_reference.check_by_batch(shape, swish)
+
+
+@pytest.mark.parametrize("swish", [False, True])
+def test_norm_by_given_statistics_and_its_gradients(swish: bool) -> None:
+    norm_reference.check_given((3, 9, 7, 25), swish)
+
+
+def test_moments_of_a_large_mean() -> None:
+    norm_reference.check_moments()
+
+
+def test_gradient_of_bfloat16_norm() -> None:
+    inputs = norm_reference.operands((3, 9, 7, 25))[:3]
+    x, scale, bias = (jnp.asarray(a, jnp.bfloat16) for a in inputs)
+    own = functools.partial(norm.batch_norm, swish=True)
+    outputs, back = jax.vjp(own, x, scale, bias)
+    gradient = norm_reference.cotangents(outputs)
+    exact = norm_reference.in_float64(
+        functools.partial(norm_reference.by_batch, swish=True), (x, scale, bias), gradient
+    )
+    found = (outputs, back(gradient))
+    assert [a.dtype for a in found[1]] == [jnp.bfloat16] * 3
+    # The last place of bfloat16 is 2^-8; y is rounded before and after swish.
+    norm_reference.close(found, exact, 3 * 2**-8)
+
+
+def test_norm_with_swish_is_swish_of_norm() -> None:
+    x, scale, bias, mean, variance = norm_reference.operands((2, 3, 3, 8))
+    params, stats = {"scale": scale, "bias": bias}, {"mean": mean, "var": variance}
+    for given in ({}, {"stats": stats}):
+        y, moments = apply(layers.BatchNorm(), params, x, **given)
+        swished, same = apply(layers.BatchNorm(swish=True), params, x, **given)
+        np.testing.assert_array_equal(swished, nn.swish(y))
+        jax.tree.map(np.testing.assert_array_equal, moments, same)
+
+
+def test_norm_in_vmap() -> None:
+    x, scale, bias = (np.stack([a, 2 * a]) for a in norm_reference.operands((2, 3, 3, 8))[:3])
+    own = functools.partial(norm.batch_norm, swish=True)
+
+    def loss(x: Any, scale: Any, bias: Any) -> Any:
+        y, (mean, variance) = own(x, scale, bias)
+        return jnp.sum(y**2) + jnp.sum(mean * variance)
+
+    found = jax.vmap(jax.grad(loss, (0, 1, 2)))(x, scale, bias)
+    each = [jax.grad(loss, (0, 1, 2))(*args) for args in zip(x, scale, bias, strict=True)]
+    for a, *b in zip(found, *each, strict=True):
+        np.testing.assert_allclose(a, np.stack(b), rtol=SUMS, atol=SUMS)
 
 
 @pytest.mark.parametrize(("zero", "start"), [(True, 0.0), (False, 1.0)])

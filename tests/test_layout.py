@@ -13,7 +13,7 @@ PACKAGE = ROOT / "supernet_jax"
 ROWS = (
     ("__init__", "errors"),
     ("choices", "description", "machine", "native", "progress", "schema", "userfile"),
-    ("elastic", "layers", "blocks"),
+    ("elastic", "norm", "layers", "blocks"),
     ("call",),
     ("network",),
     ("spaces",),

@@ -6,11 +6,12 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import norm_reference
 import numpy as np
 import pytest
 from jax import lax
 
-from supernet_jax import native
+from supernet_jax import native, norm
 from supernet_jax.errors import UserError
 
 Array = jax.Array
@@ -24,6 +25,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     path = native.build(tmp_path_factory.mktemp("native"))
     native._load(path)
     return path
+
+
+@pytest.fixture
+def used(built: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers use what was built, as on a machine with one device."""
+    monkeypatch.setattr(native, "library", lambda: built)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -59,14 +67,56 @@ def test_same_as_xla(built: pathlib.Path, shape: tuple[int, ...], stride: int, k
         close(mine, other)
 
 
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize("swish", [False, True])
+@pytest.mark.parametrize("shape", norm_reference.SHAPES)
+def test_norm(shape: tuple[int, ...], swish: bool) -> None:
+    norm_reference.check_by_batch(shape, swish)
+    norm_reference.check_given(shape, swish)
+
+
+@pytest.mark.usefixtures("used")
+def test_moments_of_a_large_mean() -> None:
+    norm_reference.check_moments()
+
+
+@pytest.mark.usefixtures("used")
+def test_swish_of_every_size() -> None:
+    # Factor 1 and bias 0, so that z is x. Beyond 87 exp(-z) or its inverse is no normal number.
+    z = np.concatenate([np.linspace(-87, 87, 4001), 10.0 ** np.arange(-20, 1), [88, 200, 1e30]])
+    x = jnp.asarray(z, jnp.float32)[:, None]
+    zero, one = jnp.zeros(1), jnp.ones(1)
+    swished = functools.partial(norm.normalise, swish=True)
+    y, back = jax.vjp(lambda x: swished(x, zero, one - norm.EPSILON, one, zero), x)
+    z = np.asarray(x, np.float64)
+    s = 1 / (1 + np.exp(-z))
+    # exp is good to two or three last places, 6e-8 each; rounding z * log2(e) adds as much.
+    np.testing.assert_allclose(y, z * s, rtol=5e-7, atol=0)
+    slope = s * (1 + z * (1 - s))  # it has a root at -1.28
+    np.testing.assert_allclose(back(jnp.ones_like(x))[0], slope, rtol=5e-7, atol=5e-7)
+    y = swished(jnp.asarray([[np.nan], [np.inf], [-200.0]]), zero, one, one, zero)
+    assert np.isnan(y[0, 0]) and y[1, 0] == np.inf
+    assert abs(y[2, 0]) < 1e-35
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def norm_loss(x: Array, scale: Array, bias: Array, passes: norm.Passes) -> Array:
+    y, (mean, variance) = norm._batch_norm(passes, True, x, scale, bias)
+    return jnp.sum(y**2) + jnp.sum(mean * variance)
+
+
 def test_same_bits_every_time(built: pathlib.Path) -> None:
     # Threads take images as they come; the order of sums must not depend on them.
     x = jax.random.normal(jax.random.key(0), (40, 8, 8, 48))
     kernel = jax.random.normal(jax.random.key(1), (5, 5, 1, 48))
+    scale, bias = kernel[:2, 0, 0]
     gradient = jax.jit(jax.grad(lambda w: jnp.sum(native.depthwise(x, w, 1) ** 2)))
-    first = np.asarray(gradient(kernel))
+    of_norm = jax.jit(jax.grad(norm_loss, (0, 1, 2)), static_argnums=3)
+    first = np.asarray(gradient(kernel)), of_norm(x, scale, bias, norm.COMPILED)
     for _ in range(10):
-        np.testing.assert_array_equal(gradient(kernel), first)
+        np.testing.assert_array_equal(gradient(kernel), first[0])
+        again = of_norm(x, scale, bias, norm.COMPILED)
+        jax.tree.map(np.testing.assert_array_equal, again, first[1])
 
 
 def test_vmap(built: pathlib.Path) -> None:
@@ -77,27 +127,48 @@ def test_vmap(built: pathlib.Path) -> None:
     close(got, expected)
 
 
+def test_vmap_of_norm(built: pathlib.Path) -> None:
+    x = jax.random.normal(jax.random.key(0), (3, 2, 6, 6, 9))
+    scale, bias = jax.random.normal(jax.random.key(1), (2, 3, 9))
+    gradients = jax.vmap(jax.grad(norm_loss, (0, 1, 2)), (0, 0, 0, None))
+    for a, b in zip(
+        gradients(x, scale, bias, norm.COMPILED),
+        gradients(x, scale, bias, norm.PLAIN),
+        strict=True,
+    ):
+        close(a, b)
+
+
 def test_refuses_what_does_not_fit(built: pathlib.Path) -> None:
     x = jnp.zeros((1, 4, 4, 8))
     with pytest.raises(Exception, match="do not belong together"):
         jax.block_until_ready(native.depthwise(x, jnp.zeros((3, 3, 1, 16)), 1))
     with pytest.raises(Exception, match="kernel of 1 to 7"):
         jax.block_until_ready(native.depthwise(x, jnp.zeros((9, 9, 1, 8)), 1))
+    with pytest.raises(Exception, match="vectors of"):
+        jax.block_until_ready(native.norm_apply(x, *[jnp.zeros(9)] * 3, True))
 
 
 def test_when_it_is_used(built: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x, kernel = jnp.zeros((1, 4, 4, 8)), jnp.zeros((3, 3, 1, 8))
+
+    def which(x: Array = x) -> tuple[bool, bool]:
+        row = jnp.ones(8)
+        program = jax.make_jaxpr(lambda x: norm.normalise(x, row, row, row, row, swish=True))(x)
+        assert ("supernet_norm" in str(program)) == native.takes_norm(x)
+        return native.takes(x, kernel.astype(x.dtype)), native.takes_norm(x)
+
     monkeypatch.setattr(native, "library", lambda: built)
-    assert not native.takes(x, kernel)  # eight devices
+    assert which() == (False, False)  # eight devices
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert native.takes(x, kernel)
-    assert not native.takes(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    assert which() == (True, True)
+    assert which(x.astype(jnp.bfloat16)) == (False, False)
     assert not native.takes(x, jnp.zeros((9, 9, 1, 8)))
     monkeypatch.setattr(native, "library", lambda: built.with_name("none.so"))
-    assert not native.takes(x, kernel)
+    assert which() == (False, False)
     monkeypatch.setattr(native, "library", lambda: built)
     monkeypatch.setenv(native.SWITCH, "0")
-    assert not native.takes(x, kernel)
+    assert which() == (False, False)
 
 
 def test_no_compiler(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,11 @@ SUPERNET_NATIVE=0 supernet train configs/digits.py --out runs/digits   # leaves 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Build the compiled depthwise convolution: training on CPU becomes about twice as fast.
+    """Build compiled kernels: training on CPU becomes about twice as fast.
 
-    Optional. It needs a C++17 compiler and takes half a minute, once for every version of this
-    library and of jaxlib; later commands find what was built. On GPU and TPU nothing uses it.
+    They are depthwise convolution and normalisation with swish. Optional. Building them needs a
+    C++17 compiler and takes about a minute, once for every version of this library and of jaxlib;
+    later commands find what was built. On GPU and TPU nothing uses them.
     """
 
 

@@ -1,8 +1,9 @@
 """Compiled kernels for CPU, optional: built from source on the machine that runs them.
 
 XLA has no good depthwise convolution on CPU (see `layers.depthwise`); the one here is several times
-faster, its gradient ten times and more. `supernet native` builds it, with any C++17 compiler; where
-it was not built, everything works as well, slower. On other backends it is never used.
+faster, its gradient ten times and more. The passes of normalisation with swish (see `norm`) take
+half of XLA's time here. `supernet native` builds them, with any C++17 compiler; where they were not
+built, everything works as well, slower. On other backends they are never used.
 """
 
 import ctypes
@@ -22,13 +23,18 @@ import numpy as np
 from supernet_jax.errors import UserError
 
 Array = jax.Array
-SOURCES = ("depthwise.cc", "depthwise.inc")
+UNITS = ("depthwise.cc", "norm.cc")
+SOURCES = (*UNITS, "common.h", "depthwise.inc", "lanes.inc", "norm.inc")
 SWITCH = "SUPERNET_NATIVE"  # environment variable: 0 leaves the kernels aside
 KERNELS = (1, 3, 5, 7)  # sizes that are compiled
 _TARGETS = {
     "supernet_depthwise": "DepthwiseForward",
     "supernet_depthwise_input_gradient": "DepthwiseInputGradient",
     "supernet_depthwise_kernel_gradient": "DepthwiseKernelGradient",
+    "supernet_norm_moments": "NormMoments",
+    "supernet_norm": "NormForward",
+    "supernet_norm_sums": "NormSums",
+    "supernet_norm_gradient": "NormInputGradient",
 }
 
 
@@ -39,7 +45,7 @@ def library(cache: pathlib.Path | None = None) -> pathlib.Path:
     digest = hashlib.sha256(importlib.metadata.version("jaxlib").encode())
     for name in SOURCES:
         digest.update((folder / name).read_bytes())
-    return (cache or cache_folder() / "native") / f"depthwise-{digest.hexdigest()[:16]}.so"
+    return (cache or cache_folder() / "native") / f"kernels-{digest.hexdigest()[:16]}.so"
 
 
 def cache_folder() -> pathlib.Path:
@@ -62,13 +68,14 @@ def build(cache: pathlib.Path | None = None) -> pathlib.Path:
     if target.exists():
         return target
     compiler = os.environ.get("CXX", "c++")
-    source = pathlib.Path(__file__).parent / SOURCES[0]
+    folder = pathlib.Path(__file__).parent
+    sources = [str(folder / name) for name in UNITS]
     options = ["-std=c++17", "-O3", "-w", "-fPIC", "-shared", f"-I{jax.ffi.include_dir()}"]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            made = pathlib.Path(folder) / target.name
-            command = [compiler, *options, str(source), "-o", str(made)]
+        with tempfile.TemporaryDirectory(dir=target.parent) as made_in:
+            made = pathlib.Path(made_in) / target.name
+            command = [compiler, *options, *sources, "-o", str(made)]
             subprocess.run(command, check=True, capture_output=True, text=True)
             made.replace(target)
     except FileNotFoundError:
@@ -78,7 +85,7 @@ def build(cache: pathlib.Path | None = None) -> pathlib.Path:
         ) from None
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip()[-2000:]
-        raise UserError(f"{compiler} cannot compile {source}:\n{said}") from None
+        raise UserError(f"{compiler} cannot compile {folder}:\n{said}") from None
     except OSError as error:
         raise UserError(f"cannot write {target} ({error})") from None
     return target
@@ -94,21 +101,27 @@ def _load(path: pathlib.Path) -> bool:
 
 
 def takes(x: Array, kernel: Array) -> bool:
-    """Whether `depthwise` can and should run: built, switched on, one device, types it knows.
+    """Whether `depthwise` can and should run: `takes_norm(x)`, and a kernel that it knows."""
+    return kernel.dtype == jnp.float32 and kernel.shape[0] in KERNELS and takes_norm(x)
+
+
+def takes_norm(x: Array) -> bool:
+    """Whether the passes of normalisation can and should run: built, switched on, one device,
+    float32.
 
     A program over several devices is left to XLA, which cannot split a foreign kernel.
     """
-    if os.environ.get(SWITCH) == "0" or jax.device_count() > 1:
+    if os.environ.get(SWITCH) == "0" or jax.device_count() > 1 or x.dtype != jnp.float32:
         return False
-    known = x.dtype == kernel.dtype == jnp.float32 and kernel.shape[0] in KERNELS
-    return known and (path := library()).exists() and _load(path)
+    return (path := library()).exists() and _load(path)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(x: Array, kernel: Array, stride: int) -> Array:
     """As `layers.depthwise`: float32 `[B, H, W, C]` and `[k, k, 1, C]`, k of `KERNELS`."""
     b, h, w, c = x.shape
-    return _call("supernet_depthwise", (b, -(-h // stride), -(-w // stride), c), stride, x, kernel)
+    shape = (b, -(-h // stride), -(-w // stride), c)
+    return _call("supernet_depthwise", shape, x, kernel, stride=np.int64(stride))
 
 
 def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -117,16 +130,52 @@ def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, 
 
 def _backward(stride: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    name = "supernet_depthwise"
+    name, step = "supernet_depthwise", np.int64(stride)
     return (
-        _call(f"{name}_input_gradient", x.shape, stride, gradient, kernel),
-        _call(f"{name}_kernel_gradient", kernel.shape, stride, x, gradient),
+        _call(f"{name}_input_gradient", x.shape, gradient, kernel, stride=step),
+        _call(f"{name}_kernel_gradient", kernel.shape, x, gradient, stride=step),
     )
 
 
 depthwise.defvjp(_forward, _backward)
 
 
-def _call(name: str, shape: tuple[int, ...], stride: int, *operands: Array) -> Any:
-    out = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return jax.ffi.ffi_call(name, out, vmap_method="sequential")(*operands, stride=np.int64(stride))
+def norm_moments(x: Array) -> tuple[Array, Array]:
+    """The first of `norm.Passes`; all four are for float32."""
+    return tuple(_call("supernet_norm_moments", [x.shape[-1:]] * 2, x))
+
+
+def norm_apply(x: Array, mean: Array, factor: Array, shift: Array, swish: bool) -> Array:
+    """See `norm.Passes`."""
+    return _call("supernet_norm", x.shape, x, mean, factor, shift, swish=swish)
+
+
+def norm_sums(
+    g: Array, x: Array, mean: Array, factor: Array, shift: Array, swish: bool
+) -> tuple[Array, Array]:
+    """See `norm.Passes`."""
+    operands = (g, x, mean, factor, shift)
+    return tuple(_call("supernet_norm_sums", [x.shape[-1:]] * 2, *operands, swish=swish))
+
+
+def norm_gradient(
+    g: Array,
+    x: Array,
+    mean: Array,
+    factor: Array,
+    shift: Array,
+    slope: Array,
+    offset: Array,
+    swish: bool,
+) -> Array:
+    """See `norm.Passes`."""
+    operands = (g, x, mean, factor, shift, slope, offset)
+    return _call("supernet_norm_gradient", x.shape, *operands, swish=swish)
+
+
+def _call(name: str, shapes: Any, *operands: Array, **attributes: Any) -> Any:
+    """One result for a shape, several for a list of shapes."""
+    several = isinstance(shapes, list)
+    out = [jax.ShapeDtypeStruct(s, jnp.float32) for s in (shapes if several else [shapes])]
+    call = jax.ffi.ffi_call(name, out if several else out[0], vmap_method="sequential")
+    return call(*operands, **attributes)

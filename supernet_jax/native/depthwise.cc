@@ -4,18 +4,12 @@
 // several instruction sets, and the one that the machine has is picked when it runs.
 
 #include <algorithm>
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <mutex>
 #include <type_traits>
 #include <vector>
 
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
+#include "common.h"
 
 namespace {
 
@@ -35,8 +29,7 @@ namespace plain {
 #include "depthwise.inc"
 }
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define SEVERAL_INSTRUCTION_SETS
+#ifdef SEVERAL_INSTRUCTION_SETS
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 namespace avx2 {
@@ -53,38 +46,11 @@ namespace avx512 {
 
 const Kernels& Pick(int64_t k) {
 #ifdef SEVERAL_INSTRUCTION_SETS
-  if (__builtin_cpu_supports("avx512f")) return avx512::Table(k);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::Table(k);
+  if (Available() == Instructions::kAvx512) return avx512::Table(k);
+  if (Available() == Instructions::kAvx2) return avx2::Table(k);
 #endif
   return plain::Table(k);
 }
-
-// Calls work(i) for every i below n, on the caller and whichever threads of the pool are free.
-template <class F>
-void InParallel(ffi::ThreadPool& pool, int64_t n, const F& work) {
-  struct Progress {
-    std::atomic<int64_t> next{0};
-    int64_t done = 0;
-    std::mutex mutex;
-    std::condition_variable all_done;
-  };
-  auto progress = std::make_shared<Progress>();
-  auto run = [progress, n, &work] {
-    int64_t count = 0;
-    for (int64_t i; (i = progress->next.fetch_add(1)) < n; ++count) work(i);
-    std::lock_guard<std::mutex> lock(progress->mutex);
-    // A helper that comes too late does nothing here, and `work` may be gone by then.
-    if ((progress->done += count) == n && count) progress->all_done.notify_all();
-  };
-  const int64_t helpers = std::min(pool.num_threads(), n) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule([run] { run(); });
-  run();
-  std::unique_lock<std::mutex> lock(progress->mutex);
-  progress->all_done.wait(lock, [&] { return progress->done == n; });
-}
-
-using Array = ffi::Buffer<ffi::F32>;
-using Result = ffi::Result<Array>;
 
 ffi::Error Check(ffi::Span<const int64_t> x, ffi::Span<const int64_t> w,
                  ffi::Span<const int64_t> y, int64_t stride, Shape* shape) {
