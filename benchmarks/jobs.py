@@ -72,7 +72,7 @@ def peer_jobs(backend: str, quick: bool, reference: str) -> list[Job]:
 def quick_jobs(backend: str) -> list[Job]:
     """Everything in its quick form."""
     scripts = ("train_step", "evaluation", "compile", "gradient", "memory", "pointwise")
-    scripts += ("profile_step", "costs", "data", "racing")
+    scripts += ("norm", "profile_step", "costs", "data", "racing")
     scripts += ("scaling",) if backend == "cpu" else ()
     tuned = ("train_step", "evaluation")
     return [Job(name, name, ("--quick",), 1, name in tuned) for name in scripts]
@@ -92,6 +92,7 @@ def cpu_jobs() -> list[Job]:
         Job("profile-largest", "profile_step", (*large, "--largest"), 2),
         Job("profile", "profile_step", large, 3),
         Job("pointwise", "pointwise", (), 1),
+        Job("norm", "norm", (), 1),
         Job("costs", "costs", (), 1),
         Job("data", "data", (), 3),
         Job("scaling", "scaling", ("--rounds", "3"), 4),
@@ -127,6 +128,7 @@ def gpu_jobs() -> list[Job]:
         Job("memory", "memory", (), 4),
         Job("gradient", "gradient", ("--variants", "largest", "masked", "switched"), 5),
         Job("pointwise", "pointwise", (), 1),
+        Job("norm", "norm", (), 1),
         Job("costs", "costs", (), 1),
         Job("data", "data", (), 3),
         Job("racing", "racing", (), 3),
