@@ -17,7 +17,7 @@ ROWS = (
     ("call",),
     ("network",),
     ("spaces",),
-    ("sampling", "losses", "latency", "costs", "optim", "sharding", "data", "augment"),
+    ("sampling", "ordering", "losses", "latency", "costs", "optim", "sharding", "data", "augment"),
     ("train", "evaluate", "checkpoint"),
     ("fit", "search", "extract", "extracted", "card", "timing"),
     ("config", "experiment", "results", "raced", "report", "rehearsal"),

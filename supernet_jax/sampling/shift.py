@@ -33,9 +33,7 @@ class ShiftState(NamedTuple):
     seen: Array
 
 
-def shift(
-    menu: Menu, *, bins: Bins, macs: Cost, n_random: int = 2, floor: float = 0.2
-) -> Sampler:
+def shift(menu: Menu, *, bins: Bins, macs: Cost, n_random: int = 2, floor: float = 0.2) -> Sampler:
     """Probability shift over bins of MACs (after ShiftNAS, arXiv 2307.08300), in a sandwich.
 
     The paper moves the probability of a range of costs by how much the performance of its subnets

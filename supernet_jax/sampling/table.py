@@ -101,8 +101,7 @@ def build(
         advance: called with the number of archs counted since the last call.
     """
     menu, macs = space.menu, reference_macs(space)
-    ends = [float(macs(pick(menu))) for pick in (choices.smallest, choices.largest)]
-    edges = np.linspace(ends[0], max(ends[1], ends[0] + 1), bins + 1)
+    edges = np.linspace(*_ends(space), bins + 1)
     leaves = jax.tree.leaves(menu)
     counts = [np.zeros((bins, len(choice)), np.int64) for choice in leaves]
     for start in range(0, samples, CHUNK):
@@ -128,6 +127,13 @@ def build(
             for name, share in zip(choices.names(menu), shares, strict=True)
         },
     )
+
+
+def _ends(space: Space) -> tuple[float, float]:
+    """MACs of the smallest and the largest subnet, at least one apart."""
+    macs = reference_macs(space)
+    low, high = (float(macs(pick(space.menu))) for pick in (choices.smallest, choices.largest))
+    return low, max(high, low + 1)
 
 
 def _uniform(menu: Menu, key: Array) -> Arch:
@@ -161,8 +167,7 @@ def check(table: Table, space: Space) -> None:
     """
     ours = dict(zip(choices.names(space.menu), map(len, jax.tree.leaves(space.menu)), strict=True))
     theirs = {name: len(rows[0]) for name, rows in table.options.items() if rows}
-    macs = reference_macs(space)
-    ends = tuple(float(macs(pick(space.menu))) for pick in (choices.smallest, choices.largest))
+    ends = _ends(space)
     shapes = {len(rows) for rows in table.options.values()} | {len(table.probability)}
     whole = shapes == {len(table.edges) - 1}
     if not whole or ours != theirs or (table.edges[0], table.edges[-1]) != ends:
