@@ -17,10 +17,11 @@ ROWS = (
     ("call",),
     ("network",),
     ("spaces",),
-    ("sampling", "ordering", "losses", "latency", "costs", "optim", "sharding", "data", "augment"),
+    ("sampling", "ordering", "zerocost", "losses", "latency", "costs", "optim", "sharding", "data")
+    + ("augment",),
     ("train", "evaluate", "checkpoint"),
     ("fit", "search", "extract", "extracted", "card", "timing"),
-    ("config", "experiment", "results", "raced", "report", "rehearsal"),
+    ("config", "experiment", "results", "raced", "report", "rehearsal", "visits"),
     ("commands",),
     ("cli",),
     ("__main__",),
