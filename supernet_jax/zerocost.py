@@ -39,7 +39,9 @@ def snip(
             output = network.masked(space, params, arch, images, resolution=resolution)
             return losses.cross_entropy(output.logits, labels)
 
-        products = jax.tree.map(lambda w, g: jnp.sum(jnp.abs(w * g)), params, jax.grad(loss)(params))
+        products = jax.tree.map(
+            lambda w, g: jnp.sum(jnp.abs(w * g)), params, jax.grad(loss)(params)
+        )
         return jnp.sum(jnp.stack(jax.tree.leaves(products)))
 
     return score

@@ -20,7 +20,8 @@ from supernet_jax.elastic import elastic
 from supernet_jax.network import Bank, Space
 from supernet_jax.sampling import Phase, Reorder
 
-SPACES = {"tiny": tiny, "deep": deep}
+TINY = tiny()
+SPACES = {"tiny": TINY, "deep": deep()}
 
 
 def noisy(space: Space, seed: int = 0) -> Any:
@@ -31,7 +32,7 @@ def noisy(space: Space, seed: int = 0) -> Any:
 
 
 def test_what_belongs_together_follows_from_the_block() -> None:
-    block = {c.size: c for c in ordering.couplings(tiny())["stage2_block1"]}
+    block = {c.size: c for c in ordering.couplings(TINY)["stage2_block1"]}
     assert set(block) == {"middle", "reduced"}
     middle = {
         (("expand", "kernel"), -1),
@@ -50,14 +51,14 @@ def test_what_belongs_together_follows_from_the_block() -> None:
         ("squeeze", "reduce", "kernel"),
         ("project", "kernel"),
     }
-    head = {c.size for c in ordering.couplings(tiny())["head"]}
+    head = {c.size for c in ordering.couplings(TINY)["head"]}
     assert head == {"middle", "c_out"}
-    assert ordering.couplings(tiny())["stem"] == ()  # its channels meet other blocks
+    assert ordering.couplings(TINY)["stem"] == ()  # its channels meet other blocks
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_the_largest_subnet_stays_what_it_is(name: str) -> None:
-    space = SPACES[name]()
+    space = SPACES[name]
     params = noisy(space)
     sort = jax.jit(lambda p: ordering.reordered(p, ordering.by_importance(space, p)))
     after = sort(params)
@@ -72,13 +73,16 @@ def test_the_largest_subnet_stays_what_it_is(name: str) -> None:
     same, other = logits(params, largest=True), logits(params, largest=False)
     assert largest_difference(logits(after, largest=True), same) < 1e-5
     assert largest_difference(logits(after, largest=False), other) > 1e-2  # it did something
-    moved = [not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (params, after)), strict=True)]
+    moved = [
+        not np.array_equal(a, b)
+        for a, b in zip(*map(jax.tree.leaves, (params, after)), strict=True)
+    ]
     assert any(moved) and not all(moved)
     assert bitwise(sort(after), after)
 
 
 def test_the_most_important_channels_come_first() -> None:
-    space = tiny()
+    space = TINY
     params = noisy(space)
     own = ordering.reordered(params, ordering.by_importance(space, params))["stage2_block1"]
     reading = own["project"]["kernel"], own["squeeze"]["reduce"]["kernel"]
@@ -96,7 +100,7 @@ def read_by(kernel: Any) -> np.ndarray:
 
 def test_trees_like_the_parameters_move_alike() -> None:
     """Momenta and averages, wherever they stand; counters and what is shaped otherwise stay."""
-    space = tiny()
+    space = TINY
     params = noisy(space)
     orders = ordering.by_importance(space, params)
     after = ordering.reordered(params, orders)
@@ -107,11 +111,11 @@ def test_trees_like_the_parameters_move_alike() -> None:
 
 def test_rows_of_a_bank_have_their_own_order() -> None:
     rows = Lookup((("resolution",),), np.asarray([0, 1]))
-    space = dataclasses.replace(tiny(), bank=Bank(2, rows))
-    several = [noisy(tiny(), seed) for seed in (0, 1)]
+    space = dataclasses.replace(TINY, bank=Bank(2, rows))
+    several = [noisy(TINY, seed) for seed in (0, 1)]
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
     found = ordering.reordered(params, ordering.by_importance(space, params))
-    wanted = [ordering.reordered(p, ordering.by_importance(tiny(), p)) for p in several]
+    wanted = [ordering.reordered(p, ordering.by_importance(TINY, p)) for p in several]
     assert bitwise(found, jax.tree.map(lambda *leaves: jnp.stack(leaves), *wanted))
 
 

@@ -73,7 +73,7 @@ def test_preferred_archs_are_chosen_and_used(tmp_path: pathlib.Path, capsys: Cap
     ("arguments", "words"),
     [
         (("table", "digits", "--score", "snip", "--out", "x.json"), "needs a config file"),
-        (("table", "digits", "--score", "snap", "--out", "x.json"), "did you mean 'snip'"),
+        (("table", "digits", "--score", "snap", "--out", "x.json"), "did you mean snip"),
         (("table", "digits", "--bins", "0", "--out", "x.json"), "--bins is 0"),
         (("info", "digits", "--sampler"), "needs a config file"),
         (("info", "digits", "--out", "x.png"), "--out needs --sampler"),
@@ -148,7 +148,9 @@ def test_snip_is_the_sum_over_the_weights_of_the_subnet() -> None:
             logits = network.sliced(space, params, arch, images, resolution=8).logits
             return losses.cross_entropy(logits, labels)
 
-        products = jax.tree.map(lambda w, g: jnp.sum(jnp.abs(w * g)), params, jax.grad(loss)(params))
+        products = jax.tree.map(
+            lambda w, g: jnp.sum(jnp.abs(w * g)), params, jax.grad(loss)(params)
+        )
         found.append(float(score(arch)))
         assert found[-1] == pytest.approx(float(sum(jax.tree.leaves(products))), rel=1e-5)
     assert found[0] != pytest.approx(found[1], rel=0.01)
@@ -170,3 +172,9 @@ def test_a_samplers_build_is_given_what_it_names() -> None:
 
     for kind in (Old, New):
         assert built(kind()).recipe.sampler.n_random == 1
+
+
+def test_phases_can_be_set_on_the_command_line(tmp_path: pathlib.Path, capsys: Capture) -> None:
+    said = supernet(capsys, "train", configured(tmp_path, "Progressive()"), "--help")
+    assert said.status == 0 and "--sampler.largest-alone" in said.out
+    assert "--sampler.phases.1.share" in said.out

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from supernet_jax import choices, config, experiment, network, progress, results, zerocost
+from supernet_jax import choices, config, data, experiment, network, progress, results, zerocost
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
@@ -108,14 +108,17 @@ def _preferred(arguments: Arguments, samples: int) -> None:
 
 
 def _scorer(built: Experiment, arguments: Arguments) -> Any:
-    space, images = built.space, built.dataset.train
-    n = min(arguments.batch, len(images.labels))
-    inputs = built.prepare(jnp.asarray(np.asarray(images.images[:n])))
+    """The jitted score, on a random batch of training images."""
+    space, several = built.space, data.shuffled(built.dataset.train, seed=arguments.seed)
+    n = min(arguments.batch, len(several.labels))
+    some = data.Images(*(part[:n] for part in several))
+    pixels, labels = (part[0] for part in data.padded_batches(some, n))
+    inputs = built.prepare(jnp.asarray(pixels))
     params = jax.jit(lambda: network.init(space, jax.random.key(arguments.seed)))()
-    labels = jnp.asarray(np.asarray(images.labels[:n]), jnp.int32)
-    return jax.jit(
-        zerocost.snip(space, params, inputs, labels, resolution=space.resolutions[-1])
+    score = zerocost.snip(
+        space, params, inputs, jnp.asarray(labels), resolution=space.resolutions[-1]
     )
+    return jax.jit(score)
 
 
 def _record(

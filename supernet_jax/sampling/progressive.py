@@ -88,9 +88,10 @@ def progressive(
 
     def sample(key: Array, step: Array, score: Score) -> Arch:
         own = np.arange(opens.shape[1]) < sizes[:, None]
-        low = jnp.sum((jnp.asarray(opens) > step) & own, axis=1)
+        low = jnp.sum((jnp.asarray(opens) > step) & own, axis=1, dtype=jnp.int32)
         shape = (n_random, len(sizes))
-        packed = jax.random.randint(key, shape, low[None, :], sizes[None, :], jnp.int32)
+        least, most = jnp.broadcast_to(low, shape), jnp.broadcast_to(sizes, shape)
+        packed = jax.random.randint(key, shape, least, most, jnp.int32)
         return choices.unpack(menu, packed)
 
     first = phases[0].start if phases else 0
