@@ -17,8 +17,8 @@ ROWS = (
     ("call",),
     ("network",),
     ("spaces",),
-    ("sampling", "ordering", "zerocost", "losses", "latency", "costs", "optim", "sharding", "data")
-    + ("augment",),
+    ("latency", "costs", "losses", "optim", "sharding", "data", "augment"),
+    ("sampling", "ordering", "zerocost"),
     ("train", "evaluate", "checkpoint"),
     ("fit", "search", "extract", "extracted", "card", "timing"),
     ("config", "experiment", "results", "raced", "report", "rehearsal", "visits"),

@@ -20,7 +20,12 @@ from tiny_space import tiny
 from supernet_jax import checkpoint, choices, config, costs, sampling, train
 from supernet_jax.choices import Arch
 from supernet_jax.errors import UserError
-from supernet_jax.sampling import Phase, Sampler, fair, nested, preferred, progressive, table
+from supernet_jax.sampling import Phase, Sampler, table
+from supernet_jax.sampling.fair import members
+from supernet_jax.sampling.nested import chain
+from supernet_jax.sampling.preferred import select
+from supernet_jax.sampling.progressive import openings
+from supernet_jax.sampling.shift import probability
 
 SPACE = tiny()
 MENU = SPACE.menu
@@ -37,7 +42,7 @@ CASES: dict[str, Sampler] = {
     "fair": sampling.fair(MENU, n_random=4),
     "attentive": sampling.attentive(MENU, bins=BINS, macs=MACS),
     "worst_up": sampling.attentive(MENU, bins=BINS, macs=MACS, best=False, trials=2),
-    "progressive": progressive.progressive(MENU, PHASES),
+    "progressive": sampling.progressive(MENU, PHASES),
     "delayed": sampling.delayed(sampling.sandwich(MENU), start=STEPS // 2),
     "nested": sampling.nested(MENU, levels=4),
     "shift": sampling.shift(MENU, bins=BINS, macs=MACS),
@@ -181,18 +186,18 @@ def test_fair_steps_use_every_option_equally_often() -> None:
         "a": [choices.Choice((1, 2, 3)), choices.Choice((1, 2))],
         "r": choices.Choice((6, 8, 9)),
     }
-    assert fair.members(menu, ("r",)) == 6 and fair.members(menu, ("a", 0)) == 6
-    for members, exact in (
+    assert members(menu, ("r",)) == 6 and members(menu, ("a", 0)) == 6
+    for count, exact in (
         (6, (True, True, True)),
         (3, (True, False, True)),
         (2, (False, True, False)),
     ):
-        packed = many(sampling.fair(menu, n_random=members), 60)
+        packed = many(sampling.fair(menu, n_random=count), 60)
         for choice, column, equal_counts in zip(
             jax.tree.leaves(menu), np.moveaxis(packed, -1, 0), exact, strict=True
         ):
             counts = np.stack([(column == option).sum(-1) for option in range(len(choice))], -1)
-            assert (counts.sum(-1) == members).all()
+            assert (counts.sum(-1) == count).all()
             spread = counts.max(-1) - counts.min(-1)
             assert (spread == 0).all() if equal_counts else (spread == 1).all()
 
@@ -273,12 +278,12 @@ def test_options_open_at_their_steps() -> None:
         "r": choices.Choice((6, 8)),
     }
     phases = (Phase(("k",), 10), Phase(("d",), 20, 1), Phase(("d",), 30, 0))
-    opens = progressive.openings(menu, phases, resolution=("r",))
+    opens = openings(menu, phases, resolution=("r",))
     never = np.iinfo(np.int32).max
     np.testing.assert_array_equal(
         opens, [[30, 30, 20, 0], [10, 10, 0, never], [0, 0, never, never]]
     )
-    sampler = progressive.progressive(menu, phases, n_random=40, resolution=("r",))
+    sampler = sampling.progressive(menu, phases, n_random=40, resolution=("r",))
     most, every = {0, 1, 2}, {0, 1, 2, 3}
     for steps, depths, kernels in (
         ((0, 9), {3}, {2}),
@@ -303,7 +308,7 @@ def test_options_open_at_their_steps() -> None:
 )
 def test_phases_that_make_no_sense(phases: tuple[Phase, ...], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        progressive.progressive(MENU, phases)
+        sampling.progressive(MENU, phases)
 
 
 def test_delayed_is_its_inner_sampler_later() -> None:
@@ -318,7 +323,7 @@ def test_delayed_is_its_inner_sampler_later() -> None:
 
 
 def test_a_chain_of_nested_archs() -> None:
-    archs = nested.chain(MENU, levels=4)
+    archs = chain(MENU, levels=4)
     packed = np.asarray(choices.pack(archs))
     assert (np.diff(packed, axis=0) >= 0).all() and len(np.unique(packed, axis=0)) == len(packed)
     assert equal(jax.tree.map(lambda x: x[0], archs), choices.smallest(MENU))
@@ -326,7 +331,7 @@ def test_a_chain_of_nested_archs() -> None:
     assert (np.diff(np.asarray(costs.macs(SPACE)(archs))) > 0).all()
     wide = {"a": choices.Choice(tuple(range(9))), "b": choices.Choice((1, 2, 3))}
     np.testing.assert_array_equal(
-        choices.pack(nested.chain(wide, levels=5)), [[0, 0], [2, 1], [4, 1], [6, 2], [8, 2]]
+        choices.pack(chain(wide, levels=5)), [[0, 0], [2, 1], [4, 1], [6, 2], [8, 2]]
     )
     drawn = many(sampling.nested(wide, levels=5), 500).reshape(-1, 2)
     counts = np.bincount(drawn[:, 0], minlength=9)
@@ -334,25 +339,19 @@ def test_a_chain_of_nested_archs() -> None:
 
 
 def test_probability_shifts_to_where_losses_still_fall() -> None:
-    shift_module = sampling.shift(MENU, bins=BINS, macs=MACS, n_random=2, floor=0.2)
-    state = shift_module.init(jax.random.key(0))
-    probability = functools.partial(table_probability, floor=0.2)
+    sampler = sampling.shift(MENU, bins=BINS, macs=MACS, n_random=2, floor=0.2)
+    state = sampler.init(jax.random.key(0))
+    likely = functools.partial(probability, bins=BINS, floor=0.2)
     usable = np.isfinite(BINS.logits)
-    np.testing.assert_allclose(probability(state), usable / usable.sum(), rtol=1e-6)
+    np.testing.assert_allclose(likely(state), usable / usable.sum(), rtol=1e-6)
     loss = jnp.asarray([2.0, 1.0, 2.0, 2.0, 2.0, 2.0])
     old = jnp.asarray([2.0, 1.25, 2.0, 2.5, 2.0, 2.0])
     state = state._replace(quick=loss, slow=old, seen=jnp.ones(6, bool))
     change = np.where(usable, np.abs(loss - old) / old, 0)  # 0.2 in bins 1 and 3
     wanted = 0.2 * usable / usable.sum() + 0.8 * change / change.sum()
-    np.testing.assert_allclose(probability(state), wanted, rtol=1e-5)
-    packed = many(shift_module, 1, state=state)
+    np.testing.assert_allclose(likely(state), wanted, rtol=1e-5)
+    packed = many(sampler, 1, state=state)
     assert packed.shape == (1, 2, len(jax.tree.leaves(MENU)))
-
-
-def table_probability(state: Any, *, floor: float) -> np.ndarray:
-    from supernet_jax.sampling import shift
-
-    return np.asarray(shift.probability(state, BINS, floor=floor))
 
 
 def test_shift_books_each_loss_to_the_bin_that_was_drawn() -> None:
@@ -371,9 +370,9 @@ def test_preferred_archs_are_the_best_of_their_range() -> None:
     macs = np.asarray([10.0, 11, 12, 20, 21, 30, 39, 40])
     scores = np.asarray([1.0, 3, 2, 5, np.nan, 1, 2, 3])
     np.testing.assert_array_equal(
-        preferred.select(macs, scores, bins=3, keep=2), [1, 2, 3, 4, 6, 7]
+        select(macs, scores, bins=3, keep=2), [1, 2, 3, 4, 6, 7]
     )
-    np.testing.assert_array_equal(preferred.select(macs, scores, bins=3, keep=1), [1, 3, 7])
+    np.testing.assert_array_equal(select(macs, scores, bins=3, keep=1), [1, 3, 7])
     drawn = many(CASES["preferred"], 300).reshape(-1, len(jax.tree.leaves(MENU)))
     ours = np.unique(np.asarray(choices.pack(SOME)), axis=0)
     found = np.unique(drawn, axis=0)

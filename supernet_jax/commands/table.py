@@ -14,7 +14,8 @@ from supernet_jax import choices, config, data, experiment, network, progress, r
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
-from supernet_jax.sampling import preferred, table
+from supernet_jax.sampling import table
+from supernet_jax.sampling.preferred import select
 
 EXAMPLES = """
 supernet table attentivenas --out macs.json
@@ -95,14 +96,15 @@ def _preferred(arguments: Arguments, samples: int) -> None:
         for arch in choices.unstack(archs):
             scores.append(float(score(arch)))
             advance(1)
-    chosen = preferred.select(
+    chosen = select(
         np.asarray(macs(archs)), np.asarray(scores), bins=arguments.bins, keep=arguments.keep
     )
     records = [_record(space, archs, int(i), macs, scores[i], arguments.score) for i in chosen]
     _write(arguments.out, records)
     print(
-        f"wrote {arguments.out}: {len(records)} archs of {space.name}, the best {arguments.keep} by "
-        f"{arguments.score} in each of {arguments.bins} ranges of MACs, of {samples:,} random ones"
+        f"wrote {arguments.out}: {len(records)} archs of {space.name}, the best "
+        f"{arguments.keep} by {arguments.score} in each of {arguments.bins} ranges of MACs, of "
+        f"{samples:,} random ones"
     )
     print(f'next: sampler=Preferred(archs="{arguments.out}") in a config file')
 

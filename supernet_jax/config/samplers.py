@@ -12,8 +12,8 @@ from supernet_jax.choices import Menu, paths
 from supernet_jax.config.checks import require
 from supernet_jax.network import Space
 from supernet_jax.sampling import Reorder, Sampler
-from supernet_jax.sampling import fair as fair_sampling
-from supernet_jax.sampling import preferred as preferred_sampling
+from supernet_jax.sampling.fair import members
+from supernet_jax.sampling.preferred import read as read_preferred
 from supernet_jax.sampling import table as tables
 
 
@@ -53,7 +53,7 @@ class Fair:
     def build(self, *, menu: Menu, space: Space) -> Sampler:
         """The sampler for a space."""
         _require_members(self.n_random, 0)
-        count = self.n_random or fair_sampling.members(menu, space.resolution)
+        count = self.n_random or members(menu, space.resolution)
         return sampling.fair(menu, n_random=count)
 
 
@@ -221,7 +221,7 @@ class Preferred:
             "sampler.archs is not set; make the file with `supernet table CONFIG --score snip "
             "--out FILE` and name it",
         )
-        archs = preferred_sampling.read(pathlib.Path(self.archs), menu)
+        archs = read_preferred(pathlib.Path(self.archs), menu)
         return sampling.preferred(menu, archs, n_random=self.n_random)
 
 
