@@ -20,6 +20,7 @@ from supernet_jax.commands import (
     native,
     quickstart,
     search,
+    table,
     train,
 )
 from supernet_jax.config import Config, load_file
@@ -31,6 +32,7 @@ COMMANDS = {
     "train": (train, "train a supernet from a config file"),
     "evaluate": (evaluate, "calibrate and evaluate subnets of a run"),
     "search": (search, "search a run's space under a budget"),
+    "table": (table, "the archs of a space over MACs, or the best by a score, for samplers"),
     "latency": (latency, "measure how long the blocks of a space take on this machine"),
     "extract": (extract, "take one subnet out as an ordinary network"),
     "native": (native, "build faster kernels for this machine's CPU (optional)"),

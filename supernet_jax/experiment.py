@@ -5,6 +5,7 @@ searches and extractions add.
 """
 
 import functools
+import inspect
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -107,6 +108,14 @@ def _built(name: str, settings: Config, kind: type, **given: Any) -> Any:
     return made
 
 
+def _taken(part: Any, **offered: Any) -> dict[str, Any]:
+    """What of the offered a part's `build` takes."""
+    if not isinstance(part, Part):
+        return {}
+    names = inspect.signature(part.build).parameters
+    return {name: value for name, value in offered.items() if name in names}
+
+
 def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -> train.Recipe:
     d, t = settings.data, settings.train
 
@@ -115,9 +124,10 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
             images = augment.augment(images, key, ids, pad=d.pad, flip=d.flip)
         return prepare(images)
 
+    more = _taken(settings.sampler, space=space, steps=t.steps)
     return train.Recipe(
         space=space,
-        sampler=_built("sampler", settings, Sampler, menu=space.menu),
+        sampler=_built("sampler", settings, Sampler, menu=space.menu, **more),
         loss=_built("loss", settings, Callable),  # type: ignore[arg-type]
         optimizer=_built("optimizer", settings, optax.GradientTransformation, steps=t.steps),
         augment=augmented,

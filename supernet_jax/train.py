@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from supernet_jax import choices, network, sharding
+from supernet_jax import choices, network, ordering, sharding
 from supernet_jax.choices import Arch, Array
 from supernet_jax.elastic import Tree
 from supernet_jax.losses import Loss
 from supernet_jax.network import Output, Space, Strategy
-from supernet_jax.sampling import Sampler, SamplerState, roles
+from supernet_jax.sampling import Sampler, SamplerState, active, roles
 
 Metrics = dict[str, Array]
 Augment = Callable[[Array, Array, Array], Array]  # (uint8 images, key, example ids) -> float images
@@ -146,14 +146,22 @@ def create(recipe: Recipe) -> State:
 def step_resolutions(recipe: Recipe, *, step: int, rollbacks: int = 0) -> tuple[int, ...]:
     """Input resolution of each member of a step: fixed ones their own, random ones share one.
 
-    Drawn on the host, because a resolution is a shape. First the fixed members, then the random.
+    Drawn on the host, because a resolution is a shape. First the fixed members, then the random;
+    only those that train in this step.
     """
     space, sampler = recipe.space, recipe.sampler
     options = choices.get(space.menu, space.resolution).values
     own = tuple(options[int(choices.get(arch, space.resolution))] for arch in sampler.fixed)
     rng = np.random.default_rng([recipe.seed, rollbacks, step])
     shared = options[int(rng.integers(len(options)))]
-    return (*own, *(shared,) * sampler.n_random)
+    return (*own, *(shared,) * sampler.n_random)[: active(sampler, step)]
+
+
+def keys(seed: int, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:
+    """The random keys of a step: of augmentation, of the archs, of dropout."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), rollbacks)
+    augment, archs, dropout = jax.random.split(key, 3)
+    return augment, archs, dropout
 
 
 def places(recipe: Recipe, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> State:
@@ -170,10 +178,11 @@ def make_step(
 ) -> Callable[..., tuple[State, Metrics]]:
     """The jitted step `(state, batch, *, resolutions) -> (state, metrics)`; it donates the state.
 
-    `resolutions` is static, one for each member, fixed ones first: any tuple is accepted, each
-    distinct one is traced once. Metrics are scalars: `loss/largest`, `loss/smallest`,
-    `loss/random_1` ..., `accuracy/largest` on the batch, `gradient_norm` before clipping,
-    `applied` (1, or 0 where the guard refused the step) and `refused`, how many in a row were.
+    `resolutions` is static, one for each member that trains, fixed ones first: any tuple is
+    accepted, each distinct one is traced once. Metrics are scalars: `loss/largest`,
+    `loss/smallest`, `loss/random_1` ..., `accuracy/largest` on the batch, `gradient_norm` before
+    clipping, `applied` (1, or 0 where the guard refused the step) and `refused`, how many in a row
+    were.
 
     Args:
         recipe: what to train and how.
@@ -200,9 +209,8 @@ def _step(
     *,
     resolutions: tuple[int, ...],
 ) -> tuple[State, Metrics]:
-    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    key = jax.random.fold_in(key, state.rollbacks)
-    augment_key, arch_key, dropout_key = jax.random.split(key, 3)
+    augment_key, arch_key, dropout_key = keys(recipe.seed, state.step, state.rollbacks)
+    state = _reordered(recipe, state)
     images, labels, ids = (jnp.asarray(part) for part in batch)
     inputs = recipe.augment(images, augment_key, ids)
     members = _Members(recipe, mesh, where, state, inputs, labels, dropout_key)
@@ -210,7 +218,8 @@ def _step(
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     applied = _healthy(recipe, metrics)
     metrics["applied"] = applied.astype(jnp.float32)
-    state = _update(recipe, state, gradients, metrics, archs, applied)
+    fixed = recipe.sampler.fixed[: len(resolutions)]
+    state = _update(recipe, state, gradients, metrics, (fixed, archs), applied)
     return state, {**metrics, "refused": state.refused}
 
 
@@ -228,13 +237,15 @@ class _Members(NamedTuple):
     def run(self, key: Array, resolutions: tuple[int, ...]) -> tuple[Tree, Metrics, Arch | None]:
         """Combined gradients, metrics per role, and the random archs, `[M]` or `[M, G]`."""
         recipe, n_fixed = self.recipe, len(self.recipe.sampler.fixed)
-        if len(resolutions) != n_fixed + recipe.sampler.n_random:
+        every = n_fixed + recipe.sampler.n_random
+        some = recipe.sampler.members is not None and 0 < len(resolutions) < every
+        if not some and len(resolutions) != every:
             raise ValueError(f"a step of {recipe.sampler} needs a resolution for each member")
         carry = recipe.combine.init(self.state.params)
         metrics: Metrics = {}
         teacher = None
         members = zip(
-            recipe.sampler.fixed, roles(recipe.sampler), resolutions[:n_fixed], strict=True
+            recipe.sampler.fixed, roles(recipe.sampler), resolutions[:n_fixed], strict=not some
         )
         for arch, role, size in members:
             loss, output, carry = self.fixed(arch, role, size, teacher, carry)
@@ -243,9 +254,9 @@ class _Members(NamedTuple):
                 teacher = jax.lax.stop_gradient(output.logits)
                 right = jnp.argmax(output.logits, -1) == self.labels
                 metrics["accuracy/largest"] = jnp.mean(right.astype(jnp.float32))
-        if recipe.sampler.n_random == 0:
+        if len(resolutions) <= n_fixed:
             return recipe.combine.finish(carry), metrics, None
-        archs = self.draw(key, teacher, resolutions[n_fixed:])
+        archs = self.draw(key, teacher, resolutions[n_fixed:])  # of those that train
         losses, carry = self.random(archs, resolutions[n_fixed:], teacher, carry)
         metrics |= {f"loss/random_{i + 1}": loss for i, loss in enumerate(losses)}
         return recipe.combine.finish(carry), metrics, archs
@@ -328,6 +339,7 @@ class _Members(NamedTuple):
             keys = jax.random.split(key, self.recipe.arch_shards)
             draws = jax.vmap(lambda k: sample(k, self.state.step, score), out_axes=1)
             archs, chosen = draws(keys), jnp.repeat(chosen[:, None], len(keys), axis=1)
+        archs = jax.tree.map(lambda leaf: leaf[: len(resolutions)], archs)
         return choices.replace(archs, space.resolution, chosen)
 
     def gradient(
@@ -369,6 +381,21 @@ class _Members(NamedTuple):
         return loss, output
 
 
+def _reordered(recipe: Recipe, state: State) -> State:
+    """The state with shared channels in another order, at the step where the sampler wants it."""
+    reorder = recipe.sampler.reorder
+    if reorder is None:
+        return state
+
+    def moved(state: State) -> State:
+        orders = reorder.orders(state.params)
+        trees = (state.params, state.opt_state, state.ema)
+        params, opt_state, ema = ordering.reordered(trees, orders)
+        return state.replace(params=params, opt_state=opt_state, ema=ema)  # type: ignore[attr-defined]
+
+    return jax.lax.cond(state.step == reorder.step, moved, lambda state: state, state)
+
+
 def _healthy(recipe: Recipe, metrics: Metrics) -> Array:
     """Whether a step may be applied: everything finite, and the largest subnet not collapsed."""
     finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
@@ -382,14 +409,14 @@ def _update(
     state: State,
     gradients: Tree,
     metrics: Metrics,
-    archs: Arch | None,
+    archs: tuple[tuple[Arch, ...], Arch | None],
     applied: Array,
 ) -> State:
     """The next state; where the guard refused the step, only the counters move."""
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     if recipe.space.bank is not None:
-        touched = _touched_rows(recipe, archs)
+        touched = _touched_rows(recipe, *archs)
         params = _keep_rows(touched, params, state.params)
         opt_state = _keep_rows(touched, opt_state, state.opt_state)
     ema = state.ema
@@ -410,11 +437,11 @@ def _update(
     )
 
 
-def _touched_rows(recipe: Recipe, archs: Arch | None) -> Array:
+def _touched_rows(recipe: Recipe, fixed: tuple[Arch, ...], archs: Arch | None) -> Array:
     """Which rows of the parameter bank the members of a step used: bool `[rows]`."""
     bank = recipe.space.bank
     assert bank is not None
-    used = [jnp.atleast_1d(jnp.asarray(bank.row(arch))) for arch in recipe.sampler.fixed]
+    used = [jnp.atleast_1d(jnp.asarray(bank.row(arch))) for arch in fixed]
     if archs is not None:
         used.append(jnp.asarray(bank.row(archs)).ravel())
     return jnp.zeros(bank.rows, bool).at[jnp.concatenate(used)].set(True)

@@ -11,18 +11,21 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import choices, costs, experiment, latency, results
+from supernet_jax import choices, config, costs, experiment, latency, results, visits
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
+from supernet_jax.report import visits as picture
 
 EXAMPLES = """
 supernet info attentivenas
 supernet info attentivenas --archs archs.json --json
 supernet info digits --archs largest --latency latency.json
-supernet info configs/cifar10.py"""
+supernet info configs/cifar10.py
+supernet info configs/cifar10.py --sampler --out visits.png"""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+QUANTILE_HEADS = [f"p{q:.0%}"[:-1] for q in QUANTILES]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +44,23 @@ class Arguments:
     """random archs for the quantiles"""
     seed: int = 0
     """of the random archs"""
+    sampler: bool = False
+    """of a config file: tell the MACs that its sampler visits, as training draws them"""
+    steps: int = 500
+    """with --sampler: so many steps, spread evenly over the run"""
+    out: pathlib.Path | None = None
+    """with --sampler: also draw them as PNG"""
 
 
 def run(arguments: Arguments) -> None:
     """Prints what was asked of a space."""
     common.at_least("--samples", arguments.samples, 1)
     common.at_least("--seed", arguments.seed, 0)
+    if arguments.sampler:
+        _visits(arguments)
+        return
+    if arguments.out is not None:
+        raise UserError("--out needs --sampler, whose visits it draws")
     space = common.space_of(arguments.space)
     if arguments.latency is not None and arguments.archs is None:
         raise UserError("--latency needs --archs, whose milliseconds it tells")
@@ -161,8 +175,70 @@ def _histogram(space: Space, summary: dict[str, Any]) -> str:
     random = summary["random"]
     archs = choices.sample(space.menu, jax.random.key(random["seed"]), (random["samples"],))
     macs = costs.macs(space)(jax.tree.map(np.asarray, archs))
-    low, high = summary["macs"]["smallest"], summary["macs"]["largest"]
+    ends = summary["macs"]["smallest"], summary["macs"]["largest"]
+    return f"MACs of random archs, smallest to largest:\n|{_bars(macs, *ends)}|"
+
+
+def _bars(macs: np.ndarray, low: int, high: int) -> str:
+    """How often MACs come, as a row of bars of equal width."""
     counts, _ = np.histogram(macs, bins=48, range=(low, max(high, low + 1)))
     bars = " ▁▂▃▄▅▆▇█"
-    line = "".join(bars[int(np.ceil(c / counts.max() * 8))] for c in counts)
-    return f"MACs of random archs, smallest to largest:\n|{line}|"
+    return "".join(bars[int(np.ceil(c / max(counts.max(), 1) * 8))] for c in counts)
+
+
+def _visits(arguments: Arguments) -> None:
+    """Tells and draws what the sampler of a config file visits."""
+    common.at_least("--steps", arguments.steps, 1)
+    if not arguments.space.endswith(".py"):
+        raise UserError(f"--sampler needs a config file, which {arguments.space} is not")
+    if arguments.archs is not None:
+        raise UserError("--archs and --sampler are two questions; ask one")
+    if arguments.out is not None:
+        common.check_writable("--out", arguments.out)
+    settings = config.load_file(arguments.space)[0]
+    built = experiment.build(settings)
+    seen = visits.visits(built.recipe, total=settings.train.steps, count=arguments.steps)
+    name = type(settings.sampler).__name__
+    notes = _notes(seen)
+    if arguments.out is not None:
+        title = f"{built.space.name}, {name}: {seen.steps} of {settings.train.steps:,} steps"
+        picture.draw(arguments.out, seen.macs, title=title, note="\n".join(notes))
+    if arguments.json:
+        print(json.dumps(_summary(seen, name), indent=1))
+        return
+    _print_visits(built.space, seen, f"{name}: {seen.steps} of {settings.train.steps:,} steps")
+    for note in notes:
+        print(note)
+    if arguments.out is not None:
+        print(f"wrote {arguments.out}")
+
+
+def _notes(seen: visits.Visits) -> list[str]:
+    """What these visits leave out."""
+    notes = []
+    if seen.scored:
+        notes.append("it scores candidates on images; here the first of them was taken")
+    if seen.remembers:
+        notes.append("it learns from losses; here it stayed as it is at the start")
+    return notes
+
+
+def _summary(seen: visits.Visits, name: str) -> dict[str, Any]:
+    """The visits as JSON values."""
+    macs = {role: values.tolist() for role, values in seen.macs.items()}
+    return {"sampler": name, **seen._asdict(), "macs": macs}
+
+
+def _print_visits(space: Space, seen: visits.Visits, title: str) -> None:
+    """One line for each role, and bars for the random members."""
+    rows = rich.table.Table("member", "subnets", *QUANTILE_HEADS, box=None)
+    for role, values in seen.macs.items():
+        cells = [f"{np.quantile(values, q) / 1e6:,.3f}" for q in QUANTILES] if len(values) else []
+        rows.add_row(role, f"{len(values):,}", *cells)
+    print(f"{title}; MACs in M")
+    rich.console.Console().print(rows)
+    random = seen.macs.get("random", np.zeros(0))
+    if len(random):
+        macs = costs.macs(space)
+        ends = (int(macs(pick(space.menu))) for pick in (choices.smallest, choices.largest))
+        print(f"MACs of its random members, smallest to largest subnet:\n|{_bars(random, *ends)}|")

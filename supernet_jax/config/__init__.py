@@ -25,7 +25,15 @@ from supernet_jax.config.losses import HardLabels as HardLabels
 from supernet_jax.config.losses import SoftCrossEntropy as SoftCrossEntropy
 from supernet_jax.config.optimizers import AdamW as AdamW
 from supernet_jax.config.optimizers import Sgd as Sgd
+from supernet_jax.config.samplers import Attentive as Attentive
+from supernet_jax.config.samplers import Delayed as Delayed
+from supernet_jax.config.samplers import Fair as Fair
+from supernet_jax.config.samplers import Nested as Nested
+from supernet_jax.config.samplers import Phase as Phase
+from supernet_jax.config.samplers import Preferred as Preferred
+from supernet_jax.config.samplers import Progressive as Progressive
 from supernet_jax.config.samplers import Sandwich as Sandwich
+from supernet_jax.config.samplers import Shift as Shift
 from supernet_jax.config.samplers import Uniform as Uniform
 from supernet_jax.config.spaces import AttentiveNAS as AttentiveNAS
 from supernet_jax.config.spaces import Cifar as Cifar

@@ -1,0 +1,43 @@
+"""Sub-models of one chain, each inside the next."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from supernet_jax import choices
+from supernet_jax.choices import Arch, Array, Menu
+from supernet_jax.sampling.hook import Sampler, Score, stateless
+
+
+def chain(menu: Menu, *, levels: int) -> Arch:
+    """Nested archs from the smallest to the largest: NumPy, `[L]`, L at most `levels`.
+
+    Level `t` of 0 to 1 takes of each decision the option at `round(t * (O - 1))`, so all sizes grow
+    together and each arch lies inside the next. Levels that give the same arch are one.
+    """
+    last = np.asarray([len(choice) - 1 for choice in jax.tree.leaves(menu)])
+    shares = np.linspace(0, 1, levels)[:, None]
+    packed = np.unique(np.floor(shares * last + 0.5).astype(np.int32), axis=0)
+    return choices.unpack(menu, packed[np.argsort(packed.sum(-1), kind="stable")])
+
+
+def nested(menu: Menu, *, levels: int = 8, n_random: int = 2) -> Sampler:
+    """Nested sub-models in order of size (SortedNet, arXiv 2309.00255, section 3).
+
+    Each random member is one of the chain, all equally likely; the members of a step are what the
+    paper calls gradient accumulation. The largest is a fixed member, so that it can teach, which is
+    ours: in the paper it is one of those drawn.
+
+    Args:
+        menu: what may be chosen.
+        levels: sub-models of the chain, 2 or more.
+        n_random: members drawn per step.
+    """
+    archs = chain(menu, levels=levels)
+    count = len(jax.tree.leaves(archs)[0])
+
+    def sample(key: Array, step: Array, score: Score) -> Arch:
+        which = jax.random.randint(key, (n_random,), 0, count)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[which], archs)
+
+    return stateless((choices.largest(menu),), n_random, sample)

@@ -1,0 +1,74 @@
+"""Archs that were chosen before training."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from supernet_jax import choices
+from supernet_jax.choices import Arch, Array, Menu
+from supernet_jax.errors import UserError
+from supernet_jax.sampling.hook import Sampler, Score, stateless
+
+
+def preferred(menu: Menu, archs: Arch, *, n_random: int = 2) -> Sampler:
+    """Only preferred archs train (PreNAS, arXiv 2304.14636, section 3), all equally often.
+
+    The largest is a fixed member, so that it can teach, which is ours.
+
+    Args:
+        menu: what may be chosen.
+        archs: `[N]`, as `select` or `read` gives them.
+        n_random: members drawn per step.
+    """
+    count = len(jax.tree.leaves(archs)[0])
+
+    def sample(key: Array, step: Array, score: Score) -> Arch:
+        which = jax.random.randint(key, (n_random,), 0, count)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[which], archs)
+
+    return stateless((choices.largest(menu),), n_random, sample)
+
+
+def select(costs: np.ndarray, scores: np.ndarray, *, bins: int, keep: int) -> np.ndarray:
+    """Which archs are preferred: in each of `bins` equal ranges of cost the `keep` best scores.
+
+    Args:
+        costs: `[N]`, MACs for instance.
+        scores: `[N]`, higher is better; NaN is worst.
+        bins: ranges between the lowest and the highest cost.
+        keep: archs of each; a range with fewer keeps those it has.
+
+    Returns:
+        Places in `costs`, cheapest first.
+    """
+    edges = np.linspace(costs.min(), costs.max(), bins + 1)
+    which = np.clip(np.searchsorted(edges, costs, side="right") - 1, 0, bins - 1)
+    order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
+    best = [order[which[order] == b][:keep] for b in range(bins)]
+    chosen = np.concatenate(best)
+    return chosen[np.argsort(costs[chosen], kind="stable")]
+
+
+def read(path: pathlib.Path, menu: Menu) -> Arch:
+    """The archs of a file that `supernet table --score` wrote: NumPy, `[N]`.
+
+    Raises:
+        UserError: no such file, it is damaged, or its archs are of another space.
+    """
+    try:
+        records: Sequence[dict] = json.loads(path.read_text())
+        archs = [choices.from_notation(menu, record["arch"]) for record in records]
+    except UserError as error:
+        raise UserError(f"{path} holds archs of another space: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read as preferred archs ({error}); make them with `supernet table "
+            f"CONFIG --score snip --out {path}`"
+        ) from None
+    if not archs:
+        raise UserError(f"{path} holds no arch")
+    return choices.stack(archs)

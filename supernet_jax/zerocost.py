@@ -1,0 +1,51 @@
+"""Scores of subnets before anything is trained, from one batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from supernet_jax import losses, network
+from supernet_jax.choices import Arch, Array
+from supernet_jax.elastic import Tree
+from supernet_jax.network import Space
+
+
+def snip(
+    space: Space, params: Tree, images: Array, labels: Array, *, resolution: int
+) -> Callable[[Arch], Array]:
+    """The score of one arch: the sum of `|weight x gradient|` over the weights that it uses.
+
+    SNIP's saliency (arXiv 1810.02340, equation 4) summed over a network, as zero-cost proxies have
+    it (arXiv 2101.08134, section 3.2). Gradients of weights that an arch does not use are exactly 0
+    under the masked strategy, so one program scores all archs. Scales of normalisations are set to
+    1: where they start at 0 no gradient would pass.
+
+    Args:
+        space: the space.
+        params: as `network.init` makes them.
+        images: float `[B, H, W, C]`, prepared.
+        labels: int32 `[B]`.
+        resolution: pixels, for all archs.
+
+    Returns:
+        `arch -> score []`, higher is better; to be jitted.
+    """
+    params = jax.tree_util.tree_map_with_path(_passing, params)
+
+    def score(arch: Arch) -> Array:
+        def loss(params: Tree) -> Array:
+            output = network.masked(space, params, arch, images, resolution=resolution)
+            return losses.cross_entropy(output.logits, labels)
+
+        products = jax.tree.map(
+            lambda w, g: jnp.sum(jnp.abs(w * g)), params, jax.grad(loss)(params)
+        )
+        return jnp.sum(jnp.stack(jax.tree.leaves(products)))
+
+    return score
+
+
+def _passing(path: Any, leaf: Array) -> Array:
+    return jnp.ones_like(leaf) if path[-1].key == "scale" else leaf
