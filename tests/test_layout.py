@@ -17,7 +17,10 @@ ROWS = (
     ("call",),
     ("network",),
     ("spaces",),
-    ("sampling", "losses", "latency", "costs", "optim", "sharding", "data", "augment"),
+    (
+        *("sampling", "losses", "relations", "combine", "latency", "costs", "optim", "sharding"),
+        *("data", "augment", "policies"),
+    ),
     ("train", "evaluate", "checkpoint"),
     ("fit", "search", "extract", "extracted", "card", "timing"),
     ("config", "experiment", "results", "raced", "report", "rehearsal"),
