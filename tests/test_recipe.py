@@ -24,6 +24,7 @@ from supernet_jax import (
     train,
 )
 from supernet_jax.choices import Choice
+from supernet_jax.config import AttentiveNAS, Digits
 from supernet_jax.elastic import elastic
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
@@ -212,6 +213,32 @@ def test_mixed_labels_train_the_largest() -> None:
     assert metrics["applied"] == 1 and 0 <= metrics["accuracy/largest"] <= 1
     assert metrics["loss/largest"] != plain()[1]["loss/largest"]
     close(stepped(RECIPE._replace(mix=mix, accumulate=4)), (params, metrics))
+
+
+# --- what the published spaces bring ----------------------------------------------------------
+
+
+def test_published_rates_of_drop_connect_and_dropout() -> None:
+    space = AttentiveNAS().build(classes=1000, input_channels=3)
+    names = [name for name in space.blocks if name.startswith("stage")]
+    assert len(names) == 37
+    for i, name in enumerate(names):
+        for spec in space.blocks[name].specs:
+            late = i >= 27 and spec.stride == 1 and spec.c_in == spec.c_out
+            assert spec.drop_path == pytest.approx(0.2 * i / 37 if late else 0.0)
+    assert {spec.dropout for spec in space.blocks["head"].specs} == {0.2}
+
+
+def test_residual_branches_start_at_zero() -> None:
+    """The last scale of each block, and no other."""
+    space = Digits().build(classes=10, input_channels=1)
+    params = jax.jit(lambda: network.init(space, jax.random.key(0)))()
+    for block, tree in params.items():
+        for name, leaves in tree.items():
+            if "scale" in leaves:
+                wanted = 0.0 if name == "project_norm" else 1.0
+                assert np.all(np.asarray(leaves["scale"]) == wanted), (block, name)
+    assert any("project_norm" in tree for tree in params.values())
 
 
 # --- relations ------------------------------------------------------------------------------
