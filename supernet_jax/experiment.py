@@ -89,8 +89,7 @@ def build(settings: Config) -> Experiment:
     classes, channels = len(dataset.class_names), dataset.train.images.shape[-1]
     space = _built("space", settings, Space, classes=classes, input_channels=channels)
     prepare = functools.partial(augment.normalise, mean=dataset.mean, std=dataset.std)
-    teacher = None if settings.train.teacher is None else _teacher(settings.train.teacher, dataset)
-    recipe = _recipe(settings, space, prepare)._replace(teacher=teacher)
+    recipe = _recipe(settings, space, prepare)
     return Experiment(settings, dataset, space, prepare, recipe, sharding.data_mesh())
 
 
@@ -167,8 +166,17 @@ def _augmented(
     return prepare(images)
 
 
-def _teacher(folder: str, dataset: Dataset) -> Callable[[Array], Array]:
-    """An extracted network as a function of normalised images; its weights are constants."""
+def taught(experiment: Experiment) -> Experiment:
+    """The same with the network of `train.teacher`, which only training needs.
+
+    It gets the images of the step, normalised as its own; its weights are constants of the step.
+
+    Raises:
+        UserError: there is no such network, or it is for other images or classes.
+    """
+    folder, dataset = experiment.config.train.teacher, experiment.dataset
+    if folder is None:
+        return experiment
     network, variables = extracted.load(folder)
     description = extracted.read_description(folder)
     classes, channels = len(description["classes"]), description["input_channels"]
@@ -182,7 +190,11 @@ def _teacher(folder: str, dataset: Dataset) -> Callable[[Array], Array]:
     mean, std = (np.asarray(description[name], np.float32) for name in ("mean", "std"))
     scale = (np.asarray(dataset.std, np.float32) / std).reshape(1, 1, 1, -1)
     shift = ((np.asarray(dataset.mean, np.float32) - mean) / std).reshape(1, 1, 1, -1)
-    return lambda images: network.apply(kept, images * scale + shift)
+
+    def teacher(images: Array) -> Array:
+        return network.apply(kept, images * scale + shift)
+
+    return experiment._replace(recipe=experiment.recipe._replace(teacher=teacher))
 
 
 def evaluation_how(experiment: Experiment) -> How:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +15,10 @@ from light_space import CHANNELS, CLASSES, light
 
 from supernet_jax import (
     augment,
+    choices,
     combine,
+    experiment,
+    extract,
     layers,
     losses,
     network,
@@ -24,7 +28,7 @@ from supernet_jax import (
     train,
 )
 from supernet_jax.choices import Choice
-from supernet_jax.config import AttentiveNAS, Digits
+from supernet_jax.config import AttentiveNAS, Config, Digits, Train
 from supernet_jax.elastic import elastic
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
@@ -205,6 +209,44 @@ def test_an_outside_teacher_teaches_all() -> None:
     close(stepped(recipe._replace(accumulate=4)), (params, metrics))
     with pytest.raises(UserError, match="there is none"):
         stepped(RECIPE._replace(loss=loss))
+
+
+def test_the_folder_of_an_extracted_network_teaches(tmp_path: pathlib.Path) -> None:
+    """Though its images were normalised otherwise than those of the run."""
+    space = Digits().build(classes=10, input_channels=1)
+    arch = choices.smallest(space.menu)
+    params = jax.jit(lambda: network.init(space, jax.random.key(0)))()
+    params = jax.tree.map(lambda x: x + 0.1, params)  # zero scales would hide a block
+    stats = jax.tree.map(jnp.ones_like, network.zero_stats(space))
+    module, variables = extract.extract(space, params, arch, stats)
+    own = {"mean": (0.25,), "std": (0.5,)}
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+    pixels = augment.normalise(jnp.asarray(images), **own)
+    description = extract.describe(
+        space,
+        arch,
+        module,
+        variables,
+        **own,
+        proof=extract.prove(space, params, arch, stats, module, variables, pixels),
+        proof_images=4,
+        accuracy={"test": 0.5},
+        calibration=(2, 64),
+        source={"run": "runs/digits"},
+    )
+    extract.save(tmp_path / "net", module, variables, description=description)
+    built = experiment.build(Config(space=Digits(), train=Train(teacher=str(tmp_path / "net"))))
+    assert built.recipe.teacher is None, "evaluation does not need it"
+    teacher = experiment.taught(built).recipe.teacher
+    assert teacher is not None
+    wanted = jax.jit(module.apply)(variables, pixels)
+    found = jax.jit(lambda x: teacher(built.prepare(x)))(images)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    other = built._replace(dataset=built.dataset._replace(class_names=("a", "b")))
+    with pytest.raises(UserError, match=r"tells 10 classes apart .* the data has 2 classes"):
+        experiment.taught(other)
+    with pytest.raises(UserError, match="names a block 'steem'.*did you mean stem"):
+        experiment.build(Config(space=Digits(), train=Train(features=("steem",))))
 
 
 def test_mixed_labels_train_the_largest() -> None:
