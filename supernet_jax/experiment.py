@@ -159,8 +159,9 @@ def _augmented(
     if d.policy == "autoaugment":
         images = policies.auto_augment(images, policy_key, ids)
     elif d.policy == "randaugment":
-        how = {"layers": d.layers, "magnitude": d.magnitude}
-        images = policies.rand_augment(images, policy_key, ids, **how)
+        images = policies.rand_augment(
+            images, policy_key, ids, layers=d.layers, magnitude=d.magnitude
+        )
     if d.erase:
         images = augment.erase(images, erase_key, ids, probability=d.erase)
     return prepare(images)

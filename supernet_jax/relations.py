@@ -19,7 +19,7 @@ from supernet_jax.losses import Features, Loss, Role
 
 Array = jax.Array
 Relation = Callable[[Array, Array], Array]  # (student features, teacher features) -> scalar
-_TINY = 1e-12  # below this a vector has no direction: it stays as it is, and so small
+_TINY = 1e-9  # a vector of no larger element has no direction: it stays as it is
 
 
 def similarity(student: Array, teacher: Array) -> Array:
@@ -144,8 +144,9 @@ def _gram(vectors: Array) -> Array:
 
 
 def _unit(x: Array) -> Array:
-    """Vectors of the last axis at length one; a zero vector stays zero, with a finite gradient."""
+    """Vectors of the last axis at length one; nearly nothing stays so, its gradient 1."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    x = x / jnp.maximum(largest, _TINY)  # squares neither overflow nor underflow
+    directed = largest > _TINY
+    x = x / jnp.where(directed, largest, 1)  # so that squares neither overflow nor underflow
     squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squares, _TINY))
+    return x * jax.lax.rsqrt(jnp.where(directed, squares, 1))

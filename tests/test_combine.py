@@ -179,7 +179,7 @@ RULE = combine.clipped(
         factor=combine.delayed_shrinking(delay=0, ramp=2, floor=0.5),
     ),
     member=0.25,
-    total=0.5,
+    total=0.05,
 )
 RECIPE = train.Recipe(
     space=SPACE,
@@ -206,7 +206,7 @@ def two_steps(recipe: train.Recipe, mesh: Any, rules: sharding.Rules) -> Any:
     for _ in range(2):
         state, metrics = step(state, batch, resolutions=(8,) * 4)
         assert float(metrics["applied"]) == 1
-        assert float(metrics["gradient_norm"]) <= 0.5 * (1 + 1e-5)
+        assert float(metrics["gradient_norm"]) == pytest.approx(0.05, rel=1e-4)
     return jax.device_get(state.params), step._cache_size()
 
 
@@ -215,12 +215,6 @@ def test_every_device_count_and_split_parameters_give_the_same() -> None:
     split, others = two_steps(RECIPE, sharding.data_mesh(), sharding.SHARDED)
     assert count == others == 1
     close(split, alone, 1e-5)
-    plain, _ = two_steps(
-        RECIPE._replace(combine=combine.unit_sum(), optimizer=optax.sgd(1e-3)),
-        None,
-        sharding.REPLICATED,
-    )
-    assert not np.allclose(plain["first"]["mix"]["kernel"], alone["first"]["mix"]["kernel"])
 
 
 def test_mistakes_are_named() -> None:

@@ -123,7 +123,7 @@ class FeatureRelations:
 
     def build(self) -> losses.Loss:
         """The loss."""
-        kinds = {
+        kinds: dict[str, relations.Relation] = {
             "similarity": relations.similarity,
             "attention": relations.attention,
             "tokens": relations.tokens,
