@@ -100,3 +100,98 @@ def _pixels_at(images: Array, rows: Array, columns: Array) -> Array:
     rows_inside, columns_inside = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
     inside = rows_inside[:, :, None, None] & columns_inside[:, None, :, None]
     return jnp.where(inside, taken, jnp.zeros((), images.dtype))
+
+
+def erase(
+    images: Array,
+    key: Array,
+    example_ids: Array,
+    *,
+    probability: float,
+    area: tuple[float, float] = (0.02, 0.4),
+    ratio: float = 0.3,
+) -> Array:
+    """Fills a random rectangle of some images with random pixels.
+
+    Zhong et al. 2020 (random erasing, arXiv:1708.04896), algorithm 1: the rectangle's share of the
+    area is uniform, and so is its height over its width. The algorithm draws again until one fits;
+    here sides are cut to the image, so that each image is decided by its id in one go.
+
+    Args:
+        images: uint8 [B, H, W, C].
+        key: one typed key, consumed here.
+        example_ids: int32 [B].
+        probability: of erasing, in [0, 1].
+        area: smallest and largest share of the image, in (0, 1].
+        ratio: smallest height over width, in (0, 1]; the largest is its reciprocal.
+
+    Returns:
+        uint8 [B, H, W, C].
+
+    Raises:
+        UserError: a number is out of range.
+    """
+    chex.assert_rank(images, 4)
+    chex.assert_type(images, jnp.uint8)
+    if not (0 <= probability <= 1 and 0 < area[0] <= area[1] <= 1 and 0 < ratio <= 1):
+        raise UserError(
+            f"random erasing has probability={probability}, area={area}, ratio={ratio}; the first "
+            "must lie in [0, 1], the others in (0, 1], the smaller area first"
+        )
+    _, height, width, channels = images.shape
+
+    def one(image: Array, example_id: Array) -> Array:
+        numbers_key, pixels_key = jax.random.split(jax.random.fold_in(key, example_id))
+        coin, share, shape, down, right = jax.random.uniform(numbers_key, (5,))
+        share = height * width * (area[0] + share * (area[1] - area[0]))
+        shape = ratio + shape * (1 / ratio - ratio)
+        tall = jnp.clip(jnp.round(jnp.sqrt(share * shape)), 1, height)
+        wide = jnp.clip(jnp.round(jnp.sqrt(share / shape)), 1, width)
+        top = jnp.floor(down * (height - tall + 1))
+        left = jnp.floor(right * (width - wide + 1))
+        rows, columns = jnp.arange(height)[:, None, None], jnp.arange(width)[None, :, None]
+        inside = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
+        noise = jax.random.bits(pixels_key, (height, width, channels), jnp.uint8)
+        return jnp.where(inside & (coin < probability), noise, image)
+
+    return jax.vmap(one)(images, example_ids)
+
+
+def mixup(
+    inputs: Array, labels: Array, key: Array, example_ids: Array, *, alpha: float, classes: int
+) -> tuple[Array, Array]:
+    """Each image mixed with the next one of the batch, and so are their labels.
+
+    Zhang et al. 2018 (mixup, arXiv:1710.09412), section 2: `v x + (1 - v) x'` with v from
+    Beta(alpha, alpha), for images and one-hot labels alike. v depends on `key` and the image's id
+    alone; the partner is the next image of the batch, the first one for the last.
+
+    Args:
+        inputs: float [B, ...].
+        labels: integers [B], in [0, classes).
+        key: one typed key, consumed here.
+        example_ids: int32 [B].
+        alpha: above 0; the smaller, the less is mixed.
+        classes: K.
+
+    Returns:
+        Mixed inputs, and labels as float32 [B, K] that sum to 1.
+
+    Raises:
+        UserError: alpha is not above 0.
+    """
+    if not alpha > 0:
+        raise UserError(f"mixup has alpha={alpha}; it must be above 0, commonly 0.2")
+    chex.assert_equal_shape_prefix([inputs, labels, example_ids], 1)
+
+    def draw(example_id: Array) -> Array:
+        return jax.random.beta(jax.random.fold_in(key, example_id), alpha, alpha)
+
+    own = jax.vmap(draw)(example_ids)
+    targets = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+
+    def mix(x: Array) -> Array:
+        v = own.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
+        return v * x + (1 - v) * jnp.roll(x, -1, axis=0)
+
+    return mix(inputs), mix(targets)

@@ -4,6 +4,7 @@ A run folder holds `config.json`, `metrics.jsonl`, `checkpoints/`, `evaluations.
 searches and extractions add.
 """
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -12,10 +13,23 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from supernet_jax import augment, checkpoint, choices, config, data, sharding, train, userfile
+from supernet_jax import (
+    augment,
+    checkpoint,
+    choices,
+    config,
+    data,
+    extracted,
+    policies,
+    schema,
+    sharding,
+    train,
+    userfile,
+)
 from supernet_jax.choices import Arch, Array
 from supernet_jax.config import Config
 from supernet_jax.data import Dataset
@@ -118,26 +132,80 @@ def _taken(part: Any, **offered: Any) -> dict[str, Any]:
 
 def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -> train.Recipe:
     d, t = settings.data, settings.train
-
-    def augmented(images: Array, key: Array, ids: Array) -> Array:
-        if d.pad or d.flip:
-            images = augment.augment(images, key, ids, pad=d.pad, flip=d.flip)
-        return prepare(images)
-
+    for name in t.features:
+        if name not in space.blocks:
+            raise UserError(
+                f"train.features names a block {name!r}, which the space {space.name} does not "
+                f"have{near(name, space.blocks)}"
+            )
+    mix = functools.partial(augment.mixup, alpha=d.mixup, classes=space.classes)
     more = _taken(settings.sampler, space=space, steps=t.steps)
     return train.Recipe(
         space=space,
         sampler=_built("sampler", settings, Sampler, menu=space.menu, **more),
         loss=_built("loss", settings, Callable),  # type: ignore[arg-type]
+        combine=_built("combine", settings, train.Combine, steps=t.steps),
         optimizer=_built("optimizer", settings, optax.GradientTransformation, steps=t.steps),
-        augment=augmented,
+        augment=functools.partial(_augmented, d, prepare),
         strategy=config.strategy(t.strategy, job="train", backend=jax.default_backend()),
         seed=t.seed,
         dtype=config.dtype(t.dtype),
         ema_decay=t.ema,
         remat=t.remat,
         arch_shards=t.arch_shards,
+        accumulate=t.accumulate,
+        features=t.features,
+        mix=mix if d.mixup else None,
     )
+
+
+def _augmented(
+    d: config.Data, prepare: Callable[[Array], Array], images: Array, key: Array, ids: Array
+) -> Array:
+    """Crop and flip, then the policy, then erasing, then numbers for the network."""
+    if d.pad or d.flip:
+        images = augment.augment(images, key, ids, pad=d.pad, flip=d.flip)
+    policy_key, erase_key = (jax.random.fold_in(key, 2**31 + i) for i in (1, 2))
+    if d.policy == "autoaugment":
+        images = policies.auto_augment(images, policy_key, ids)
+    elif d.policy == "randaugment":
+        images = policies.rand_augment(
+            images, policy_key, ids, layers=d.layers, magnitude=d.magnitude
+        )
+    if d.erase:
+        images = augment.erase(images, erase_key, ids, probability=d.erase)
+    return prepare(images)
+
+
+def taught(experiment: Experiment) -> Experiment:
+    """The same with the network of `train.teacher`, which only training needs.
+
+    It gets the images of the step, normalised as its own; its weights are constants of the step.
+
+    Raises:
+        UserError: there is no such network, or it is for other images or classes.
+    """
+    folder, dataset = experiment.config.train.teacher, experiment.dataset
+    if folder is None:
+        return experiment
+    network, variables = extracted.load(folder)
+    description = extracted.read_description(folder)
+    classes, channels = len(description["classes"]), description["input_channels"]
+    own = len(dataset.class_names), dataset.train.images.shape[-1]
+    if (classes, channels) != own:
+        raise UserError(
+            f"train.teacher {folder} tells {classes} classes apart in images of {channels} "
+            f"channels; the data has {own[0]} classes and {own[1]} channels"
+        )
+    kept = jax.device_get(variables)
+    mean, std = (np.asarray(description[name], np.float32) for name in ("mean", "std"))
+    scale = (np.asarray(dataset.std, np.float32) / std).reshape(1, 1, 1, -1)
+    shift = ((np.asarray(dataset.mean, np.float32) - mean) / std).reshape(1, 1, 1, -1)
+
+    def teacher(images: Array) -> Array:
+        return network.apply(kept, images * scale + shift)
+
+    return experiment._replace(recipe=experiment.recipe._replace(teacher=teacher))
 
 
 def evaluation_how(experiment: Experiment) -> How:
@@ -284,7 +352,9 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_same(folder: pathlib.Path, old: dict[str, Any], settings: Config) -> None:
-    differing = list(_differences(old, config.to_json(settings)))
+    parts = [getattr(settings, field.name) for field in dataclasses.fields(settings)]
+    types = {**config.LIBRARY, **{type(part).__name__: type(part) for part in parts}}
+    differing = list(_differences(schema.completed(old, types), config.to_json(settings)))
     if differing:
         shown = "; ".join(differing[:4])
         raise UserError(

@@ -73,6 +73,8 @@ def fit(job: Job) -> tuple[State, bool]:
     """
     sharding.check_divides("train.batch", job.batch, job.mesh)
     sharding.check_arch_shards(job.recipe.arch_shards, job.batch, job.mesh)
+    parts = (job.recipe.accumulate, job.recipe.arch_shards)
+    sharding.check_accumulate(*parts, job.batch, job.mesh)
     state = restore(job)
     start = int(state.step)
     log = _Log(job, start, int(state.rollbacks))

@@ -10,7 +10,7 @@ and teacher, `w = p / q`.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import chex
 import jax
@@ -20,11 +20,26 @@ import optax
 from supernet_jax.errors import UserError
 
 Array = jax.Array
-Features = Mapping[str, Any]  # named activations
+
+
+class Feature(NamedTuple):
+    """What a named block puts out.
+
+    Attributes:
+        student: [B, ...] of the member that learns.
+        teacher: [B, ...] of the largest member, as a constant; None for the largest itself.
+    """
+
+    student: Array
+    teacher: Array | None
+
+
+Features = Mapping[str, Feature]  # by block
 Role = Literal["largest", "random", "smallest"]
 Divergence = Callable[[Array, Array], Array]  # (student logits, teacher logits) -> scalar
 # (student_logits, teacher_logits, features, labels, role) -> scalar. The teacher's logits are None
-# for the largest member, features may be empty, labels are integers [B], role is a static `Role`.
+# for the largest member (unless the teacher is another network), features may be empty, labels are
+# integers [B], or [B, K] and sum to 1 where images are mixed; role is a static `Role`.
 Loss = Callable[..., Array]
 
 _NEAR = 1e-3  # an alpha this close to 0 or 1 is taken for the limit, as published
@@ -35,17 +50,21 @@ def cross_entropy(logits: Array, labels: Array, *, smoothing: float = 0.0) -> Ar
 
     Args:
         logits: [B, K].
-        labels: [B], integers in [0, K).
+        labels: [B], integers in [0, K); or [B, K], at least 0, of sum 1, in the place of one_hot.
         smoothing: in [0, 1).
 
     Raises:
         UserError: if the smoothing is out of range.
     """
     _check_smoothing(smoothing)
-    chex.assert_rank([logits, labels], [2, 1])
-    chex.assert_equal_shape_prefix([logits, labels], 1)
+    chex.assert_rank([logits, labels], [2, {1, 2}])
     logits = _precise(logits)
-    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    if labels.ndim == 1:
+        chex.assert_equal_shape_prefix([logits, labels], 1)
+        targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    else:
+        chex.assert_equal_shape([logits, labels])
+        targets = labels.astype(logits.dtype)
     targets = optax.losses.smooth_labels(targets, smoothing)
     return jnp.mean(optax.losses.safe_softmax_cross_entropy(logits, targets))
 
@@ -72,6 +91,61 @@ def kl_divergence(student_logits: Array, teacher_logits: Array) -> Array:
     """
     log_q, log_p = map(jax.nn.log_softmax, _pair(student_logits, teacher_logits))
     return jnp.mean(optax.losses.kl_divergence_with_log_targets(log_q, log_p))
+
+
+def reverse_kl_divergence(student_logits: Array, teacher_logits: Array) -> Array:
+    """`KL(q || p) = sum_k q_k (log q_k - log p_k)`: seeks a mode of the teacher, not all of it.
+
+    The limit of the alpha-divergence at alpha = 0 (AlphaNet, arXiv:2102.07954, section 2). Its
+    gradient with respect to student logit j is `q_j (log q_j - log p_j - KL)`. Unlike KL(p || q)
+    it grows with the teacher's logits: up to 1e4 where a student is certain of what its teacher
+    excludes at logits of 1e4.
+
+    Args:
+        student_logits: [B, K].
+        teacher_logits: [B, K], taken as constants.
+    """
+    log_q, log_p = map(jax.nn.log_softmax, _pair(student_logits, teacher_logits))
+    return jnp.mean(jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1))
+
+
+def jensen_shannon_divergence(student_logits: Array, teacher_logits: Array) -> Array:
+    """`(KL(p || m) + KL(q || m)) / 2` with `m = (p + q) / 2`: symmetric, in [0, log 2].
+
+    Lin 1991, "Divergence measures based on the Shannon entropy", with equal weights. The gradient
+    with respect to student logit j is `q_j (log(q_j / m_j) - KL(q || m)) / 2`.
+
+    Args:
+        student_logits: [B, K].
+        teacher_logits: [B, K], taken as constants.
+    """
+    log_q, log_p = map(jax.nn.log_softmax, _pair(student_logits, teacher_logits))
+    log_m = jnp.logaddexp(log_q, log_p) - math.log(2)
+    sums = jnp.exp(log_p) * (log_p - log_m) + jnp.exp(log_q) * (log_q - log_m)
+    return jnp.mean(jnp.sum(sums, axis=-1)) / 2
+
+
+def tempered(divergence: Divergence, *, temperature: float) -> Divergence:
+    """`T**2 D(student / T, teacher / T)`: softer targets, gradients of about the same size.
+
+    Hinton et al. 2015 (arXiv:1503.02531), section 2. The factor is theirs; it is exact for
+    cross-entropy in the limit of a high temperature. At T = 1 this is the divergence itself.
+
+    Args:
+        divergence: `(student_logits, teacher_logits) -> scalar`.
+        temperature: T, above 0.
+
+    Raises:
+        UserError: if the temperature is out of range.
+    """
+    if not 0 < temperature < math.inf:
+        raise UserError(f"temperature is {temperature}; it must be above 0: 1 changes nothing")
+
+    def softer(student_logits: Array, teacher_logits: Array) -> Array:
+        student, teacher = (_precise(x) / temperature for x in (student_logits, teacher_logits))
+        return temperature**2 * divergence(student, teacher)
+
+    return divergence if temperature == 1 else softer
 
 
 def adaptive_alpha_divergence(
@@ -159,20 +233,32 @@ def alpha_terms(log_q: Array, log_p: Array, *, alpha: float, clip: float) -> Alp
     return AlphaTerms(jnp.sum(q * slope, axis=-1) / (alpha - 1), q * (slope + 1 / (alpha - 1)))
 
 
-def in_place_distillation(divergence: Divergence, *, smoothing: float = 0.0) -> Loss:
-    """The sandwich rule's loss: labels teach the largest member, and it alone teaches the others.
+def in_place_distillation(
+    divergence: Divergence, *, smoothing: float = 0.0, hard_weight: float = 0.0
+) -> Loss:
+    """The sandwich rule's loss: labels teach the largest member, and it teaches the others.
 
     Yu & Huang 2019, arXiv:1903.05134; AlphaNet uses `adaptive_alpha_divergence` and smoothing 0.1.
     For other settings bind them: `functools.partial(adaptive_alpha_divergence, alpha_min=0.0)`.
 
+    With `hard_weight = v` the others learn from labels too: `(1 - v) D + v CE`, the mixture of
+    soft and hard targets of Hinton et al. 2015 (arXiv:1503.02531), section 2. Published in-place
+    distillation has v = 0.
+
     Args:
         divergence: `(student_logits, teacher_logits) -> scalar`.
-        smoothing: of the labels of the largest member, in [0, 1).
+        smoothing: of the labels, in [0, 1).
+        hard_weight: v, in [0, 1].
 
     Raises:
-        UserError: if the smoothing is out of range; from the loss, if a member has no teacher.
+        UserError: if a number is out of range; from the loss, if a member has no teacher.
     """
     _check_smoothing(smoothing)
+    if not 0 <= hard_weight <= 1:
+        raise UserError(
+            f"the weight of the labels is {hard_weight}; it must lie in [0, 1]: 0 for the teacher "
+            "alone, 1 for the labels alone"
+        )
 
     def loss(
         student_logits: Array,
@@ -190,7 +276,46 @@ def in_place_distillation(divergence: Divergence, *, smoothing: float = 0.0) -> 
                 "largest arch must come first among the fixed archs of the sampler, or use "
                 "hard_labels(smoothing=...), which needs no teacher"
             )
-        return divergence(student_logits, teacher_logits)
+        soft = divergence(student_logits, teacher_logits)
+        if hard_weight == 0:
+            return soft
+        hard = cross_entropy(student_logits, labels, smoothing=smoothing)
+        return (1 - hard_weight) * soft + hard_weight * hard
+
+    return loss
+
+
+def outside_distillation(
+    divergence: Divergence, *, smoothing: float = 0.0, hard_weight: float = 0.5
+) -> Loss:
+    """One teacher for every member, the largest too: `(1 - v) D + v CE`.
+
+    For a teacher that is no part of the supernet (`Recipe.teacher`), as Once-for-All has it (Cai
+    et al. 2020, arXiv:1908.09791); the mixture is that of Hinton et al. 2015 (arXiv:1503.02531).
+    With `in_place_distillation` such a teacher takes the place of the largest, which then learns
+    from labels alone.
+
+    Args:
+        divergence: `(student_logits, teacher_logits) -> scalar`.
+        smoothing: of the labels, in [0, 1).
+        hard_weight: v, in [0, 1].
+
+    Raises:
+        UserError: if a number is out of range; from the loss, if there is no teacher.
+    """
+    taught = in_place_distillation(divergence, smoothing=smoothing, hard_weight=hard_weight)
+
+    def loss(
+        student_logits: Array,
+        teacher_logits: Array | None,
+        features: Features,
+        labels: Array,
+        role: Role,
+    ) -> Array:
+        if role == "largest" and teacher_logits is None:
+            raise UserError("every member is to learn from a teacher of its own, but there is none")
+        role = "random" if role == "largest" else role
+        return taught(student_logits, teacher_logits, features, labels, role)
 
     return loss
 

@@ -130,8 +130,34 @@ def to_json(config: Any) -> Any:
     return config
 
 
+def completed(value: Any, types: Mapping[str, type]) -> Any:
+    """Fills in fields that dataclasses have gained since `to_json` wrote this, at their defaults.
+
+    A field that is added later must mean by its default what was done before it existed.
+    Types that are not known, and fields without a default, are left alone.
+    """
+    if isinstance(value, list):
+        return [completed(item, types) for item in value]
+    if not isinstance(value, dict):
+        return value
+    known = types.get(str(value.get("type")))
+    fields = dataclasses.fields(known) if dataclasses.is_dataclass(known) else ()
+    new = {f.name: to_json(_default(f)) for f in fields if f.name not in value and _has_default(f)}
+    return {**{key: completed(item, types) for key, item in value.items()}, **new}
+
+
+def _has_default(field: dataclasses.Field) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is not missing or field.default_factory is not missing
+
+
+def _default(field: dataclasses.Field) -> Any:
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
+
+
 def from_json(value: Any, types: Mapping[str, type], *, where: str = "config") -> Any:
-    """Rebuilds what `to_json` wrote.
+    """Rebuilds what `to_json` wrote; fields that have come since then take their defaults.
 
     Args:
         value: JSON values.
@@ -139,7 +165,8 @@ def from_json(value: Any, types: Mapping[str, type], *, where: str = "config") -
         where: what messages call it.
 
     Raises:
-        UserError: unknown type, unknown or missing field; each is named.
+        UserError: unknown type, unknown field, or one that has no default and is missing; each is
+            named.
     """
     if isinstance(value, list):
         return tuple(from_json(v, types, where=f"{where}[{i}]") for i, v in enumerate(value))
@@ -155,7 +182,9 @@ def from_json(value: Any, types: Mapping[str, type], *, where: str = "config") -
     known = {f.name: f for f in dataclasses.fields(kind)}
     fields = {k: from_json(v, types, where=f"{where}.{k}") for k, v in value.items() if k != "type"}
     unknown = [key for key in fields if key not in known]
-    missing = [key for key in known if key not in fields]
+    absent = [key for key in known if key not in fields]
+    # a field with a default may be younger than the file; beside an unknown one it was renamed
+    missing = absent if unknown else [key for key in absent if not _has_default(known[key])]
     if unknown or missing:
         parts = [f"unknown {k}{near(k, known).replace('; ', ', ')}" for k in unknown]
         parts += [f"missing {', '.join(missing)}"] * bool(missing)

@@ -230,6 +230,16 @@ def check_arch_shards(shards: int, batch: int, mesh: Mesh) -> None:
         )
 
 
+def check_accumulate(count: int, shards: int, batch: int, mesh: Mesh) -> None:
+    """Raises a `UserError` unless what each device (and part) has splits into micro-batches."""
+    pieces = count * math.lcm(shards, mesh.size)
+    if count > 1 and batch % pieces:
+        raise UserError(
+            f"train.accumulate is {count}, but train.batch ({batch}) must be a multiple of "
+            f"{pieces}: of the micro-batches times {'parts' if shards > 1 else 'devices'}"
+        )
+
+
 def _same(tree: Any) -> Any:
     return tree
 

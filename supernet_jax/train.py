@@ -19,13 +19,17 @@ import optax
 
 from supernet_jax import choices, network, ordering, sharding
 from supernet_jax.choices import Arch, Array
+from supernet_jax.combine import Combine as Combine
+from supernet_jax.combine import unit_sum as unit_sum
 from supernet_jax.elastic import Tree
-from supernet_jax.losses import Loss
-from supernet_jax.network import Output, Space, Strategy
+from supernet_jax.losses import Feature, Loss
+from supernet_jax.network import Space, Strategy
 from supernet_jax.sampling import Sampler, SamplerState, active, roles
 
 Metrics = dict[str, Array]
 Augment = Callable[[Array, Array, Array], Array]  # (uint8 images, key, example ids) -> float images
+# (float images, labels [B], key, example ids) -> (float images, labels [B, K] that sum to 1)
+Mix = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
 COLLAPSE = 10.0  # times the loss of guessing: no healthy step of the largest subnet is above it
 
 
@@ -67,29 +71,6 @@ class State:
     rollbacks: Array
 
 
-class Combine(NamedTuple):
-    """How the members' gradients become one: a fold over the members of a step.
-
-    Attributes:
-        init: `params -> carry`.
-        add: `(carry, gradients, role, step) -> carry`; `role` is static.
-        finish: `carry -> gradients`.
-    """
-
-    init: Callable[[Tree], Any]
-    add: Callable[[Any, Tree, str, Array], Any]
-    finish: Callable[[Any], Tree]
-
-
-def unit_sum() -> Combine:
-    """The published rule: gradients are added, each with weight 1."""
-    return Combine(
-        init=optax.tree.zeros_like,
-        add=lambda carry, gradients, role, step: optax.tree.add(carry, gradients),
-        finish=lambda carry: carry,
-    )
-
-
 class Recipe(NamedTuple):
     """Everything static about training. Functions and plain numbers; never traced.
 
@@ -111,6 +92,14 @@ class Recipe(NamedTuple):
             that a step trains `M * G` of them at the cost of `M`. A subnet's BatchNorm sees the
             `B / G` images of its part; its gradient is the mean over the parts. A multiple of the
             number of devices, each of which runs its parts one after the other.
+        mix: images with each other, and their labels; None for labels as they are.
+        teacher: `float images -> logits`, of a network that is no part of the supernet and is not
+            trained. It runs once per step, at the images as augmented; its logits are what the
+            loss gets for every member, the largest too. None lets the largest teach the others.
+        accumulate: micro-batches, `k`, whose gradients are averaged before members are combined:
+            only `B / k` images are in memory at a time, and BatchNorm sees only those. Without
+            BatchNorm and dropout the step is that of the whole batch. With `arch_shards`, each
+            part is split so.
     """
 
     space: Space
@@ -126,6 +115,9 @@ class Recipe(NamedTuple):
     features: tuple[str, ...] = ()
     remat: bool = False
     arch_shards: int = 1
+    mix: Mix | None = None
+    teacher: Callable[[Array], Array] | None = None
+    accumulate: int = 1
 
 
 def create(recipe: Recipe) -> State:
@@ -213,6 +205,8 @@ def _step(
     state = _reordered(recipe, state)
     images, labels, ids = (jnp.asarray(part) for part in batch)
     inputs = recipe.augment(images, augment_key, ids)
+    if recipe.mix is not None:
+        inputs, labels = recipe.mix(inputs, labels, jax.random.fold_in(augment_key, 2**31), ids)
     members = _Members(recipe, mesh, where, state, inputs, labels, dropout_key)
     gradients, metrics, archs = members.run(arch_key, resolutions)
     metrics["gradient_norm"] = optax.tree.norm(gradients)
@@ -221,6 +215,13 @@ def _step(
     fixed = recipe.sampler.fixed[: len(resolutions)]
     state = _update(recipe, state, gradients, metrics, (fixed, archs), applied)
     return state, {**metrics, "refused": state.refused}
+
+
+class _Taught(NamedTuple):
+    """What a member puts out that others may learn from: constants for them."""
+
+    logits: Array  # [B, K]
+    features: dict[str, Array]  # [B, ...]
 
 
 class _Members(NamedTuple):
@@ -244,6 +245,8 @@ class _Members(NamedTuple):
         carry = recipe.combine.init(self.state.params)
         metrics: Metrics = {}
         teacher = None
+        if recipe.teacher is not None:
+            teacher = jax.lax.stop_gradient(_Taught(recipe.teacher(self.images), {}))
         members = zip(
             recipe.sampler.fixed, roles(recipe.sampler), resolutions[:n_fixed], strict=not some
         )
@@ -251,8 +254,10 @@ class _Members(NamedTuple):
             loss, output, carry = self.fixed(arch, role, size, teacher, carry)
             metrics[f"loss/{role}"] = loss
             if role == "largest":
-                teacher = jax.lax.stop_gradient(output.logits)
-                right = jnp.argmax(output.logits, -1) == self.labels
+                logits = output.logits if teacher is None else teacher.logits
+                teacher = jax.lax.stop_gradient(_Taught(logits, output.features))
+                wanted = self.labels if self.labels.ndim == 1 else jnp.argmax(self.labels, -1)
+                right = jnp.argmax(output.logits, -1) == wanted
                 metrics["accuracy/largest"] = jnp.mean(right.astype(jnp.float32))
         if len(resolutions) <= n_fixed:
             return recipe.combine.finish(carry), metrics, None
@@ -262,17 +267,15 @@ class _Members(NamedTuple):
         return recipe.combine.finish(carry), metrics, archs
 
     def fixed(
-        self, arch: Arch, role: str, resolution: int, teacher: Array | None, carry: Any
-    ) -> tuple[Array, Output, Any]:
-        """A concrete arch, at its own cost; regularisation is for the largest alone."""
-        key = self.dropout_key if role == "largest" else None
-        strategy = functools.partial(network.sliced, dropout_key=key)
-        (loss, output), gradients = self.gradient(strategy, arch, role, resolution, teacher)
+        self, arch: Arch, role: str, resolution: int, teacher: _Taught | None, carry: Any
+    ) -> tuple[Array, _Taught, Any]:
+        """A concrete arch, at its own cost."""
+        (loss, output), gradients = self.gradient(network.sliced, arch, role, resolution, teacher)
         carry = self.recipe.combine.add(carry, gradients, role, self.state.step)
         return loss, output, carry
 
     def random(
-        self, archs: Arch, resolutions: tuple[int, ...], teacher: Array | None, carry: Any
+        self, archs: Arch, resolutions: tuple[int, ...], teacher: _Taught | None, carry: Any
     ) -> tuple[Array, Any]:
         """Traced archs, one program for each run of members with equal resolution."""
         losses = []
@@ -294,7 +297,9 @@ class _Members(NamedTuple):
             start = stop
         return jnp.concatenate(losses), carry
 
-    def on_shards(self, archs: Arch, resolution: int, teacher: Array | None) -> tuple[Array, Tree]:
+    def on_shards(
+        self, archs: Arch, resolution: int, teacher: _Taught | None
+    ) -> tuple[Array, Tree]:
         """Mean loss and gradient of one random member that is `archs[g]` on part g of the batch."""
         count = self.recipe.arch_shards
         parts = jax.tree.map(
@@ -320,7 +325,7 @@ class _Members(NamedTuple):
         loss, gradients = jax.tree.map(lambda x: x / count, summed)
         return loss, sharding.scattered(gradients, self.where)
 
-    def draw(self, key: Array, teacher: Array | None, resolutions: tuple[int, ...]) -> Arch:
+    def draw(self, key: Array, teacher: _Taught | None, resolutions: tuple[int, ...]) -> Arch:
         """The step's random archs, with the resolutions that the host drew."""
         space, sampler = self.recipe.space, self.recipe.sampler
 
@@ -343,9 +348,30 @@ class _Members(NamedTuple):
         return choices.replace(archs, space.resolution, chosen)
 
     def gradient(
-        self, strategy: Callable, arch: Arch, role: str, resolution: int, teacher: Array | None
-    ) -> tuple[tuple[Array, Output], Tree]:
-        """((loss, output), gradient with respect to the shared parameters)."""
+        self, strategy: Strategy, arch: Arch, role: str, resolution: int, teacher: _Taught | None
+    ) -> tuple[tuple[Array, _Taught], Tree]:
+        """((loss, output), gradient with respect to the shared parameters), over micro-batches."""
+        count = self.recipe.accumulate
+        if count == 1:
+            return self.at_once(strategy, arch, role, resolution, teacher)
+
+        def add(total: Any, part: Any) -> tuple[Any, _Taught]:
+            place, images, labels, teacher = part
+            key = jax.random.fold_in(self.dropout_key, place)
+            alone = self._replace(images=images, labels=labels, dropout_key=key)
+            (loss, output), gradients = alone.at_once(strategy, arch, role, resolution, teacher)
+            return optax.tree.add(total, (loss, gradients)), output
+
+        zero = (jnp.zeros(()), optax.tree.zeros_like(self.state.params))
+        parts = jax.tree.map(lambda x: _dealt(x, count), (self.images, self.labels, teacher))
+        total, output = jax.lax.scan(add, zero, (jnp.arange(count), *parts))
+        loss, gradients = jax.tree.map(lambda x: x / count, total)
+        return (loss, jax.tree.map(_gathered_in, output)), gradients
+
+    def at_once(
+        self, strategy: Strategy, arch: Arch, role: str, resolution: int, teacher: _Taught | None
+    ) -> tuple[tuple[Array, _Taught], Tree]:
+        """The same over all images of this object."""
         loss = functools.partial(
             self.loss,
             strategy=strategy,
@@ -359,13 +385,13 @@ class _Members(NamedTuple):
     def loss(
         self,
         params: Tree,
-        strategy: Callable,
+        strategy: Strategy,
         arch: Arch,
         role: str,
         resolution: int,
-        teacher: Array | None,
-    ) -> tuple[Array, Output]:
-        """Loss of one member in training mode, and what it put out."""
+        teacher: _Taught | None,
+    ) -> tuple[Array, _Taught]:
+        """Loss of one member in training mode; regularisation is for the largest alone."""
         recipe = self.recipe
         output = strategy(
             recipe.space,
@@ -373,12 +399,28 @@ class _Members(NamedTuple):
             arch,
             self.images,
             resolution=resolution,
+            dropout_key=self.dropout_key if role == "largest" else None,
             features=recipe.features,
             dtype=recipe.dtype,
             remat=recipe.remat,
         )
-        loss = recipe.loss(output.logits, teacher, output.features, self.labels, role)
-        return loss, output
+        features = {
+            name: Feature(value, None if teacher is None else teacher.features.get(name))
+            for name, value in output.features.items()
+        }
+        logits = None if teacher is None else teacher.logits
+        loss = recipe.loss(output.logits, logits, features, self.labels, role)
+        return loss, _Taught(output.logits, output.features)
+
+
+def _dealt(x: Array, count: int) -> Array:
+    """`[B, ...]` as `[count, B / count, ...]`, dealt like cards: no image changes its device."""
+    return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
+
+
+def _gathered_in(x: Array) -> Array:
+    """The inverse of `_dealt`."""
+    return jnp.swapaxes(x, 0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def _reordered(recipe: Recipe, state: State) -> State:

@@ -2,17 +2,20 @@
 
 import ast
 import dataclasses
+import functools
 import json
 import pathlib
 import re
 import types
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 import tiny_run
 from conftest import ROOT
 
-from supernet_jax import config, experiment, network
+from supernet_jax import augment, config, experiment, network, optim, train
 from supernet_jax.commands import quickstart
 from supernet_jax.config import (
     LIBRARY,
@@ -20,24 +23,32 @@ from supernet_jax.config import (
     AlphaDivergence,
     Attentive,
     AttentiveNAS,
+    ByRole,
     Cifar,
     Config,
+    ConflictProjection,
     Data,
     Delayed,
+    DelayedShrinking,
     Digits,
     Evaluation,
     Fair,
+    FeatureRelations,
     HardLabels,
+    JensenShannon,
     Nested,
+    OutsideTeacher,
     Phase,
     Preferred,
     Progressive,
+    ReverseKL,
     Sandwich,
     Sgd,
     Shift,
     SoftCrossEntropy,
     Train,
     Uniform,
+    UnitSum,
 )
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
@@ -59,7 +70,17 @@ CHANGED: tuple[Any, ...] = (
     Shift(3, 0.5, "macs.json", bins=7),
     Preferred("archs.json", 3),
     AlphaDivergence(smoothing=0.2, alpha_min=-0.5, alpha_max=0.5, clip=3.0),
-    SoftCrossEntropy(smoothing=0.2),
+    SoftCrossEntropy(smoothing=0.2, temperature=2.0, hard_weight=0.5),
+    ReverseKL(smoothing=0.2),
+    JensenShannon(smoothing=0.2),
+    UnitSum(clip_member=0.5),
+    ByRole(largest=0.5, random=0.25),
+    DelayedShrinking(delay=0.25, ramp=0.125),
+    ConflictProjection(start=0.25, by_array=False),
+    FeatureRelations(kind="tokens", weight=2.0),
+    OutsideTeacher(hard_weight=0.25),
+    Data(policy="randaugment", layers=3, magnitude=5.0, erase=0.25, mixup=0.5),
+    Train(accumulate=2, features=("stem",), teacher="networks/large"),
     HardLabels(smoothing=0.2),
     Sgd(learning_rate=0.5, warmup=0.25, momentum=0.5, weight_decay=0.125, clip=2.0),
     AdamW(learning_rate=0.5, warmup=0.25, weight_decay=0.125, clip_norm=2.0),
@@ -121,6 +142,29 @@ def test_unknown_and_missing_fields_are_named() -> None:
     assert "unknown colour" in message and "missing steps, seed" in message
 
 
+def test_fields_that_came_later_take_their_defaults(tmp_path: pathlib.Path) -> None:
+    """A run folder from before a part or a setting existed opens, and training goes on in it."""
+    folder, settings = tmp_path / "run", Config(combine=UnitSum(), train=Train(steps=7))
+    experiment.start_run(folder, settings)
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+    file = folder / "config.json"
+    value = json.loads(file.read_text())
+    del value["combine"], value["train"]["arch_shards"], value["loss"]["hard_weight"]
+    file.write_text(json.dumps(value))
+    assert config.read(file) == settings
+    experiment.start_run(folder, settings)
+    assert "combine" not in json.loads(file.read_text()), "it is left as it was"
+    with pytest.raises(UserError, match=r"train\.arch_shards is 1 there and 2 now"):
+        experiment.start_run(folder, dataclasses.replace(settings, train=Train(7, arch_shards=2)))
+
+
+def test_a_field_without_a_default_must_be_there() -> None:
+    value = config.to_json(Mine(0.5))
+    del value["rate"], value["inner"]
+    with pytest.raises(UserError, match=r"config \(Mine\) has fields missing rate; was it edited"):
+        config.from_json(value, {**LIBRARY, "Mine": Mine})
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -130,7 +174,7 @@ def test_unknown_and_missing_fields_are_named() -> None:
         ({"data": {"flip": 1}}, "data.flip is 1, but must be a bool"),
         ({"data": {"size": "8"}}, "data.size is '8', but must be a whole number or None"),
         ({"optimizer": {"learning_rate": float("nan")}}, "rate is nan, but must be a finite numb"),
-        ({"space": {"type": "Cifar", "resolutions": 8}}, r"\(Cifar\) has fields missing"),
+        ({"space": {"type": "Cifar", "resolutions": 8}}, "resolutions is 8, but must be a tuple"),
     ],
 )
 def test_wrong_values_are_named(change: dict[str, dict[str, Any]], words: str) -> None:
@@ -243,3 +287,33 @@ def test_strategies(job: str) -> None:
 def test_evaluation_on_cpu_runs_each_subnet_at_its_own_cost() -> None:
     assert config.strategy("auto", job="evaluate", backend="cpu") is network.masked
     assert config.strategy("auto", job="train", backend="quantum") is network.masked
+
+
+def test_the_published_recipes_are_steps() -> None:
+    """The step has shapes, on the whole space and at its sizes; nothing is computed."""
+    settings, other = (
+        config.load_file(ROOT / "configs" / f"{name}_imagenet.py")[0]
+        for name in ("alphanet", "attentivenas")
+    )
+    assert other == dataclasses.replace(settings, loss=SoftCrossEntropy(smoothing=0.1))
+    space = settings.space.build(classes=1000, input_channels=3)
+    mean = std = (0.5, 0.5, 0.5)
+    recipe = experiment._recipe(
+        settings, space, functools.partial(augment.normalise, mean=mean, std=std)
+    )
+    count, size = settings.train.batch, settings.data.size
+    batch = jax.eval_shape(
+        lambda: train.Batch(
+            jnp.zeros((count, size, size, 3), jnp.uint8),
+            jnp.zeros(count, jnp.int32),
+            jnp.zeros(count, jnp.int32),
+        )
+    )
+    state = jax.eval_shape(lambda: train.create(recipe))
+    step = functools.partial(train.make_step(recipe), resolutions=(288, 192, 224, 224))
+    after, metrics = jax.eval_shape(step, state, batch)
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
+    assert set(metrics) >= {"loss/largest", "loss/smallest", "loss/random_1", "loss/random_2"}
+    schedule = optim.warmup_cosine(0.8, steps=225_000, warmup_steps=3125)
+    assert round(settings.optimizer.warmup * settings.train.steps) == 3125
+    assert float(schedule(112_500)) == pytest.approx(0.4)

@@ -17,7 +17,10 @@ ROWS = (
     ("call",),
     ("network",),
     ("spaces",),
-    ("latency", "costs", "losses", "optim", "sharding", "data", "augment"),
+    (
+        *("losses", "relations", "combine", "latency", "costs", "optim", "sharding"),
+        *("data", "augment", "policies"),
+    ),
     ("sampling", "ordering", "zerocost"),
     ("train", "evaluate", "checkpoint"),
     ("fit", "search", "extract", "extracted", "card", "timing"),

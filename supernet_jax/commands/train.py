@@ -56,9 +56,12 @@ def run(arguments: Arguments) -> None:
     if arguments.out is None and not arguments.dry_run:
         raise UserError("--out is required: the folder of the run, as --out runs/digits")
     _join(arguments)
-    built = _on_devices(experiment.build(arguments.config), arguments.devices)
+    built = experiment.taught(experiment.build(arguments.config))
+    built = _on_devices(built, arguments.devices)
     sharding.check_divides("train.batch", arguments.config.train.batch, built.mesh)
-    sharding.check_arch_shards(built.recipe.arch_shards, built.config.train.batch, built.mesh)
+    recipe, batch = built.recipe, built.config.train.batch
+    sharding.check_arch_shards(recipe.arch_shards, batch, built.mesh)
+    sharding.check_accumulate(recipe.accumulate, recipe.arch_shards, batch, built.mesh)
     sharding.check_divides("evaluation.batch", arguments.config.evaluation.batch, built.mesh)
     if arguments.dry_run or arguments.out is None:
         _rehearse(built, as_json=arguments.json)

@@ -18,10 +18,18 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from supernet_jax import network, schema, userfile
-from supernet_jax.config import losses, optimizers, samplers, spaces
+from supernet_jax.config import combine, losses, optimizers, samplers, spaces
 from supernet_jax.config.checks import require
+from supernet_jax.config.combine import ByRole as ByRole
+from supernet_jax.config.combine import ConflictProjection as ConflictProjection
+from supernet_jax.config.combine import DelayedShrinking as DelayedShrinking
+from supernet_jax.config.combine import UnitSum as UnitSum
 from supernet_jax.config.losses import AlphaDivergence as AlphaDivergence
+from supernet_jax.config.losses import FeatureRelations as FeatureRelations
 from supernet_jax.config.losses import HardLabels as HardLabels
+from supernet_jax.config.losses import JensenShannon as JensenShannon
+from supernet_jax.config.losses import OutsideTeacher as OutsideTeacher
+from supernet_jax.config.losses import ReverseKL as ReverseKL
 from supernet_jax.config.losses import SoftCrossEntropy as SoftCrossEntropy
 from supernet_jax.config.optimizers import AdamW as AdamW
 from supernet_jax.config.optimizers import Sgd as Sgd
@@ -70,6 +78,16 @@ class Data:
     """random crops after padding by this many pixels"""
     flip: bool = False
     """random horizontal flips"""
+    policy: Literal["none", "autoaugment", "randaugment"] = "none"
+    """operations drawn for each image: a learned table for ImageNet, or any of 14"""
+    layers: int = 2
+    """operations in a row, of randaugment"""
+    magnitude: float = 9.0
+    """their strength, 0 to 10, of randaugment"""
+    erase: float = 0.0
+    """probability of filling a random rectangle with random pixels"""
+    mixup: float = 0.0
+    """alpha of mixing each image and its label with another's, commonly 0.2; 0 mixes none"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +106,12 @@ class Train:
     """how random subnets run; auto picks what is faster on this backend"""
     arch_shards: int = 1
     """parts of each batch that train random subnets of their own"""
+    accumulate: int = 1
+    """micro-batches per step, for less memory; BatchNorm sees the images of one of them"""
+    features: tuple[str, ...] = ()
+    """blocks whose outputs the loss compares between a subnet and the largest"""
+    teacher: str | None = None
+    """folder of an extracted network that teaches, in place of the largest subnet"""
     ema: float = 0.0
     """decay of the average of the parameters, 0 for none"""
     remat: bool = False
@@ -124,6 +148,7 @@ class Config:
     data: Data = dataclasses.field(default_factory=Data)
     sampler: Any = dataclasses.field(default_factory=Sandwich)
     loss: Any = dataclasses.field(default_factory=AlphaDivergence)
+    combine: Any = dataclasses.field(default_factory=UnitSum)
     optimizer: Any = dataclasses.field(default_factory=Sgd)
     train: Train = dataclasses.field(default_factory=Train)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
@@ -139,7 +164,10 @@ class Config:
             ("train.log-every", train.log_every, 1),
             ("train.seed", train.seed, 0),
             ("train.arch-shards", train.arch_shards, 1),
+            ("train.accumulate", train.accumulate, 1),
             ("data.pad", data.pad, 0),
+            ("data.layers", data.layers, 1),
+            ("data.mixup", data.mixup, 0),
             ("data.split-seed", data.split_seed, 0),
             ("data.threads", data.threads, 0),
             ("data.workers", data.workers, 0),
@@ -150,11 +178,21 @@ class Config:
         ):
             require(value >= low, f"{name} is {value}, but must be at least {low}")
         require(0 <= train.ema < 1, f"train.ema is {train.ema}, but must be in [0, 1)")
+        require(
+            0 <= data.magnitude <= 10, f"data.magnitude is {data.magnitude}, but must be 0 to 10"
+        )
+        require(0 <= data.erase <= 1, f"data.erase is {data.erase}, but must be in [0, 1]")
         require(data.held_out > 0, f"data.held-out is {data.held_out}, but must be above 0")
         require(data.size is None or data.size > 0, f"data.size is {data.size}, must be above 0")
 
 
-PARTS = (spaces, samplers, losses, optimizers)  # whose dataclasses a configuration is made of
+PARTS = (
+    spaces,
+    samplers,
+    losses,
+    combine,
+    optimizers,
+)  # whose dataclasses a configuration is made of
 
 
 def _dataclasses_of(module: Any) -> dict[str, type]:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+from typing import Literal
 
-from supernet_jax import losses
+from supernet_jax import losses, relations
 from supernet_jax.config.checks import require
 
 
@@ -19,6 +20,8 @@ class AlphaDivergence:
     """the other one"""
     clip: float = 5.0
     """upper limit of the importance weights"""
+    hard_weight: float = 0.0
+    """weight of the labels for the other subnets, in [0, 1]; the teacher has the rest"""
 
     def build(self) -> losses.Loss:
         """The loss."""
@@ -29,7 +32,9 @@ class AlphaDivergence:
             alpha_max=self.alpha_max,
             clip=self.clip,
         )
-        return losses.in_place_distillation(divergence, smoothing=self.smoothing)
+        return losses.in_place_distillation(
+            divergence, smoothing=self.smoothing, hard_weight=self.hard_weight
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +42,56 @@ class SoftCrossEntropy:
     """In-place distillation by soft cross-entropy (BigNAS): its gradient is that of KL."""
 
     smoothing: float = 0.1
-    """label smoothing of the largest subnet's cross-entropy"""
+    """label smoothing"""
+    temperature: float = 1.0
+    """that the logits are divided by; the loss is multiplied by its square"""
+    hard_weight: float = 0.0
+    """weight of the labels for the other subnets, in [0, 1]; the teacher has the rest"""
 
     def build(self) -> losses.Loss:
         """The loss."""
-        return losses.in_place_distillation(losses.soft_cross_entropy, smoothing=self.smoothing)
+        divergence = losses.tempered(losses.soft_cross_entropy, temperature=self.temperature)
+        return losses.in_place_distillation(
+            divergence, smoothing=self.smoothing, hard_weight=self.hard_weight
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ReverseKL:
+    """In-place distillation by KL(student || teacher), which seeks a mode of the teacher."""
+
+    smoothing: float = 0.1
+    """label smoothing"""
+    temperature: float = 1.0
+    """that the logits are divided by; the loss is multiplied by its square"""
+    hard_weight: float = 0.0
+    """weight of the labels for the other subnets, in [0, 1]; the teacher has the rest"""
+
+    def build(self) -> losses.Loss:
+        """The loss."""
+        divergence = losses.tempered(losses.reverse_kl_divergence, temperature=self.temperature)
+        return losses.in_place_distillation(
+            divergence, smoothing=self.smoothing, hard_weight=self.hard_weight
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class JensenShannon:
+    """In-place distillation by the Jensen-Shannon divergence: symmetric and bounded."""
+
+    smoothing: float = 0.1
+    """label smoothing"""
+    temperature: float = 1.0
+    """that the logits are divided by; the loss is multiplied by its square"""
+    hard_weight: float = 0.0
+    """weight of the labels for the other subnets, in [0, 1]; the teacher has the rest"""
+
+    def build(self) -> losses.Loss:
+        """The loss."""
+        divergence = losses.tempered(losses.jensen_shannon_divergence, temperature=self.temperature)
+        return losses.in_place_distillation(
+            divergence, smoothing=self.smoothing, hard_weight=self.hard_weight
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,3 +104,51 @@ class HardLabels:
     def build(self) -> losses.Loss:
         """The loss."""
         return losses.hard_labels(smoothing=self.smoothing)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureRelations:
+    """In-place distillation by KL, and by relations of the features of `train.features`."""
+
+    kind: Literal["similarity", "attention", "tokens"] = "similarity"
+    """which images are alike, where an image responds, or which places attend to which"""
+    weight: float = 1.0
+    """of the relations, mean over blocks; the logits' divergence has 1"""
+    smoothing: float = 0.1
+    """label smoothing"""
+    temperature: float = 1.0
+    """that the logits are divided by; the loss is multiplied by its square"""
+    hard_weight: float = 0.0
+    """weight of the labels for the other subnets, in [0, 1]; the teacher has the rest"""
+
+    def build(self) -> losses.Loss:
+        """The loss."""
+        kinds: dict[str, relations.Relation] = {
+            "similarity": relations.similarity,
+            "attention": relations.attention,
+            "tokens": relations.tokens,
+        }
+        divergence = losses.tempered(losses.kl_divergence, temperature=self.temperature)
+        loss = losses.in_place_distillation(
+            divergence, smoothing=self.smoothing, hard_weight=self.hard_weight
+        )
+        return relations.with_features(loss, kinds[self.kind], weight=self.weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class OutsideTeacher:
+    """KL to the network of `train.teacher` for every subnet, mixed with cross-entropy (OFA)."""
+
+    smoothing: float = 0.1
+    """label smoothing"""
+    temperature: float = 1.0
+    """that the logits are divided by; the loss is multiplied by its square"""
+    hard_weight: float = 0.5
+    """weight of the labels, in [0, 1]; the teacher has the rest"""
+
+    def build(self) -> losses.Loss:
+        """The loss."""
+        divergence = losses.tempered(losses.kl_divergence, temperature=self.temperature)
+        return losses.outside_distillation(
+            divergence, smoothing=self.smoothing, hard_weight=self.hard_weight
+        )

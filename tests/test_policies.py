@@ -1,0 +1,225 @@
+"""Operations on pixels against Pillow, and policies, erasing and mixing by example."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from supernet_jax import augment, losses, policies
+from supernet_jax.errors import UserError
+from supernet_jax.policies import NUMBER, OPERATIONS, Operation
+
+SIZE = 12
+
+
+def batch(count: int = 4, channels: int = 3, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(20, 200, (count, SIZE, SIZE, channels), np.uint8)
+    images[0] = np.linspace(0, 255, SIZE, dtype=np.uint8)[:, None, None]  # few, far values
+    return images
+
+
+@functools.cache
+def applied() -> Callable:
+    return jax.jit(policies.applied)
+
+
+def done(images: Any, name: str, level: float, sign: float = 1.0) -> Any:
+    count = len(images)
+    operation = Operation(
+        np.full(count, NUMBER[name], np.int32),
+        np.full(count, level, np.float32),
+        np.full(count, sign, np.float32),
+    )
+    return np.asarray(applied()(images, operation))
+
+
+def enhanced(kind: Any, image: Any, level: float) -> Any:
+    return kind(image).enhance(level * 0.18 + 0.1)
+
+
+PILLOW: dict[str, Callable] = {
+    "auto-contrast": lambda image, level: ImageOps.autocontrast(image),
+    "equalize": lambda image, level: ImageOps.equalize(image),
+    "invert": lambda image, level: ImageOps.invert(image),
+    "posterize": lambda image, level: ImageOps.posterize(image, int(level / 10 * 4)),
+    "solarize": lambda image, level: ImageOps.solarize(image, int(level / 10 * 256)),
+    "contrast": lambda image, level: enhanced(ImageEnhance.Contrast, image, level),
+    "brightness": lambda image, level: enhanced(ImageEnhance.Brightness, image, level),
+    "color": lambda image, level: enhanced(ImageEnhance.Color, image, level),
+    "sharpness": lambda image, level: enhanced(ImageEnhance.Sharpness, image, level),
+}
+
+
+@pytest.mark.parametrize("level", [3.0, 9.0])
+@pytest.mark.parametrize("name", PILLOW)
+def test_operations_are_those_of_pillow(name: str, level: float) -> None:
+    images = batch()
+    found = done(images, name, level)
+    for own, image in zip(found, images, strict=True):
+        wanted = np.asarray(PILLOW[name](Image.fromarray(image), level), np.int32)
+        assert np.abs(wanted - own).max() <= 1  # rounding of float32
+        assert np.mean(wanted != own) < 0.05
+
+
+def test_solarize_add() -> None:
+    images = batch()
+    wanted = np.where(images < 128, np.minimum(images.astype(int) + 55, 255), images)
+    np.testing.assert_array_equal(done(images, "solarize-add", 5.0), wanted)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_translations_are_whole_pixels_and_fill_with_grey(sign: float) -> None:
+    images, by = batch(), 4  # of 12 pixels, 0.9 * 0.45 of which are 4.86
+    moved = done(images, "translate-x", 9.0, sign)
+    wanted = np.full_like(images, 128)
+    if sign > 0:
+        wanted[:, :, :-by] = images[:, :, by:]
+    else:
+        wanted[:, :, by:] = images[:, :, :-by]
+    np.testing.assert_array_equal(moved, wanted)
+    down = done(images.swapaxes(1, 2), "translate-y", 9.0, sign)
+    np.testing.assert_array_equal(down, wanted.swapaxes(1, 2))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_shear_and_rotation_are_affine_maps(sign: float) -> None:
+    images = batch()
+    slope = 0.3 * sign
+    sheared = done(images, "shear-x", 10.0, sign)
+    for y in range(SIZE):
+        for x in range(SIZE):
+            source = round(x + slope * y)
+            inside = 0 <= source < SIZE
+            wanted = images[:, y, source] if inside else np.full((4, 3), 128)
+            if abs((x + slope * y) % 1 - 0.5) > 1e-3:  # which of two equally near is not fixed
+                np.testing.assert_array_equal(sheared[:, y, x], wanted)
+    other = done(images.swapaxes(1, 2), "shear-y", 10.0, sign)
+    np.testing.assert_array_equal(other, sheared.swapaxes(1, 2))
+    angle = 30 * sign
+    rotated = done(images, "rotate", 10.0, sign)
+    for own, image in zip(rotated, images, strict=True):
+        fill = (128, 128, 128)
+        wanted = Image.fromarray(image).rotate(angle, Image.Resampling.NEAREST, fillcolor=fill)
+        back = Image.fromarray(image).rotate(-angle, Image.Resampling.NEAREST, fillcolor=fill)
+        same = [np.mean(np.all(own == np.asarray(one), axis=-1)) for one in (wanted, back)]
+        assert max(same) > 0.9  # one of two directions, but for ties of the nearest pixel
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_image_has_its_own_operation(name: str) -> None:
+    """Its neighbours in the batch, which have none, are not touched."""
+    images = batch()
+    number = np.asarray([0, NUMBER[name], 0, 0], np.int32)
+    numbers = Operation(number, np.full(4, 7.0, np.float32), np.ones(4, np.float32))
+    found = np.asarray(applied()(images, numbers))
+    np.testing.assert_array_equal(found[[0, 2, 3]], images[[0, 2, 3]])
+    np.testing.assert_array_equal(found[1], done(images, name, 7.0)[1])
+    assert (name == "identity") == np.array_equal(found[1], images[1])
+    assert found.dtype == np.uint8
+
+
+def test_grey_images() -> None:
+    images = batch(channels=1)
+    for name in ("color", "identity"):
+        np.testing.assert_array_equal(done(images, name, 9.0), images)
+    assert not np.array_equal(done(images, "contrast", 9.0), images)
+
+
+def erased(images: Any, key: Any, ids: Any) -> Any:
+    return augment.erase(images, key, ids, probability=0.7)
+
+
+def mixed(images: Any, key: Any, ids: Any) -> Any:
+    """How much of each image is left."""
+    inputs = np.zeros((len(ids), 1, 1, 1), np.float32)
+    labels = np.arange(len(ids), dtype=np.int32)
+    _, targets = augment.mixup(inputs, labels, key, ids, alpha=0.5, classes=len(ids))
+    return jnp.diagonal(targets)
+
+
+BY_EXAMPLE = {
+    "autoaugment": policies.auto_augment,
+    "randaugment": policies.rand_augment,
+    "erase": erased,
+    "mixup": mixed,
+}
+
+
+@pytest.mark.parametrize("name", BY_EXAMPLE)
+def test_what_is_drawn_depends_on_key_and_example_alone(name: str) -> None:
+    one = jax.jit(BY_EXAMPLE[name])
+    images, ids = np.repeat(batch(1, seed=1), 8, axis=0), np.arange(8, dtype=np.int32)
+    found = np.asarray(one(images, jax.random.key(0), ids))
+    order = np.asarray([3, 1, 0, 2, 7, 6, 5, 4])
+    np.testing.assert_array_equal(one(images, jax.random.key(0), ids[order]), found[order])
+    assert len(np.unique(found.reshape(8, -1), axis=0)) > 3, "examples differ"
+    assert not np.array_equal(one(images, jax.random.key(1), ids), found)
+
+
+def test_every_row_of_the_policy_is_drawn() -> None:
+    """And in about equal parts: the first operation of most rows, at its probability."""
+    count = 4000
+    which = policies._index((np.arange(count, dtype=np.float32) + 0.5) / count, 25)
+    assert np.bincount(np.asarray(which)).tolist() == [count // 25] * 25
+    assert len(policies.V0) == 25 and len(policies.RAND) == 14
+    assert {name for pair in policies.V0 for name, _, _ in pair} <= set(OPERATIONS)
+
+
+def test_erasing_fills_one_rectangle() -> None:
+    images = np.full((64, 16, 20, 2), 7, np.uint8)
+    ids = np.arange(64, dtype=np.int32)
+    how = {"probability": 0.5, "area": (0.1, 0.3)}
+    found = np.asarray(augment.erase(images, jax.random.key(0), ids, **how))
+    touched = [np.any(image != 7, axis=-1) for image in found]
+    some = [mask for mask in touched if mask.any()]
+    assert 16 < len(some) < 48  # four standard deviations
+    for mask in some:
+        rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert box.mean() > 0.9, "noise may be 7 by chance, once in 65,536 pixels"
+        assert 0.05 < box.size / mask.size < 0.36  # rounded sides
+    with pytest.raises(UserError, match="probability=2"):
+        augment.erase(images, jax.random.key(0), ids, probability=2.0)
+
+
+def test_mixup_mixes_images_and_labels_alike() -> None:
+    inputs = np.eye(4, dtype=np.float32).reshape(4, 2, 2, 1)
+    labels, ids = np.asarray([0, 1, 2, 3], np.int32), np.arange(4, dtype=np.int32)
+    mix = functools.partial(augment.mixup, alpha=1.0, classes=4)
+    images, targets = mix(inputs, labels, jax.random.key(0), ids)
+    np.testing.assert_allclose(np.asarray(images).reshape(4, 4), targets)
+    np.testing.assert_allclose(np.sum(targets, -1), 1, rtol=1e-6)
+    assert np.count_nonzero(np.asarray(targets)) == 8  # itself and the next
+    many = mixed(None, jax.random.key(0), np.arange(2000, dtype=np.int32))
+    mean, square = float(np.mean(many)), float(np.mean(np.square(many)))
+    assert mean == pytest.approx(0.5, abs=0.04)  # of Beta(1/2, 1/2), five standard deviations
+    assert square - mean**2 == pytest.approx(1 / 8, abs=0.02)
+    with pytest.raises(UserError, match="alpha=0"):
+        augment.mixup(inputs, labels, jax.random.key(0), ids, alpha=0.0, classes=4)
+
+
+def test_cross_entropy_takes_mixed_labels() -> None:
+    logits = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    labels = np.asarray([0, 4, 2, 1], np.int32)
+    whole = losses.cross_entropy(logits, labels, smoothing=0.1)
+    hot = losses.cross_entropy(logits, np.eye(5, dtype=np.float32)[labels], smoothing=0.1)
+    np.testing.assert_allclose(hot, whole, rtol=1e-6)
+    other = np.asarray([1, 0, 0, 0], np.int32)
+    half = np.float32(0.5) * (
+        np.eye(5, dtype=np.float32)[labels] + np.eye(5, dtype=np.float32)[other]
+    )
+    wanted = (losses.cross_entropy(logits, labels) + losses.cross_entropy(logits, other)) / 2
+    np.testing.assert_allclose(losses.cross_entropy(logits, half), wanted, rtol=1e-6)
+
+
+def test_mistakes_are_named() -> None:
+    images, ids = batch(), np.arange(4, dtype=np.int32)
+    for how in ({"layers": 0}, {"magnitude": 11.0}):
+        with pytest.raises(UserError, match="RandAugment has layers"):
+            policies.rand_augment(images, jax.random.key(0), ids, **how)

@@ -1,0 +1,361 @@
+"""Accumulation, features, an outside teacher and mixed labels inside the training step."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from light_space import CHANNELS, CLASSES, light
+
+from supernet_jax import (
+    augment,
+    choices,
+    combine,
+    experiment,
+    extract,
+    layers,
+    losses,
+    network,
+    relations,
+    sampling,
+    sharding,
+    train,
+)
+from supernet_jax.choices import Choice
+from supernet_jax.config import AttentiveNAS, Config, Digits, Train
+from supernet_jax.elastic import elastic
+from supernet_jax.errors import UserError
+from supernet_jax.network import Space
+
+BATCH = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    c_in: int
+    c_out: int
+
+
+class Mix(nn.Module):
+    """Nothing in it couples the images of a batch."""
+
+    spec: Sizes
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        return nn.swish(layers.Pointwise(self.spec.c_out, bias=True, name="mix")(x))
+
+
+class Pool(nn.Module):
+    spec: Sizes
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        return layers.Dense(self.spec.c_out, name="classifier")(jnp.mean(x, (1, 2)))
+
+
+def uncoupled() -> Space:
+    menu = {"resolution": Choice((4, 6)), "width": Choice((3, 5))}
+    make = functools.partial(elastic, menu=menu, decisions=[("width",)])
+    blocks = {
+        "first": make(Mix, lambda c: Sizes(CHANNELS, c)),
+        "second": make(Mix, lambda c: Sizes(c, c)),
+        "pool": make(Pool, lambda c: Sizes(c, CLASSES)),
+    }
+    return Space("uncoupled", menu, blocks, network.chain(tuple(blocks)), CHANNELS, CLASSES)
+
+
+SPACE = uncoupled()
+RECIPE = train.Recipe(
+    space=SPACE,
+    sampler=sampling.sandwich(SPACE.menu, n_random=2),
+    loss=losses.in_place_distillation(losses.kl_divergence, smoothing=0.1),
+    optimizer=optax.sgd(0.5),
+    augment=lambda images, key, ids: images.astype(jnp.float32) / 128 - 1,
+    combine=combine.conflict_projection(),  # needs whole gradients of members
+)
+SIZES = (6, 4, 4, 6)
+
+
+def batch() -> train.Batch:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (BATCH, 6, 6, CHANNELS), np.uint8)
+    labels = rng.integers(0, CLASSES, BATCH).astype(np.int32)
+    return train.Batch(images, labels, np.arange(BATCH, dtype=np.int32))
+
+
+def stepped(recipe: train.Recipe, mesh: Any = None, sizes: Any = SIZES) -> Any:
+    """Parameters and metrics after one step."""
+    images = batch() if mesh is None else sharding.split(mesh, batch())
+    where = None if mesh is None else train.places(recipe, mesh, sharding.REPLICATED)
+    state = jax.jit(lambda: train.create(recipe), out_shardings=where)()
+    state, metrics = train.make_step(recipe, mesh=mesh)(state, images, resolutions=sizes)
+    return jax.device_get((state.params, metrics))
+
+
+def close(a: Any, b: Any, tolerance: float = 1e-6) -> None:
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=tolerance, rtol=1e-5), a, b)
+
+
+@functools.cache
+def plain() -> Any:
+    return stepped(RECIPE)
+
+
+@pytest.mark.parametrize(("accumulate", "devices", "shards"), [(4, 1, 1), (2, 8, 1), (2, 1, 4)])
+def test_micro_batches_make_the_step_of_the_whole_batch(
+    accumulate: int, devices: int, shards: int
+) -> None:
+    mesh = None if devices == 1 else sharding.data_mesh()
+    recipe = RECIPE._replace(accumulate=accumulate, arch_shards=shards)
+    wanted = plain() if shards == 1 else stepped(recipe._replace(accumulate=1))
+    close(stepped(recipe, mesh), wanted)  # float32 sums in another order
+
+
+def test_batchnorm_sees_a_micro_batch() -> None:
+    """Of the images k, 2 k, ... each: the mean of the steps on those alone."""
+    space = light(resolutions=(8,))
+    sampler = sampling.sandwich(space.menu, n_random=0)
+    recipe = RECIPE._replace(
+        space=space, sampler=sampler, loss=losses.hard_labels(), combine=combine.unit_sum()
+    )
+    whole = batch()
+
+    def after(recipe: train.Recipe, part: slice) -> Any:
+        made = train.create(recipe)
+        images = train.Batch(*(x[part] for x in whole))
+        return train.make_step(recipe)(made, images, resolutions=(8, 8))[0].params
+
+    halves = [after(recipe, slice(i, None, 2)) for i in range(2)]
+    found = after(recipe._replace(accumulate=2), slice(None))
+    close(found, jax.tree.map(lambda a, b: (a + b) / 2, *halves))
+    apart = jax.tree.map(lambda a, b: a - b, found, after(recipe, slice(None)))
+    assert float(optax.tree.norm(apart)) > 1e-3
+
+
+@pytest.mark.parametrize(("count", "shards", "size"), [(3, 1, 16), (4, 8, 16), (16, 2, 16)])
+def test_batches_that_do_not_split(count: int, shards: int, size: int) -> None:
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    with pytest.raises(UserError, match=f"train.accumulate is {count}"):
+        sharding.check_accumulate(count, shards, size, mesh)
+    with pytest.raises(UserError, match="multiple of 16"):
+        sharding.check_accumulate(2, 1, 24, sharding.data_mesh())
+    sharding.check_accumulate(2, 8, 16, sharding.data_mesh())
+
+
+def related(accumulate: int = 1, strategy: Any = network.masked) -> Any:
+    loss = relations.with_features(RECIPE.loss, relations.attention, weight=2.0)
+    how = {"loss": loss, "features": ("first", "second"), "combine": combine.unit_sum()}
+    return stepped(RECIPE._replace(**how, strategy=strategy, accumulate=accumulate))
+
+
+def test_features_reach_the_loss_of_every_member() -> None:
+    """By hand: what attention adds to the loss of the smallest."""
+    params, metrics = related()
+    recipe = RECIPE._replace(combine=combine.unit_sum())
+    state, without = train.create(recipe), stepped(recipe)[1]
+    inputs = recipe.augment(jnp.asarray(batch().images), None, None)
+    run = functools.partial(network.sliced, SPACE, state.params, features=("first", "second"))
+    largest, smallest = (
+        run(arch, inputs, resolution=size).features
+        for arch, size in zip(recipe.sampler.fixed, SIZES, strict=False)
+    )
+    assert smallest["first"].shape[-1] == 3 < largest["first"].shape[-1] == 5
+    added = np.mean([relations.attention(smallest[n], largest[n]) for n in ("first", "second")])
+    difference = metrics["loss/smallest"] - without["loss/smallest"]
+    np.testing.assert_allclose(difference, 2 * added, rtol=1e-3)
+    assert metrics["loss/largest"] == without["loss/largest"]
+    assert metrics["loss/random_1"] > without["loss/random_1"]
+    close(related(strategy=network.switched), (params, metrics), 1e-5)
+    close(related(accumulate=4), (params, metrics), 1e-5)
+
+
+def test_blocks_without_a_teacher_are_named() -> None:
+    loss = relations.with_features(RECIPE.loss, relations.similarity, weight=1.0)
+    with pytest.raises(UserError, match="has no features to compare"):
+        stepped(RECIPE._replace(loss=loss))
+
+
+def other_network(images: Any) -> Any:
+    weights = np.random.default_rng(3).normal(size=(CHANNELS, CLASSES)).astype(np.float32)
+    return jnp.mean(images, (1, 2)) @ weights
+
+
+def test_an_outside_teacher_teaches_all() -> None:
+    seen = []
+
+    def teacher(images: Any) -> Any:
+        seen.append(images.shape)
+        return other_network(images)
+
+    loss = losses.outside_distillation(losses.kl_divergence, hard_weight=0.25)
+    recipe = RECIPE._replace(loss=loss, teacher=teacher)
+    params, metrics = stepped(recipe)
+    assert seen == [(BATCH, 6, 6, CHANNELS)], "once per step"
+    state, own = train.create(recipe), batch()
+    inputs = recipe.augment(jnp.asarray(own.images), None, None)
+    for arch, role, size in zip(recipe.sampler.fixed, ("largest", "smallest"), SIZES, strict=False):
+        logits = network.sliced(SPACE, state.params, arch, inputs, resolution=size).logits
+        soft = losses.kl_divergence(logits, other_network(inputs))
+        hard = losses.cross_entropy(logits, jnp.asarray(own.labels))
+        wanted = 0.75 * soft + 0.25 * hard
+        np.testing.assert_allclose(metrics[f"loss/{role}"], wanted, rtol=1e-5)
+    close(stepped(recipe._replace(accumulate=4)), (params, metrics))
+    with pytest.raises(UserError, match="there is none"):
+        stepped(RECIPE._replace(loss=loss))
+
+
+def test_the_folder_of_an_extracted_network_teaches(tmp_path: pathlib.Path) -> None:
+    """Though its images were normalised otherwise than those of the run."""
+    space = Digits().build(classes=10, input_channels=1)
+    arch = choices.smallest(space.menu)
+    params = jax.jit(lambda: network.init(space, jax.random.key(0)))()
+    params = jax.tree.map(lambda x: x + 0.1, params)  # zero scales would hide a block
+    stats = jax.tree.map(jnp.ones_like, network.zero_stats(space))
+    module, variables = extract.extract(space, params, arch, stats)
+    own = {"mean": (0.25,), "std": (0.5,)}
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+    pixels = augment.normalise(jnp.asarray(images), **own)
+    description = extract.describe(
+        space,
+        arch,
+        module,
+        variables,
+        **own,
+        proof=extract.prove(space, params, arch, stats, module, variables, pixels),
+        proof_images=4,
+        accuracy={"test": 0.5},
+        calibration=(2, 64),
+        source={"run": "runs/digits"},
+    )
+    extract.save(tmp_path / "net", module, variables, description=description)
+    built = experiment.build(Config(space=Digits(), train=Train(teacher=str(tmp_path / "net"))))
+    assert built.recipe.teacher is None, "evaluation does not need it"
+    teacher = experiment.taught(built).recipe.teacher
+    assert teacher is not None
+    wanted = jax.jit(module.apply)(variables, pixels)
+    found = jax.jit(lambda x: teacher(built.prepare(x)))(images)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    other = built._replace(dataset=dataclasses.replace(built.dataset, class_names=("a", "b")))
+    with pytest.raises(UserError, match=r"tells 10 classes apart .* the data has 2 classes"):
+        experiment.taught(other)
+    with pytest.raises(UserError, match=r"names a block .steem.*did you mean stem"):
+        experiment.build(Config(space=Digits(), train=Train(features=("steem",))))
+
+
+def test_mixed_labels_train_the_largest() -> None:
+    mix = functools.partial(augment.mixup, alpha=1.0, classes=CLASSES)
+    params, metrics = stepped(RECIPE._replace(mix=mix))
+    assert metrics["applied"] == 1 and 0 <= metrics["accuracy/largest"] <= 1
+    assert metrics["loss/largest"] != plain()[1]["loss/largest"]
+    close(stepped(RECIPE._replace(mix=mix, accumulate=4)), (params, metrics))
+
+
+# --- what the published spaces bring ----------------------------------------------------------
+
+
+def test_published_rates_of_drop_connect_and_dropout() -> None:
+    space = AttentiveNAS().build(classes=1000, input_channels=3)
+    names = [name for name in space.blocks if name.startswith("stage")]
+    assert len(names) == 37
+    for i, name in enumerate(names):
+        for spec in space.blocks[name].specs:
+            late = i >= 27 and spec.stride == 1 and spec.c_in == spec.c_out
+            assert spec.drop_path == pytest.approx(0.2 * i / 37 if late else 0.0)
+    assert {spec.dropout for spec in space.blocks["head"].specs} == {0.2}
+
+
+def test_residual_branches_start_at_zero() -> None:
+    """The last scale of each block, and no other."""
+    space = Digits().build(classes=10, input_channels=1)
+    params = jax.jit(lambda: network.init(space, jax.random.key(0)))()
+    for block, tree in params.items():
+        for name, leaves in tree.items():
+            if "scale" in leaves:
+                wanted = 0.0 if name == "project_norm" else 1.0
+                assert np.all(np.asarray(leaves["scale"]) == wanted), (block, name)
+    assert any("project_norm" in tree for tree in params.values())
+
+
+# --- relations ------------------------------------------------------------------------------
+
+RNG = np.random.default_rng(1)
+NARROW, WIDE = (RNG.normal(size=(4, 3, 3, c)).astype(np.float32) for c in (3, 6))
+RELATIONS = (relations.similarity, relations.attention, relations.tokens)
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_what_every_relation_keeps(relation: Any) -> None:
+    value, (gradient, of_teacher) = jax.value_and_grad(relation, argnums=(0, 1))(NARROW, WIDE)
+    assert value > 0 and value.dtype == jnp.float32 and np.any(gradient)
+    assert not np.any(of_teacher), "the teacher is a constant"
+    same = jax.value_and_grad(relation)(WIDE, WIDE)
+    np.testing.assert_allclose(same[0], 0, atol=1e-6)
+    np.testing.assert_allclose(same[1], 0, atol=1e-5)
+    # dead channels of a masked subnet, another order of channels, another scale
+    padded = np.concatenate([NARROW, np.zeros_like(NARROW)], axis=-1)
+    np.testing.assert_allclose(relation(padded, WIDE), value, rtol=1e-5)
+    np.testing.assert_allclose(relation(3 * NARROW[..., ::-1], WIDE[..., ::-1]), value, rtol=1e-5)
+    order = np.asarray([2, 0, 3, 1])
+    np.testing.assert_allclose(relation(NARROW[order], WIDE[order]), value, rtol=1e-5)
+    half = relation(jnp.bfloat16(NARROW), jnp.bfloat16(WIDE))
+    assert half.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+@pytest.mark.parametrize("scale", [0.0, 1e-25, 1e4])
+def test_relations_are_finite(relation: Any, scale: float) -> None:
+    for pair in ((scale * NARROW, WIDE), (NARROW, scale * WIDE), (scale * NARROW, scale * WIDE)):
+        value, gradient = jax.value_and_grad(relation)(*(np.float32(x) for x in pair))
+        assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_similarity_follows_its_definition() -> None:
+    def rows(x: Any) -> Any:
+        flat = np.float64(x).reshape(4, -1)
+        gram = flat @ flat.T
+        return gram / np.linalg.norm(gram, axis=1, keepdims=True)
+
+    wanted = np.sum((rows(WIDE) - rows(NARROW)) ** 2) / 16
+    np.testing.assert_allclose(relations.similarity(NARROW, WIDE), wanted, rtol=1e-5)
+
+
+def test_attention_follows_its_definition() -> None:
+    def maps(x: Any) -> Any:
+        flat = np.sum(np.float64(x) ** 2, -1).reshape(4, -1)
+        return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+    wanted = np.mean(np.sum((maps(WIDE) - maps(NARROW)) ** 2, -1))
+    np.testing.assert_allclose(relations.attention(NARROW, WIDE), wanted, rtol=1e-5)
+    larger = np.repeat(np.repeat(WIDE, 2, 1), 2, 2)
+    assert np.isfinite(relations.attention(NARROW, larger))
+
+
+def test_tokens_follow_their_definition() -> None:
+    def rows(x: Any) -> Any:
+        flat = np.float64(x).reshape(4, 9, -1)
+        unit = flat / np.linalg.norm(flat, axis=-1, keepdims=True)
+        e = np.exp(unit @ unit.swapaxes(1, 2) / 0.5)
+        return e / e.sum(-1, keepdims=True)
+
+    p, q = rows(WIDE), rows(NARROW)
+    wanted = np.mean(np.sum(p * np.log(p / q), -1))
+    found = relations.tokens(NARROW, WIDE, temperature=0.5)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    flat = (x.reshape(4, 9, -1) for x in (NARROW, WIDE))
+    np.testing.assert_allclose(relations.tokens(*flat, temperature=0.5), found, rtol=1e-6)
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(UserError, match="need equal sizes"):
+        relations.tokens(NARROW, WIDE[:, :2])
+    with pytest.raises(UserError, match="temperature of relations"):
+        relations.tokens(NARROW, WIDE, temperature=0.0)
+    with pytest.raises(UserError, match="weight of features"):
+        relations.with_features(RECIPE.loss, relations.similarity, weight=-1.0)
