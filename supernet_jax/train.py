@@ -151,9 +151,20 @@ def step_resolutions(recipe: Recipe, *, step: int, rollbacks: int = 0) -> tuple[
     space, sampler = recipe.space, recipe.sampler
     options = choices.get(space.menu, space.resolution).values
     own = tuple(options[int(choices.get(arch, space.resolution))] for arch in sampler.fixed)
-    rng = np.random.default_rng([recipe.seed, rollbacks, step])
-    shared = options[int(rng.integers(len(options)))]
-    return (*own, *(shared,) * sampler.n_random)
+    drawn = shared_resolution(len(options), seed=recipe.seed, step=step, rollbacks=rollbacks)
+    return (*own, *(options[drawn],) * sampler.n_random)
+
+
+def shared_resolution(options: int, *, seed: int, step: int, rollbacks: int = 0) -> int:
+    """Which of the resolutions on offer the random members of a step share: its place."""
+    return int(np.random.default_rng([seed, rollbacks, step]).integers(options))
+
+
+def step_keys(seed: int, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:
+    """The keys of a step: for augmentation, for archs, for dropout."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    augment, archs, dropout = jax.random.split(jax.random.fold_in(key, rollbacks), 3)
+    return augment, archs, dropout
 
 
 def places(recipe: Recipe, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> State:
@@ -200,9 +211,7 @@ def _step(
     *,
     resolutions: tuple[int, ...],
 ) -> tuple[State, Metrics]:
-    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    key = jax.random.fold_in(key, state.rollbacks)
-    augment_key, arch_key, dropout_key = jax.random.split(key, 3)
+    augment_key, arch_key, dropout_key = step_keys(recipe.seed, state.step, state.rollbacks)
     images, labels, ids = (jnp.asarray(part) for part in batch)
     inputs = recipe.augment(images, augment_key, ids)
     members = _Members(recipe, mesh, where, state, inputs, labels, dropout_key)
