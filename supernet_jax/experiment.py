@@ -1,7 +1,7 @@
 """From a configuration to everything that a command needs, and run folders on disk.
 
-A run folder holds `config.json`, `metrics.jsonl`, `checkpoints/`, `evaluations.jsonl`, and what
-searches and extractions add.
+A run folder holds `config.json`, `metrics.jsonl`, `times.jsonl`, `checkpoints/`,
+`evaluations.jsonl`, and what searches and extractions add.
 """
 
 import functools

@@ -183,8 +183,9 @@ def make_step(
 
     `resolutions` is static, one for each member, fixed ones first: any tuple is accepted, each
     distinct one is traced once. Metrics are scalars: `loss/largest`, `loss/smallest`,
-    `loss/random_1` ..., `accuracy/largest` on the batch, `gradient_norm` before clipping,
-    `applied` (1, or 0 where the guard refused the step) and `refused`, how many in a row were.
+    `loss/random_1` ..., `accuracy/largest` and `accuracy/smallest` on the batch,
+    `gradient_norm` before clipping, `applied` (1, or 0 where the guard refused the step) and
+    `refused`, how many in a row were.
 
     Args:
         recipe: what to train and how.
@@ -248,10 +249,10 @@ class _Members(NamedTuple):
         for arch, role, size in members:
             loss, output, carry = self.fixed(arch, role, size, teacher, carry)
             metrics[f"loss/{role}"] = loss
+            right = jnp.argmax(output.logits, -1) == self.labels
+            metrics[f"accuracy/{role}"] = jnp.mean(right.astype(jnp.float32))
             if role == "largest":
                 teacher = jax.lax.stop_gradient(output.logits)
-                right = jnp.argmax(output.logits, -1) == self.labels
-                metrics["accuracy/largest"] = jnp.mean(right.astype(jnp.float32))
         if recipe.sampler.n_random == 0:
             return recipe.combine.finish(carry), metrics, None
         archs = self.draw(key, teacher, resolutions[n_fixed:])
