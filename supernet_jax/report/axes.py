@@ -82,6 +82,16 @@ def ticks(scale: Scale, *, about: int = 5) -> list[float]:
     return [round(i * step, 12 - math.floor(math.log10(step))) for i in range(first, last + 1)]
 
 
+def labelled(scale: Scale) -> list[tuple[float, str]]:
+    """The ticks with their labels, which differ."""
+    values = ticks(scale)
+    for digits in (4, 6, 9, 17):
+        labels = [short(value, digits=digits) for value in values]
+        if len(set(labels)) == len(labels):
+            break
+    return list(zip(values, labels, strict=True))
+
+
 def _step(rough: float) -> float:
     power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in MANTISSAS if m * power >= rough * 0.999)
@@ -97,11 +107,11 @@ def _log_ticks(scale: Scale, about: int) -> list[float]:
     return [x for x in every_nth if scale.low <= x <= scale.high]
 
 
-def short(value: float) -> str:
+def short(value: float, *, digits: int = 4) -> str:
     """A number for a tick or a sentence: `12.5 k`, `3 M`, `0.05`, `1e-06`."""
     if not math.isfinite(value):
         return "not finite"
     for size, prefix in PREFIXES:
         if abs(value) >= size and (size > 1e3 or abs(value) >= 1e4):
-            return f"{value / size:.4g} {prefix}" if abs(value) < 1e16 else f"{value:.3g}"
-    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
+            return f"{value / size:.{digits}g} {prefix}" if abs(value) < 1e16 else f"{value:.3g}"
+    return f"{value:,.0f}" if value == round(value) else f"{value:.{digits}g}"

@@ -110,7 +110,7 @@ def lines(
     x = axes.fit(xs, LEFT, WIDTH - RIGHT, pad=0.01)
     y = axes.fit(ys, HEIGHT - BOTTOM, TOP, log=axes.wants_log(ys) if log is None else log, pad=0.06)
     drawn = [part for one in series for part in _line(one, x, y)]
-    body = join(*drawn, *_marks(marks, x), *_hovers(series, x, labels))
+    body = join(*drawn, *_hovers(series, x, labels), *_marks(marks, x))
     names = [(s.name, s.kind, "") for s in series if s.data.x.size]
     names += list({m.kind: (m.kind, m.kind, "triangle") for m in marks}.values())
     return _figure(labels, names, _frame(x, y, labels, body))
@@ -185,16 +185,14 @@ def _swatch(kind: str, shape: str) -> Html:
 def _frame(x: Scale, y: Scale, labels: Labels, body: Html) -> Html:
     """Grid, ticks and names of the axes around what is drawn."""
     parts: list[Html] = []
-    for value in axes.ticks(y):
+    for value, text in axes.labelled(y):
         at = _px(y.at(value))
         parts.append(tag("path", d=f"M{_px(x.start)} {at}H{_px(x.stop)}", class_="grid"))
-        parts.append(
-            tag("text", axes.short(value), x=_px(x.start - 6), y=at, dy="0.35em", class_="end")
-        )
-    for value in axes.ticks(x):
+        parts.append(tag("text", text, x=_px(x.start - 6), y=at, dy="0.35em", class_="end"))
+    for value, text in axes.labelled(x):
         at = _px(x.at(value))
         parts.append(tag("path", d=f"M{at} {_px(y.start)}v4", class_="axis"))
-        parts.append(tag("text", axes.short(value), x=at, y=_px(y.start + 16), class_="middle"))
+        parts.append(tag("text", text, x=at, y=_px(y.start + 16), class_="middle"))
     middle = (y.start + y.stop) / 2
     parts += [
         tag("path", d=f"M{_px(x.start)} {_px(y.start)}H{_px(x.stop)}", class_="axis"),
@@ -237,18 +235,19 @@ def _line(series: Line, x: Scale, y: Scale) -> list[Html]:
 
 
 def _hovers(series: Sequence[Line], x: Scale, labels: Labels) -> list[Html]:
-    """Invisible strips that say what all series are at their place."""
+    """Invisible strips that say what all series are at their places."""
     places = np.unique(np.concatenate([s.data.x for s in series]))
-    places = places[np.unique(np.linspace(0, len(places) - 1, HOVERED).astype(int))]
-    at = x.at(places)
-    edges = np.r_[x.start, (at[1:] + at[:-1]) / 2, x.stop]
+    parts = np.array_split(places, min(HOVERED, len(places)))
+    ends = np.array([(part[0], part[-1]) for part in parts])
+    edges = np.r_[x.start, (x.at(ends[1:, 0]) + x.at(ends[:-1, 1])) / 2, x.stop]
     strips = []
-    for i, place in enumerate(places):
-        said = [f"{labels.x} {place:,.0f}", *(_value(s, place) for s in series if s.data.x.size)]
+    for i, (first, last) in enumerate(ends):
+        where = f"{first:,.0f}" if first == last else f"{first:,.0f} to {last:,.0f}"
+        said = [f"{labels.x} {where}", *(_value(s, first, last) for s in series)]
         strips.append(
             tag(
                 "rect",
-                tag("title", "\n".join(said)),
+                tag("title", "\n".join(one for one in said if one)),
                 x=_px(edges[i]),
                 y=_px(TOP),
                 width=_px(edges[i + 1] - edges[i]),
@@ -259,12 +258,15 @@ def _hovers(series: Sequence[Line], x: Scale, labels: Labels) -> list[Html]:
     return strips
 
 
-def _value(series: Line, place: float) -> str:
+def _value(series: Line, first: float, last: float) -> str:
+    """Mean and range of a series over some places; nothing where it has none."""
     data = series.data
-    i = int(np.argmin(np.abs(data.x - place)))
-    said = f"{series.name} {data.mean[i]:.4g}"
-    spread = data.high[i] > data.low[i]
-    return f"{said} ({data.low[i]:.4g} to {data.high[i]:.4g})" if spread else said
+    own = (data.x >= first) & (data.x <= last)
+    if not own.any():
+        return ""
+    low, high = data.low[own].min(), data.high[own].max()
+    said = f"{series.name} {data.mean[own].mean():.4g}"
+    return f"{said} ({low:.4g} to {high:.4g})" if high > low else said
 
 
 def _marks(marks: Sequence[Mark], x: Scale) -> list[Html]:

@@ -61,9 +61,8 @@ def _roles(
             rest = name.removeprefix(prefix)
             role = "random" if rest.startswith("random") else rest
             names.setdefault(role, []).append(name)
-    ordered = sorted(
-        names, key=lambda role: (role not in ROLES, ROLES.index(role) if role in ROLES else 0)
-    )
+    ordered = [role for role in ROLES if role in names]
+    ordered += [role for role in names if role not in ROLES]
     series = []
     for i, role in enumerate(ordered[:8]):
         y = np.concatenate([h.values[name] for name in names[role]])
