@@ -19,6 +19,7 @@ from supernet_jax.commands import (
     latency,
     native,
     quickstart,
+    report,
     search,
     table,
     train,
@@ -35,6 +36,7 @@ COMMANDS = {
     "table": (table, "the archs of a space over MACs, or the best by a score, for samplers"),
     "latency": (latency, "measure how long the blocks of a space take on this machine"),
     "extract": (extract, "take one subnet out as an ordinary network"),
+    "report": (report, "one HTML file about a run: training, front, networks"),
     "native": (native, "build faster kernels for this machine's CPU (optional)"),
     "quickstart": (quickstart, "all of it on 8x8 digits, in three minutes"),
 }

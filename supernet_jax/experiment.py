@@ -1,12 +1,11 @@
 """From a configuration to everything that a command needs, and run folders on disk.
 
-A run folder holds `config.json`, `metrics.jsonl`, `checkpoints/`, `evaluations.jsonl`, and what
-searches and extractions add.
+A run folder holds `config.json`, `metrics.jsonl`, `times.jsonl`, `checkpoints/`,
+`evaluations.jsonl`, and what searches and extractions add.
 """
 
 import dataclasses
 import functools
-import inspect
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -122,14 +121,6 @@ def _built(name: str, settings: Config, kind: type, **given: Any) -> Any:
     return made
 
 
-def _taken(part: Any, **offered: Any) -> dict[str, Any]:
-    """What of the offered a part's `build` takes."""
-    if not isinstance(part, Part):
-        return {}
-    names = inspect.signature(part.build).parameters
-    return {name: value for name, value in offered.items() if name in names}
-
-
 def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -> train.Recipe:
     d, t = settings.data, settings.train
     for name in t.features:
@@ -139,7 +130,7 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
                 f"have{near(name, space.blocks)}"
             )
     mix = functools.partial(augment.mixup, alpha=d.mixup, classes=space.classes)
-    more = _taken(settings.sampler, space=space, steps=t.steps)
+    more = config.taken(settings.sampler, space=space, steps=t.steps)
     return train.Recipe(
         space=space,
         sampler=_built("sampler", settings, Sampler, menu=space.menu, **more),

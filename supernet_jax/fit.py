@@ -10,8 +10,11 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shlex
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TextIO
 
@@ -20,11 +23,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from supernet_jax import checkpoint, data, machine, progress, sharding, train
+from supernet_jax import __version__, checkpoint, data, machine, progress, sharding, train
 from supernet_jax.checkpoint import Checkpoints
 from supernet_jax.errors import UserError
 from supernet_jax.train import Batch, Recipe, State
 
+TIMES = "times.jsonl"  # beside the metrics: when steps were done, and what did them
 PATIENCE = 5  # refused steps in a row before going back to the last checkpoint
 ROLLBACKS = 3  # times that is tried before giving up
 
@@ -223,6 +227,8 @@ class _Log:
         self.returned: int | None = None  # to which step, the last time
         self._job = job
         self._pending: collections.deque[tuple[int, train.Metrics]] = collections.deque()
+        self._times = job.metrics.with_name(TIMES)
+        self._start: dict[str, Any] | None = {"event": "start", "step": start, "time": time.time()}
         self._file: TextIO | None = None
         self._keep_until(start, rollbacks)
 
@@ -251,6 +257,7 @@ class _Log:
                 self.event({"step": step, **values})
             elif not values["applied"]:
                 self.event({"event": "refused", "step": step, **values})
+        self._time(host[-1][0])
         refused = [int(metrics["refused"]) for _, metrics in host]
         losses = {k: v for k, v in host[-1][1].items() if k.startswith("loss/")}
         note = ", ".join(f"{k[5:]} {float(v):.3f}" for k, v in losses.items())
@@ -261,6 +268,20 @@ class _Log:
         if self._file is not None:
             self._file.write(json.dumps({**value, "rollbacks": self.rollbacks}) + "\n")
             self._file.flush()
+
+    def _time(self, step: int) -> None:
+        """Writes when a step was done; at first also what does them. Not in the metrics, which
+        are the same whenever and wherever a run is trained.
+        """
+        if self._file is None:
+            return
+        lines = [{"step": step, "time": time.time()}]
+        if self._start is not None:
+            made_by = {"command": shlex.join(sys.argv), "supernet_jax": __version__}
+            lines.insert(0, {**self._start, **made_by, **machine.describe()})
+            self._start = None
+        with self._times.open("a") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
 
     def _keep_until(self, step: int, rollbacks: int) -> None:
         """Drops lines of steps that a resumed run is going to repeat, or that were cut off."""

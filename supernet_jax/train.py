@@ -144,15 +144,19 @@ def step_resolutions(recipe: Recipe, *, step: int, rollbacks: int = 0) -> tuple[
     space, sampler = recipe.space, recipe.sampler
     options = choices.get(space.menu, space.resolution).values
     own = tuple(options[int(choices.get(arch, space.resolution))] for arch in sampler.fixed)
-    rng = np.random.default_rng([recipe.seed, rollbacks, step])
-    shared = options[int(rng.integers(len(options)))]
-    return (*own, *(shared,) * sampler.n_random)[: active(sampler, step)]
+    drawn = shared_resolution(len(options), seed=recipe.seed, step=step, rollbacks=rollbacks)
+    return (*own, *(options[drawn],) * sampler.n_random)[: active(sampler, step)]
 
 
-def keys(seed: int, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:
-    """The random keys of a step: of augmentation, of the archs, of dropout."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), rollbacks)
-    augment, archs, dropout = jax.random.split(key, 3)
+def shared_resolution(options: int, *, seed: int, step: int, rollbacks: int = 0) -> int:
+    """Which of the resolutions on offer the random members of a step share: its place."""
+    return int(np.random.default_rng([seed, rollbacks, step]).integers(options))
+
+
+def step_keys(seed: int, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:
+    """The keys of a step: for augmentation, for archs, for dropout."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    augment, archs, dropout = jax.random.split(jax.random.fold_in(key, rollbacks), 3)
     return augment, archs, dropout
 
 
@@ -172,9 +176,9 @@ def make_step(
 
     `resolutions` is static, one for each member that trains, fixed ones first: any tuple is
     accepted, each distinct one is traced once. Metrics are scalars: `loss/largest`,
-    `loss/smallest`, `loss/random_1` ..., `accuracy/largest` on the batch, `gradient_norm` before
-    clipping, `applied` (1, or 0 where the guard refused the step) and `refused`, how many in a row
-    were.
+    `loss/smallest`, `loss/random_1` ..., `accuracy/largest` and `accuracy/smallest` on the batch,
+    `gradient_norm` before clipping, `applied` (1, or 0 where the guard refused the step) and
+    `refused`, how many in a row were.
 
     Args:
         recipe: what to train and how.
@@ -201,7 +205,7 @@ def _step(
     *,
     resolutions: tuple[int, ...],
 ) -> tuple[State, Metrics]:
-    augment_key, arch_key, dropout_key = keys(recipe.seed, state.step, state.rollbacks)
+    augment_key, arch_key, dropout_key = step_keys(recipe.seed, state.step, state.rollbacks)
     state = _reordered(recipe, state)
     images, labels, ids = (jnp.asarray(part) for part in batch)
     inputs = recipe.augment(images, augment_key, ids)
@@ -247,18 +251,19 @@ class _Members(NamedTuple):
         teacher = None
         if recipe.teacher is not None:
             teacher = jax.lax.stop_gradient(_Taught(recipe.teacher(self.images), {}))
+        # of mixed labels, the one with the larger share
+        wanted = self.labels if self.labels.ndim == 1 else jnp.argmax(self.labels, -1)
         members = zip(
             recipe.sampler.fixed, roles(recipe.sampler), resolutions[:n_fixed], strict=not some
         )
         for arch, role, size in members:
             loss, output, carry = self.fixed(arch, role, size, teacher, carry)
             metrics[f"loss/{role}"] = loss
+            right = jnp.argmax(output.logits, -1) == wanted
+            metrics[f"accuracy/{role}"] = jnp.mean(right.astype(jnp.float32))
             if role == "largest":
                 logits = output.logits if teacher is None else teacher.logits
                 teacher = jax.lax.stop_gradient(_Taught(logits, output.features))
-                wanted = self.labels if self.labels.ndim == 1 else jnp.argmax(self.labels, -1)
-                right = jnp.argmax(output.logits, -1) == wanted
-                metrics["accuracy/largest"] = jnp.mean(right.astype(jnp.float32))
         if len(resolutions) <= n_fixed:
             return recipe.combine.finish(carry), metrics, None
         archs = self.draw(key, teacher, resolutions[n_fixed:])  # of those that train

@@ -1,6 +1,10 @@
-"""What a sampler will visit, without training."""
+"""What a sampler visits, drawn again without training.
 
-from typing import Any, NamedTuple
+Shape letters: `S` steps, `M` random members of a step, `G` parts of a batch with subnets of their
+own.
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,32 +12,77 @@ import numpy as np
 
 from supernet_jax import choices, costs, sampling, train
 from supernet_jax.choices import Arch, Array
+from supernet_jax.network import Space
+from supernet_jax.sampling import Sampler
 
 
 class Visits(NamedTuple):
     """Members of some steps of a run.
 
     Attributes:
-        steps: number of steps looked at, spread evenly over the run.
-        macs: by role ("largest", "smallest", "random") those of its members, of all steps.
+        macs: by role ("largest", "smallest", "random") those of its members, of all steps, at the
+            resolution of the step.
         scored: whether the sampler asked for losses. It got 0 for each, so among candidates it
             took what comes first.
         remembers: whether the sampler has a state, which stayed what it is at the start.
     """
 
-    steps: int
     macs: dict[str, np.ndarray]
     scored: bool
     remembers: bool
 
 
-def visits(recipe: train.Recipe, *, total: int, count: int) -> Visits:
-    """The members of `count` steps of a run of `total`, drawn as training draws them.
+def visits(
+    space: Space,
+    sampler: Sampler,
+    steps: np.ndarray,
+    rollbacks: np.ndarray,
+    *,
+    seed: int,
+    arch_shards: int = 1,
+) -> Visits:
+    """The members of some steps, drawn as training draws them.
 
-    With several subnets on parts of a batch it is those of the first part.
+    Args:
+        space: whose subnets.
+        sampler: of the run.
+        steps: int `[S]`.
+        rollbacks: int `[S]`, how often training had gone back before each.
+        seed: of the run.
+        arch_shards: G of the recipe.
     """
-    sampler, space = recipe.sampler, recipe.space
-    steps = np.unique(np.linspace(0, total - 1, count).astype(np.int32))
+    macs, n_fixed = costs.macs(space), len(sampler.fixed)
+    training = np.array([sampling.active(sampler, int(step)) for step in steps], np.int32)
+    found: dict[str, list[np.ndarray]] = {}
+    for i, (arch, role) in enumerate(zip(sampler.fixed, sampling.roles(sampler), strict=True)):
+        times = int((training > i).sum())
+        found.setdefault(role, []).append(np.full(times, int(macs(arch)), np.int64))
+    archs, scored = draws(space, sampler, steps, rollbacks, seed=seed, arch_shards=arch_shards)
+    if sampler.n_random:
+        spent = np.asarray(macs(archs), np.int64)  # [S, M] or [S, M, G]
+        trains = n_fixed + np.arange(sampler.n_random) < training[:, None]
+        found["random"] = [spent[trains].ravel()]
+    remembers = bool(jax.tree.leaves(jax.eval_shape(sampler.init, jax.random.key(0))))
+    joined = {role: np.concatenate(values) for role, values in found.items()}
+    return Visits(joined, scored, remembers)
+
+
+def draws(
+    space: Space,
+    sampler: Sampler,
+    steps: np.ndarray,
+    rollbacks: np.ndarray,
+    *,
+    seed: int,
+    arch_shards: int,
+) -> tuple[Arch | None, bool]:
+    """The random archs of some steps, and whether the sampler asked for losses.
+
+    Leaves are `[S, M]`, or `[S, M, G]` with several parts; None of a sampler without random
+    members. Arguments are those of `visits`.
+    """
+    if not sampler.n_random:
+        return None, False
     scored = False
 
     def score(arch: Arch) -> Array:
@@ -41,29 +90,23 @@ def visits(recipe: train.Recipe, *, total: int, count: int) -> Visits:
         scored = True
         return jnp.zeros(())
 
-    _, sampler_key = jax.random.split(jax.random.key(recipe.seed))
-    state = sampler.init(sampler_key)
+    state = sampler.init(jax.random.split(jax.random.key(seed))[1])
 
-    def drawn(step: Array) -> Arch:
-        _, key, _ = train.keys(recipe.seed, step, jnp.int32(0))
-        key = key if recipe.arch_shards == 1 else jax.random.split(key, recipe.arch_shards)[0]
-        return sampler.sample(state, key, step, score)
+    def one(at: tuple[Array, Array]) -> Arch:
+        step, rolled = at
+        _, key, _ = train.step_keys(seed, step, rolled)
+        if arch_shards == 1:
+            return sampler.sample(state, key, step, score)
+        keys = jax.random.split(key, arch_shards)
+        return jax.vmap(lambda k: sampler.sample(state, k, step, score), out_axes=1)(keys)
 
-    archs = None
-    if sampler.n_random:
-        archs = jax.device_get(jax.jit(lambda steps: jax.lax.map(drawn, steps))(steps))
-    macs, roles = costs.macs(space), (*sampling.roles(sampler), *("random",) * sampler.n_random)
-    found: dict[str, list[int]] = {role: [] for role in roles}
-    for i, step in enumerate(steps):
-        sizes = train.step_resolutions(recipe, step=int(step))
-        for j, (role, size) in enumerate(zip(roles, sizes, strict=False)):
-            random = j - len(sampler.fixed)
-            arch = sampler.fixed[j] if random < 0 else _one(archs, i, random)
-            place = np.int32(space.resolutions.index(size))
-            found[role].append(int(macs(choices.replace(arch, space.resolution, place))))
-    counts = {role: np.asarray(values, np.int64) for role, values in found.items()}
-    return Visits(len(steps), counts, scored, bool(jax.tree.leaves(state)))
-
-
-def _one(archs: Any, step: int, member: int) -> Arch:
-    return jax.tree.map(lambda leaf: leaf[step, member], archs)
+    places = steps.astype(np.int32), rollbacks.astype(np.int32)
+    archs = jax.device_get(jax.jit(lambda at: jax.lax.map(one, at, batch_size=64))(places))
+    options = choices.get(space.menu, space.resolution).values
+    sizes = [
+        train.shared_resolution(len(options), seed=seed, step=int(step), rollbacks=int(rolled))
+        for step, rolled in zip(steps, rollbacks, strict=True)
+    ]
+    shape = choices.get(archs, space.resolution).shape
+    spread = np.reshape(np.array(sizes, np.int32), (-1,) + (1,) * (len(shape) - 1))
+    return choices.replace(archs, space.resolution, np.broadcast_to(spread, shape)), scored

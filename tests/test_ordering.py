@@ -1,4 +1,4 @@
-"""Sorting channels by importance: what belongs together, and that the largest subnet is the same."""
+"""Sorting channels by importance: what belongs together, and the same largest subnet."""
 
 import dataclasses
 import functools

@@ -13,7 +13,17 @@ import tiny_run
 from light_space import CHANNELS, CLASSES, light
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import choices, config, experiment, losses, network, sampling, visits, zerocost
+from supernet_jax import (
+    choices,
+    config,
+    experiment,
+    losses,
+    network,
+    sampling,
+    train,
+    visits,
+    zerocost,
+)
 from supernet_jax.config import Attentive, Delayed, Preferred, Progressive, Shift, Train
 from supernet_jax.errors import UserError
 from supernet_jax.sampling import table
@@ -36,6 +46,12 @@ def built(sampler: Any, *, steps: int = 30) -> experiment.Experiment:
     return experiment.build(
         dataclasses.replace(settings, sampler=sampler, train=Train(steps=steps))
     )
+
+
+def visited(recipe: train.Recipe) -> visits.Visits:
+    """What its sampler visits in 30 steps."""
+    steps = np.arange(30)
+    return visits.visits(recipe.space, recipe.sampler, steps, np.zeros_like(steps), seed=0)
 
 
 def test_a_table_is_made_and_used(tmp_path: pathlib.Path, capsys: Capture) -> None:
@@ -63,7 +79,7 @@ def test_preferred_archs_are_chosen_and_used(tmp_path: pathlib.Path, capsys: Cap
     macs = [record["macs"] for record in records]
     assert macs == sorted(macs)
     recipe = built(Preferred(archs=str(path))).recipe
-    found = visits.visits(recipe, total=30, count=30)
+    found = visited(recipe)
     assert set(found.macs["random"].tolist()) == set(macs)
     with pytest.raises(UserError, match="archs of another space"):
         experiment.build(config.Config(sampler=Preferred(archs=str(path))))
@@ -103,8 +119,8 @@ def test_samplers_that_cannot_be_built(sampler: Any, words: str) -> None:
 def test_what_a_sampler_visits_is_what_training_draws() -> None:
     """The archs of a delayed sandwich, drawn here by hand."""
     recipe = built(Delayed(n_random=1, start_shrink=0.5)).recipe
-    found = visits.visits(recipe, total=30, count=30)
-    assert not found.scored and not found.remembers and found.steps == 30
+    found = visited(recipe)
+    assert not found.scored and not found.remembers
     assert {role: len(values) for role, values in found.macs.items()} == {
         "largest": 30,
         "smallest": 15,

@@ -369,9 +369,7 @@ def test_shift_books_each_loss_to_the_bin_that_was_drawn() -> None:
 def test_preferred_archs_are_the_best_of_their_range() -> None:
     macs = np.asarray([10.0, 11, 12, 20, 21, 30, 39, 40])
     scores = np.asarray([1.0, 3, 2, 5, np.nan, 1, 2, 3])
-    np.testing.assert_array_equal(
-        select(macs, scores, bins=3, keep=2), [1, 2, 3, 4, 6, 7]
-    )
+    np.testing.assert_array_equal(select(macs, scores, bins=3, keep=2), [1, 2, 3, 4, 6, 7])
     np.testing.assert_array_equal(select(macs, scores, bins=3, keep=1), [1, 3, 7])
     drawn = many(CASES["preferred"], 300).reshape(-1, len(jax.tree.leaves(MENU)))
     ours = np.unique(np.asarray(choices.pack(SOME)), axis=0)

@@ -16,7 +16,7 @@ from supernet_jax.choices import Arch
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
-from supernet_jax.report import visits as picture
+from supernet_jax.report import sampler as picture
 
 EXAMPLES = """
 supernet info attentivenas
@@ -197,16 +197,25 @@ def _visits(arguments: Arguments) -> None:
         common.check_writable("--out", arguments.out)
     settings = config.load_file(arguments.space)[0]
     built = experiment.build(settings)
-    seen = visits.visits(built.recipe, total=settings.train.steps, count=arguments.steps)
-    name = type(settings.sampler).__name__
+    total, name = settings.train.steps, type(settings.sampler).__name__
+    steps = np.unique(np.linspace(0, total - 1, arguments.steps).astype(np.int32))
+    recipe = built.recipe
+    seen = visits.visits(
+        built.space,
+        recipe.sampler,
+        steps,
+        np.zeros_like(steps),
+        seed=recipe.seed,
+        arch_shards=recipe.arch_shards,
+    )
+    title = f"{built.space.name}, {name}: {len(steps):,} of {total:,} steps"
     notes = _notes(seen)
     if arguments.out is not None:
-        title = f"{built.space.name}, {name}: {seen.steps} of {settings.train.steps:,} steps"
         picture.draw(arguments.out, seen.macs, title=title, note="\n".join(notes))
     if arguments.json:
-        print(json.dumps(_summary(seen, name), indent=1))
+        print(json.dumps({"sampler": name, "steps": len(steps), **_summary(seen)}, indent=1))
         return
-    _print_visits(built.space, seen, f"{name}: {seen.steps} of {settings.train.steps:,} steps")
+    _print_visits(built.space, seen, title)
     for note in notes:
         print(note)
     if arguments.out is not None:
@@ -223,10 +232,10 @@ def _notes(seen: visits.Visits) -> list[str]:
     return notes
 
 
-def _summary(seen: visits.Visits, name: str) -> dict[str, Any]:
+def _summary(seen: visits.Visits) -> dict[str, Any]:
     """The visits as JSON values."""
     macs = {role: values.tolist() for role, values in seen.macs.items()}
-    return {"sampler": name, **seen._asdict(), "macs": macs}
+    return {**seen._asdict(), "macs": macs}
 
 
 def _print_visits(space: Space, seen: visits.Visits, title: str) -> None:

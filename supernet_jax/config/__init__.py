@@ -43,6 +43,7 @@ from supernet_jax.config.samplers import Progressive as Progressive
 from supernet_jax.config.samplers import Sandwich as Sandwich
 from supernet_jax.config.samplers import Shift as Shift
 from supernet_jax.config.samplers import Uniform as Uniform
+from supernet_jax.config.samplers import taken as taken
 from supernet_jax.config.spaces import AttentiveNAS as AttentiveNAS
 from supernet_jax.config.spaces import Cifar as Cifar
 from supernet_jax.config.spaces import Digits as Digits

@@ -23,9 +23,13 @@ class Sgd:
     clip: float = 1.0
     """largest absolute value of a gradient's element"""
 
+    def schedule(self, *, steps: int) -> optax.Schedule:
+        """Learning rate by step, of a run of so many steps."""
+        return _schedule(self.learning_rate, self.warmup, steps)
+
     def build(self, *, steps: int) -> optax.GradientTransformation:
         """The optimiser for a run of so many steps."""
-        schedule = _schedule(self.learning_rate, self.warmup, steps)
+        schedule = self.schedule(steps=steps)
         _require_optimizer("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
         _require_optimizer("weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
         _require_optimizer("clip", self.clip, self.clip > 0, "above 0")
@@ -50,9 +54,13 @@ class AdamW:
     clip_norm: float = 1.0
     """largest global norm of the gradient"""
 
+    def schedule(self, *, steps: int) -> optax.Schedule:
+        """Learning rate by step, of a run of so many steps."""
+        return _schedule(self.learning_rate, self.warmup, steps)
+
     def build(self, *, steps: int) -> optax.GradientTransformation:
         """The optimiser for a run of so many steps."""
-        schedule = _schedule(self.learning_rate, self.warmup, steps)
+        schedule = self.schedule(steps=steps)
         _require_optimizer("weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
         _require_optimizer("clip-norm", self.clip_norm, self.clip_norm > 0, "above 0")
         return optim.adamw(schedule, weight_decay=self.weight_decay, clip_norm=self.clip_norm)

@@ -4,17 +4,26 @@
 """
 
 import dataclasses
+import inspect
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
 from supernet_jax import ordering, sampling
 from supernet_jax.choices import Menu, paths
 from supernet_jax.config.checks import require
 from supernet_jax.network import Space
 from supernet_jax.sampling import Reorder, Sampler
+from supernet_jax.sampling import table as tables
 from supernet_jax.sampling.fair import members
 from supernet_jax.sampling.preferred import read as read_preferred
-from supernet_jax.sampling import table as tables
+
+
+def taken(sampler: Any, **offered: Any) -> dict[str, Any]:
+    """What of the offered the `build` of a sampler takes, which may be the user's own."""
+    if not callable(getattr(sampler, "build", None)):
+        return {}
+    names = inspect.signature(sampler.build).parameters
+    return {name: value for name, value in offered.items() if name in names}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,53 @@
+"""`supernet report`: a run folder as one HTML file."""
+
+import dataclasses
+import pathlib
+from typing import Annotated
+
+import tyro
+
+from supernet_jax import config
+from supernet_jax.errors import UserError
+from supernet_jax.report import page
+
+EXAMPLES = """
+supernet report runs/digits
+supernet report runs/digits --out digits.html
+It can be written at any time, also while the run is training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Write one HTML file about a run: training, front, networks, and what is still missing."""
+
+    run: Annotated[pathlib.Path, tyro.conf.Positional]
+    """run folder"""
+    out: pathlib.Path | None = None
+    """file to write, RUN/report.html if not given; an older report there is replaced"""
+    config: pathlib.Path | None = None
+    """the config file that defines your own parts, for the MACs that their sampler visited"""
+
+
+def run(arguments: Arguments) -> None:
+    """Writes the report."""
+    path = arguments.run / "report.html" if arguments.out is None else arguments.out
+    types = config.load_file(arguments.config)[1] if arguments.config is not None else None
+    text = page.report(arguments.run, types=types)
+    _check_free(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error}); choose another --out") from error
+    print(f"wrote {path} ({len(text.encode()) / 1e3:,.0f} kB); open it in any browser")
+
+
+def _check_free(path: pathlib.Path) -> None:
+    """Raises a `UserError` unless the report may be written there."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; --out is a file, as report.html")
+    if path.exists() and not page.is_report(path):
+        raise UserError(f"{path} exists already and is no report; choose another --out")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {path.parent}; make it or choose another --out")
