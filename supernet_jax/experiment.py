@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -194,7 +195,7 @@ def taught(experiment: Experiment) -> Experiment:
     shift = ((np.asarray(dataset.mean, np.float32) - mean) / std).reshape(1, 1, 1, -1)
 
     def teacher(images: Array) -> Array:
-        return network.apply(kept, images * scale + shift)
+        return jnp.asarray(network.apply(kept, images * scale + shift))
 
     return experiment._replace(recipe=experiment.recipe._replace(teacher=teacher))
 

@@ -275,7 +275,7 @@ class _Log:
         """
         if self._file is None:
             return
-        lines = [{"step": step, "time": time.time()}]
+        lines: list[dict[str, Any]] = [{"step": step, "time": time.time()}]
         if self._start is not None:
             made_by = {"command": shlex.join(sys.argv), "supernet_jax": __version__}
             lines.insert(0, {**self._start, **made_by, **machine.describe()})

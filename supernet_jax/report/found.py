@@ -184,7 +184,7 @@ def fidelity(path: pathlib.Path) -> tuple[list[Pair], Broken | None]:
             pairs.append(one)
             continue
         why = "arch, inherited and alone are needed, both accuracies in 0..1"
-        bad = Broken(path.name, 1, place, why) if bad is None else bad._replace(count=bad.count + 1)
+        bad = Broken(path.name, 1, place, why) if bad is None else bad._replace(times=bad.times + 1)
     return pairs, bad
 
 

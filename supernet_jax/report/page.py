@@ -131,7 +131,7 @@ def _code(text: str) -> Html:
 def _broken(one: about.Broken) -> str:
     if one.first == 0:
         return f"{one.file}: {one.why}"
-    entries = "1 entry" if one.count == 1 else f"{one.count:,} entries"
+    entries = "1 entry" if one.times == 1 else f"{one.times:,} entries"
     return f"{one.file}: {entries}, the first is number {one.first:,} ({one.why})"
 
 

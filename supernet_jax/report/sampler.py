@@ -25,7 +25,7 @@ def draw(path: pathlib.Path, macs: dict[str, np.ndarray], *, title: str, note: s
     edges = np.linspace(every.min(), max(every.max(), every.min() + 1), 61)
     random = macs.get("random", np.zeros(0))
     if len(random):
-        axes.hist(random, bins=edges, color=COLOURS["random"], label="random members")
+        axes.hist(random, bins=edges.tolist(), color=COLOURS["random"], label="random members")
     for role in ("smallest", "largest"):
         if len(macs.get(role, ())):
             axes.axvline(macs[role].mean(), color=COLOURS[role], label=f"{role}, in its steps")

@@ -12,13 +12,13 @@ class Broken(NamedTuple):
 
     Attributes:
         file: its name.
-        count: lines or entries.
+        times: how many lines or entries.
         first: number of the first of them, from 1; 0 stands for the whole file.
         why: what is wrong with that one.
     """
 
     file: str
-    count: int
+    times: int
     first: int
     why: str
 
@@ -101,7 +101,7 @@ class Lines:
         self.broken = (
             Broken(self._path.name, 1, self.place, why)
             if before is None
-            else before._replace(count=before.count + 1)
+            else before._replace(times=before.times + 1)
         )
 
 

@@ -20,14 +20,14 @@ class ShiftState(NamedTuple):
 
     Attributes:
         key: of the bins that are drawn.
-        count: int32 `[]`, steps taken.
+        taken: int32 `[]`, steps taken.
         quick: float32 `[K]`, average of the losses of a bin over its last visits.
         slow: the same over more of them.
         seen: bool `[K]`, whether a bin was visited.
     """
 
     key: Array
-    count: Array
+    taken: Array
     quick: Array
     slow: Array
     seen: Array
@@ -56,7 +56,7 @@ def shift(menu: Menu, *, bins: Bins, macs: Cost, n_random: int = 2, floor: float
 
     def targets(state: ShiftState) -> Array:
         """The bins of the step; `update` draws the same again, for it is not told them."""
-        key = jax.random.fold_in(state.key, state.count)
+        key = jax.random.fold_in(state.key, state.taken)
         logits = jnp.log(probability(state, bins, floor=floor))
         return jax.random.categorical(key, logits, shape=(n_random,))
 
@@ -69,7 +69,7 @@ def shift(menu: Menu, *, bins: Bins, macs: Cost, n_random: int = 2, floor: float
         for i in range(n_random):
             loss = metrics.get(f"loss/random_{i + 1}")
             state = state if loss is None else _visited(state, which[i], loss)
-        return state._replace(count=state.count + 1)
+        return state._replace(taken=state.taken + 1)
 
     fixed = (choices.largest(menu), choices.smallest(menu))
     return Sampler(fixed, n_random, init, sample, update)
