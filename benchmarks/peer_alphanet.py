@@ -311,7 +311,9 @@ class Ours:
         zero = jnp.zeros((), jnp.int32)
         params = jax.tree.map(jnp.copy, params)
         opt_state = recipe.optimizer.init(params)
-        self.state = train.State(zero, params, opt_state, (), None, zero + 0, zero + 0)
+        counters = zero + 0, zero + 0
+        key = jax.random.key_data(jax.random.key(0))
+        self.state = train.State(zero, params, opt_state, (), None, *counters, key)
         self.program = train.make_step(recipe)
         self.resolutions = tuple(space.resolutions) * 4
 

@@ -15,7 +15,9 @@ Expected: as published, top-1 on the 50,000 validation images, each network cali
 
 Differs from the publication: 10,000 training images are held out for search; the random members
 of a step share a resolution; BatchNorm of every member sees the whole batch, there 32 images
-(`train.accumulate` lets it see fewer: docs/methods.md).
+(`train.norm_shards` lets it see fewer: docs/methods.md). Images are resized bilinearly, there
+bicubically; AutoAugment takes levels as they are, the nearest pixel and a fill of 128, there levels
+vary by a deviation of 0.5, interpolations by chance, and the fill is the mean.
 """
 
 from supernet_jax.config import (

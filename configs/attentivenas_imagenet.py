@@ -13,18 +13,25 @@ Expected: as published, top-1 on the 50,000 validation images, each network cali
     A3        224          357 M   79.1
     A6        288          709 M   80.7
 
-Differs from the publication: random members are drawn uniformly, there by BestUp-3 (the best of
-three of a drawn cost); 10,000 training images are held out for search; the random members of a
-step share a resolution; BatchNorm of every member sees the whole batch, there 32 images
-(`train.accumulate` lets it see fewer: docs/methods.md).
+Random members are chosen by BestUp-3, as published: a cost is drawn, then three subnets of that
+cost, of which the best on the batch trains. Each costs a forward pass.
+
+Differs from the publication: subnets are compared by the loss they train on, there by cross-entropy
+to labels, and on the whole batch, there on the 32 images of each GPU, which may choose another; the
+ranges of 25 M MACs count at resolution 288, there at a subnet's own, and come of 20,000 random
+subnets (`sampler.table` takes a larger table). 10,000 training images are held out for search; the
+random members of a step share a resolution; BatchNorm of every member sees the whole batch, there
+32 images (`train.norm_shards` lets it see fewer: docs/methods.md). Images are resized bilinearly,
+there bicubically; AutoAugment takes levels as they are, the nearest pixel and a fill of 128, there
+levels vary by a deviation of 0.5, interpolations by chance, and the fill is the mean.
 """
 
 from supernet_jax.config import (
+    Attentive,
     AttentiveNAS,
     Config,
     Data,
     Evaluation,
-    Sandwich,
     Sgd,
     SoftCrossEntropy,
     Train,
@@ -41,7 +48,7 @@ config = Config(
         flip=True,
         policy="autoaugment",
     ),
-    sampler=Sandwich(n_random=2),
+    sampler=Attentive(n_random=2, trials=3, choose="best", bins=60),  # of 25 M MACs each
     loss=SoftCrossEntropy(smoothing=0.1),
     combine=UnitSum(),  # four gradients, each with weight 1
     optimizer=Sgd(  # 0.1 for each 256 images; 5 of 360 epochs of warm-up

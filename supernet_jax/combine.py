@@ -196,8 +196,9 @@ def conflict_projection(*, start: int = 0, limit: float = 2.0, by_array: bool = 
 
     def finish(carry: _Sides) -> Tree:
         largest, others, step = carry
+        # no dot products: accelerators would round their factors to fewer bits
         dots, squares = (
-            jax.tree.map(lambda a, b: jnp.vdot(a, b), one, others) for one in (largest, others)
+            jax.tree.map(lambda a, b: jnp.sum(a * b), one, others) for one in (largest, others)
         )
         if not by_array:
             dots, squares = _total(dots), _total(squares)

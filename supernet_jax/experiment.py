@@ -94,6 +94,19 @@ def build(settings: Config) -> Experiment:
     return Experiment(settings, dataset, space, prepare, recipe, sharding.data_mesh())
 
 
+def rebuilt(experiment: Experiment, settings: Config) -> Experiment:
+    """An experiment on the data and the space of another, for comparisons of ways to train.
+
+    Raises:
+        UserError: the settings are of other data or another space, or a part is wrong.
+    """
+    for name in ("data", "space"):
+        if getattr(settings, name) != getattr(experiment.config, name):
+            raise UserError(f"these settings have another {name}; build them from the start")
+    recipe = _recipe(settings, experiment.space, experiment.prepare)
+    return experiment._replace(config=settings, recipe=recipe)
+
+
 @runtime_checkable
 class Part(Protocol):
     """A part of a configuration that may be the user's own."""
@@ -145,6 +158,7 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         ema_decay=t.ema,
         remat=t.remat,
         arch_shards=t.arch_shards,
+        norm_shards=t.norm_shards,
         accumulate=t.accumulate,
         features=t.features,
         mix=mix if d.mixup else None,

@@ -49,6 +49,8 @@ class Job(NamedTuple):
         log_every: steps between lines of metrics.
         reading: who decodes images that are not in memory.
         rules: how the state is split over the devices.
+        step: what `train.make_step` gave for a recipe that differs in the seed or the first state
+            alone, so that nothing is compiled again; None to make it.
     """
 
     recipe: Recipe
@@ -63,6 +65,7 @@ class Job(NamedTuple):
     log_every: int
     reading: data.Reading = data.Reading()
     rules: sharding.Rules = sharding.REPLICATED
+    step: Callable[..., tuple[State, train.Metrics]] | None = None
 
 
 def fit(job: Job) -> tuple[State, bool]:
@@ -76,13 +79,11 @@ def fit(job: Job) -> tuple[State, bool]:
         UserError: training keeps diverging after `ROLLBACKS` returns to the last checkpoint.
     """
     sharding.check_divides("train.batch", job.batch, job.mesh)
-    sharding.check_arch_shards(job.recipe.arch_shards, job.batch, job.mesh)
-    parts = (job.recipe.accumulate, job.recipe.arch_shards)
-    sharding.check_accumulate(*parts, job.batch, job.mesh)
+    train.check_parts(job.recipe, job.batch, job.mesh)
     state = restore(job)
     start = int(state.step)
     log = _Log(job, start, int(state.rollbacks))
-    step_function = train.make_step(job.recipe, mesh=job.mesh, rules=job.rules)
+    step_function = job.step or train.make_step(job.recipe, mesh=job.mesh, rules=job.rules)
     with (
         _StopRequested() as stop,
         log,

@@ -325,9 +325,9 @@ def _bicubic_matrix(source: int, target: int) -> np.ndarray:
 
 
 def pad_channels(x: Array, channels: int) -> Array:
-    """An activation with zero channels (last axis) added up to `channels`."""
+    """An activation with zero channels (last axis) added up to `channels`, if it has fewer."""
     missing = channels - x.shape[-1]
-    return x if missing == 0 else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+    return x if missing <= 0 else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
 
 
 def _shifted(x: Array, k: int, stride: int) -> list[Array]:

@@ -276,11 +276,12 @@ def in_place_distillation(
                 "largest arch must come first among the fixed archs of the sampler, or use "
                 "hard_labels(smoothing=...), which needs no teacher"
             )
-        soft = divergence(student_logits, teacher_logits)
         if hard_weight == 0:
-            return soft
+            return divergence(student_logits, teacher_logits)
         hard = cross_entropy(student_logits, labels, smoothing=smoothing)
-        return (1 - hard_weight) * soft + hard_weight * hard
+        if hard_weight == 1:
+            return hard
+        return (1 - hard_weight) * divergence(student_logits, teacher_logits) + hard_weight * hard
 
     return loss
 

@@ -6,6 +6,8 @@ alike. What is indexed by them follows from the block itself: one size of its un
 another value that some spec has, and the axes of the parameters that change with it belong
 together. Sizes that change the block's inputs or output are left alone: those channels meet the
 ones of other blocks. So are axes that two sizes determine, as heads times channels of a head.
+Shapes do not tell whether a module knows channels by their place otherwise (a fixed number of heads
+or groups, a shuffle): such a block's largest subnet would change.
 
 Shape letters: `C` channels, `N` rows of a parameter bank.
 """
@@ -19,7 +21,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from supernet_jax import elastic, network
+from supernet_jax import choices, elastic, network
 from supernet_jax.choices import Array
 from supernet_jax.elastic import ElasticBlock, Tree
 from supernet_jax.network import Geometry, Space
@@ -33,11 +35,14 @@ class Coupling(NamedTuple):
 
     Attributes:
         size: name of the field of the block's specs that counts the channels.
+        used: how many of them the largest subnet has: the leading ones. It need not have all, where
+            sizes are rounded.
         axes: (path within the block, axis counted from the end).
         reads: the kernels among them that take the channels as input, with their numbers of axes.
     """
 
     size: str
+    used: int
     axes: frozenset[tuple[Leaf, int]]
     reads: tuple[tuple[Leaf, int], ...]
 
@@ -50,14 +55,16 @@ def couplings(space: Space) -> dict[str, tuple[Coupling, ...]]:
     """
     found: dict[str, tuple[Coupling, ...]] = {}
     for name, geometry in network.geometry(space, space.resolutions[0]).items():
-        owner, own = network.group(space, name), _couplings(space.blocks[name], geometry)
+        block, owner = space.blocks[name], network.group(space, name)
+        largest = block.specs[int(block.index(choices.largest(space.menu)))]
+        own = _couplings(block, geometry, largest)
         shared = found.get(owner, own)
         found[owner] = tuple(coupling for coupling in shared if coupling in own)
     return found
 
 
 def by_importance(space: Space, params: Tree) -> Orders:
-    """The order of all inner channels, the most important first.
+    """The order of all inner channels, the most important first; unused ones of the largest last.
 
     A channel's importance is the L1 norm of the weights that read it, summed over kernels
     (Once-for-All, arXiv 1908.09791, section 3.3; its code takes the projection of a block alone).
@@ -70,7 +77,9 @@ def by_importance(space: Space, params: Tree) -> Orders:
             for path, ndim in coupling.reads:
                 others = tuple(axis for axis in range(-ndim, 0) if axis != -2)
                 total = total + jnp.sum(jnp.abs(flat[(owner, *path)]), axis=others)
-            order = jnp.argsort(-total, axis=-1, stable=True)
+            used = jnp.arange(total.shape[-1]) < coupling.used
+            most = jnp.where(jnp.broadcast_to(used, total.shape), total, -1.0)
+            order = jnp.argsort(-most, axis=-1, stable=True)
             for path, axis in sorted(coupling.axes):
                 leaf = (owner, *path)
                 orders[leaf] = (*orders.get(leaf, ()), (axis, order))
@@ -100,11 +109,12 @@ def _taken(leaf: Array, axis: int, order: Array) -> Array:
     return jnp.take_along_axis(leaf, order.reshape(shape), axis=axis)
 
 
-def _couplings(block: ElasticBlock, geometry: Geometry) -> tuple[Coupling, ...]:
+def _couplings(block: ElasticBlock, geometry: Geometry, largest: Any) -> tuple[Coupling, ...]:
+    """Of one block; `largest` is its spec in the largest subnet."""
     made = [
         coupling
         for field in dataclasses.fields(block.union)
-        if (coupling := _coupling(block, geometry, field.name)) is not None
+        if (coupling := _coupling(block, geometry, largest, field.name)) is not None
     ]
     axes = [axis for coupling in made for axis in coupling.axes]
     return tuple(
@@ -114,7 +124,7 @@ def _couplings(block: ElasticBlock, geometry: Geometry) -> tuple[Coupling, ...]:
     )
 
 
-def _coupling(block: ElasticBlock, geometry: Geometry, size: str) -> Coupling | None:
+def _coupling(block: ElasticBlock, geometry: Geometry, largest: Any, size: str) -> Coupling | None:
     """The axes that one field of the specs determines; None if it does not count inner channels."""
     values = [dataclasses.asdict(spec)[size] for spec in (block.union, *block.specs)]
     others = [v for v in values if type(v) is int and v != values[0]]
@@ -123,7 +133,10 @@ def _coupling(block: ElasticBlock, geometry: Geometry, size: str) -> Coupling | 
     changed = dataclasses.replace(block.union, **{size: others[0]})
     if block.channels(changed) != block.channels(block.union):
         return None
-    there = elastic.shapes(block, changed, geometry.inputs)
+    try:
+        there = elastic.shapes(block, changed, geometry.inputs)
+    except Exception:  # whatever a module raises: this size cannot change by itself
+        return None
     if there.output.shape != geometry.shapes.output.shape:
         return None
     whole, part = (_flat(shapes.params) for shapes in (geometry.shapes, there))
@@ -140,7 +153,7 @@ def _coupling(block: ElasticBlock, geometry: Geometry, size: str) -> Coupling | 
             axes.add((path, axis - len(shape)))
             if path[-1] == "kernel" and axis == len(shape) - 2:
                 reads.append((path, len(shape)))
-    return Coupling(size, frozenset(axes), tuple(reads))
+    return Coupling(size, dataclasses.asdict(largest)[size], frozenset(axes), tuple(reads))
 
 
 def _flat(shapes: Mapping) -> dict[Leaf, tuple[int, ...]]:

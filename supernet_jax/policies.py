@@ -1,15 +1,19 @@
 """AutoAugment and RandAugment on the device, on uint8 batches, inside jit.
 
-Each image has its own operation, yet none is computed that is not needed by some image: all
-geometric ones are one affine map (one gather), all that act on a pixel's value alone are one table
-of 256 values, the rest blends the image with a grey or a smoothed one. Those three steps run for
-the whole batch with numbers that leave an image as it is where it drew another operation.
+Each image has its own operation, yet not every operation is computed for every image: all geometric
+ones are one affine map (one gather), all that act on a pixel's value alone are one table of 256
+values, the rest blends the image with a grey or a smoothed one. Those three steps run for the whole
+batch with numbers that leave an image as it is where it drew another operation.
 
 What is drawn for an image depends on `key` and its id alone, as in `augment.augment`.
 
 Operations and their strengths are those of Cubuk et al. 2019 (AutoAugment, arXiv:1805.09501),
-table 6, scaled to levels 0 to 10 as in the code of EfficientNet; they agree with Pillow to a
-grey level. Geometric ones take the nearest pixel and fill with grey 128.
+table 6, its ranges divided into levels 0 to 10; "solarize-add", which the table does not have, adds
+0 to 110 below 128, as in the code of EfficientNet. Those on values agree with Pillow to a grey
+level. Geometric ones take the nearest pixel and fill with grey 128.
+
+Posterizing keeps 4 to 8 bits, as in the table and in the code of AttentiveNAS. EfficientNet's keeps
+0 to 4; at its level 2, which "v0" has, no bit is left.
 
 Shapes: B images of a batch, H x W pixels of C channels.
 """
@@ -46,8 +50,8 @@ NUMBER = {name: i for i, name in enumerate(OPERATIONS)}
 FILL = 128
 # The 14 of RandAugment (Cubuk et al. 2020, arXiv:1909.13719), section 3.
 RAND = tuple(NUMBER[name] for name in OPERATIONS if name not in ("invert", "solarize-add"))
-# AutoAugment's policy for ImageNet as EfficientNet, AttentiveNAS and AlphaNet use it ("v0"):
-# 25 pairs of (operation, probability, level).
+# AutoAugment's policy for ImageNet as EfficientNet, AttentiveNAS and AlphaNet use it ("v0"): 25
+# pairs of (operation, probability, level). It is not the one that the paper's table 9 prints.
 V0 = (
     (("equalize", 0.8, 1), ("shear-y", 0.8, 4)),
     (("color", 0.4, 9), ("equalize", 0.6, 3)),
@@ -138,17 +142,25 @@ def auto_augment(images: Array, key: Array, example_ids: Array) -> Array:
     Returns:
         uint8 [B, H, W, C].
     """
+    for operation in _drawn_pair(key, example_ids):
+        images = applied(images, operation)
+    return images
+
+
+def _drawn_pair(key: Array, example_ids: Array) -> list[Operation]:
+    """Both operations of a row of `V0`, each replaced by none with its probability's complement."""
     numbers = np.asarray([[NUMBER[name] for name, _, _ in pair] for pair in V0], np.int32)
     chances = np.asarray([[chance for _, chance, _ in pair] for pair in V0], np.float32)
     levels = np.asarray([[level for _, _, level in pair] for pair in V0], np.float32)
     which, *draws = _draws(key, example_ids, 5)
     pair = _index(which, len(V0))
-    for i in range(2):
+
+    def one(i: int) -> Operation:
         taken = draws[i] < jnp.asarray(chances)[pair, i]
         number = jnp.where(taken, jnp.asarray(numbers)[pair, i], NUMBER["identity"])
-        operation = Operation(number, jnp.asarray(levels)[pair, i], _sign(draws[2 + i]))
-        images = applied(images, operation)
-    return images
+        return Operation(number, jnp.asarray(levels)[pair, i], _sign(draws[2 + i]))
+
+    return [one(0), one(1)]
 
 
 def applied(images: Array, operation: Operation) -> Array:
@@ -217,7 +229,7 @@ def _looked_up(images: Array, operation: Operation) -> Array:
     factor = _factor(level)
     mean = jnp.round(jnp.mean(_grey(images), axis=(1, 2)))[:, None]  # [B, 1, 1]
     threshold, added = jnp.trunc(level / 10 * 256), jnp.trunc(level / 10 * 110)
-    kept = 2.0 ** (8 - jnp.trunc(level / 10 * 4))  # 4 leading bits at most
+    kept = 2.0 ** (4 - jnp.trunc(level / 10 * 4))  # values per step: 4 to 8 leading bits stay
     tables = {
         "auto-contrast": _stretched(values, counts),
         "equalize": _equalized(values, counts),
@@ -238,11 +250,15 @@ def _looked_up(images: Array, operation: Operation) -> Array:
 
 
 def _histogram(images: Array) -> Array:
-    """How many pixels have each value: float32 [B, 256, C]."""
+    """How many pixels have each value: float32 [B, 256, C].
+
+    Under `vmap`, the compiler sees that no image counts for another and leaves a batch on its
+    devices; with indices of images, it adds up the counts of all of them.
+    """
     batch, _, _, channels = images.shape
     flat = images.reshape(batch, -1, channels).astype(jnp.int32)
-    b, c = jnp.arange(batch)[:, None, None], jnp.arange(channels)[None, None, :]
-    return jnp.zeros((batch, 256, channels), jnp.float32).at[b, flat, c].add(1.0)
+    count = lambda values: jnp.zeros(256, jnp.float32).at[values].add(1.0)  # noqa: E731
+    return jax.vmap(jax.vmap(count, 1, 1))(flat)
 
 
 def _stretched(values: Array, counts: Array) -> Array:

@@ -140,7 +140,8 @@ def _pair(student: Array, teacher: Array) -> tuple[Array, Array]:
 
 def _gram(vectors: Array) -> Array:
     """`[B, N, C]` -> `[B, N, N]`, the products of each image's vectors."""
-    return jnp.einsum("bnc,bmc->bnm", vectors, vectors)
+    highest = jax.lax.Precision.HIGHEST  # in float32 also where matrices are of fewer bits
+    return jnp.einsum("bnc,bmc->bnm", vectors, vectors, precision=highest)
 
 
 def _unit(x: Array) -> Array:

@@ -143,23 +143,24 @@ def _any_split(where: Any) -> bool:
 
 
 def over_devices(total: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
-    """`total(params, *parts)` on the parts of each device by itself, summed over the devices.
+    """`total(params, *parts)` on the parts of each device by itself.
 
     Args:
-        total: a sum over the leading axis of `parts`.
+        total: a sum over the leading axis of `parts`, which is summed over the devices, and what
+            each of the parts gave, which is put together.
         mesh: None for one device.
     """
     if mesh is None or mesh.size == 1:
         return total
 
     def summed(params: Any, *parts: Any) -> Any:
-        return jax.lax.psum(total(params, *parts), "data")
+        sums, each = total(params, *parts)
+        return jax.lax.psum(sums, "data"), each
 
     def mapped(params: Any, *parts: Any) -> Any:
         specs = (PartitionSpec(), *(PartitionSpec("data"),) * len(parts))
-        run = jax.shard_map(
-            summed, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
-        )
+        out = PartitionSpec(), PartitionSpec("data")
+        run = jax.shard_map(summed, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
         return run(params, *parts)
 
     return mapped
@@ -221,22 +222,29 @@ def check_divides(name: str, batch: int, mesh: Mesh) -> None:
         )
 
 
-def check_arch_shards(shards: int, batch: int, mesh: Mesh) -> None:
-    """Raises a `UserError` unless a batch splits into so many parts, and those over the mesh."""
-    if shards > 1 and (batch % shards or shards % mesh.size):
+def check_parts(
+    batch: int, mesh: Mesh, *, arch_shards: int, norm_shards: int, accumulate: int
+) -> None:
+    """Raises a `UserError` unless a batch splits into such parts, those over the mesh, and what
+    each device (and part) has into micro-batches.
+    """
+    for name, shards in (("arch", arch_shards), ("norm", norm_shards)):
+        if shards > 1 and (batch % shards or shards % mesh.size):
+            raise UserError(
+                f"train.{name}-shards is {shards}, but must divide train.batch ({batch}) and be a "
+                f"multiple of the number of devices ({mesh.size}), or 1"
+            )
+    if 1 not in (arch_shards, norm_shards) and arch_shards != norm_shards:
         raise UserError(
-            f"train.arch-shards is {shards}, but must divide train.batch ({batch}) and be a "
-            f"multiple of the number of devices ({mesh.size}), or 1"
+            f"train.norm-shards is {norm_shards} and train.arch-shards is {arch_shards}; where "
+            "both are above 1 they must be equal, because subnets of their own have their own parts"
         )
-
-
-def check_accumulate(count: int, shards: int, batch: int, mesh: Mesh) -> None:
-    """Raises a `UserError` unless what each device (and part) has splits into micro-batches."""
-    pieces = count * math.lcm(shards, mesh.size)
-    if count > 1 and batch % pieces:
+    parts = max(arch_shards, norm_shards)
+    pieces = accumulate * math.lcm(parts, mesh.size)
+    if accumulate > 1 and batch % pieces:
         raise UserError(
-            f"train.accumulate is {count}, but train.batch ({batch}) must be a multiple of "
-            f"{pieces}: of the micro-batches times {'parts' if shards > 1 else 'devices'}"
+            f"train.accumulate is {accumulate}, but train.batch ({batch}) must be a multiple of "
+            f"{pieces}: of the micro-batches times {'parts' if parts > 1 else 'devices'}"
         )
 
 

@@ -7,11 +7,8 @@ Shape letters: `B` images of a step, `M` random members, `G` parts of a batch (u
 """
 
 import functools
-import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,107 +19,33 @@ from supernet_jax.choices import Arch, Array
 from supernet_jax.combine import Combine as Combine
 from supernet_jax.combine import unit_sum as unit_sum
 from supernet_jax.elastic import Tree
-from supernet_jax.losses import Feature, Loss
-from supernet_jax.network import Space, Strategy
-from supernet_jax.sampling import Sampler, SamplerState, active, roles
+from supernet_jax.members import Members
+from supernet_jax.recipe import Augment as Augment
+from supernet_jax.recipe import Batch as Batch
+from supernet_jax.recipe import Metrics as Metrics
+from supernet_jax.recipe import Mix as Mix
+from supernet_jax.recipe import Recipe as Recipe
+from supernet_jax.recipe import State as State
+from supernet_jax.sampling import active
 
-Metrics = dict[str, Array]
-Augment = Callable[[Array, Array, Array], Array]  # (uint8 images, key, example ids) -> float images
-# (float images, labels [B], key, example ids) -> (float images, labels [B, K] that sum to 1)
-Mix = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
 COLLAPSE = 10.0  # times the loss of guessing: no healthy step of the largest subnet is above it
 
 
-class Batch(NamedTuple):
-    """Images and labels of a step.
-
-    Attributes:
-        images: uint8 `[B, H, W, C]`.
-        labels: int32 `[B]`.
-        ids: int32 `[B]`, which example of the training data each is; augmentation depends on it.
-    """
-
-    images: Array | np.ndarray
-    labels: Array | np.ndarray
-    ids: Array | np.ndarray
-
-
-@flax.struct.dataclass
-class State:
-    """All that training carries from step to step, and all that a checkpoint holds.
-
-    Attributes:
-        step: int32, number of finished steps.
-        params: shared parameters.
-        opt_state: of the optimiser.
-        sampler: state of the sampler.
-        ema: exponential moving average of `params`, or None.
-        refused: int32, number of steps in a row that the guard did not apply.
-        rollbacks: int32, how often training went back; a part of every random key, so that a
-            repeated step is not the same step again.
-    """
-
-    step: Array
-    params: Tree
-    opt_state: Any
-    sampler: SamplerState
-    ema: Tree | None
-    refused: Array
-    rollbacks: Array
-
-
-class Recipe(NamedTuple):
-    """Everything static about training. Functions and plain numbers; never traced.
-
-    Attributes:
-        space: what is trained.
-        sampler: which subnets train in a step.
-        loss: of one member.
-        optimizer: an optax chain.
-        combine: of the members' gradients.
-        augment: makes the network's input of the batch's images.
-        strategy: how random members run; `network.masked` or `network.switched`.
-        seed: of everything random.
-        dtype: of weights and activations in the forward and backward passes.
-        ema_decay: of the average of the parameters; 0 keeps none.
-        features: blocks whose outputs the loss wants.
-        remat: whether gradients keep only what goes from block to block and compute the insides
-            of blocks again: less memory, a forward pass more time. XLA undoes it on CPU.
-        arch_shards: parts of a batch, `G`, on each of which a random member is another subnet, so
-            that a step trains `M * G` of them at the cost of `M`. A subnet's BatchNorm sees the
-            `B / G` images of its part; its gradient is the mean over the parts. A multiple of the
-            number of devices, each of which runs its parts one after the other.
-        mix: images with each other, and their labels; None for labels as they are.
-        teacher: `float images -> logits`, of a network that is no part of the supernet and is not
-            trained. It runs once per step, at the images as augmented; its logits are what the
-            loss gets for every member, the largest too. None lets the largest teach the others.
-        accumulate: micro-batches, `k`, whose gradients are averaged before members are combined:
-            only `B / k` images are in memory at a time, and BatchNorm sees only those. Without
-            BatchNorm and dropout the step is that of the whole batch. With `arch_shards`, each
-            part is split so.
-    """
-
-    space: Space
-    sampler: Sampler
-    loss: Loss
-    optimizer: optax.GradientTransformation
-    augment: Augment
-    combine: Combine = unit_sum()
-    strategy: Strategy = network.masked
-    seed: int = 0
-    dtype: Any = jnp.float32
-    ema_decay: float = 0.0
-    features: tuple[str, ...] = ()
-    remat: bool = False
-    arch_shards: int = 1
-    mix: Mix | None = None
-    teacher: Callable[[Array], Array] | None = None
-    accumulate: int = 1
+def check_parts(recipe: Recipe, batch: int, mesh: jax.sharding.Mesh) -> None:
+    """Raises a `UserError` unless a batch splits into the recipe's parts on these devices."""
+    sharding.check_parts(
+        batch,
+        mesh,
+        arch_shards=recipe.arch_shards,
+        norm_shards=recipe.norm_shards,
+        accumulate=recipe.accumulate,
+    )
 
 
 def create(recipe: Recipe) -> State:
     """The state before the first step."""
-    params_key, sampler_key = jax.random.split(jax.random.key(recipe.seed))
+    key = jax.random.key(recipe.seed)
+    params_key, sampler_key = jax.random.split(key)
     params = network.init(recipe.space, params_key)
     return State(
         step=jnp.int32(0),
@@ -132,6 +55,7 @@ def create(recipe: Recipe) -> State:
         ema=jax.tree.map(jnp.copy, params) if recipe.ema_decay else None,
         refused=jnp.int32(0),
         rollbacks=jnp.int32(0),
+        key=jax.random.key_data(key),
     )
 
 
@@ -153,9 +77,9 @@ def shared_resolution(options: int, *, seed: int, step: int, rollbacks: int = 0)
     return int(np.random.default_rng([seed, rollbacks, step]).integers(options))
 
 
-def step_keys(seed: int, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:
-    """The keys of a step: for augmentation, for archs, for dropout."""
-    key = jax.random.fold_in(jax.random.key(seed), step)
+def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:
+    """The keys of a step: for augmentation, for archs, for dropout; of the run's own key."""
+    key = jax.random.fold_in(key, step)
     augment, archs, dropout = jax.random.split(jax.random.fold_in(key, rollbacks), 3)
     return augment, archs, dropout
 
@@ -205,13 +129,14 @@ def _step(
     *,
     resolutions: tuple[int, ...],
 ) -> tuple[State, Metrics]:
-    augment_key, arch_key, dropout_key = step_keys(recipe.seed, state.step, state.rollbacks)
+    key = jax.random.wrap_key_data(state.key)
+    augment_key, arch_key, dropout_key = step_keys(key, state.step, state.rollbacks)
     state = _reordered(recipe, state)
     images, labels, ids = (jnp.asarray(part) for part in batch)
     inputs = recipe.augment(images, augment_key, ids)
     if recipe.mix is not None:
         inputs, labels = recipe.mix(inputs, labels, jax.random.fold_in(augment_key, 2**31), ids)
-    members = _Members(recipe, mesh, where, state, inputs, labels, dropout_key)
+    members = Members(recipe, mesh, where, state, inputs, labels, dropout_key)
     gradients, metrics, archs = members.run(arch_key, resolutions)
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     applied = _healthy(recipe, metrics)
@@ -219,213 +144,6 @@ def _step(
     fixed = recipe.sampler.fixed[: len(resolutions)]
     state = _update(recipe, state, gradients, metrics, (fixed, archs), applied)
     return state, {**metrics, "refused": state.refused}
-
-
-class _Taught(NamedTuple):
-    """What a member puts out that others may learn from: constants for them."""
-
-    logits: Array  # [B, K]
-    features: dict[str, Array]  # [B, ...]
-
-
-class _Members(NamedTuple):
-    """The members of one step, run one after another on the same images."""
-
-    recipe: Recipe
-    mesh: jax.sharding.Mesh | None
-    where: Tree | None  # shardings of the parameters, and so of their gradients
-    state: State
-    images: Array
-    labels: Array
-    dropout_key: Array
-
-    def run(self, key: Array, resolutions: tuple[int, ...]) -> tuple[Tree, Metrics, Arch | None]:
-        """Combined gradients, metrics per role, and the random archs, `[M]` or `[M, G]`."""
-        recipe, n_fixed = self.recipe, len(self.recipe.sampler.fixed)
-        every = n_fixed + recipe.sampler.n_random
-        some = recipe.sampler.members is not None and 0 < len(resolutions) < every
-        if not some and len(resolutions) != every:
-            raise ValueError(f"a step of {recipe.sampler} needs a resolution for each member")
-        carry = recipe.combine.init(self.state.params)
-        metrics: Metrics = {}
-        teacher = None
-        if recipe.teacher is not None:
-            teacher = jax.lax.stop_gradient(_Taught(recipe.teacher(self.images), {}))
-        # of mixed labels, the one with the larger share
-        wanted = self.labels if self.labels.ndim == 1 else jnp.argmax(self.labels, -1)
-        members = zip(
-            recipe.sampler.fixed, roles(recipe.sampler), resolutions[:n_fixed], strict=not some
-        )
-        for arch, role, size in members:
-            loss, output, carry = self.fixed(arch, role, size, teacher, carry)
-            metrics[f"loss/{role}"] = loss
-            right = jnp.argmax(output.logits, -1) == wanted
-            metrics[f"accuracy/{role}"] = jnp.mean(right.astype(jnp.float32))
-            if role == "largest":
-                logits = output.logits if teacher is None else teacher.logits
-                teacher = jax.lax.stop_gradient(_Taught(logits, output.features))
-        if len(resolutions) <= n_fixed:
-            return recipe.combine.finish(carry), metrics, None
-        archs = self.draw(key, teacher, resolutions[n_fixed:])  # of those that train
-        losses, carry = self.random(archs, resolutions[n_fixed:], teacher, carry)
-        metrics |= {f"loss/random_{i + 1}": loss for i, loss in enumerate(losses)}
-        return recipe.combine.finish(carry), metrics, archs
-
-    def fixed(
-        self, arch: Arch, role: str, resolution: int, teacher: _Taught | None, carry: Any
-    ) -> tuple[Array, _Taught, Any]:
-        """A concrete arch, at its own cost."""
-        (loss, output), gradients = self.gradient(network.sliced, arch, role, resolution, teacher)
-        carry = self.recipe.combine.add(carry, gradients, role, self.state.step)
-        return loss, output, carry
-
-    def random(
-        self, archs: Arch, resolutions: tuple[int, ...], teacher: _Taught | None, carry: Any
-    ) -> tuple[Array, Any]:
-        """Traced archs, one program for each run of members with equal resolution."""
-        losses = []
-        start = 0
-        for size, members in itertools.groupby(resolutions):
-            stop = start + len(list(members))
-            part = jax.tree.map(lambda leaf, a=start, b=stop: leaf[a:b], archs)
-
-            def body(carry: Any, arch: Arch, size: int = size) -> tuple[Any, Array]:
-                if self.recipe.arch_shards > 1:
-                    loss, grads = self.on_shards(arch, size, teacher)
-                else:
-                    strategy = self.recipe.strategy
-                    (loss, _), grads = self.gradient(strategy, arch, "random", size, teacher)
-                return self.recipe.combine.add(carry, grads, "random", self.state.step), loss
-
-            carry, part_losses = jax.lax.scan(body, carry, part)
-            losses.append(part_losses)
-            start = stop
-        return jnp.concatenate(losses), carry
-
-    def on_shards(
-        self, archs: Arch, resolution: int, teacher: _Taught | None
-    ) -> tuple[Array, Tree]:
-        """Mean loss and gradient of one random member that is `archs[g]` on part g of the batch."""
-        count = self.recipe.arch_shards
-        parts = jax.tree.map(
-            lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]),
-            (self.images, self.labels, teacher),
-        )
-
-        def total(params: Tree, archs: Arch, parts: Any) -> tuple[Array, Tree]:
-            """Summed over the parts of a device."""
-            state = self.state.replace(params=params)  # type: ignore[attr-defined]
-
-            def add(carry: Any, part: Any) -> tuple[Any, None]:
-                arch, (images, labels, teacher) = part
-                alone = self._replace(where=None, state=state, images=images, labels=labels)
-                strategy = self.recipe.strategy
-                (loss, _), grads = alone.gradient(strategy, arch, "random", resolution, teacher)
-                return optax.tree.add(carry, (loss, grads)), None
-
-            zero = (jnp.zeros(()), optax.tree.zeros_like(params))
-            return jax.lax.scan(add, zero, (archs, parts))[0]
-
-        summed = sharding.over_devices(total, self.mesh)(self.state.params, archs, parts)
-        loss, gradients = jax.tree.map(lambda x: x / count, summed)
-        return loss, sharding.scattered(gradients, self.where)
-
-    def draw(self, key: Array, teacher: _Taught | None, resolutions: tuple[int, ...]) -> Arch:
-        """The step's random archs, with the resolutions that the host drew."""
-        space, sampler = self.recipe.space, self.recipe.sampler
-
-        def score(arch: Arch) -> Array:
-            loss, _ = self.loss(
-                self.state.params, self.recipe.strategy, arch, "random", resolutions[0], teacher
-            )
-            return jax.lax.stop_gradient(loss)
-
-        sample = functools.partial(sampler.sample, self.state.sampler)
-        options = choices.get(space.menu, space.resolution).values
-        chosen = jnp.asarray([options.index(r) for r in resolutions], jnp.int32)
-        if self.recipe.arch_shards == 1:
-            archs = sample(key, self.state.step, score)
-        else:
-            keys = jax.random.split(key, self.recipe.arch_shards)
-            draws = jax.vmap(lambda k: sample(k, self.state.step, score), out_axes=1)
-            archs, chosen = draws(keys), jnp.repeat(chosen[:, None], len(keys), axis=1)
-        archs = jax.tree.map(lambda leaf: leaf[: len(resolutions)], archs)
-        return choices.replace(archs, space.resolution, chosen)
-
-    def gradient(
-        self, strategy: Strategy, arch: Arch, role: str, resolution: int, teacher: _Taught | None
-    ) -> tuple[tuple[Array, _Taught], Tree]:
-        """((loss, output), gradient with respect to the shared parameters), over micro-batches."""
-        count = self.recipe.accumulate
-        if count == 1:
-            return self.at_once(strategy, arch, role, resolution, teacher)
-
-        def add(total: Any, part: Any) -> tuple[Any, _Taught]:
-            place, images, labels, teacher = part
-            key = jax.random.fold_in(self.dropout_key, place)
-            alone = self._replace(images=images, labels=labels, dropout_key=key)
-            (loss, output), gradients = alone.at_once(strategy, arch, role, resolution, teacher)
-            return optax.tree.add(total, (loss, gradients)), output
-
-        zero = (jnp.zeros(()), optax.tree.zeros_like(self.state.params))
-        parts = jax.tree.map(lambda x: _dealt(x, count), (self.images, self.labels, teacher))
-        total, output = jax.lax.scan(add, zero, (jnp.arange(count), *parts))
-        loss, gradients = jax.tree.map(lambda x: x / count, total)
-        return (loss, jax.tree.map(_gathered_in, output)), gradients
-
-    def at_once(
-        self, strategy: Strategy, arch: Arch, role: str, resolution: int, teacher: _Taught | None
-    ) -> tuple[tuple[Array, _Taught], Tree]:
-        """The same over all images of this object."""
-        loss = functools.partial(
-            self.loss,
-            strategy=strategy,
-            arch=arch,
-            role=role,
-            resolution=resolution,
-            teacher=teacher,
-        )
-        return jax.value_and_grad(loss, has_aux=True)(self.state.params)
-
-    def loss(
-        self,
-        params: Tree,
-        strategy: Strategy,
-        arch: Arch,
-        role: str,
-        resolution: int,
-        teacher: _Taught | None,
-    ) -> tuple[Array, _Taught]:
-        """Loss of one member in training mode; regularisation is for the largest alone."""
-        recipe = self.recipe
-        output = strategy(
-            recipe.space,
-            sharding.gathered(params, self.where),
-            arch,
-            self.images,
-            resolution=resolution,
-            dropout_key=self.dropout_key if role == "largest" else None,
-            features=recipe.features,
-            dtype=recipe.dtype,
-            remat=recipe.remat,
-        )
-        features = {
-            name: Feature(value, None if teacher is None else teacher.features.get(name))
-            for name, value in output.features.items()
-        }
-        logits = None if teacher is None else teacher.logits
-        loss = recipe.loss(output.logits, logits, features, self.labels, role)
-        return loss, _Taught(output.logits, output.features)
-
-
-def _dealt(x: Array, count: int) -> Array:
-    """`[B, ...]` as `[count, B / count, ...]`, dealt like cards: no image changes its device."""
-    return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
-
-
-def _gathered_in(x: Array) -> Array:
-    """The inverse of `_dealt`."""
-    return jnp.swapaxes(x, 0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def _reordered(recipe: Recipe, state: State) -> State:
@@ -481,6 +199,7 @@ def _update(
         ema=ema,
         refused=jnp.where(applied, 0, state.refused + 1),
         rollbacks=state.rollbacks,
+        key=state.key,
     )
 
 

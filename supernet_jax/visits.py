@@ -94,7 +94,7 @@ def draws(
 
     def one(at: tuple[Array, Array]) -> Arch:
         step, rolled = at
-        _, key, _ = train.step_keys(seed, step, rolled)
+        _, key, _ = train.step_keys(jax.random.key(seed), step, rolled)
         if arch_shards == 1:
             return sampler.sample(state, key, step, score)
         keys = jax.random.split(key, arch_shards)

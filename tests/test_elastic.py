@@ -14,10 +14,12 @@ from theorem import Check, box, boxes, check_of, global_difference, largest_diff
 from tiny_space import tiny
 
 from supernet_jax import choices, elastic, layers, network
-from supernet_jax.blocks import EITHER, MBConv, MBConvSpec
+from supernet_jax.blocks import CONV, EITHER, IDENTITY, MBConv, MBConvSpec
 from supernet_jax.choices import Choice
 from supernet_jax.elastic import Transform, union_spec
 from supernet_jax.network import Space, chain
+from supernet_jax.spaces import mobilenet
+from supernet_jax.spaces.mobilenet import Stage
 
 SPACE = tiny()
 GEOMETRY = network.geometry(SPACE, 8)
@@ -437,3 +439,21 @@ def test_features_are_the_outputs_of_blocks() -> None:
             assert not np.any(others[name][..., channels:]), "beyond the subnet there is nothing"
             assert others[name].shape[-1] > channels
     assert not jax.eval_shape(functools.partial(run, arch=arch)).features
+
+
+def test_a_stage_narrower_than_the_one_before() -> None:
+    """Its first block may get as many channels as it gives, or more; both have a shortcut."""
+    stages = (Stage((8, 12), (1,), (3,), (2,), 1), Stage((8,), (1,), (3,), (2,), 1))
+    space = mobilenet.mobilenet(
+        "narrower", resolutions=(4,), stem=(8,), stem_stride=1, stages=stages, last=(8,), classes=3
+    )
+    block = space.blocks["stage2_block1"]
+    assert {spec.shortcut for spec in block.specs} == {IDENTITY, CONV}
+    params = network.init(space, jax.random.key(0))
+    params = jax.tree.map(lambda x: x + jnp.linspace(0.1, 0.9, x.size).reshape(x.shape), params)
+    images = jax.random.normal(jax.random.key(1), (4, 4, 4, 3))
+    for arch in (choices.smallest(space.menu), choices.largest(space.menu)):
+        cut = network.sliced(space, params, arch, images, resolution=4).logits
+        masked = network.masked(space, params, arch, images, resolution=4).logits
+        assert float(cut.std()) > 1e-3
+        np.testing.assert_allclose(cut, masked, atol=1e-5 * float(jnp.abs(cut).max()))

@@ -16,12 +16,14 @@ from supernet_jax.config import losses as parts
 from supernet_jax.errors import UserError
 
 KINDS = [kind for kind in vars(parts).values() if dataclasses.is_dataclass(kind)]
-VARIANTS = [kind() for kind in KINDS] + [
+DEFAULTS = [kind() for kind in KINDS]
+OTHERS = [
     parts.AlphaDivergence(alpha_min=0.0, alpha_max=2.0, hard_weight=0.25),
     parts.SoftCrossEntropy(temperature=4.0),
     parts.ReverseKL(temperature=0.5, hard_weight=0.5),
     parts.JensenShannon(smoothing=0.0, hard_weight=1.0),
 ]
+VARIANTS = DEFAULTS + OTHERS
 ROLES = ("largest", "random", "smallest")
 FAR = 1e4  # softmax underflows in float32 from a distance of 104
 RNG = np.random.default_rng(0)
@@ -44,7 +46,8 @@ def call(part: Any, role: str) -> Callable[..., Any]:
 
 
 def per_case(test: Callable) -> Callable:
-    cases = list(itertools.product(VARIANTS, ROLES))
+    """All parts in all roles, and their other settings where they matter."""
+    cases = [*itertools.product(DEFAULTS, ROLES), *((part, "random") for part in OTHERS)]
     return pytest.mark.parametrize(("part", "role"), cases, ids=lambda x: str(x))(test)
 
 
@@ -67,11 +70,9 @@ def test_finite_however_far_the_logits(part: Any, role: str) -> None:
     rows = np.asarray(list(itertools.product((-FAR, 0.0, FAR), repeat=3)), np.float32)
     students, teachers = (np.repeat(rows, 27, 0), np.tile(rows, (27, 1)))
     labels = np.arange(len(students), dtype=np.int32) % 3
-    value, (gradient, _) = graded(part, role)(students, teachers, labels)
-    assert np.isfinite(value) and np.isfinite(gradient).all()
-    # one by one: an infinity must not hide in a mean, nor a wrong sign of it cancel
-    alone = jax.vmap(lambda s, t, y: call(part, role)(s[None], t[None], y[None]))
-    assert np.isfinite(alone(students, teachers, labels)).all()
+    alone = lambda s, t, y: call(part, role)(s[None], t[None], y[None])  # noqa: E731
+    value, gradient = jax.jit(jax.vmap(jax.value_and_grad(alone)))(students, teachers, labels)
+    assert np.isfinite(value).all() and np.isfinite(gradient).all()
 
 
 @per_case
@@ -188,6 +189,15 @@ def test_soft_and_hard_targets_are_mixed_by_weight(weight: float) -> None:
     soft = losses.kl_divergence(STUDENT, TEACHER)
     hard = losses.cross_entropy(STUDENT, LABELS, smoothing=0.1)
     np.testing.assert_allclose(found, (1 - weight) * soft + weight * hard, rtol=1e-6)
+
+
+def test_labels_alone_need_no_divergence() -> None:
+    def never(student: Any, teacher: Any) -> Any:
+        raise AssertionError
+
+    loss = losses.in_place_distillation(never, smoothing=0.1, hard_weight=1.0)
+    wanted = losses.cross_entropy(STUDENT, LABELS, smoothing=0.1)
+    np.testing.assert_array_equal(loss(STUDENT, TEACHER, {}, LABELS, "random"), wanted)
 
 
 def test_mistakes_are_named() -> None:

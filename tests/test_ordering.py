@@ -31,6 +31,12 @@ def noisy(space: Space, seed: int = 0) -> Any:
     return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), jnp.float32), shapes)
 
 
+@functools.cache
+def sort(space: Space) -> Any:
+    """Puts the channels in their order."""
+    return jax.jit(lambda p: ordering.reordered(p, ordering.by_importance(space, p)), **QUICK)
+
+
 def test_what_belongs_together_follows_from_the_block() -> None:
     block = {c.size: c for c in ordering.couplings(TINY)["stage2_block1"]}
     assert set(block) == {"middle", "reduced"}
@@ -60,8 +66,7 @@ def test_what_belongs_together_follows_from_the_block() -> None:
 def test_the_largest_subnet_stays_what_it_is(name: str) -> None:
     space = SPACES[name]
     params = noisy(space)
-    sort = jax.jit(lambda p: ordering.reordered(p, ordering.by_importance(space, p)))
-    after = sort(params)
+    after = sort(space)(params)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 2))
 
     @functools.partial(jax.jit, static_argnames="largest", **QUICK)
@@ -78,18 +83,22 @@ def test_the_largest_subnet_stays_what_it_is(name: str) -> None:
         for a, b in zip(*map(jax.tree.leaves, (params, after)), strict=True)
     ]
     assert any(moved) and not all(moved)
-    assert bitwise(sort(after), after)
+    assert bitwise(sort(space)(after), after)
 
 
 def test_the_most_important_channels_come_first() -> None:
     space = TINY
     params = noisy(space)
-    own = ordering.reordered(params, ordering.by_importance(space, params))["stage2_block1"]
+    own = sort(space)(params)["stage2_block1"]
     reading = own["project"]["kernel"], own["squeeze"]["reduce"]["kernel"]
     total = sum(read_by(kernel) for kernel in reading)
     assert (np.diff(total) <= 1e-5).all() and total[0] > total[-1]
     inner = read_by(own["squeeze"]["expand"]["kernel"])
-    assert (np.diff(inner) <= 1e-5).all() and inner[0] > inner[-1]
+    (used,) = {c.used for c in ordering.couplings(space)["stage2_block1"] if c.size == "reduced"}
+    assert 1 < used < len(inner), "the largest subnet does not have all of them"
+    assert (np.diff(inner[:used]) <= 1e-5).all() and inner[0] > inner[used - 1]
+    before = read_by(params["stage2_block1"]["squeeze"]["expand"]["kernel"])
+    assert (inner[used:] == before[used:]).all()
 
 
 def read_by(kernel: Any) -> np.ndarray:
@@ -100,10 +109,10 @@ def read_by(kernel: Any) -> np.ndarray:
 
 def test_trees_like_the_parameters_move_alike() -> None:
     """Momenta and averages, wherever they stand; counters and what is shaped otherwise stay."""
-    space = TINY
-    params = noisy(space)
-    orders = ordering.by_importance(space, params)
+    params = noisy(SPACE)
+    orders = ordering.by_importance(SPACE, params)
     after = ordering.reordered(params, orders)
+    assert not bitwise(after, params)
     state = optax.chain(optax.clip(1.0), optax.adam(0.1)).init(params)[1][0]
     found, count = ordering.reordered((state._replace(mu=params, nu=params), jnp.int32(3)), orders)
     assert bitwise(found.mu, after) and bitwise(found.nu, after) and int(count) == 3
@@ -114,8 +123,8 @@ def test_rows_of_a_bank_have_their_own_order() -> None:
     space = dataclasses.replace(TINY, bank=Bank(2, rows))
     several = [noisy(TINY, seed) for seed in (0, 1)]
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
-    found = ordering.reordered(params, ordering.by_importance(space, params))
-    wanted = [ordering.reordered(p, ordering.by_importance(TINY, p)) for p in several]
+    found = sort(space)(params)
+    wanted = [sort(TINY)(p) for p in several]
     assert bitwise(found, jax.tree.map(lambda *leaves: jnp.stack(leaves), *wanted))
 
 
@@ -172,22 +181,27 @@ RECIPE = train.Recipe(
 )
 
 
-def stepped(recipe: train.Recipe, state: train.State) -> tuple[train.State, Any]:
+@functools.cache
+def compiled(sorts: bool, resolutions: tuple[int, ...]) -> Any:
+    """The step of `RECIPE`, which sorts channels or does not."""
+    recipe = RECIPE if sorts else RECIPE._replace(sampler=SAMPLER._replace(reorder=None))
+    return jax.jit(functools.partial(train.make_step(recipe), resolutions=resolutions), **QUICK)
+
+
+def stepped(state: train.State, *, sorts: bool) -> tuple[train.State, Any]:
     rng = np.random.default_rng(int(state.step))
     images = rng.integers(0, 256, (6, 8, 8, 2), np.uint8)
     batch = train.Batch(images, rng.integers(0, 5, 6, np.int32), np.arange(6, dtype=np.int32))
-    resolutions = train.step_resolutions(recipe, step=int(state.step))
-    step = jax.jit(functools.partial(train.make_step(recipe), resolutions=resolutions), **QUICK)
-    return jax.device_get(step(state, batch))
+    resolutions = train.step_resolutions(RECIPE, step=int(state.step))
+    return jax.device_get(compiled(sorts, resolutions)(state, batch))
 
 
 def test_training_sorts_weights_momentum_and_average_when_widths_open() -> None:
     """Before, only the largest trains; the step at which they open is one from sorted weights."""
-    plain = RECIPE._replace(sampler=SAMPLER._replace(reorder=None))
     state = train.create(RECIPE)
     for step in range(2):
         assert train.step_resolutions(RECIPE, step=step) == (8,)
-        state, metrics = stepped(RECIPE, state)
+        state, metrics = stepped(state, sorts=True)
         assert "loss/random_1" not in metrics and float(metrics["applied"]) == 1
     orders = ordering.by_importance(SPACE, state.params)
     assert any((np.diff(order) < 0).any() for ((_, order),) in orders.values())
@@ -195,12 +209,12 @@ def test_training_sorts_weights_momentum_and_average_when_widths_open() -> None:
     params, opt_state, ema = jax.device_get(ordering.reordered(trees, orders))
     ready = dataclasses.replace(state, params=params, opt_state=opt_state, ema=ema)
     assert not bitwise(ready.params, state.params)
-    wanted, there = stepped(plain, ready)
-    found, metrics = stepped(RECIPE, state)
+    wanted, there = stepped(ready, sorts=False)
+    found, metrics = stepped(state, sorts=True)
     assert {"loss/largest", "loss/random_1"} <= set(metrics)
     alike((found, metrics), (wanted, there))
     # The step after sorts nothing.
-    alike(stepped(RECIPE, found), stepped(plain, found))
+    alike(stepped(found, sorts=True), stepped(found, sorts=False))
 
 
 def alike(found: Any, wanted: Any) -> None:

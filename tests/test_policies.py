@@ -1,6 +1,8 @@
 """Operations on pixels against Pillow, and policies, erasing and mixing by example."""
 
+import collections
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from supernet_jax import augment, losses, policies
+from supernet_jax import augment, losses, policies, sharding
 from supernet_jax.errors import UserError
 from supernet_jax.policies import NUMBER, OPERATIONS, Operation
 
-SIZE = 12
+SIZE = 24  # equalizing does nothing to images of fewer than 256 pixels
 
 
 def batch(count: int = 4, channels: int = 3, seed: int = 0) -> Any:
@@ -47,7 +49,7 @@ PILLOW: dict[str, Callable] = {
     "auto-contrast": lambda image, level: ImageOps.autocontrast(image),
     "equalize": lambda image, level: ImageOps.equalize(image),
     "invert": lambda image, level: ImageOps.invert(image),
-    "posterize": lambda image, level: ImageOps.posterize(image, int(level / 10 * 4)),
+    "posterize": lambda image, level: ImageOps.posterize(image, 4 + int(level / 10 * 4)),
     "solarize": lambda image, level: ImageOps.solarize(image, int(level / 10 * 256)),
     "contrast": lambda image, level: enhanced(ImageEnhance.Contrast, image, level),
     "brightness": lambda image, level: enhanced(ImageEnhance.Brightness, image, level),
@@ -75,7 +77,7 @@ def test_solarize_add() -> None:
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_translations_are_whole_pixels_and_fill_with_grey(sign: float) -> None:
-    images, by = batch(), 4  # of 12 pixels, 0.9 * 0.45 of which are 4.86
+    images, by = batch(), 9  # of 24 pixels, 0.9 * 0.45 of which are 9.72
     moved = done(images, "translate-x", 9.0, sign)
     wanted = np.full_like(images, 128)
     if sign > 0:
@@ -90,25 +92,19 @@ def test_translations_are_whole_pixels_and_fill_with_grey(sign: float) -> None:
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_shear_and_rotation_are_affine_maps(sign: float) -> None:
     images = batch()
-    slope = 0.3 * sign
-    sheared = done(images, "shear-x", 10.0, sign)
-    for y in range(SIZE):
-        for x in range(SIZE):
-            source = round(x + slope * y)
-            inside = 0 <= source < SIZE
-            wanted = images[:, y, source] if inside else np.full((4, 3), 128)
-            if abs((x + slope * y) % 1 - 0.5) > 1e-3:  # which of two equally near is not fixed
-                np.testing.assert_array_equal(sheared[:, y, x], wanted)
-    other = done(images.swapaxes(1, 2), "shear-y", 10.0, sign)
+    level, slope = 9.5, 0.285 * sign  # at which no place is equally near to two pixels
+    sheared = done(images, "shear-x", level, sign)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    source = np.round(x + slope * y).astype(int)
+    inside = ((source >= 0) & (source < SIZE))[None, :, :, None]
+    wanted = np.where(inside, images[:, y, np.clip(source, 0, SIZE - 1)], 128)
+    np.testing.assert_array_equal(sheared, wanted)
+    other = done(images.swapaxes(1, 2), "shear-y", level, sign)
     np.testing.assert_array_equal(other, sheared.swapaxes(1, 2))
-    angle = 30 * sign
-    rotated = done(images, "rotate", 10.0, sign)
-    for own, image in zip(rotated, images, strict=True):
-        fill = (128, 128, 128)
-        wanted = Image.fromarray(image).rotate(angle, Image.Resampling.NEAREST, fillcolor=fill)
-        back = Image.fromarray(image).rotate(-angle, Image.Resampling.NEAREST, fillcolor=fill)
-        same = [np.mean(np.all(own == np.asarray(one), axis=-1)) for one in (wanted, back)]
-        assert max(same) > 0.9  # one of two directions, but for ties of the nearest pixel
+    rotated = done(images, "rotate", level, sign)
+    for own, image in zip(rotated, images, strict=True):  # clockwise
+        turned = Image.fromarray(image).rotate(-28.5 * sign, fillcolor=(128, 128, 128))
+        np.testing.assert_array_equal(own, turned)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -162,13 +158,60 @@ def test_what_is_drawn_depends_on_key_and_example_alone(name: str) -> None:
     assert not np.array_equal(one(images, jax.random.key(1), ids), found)
 
 
+def test_the_table_is_the_published_one() -> None:
+    """How often each operation is in it, and the sums of its probabilities and levels."""
+    published = {
+        "equalize": (12, 8.0, 55),
+        "color": (9, 5.0, 37),
+        "solarize": (8, 4.6, 41),
+        "rotate": (7, 4.6, 39),
+        "shear-y": (4, 2.6, 14),
+        "solarize-add": (2, 1.4, 10),
+        "shear-x": (2, 0.2, 9),
+        "posterize": (2, 1.2, 8),
+        "auto-contrast": (2, 1.0, 9),
+        "invert": (1, 0.4, 9),
+        "translate-y": (1, 0.8, 9),
+    }
+    steps = [step for pair in policies.V0 for step in pair]
+    for name in {name for name, _, _ in steps} | set(published):
+        own = [step[1:] for step in steps if step[0] == name]
+        chance, level = (sum(column) for column in zip(*own, strict=True))
+        assert (len(own), round(chance, 6), level) == published[name], name
+
+
 def test_every_row_of_the_policy_is_drawn() -> None:
-    """And in about equal parts: the first operation of most rows, at its probability."""
-    count = 4000
-    which = policies._index((np.arange(count, dtype=np.float32) + 0.5) / count, 25)
-    assert np.bincount(np.asarray(which)).tolist() == [count // 25] * 25
+    """Equally often, each operation with its probability and level, in both directions."""
     assert len(policies.V0) == 25 and len(policies.RAND) == 14
-    assert {name for pair in policies.V0 for name, _, _ in pair} <= set(OPERATIONS)
+    count = 20_000
+    draw = jax.jit(policies._drawn_pair)
+    pair = jax.device_get(draw(jax.random.key(0), np.arange(count, dtype=np.int32)))
+    for i, (number, level, sign) in enumerate(pair):
+        wanted: collections.Counter = collections.Counter()
+        for row in policies.V0:
+            name, chance, strength = row[i]
+            wanted[NUMBER[name], strength] += chance / 25
+            wanted[0, strength] += (1 - chance) / 25
+        found = collections.Counter(zip(number.tolist(), level.tolist(), strict=True))
+        assert set(found) == {what for what, chance in wanted.items() if chance > 1e-9}
+        for what, chance in wanted.items():  # five standard deviations
+            assert found[what] / count == pytest.approx(chance, abs=5 * (chance / count) ** 0.5)
+        assert set(sign.tolist()) == {-1.0, 1.0} and abs(sign.mean()) < 5 / count**0.5
+    first, second = (one.number != 0 for one in pair)  # rows are drawn as wholes
+    both = sum(one[1] * other[1] for one, other in policies.V0) / 25
+    assert np.mean(first & second) == pytest.approx(both, abs=5 / count**0.5)
+
+
+def test_devices_need_nothing_of_each_other() -> None:
+    """Images stay where they are: a batch on 8 devices is the batch on one."""
+    mesh = sharding.data_mesh()
+    images, ids, key = batch(16), np.arange(16, dtype=np.int32), jax.random.key(0)
+    policy = jax.jit(policies.auto_augment)
+    spread = sharding.split(mesh, (images, ids))
+    program = policy.lower(spread[0], key, spread[1]).compile()
+    assert not re.findall(r"all-\w+|collective-\w+", program.as_text())
+    found = program(spread[0], key, spread[1])
+    np.testing.assert_array_equal(found, policy(images, key, ids))
 
 
 def test_erasing_fills_one_rectangle() -> None:
@@ -184,6 +227,10 @@ def test_erasing_fills_one_rectangle() -> None:
         box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         assert box.mean() > 0.9, "noise may be 7 by chance, once in 65,536 pixels"
         assert 0.05 < box.size / mask.size < 0.36  # rounded sides
+    square = {"probability": 1.0, "area": (0.25, 0.25), "ratio": 1.0}
+    for image in np.asarray(augment.erase(images, jax.random.key(0), ids, **square)):
+        mask = np.any(image != 7, axis=-1)  # 9 * 9 is nearest to a quarter of 16 * 20
+        assert (mask.any(1).sum(), mask.any(0).sum()) == (9, 9) and mask.sum() > 75
     with pytest.raises(UserError, match="probability=2"):
         augment.erase(images, jax.random.key(0), ids, probability=2.0)
 

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from light_space import CHANNELS, CLASSES, light
+from tiny_config import TinySpace
 
 from supernet_jax import (
     augment,
@@ -28,10 +29,11 @@ from supernet_jax import (
     train,
 )
 from supernet_jax.choices import Choice
-from supernet_jax.config import AttentiveNAS, Config, Digits, Train
+from supernet_jax.config import AttentiveNAS, Config, Train
 from supernet_jax.elastic import elastic
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
+from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
 BATCH = 16
 
@@ -72,10 +74,12 @@ def uncoupled() -> Space:
 
 
 SPACE = uncoupled()
+IN_PLACE = losses.in_place_distillation(losses.kl_divergence, smoothing=0.1)
 RECIPE = train.Recipe(
     space=SPACE,
     sampler=sampling.sandwich(SPACE.menu, n_random=2),
-    loss=losses.in_place_distillation(losses.kl_divergence, smoothing=0.1),
+    loss=relations.with_features(IN_PLACE, relations.attention, weight=2.0),
+    features=("first", "second"),
     optimizer=optax.sgd(0.5),
     augment=lambda images, key, ids: images.astype(jnp.float32) / 128 - 1,
     combine=combine.conflict_projection(),  # needs whole gradients of members
@@ -90,11 +94,18 @@ def batch() -> train.Batch:
     return train.Batch(images, labels, np.arange(BATCH, dtype=np.int32))
 
 
+@functools.cache
+def started() -> Any:
+    """The state before the first step, which every recipe here has."""
+    return jax.device_get(jax.jit(lambda: train.create(RECIPE))())
+
+
 def stepped(recipe: train.Recipe, mesh: Any = None, sizes: Any = SIZES) -> Any:
     """Parameters and metrics after one step."""
     images = batch() if mesh is None else sharding.split(mesh, batch())
     where = None if mesh is None else train.places(recipe, mesh, sharding.REPLICATED)
-    state = jax.jit(lambda: train.create(recipe), out_shardings=where)()
+    state = jax.tree.map(jnp.array, started())
+    state = state if mesh is None else jax.device_put(state, where)
     state, metrics = train.make_step(recipe, mesh=mesh)(state, images, resolutions=sizes)
     return jax.device_get((state.params, metrics))
 
@@ -123,48 +134,55 @@ def test_batchnorm_sees_a_micro_batch() -> None:
     space = light(resolutions=(8,))
     sampler = sampling.sandwich(space.menu, n_random=0)
     recipe = RECIPE._replace(
-        space=space, sampler=sampler, loss=losses.hard_labels(), combine=combine.unit_sum()
+        space=space,
+        sampler=sampler,
+        loss=losses.hard_labels(),
+        features=(),
+        combine=combine.unit_sum(),
     )
     whole = batch()
 
-    def after(recipe: train.Recipe, part: slice) -> Any:
-        made = train.create(recipe)
-        images = train.Batch(*(x[part] for x in whole))
-        return train.make_step(recipe)(made, images, resolutions=(8, 8))[0].params
+    create = jax.jit(lambda: train.create(recipe))  # parameters do not depend on accumulation
 
-    halves = [after(recipe, slice(i, None, 2)) for i in range(2)]
-    found = after(recipe._replace(accumulate=2), slice(None))
+    def after(step: Any, part: slice) -> Any:
+        images = train.Batch(*(x[part] for x in whole))
+        return step(create(), images, resolutions=(8, 8))[0].params
+
+    at_once, in_two = (train.make_step(recipe._replace(accumulate=k)) for k in (1, 2))
+    halves = [after(at_once, slice(i, None, 2)) for i in range(2)]
+    found = after(in_two, slice(None))
     close(found, jax.tree.map(lambda a, b: (a + b) / 2, *halves))
-    apart = jax.tree.map(lambda a, b: a - b, found, after(recipe, slice(None)))
+    apart = jax.tree.map(lambda a, b: a - b, found, after(at_once, slice(None)))
     assert float(optax.tree.norm(apart)) > 1e-3
+
+
+def parts(batch: int, mesh: Any, **given: int) -> None:
+    all_of_it = {"arch_shards": 1, "norm_shards": 1, "accumulate": 1, **given}
+    sharding.check_parts(batch, mesh, **all_of_it)
 
 
 @pytest.mark.parametrize(("count", "shards", "size"), [(3, 1, 16), (4, 8, 16), (16, 2, 16)])
 def test_batches_that_do_not_split(count: int, shards: int, size: int) -> None:
     mesh = sharding.data_mesh(jax.devices()[:1])
     with pytest.raises(UserError, match=f"train.accumulate is {count}"):
-        sharding.check_accumulate(count, shards, size, mesh)
+        parts(size, mesh, accumulate=count, arch_shards=shards)
     with pytest.raises(UserError, match="multiple of 16"):
-        sharding.check_accumulate(2, 1, 24, sharding.data_mesh())
-    sharding.check_accumulate(2, 8, 16, sharding.data_mesh())
-
-
-def related(accumulate: int = 1, strategy: Any = network.masked) -> Any:
-    loss = relations.with_features(RECIPE.loss, relations.attention, weight=2.0)
-    how = {"loss": loss, "features": ("first", "second"), "combine": combine.unit_sum()}
-    return stepped(RECIPE._replace(**how, strategy=strategy, accumulate=accumulate))
+        parts(24, sharding.data_mesh(), accumulate=2)
+    with pytest.raises(UserError, match=r"norm-shards is 4, but must .* devices \(8\)"):
+        parts(24, sharding.data_mesh(), norm_shards=4)
+    with pytest.raises(UserError, match=r"norm-shards is 4 and train\.arch-shards is 2"):
+        parts(24, mesh, norm_shards=4, arch_shards=2)
+    parts(16, sharding.data_mesh(), accumulate=2, arch_shards=8, norm_shards=8)
 
 
 def test_features_reach_the_loss_of_every_member() -> None:
     """By hand: what attention adds to the loss of the smallest."""
-    params, metrics = related()
-    recipe = RECIPE._replace(combine=combine.unit_sum())
-    state, without = train.create(recipe), stepped(recipe)[1]
-    inputs = recipe.augment(jnp.asarray(batch().images), None, None)
-    run = functools.partial(network.sliced, SPACE, state.params, features=("first", "second"))
+    metrics, without = plain()[1], stepped(RECIPE._replace(loss=IN_PLACE, features=()))[1]
+    inputs = RECIPE.augment(jnp.asarray(batch().images), None, None)
+    run = functools.partial(network.sliced, SPACE, started().params, features=RECIPE.features)
     largest, smallest = (
-        run(arch, inputs, resolution=size).features
-        for arch, size in zip(recipe.sampler.fixed, SIZES, strict=False)
+        jax.jit(functools.partial(run, arch, resolution=size))(inputs).features
+        for arch, size in zip(RECIPE.sampler.fixed, SIZES, strict=False)
     )
     assert smallest["first"].shape[-1] == 3 < largest["first"].shape[-1] == 5
     added = np.mean([relations.attention(smallest[n], largest[n]) for n in ("first", "second")])
@@ -172,14 +190,12 @@ def test_features_reach_the_loss_of_every_member() -> None:
     np.testing.assert_allclose(difference, 2 * added, rtol=1e-3)
     assert metrics["loss/largest"] == without["loss/largest"]
     assert metrics["loss/random_1"] > without["loss/random_1"]
-    close(related(strategy=network.switched), (params, metrics), 1e-5)
-    close(related(accumulate=4), (params, metrics), 1e-5)
+    close(stepped(RECIPE._replace(strategy=network.switched)), plain(), 1e-5)
 
 
 def test_blocks_without_a_teacher_are_named() -> None:
-    loss = relations.with_features(RECIPE.loss, relations.similarity, weight=1.0)
     with pytest.raises(UserError, match="has no features to compare"):
-        stepped(RECIPE._replace(loss=loss))
+        stepped(RECIPE._replace(features=()))
 
 
 def other_network(images: Any) -> Any:
@@ -195,13 +211,14 @@ def test_an_outside_teacher_teaches_all() -> None:
         return other_network(images)
 
     loss = losses.outside_distillation(losses.kl_divergence, hard_weight=0.25)
-    recipe = RECIPE._replace(loss=loss, teacher=teacher)
+    recipe = RECIPE._replace(loss=loss, features=(), teacher=teacher)
     params, metrics = stepped(recipe)
     assert seen == [(BATCH, 6, 6, CHANNELS)], "once per step"
-    state, own = train.create(recipe), batch()
+    own = batch()
     inputs = recipe.augment(jnp.asarray(own.images), None, None)
     for arch, role, size in zip(recipe.sampler.fixed, ("largest", "smallest"), SIZES, strict=False):
-        logits = network.sliced(SPACE, state.params, arch, inputs, resolution=size).logits
+        run = functools.partial(network.sliced, SPACE, started().params, arch, resolution=size)
+        logits = jax.jit(run)(inputs).logits
         soft = losses.kl_divergence(logits, other_network(inputs))
         hard = losses.cross_entropy(logits, jnp.asarray(own.labels))
         wanted = 0.75 * soft + 0.25 * hard
@@ -211,11 +228,27 @@ def test_an_outside_teacher_teaches_all() -> None:
         stepped(RECIPE._replace(loss=loss))
 
 
+@functools.cache
+def small_space() -> tuple[Space, Any]:
+    """A space of the library's own blocks, and parameters as they start."""
+    space = mobilenet(
+        "other",
+        resolutions=(8,),
+        stem=(4,),
+        stem_stride=1,
+        stages=(Stage((4,), (1, 2), (3,), (1,), 1, squeeze=True),),
+        last=(4,),
+        classes=10,
+        input_channels=1,
+        head_ratio=1,
+    )
+    return space, jax.jit(lambda: network.init(space, jax.random.key(0)))()
+
+
 def test_the_folder_of_an_extracted_network_teaches(tmp_path: pathlib.Path) -> None:
-    """Though its images were normalised otherwise than those of the run."""
-    space = Digits().build(classes=10, input_channels=1)
+    """Of another space than the run's, and though its images were normalised otherwise."""
+    space, params = small_space()
     arch = choices.smallest(space.menu)
-    params = jax.jit(lambda: network.init(space, jax.random.key(0)))()
     params = jax.tree.map(lambda x: x + 0.1, params)  # zero scales would hide a block
     stats = jax.tree.map(jnp.ones_like, network.zero_stats(space))
     module, variables = extract.extract(space, params, arch, stats)
@@ -235,7 +268,8 @@ def test_the_folder_of_an_extracted_network_teaches(tmp_path: pathlib.Path) -> N
         source={"run": "runs/digits"},
     )
     extract.save(tmp_path / "net", module, variables, description=description)
-    built = experiment.build(Config(space=Digits(), train=Train(teacher=str(tmp_path / "net"))))
+    settings = Config(space=TinySpace(), train=Train(teacher=str(tmp_path / "net")))
+    built = experiment.build(settings)
     assert built.recipe.teacher is None, "evaluation does not need it"
     teacher = experiment.taught(built).recipe.teacher
     assert teacher is not None
@@ -245,8 +279,9 @@ def test_the_folder_of_an_extracted_network_teaches(tmp_path: pathlib.Path) -> N
     other = built._replace(dataset=dataclasses.replace(built.dataset, class_names=("a", "b")))
     with pytest.raises(UserError, match=r"tells 10 classes apart .* the data has 2 classes"):
         experiment.taught(other)
-    with pytest.raises(UserError, match=r"names a block .steem.*did you mean stem"):
-        experiment.build(Config(space=Digits(), train=Train(features=("steem",))))
+    misspelt = dataclasses.replace(settings, train=Train(features=("frist",)))
+    with pytest.raises(UserError, match=r"names a block .frist.*did you mean first"):
+        experiment.build(misspelt)
 
 
 def test_mixed_labels_train_the_largest() -> None:
@@ -273,8 +308,7 @@ def test_published_rates_of_drop_connect_and_dropout() -> None:
 
 def test_residual_branches_start_at_zero() -> None:
     """The last scale of each block, and no other."""
-    space = Digits().build(classes=10, input_channels=1)
-    params = jax.jit(lambda: network.init(space, jax.random.key(0)))()
+    params = small_space()[1]
     for block, tree in params.items():
         for name, leaves in tree.items():
             if "scale" in leaves:
@@ -287,32 +321,44 @@ def test_residual_branches_start_at_zero() -> None:
 
 RNG = np.random.default_rng(1)
 NARROW, WIDE = (RNG.normal(size=(4, 3, 3, c)).astype(np.float32) for c in (3, 6))
-RELATIONS = (relations.similarity, relations.attention, relations.tokens)
+TOKENS = functools.partial(relations.tokens, temperature=0.5)
+RELATIONS = (relations.similarity, relations.attention, TOKENS)
+
+
+@functools.cache
+def graded(relation: Any) -> Any:
+    """`(student, teacher) -> (value, gradients of both)`."""
+    return jax.jit(jax.value_and_grad(relation, argnums=(0, 1)))
+
+
+def related(relation: Any, student: Any, teacher: Any) -> Any:
+    return graded(relation)(student, teacher)[0]
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
 def test_what_every_relation_keeps(relation: Any) -> None:
-    value, (gradient, of_teacher) = jax.value_and_grad(relation, argnums=(0, 1))(NARROW, WIDE)
+    value, (gradient, of_teacher) = graded(relation)(NARROW, WIDE)
     assert value > 0 and value.dtype == jnp.float32 and np.any(gradient)
     assert not np.any(of_teacher), "the teacher is a constant"
-    same = jax.value_and_grad(relation)(WIDE, WIDE)
-    np.testing.assert_allclose(same[0], 0, atol=1e-6)
-    np.testing.assert_allclose(same[1], 0, atol=1e-5)
+    same, (nothing, _) = graded(relation)(WIDE, WIDE)
+    np.testing.assert_allclose(same, 0, atol=1e-6)
+    np.testing.assert_allclose(nothing, 0, atol=1e-5)
     # dead channels of a masked subnet, another order of channels, another scale
     padded = np.concatenate([NARROW, np.zeros_like(NARROW)], axis=-1)
-    np.testing.assert_allclose(relation(padded, WIDE), value, rtol=1e-5)
-    np.testing.assert_allclose(relation(3 * NARROW[..., ::-1], WIDE[..., ::-1]), value, rtol=1e-5)
+    np.testing.assert_allclose(related(relation, padded, WIDE), value, rtol=1e-5)
+    far = np.float32(1e10) * NARROW  # the fourth powers of which are not finite
+    found = related(relation, far[..., ::-1], WIDE[..., ::-1])
+    np.testing.assert_allclose(found, value, rtol=1e-5)
     order = np.asarray([2, 0, 3, 1])
-    np.testing.assert_allclose(relation(NARROW[order], WIDE[order]), value, rtol=1e-5)
-    half = relation(jnp.bfloat16(NARROW), jnp.bfloat16(WIDE))
-    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(related(relation, NARROW[order], WIDE[order]), value, rtol=1e-5)
+    assert related(relation, jnp.bfloat16(NARROW), jnp.bfloat16(WIDE)).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
 @pytest.mark.parametrize("scale", [0.0, 1e-25, 1e4])
 def test_relations_are_finite(relation: Any, scale: float) -> None:
     for pair in ((scale * NARROW, WIDE), (NARROW, scale * WIDE), (scale * NARROW, scale * WIDE)):
-        value, gradient = jax.value_and_grad(relation)(*(np.float32(x) for x in pair))
+        value, (gradient, _) = graded(relation)(*(np.float32(x) for x in pair))
         assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
@@ -323,7 +369,7 @@ def test_similarity_follows_its_definition() -> None:
         return gram / np.linalg.norm(gram, axis=1, keepdims=True)
 
     wanted = np.sum((rows(WIDE) - rows(NARROW)) ** 2) / 16
-    np.testing.assert_allclose(relations.similarity(NARROW, WIDE), wanted, rtol=1e-5)
+    np.testing.assert_allclose(related(relations.similarity, NARROW, WIDE), wanted, rtol=1e-5)
 
 
 def test_attention_follows_its_definition() -> None:
@@ -332,9 +378,10 @@ def test_attention_follows_its_definition() -> None:
         return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
     wanted = np.mean(np.sum((maps(WIDE) - maps(NARROW)) ** 2, -1))
-    np.testing.assert_allclose(relations.attention(NARROW, WIDE), wanted, rtol=1e-5)
-    larger = np.repeat(np.repeat(WIDE, 2, 1), 2, 2)
-    assert np.isfinite(relations.attention(NARROW, larger))
+    np.testing.assert_allclose(related(relations.attention, NARROW, WIDE), wanted, rtol=1e-5)
+    larger = np.repeat(np.repeat(WIDE, 2, 1), 2, 2)  # of more pixels: the same places count
+    near, far = (related(relations.attention, WIDE, x) for x in (larger, larger[:, ::-1]))
+    assert near < 0.1 * far
 
 
 def test_tokens_follow_their_definition() -> None:
@@ -346,10 +393,10 @@ def test_tokens_follow_their_definition() -> None:
 
     p, q = rows(WIDE), rows(NARROW)
     wanted = np.mean(np.sum(p * np.log(p / q), -1))
-    found = relations.tokens(NARROW, WIDE, temperature=0.5)
+    found = related(TOKENS, NARROW, WIDE)
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
     flat = (x.reshape(4, 9, -1) for x in (NARROW, WIDE))
-    np.testing.assert_allclose(relations.tokens(*flat, temperature=0.5), found, rtol=1e-6)
+    np.testing.assert_allclose(related(TOKENS, *flat), found, rtol=1e-6)
 
 
 def test_mistakes_are_named() -> None:

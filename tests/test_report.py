@@ -16,6 +16,7 @@ import tiny_run
 from tiny_run import CONFIG, supernet
 
 from supernet_jax import choices, config, experiment, sampling, train, visits
+from supernet_jax.members import Members
 from supernet_jax.report import axes, history, page, plot, subnets
 from supernet_jax.report.columns import columns
 from supernet_jax.report.found import Pair
@@ -317,8 +318,8 @@ def test_replayed_archs_are_those_of_training(shards: int) -> None:
     replayed, _ = visits.draws(space, sampler, steps, rollbacks, seed=7, arch_shards=shards)
     for i, (step, rolled) in enumerate(zip(steps, rollbacks, strict=True)):
         state: Any = type("State", (), {"sampler": (), "step": np.int32(step)})
-        members = train._Members(recipe, None, None, state, None, None, None)
-        _, key, _ = train.step_keys(7, np.int32(step), np.int32(rolled))
+        members = Members(recipe, None, None, state, None, None, None)
+        _, key, _ = train.step_keys(jax.random.key(7), np.int32(step), np.int32(rolled))
         sizes = train.step_resolutions(recipe, step=int(step), rollbacks=int(rolled))
         expected = members.draw(key, None, sizes[2:])
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), replayed, expected)

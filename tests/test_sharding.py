@@ -14,6 +14,7 @@ from light_space import CHANNELS, CLASSES, light
 from supernet_jax import checkpoint, choices, data, fit, losses, optim, sharding, train
 from supernet_jax.choices import Arch
 from supernet_jax.errors import UserError
+from supernet_jax.members import Members
 from supernet_jax.sampling import Sampler, sandwich, uniform
 
 BATCH, STEPS = 16, 4
@@ -245,12 +246,45 @@ def test_a_step_is_the_mean_of_the_steps_of_its_parts() -> None:
 def test_each_part_draws_its_own_subnet() -> None:
     recipe = PLAIN._replace(sampler=uniform(SPACE.menu, n_random=2), arch_shards=8)
     host = batch(np.arange(BATCH))
-    members = train._Members(
+    members = Members(
         recipe, None, None, train.create(recipe), host.images, host.labels, jax.random.key(0)
     )
     archs = choices.pack(members.draw(jax.random.key(1), None, (8, 8)))
     assert archs.shape[:2] == (2, 8)
     assert len(np.unique(np.asarray(archs).reshape(16, -1), axis=0)) == 4  # all there are
+
+
+def test_normalisation_of_parts_alone() -> None:
+    """The step of a sandwich is the mean of the steps on the parts, teachers' logits included."""
+    recipe = PLAIN._replace(norm_shards=2)
+    found = sandwiched(recipe, np.arange(BATCH))
+    halves = [sandwiched(PLAIN, part) for part in np.split(np.arange(BATCH), 2)]
+    for name in ("loss/largest", "loss/smallest", "loss/random_1", "accuracy/largest"):
+        mean = (halves[0][1][name] + halves[1][1][name]) / 2
+        np.testing.assert_allclose(found[1][name], mean, rtol=1e-6)
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, halves[0][0], halves[1][0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found[0], mean)
+    whole = sandwiched(PLAIN, np.arange(BATCH))
+    apart = jax.tree.map(lambda a, b: a - b, found[0], whole[0])
+    assert float(optax.tree.norm(apart)) > 1e-3
+
+
+def sandwiched(recipe: train.Recipe, places: np.ndarray, mesh: Any = None) -> tuple[Any, Any]:
+    """Parameters and metrics after one step of largest, smallest and a random subnet."""
+    state, host = train.create(recipe), batch(places)
+    if mesh is not None:
+        state, host = sharding.replicate(mesh, state), sharding.split(mesh, host)
+    step = train.make_step(recipe, mesh=mesh)
+    state, metrics = step(state, host, resolutions=(8,) * 3)
+    return jax.device_get((state.params, metrics))
+
+
+def test_normalisation_of_parts_does_not_depend_on_the_devices() -> None:
+    recipe = PLAIN._replace(norm_shards=8)
+    one, eight = (
+        sandwiched(recipe, np.arange(BATCH), mesh) for mesh in (None, sharding.data_mesh())
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), one, eight)
 
 
 EIGHT = PLAIN._replace(arch_shards=8)

@@ -68,7 +68,16 @@ def test_published_training_step() -> None:
         augment=as_they_are,
     )
     zero = jnp.zeros((), jnp.int32)
-    state = train.State(zero, params, optimizer.init(params), (), None, zero + 0, zero + 0)
+    counters = zero, zero + 0
+    state = train.State(
+        zero + 0,
+        params,
+        optimizer.init(params),
+        (),
+        None,
+        *counters,
+        jax.random.key_data(jax.random.key(0)),
+    )
     labels, ids = np.asarray([1, 20, 300, 999], np.int32), np.arange(4, dtype=np.int32)
     batch = train.Batch(reference.images(4, 224, 30), labels, ids)
     state, metrics = train.make_step(recipe)(state, batch, resolutions=(288, 192, 224, 256))
@@ -396,6 +405,20 @@ def test_a_step_is_a_function_of_seed_step_and_rollbacks() -> None:
     assert bitwise(first, again) and bitwise(one, same)
     losses = [float(m["loss/largest"]) for m in (one, *(m for _, m in others))]
     assert len(set(losses)) == 3  # the augmentation differs
+
+
+def test_a_compiled_step_serves_every_seed() -> None:
+    """The seed is data of the state: the step of one recipe goes on as that of another seed."""
+    recipe, step = troubled_step()
+    other = recipe._replace(seed=recipe.seed + 1)
+    first, mine = (train.create(r) for r in (recipe, other))
+    assert not bitwise(first.params, mine.params)
+    mixed = dataclasses.replace(first, key=mine.key)  # the same weights, other draws
+    metrics = [
+        run(on_device(jax.tree.map(jnp.copy, state)), some_batch(), resolutions=(8, 6, 8, 8))[1]
+        for run, state in ((step, mixed), (train.make_step(other), mixed), (step, first))
+    ]
+    assert bitwise(metrics[0], metrics[1]) and not bitwise(metrics[0], metrics[2])
 
 
 def test_resolutions_are_drawn_from_seed_and_step() -> None:

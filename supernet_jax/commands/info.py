@@ -193,7 +193,11 @@ def _visits(arguments: Arguments) -> None:
         raise UserError(f"--sampler needs a config file, which {arguments.space} is not")
     if arguments.archs is not None:
         raise UserError("--archs and --sampler are two questions; ask one")
+    if arguments.latency is not None:
+        raise UserError("--latency needs --archs, whose milliseconds it tells")
     if arguments.out is not None:
+        if arguments.out.suffix != ".png":
+            raise UserError(f"--out is {arguments.out}, but the picture is PNG; end it in .png")
         common.check_writable("--out", arguments.out)
     settings = config.load_file(arguments.space)[0]
     built = experiment.build(settings)

@@ -88,11 +88,11 @@ def _preferred(arguments: Arguments, samples: int) -> None:
         raise UserError(f"--score needs a config file for its images; {arguments.space} is none")
     built = experiment.build(config.load_file(arguments.space)[0])
     space, macs = built.space, table.reference_macs(built.space)
-    key = jax.random.key(arguments.seed)
-    archs = jax.device_get(choices.sample(space.menu, key, (samples,)))
+    archs = _distinct(space, jax.random.key(arguments.seed), samples)
+    count = len(jax.tree.leaves(archs)[0])
     score = _scorer(built, arguments)
     scores = []
-    with progress.bar("scoring", samples, unit="arch") as advance:
+    with progress.bar("scoring", count, unit="arch") as advance:
         for arch in choices.unstack(archs):
             scores.append(float(score(arch)))
             advance(1)
@@ -104,9 +104,17 @@ def _preferred(arguments: Arguments, samples: int) -> None:
     print(
         f"wrote {arguments.out}: {len(records)} archs of {space.name}, the best "
         f"{arguments.keep} by {arguments.score} in each of {arguments.bins} ranges of MACs, of "
-        f"{samples:,} random ones"
+        f"{count:,} different random ones"
     )
     print(f'next: sampler=Preferred(archs="{arguments.out}") in a config file')
+
+
+def _distinct(space: network.Space, key: choices.Array, samples: int) -> choices.Arch:
+    """So many uniform archs, each once, at the largest resolution, at which they are scored."""
+    archs = jax.device_get(choices.sample(space.menu, key, (samples,)))
+    last = np.full(samples, len(space.resolutions) - 1, np.int32)
+    archs = choices.replace(archs, space.resolution, last)
+    return choices.unpack(space.menu, np.unique(np.asarray(choices.pack(archs)), axis=0))
 
 
 def _scorer(built: Experiment, arguments: Arguments) -> Any:
@@ -126,10 +134,8 @@ def _scorer(built: Experiment, arguments: Arguments) -> Any:
 def _record(
     space: network.Space, archs: Any, i: int, macs: Any, score: float, name: str
 ) -> dict[str, Any]:
-    """One line of the file, at the resolution that it was scored at."""
+    """One line of the file."""
     arch = jax.tree.map(lambda leaf: leaf[i], archs)
-    last = np.int32(len(space.resolutions) - 1)
-    arch = choices.replace(arch, space.resolution, last)
     return {
         "arch": choices.to_notation(space.menu, arch),
         "macs": int(macs(arch)),

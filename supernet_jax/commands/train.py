@@ -13,6 +13,7 @@ import rich.table
 import tyro
 
 from supernet_jax import checkpoint, config, experiment, fit, rehearsal, sharding
+from supernet_jax import train as training
 from supernet_jax.commands import common
 from supernet_jax.config import Config
 from supernet_jax.errors import UserError
@@ -59,9 +60,7 @@ def run(arguments: Arguments) -> None:
     built = experiment.taught(experiment.build(arguments.config))
     built = _on_devices(built, arguments.devices)
     sharding.check_divides("train.batch", arguments.config.train.batch, built.mesh)
-    recipe, batch = built.recipe, built.config.train.batch
-    sharding.check_arch_shards(recipe.arch_shards, batch, built.mesh)
-    sharding.check_accumulate(recipe.accumulate, recipe.arch_shards, batch, built.mesh)
+    training.check_parts(built.recipe, built.config.train.batch, built.mesh)
     sharding.check_divides("evaluation.batch", arguments.config.evaluation.batch, built.mesh)
     if arguments.dry_run or arguments.out is None:
         _rehearse(built, as_json=arguments.json)

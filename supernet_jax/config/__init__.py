@@ -107,6 +107,8 @@ class Train:
     """how random subnets run; auto picks what is faster on this backend"""
     arch_shards: int = 1
     """parts of each batch that train random subnets of their own"""
+    norm_shards: int = 1
+    """parts of each batch whose BatchNorm is their own; 1 for BatchNorm over the whole batch"""
     accumulate: int = 1
     """micro-batches per step, for less memory; BatchNorm sees the images of one of them"""
     features: tuple[str, ...] = ()
@@ -165,6 +167,7 @@ class Config:
             ("train.log-every", train.log_every, 1),
             ("train.seed", train.seed, 0),
             ("train.arch-shards", train.arch_shards, 1),
+            ("train.norm-shards", train.norm_shards, 1),
             ("train.accumulate", train.accumulate, 1),
             ("data.pad", data.pad, 0),
             ("data.layers", data.layers, 1),

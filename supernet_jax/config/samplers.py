@@ -11,6 +11,7 @@ from typing import Any, Literal
 from supernet_jax import ordering, sampling
 from supernet_jax.choices import Menu, paths
 from supernet_jax.config.checks import require
+from supernet_jax.errors import near
 from supernet_jax.network import Space
 from supernet_jax.sampling import Reorder, Sampler
 from supernet_jax.sampling import table as tables
@@ -20,9 +21,10 @@ from supernet_jax.sampling.preferred import read as read_preferred
 
 def taken(sampler: Any, **offered: Any) -> dict[str, Any]:
     """What of the offered the `build` of a sampler takes, which may be the user's own."""
-    if not callable(getattr(sampler, "build", None)):
+    try:
+        names = inspect.signature(sampler.build).parameters
+    except (AttributeError, TypeError, ValueError):  # it has none; the experiment says so
         return {}
-    names = inspect.signature(sampler.build).parameters
     return {name: value for name, value in offered.items() if name in names}
 
 
@@ -180,11 +182,13 @@ class Nested:
     levels: int = 8
     """sub-models of the chain"""
 
-    def build(self, *, menu: Menu) -> Sampler:
-        """The sampler for a space's menu."""
+    def build(self, *, menu: Menu, space: Space) -> Sampler:
+        """The sampler for a space."""
         _require_members(self.n_random, 1)
         require(self.levels >= 2, f"sampler.levels is {self.levels}, must be 2 or more")
-        return sampling.nested(menu, levels=self.levels, n_random=self.n_random)
+        return sampling.nested(
+            menu, levels=self.levels, n_random=self.n_random, resolution=space.resolution
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +207,11 @@ class Shift:
     def build(self, *, menu: Menu, space: Space) -> Sampler:
         """The sampler for a space."""
         _require_members(self.n_random, 1)
-        _require_share("floor", self.floor)
+        require(
+            0 < self.floor <= 1,
+            f"sampler.floor is {self.floor}, must be above 0 and at most 1; with 0 a range may "
+            "never be drawn again",
+        )
         return sampling.shift(
             menu,
             bins=_bins(self.table, self.bins, space),
@@ -256,6 +264,11 @@ def _require_phases(sampler: Progressive, space: Space) -> None:
     _require_share("largest-alone", sampler.largest_alone)
     for phase in sampler.phases:
         _require_share("phases.share", phase.share)
+        require(
+            not isinstance(phase.decisions, str),
+            f"sampler.phases.decisions is {phase.decisions!r}, must be a tuple, as "
+            f"({phase.decisions!r},)",
+        )
         require(phase.options >= 0, f"sampler.phases.options is {phase.options}, must be 0 or more")
     total = sampler.largest_alone + sum(phase.share for phase in sampler.phases)
     require(total < 1 + 1e-6, f"sampler.largest-alone and the phases' shares add up to {total}")
@@ -265,5 +278,6 @@ def _require_phases(sampler: Progressive, space: Space) -> None:
     for name in (name for phase in sampler.phases for name in phase.decisions):
         require(
             name in known,
-            f"sampler.phases opens {name!r}, but space {space.name} has {', '.join(sorted(known))}",
+            f"sampler.phases opens {name!r}, but space {space.name} has {', '.join(sorted(known))}"
+            f"{near(name, known)}",
         )

@@ -33,5 +33,5 @@ def draw(path: pathlib.Path, macs: dict[str, np.ndarray], *, title: str, note: s
     axes.set_xlabel("MACs" + (f"\n{note}" if note else ""))
     axes.set_ylabel("subnets")
     axes.set_title(title)
-    axes.legend()
-    figure.savefig(path)
+    figure.legend(loc="outside lower center", ncols=3)
+    figure.savefig(path, format="png")

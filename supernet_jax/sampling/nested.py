@@ -5,23 +5,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax import choices
-from supernet_jax.choices import Arch, Array, Menu
+from supernet_jax.choices import Arch, Array, Menu, Path
 from supernet_jax.sampling.hook import Sampler, Score, stateless
 
 
-def chain(menu: Menu, *, levels: int) -> Arch:
+def chain(menu: Menu, *, levels: int, resolution: Path = ("resolution",)) -> Arch:
     """Nested archs from the smallest to the largest: NumPy, `[L]`, L at most `levels`.
 
     Level `t` of 0 to 1 takes of each decision the option at `round(t * (O - 1))`, so all sizes grow
-    together and each arch lies inside the next. Levels that give the same arch are one.
+    together and each arch lies inside the next. Levels that give the same arch are one. All are at
+    the largest resolution, which is the step's anyway: no arch comes twice because of it.
     """
     last = np.asarray([len(choice) - 1 for choice in jax.tree.leaves(menu)])
-    shares = np.linspace(0, 1, levels)[:, None]
+    shares = np.repeat(np.linspace(0, 1, levels)[:, None], len(last), axis=1)
+    shares[:, [path == resolution for path in choices.paths(menu)]] = 1
     packed = np.unique(np.floor(shares * last + 0.5).astype(np.int32), axis=0)
     return choices.unpack(menu, packed[np.argsort(packed.sum(-1), kind="stable")])
 
 
-def nested(menu: Menu, *, levels: int = 8, n_random: int = 2) -> Sampler:
+def nested(
+    menu: Menu, *, levels: int = 8, n_random: int = 2, resolution: Path = ("resolution",)
+) -> Sampler:
     """Nested sub-models in order of size (SortedNet, arXiv 2309.00255, section 3).
 
     Each random member is one of the chain, all equally likely; the members of a step are what the
@@ -32,8 +36,9 @@ def nested(menu: Menu, *, levels: int = 8, n_random: int = 2) -> Sampler:
         menu: what may be chosen.
         levels: sub-models of the chain, 2 or more.
         n_random: members drawn per step.
+        resolution: where it stands in the menu.
     """
-    archs = chain(menu, levels=levels)
+    archs = chain(menu, levels=levels, resolution=resolution)
     count = len(jax.tree.leaves(archs)[0])
 
     def sample(key: Array, step: Array, score: Score) -> Arch:

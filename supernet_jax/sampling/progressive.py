@@ -57,7 +57,7 @@ def openings(menu: Menu, phases: Sequence[Phase], *, resolution: Path) -> np.nda
             low[i] = new
     closed = [name for name, i in zip(choices.names(menu), low, strict=True) if i > 0]
     if closed:
-        raise ValueError(f"no phase opens all options of {', '.join(closed)}")
+        raise ValueError(f"no phase opens all options of {', '.join(closed)}; add one for them")
     return opens
 
 

@@ -37,8 +37,8 @@ def shift(menu: Menu, *, bins: Bins, macs: Cost, n_random: int = 2, floor: float
     """Probability shift over bins of MACs (after ShiftNAS, arXiv 2307.08300), in a sandwich.
 
     The paper moves the probability of a range of costs by how much the performance of its subnets
-    still varies. The rule here is ours: a bin's variation is `v = |quick - slow| / |slow|`, of two
-    running averages of its loss, and `P = floor / K + (1 - floor) * v / sum(v)` over the bins that
+    still varies. The rule here is ours: a bin's variation is `v = |quick - slow|`, of two running
+    averages of its loss, and `P = floor / K + (1 - floor) * v / sum(v)` over the bins that
     are not empty. Until each of these was visited they are equally likely, unlike under uniform
     sampling. Archs of a bin come from the table, where the paper trains a generator.
 
@@ -47,7 +47,8 @@ def shift(menu: Menu, *, bins: Bins, macs: Cost, n_random: int = 2, floor: float
         bins: of the space's table.
         macs: `table.reference_macs` of the space.
         n_random: members drawn per step.
-        floor: share of the draws that stays uniform over bins, in [0, 1].
+        floor: share of the draws that stays uniform over bins, in (0, 1]; with 0 a bin whose loss
+            did not move would never be drawn again.
     """
 
     def init(key: Array) -> ShiftState:
@@ -79,8 +80,8 @@ def probability(state: ShiftState, bins: Bins, *, floor: float) -> Array:
     """How likely each bin is to be drawn, `[K]`."""
     usable = jnp.asarray(bins.logits > -jnp.inf)
     even = usable / jnp.sum(usable)
-    change = jnp.abs(state.quick - state.slow) / jnp.maximum(jnp.abs(state.slow), 1e-12)
-    change = jnp.where(usable, change, 0.0)
+    # Not relative: divergences come near 0, and some are negative.
+    change = jnp.where(usable, jnp.abs(state.quick - state.slow), 0.0)
     total = jnp.sum(change)
     known = jnp.all(state.seen | ~usable) & (total > 0)
     return jnp.where(known, floor * even + (1 - floor) * change / jnp.maximum(total, 1e-30), even)

@@ -168,15 +168,24 @@ def check(table: Table, space: Space) -> None:
     ours = dict(zip(choices.names(space.menu), map(len, jax.tree.leaves(space.menu)), strict=True))
     theirs = {name: len(rows[0]) for name, rows in table.options.items() if rows}
     ends = _ends(space)
-    shapes = {len(rows) for rows in table.options.values()} | {len(table.probability)}
-    whole = shapes == {len(table.edges) - 1}
+    whole = _whole(table)
     if not whole or ours != theirs or (table.edges[0], table.edges[-1]) != ends:
         seen = f"{table.edges[0]:,.0f} to {table.edges[-1]:,.0f} MACs" if table.edges else "no bin"
         raise UserError(
-            f"the table of MACs was made of another space: {table.space} with {len(theirs)} "
-            f"decisions and {seen}, but this is {space.name} with {len(ours)} decisions and "
+            "the table of MACs was made of another space or is damaged: "
+            f"{table.space} with {len(theirs)} decisions and {seen}, but this is "
+            f"{space.name} with {len(ours)} decisions and "
             f"{ends[0]:,.0f} to {ends[1]:,.0f} MACs; make it again with `supernet table`"
         )
+
+
+def _whole(table: Table) -> bool:
+    """Whether all its parts have the same bins, and rows that one can draw from."""
+    bins = {len(rows) for rows in table.options.values()} | {len(table.probability)}
+    ragged = any(len(row) != len(rows[0]) for rows in table.options.values() for row in rows)
+    likely = table.probability, *(row for rows in table.options.values() for row in rows)
+    below = any(value < 0 for row in likely for value in row)
+    return bins == {len(table.edges) - 1} and not ragged and not below and sum(likely[0]) > 0
 
 
 def arrays(table: Table) -> Bins:
