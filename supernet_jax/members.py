@@ -76,7 +76,11 @@ class Members(NamedTuple):
         self, arch: Arch, role: str, resolution: int, teacher: Taught | None, carry: Any
     ) -> tuple[Array, Taught, Any]:
         """A concrete arch, at its own cost."""
-        (loss, output), gradients = self.gradient(network.sliced, arch, role, resolution, teacher)
+
+        def run(members: Members, _: None, teacher: Taught | None) -> Any:
+            return members.gradient(network.sliced, arch, role, resolution, teacher)
+
+        (loss, output), gradients = self.in_parts(self.recipe.norm_shards, run, None, teacher)
         carry = self.recipe.combine.add(carry, gradients, role, self.state.step)
         return loss, output, carry
 
@@ -103,33 +107,16 @@ class Members(NamedTuple):
         self, arch: Arch, resolution: int, teacher: Taught | None
     ) -> tuple[Array, Tree]:
         """Loss and gradient of a random member: `[]`, or `[G]` with an arch for each part."""
-        shards, strategy = self.recipe.arch_shards, self.recipe.strategy
-        if shards == 1:
-            (loss, _), gradients = self.gradient(strategy, arch, "random", resolution, teacher)
-            return loss, gradients
+        recipe = self.recipe
+        count = max(recipe.arch_shards, recipe.norm_shards)
+        if recipe.arch_shards < count:
+            arch = jax.tree.map(lambda x: jnp.repeat(x[None], count, axis=0), arch)
 
-        def run(alone: Members, arch: Arch, teacher: Taught | None) -> Any:
-            return alone.accumulated(strategy, arch, "random", resolution, teacher)
+        def run(members: Members, arch: Arch, teacher: Taught | None) -> Any:
+            return members.gradient(recipe.strategy, arch, "random", resolution, teacher)
 
-        (loss, _), gradients = self.in_parts(shards, run, arch, teacher)
+        (loss, _), gradients = self.in_parts(count, run, arch, teacher)
         return loss, gradients
-
-    def gradient(
-        self, strategy: Strategy, arch: Arch, role: str, resolution: int, teacher: Taught | None
-    ) -> tuple[tuple[Array, Taught], Tree]:
-        """((loss, output), gradient with respect to the shared parameters)."""
-        count = self.recipe.norm_shards
-        if count == 1:
-            return self.accumulated(strategy, arch, role, resolution, teacher)
-        # a traced arch goes in as data: functions on parts of a mesh cannot close over it
-        traced = role == "random"
-        own = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x)[None], count, axis=0), arch)
-
-        def run(alone: Members, part: Arch, teacher: Taught | None) -> Any:
-            one = part if traced else arch
-            return alone.accumulated(strategy, one, role, resolution, teacher)
-
-        return self.in_parts(count, run, own if traced else None, teacher)
 
     def in_parts(
         self,
@@ -141,11 +128,13 @@ class Members(NamedTuple):
         """Mean loss and gradient over parts of the batch that know nothing of each other.
 
         Args:
-            count: G, parts.
+            count: G, parts; 1 for the whole batch, over all devices.
             run: `(members of a part, its arch, its teacher) -> ((loss, output), gradient)`.
-            archs: `[G]`, or None.
+            archs: `[G]`, `[]` where G is 1, or None.
             teacher: of the whole batch.
         """
+        if count == 1:
+            return run(self, archs, teacher)
         parts = jax.tree.map(
             lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]),
             (self.images, self.labels, teacher),
@@ -194,7 +183,7 @@ class Members(NamedTuple):
         archs = jax.tree.map(lambda leaf: leaf[: len(resolutions)], archs)
         return choices.replace(archs, space.resolution, chosen)
 
-    def accumulated(
+    def gradient(
         self, strategy: Strategy, arch: Arch, role: str, resolution: int, teacher: Taught | None
     ) -> tuple[tuple[Array, Taught], Tree]:
         """((loss, output), gradient), means over micro-batches."""
