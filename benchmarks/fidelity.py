@@ -59,6 +59,7 @@ from supernet_jax.config import (
     SoftCrossEntropy,
     Uniform,
 )
+from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
 
 MEMBERS = 4  # of a step of the sandwich, the unit of budgets
@@ -124,7 +125,15 @@ def main() -> None:
         arguments.dataset, arguments.pixels, arguments.steps, arguments.batch = "digits", 8, 20, 32
         arguments.archs, arguments.truth_seeds, arguments.seeds, arguments.bands = 4, 1, 1, 2
         arguments.methods = ["single path", "sandwich, KL"]
-    study = Study(arguments)
+    for name in ("steps", "truth_seeds", "seeds", "bands"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if arguments.archs < 2 * arguments.bands:
+        parser.error(f"--archs must be at least {2 * arguments.bands}: two for each of --bands")
+    try:
+        study = Study(arguments)
+    except UserError as error:
+        parser.error(str(error))
     if not arguments.tables:
         study.train()
     found = study.found()
@@ -179,10 +188,22 @@ class Study:
             base, data=images, train=own, space=space, evaluation=evaluation
         )
         self._folder = arguments.out
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._built = experiment.build(self._base)
+        self._check_same()
         self._archs = chosen(self._built, arguments.archs)
         self._steps: dict[str, Callable[..., Any]] = {}
+
+    def _check_same(self) -> None:
+        """Notes what the folder is about, or makes sure that it is about the same."""
+        names = ("dataset", "pixels", "steps", "batch", "archs")
+        own = {name: vars(self._asked)[name] for name in names}
+        path = self._folder / "study.json"
+        known = json.loads(path.read_text()) if path.exists() else own
+        other = {name: known[name] for name in names if known[name] != own[name]}
+        if other:
+            raise UserError(f"{self._folder} holds a study with {other}; choose another --out")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        results.write_json(path, own)
 
     @functools.cached_property
     def _judge(self) -> "Judge":

@@ -16,6 +16,7 @@ from conftest import ROOT
 from scipy import stats
 
 from supernet_jax import choices, config
+from supernet_jax.errors import UserError
 
 sys.path.append(str(ROOT / "benchmarks"))  # at the end: it has names like data and compile
 fidelity = importlib.import_module("fidelity")
@@ -207,3 +208,34 @@ def test_an_arch_alone_is_what_trains(tmp_path: pathlib.Path) -> None:
     state = sampler.init(jax.random.key(0))
     drawn = sampler.sample(state, jax.random.key(5), 3, None)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), drawn, arch)
+
+
+def test_a_folder_holds_one_study(tmp_path: pathlib.Path) -> None:
+    fidelity.Study(asked(tmp_path))
+    fidelity.Study(asked(tmp_path))
+    other = argparse.Namespace(**{**vars(asked(tmp_path)), "steps": 13})
+    with pytest.raises(UserError, match=r"holds a study with {'steps': 12}; choose another --out"):
+        fidelity.Study(other)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--archs", "5"), "--archs must be at least 6: two for each of --bands"),
+        (("--seeds", "0"), "--seeds must be at least 1"),
+        (("--dataset", "tfds:cifar100x", "--data-dir", "nowhere"), "nowhere"),
+        (("--methods", "magic"), "invalid choice: 'magic'"),
+    ],
+)
+def test_mistakes(
+    options: tuple[str, ...],
+    words: str,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fidelity.py", "--out", str(tmp_path / "out"), *options])
+    with pytest.raises(SystemExit) as ended:
+        fidelity.main()
+    assert ended.value.code == 2 and words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
