@@ -245,8 +245,8 @@ class Study:
         todo = [one for one in self.trainings if not self._file(one).exists()]
         every, start = len(self.trainings), time.perf_counter()
         for i, one in enumerate(todo):
-            left = (time.perf_counter() - start) / i * (len(todo) - i) / 60 if i else 0.0
-            about = f", about {left:,.0f} min left at this pace" if i else ""
+            pace = (time.perf_counter() - start) / max(i, 1) / 60
+            about = f", about {pace * (len(todo) - i):,.0f} min left at this pace" if i else ""
             print(f"{every - len(todo) + i + 1} of {every}: {one.name}{about}", file=sys.stderr)
             self._do(one)
 

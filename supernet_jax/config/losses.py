@@ -50,10 +50,7 @@ class SoftCrossEntropy:
 
     def build(self) -> losses.Loss:
         """The loss."""
-        divergence = losses.tempered(losses.soft_cross_entropy, temperature=self.temperature)
-        return losses.in_place_distillation(
-            divergence, smoothing=self.smoothing, hard_weight=self.hard_weight
-        )
+        return _in_place(losses.soft_cross_entropy, self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +66,7 @@ class ReverseKL:
 
     def build(self) -> losses.Loss:
         """The loss."""
-        divergence = losses.tempered(losses.reverse_kl_divergence, temperature=self.temperature)
-        return losses.in_place_distillation(
-            divergence, smoothing=self.smoothing, hard_weight=self.hard_weight
-        )
+        return _in_place(losses.reverse_kl_divergence, self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +82,7 @@ class JensenShannon:
 
     def build(self) -> losses.Loss:
         """The loss."""
-        divergence = losses.tempered(losses.jensen_shannon_divergence, temperature=self.temperature)
-        return losses.in_place_distillation(
-            divergence, smoothing=self.smoothing, hard_weight=self.hard_weight
-        )
+        return _in_place(losses.jensen_shannon_divergence, self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +119,7 @@ class FeatureRelations:
             "attention": relations.attention,
             "tokens": relations.tokens,
         }
-        divergence = losses.tempered(losses.kl_divergence, temperature=self.temperature)
-        loss = losses.in_place_distillation(
-            divergence, smoothing=self.smoothing, hard_weight=self.hard_weight
-        )
+        loss = _in_place(losses.kl_divergence, self)
         return relations.with_features(loss, kinds[self.kind], weight=self.weight)
 
 
@@ -152,3 +140,14 @@ class OutsideTeacher:
         return losses.outside_distillation(
             divergence, smoothing=self.smoothing, hard_weight=self.hard_weight
         )
+
+
+def _in_place(
+    divergence: losses.Divergence,
+    part: SoftCrossEntropy | ReverseKL | JensenShannon | FeatureRelations,
+) -> losses.Loss:
+    """In-place distillation by a divergence, with the numbers that these parts have alike."""
+    softer = losses.tempered(divergence, temperature=part.temperature)
+    return losses.in_place_distillation(
+        softer, smoothing=part.smoothing, hard_weight=part.hard_weight
+    )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from supernet_jax import ordering, sampling
 from supernet_jax.choices import Menu, paths
 from supernet_jax.config.checks import require
-from supernet_jax.errors import near
+from supernet_jax.errors import UserError, near
 from supernet_jax.network import Space
 from supernet_jax.sampling import Reorder, Sampler
 from supernet_jax.sampling import table as tables
@@ -152,8 +152,7 @@ class Progressive:
                 else None,
             )
         except ValueError as error:
-            require(False, f"sampler.phases: {error}")
-            raise
+            raise UserError(f"sampler.phases: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

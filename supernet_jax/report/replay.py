@@ -12,6 +12,7 @@ from supernet_jax import checkpoint, choices, config, costs, schema, visits
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
 from supernet_jax.report.history import Stretch
+from supernet_jax.report.values import mapping
 from supernet_jax.sampling import Sampler
 
 MOST = 20_000  # steps that are replayed; of longer runs so many, evenly spaced
@@ -22,7 +23,7 @@ class Visited(NamedTuple):
 
     Attributes:
         macs: `[S * M * G]`.
-        fixed: MACs of the members of every step, the largest first.
+        fixed: MACs of the fixed members, the largest first.
         ends: MACs of the smallest and the largest subnet.
         replayed: S.
         steps: of the run.
@@ -52,15 +53,14 @@ def replayed(
     Raises:
         UserError: why that cannot be done.
     """
-    known = meta.get("space")
+    known = mapping(meta.get("space"))
     try:
-        assert isinstance(known, Mapping)
         sizes = {"classes": int(known["classes"]), "input_channels": int(known["input_channels"])}
         own = described["train"]
         seed, shards = int(own["seed"]), int(own.get("arch_shards", 1))
         if not (0 <= seed < 2**63 and 1 <= shards <= 2**16):
             raise ValueError
-    except (AssertionError, KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError("the configuration or the checkpoint does not say enough") from None
     part = schema.from_json(described.get("space"), types, where="space")
     drawing = schema.from_json(described.get("sampler"), types, where="sampler")

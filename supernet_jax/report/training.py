@@ -16,6 +16,9 @@ from supernet_jax.report.markup import Html, tag
 from supernet_jax.report.plot import Labels, Line, Mark
 from supernet_jax.report.values import mapping, number
 
+IN_PLACE = (
+    *("AlphaDivergence", "SoftCrossEntropy", "ReverseKL", "JensenShannon", "FeatureRelations"),
+)  # losses by which the largest teaches the others
 ROLES = ("largest", "smallest", "random")
 OTHER = ("c3", "c4", "scored")  # colours of roles that the library does not know
 brought = functools.partial(columns, most=plot.COLUMNS)
@@ -43,7 +46,7 @@ def _loss_note(facts: Facts) -> str:
     loss = str(mapping(facts.config.get("loss")).get("type", ""))
     if loss == "HardLabels":
         return "Cross-entropy to the labels, all roles alike."
-    if loss in ("AlphaDivergence", "SoftCrossEntropy"):
+    if loss in IN_PLACE:
         return (
             "The largest learns from the labels (cross-entropy), the others from the largest "
             "(divergence): compare a role with itself, not with another."
@@ -151,7 +154,7 @@ def macs(facts: Facts, types: Mapping[str, type]) -> list[Html]:
     except UserError as error:
         return [tag("p", f"Not known for this run: {error}.", class_="soft")]
     fixed = ", ".join(f"{n:,}" for n in seen.fixed)
-    always = f" Every step also trains the fixed members of {fixed} MACs." if fixed else ""
+    always = f" The fixed members have {fixed} MACs." if fixed else ""
     if not seen.macs.size:
         return [tag("p", f"There are no random members.{always}", class_="soft")]
     part = "all" if seen.replayed == seen.steps else f"{seen.replayed:,} evenly spaced"
