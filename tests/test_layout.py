@@ -26,6 +26,7 @@ ROWS = (
     ("members",),
     ("train",),
     ("fit", "search", "extract", "extracted", "card", "timing"),
+    ("export", "importers"),
     ("config", "experiment", "results", "raced", "report", "rehearsal", "visits"),
     ("commands",),
     ("cli",),

@@ -1,0 +1,1 @@
+"""Formats in which an extracted network leaves the library, one file each."""
