@@ -16,8 +16,8 @@ Expected: as published, top-1 on the 50,000 validation images, each network cali
 Differs from the publication: 10,000 training images are held out for search; the random members
 of a step share a resolution; BatchNorm of every member sees the whole batch, there 32 images
 (`train.norm_shards` lets it see fewer: docs/methods.md). Images are resized bilinearly, there
-bicubically; AutoAugment takes levels as they are, the nearest pixel and a fill of 128, there levels
-vary by a deviation of 0.5, interpolations by chance, and the fill is the mean.
+bicubically; AutoAugment takes the nearest pixel and a fill of 128, there the interpolation is drawn
+by chance, and the fill is the mean.
 """
 
 from supernet_jax.config import (
@@ -41,6 +41,7 @@ config = Config(
         crop="random",
         flip=True,
         policy="autoaugment",
+        deviation=0.5,
     ),
     sampler=Sandwich(n_random=2),
     loss=AlphaDivergence(smoothing=0.1, alpha_min=-1.0, alpha_max=1.0, clip=5.0),

@@ -22,8 +22,8 @@ ranges of 25 M MACs count at resolution 288, there at a subnet's own, and come o
 subnets (`sampler.table` takes a larger table). 10,000 training images are held out for search; the
 random members of a step share a resolution; BatchNorm of every member sees the whole batch, there
 32 images (`train.norm_shards` lets it see fewer: docs/methods.md). Images are resized bilinearly,
-there bicubically; AutoAugment takes levels as they are, the nearest pixel and a fill of 128, there
-levels vary by a deviation of 0.5, interpolations by chance, and the fill is the mean.
+there bicubically; AutoAugment takes the nearest pixel and a fill of 128, there the interpolation is
+drawn by chance, and the fill is the mean.
 """
 
 from supernet_jax.config import (
@@ -47,6 +47,7 @@ config = Config(
         crop="random",
         flip=True,
         policy="autoaugment",
+        deviation=0.5,
     ),
     sampler=Attentive(n_random=2, trials=3, choose="best", bins=60),  # of 25 M MACs each
     loss=SoftCrossEntropy(smoothing=0.1),

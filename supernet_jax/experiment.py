@@ -173,11 +173,12 @@ def _augmented(
         images = augment.augment(images, key, ids, pad=d.pad, flip=d.flip)
     policy_key, erase_key = (jax.random.fold_in(key, 2**31 + i) for i in (1, 2))
     if d.policy == "autoaugment":
-        images = policies.auto_augment(images, policy_key, ids)
+        images = policies.auto_augment(images, policy_key, ids, deviation=d.deviation)
     elif d.policy == "randaugment":
-        images = policies.rand_augment(
-            images, policy_key, ids, layers=d.layers, magnitude=d.magnitude
+        made = functools.partial(
+            policies.rand_augment, layers=d.layers, magnitude=d.magnitude, deviation=d.deviation
         )
+        images = made(images, policy_key, ids)
     if d.erase:
         images = augment.erase(images, erase_key, ids, probability=d.erase)
     return prepare(images)
@@ -191,10 +192,11 @@ def taught(experiment: Experiment) -> Experiment:
     Raises:
         UserError: there is no such network, or it is for other images or classes.
     """
-    folder, dataset = experiment.config.train.teacher, experiment.dataset
+    settings, dataset = experiment.config.train, experiment.dataset
+    folder = settings.teacher
     if folder is None:
         return experiment
-    network, variables = extracted.load(folder)
+    network, variables = extracted.load(folder, space_file=settings.teacher_file)
     description = extracted.read_description(folder)
     classes, channels = len(description["classes"]), description["input_channels"]
     own = len(dataset.class_names), dataset.train.images.shape[-1]

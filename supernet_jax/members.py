@@ -166,10 +166,7 @@ class Members(NamedTuple):
         space, sampler = self.recipe.space, self.recipe.sampler
 
         def score(arch: Arch) -> Array:
-            loss, _ = self.loss(
-                self.state.params, self.recipe.strategy, arch, "random", resolutions[0], teacher
-            )
-            return jax.lax.stop_gradient(loss)
+            return jax.lax.stop_gradient(self.mean_loss(arch, resolutions[0], teacher))
 
         sample = functools.partial(sampler.sample, self.state.sampler)
         options = choices.get(space.menu, space.resolution).values
@@ -182,6 +179,19 @@ class Members(NamedTuple):
             archs, chosen = draws(keys), jnp.repeat(chosen[:, None], len(keys), axis=1)
         archs = jax.tree.map(lambda leaf: leaf[: len(resolutions)], archs)
         return choices.replace(archs, space.resolution, chosen)
+
+    def mean_loss(self, arch: Arch, resolution: int, teacher: Taught | None) -> Array:
+        """Loss of a random member without gradient, a mean over micro-batches."""
+
+        def one(part: Any) -> Array:
+            images, labels, teacher = part
+            alone, params = self._replace(images=images, labels=labels), self.state.params
+            return alone.loss(params, self.recipe.strategy, arch, "random", resolution, teacher)[0]
+
+        whole, count = (self.images, self.labels, teacher), self.recipe.accumulate
+        if count == 1:
+            return one(whole)
+        return jnp.mean(jax.lax.map(one, jax.tree.map(lambda x: _dealt(x, count), whole)))
 
     def gradient(
         self, strategy: Strategy, arch: Arch, role: str, resolution: int, teacher: Taught | None

@@ -97,7 +97,13 @@ class Operation(NamedTuple):
 
 
 def rand_augment(
-    images: Array, key: Array, example_ids: Array, *, layers: int = 2, magnitude: float = 9.0
+    images: Array,
+    key: Array,
+    example_ids: Array,
+    *,
+    layers: int = 2,
+    magnitude: float = 9.0,
+    deviation: float = 0.0,
 ) -> Array:
     """So many operations in a row, drawn uniformly, all at one magnitude.
 
@@ -109,6 +115,7 @@ def rand_augment(
         example_ids: int32 [B].
         layers: N of the paper, at least 1.
         magnitude: M of the paper, 0 to 10.
+        deviation: of each level around that, normally distributed and clipped to 0..10.
 
     Returns:
         uint8 [B, H, W, C].
@@ -122,14 +129,17 @@ def rand_augment(
             "0 to 10"
         )
     draws = _draws(key, example_ids, 2 * layers)
+    operations = []
     for which, coin in zip(draws[:layers], draws[layers:], strict=True):
         number = jnp.asarray(RAND, jnp.int32)[_index(which, len(RAND))]
         level = jnp.full(number.shape, magnitude, jnp.float32)
-        images = applied(images, Operation(number, level, _sign(coin)))
+        operations.append(Operation(number, level, _sign(coin)))
+    for operation in varied(operations, key, example_ids, deviation):
+        images = applied(images, operation)
     return images
 
 
-def auto_augment(images: Array, key: Array, example_ids: Array) -> Array:
+def auto_augment(images: Array, key: Array, example_ids: Array, *, deviation: float = 0.0) -> Array:
     """One of 25 pairs of operations, each with its probability and level (policy "v0").
 
     Cubuk et al. 2019 (arXiv:1805.09501), section 3; the table is EfficientNet's.
@@ -138,13 +148,41 @@ def auto_augment(images: Array, key: Array, example_ids: Array) -> Array:
         images: uint8 [B, H, W, C].
         key: one typed key, consumed here.
         example_ids: int32 [B].
+        deviation: of each level around the table's, normally distributed and clipped to 0..10.
 
     Returns:
         uint8 [B, H, W, C].
     """
-    for operation in _drawn_pair(key, example_ids):
+    for operation in varied(_drawn_pair(key, example_ids), key, example_ids, deviation):
         images = applied(images, operation)
     return images
+
+
+def varied(
+    operations: list[Operation], key: Array, example_ids: Array, deviation: float
+) -> list[Operation]:
+    """The operations with normally distributed levels around theirs, clipped to 0..10.
+
+    Args:
+        operations: numbers of B images each.
+        key: that they were drawn with.
+        example_ids: int32 [B].
+        deviation: standard deviation; 0 changes nothing.
+
+    Raises:
+        UserError: it is negative.
+    """
+    if deviation < 0:
+        raise UserError(f"data.deviation is {deviation}, but must be at least 0")
+    if not deviation:
+        return operations
+    noise_key = jax.random.fold_in(key, 2**31)  # which is no image's id
+    noise = [jax.scipy.special.ndtri(x) for x in _draws(noise_key, example_ids, len(operations))]
+    levels = [o.level + deviation * n for o, n in zip(operations, noise, strict=True)]
+    return [
+        o._replace(level=jnp.clip(level, 0.0, 10.0))
+        for o, level in zip(operations, levels, strict=True)
+    ]
 
 
 def _drawn_pair(key: Array, example_ids: Array) -> list[Operation]:

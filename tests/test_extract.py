@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import checkpoint, choices, costs, extract, network, userfile
+from supernet_jax import checkpoint, choices, costs, experiment, extract, network, userfile
+from supernet_jax.config import Config, Train
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
 from supernet_jax.spaces import mobilenet
@@ -487,6 +488,10 @@ def test_a_space_of_ones_own(tmp_path: pathlib.Path) -> None:
     back, loaded = extract.load(folder, space_file=file)
     x = images(3, 5, 1)
     np.testing.assert_array_equal(apply(back, loaded, x), apply(module, variables, x))
+
+    teaching = Config(train=Train(teacher=str(folder), teacher_file=str(file)))
+    with pytest.raises(UserError, match=r"teacher .* tells \d+ classes apart"):  # so it was loaded
+        experiment.taught(experiment.build(teaching))
 
     file.write_text(OWN + "\n# changed\n")
     with pytest.warns(UserWarning, match="not the file that the network was extracted with"):

@@ -141,7 +141,7 @@ def mixed(images: Any, key: Any, ids: Any) -> Any:
 
 BY_EXAMPLE = {
     "autoaugment": policies.auto_augment,
-    "randaugment": policies.rand_augment,
+    "randaugment": functools.partial(policies.rand_augment, deviation=0.5),
     "erase": erased,
     "mixup": mixed,
 }
@@ -178,6 +178,21 @@ def test_the_table_is_the_published_one() -> None:
         own = [step[1:] for step in steps if step[0] == name]
         chance, level = (sum(column) for column in zip(*own, strict=True))
         assert (len(own), round(chance, 6), level) == published[name], name
+
+
+def test_levels_vary_by_the_deviation() -> None:
+    """Each operation's by itself, and never beyond 0 to 10."""
+    count, key = 20_000, jax.random.key(0)
+    ids = np.arange(count, dtype=np.int32)
+    given = [Operation(np.zeros(count), np.full(count, x), np.ones(count)) for x in (4.0, 10.0)]
+    vary = jax.jit(functools.partial(policies.varied, deviation=0.5))
+    middle, edge = (np.asarray(made.level) for made in vary(given, key, ids))
+    assert abs(middle.mean() - 4) < 0.02 and abs(middle.std() - 0.5) < 0.01  # 5 standard errors
+    assert edge.max() == 10 and abs(np.mean(edge == 10) - 0.5) < 0.02
+    assert abs(np.corrcoef(middle, edge)[0, 1]) < 0.04
+    assert policies.varied(given, key, ids, 0.0) == given
+    with pytest.raises(UserError, match="deviation is -1"):
+        policies.varied(given, key, ids, -1)
 
 
 def test_every_row_of_the_policy_is_drawn() -> None:

@@ -22,6 +22,7 @@ from supernet_jax import (
     extract,
     layers,
     losses,
+    members,
     network,
     relations,
     sampling,
@@ -127,6 +128,24 @@ def test_micro_batches_make_the_step_of_the_whole_batch(
     recipe = RECIPE._replace(accumulate=accumulate, arch_shards=shards)
     wanted = plain() if shards == 1 else stepped(recipe._replace(accumulate=1))
     close(stepped(recipe, mesh), wanted)  # float32 sums in another order
+
+
+def test_candidates_are_scored_on_all_micro_batches() -> None:
+    state, given = started(), batch()
+    arch = jax.tree.map(jnp.asarray, choices.smallest(SPACE.menu))
+
+    def scored(count: int, images: Any) -> Any:
+        recipe = RECIPE._replace(accumulate=count, loss=losses.hard_labels(), features=())
+        made = members.Members(
+            recipe, None, None, state, images, jnp.asarray(given.labels), jax.random.key(0)
+        )
+        return jax.jit(lambda arch: made.mean_loss(arch, 4, None))(arch)
+
+    pixels = jnp.asarray(given.images, jnp.float32) / 128 - 1
+    whole = scored(1, pixels)
+    np.testing.assert_allclose(scored(4, pixels), whole, rtol=1e-6)
+    other = scored(4, pixels.at[-1].set(3.0))  # an image of the last micro-batch
+    assert abs(other - whole) > 1e-4
 
 
 def test_batchnorm_sees_a_micro_batch() -> None:

@@ -85,6 +85,8 @@ class Data:
     """operations in a row, of randaugment"""
     magnitude: float = 9.0
     """their strength, 0 to 10, of randaugment"""
+    deviation: float = 0.0
+    """standard deviation of the strengths of both policies, commonly 0.5; 0 takes them as given"""
     erase: float = 0.0
     """probability of filling a random rectangle with random pixels"""
     mixup: float = 0.0
@@ -115,6 +117,8 @@ class Train:
     """blocks whose outputs the loss compares between a subnet and the largest"""
     teacher: str | None = None
     """folder of an extracted network that teaches, in place of the largest subnet"""
+    teacher_file: str | None = None
+    """your Python file that defines the teacher's blocks, if it has some of your own; it is run"""
     ema: float = 0.0
     """decay of the average of the parameters, 0 for none"""
     remat: bool = False
