@@ -21,6 +21,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import sys
 import time
@@ -122,6 +123,9 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="train nothing; show what is there")
     arguments = parser.parse_args()
     if arguments.quick:
+        # Compiling is most of it. Read when JAX first computes something, which is later.
+        quickly = "--xla_backend_optimization_level=0"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quickly}"
         arguments.dataset, arguments.pixels, arguments.steps, arguments.batch = "digits", 8, 20, 32
         arguments.archs, arguments.truth_seeds, arguments.seeds, arguments.bands = 4, 1, 1, 2
         arguments.methods = ["single path", "sandwich, KL"]
@@ -217,7 +221,9 @@ class Study:
             for i, arch in enumerate(choices.unstack(self._archs)):
                 notation = json.dumps(choices.to_notation(menu, arch))
                 parts = {"sampler": self._alone(notation), "loss": LABELS}
-                settings = self._with(parts, 1, seed, strategy="switched", steps=asked.steps)
+                # Switched is faster than masked over many steps, but compiles for longer.
+                strategy = "masked" if asked.quick else "switched"
+                settings = self._with(parts, 1, seed, strategy=strategy, steps=asked.steps)
                 found.append(Training(f"alone-{i}-{seed}", settings, None, i, seed))
         for seed in range(asked.seeds):
             for name in asked.methods:
