@@ -224,6 +224,7 @@ def describe(
         "proof": {"difference": proof, "images": proof_images},
         "dtype": str(leaves[0].dtype),
         "sha256": "",
+        "formats": {},
     }
     described = parse(Description, value, "the description")
     return {**value, "sha256": extracted.digest(described, variables)}
@@ -235,8 +236,9 @@ def save(
     variables: Variables,
     *,
     description: Mapping[str, Any],
-    card: str | None = None,
-) -> None:
+    write: Callable[[pathlib.Path], Mapping[str, Any]] | None = None,
+    card: Callable[..., str] = model_card,
+) -> dict[str, Any]:
     """Writes a folder that `load` reads: weights, `network.json`, and `README.md`.
 
     It appears by one rename, after what was written has been read back and found equal to the bit;
@@ -247,22 +249,29 @@ def save(
         made: the extracted module.
         variables: its variables.
         description: as `describe` made it.
-        card: the text of `README.md`; None takes `model_card`.
+        write: `folder -> formats` writes the network's files and says what the description is to
+            hold as its `formats`, as `export.formats.writer` does; None writes `weights`.
+        card: makes the text of `README.md`, called as `model_card` is.
+
+    Returns:
+        The description with its formats, as written.
 
     Raises:
         UserError: the folder is not empty or cannot be written; a description of another network,
-            or without proof.
+            or without proof; whatever `write` raises.
     """
     folder = check_free(folder)
     if not description["proof"]["difference"] <= LIMIT:
         raise UserError(f"{folder}: the description holds no proof that the networks are the same")
-    text = model_card(description, folder=str(folder)) if card is None else card
+    write = functools.partial(_write_weights, variables=variables) if write is None else write
     with _unfinished(folder) as path:
-        full = {kind: tree for kind, tree in variables.items() if jax.tree.leaves(tree)}
-        checkpoint.write_tree(path / "weights", full)
-        (path / "network.json").write_text(json.dumps(description, indent=1) + "\n")
-        (path / "README.md").write_text(text)
+        described = {**description, "formats": {}}
+        _write_json(path, described)  # some formats are loaded with its help
+        described["formats"] = dict(write(path))
+        _write_json(path, described)
+        (path / "README.md").write_text(card(described, folder=str(folder)))
         _check_written(path, made, variables)
+    return described
 
 
 def check_free(folder: str | pathlib.Path) -> pathlib.Path:
@@ -275,6 +284,15 @@ def check_free(folder: str | pathlib.Path) -> pathlib.Path:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists already; pass a new or an empty folder")
     return path
+
+
+def _write_weights(folder: pathlib.Path, variables: Variables) -> dict[str, Any]:
+    checkpoint.write_tree(folder / extracted.WEIGHTS, extracted.filled(variables))
+    return {}
+
+
+def _write_json(folder: pathlib.Path, description: Mapping[str, Any]) -> None:
+    (folder / "network.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
 def _is_rebuilt(made: Any, kind: Callable[..., Any], spec: Any) -> bool:
@@ -373,12 +391,17 @@ def _check_written(path: pathlib.Path, made: Network, variables: Variables) -> N
     forward = {} if made.forward is None else {made.forward.__name__: made.forward}
     if extracted.build(described, {**own, **specs, **forward}) != made:
         raise UserError("the description is not of this network; make it with describe")
-    back = extracted.read_variables(path, described, made)
-    for a, b in zip(jax.tree.leaves(variables), jax.tree.leaves(back), strict=True):
-        if np.asarray(a).tobytes() != np.asarray(b).tobytes():
-            raise UserError(
-                f"{path.parent} does not keep what is written to it; is the disk broken?"
-            )
+    if extracted.digest(described, variables) != described.sha256:
+        raise UserError("the description and the variables do not match its sha256; describe these")
+    for source in (extracted.WEIGHTS, extracted.TENSORS):
+        if not (path / source).exists():
+            continue
+        back = extracted.read_variables(path, described, made, source=source)
+        for a, b in zip(jax.tree.leaves(variables), jax.tree.leaves(back), strict=True):
+            if np.asarray(a).tobytes() != np.asarray(b).tobytes():
+                raise UserError(
+                    f"{path.parent} does not keep what is written to it; is the disk broken?"
+                )
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """Extracted networks: plain Flax modules, and the folders they are loaded from.
 
 Nothing here knows of spaces, archs or shared parameters. A folder holds `network.json`, which says
-what the network is made of, `weights`, an Orbax checkpoint of its variables, and `README.md`.
+what the network is made of, its variables in `weights` (an Orbax checkpoint) or in
+`model.safetensors`, and `README.md`. It may hold other formats (`supernet_jax.export`), which are
+loaded without this library.
 
     module, variables = load(folder)
     logits = module.apply(variables, images)  # float [B, H, W, C], normalised -> float32 [B, K]
@@ -21,14 +23,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import checkpoint, layers, userfile
+from supernet_jax import checkpoint, layers, tensors, userfile
 from supernet_jax.blocks import Head, HeadSpec, MBConv, MBConvSpec, Stem, StemSpec
 from supernet_jax.errors import UserError
 from supernet_jax.schema import parse
 
 Array = jax.Array
 Variables = dict[str, Any]  # {"params": ..., "stats": ...}, each {block: {layer: ...}}
-FORMAT, VERSION = "supernet_jax network", 1
+FORMAT, VERSION = "supernet_jax network", 2  # version 1 had no field `formats`
+WEIGHTS, TENSORS = "weights", "model.safetensors"  # where variables are, the first that is there
 LARGEST_RESOLUTION = 4096
 LIBRARY: dict[str, tuple[type[nn.Module], type]] = {
     "Stem": (Stem, StemSpec),
@@ -130,6 +133,25 @@ class Proof:
 
 
 @dataclasses.dataclass(frozen=True)
+class Exported:
+    """One format of a network, loaded from its files by its own runtime and compared.
+
+    Attributes:
+        difference: largest one of a logit from the Flax network's, relative to the largest logit.
+        images: on how many.
+        size: height and width in pixels of the images that are fed.
+        pixels: whether they are uint8, normalised by the network itself.
+        files: SHA-256 of each; what holds variables for Flax is covered by the network's own.
+    """
+
+    difference: float
+    images: int
+    size: int
+    pixels: bool
+    files: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Description:
     """`network.json`, field by field; all of them are always there.
 
@@ -153,6 +175,7 @@ class Description:
         proof: that it is the same network as in the supernet.
         dtype: of the parameters.
         sha256: of structure and weights.
+        formats: in which the folder holds the network, by name.
     """
 
     format: str
@@ -174,10 +197,14 @@ class Description:
     proof: Proof
     dtype: str
     sha256: str
+    formats: dict[str, Exported]
 
 
 def load(
-    folder: str | pathlib.Path, *, space_file: str | pathlib.Path | None = None
+    folder: str | pathlib.Path,
+    *,
+    space_file: str | pathlib.Path | None = None,
+    source: str | None = None,
 ) -> tuple[Network, Variables]:
     """An extracted network and its variables, as jax arrays.
 
@@ -185,6 +212,7 @@ def load(
         folder: as `extract.save` wrote it.
         space_file: your Python file that defines the network's blocks or topology, for networks
             that have such. It is run; no other code is.
+        source: `WEIGHTS` or `TENSORS`, where the folder has both; None takes what is there.
 
     Raises:
         UserError: no such folder; a `network.json` that is broken, edited or does not fit the
@@ -193,7 +221,7 @@ def load(
     folder = pathlib.Path(folder)
     description = parse(Description, read_description(folder), "network.json")
     module = build(description, _user_code(description, space_file))
-    return module, read_variables(folder, description, module)
+    return module, read_variables(folder, description, module, source=source)
 
 
 def read_description(folder: str | pathlib.Path) -> dict[str, Any]:
@@ -212,11 +240,13 @@ def read_description(folder: str | pathlib.Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
-    if isinstance(value, dict) and value.get("version", VERSION) != VERSION:
+    if isinstance(value, dict) and value.get("version", VERSION) not in (1, VERSION):
         raise UserError(
-            f"{path} has version {value['version']}, this library reads {VERSION}; "
+            f"{path} has version {value['version']}, this library reads 1 to {VERSION}; "
             "install the version of supernet_jax that wrote it"
         )
+    if isinstance(value, dict) and value.get("version") == 1:
+        value = {**value, "formats": {}}
     described = parse(Description, value, str(path))
     if not 0 < described.resolution <= LARGEST_RESOLUTION:
         raise UserError(
@@ -294,21 +324,46 @@ def _user_code(
     return vars(userfile.run(path))
 
 
-def read_variables(folder: pathlib.Path, description: Description, module: Network) -> Variables:
+def read_variables(
+    folder: pathlib.Path, description: Description, module: Network, *, source: str | None = None
+) -> Variables:
     """The variables of a network, after making sure that they are the module's own.
+
+    Args:
+        folder: of the network.
+        description: what its `network.json` says.
+        module: what that stands for.
+        source: `WEIGHTS` or `TENSORS`; None takes what is there.
 
     Raises:
         UserError: damaged or edited files; the message names the first array that does not fit.
     """
-    shapes = checkpoint.tree_shapes(folder / "weights")
-    check_fit(module, shapes, description)
-    variables = checkpoint.read_tree(folder / "weights")
+    source = _weights_of(folder, description) if source is None else source
+    path = folder / source
+    if source == TENSORS:
+        check_fit(module, tensors.nested(tensors.shapes(path), path), description)
+        variables = tensors.nested(tensors.read(path), path)
+    else:
+        check_fit(module, checkpoint.tree_shapes(path), description)
+        variables = checkpoint.read_tree(path)
     if digest(description, variables) != description.sha256:
         raise UserError(
             f"{folder} has been changed since it was written: network.json and the weights do not "
             "match its sha256; copy the folder again, or extract the network again"
         )
-    return {"params": {}, "stats": {}, **variables}
+    tensors.check_finite(_leaves(variables), folder)
+    return {"params": {}, "stats": {}, **jax.tree.map(jnp.asarray, variables)}
+
+
+def _weights_of(folder: pathlib.Path, description: Description) -> str:
+    there = [name for name in (WEIGHTS, TENSORS) if (folder / name).exists()]
+    if not there and description.formats and not {"orbax", "safetensors"} & {*description.formats}:
+        raise UserError(
+            f"{folder} holds the network as {', '.join(description.formats)} only, which its "
+            "README.md shows how to run; for a Flax network extract it with --format orbax or "
+            "safetensors"
+        )
+    return there[0] if there else WEIGHTS
 
 
 def check_fit(module: Network, shapes: Any, description: Description) -> None:
@@ -352,6 +407,11 @@ def digest(description: Description, variables: Variables) -> str:
         total.update(f"{name} {array.dtype} {array.shape}".encode())
         total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
+
+
+def filled(variables: Variables) -> Variables:
+    """The kinds of variables of which there are any: only those are stored."""
+    return {kind: tree for kind, tree in variables.items() if jax.tree.leaves(tree)}
 
 
 def _refuse(constant: str) -> None:

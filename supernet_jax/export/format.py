@@ -1,11 +1,19 @@
-"""What a format is: how a network is written, and how what was written is run again."""
+"""What a format is: how a network is written, and how what was written is run again.
 
+A format is one file of this folder with a `FORMAT`, and a place in `formats.FORMATS`.
+"""
+
+import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from supernet_jax import augment, extracted, native
+from supernet_jax.errors import UserError
 from supernet_jax.extracted import Network, Variables
 
 Runner = Callable[[np.ndarray], np.ndarray]  # images [B, H, W, C] -> float32 logits [B, K]
@@ -41,6 +49,9 @@ class Format(NamedTuple):
         load: `folder -> run`: what was written, in its own runtime on CPU. Images go in as
             `Export.pixels` says, always `[B, size, size, C]`.
         packages: pip requirements of writer and runtime beyond the library's own dependencies.
+        snippet: Python that makes `logits` of the NumPy array `inputs`, for the model card; FOLDER
+            in it stands for the folder. Empty where `extracted.load` is what loads it.
+        program: whether the files hold the computation too, and not only weights for Flax.
     """
 
     name: str
@@ -48,3 +59,50 @@ class Format(NamedTuple):
     write: Callable[[pathlib.Path, Export], None]
     load: Callable[[pathlib.Path], Runner]
     packages: tuple[str, ...] = ()
+    snippet: str = ""
+    program: bool = True
+
+
+def function(export: Export) -> Callable[[jax.Array], jax.Array]:
+    """`images -> logits`, with the weights in it; images are as `export.pixels` says."""
+    mean, std = (tuple(export.description[name]) for name in ("mean", "std"))
+
+    def run(images: jax.Array) -> jax.Array:
+        prepared = augment.normalise(images, mean=mean, std=std) if export.pixels else images
+        return jnp.asarray(export.network.apply(export.variables, prepared))
+
+    return run
+
+
+def flax_runner(network: Network, variables: Variables) -> Runner:
+    """Runs a Flax network on CPU, float32 at highest precision."""
+    cpu = jax.local_devices(backend="cpu")[0]
+    held = jax.device_put(variables, cpu)
+    compiled = jax.jit(network.apply, compiler_options={"xla_backend_optimization_level": 0})
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with jax.default_device(cpu), jax.default_matmul_precision("highest"), native.aside():
+            return np.asarray(compiled(held, images))
+
+    return run
+
+
+def checked(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """A file of a network's folder, after making sure that it is the one that was written.
+
+    Runtimes do not look closely at what they load.
+
+    Raises:
+        UserError: it is not there, or not what `network.json` says, if that says something.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{folder} has no {name}; `supernet extract --format` writes it")
+    formats = extracted.read_description(folder)["formats"].values()
+    known = [files[name] for files in (one["files"] for one in formats) if name in files]
+    if known and hashlib.sha256(path.read_bytes()).hexdigest() != known[0]:
+        raise UserError(
+            f"{path} has been changed since it was written: network.json has another sha256; copy "
+            "the folder again, or extract the network again"
+        )
+    return path

@@ -6,6 +6,8 @@ half of XLA's time here. `supernet native` builds them, with any C++17 compiler;
 built, everything works as well, slower. On other backends they are never used.
 """
 
+import contextlib
+import contextvars
 import ctypes
 import functools
 import hashlib
@@ -14,6 +16,7 @@ import os
 import pathlib
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -27,6 +30,7 @@ UNITS = ("depthwise.cc", "norm.cc")
 SOURCES = (*UNITS, "common.h", "depthwise.inc", "lanes.inc", "norm.inc")
 SWITCH = "SUPERNET_NATIVE"  # environment variable: 0 leaves the kernels aside
 KERNELS = (1, 3, 5, 7)  # sizes that are compiled
+_aside = contextvars.ContextVar("aside", default=False)
 _TARGETS = {
     "supernet_depthwise": "DepthwiseForward",
     "supernet_depthwise_input_gradient": "DepthwiseInputGradient",
@@ -100,6 +104,16 @@ def _load(path: pathlib.Path) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """Leaves the kernels aside in what is traced meanwhile: programs for other machines."""
+    token = _aside.set(True)
+    try:
+        yield
+    finally:
+        _aside.reset(token)
+
+
 def takes(x: Array, kernel: Array) -> bool:
     """Whether `depthwise` can and should run: `takes_norm(x)`, and a kernel that it knows."""
     return kernel.dtype == jnp.float32 and kernel.shape[0] in KERNELS and takes_norm(x)
@@ -111,7 +125,8 @@ def takes_norm(x: Array) -> bool:
 
     A program over several devices is left to XLA, which cannot split a foreign kernel.
     """
-    if os.environ.get(SWITCH) == "0" or jax.device_count() > 1 or x.dtype != jnp.float32:
+    unwanted = _aside.get() or os.environ.get(SWITCH) == "0"
+    if unwanted or jax.device_count() > 1 or x.dtype != jnp.float32:
         return False
     return (path := library()).exists() and _load(path)
 

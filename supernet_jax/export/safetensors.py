@@ -1,0 +1,25 @@
+"""`model.safetensors`: the variables in one file that every framework reads.
+
+Names are those of Flax: "params/BLOCK/LAYER/LEAF", and "stats/..." for those of BatchNorm.
+"""
+
+import pathlib
+
+import flax
+
+from supernet_jax import extracted, tensors
+from supernet_jax.export.format import Export, Format, Runner, flax_runner
+
+
+def write(folder: pathlib.Path, export: Export) -> None:
+    """Writes `model.safetensors`."""
+    flat = flax.traverse_util.flatten_dict(extracted.filled(export.variables), sep="/")
+    tensors.write(folder / extracted.TENSORS, flat)
+
+
+def load(folder: pathlib.Path) -> Runner:
+    """The network in Flax. Use `extracted.load` for one with blocks of your own."""
+    return flax_runner(*extracted.load(folder, source=extracted.TENSORS))
+
+
+FORMAT = Format("safetensors", "weights for any framework", write, load, program=False)

@@ -1,0 +1,75 @@
+"""`model.stablehlo`: the whole network as one program that JAX runs, written by `jax.export`.
+
+Weights are inside; any batch size; for CPU, CUDA and TPU; nothing of this library is needed.
+"""
+
+import pathlib
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from supernet_jax import native
+from supernet_jax.errors import UserError
+from supernet_jax.export.format import Export, Format, Runner, checked, function
+
+NAME = "model.stablehlo"
+PLATFORMS = ("cpu", "cuda", "tpu")
+SNIPPET = """\
+import jax.export
+
+with open("FOLDER/model.stablehlo", "rb") as file:
+    model = jax.export.deserialize(bytearray(file.read()))
+logits = np.asarray(model.call(inputs))"""
+
+
+def write(folder: pathlib.Path, export: Export) -> None:
+    """Writes `model.stablehlo`.
+
+    Raises:
+        UserError: the network cannot be traced for any batch size, as a topology of the user's own
+            may need to know it.
+    """
+    channels = export.description["input_channels"]
+    [batch] = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct(
+        (batch, export.size, export.size, channels), jnp.uint8 if export.pixels else jnp.float32
+    )
+    run = jax.jit(function(export))
+    try:
+        # Kernels built here are not there where the file is run.
+        with jax.default_matmul_precision("highest"), native.aside():
+            program = jax.export.export(run, platforms=PLATFORMS)(images)
+        written = program.serialize()
+    except (TypeError, ValueError, NotImplementedError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"the network cannot be written as stablehlo ({reason}); its blocks and topology must "
+            "work for a batch of any size and call nothing outside of JAX"
+        ) from error
+    (folder / NAME).write_bytes(written)
+
+
+def load(folder: pathlib.Path) -> Runner:
+    """The program, on CPU.
+
+    Raises:
+        UserError: there is none, it was changed, or this version of JAX cannot read it.
+    """
+    content = bytearray(checked(folder, NAME).read_bytes())
+    try:
+        program = jax.export.deserialize(content)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{folder / NAME} is not a program of jax.export ({reason})") from error
+    cpu = jax.local_devices(backend="cpu")[0]
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with jax.default_device(cpu):
+            return np.asarray(program.call(images))
+
+    return run
+
+
+FORMAT = Format("stablehlo", "one file for JAX on CPU, GPU, TPU", write, load, snippet=SNIPPET)
