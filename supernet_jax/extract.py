@@ -34,7 +34,9 @@ from supernet_jax.schema import parse
 
 __all__ = [
     "check_free",
+    "compare",
     "describe",
+    "difference",
     "extract",
     "load",
     "model_card",
@@ -145,11 +147,26 @@ def prove(
         UserError: it is above `LIMIT`, or not a number: the networks are not the same.
     """
     with jax.default_matmul_precision("highest"):
-        run = jax.jit(made.apply, compiler_options=machine.runs_once())
-        ours = np.asarray(run(variables, images))
         others = [_logits(s, space, params, arch, stats, images) for s in strategies]
-    # np.max, unlike max, lets a nan through.
-    worst = float(np.max([np.max(np.abs(ours - o)) / (np.max(np.abs(o)) or 1.0) for o in others]))
+    return compare(made, variables, images, np.stack(others))
+
+
+def compare(
+    made: Network, variables: Variables, images: Array | np.ndarray, logits: np.ndarray
+) -> float:
+    """The second half of `prove`, for logits that are there already.
+
+    Args:
+        made: the extracted module.
+        variables: its variables.
+        images: float, normalised `[B, H, W, C]`.
+        logits: of the subnet inside the supernet, `[..., B, K]`, in one or several ways.
+
+    Returns, and raises: as `prove`.
+    """
+    with jax.default_matmul_precision("highest"):
+        ours = np.asarray(extracted.compiled_quickly(made)(variables, images))
+    worst = difference(ours, logits)
     if not worst <= LIMIT:
         raise UserError(
             f"the extracted network is not the subnet: logits of {len(images)} images differ by "
@@ -157,6 +174,14 @@ def prove(
             "arch, and do the masks of its blocks leave nothing of larger ones?"
         )
     return worst
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference of logits `[B, K]` from `[..., B, K]`, relative to the largest logit.
+
+    Not a number where any of them is not.
+    """
+    return float(np.max(np.abs(ours - theirs)) / (np.max(np.abs(theirs)) or 1.0))
 
 
 def describe(

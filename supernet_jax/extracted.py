@@ -10,6 +10,7 @@ loaded without this library.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import checkpoint, layers, tensors, userfile
+from supernet_jax import checkpoint, layers, machine, tensors, userfile
 from supernet_jax.blocks import Head, HeadSpec, MBConv, MBConvSpec, Stem, StemSpec
 from supernet_jax.errors import UserError
 from supernet_jax.schema import parse
@@ -198,6 +199,12 @@ class Description:
     dtype: str
     sha256: str
     formats: dict[str, Exported]
+
+
+@functools.lru_cache(maxsize=2)
+def compiled_quickly(network: Network) -> Callable[[Variables, Any], Array]:
+    """`(variables, images) -> logits`, compiled for a few runs rather than for many."""
+    return jax.jit(network.apply, compiler_options=machine.runs_once())
 
 
 def load(

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "supernet_jax"
 # circle. A new module needs a place here.
 ROWS = (
     ("__init__", "errors"),
-    ("choices", "description", "machine", "native", "progress", "schema", "userfile"),
+    ("choices", "description", "machine", "native", "progress", "schema", "tensors", "userfile"),
     ("elastic", "norm", "layers", "blocks"),
     ("call",),
     ("network",),
@@ -27,7 +27,7 @@ ROWS = (
     ("train",),
     ("fit", "search", "extract", "extracted", "card", "timing"),
     ("export", "importers"),
-    ("config", "experiment", "results", "raced", "report", "rehearsal", "visits"),
+    ("config", "experiment", "results", "raced", "report", "rehearsal", "visits", "takeout"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -3,6 +3,7 @@
 A format is one file of this folder with a `FORMAT`, and a place in `formats.FORMATS`.
 """
 
+import contextlib
 import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import augment, extracted, native
+from supernet_jax import augment, extracted
 from supernet_jax.errors import UserError
 from supernet_jax.extracted import Network, Variables
 
@@ -76,15 +77,20 @@ def function(export: Export) -> Callable[[jax.Array], jax.Array]:
 
 def flax_runner(network: Network, variables: Variables) -> Runner:
     """Runs a Flax network on CPU, float32 at highest precision."""
-    cpu = jax.local_devices(backend="cpu")[0]
-    held = jax.device_put(variables, cpu)
-    compiled = jax.jit(network.apply, compiler_options={"xla_backend_optimization_level": 0})
+    held = jax.device_get(variables)
 
     def run(images: np.ndarray) -> np.ndarray:
-        with jax.default_device(cpu), jax.default_matmul_precision("highest"), native.aside():
-            return np.asarray(compiled(held, images))
+        with on_cpu(), jax.default_matmul_precision("highest"):
+            return np.asarray(extracted.compiled_quickly(network)(held, images))
 
     return run
+
+
+def on_cpu() -> contextlib.AbstractContextManager[Any]:
+    """What is called meanwhile runs on CPU, whatever else there is."""
+    if jax.default_backend() == "cpu":  # changing nothing compiles nothing again
+        return contextlib.nullcontext()
+    return jax.default_device(jax.local_devices(backend="cpu")[0])
 
 
 def checked(folder: pathlib.Path, name: str) -> pathlib.Path:

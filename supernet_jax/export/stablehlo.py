@@ -12,7 +12,7 @@ import numpy as np
 
 from supernet_jax import native
 from supernet_jax.errors import UserError
-from supernet_jax.export.format import Export, Format, Runner, checked, function
+from supernet_jax.export.format import Export, Format, Runner, checked, function, on_cpu
 
 NAME = "model.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -63,10 +63,9 @@ def load(folder: pathlib.Path) -> Runner:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{folder / NAME} is not a program of jax.export ({reason})") from error
-    cpu = jax.local_devices(backend="cpu")[0]
 
     def run(images: np.ndarray) -> np.ndarray:
-        with jax.default_device(cpu):
+        with on_cpu():
             return np.asarray(program.call(images))
 
     return run

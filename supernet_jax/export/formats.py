@@ -1,0 +1,173 @@
+"""All formats, and how a network is written in some of them: nothing is kept that is not the same.
+
+A format whose runtime is optional imports it only where it writes or loads.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import pathlib
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from supernet_jax import augment, extracted, layers
+from supernet_jax.card import model_card
+from supernet_jax.errors import UserError, near
+from supernet_jax.export import orbax, safetensors, stablehlo
+from supernet_jax.export.format import Export, Format, Runner, flax_runner
+from supernet_jax.extract import LIMIT, difference
+from supernet_jax.extracted import Description
+from supernet_jax.schema import parse
+
+FORMATS: tuple[Format, ...] = (orbax.FORMAT, safetensors.FORMAT, stablehlo.FORMAT)
+SOURCES = {"orbax": extracted.WEIGHTS, "safetensors": extracted.TENSORS}  # of variables for Flax
+
+
+def chosen(names: Sequence[str], *, pixels: bool, size: int | None) -> tuple[Format, ...]:
+    """The formats of these names, if all can be written here.
+
+    Args:
+        names: as in `--format`; one that comes twice counts once.
+        pixels: whether images are to be uint8.
+        size: pixels of the images, None for those of the data set.
+
+    Raises:
+        UserError: no or an unknown format; one that is not a program, with settings that only
+            programs have; a package that is not installed.
+    """
+    known = {format.name: format for format in FORMATS}
+    if not names:
+        raise UserError(f"--format names no format; allowed: {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            allowed = ", ".join(known)
+            raise UserError(f"--format is {name!r}, allowed: {allowed}{near(name, known)}")
+    formats = tuple(known[name] for name in dict.fromkeys(names))
+    programs = ", ".join(format.name for format in FORMATS if format.program)
+    weights = [format.name for format in formats if not format.program]
+    if pixels and weights:
+        raise UserError(
+            f"--pixels puts the normalisation into the network's program, and {weights[0]} holds "
+            f"weights alone; leave --pixels out, or write only formats of {programs}"
+        )
+    if size is not None and len(weights) == len(formats):
+        raise UserError(
+            f"--input-size is of the network's program, and {weights[0]} holds weights alone, for "
+            f"images of any size; leave it out, or add a format of {programs}"
+        )
+    if size is not None and not 0 < size <= extracted.LARGEST_RESOLUTION:
+        raise UserError(f"--input-size is {size}, allowed are 1 to {extracted.LARGEST_RESOLUTION}")
+    _check_installed(formats)
+    return formats
+
+
+def _check_installed(formats: Sequence[Format]) -> None:
+    missing = [(f.name, need) for f in formats for need in f.packages if not _is_there(need)]
+    if missing:
+        names = ", ".join(dict.fromkeys(name for name, _ in missing))
+        needs = list(dict.fromkeys(need for _, need in missing))
+        command = shlex.join([sys.executable, "-m", "pip", "install", *needs])
+        raise UserError(f"{names} needs packages that are not installed; install them: {command}")
+
+
+def _is_there(requirement: str) -> bool:
+    name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def fed(pixels: np.ndarray, export: Export) -> np.ndarray:
+    """Images as they will be fed to a network: at its input size, normalised unless it does that.
+
+    Args:
+        pixels: uint8 `[B, H, W, C]`.
+        export: the network.
+    """
+    resized = layers.resize_bicubic(jnp.asarray(pixels, jnp.float32), export.size)
+    whole = np.clip(np.round(np.asarray(resized)), 0, 255).astype(np.uint8)
+    return whole if export.pixels else _normalised(whole, export)
+
+
+def writer(
+    formats: Sequence[Format], export: Export, images: np.ndarray
+) -> Callable[[pathlib.Path], dict[str, Any]]:
+    """What `extract.save` takes as `write`: all formats, each loaded back and compared.
+
+    Args:
+        formats: at least one.
+        export: the network.
+        images: real ones, as `fed` makes them.
+
+    Returns:
+        `folder -> formats`, see `extracted.Exported`. It raises a `UserError` if what a format's
+        runtime loads does not give the Flax network's logits, to `extract.LIMIT`.
+    """
+
+    def write(folder: pathlib.Path) -> dict[str, Any]:
+        floats = _normalised(images, export) if export.pixels else images
+        expected = flax_runner(export.network, export.variables)(floats)
+        return {f.name: _write_one(f, folder, export, images, expected) for f in formats}
+
+    return write
+
+
+def card(formats: Sequence[Format]) -> Callable[..., str]:
+    """What `extract.save` takes as `card`: with a snippet for each of these formats."""
+    snippets = {format.name: format.snippet for format in formats if format.snippet}
+    return functools.partial(model_card, snippets=snippets)
+
+
+def _normalised(images: np.ndarray, export: Export) -> np.ndarray:
+    mean, std = (tuple(export.description[name]) for name in ("mean", "std"))
+    return np.asarray(augment.normalise(jnp.asarray(images), mean=mean, std=std))
+
+
+def _write_one(
+    format: Format,
+    folder: pathlib.Path,
+    export: Export,
+    images: np.ndarray,
+    expected: np.ndarray,
+) -> dict[str, Any]:
+    before = set(folder.iterdir())
+    format.write(folder, export)
+    files = sorted(path for path in set(folder.iterdir()) - before if path.is_file())
+    logits = _loaded(format, folder, export)(images)
+    if logits.shape != expected.shape:
+        raise UserError(
+            f"the network as {format.name} gives logits of shape {list(logits.shape)}, but must "
+            f"give {list(expected.shape)}; nothing was written"
+        )
+    worst = difference(logits, expected)
+    if not worst <= LIMIT:
+        raise UserError(
+            f"the network as {format.name} is not the same: logits of {len(images)} images differ "
+            f"by {worst:.1e} of the largest, allowed is {LIMIT:.0e}; nothing was written"
+        )
+    return {
+        "difference": worst,
+        "images": len(images),
+        "size": export.size,
+        "pixels": export.pixels,
+        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+    }
+
+
+def _loaded(format: Format, folder: pathlib.Path, export: Export) -> Runner:
+    """What was written, in its runtime. Flax's module is at hand: its file may be the user's."""
+    if format.program:
+        return format.load(folder)
+    described = parse(Description, extracted.read_description(folder), "network.json")
+    back = extracted.read_variables(
+        folder, described, export.network, source=SOURCES[format.name]
+    )
+    return flax_runner(export.network, back)
