@@ -548,7 +548,7 @@ def test_quickstart(
         assert module.apply(variables, jnp.zeros((1, 8, 8, 1))).shape == (1, 10)
     assert (folder / "front.png").read_bytes().startswith(PNG)
     assert f"next: supernet search {folder} --high" in out
-    monkeypatch.setattr(quickstart.extract, "take_out", None)  # what is there is taken as it is
+    monkeypatch.setattr(quickstart.takeout, "take_out", None)  # what is there is taken as it is
     again = done(capsys, "quickstart", "--out", folder, "--steps", 6)
     assert again.splitlines()[: len(names)] == out.splitlines()[: len(names)]
 

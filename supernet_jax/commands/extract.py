@@ -1,148 +1,118 @@
-"""`supernet extract`: take one subnet out as an ordinary network, and prove it is the same."""
+"""`supernet extract`: take subnets out as ordinary networks, and prove them the same."""
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
 
-from supernet_jax import choices, evaluate, experiment, extract, extracted, network
+from supernet_jax import experiment, extract, progress, results, takeout
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common
-from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import Experiment, Run
+from supernet_jax.experiment import Run
+from supernet_jax.export import formats
+from supernet_jax.takeout import Wanted
 
 EXAMPLES = """
 supernet extract runs/digits --arch largest --out networks/largest
 supernet extract runs/digits --arch front:0 --out networks/cheapest
-supernet extract runs/digits --arch arch.json --out networks/mine"""
-PROOF_IMAGES = 64  # real images on which logits are compared
+supernet extract runs/digits --arch arch.json --out networks/mine --format safetensors stablehlo
+supernet extract runs/digits --arch front:0 --out networks/app --format stablehlo --pixels
+supernet extract runs/digits --front --out networks/front    # a folder of networks"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Take one subnet out of a run as an ordinary network, and prove that it is the same."""
+    """Take subnets out of a run as ordinary networks, and prove that they are the same."""
 
     run: Annotated[pathlib.Path, tyro.conf.Positional]
     """run folder"""
-    arch: str
-    """an arch as JSON or in a JSON file, `smallest`, `largest`, or front:N of the last search"""
     out: pathlib.Path
-    """folder to write"""
+    """folder to write; of several networks, a folder of their folders"""
+    arch: str | None = None
+    """an arch as JSON, a JSON file of one or several, `smallest`, `largest`, or front:N of the last
+    search"""
+    front: bool = False
+    """all archs of the front of the last search"""
+    format: tuple[str, ...] = ("orbax",)
+    """one or several of orbax, safetensors (weights), stablehlo (programs)"""
+    pixels: bool = False
+    """programs take uint8 images and normalise them"""
+    input_size: int | None = None
+    """height and width of the images that programs take; default: as in the data set"""
     config: pathlib.Path | None = None
     """the config file that defines your own parts, for runs that use such"""
 
 
 def run(arguments: Arguments) -> None:
-    """Extracts one subnet into a folder."""
-    extract.check_free(arguments.out)
+    """Extracts one subnet into a folder, or several into one folder each."""
+    if (arguments.arch is None) != arguments.front:
+        raise UserError("say which subnets: --arch for one or a file of several, or --front")
+    given = formats.chosen(arguments.format, pixels=arguments.pixels, size=arguments.input_size)
+    wanted = Wanted(given, arguments.pixels, arguments.input_size)
     opened = common.open_run(arguments.run, arguments.config)
-    arch = _arch(opened, arguments.arch)
-    description = take_out(opened, arch, arguments.out)
+    archs = _archs(opened, arguments)
+    if arguments.front or len(archs) > 1:
+        _many(opened, archs, arguments.out, wanted)
+    else:
+        _one(opened, archs[0], arguments.out, wanted)
+
+
+def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
+    """What was asked for, each once."""
+    if arguments.arch is None:
+        found = common.front(opened)
+    elif arguments.arch.startswith("front:"):
+        front = common.front(opened)
+        number = arguments.arch.removeprefix("front:")
+        if not number.isdecimal() or int(number) >= len(front):
+            raise UserError(
+                f"--arch is {arguments.arch!r}, but the front has front:0 to front:{len(front) - 1}"
+            )
+        found = [front[int(number)]]
+    else:
+        found = experiment.read_archs(opened.experiment.space, arguments.arch)
+    return list({results.key(arch): arch for arch in found}.values())
+
+
+def _one(opened: Run, arch: Arch, out: pathlib.Path, wanted: Wanted) -> None:
+    extract.check_free(out)
+    description = takeout.take_out(opened, arch, out, wanted)
     print(
-        f"wrote {arguments.out}: {description['macs']:,} MACs, {description['parameters']:,} "
+        f"wrote {out}: {description['macs']:,} MACs, {description['parameters']:,} "
         f"parameters, test accuracy {description['accuracy']['test']:.2%}; its logits differ from "
         f"the supernet's by {description['proof']['difference']:.1e} of the largest"
     )
-    print(f"next: read {arguments.out / 'README.md'}; it shows how to load the network")
+    print(f"loaded back and run, the logits differ by: {_differences(description)}")
+    print(f"next: read {out / 'README.md'}; it shows how to load the network")
 
 
-def _arch(opened: Run, text: str) -> Arch:
-    space = opened.experiment.space
-    if text.startswith("front:"):
-        front = common.front(opened)
-        number = text.removeprefix("front:")
-        if not number.isdecimal() or int(number) >= len(front):
-            raise UserError(
-                f"--arch is {text!r}, but the front has front:0 to front:{len(front) - 1}"
-            )
-        return front[int(number)]
-    archs = experiment.read_archs(space, text)
-    if len(archs) != 1:
-        raise UserError(
-            f"--arch takes one arch, but was given {len(archs)}; pass one of them as JSON, or the "
-            "file of one"
-        )
-    return archs[0]
+def _many(opened: Run, archs: Sequence[Arch], out: pathlib.Path, wanted: Wanted) -> None:
+    if (out / "network.json").exists() or (out.exists() and not out.is_dir()):
+        raise UserError(f"{out} is not a folder for several networks; choose another --out")
+    names = takeout.folder_names(opened, archs)
+    folders = {out / name: arch for name, arch in zip(names, archs, strict=True)}
+    kept = [f for f, arch in folders.items() if takeout.is_finished(opened, arch, f, wanted)]
+    if kept:
+        print(f"{len(kept)} of {len(folders)} networks are in {out} already and are kept")
+    todo = {folder: arch for folder, arch in folders.items() if folder not in kept}
+    if todo:
+        with progress.bar("extracting", len(folders), done=len(kept), unit="network") as advance:
+            made = takeout.take_out_many(opened, list(todo.values()), list(todo), wanted)
+            for folder, description in made:
+                print(
+                    f"{folder}: {description['macs']:,} MACs, test "
+                    f"{description['accuracy']['test']:.2%}, {_differences(description)}",
+                    flush=True,
+                )
+                advance(1, folder.name)
+    print(f"{out} holds {len(folders)} networks, {len(todo)} of them new")
+    print(f"next: read {next(iter(folders)) / 'README.md'}; it shows how to load the network")
 
 
-def take_out(opened: Run, arch: Arch, folder: pathlib.Path) -> dict[str, Any]:
-    """Calibrates, extracts, proves and writes one subnet. Returns its description.
-
-    Raises:
-        UserError: the folder is taken, or the network's logits are not the supernet's.
-    """
-    built = opened.experiment
-    space, dataset, settings = built.space, built.dataset, built.config.evaluation
-    data = experiment.evaluation_data(built, "test")
-    stats = _calibrate(opened, arch, data.calibration)
-    module, variables = extract.extract(space, opened.params, arch, stats)
-    images = built.prepare(jnp.asarray(dataset.test.images[:PROOF_IMAGES]))
-    difference = extract.prove(space, opened.params, arch, stats, module, variables, images)
-    held_out = experiment.evaluation_data(built, "held-out")
-    description = extract.describe(
-        space,
-        arch,
-        module,
-        variables,
-        mean=dataset.mean,
-        std=dataset.std,
-        classes=dataset.class_names,
-        accuracy={
-            "held-out": _accuracy(built, module, variables, held_out),
-            "test": _accuracy(built, module, variables, data),
-        },
-        calibration=(data.calibration.shape[0], data.calibration.shape[1]),
-        source={
-            "run": str(opened.folder),
-            "checkpoint": opened.step,
-            "data": dataset.name,
-            "data_fingerprint": dataset.fingerprint,
-            "split_seed": built.config.data.split_seed,
-            "held_out_limit": settings.limit,
-        },
-        proof=difference,
-        proof_images=len(images),
+def _differences(description: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {one['difference']:.1e}" for name, one in description["formats"].items()
     )
-    extract.save(folder, module, variables, description=description)
-    return description
-
-
-def _calibrate(opened: Run, arch: Arch, calibration: Any) -> Tree:
-    space, prepare = opened.experiment.space, opened.experiment.prepare
-    resolution = choices.get(space.menu, space.resolution).values[
-        int(choices.get(arch, space.resolution))
-    ]
-
-    @jax.jit
-    def statistics(params: Tree, images: Any) -> Tree:
-        return evaluate.calibrate(
-            space,
-            params,
-            arch,
-            images,
-            resolution=int(resolution),
-            strategy=network.sliced,
-            prepare=prepare,
-        )
-
-    return statistics(opened.params, calibration)
-
-
-def _accuracy(
-    built: Experiment, module: extracted.Network, variables: Any, data: evaluate.EvaluationData
-) -> float:
-    """Share of a split that the extracted network itself classifies correctly."""
-
-    @jax.jit
-    def right(variables: Any, images: Any, labels: Any) -> Any:
-        logits: Any = module.apply(variables, built.prepare(images))
-        return jnp.sum((labels >= 0) & (jnp.argmax(logits, -1) == labels))
-
-    batches = zip(data.images, data.labels, strict=True)
-    correct = sum(int(right(variables, images, labels)) for images, labels in batches)
-    return correct / int(np.sum(np.asarray(data.labels) >= 0))

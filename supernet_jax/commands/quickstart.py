@@ -8,9 +8,9 @@ from typing import Any
 import rich.console
 import rich.table
 
-from supernet_jax import choices, config, experiment, extracted, fit, results
+from supernet_jax import choices, config, experiment, extracted, fit, results, takeout
 from supernet_jax.choices import Arch
-from supernet_jax.commands import common, extract, search, train
+from supernet_jax.commands import common, search, train
 from supernet_jax.experiment import Run
 from supernet_jax.report import front as report
 
@@ -93,7 +93,7 @@ def _take_out(opened: Run, name: str, entry: dict[str, Any]) -> dict[str, Any]:
     arch: Arch = choices.from_notation(space.menu, entry["arch"])
     folder = opened.folder / "networks" / name
     if not folder.exists():
-        extract.take_out(opened, arch, folder)
+        takeout.take_out(opened, arch, folder)
     description = extracted.read_description(folder)
     return {
         "folder": str(folder),

@@ -167,7 +167,5 @@ def _loaded(format: Format, folder: pathlib.Path, export: Export) -> Runner:
     if format.program:
         return format.load(folder)
     described = parse(Description, extracted.read_description(folder), "network.json")
-    back = extracted.read_variables(
-        folder, described, export.network, source=SOURCES[format.name]
-    )
+    back = extracted.read_variables(folder, described, export.network, source=SOURCES[format.name])
     return flax_runner(export.network, back)

@@ -1,0 +1,297 @@
+"""From a run to folders of extracted networks: one by itself, or many with shared programs.
+
+One network: its subnet is calibrated and run as it is, sliced. Many: calibration, accuracies and
+the supernet's logits come from programs that serve all of them (see `evaluate`), one of each per
+resolution; what is extracted is a program of its own in any case.
+"""
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from supernet_jax import choices, costs, evaluate, experiment, extract, extracted, machine, network
+from supernet_jax.choices import Arch
+from supernet_jax.elastic import Tree
+from supernet_jax.errors import UserError
+from supernet_jax.evaluate import EvaluationData
+from supernet_jax.experiment import Experiment, Run
+from supernet_jax.export import formats as export_formats
+from supernet_jax.export import orbax
+from supernet_jax.export.format import Export, Format
+from supernet_jax.extracted import Description, Network, Variables
+from supernet_jax.schema import parse
+
+PROOF_IMAGES = 64  # real images on which logits are compared
+
+
+class Wanted(NamedTuple):
+    """How networks are written.
+
+    Attributes:
+        formats: at least one, as `export.formats.chosen` gave them.
+        pixels: whether programs take uint8 images and normalise them.
+        size: pixels of the images that programs take; None for those of the data set.
+    """
+
+    formats: tuple[Format, ...] = (orbax.FORMAT,)
+    pixels: bool = False
+    size: int | None = None
+
+
+class Subnet(NamedTuple):
+    """What is known of a subnet inside the supernet.
+
+    Attributes:
+        arch: concrete, no batch axes.
+        stats: calibrated, at the union's shapes.
+        logits: of the proof images, float32 `[B, K]`.
+        accuracy: share of images classified correctly in [0, 1], by split.
+    """
+
+    arch: Arch
+    stats: Tree
+    logits: np.ndarray
+    accuracy: Mapping[str, float]
+
+
+def take_out(
+    opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted | None = None
+) -> dict[str, Any]:
+    """Calibrates, extracts, proves and writes one subnet. Returns its description.
+
+    Raises:
+        UserError: the folder is taken, or the network's logits are not the supernet's, or not
+            those of what was written.
+    """
+    built, params = opened.experiment, opened.params
+    data = experiment.evaluation_data(built, "test")
+    stats = _calibrate(opened, arch, data.calibration)
+    module, variables = extract.extract(built.space, params, arch, stats)
+    images = proof_images(built)
+    proof = extract.prove(
+        built.space, params, arch, stats, module, variables, built.prepare(jnp.asarray(images))
+    )
+    held_out = experiment.evaluation_data(built, "held-out")
+    accuracy = {
+        "held-out": _accuracy(built, module, variables, held_out),
+        "test": _accuracy(built, module, variables, data),
+    }
+    made = _Made(arch, module, variables, proof, accuracy)
+    return _save(opened, made, folder, wanted or Wanted(), images)
+
+
+def take_out_many(
+    opened: Run, archs: Sequence[Arch], folders: Sequence[pathlib.Path], wanted: Wanted
+) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
+    """As `take_out` for each of several archs, with programs that serve all of them.
+
+    Yields:
+        Each folder as it is written, and its description; those of one resolution together.
+    """
+    images = proof_images(opened.experiment)
+    prepared = opened.experiment.prepare(jnp.asarray(images))
+    for place, subnet in _subnets(opened, archs, prepared):
+        module, variables = extract.extract(
+            opened.experiment.space, opened.params, subnet.arch, subnet.stats
+        )
+        proof = extract.compare(module, variables, prepared, subnet.logits)
+        made = _Made(subnet.arch, module, variables, proof, subnet.accuracy)
+        yield folders[place], _save(opened, made, folders[place], wanted, images)
+
+
+def folder_names(opened: Run, archs: Sequence[Arch]) -> list[str]:
+    """A name for each arch's folder, which depends on nothing but the arch and its space."""
+    space = opened.experiment.space
+    macs = costs.macs(space)
+    notations = [json.dumps(choices.to_notation(space.menu, arch)) for arch in archs]
+    digests = [hashlib.sha256(notation.encode()).hexdigest()[:8] for notation in notations]
+    return [f"macs-{int(macs(a))}-{d}" for a, d in zip(archs, digests, strict=True)]
+
+
+def is_finished(opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted) -> bool:
+    """Whether an earlier, perhaps interrupted, command has written this very network there.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    there = parse(Description, extracted.read_description(folder), "network.json")
+    space, source = opened.experiment.space, there.source
+    size = wanted.size or _data_size(opened.experiment)
+    own = {
+        "arch": choices.to_notation(space.menu, arch),
+        "checkpoint": opened.step,
+        "run": str(opened.folder.resolve()),
+        "formats": {f.name: (size, wanted.pixels) for f in wanted.formats},
+    }
+    theirs = {
+        "arch": there.arch,
+        "checkpoint": source.get("checkpoint"),
+        "run": str(pathlib.Path(str(source.get("run"))).resolve()),
+        "formats": {name: (f.size, f.pixels) for name, f in there.formats.items()},
+    }
+    other = [key for key in own if own[key] != theirs[key]]
+    if other:
+        seen = "; ".join(f"{key} is {theirs[key]} there and {own[key]} now" for key in other)
+        raise UserError(f"{folder} holds another network ({seen}); choose another --out")
+    return True
+
+
+def proof_images(built: Experiment) -> np.ndarray:
+    """Real test images, uint8 `[B, H, W, C]`."""
+    return np.asarray(built.dataset.test.images[:PROOF_IMAGES])
+
+
+class _Made(NamedTuple):
+    arch: Arch
+    module: Network
+    variables: Variables
+    proof: float
+    accuracy: Mapping[str, float]
+
+
+def _save(
+    opened: Run, made: _Made, folder: pathlib.Path, wanted: Wanted, images: np.ndarray
+) -> dict[str, Any]:
+    built = opened.experiment
+    dataset, settings = built.dataset, built.config.evaluation
+    batch = min(settings.batch, len(dataset.train.labels))
+    batches = min(settings.calibration_batches, len(dataset.train.labels) // batch)
+    description = extract.describe(
+        built.space,
+        made.arch,
+        made.module,
+        made.variables,
+        mean=dataset.mean,
+        std=dataset.std,
+        classes=dataset.class_names,
+        accuracy=made.accuracy,
+        calibration=(batches, batch),
+        source={
+            "run": str(opened.folder),
+            "checkpoint": opened.step,
+            "data": dataset.name,
+            "data_fingerprint": dataset.fingerprint,
+            "split_seed": built.config.data.split_seed,
+            "held_out_limit": settings.limit,
+        },
+        proof=made.proof,
+        proof_images=len(images),
+    )
+    size = wanted.size or _data_size(built)
+    export = Export(made.module, made.variables, description, size, wanted.pixels)
+    return extract.save(
+        folder,
+        made.module,
+        made.variables,
+        description=description,
+        write=export_formats.writer(wanted.formats, export, export_formats.fed(images, export)),
+        card=export_formats.card(wanted.formats),
+    )
+
+
+def _data_size(built: Experiment) -> int:
+    return built.dataset.test.images.shape[1]
+
+
+# ---------------------------------------------------------------------------- one by itself
+
+
+def _calibrate(opened: Run, arch: Arch, calibration: Any) -> Tree:
+    space, prepare = opened.experiment.space, opened.experiment.prepare
+
+    @jax.jit
+    def statistics(params: Tree, images: Any) -> Tree:
+        return evaluate.calibrate(
+            space,
+            params,
+            arch,
+            images,
+            resolution=space.resolutions[int(choices.get(arch, space.resolution))],
+            strategy=network.sliced,
+            prepare=prepare,
+        )
+
+    return statistics(opened.params, calibration)
+
+
+def _accuracy(
+    built: Experiment, module: Network, variables: Variables, data: EvaluationData
+) -> float:
+    """Share of a split that the extracted network itself classifies correctly."""
+
+    @jax.jit
+    def right(variables: Any, images: Any, labels: Any) -> Any:
+        logits: Any = module.apply(variables, built.prepare(images))
+        return jnp.sum((labels >= 0) & (jnp.argmax(logits, -1) == labels))
+
+    batches = zip(data.images, data.labels, strict=True)
+    correct = sum(int(right(variables, images, labels)) for images, labels in batches)
+    return correct / int(np.sum(np.asarray(data.labels) >= 0))
+
+
+# ---------------------------------------------------------------------------- many together
+
+
+def _subnets(opened: Run, archs: Sequence[Arch], images: jax.Array) -> Iterator[tuple[int, Subnet]]:
+    """What is known of each arch, and its place among them; as many at once as are evaluated."""
+    built, space = opened.experiment, opened.experiment.space
+    how = experiment.evaluation_how(built)._replace(dtype=jnp.float32)
+    splits = {split: experiment.evaluation_data(built, split) for split in ("held-out", "test")}
+    ends = np.cumsum([0, *(len(data.labels) for data in splits.values())])
+    together = EvaluationData(  # so that one program scores both splits
+        splits["test"].calibration,
+        jnp.concatenate([data.images for data in splits.values()]),
+        jnp.concatenate([data.labels for data in splits.values()]),
+    )
+    unravel = ravel_pytree(network.zero_stats(space))[1]
+    logits = functools.cache(functools.partial(_logits_program, how))
+    for where, stats in evaluate.calibrated(how, opened.params, choices.stack(archs), together):
+        part = [archs[place] for place in where]
+        right = _right(how, opened, part, stats, together)
+        for i, arch in enumerate(part):
+            resolution = space.resolutions[int(choices.get(arch, space.resolution))]
+            own = unravel(jnp.asarray(stats[i]))
+            given = (opened.params, own, images, jax.tree.map(jnp.asarray, arch))
+            with jax.default_matmul_precision("highest"):
+                found = np.asarray(logits(resolution)(*given))
+            accuracy = {
+                split: float(right[i, start:end].sum() / np.sum(np.asarray(data.labels) >= 0))
+                for (split, data), start, end in zip(
+                    splits.items(), ends[:-1], ends[1:], strict=True
+                )
+            }
+            yield int(where[i]), Subnet(arch, own, found, accuracy)
+
+
+def _right(
+    how: evaluate.How, opened: Run, archs: Sequence[Arch], stats: np.ndarray, data: EvaluationData
+) -> np.ndarray:
+    """Which images are classified correctly, bool `[N, E, B]`."""
+    right = np.zeros((len(archs), *data.labels.shape), bool)
+    scored = evaluate.scored(
+        how, opened.params, choices.stack(archs), stats, data, batches=(0, len(data.labels))
+    )
+    for where, scores in scored:
+        right[where] = scores.right
+    return right
+
+
+def _logits_program(how: evaluate.How, resolution: int) -> Any:
+    """`(params, stats, images, arch) -> logits` for all archs of a resolution."""
+
+    @functools.partial(jax.jit, compiler_options=machine.runs_once())
+    def run(params: Tree, stats: Tree, images: Any, arch: Arch) -> jax.Array:
+        output = how.strategy(how.space, params, arch, images, resolution=resolution, stats=stats)
+        return output.logits
+
+    return run
