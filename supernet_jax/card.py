@@ -83,12 +83,15 @@ def _flax(d: Description, folder: str) -> list[str]:
 
 
 def _program(d: Description, exported: Exported, snippet: str, folder: str) -> list[str]:
-    normalised = _normalised(d, exported.size, "yours")
+    imports, _, body = snippet.replace("FOLDER", folder).partition("\n\n")
+    mean, images, inputs = _normalised(d, exported.size, "yours")
+    pixels = [images.replace("images", "inputs", 1)]
     return [
+        *imports.splitlines(),
         "import numpy as np",
         "",
-        *(normalised if not exported.pixels else [normalised[1].replace("images", "inputs", 1)]),
-        *snippet.replace("FOLDER", folder).splitlines(),
+        *(pixels if exported.pixels else [mean, images, inputs]),
+        *body.splitlines(),
         "print(logits.argmax(-1))  # numbers of classes, in the order above",
     ]
 

@@ -379,28 +379,46 @@ def check_fit(module: Network, shapes: Any, description: Description) -> None:
     Raises:
         UserError: they are not; nothing of the described sizes was allocated.
     """
-    size = description.resolution
-    images = jax.ShapeDtypeStruct((1, size, size, description.input_channels), jnp.float32)
+    there = _flat(shapes)
+    leaves = tuple((name, leaf.shape, leaf.dtype) for name, leaf in _leaves(shapes).items())
     try:
-        # With the shapes at hand Flax compares each parameter before anything is computed from it.
-        logits = jax.eval_shape(module.apply, shapes, images)
-        made = jax.eval_shape(module.init, jax.random.key(0), images)
+        own, logits = _own_shapes(module, leaves, description.input_channels)
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
         raise UserError(f"network.json does not fit the weights beside it: {reason}") from error
-    own = _flat({"params": made.get("params", {}), "stats": made.get("moments", {})})
-    there = _flat(shapes)
     for name in [*own, *there]:
         if own.get(name) != there.get(name):
             raise UserError(
                 f"network.json does not fit the weights beside it: {name} is "
                 f"{there.get(name, 'missing')}, but must be {own.get(name, 'left out')}"
             )
-    if logits.shape != (1, len(description.classes)):
+    if logits != (1, len(description.classes)):
         raise UserError(
             f"network.json names {len(description.classes)} classes, but the network has "
-            f"{list(logits.shape)[1:]} logits"
+            f"{list(logits)[1:]} logits"
         )
+
+
+@functools.lru_cache(maxsize=8)  # tracing a network takes longer than reading it
+def _own_shapes(
+    module: Network, leaves: tuple[Any, ...], channels: int
+) -> tuple[dict[str, str], tuple[int, ...]]:
+    """What variables a module makes itself, and the shape of its logits for one image.
+
+    Args:
+        module: of the network.
+        leaves: (name, shape, dtype) of the variables that there are.
+        channels: of the images.
+
+    Raises whatever a module or Flax does where the variables do not fit.
+    """
+    images = jax.ShapeDtypeStruct((1, module.resolution, module.resolution, channels), jnp.float32)
+    given = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in leaves}
+    # With the shapes at hand Flax compares each parameter before anything is computed from it.
+    logits = jax.eval_shape(module.apply, tensors.nested(given, "the weights"), images)
+    made = jax.eval_shape(module.init, jax.random.key(0), images)
+    own = {"params": made.get("params", {}), "stats": made.get("moments", {})}
+    return _flat(own), logits.shape
 
 
 def digest(description: Description, variables: Variables) -> str:

@@ -50,8 +50,9 @@ class Format(NamedTuple):
         load: `folder -> run`: what was written, in its own runtime on CPU. Images go in as
             `Export.pixels` says, always `[B, size, size, C]`.
         packages: pip requirements of writer and runtime beyond the library's own dependencies.
-        snippet: Python that makes `logits` of the NumPy array `inputs`, for the model card; FOLDER
-            in it stands for the folder. Empty where `extracted.load` is what loads it.
+        snippet: Python for the model card: imports, an empty line, and what makes `logits` of the
+            NumPy array `inputs`, in which FOLDER stands for the folder. Empty where
+            `extracted.load` is what loads it.
         program: whether the files hold the computation too, and not only weights for Flax.
     """
 
