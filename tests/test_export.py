@@ -1,0 +1,485 @@
+"""Formats of extracted networks: each gives the same logits, and nothing else is ever kept."""
+
+import functools
+import json
+import pathlib
+import pickle
+import re
+import shutil
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import pytest
+import tiny_space
+
+from supernet_jax import choices, extract, extracted, layers, native, network, tensors
+from supernet_jax.errors import UserError
+from supernet_jax.export import format as formats_of
+from supernet_jax.export import formats, stablehlo
+from supernet_jax.export.format import Export, Format
+
+TOLERANCE = 1e-5  # float32 sums in another order
+NAMES = tuple(format.name for format in formats.FORMATS)
+PROGRAMS = tuple(format.name for format in formats.FORMATS if format.program)
+SIZE = 10  # pixels of the images; the network works on 6
+SPACE = tiny_space.tiny()
+ARCH = choices.smallest(SPACE.menu)
+MEAN, STD = (0.5, 0.25), (0.3, 0.2)
+
+
+def filled(shapes: Any, seed: int, low: float = -0.5) -> Any:
+    """Random arrays; nothing is zero, so that no part of a network hides."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda s: rng.uniform(low, low + 1.0, s.shape).astype(np.float32), shapes)
+
+
+def pixels(count: int, size: int = SIZE) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (count, size, size, 2), np.uint8)
+
+
+def normalised(images: np.ndarray) -> np.ndarray:
+    return ((images / 255 - np.array(MEAN)) / np.array(STD)).astype(np.float32)
+
+
+@functools.cache
+def taken() -> tuple[Any, Any, dict[str, Any]]:
+    """Module, variables and description."""
+    params = filled(jax.eval_shape(functools.partial(network.init, SPACE), jax.random.key(0)), 0)
+    stats = filled(jax.eval_shape(functools.partial(network.zero_stats, SPACE)), 1, 0.5)
+    module, variables = extract.extract(SPACE, params, ARCH, stats)
+    description = extract.describe(
+        SPACE,
+        ARCH,
+        module,
+        variables,
+        mean=MEAN,
+        std=STD,
+        accuracy={"test": 0.5},
+        calibration=(2, 64),
+        source={"run": "runs/tiny", "step": 7},
+        proof=0.0,
+        proof_images=3,
+    )
+    return module, variables, description
+
+
+@functools.cache
+def expected(count: int) -> np.ndarray:
+    """Logits of the Flax network."""
+    module, variables, _ = taken()
+    return formats_of.flax_runner(module, variables)(normalised(pixels(count)))
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
+
+
+def chosen(*names: str, **settings: Any) -> tuple[Format, ...]:
+    return formats.chosen(names, **{"pixels": False, "size": None, **settings})
+
+
+def written(folder: pathlib.Path, given: tuple[Format, ...], *, raw: bool = False) -> pathlib.Path:
+    module, variables, description = taken()
+    export = Export(module, variables, description, SIZE, raw)
+    write = formats.writer(given, export, formats.fed(pixels(3), export))
+    card = formats.card(given)
+    extract.save(folder, module, variables, description=description, write=write, card=card)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A network in every format; not to be changed."""
+    return written(tmp_path_factory.mktemp("networks") / "all", chosen(*NAMES))
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A network as programs that take pixels; not to be changed."""
+    folder = tmp_path_factory.mktemp("networks") / "raw"
+    return written(folder, chosen(*PROGRAMS, pixels=True), raw=True)
+
+
+@pytest.fixture
+def weights(folder: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of the network with `model.safetensors` alone."""
+    (tmp_path / "copy").mkdir()
+    for name in ("network.json", extracted.TENSORS):
+        shutil.copy(folder / name, tmp_path / "copy" / name)
+    return tmp_path / "copy"
+
+
+def format_of(name: str) -> Format:
+    return next(format for format in formats.FORMATS if format.name == name)
+
+
+# --- what is written gives the same logits -----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_round_trip_with_any_batch_size(folder: pathlib.Path, name: str) -> None:
+    run = format_of(name).load(folder)
+    for count in (1, 5):
+        logits = run(normalised(pixels(count)))
+        assert isinstance(logits, np.ndarray) and logits.dtype == np.float32
+        assert logits.shape == (count, 5)
+        assert difference(logits, expected(count)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_pixels_go_in_as_they_are(raw: pathlib.Path, name: str) -> None:
+    run = format_of(name).load(raw)
+    for count in (1, 4):
+        assert difference(run(pixels(count)), expected(count)) <= TOLERANCE
+    recorded = extracted.read_description(raw)["formats"][name]
+    assert recorded["pixels"] and recorded["size"] == SIZE
+
+
+def test_what_was_proven_is_recorded(folder: pathlib.Path) -> None:
+    description = extracted.read_description(folder)
+    assert list(description["formats"]) == list(NAMES)
+    for name, one in description["formats"].items():
+        assert 0 <= one["difference"] <= TOLERANCE and one["images"] == 3
+        assert (one["size"], one["pixels"]) == (SIZE, False)
+        assert all((folder / file).is_file() for file in one["files"])
+        assert f"| same as {name} | logits within" in (folder / "README.md").read_text()
+    held = {file for one in description["formats"].values() for file in one["files"]}
+    assert held | {"README.md", "network.json", "weights"} == {p.name for p in folder.iterdir()}
+
+
+def test_safetensors_hold_the_variables_to_the_bit(weights: pathlib.Path) -> None:
+    module, variables, _ = taken()
+    arrays = tensors.read(weights / extracted.TENSORS)
+    own = flax.traverse_util.flatten_dict(variables, sep="/")
+    assert set(arrays) == set(own) and "params/stem/conv/kernel" in arrays
+    for name, array in own.items():
+        np.testing.assert_array_equal(arrays[name], array, strict=True)
+    back, loaded = extracted.load(weights)
+    assert back == module
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded))
+
+
+def test_every_snippet_of_the_card_runs(folder: pathlib.Path, raw: pathlib.Path) -> None:
+    seen = []
+    for path in (folder, raw):
+        card = (path / "README.md").read_text()
+        for snippet in re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL):
+            [zeros] = re.findall(r"np\.zeros\(.*?uint8\)", snippet)
+            own: dict[str, Any] = {"given": pixels(1)}
+            exec(snippet.replace(zeros, "given"), own)
+            assert difference(np.asarray(own["logits"]), expected(1)) <= TOLERANCE
+            seen.append(snippet)
+    assert len(seen) == 1 + 2 * len(PROGRAMS)
+
+
+def test_kernels_of_this_machine_stay_out(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, variables, description = taken()
+    (tmp_path / "built.so").write_bytes(b"")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(native, "library", lambda: tmp_path / "built.so")
+    monkeypatch.setattr(native, "_load", lambda path: True)
+    images = np.zeros((1, SIZE, SIZE, 2), np.float32)
+    assert native.takes_norm(images)
+    stablehlo.write(tmp_path, Export(module, variables, description, SIZE, False))
+    assert b"supernet_norm" not in (tmp_path / stablehlo.NAME).read_bytes()
+    assert native.takes_norm(images)
+
+
+# --- nothing is kept that is not the same ------------------------------------------------------
+
+
+def wrong(change: Callable[[np.ndarray], np.ndarray]) -> Format:
+    """A format whose runtime gives other logits."""
+
+    def write(folder: pathlib.Path, export: Export) -> None:
+        (folder / "model.wrong").write_text("something")
+
+    def load(folder: pathlib.Path) -> Any:
+        module, variables, _ = taken()
+        return lambda images: change(formats_of.flax_runner(module, variables)(images))
+
+    return Format("wrong", "", write, load)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x: x * np.float32(1 + 1e-4), r"as wrong is not the same: .* allowed is 1e-05"),
+        (lambda x: x * np.nan, "as wrong is not the same: .* differ by nan"),
+        (lambda x: x[:, :4], r"gives logits of shape \[3, 4\], but must give \[3, 5\]"),
+        (lambda x: x[:1], r"gives logits of shape \[1, 5\]"),
+    ],
+)
+def test_a_format_that_is_not_the_same(
+    tmp_path: pathlib.Path, change: Callable[..., Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        written(tmp_path / "net", (format_of("safetensors"), wrong(change)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_topology_that_needs_the_batch_size(tmp_path: pathlib.Path) -> None:
+    module, variables, description = taken()
+
+    def forward(run: Any, x: Any) -> Any:
+        for block in module.blocks:
+            x = run(block.name, x)
+        return sum(x[i : i + 1] for i in range(x.shape[0]))
+
+    export = Export(module.clone(forward=forward), variables, description, SIZE, False)
+    with pytest.raises(UserError, match=r"cannot be written as stablehlo .*batch of any size"):
+        stablehlo.write(tmp_path, export)
+    assert list(tmp_path.iterdir()) == []
+
+
+CHOICES: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
+    "none": ((), {}, "--format names no format; allowed: orbax, safetensors"),
+    "unknown": (("saftensors",), {}, "is 'saftensors', allowed: .* did you mean safetensors"),
+    "pixels in weights": (("orbax",), {"pixels": True}, "orbax holds weights alone; leave --pix"),
+    "pixels in some": (("stablehlo", "safetensors"), {"pixels": True}, "safetensors holds weights"),
+    "size of weights": (("safetensors",), {"size": 8}, "--input-size is of the network's program"),
+    "no size": (("stablehlo",), {"size": 0}, "--input-size is 0, allowed are 1 to 4096"),
+    "huge": (("stablehlo",), {"size": 9999}, "--input-size is 9999, allowed are 1 to 4096"),
+    "package": (("other",), {}, r"other needs packages .*: .* -m pip install 'not-there-1>=1\.0'$"),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+def test_formats_that_cannot_be(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, settings, message = CHOICES[case]
+    other = Format("other", "", stablehlo.write, stablehlo.load, ("numpy>=1", "not-there-1>=1.0"))
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, other))
+    with pytest.raises(UserError, match=message):
+        chosen(*names, **settings)
+
+
+def test_formats_count_once() -> None:
+    assert [f.name for f in chosen("safetensors", "orbax", "safetensors")] == [
+        "safetensors",
+        "orbax",
+    ]
+
+
+# --- broken files ------------------------------------------------------------------------------
+
+
+def packed(header: Any, data: bytes = b"\0" * 4) -> bytes:
+    """A safetensors file with any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **changes}
+
+
+TWICE = json.dumps({"a": entry()})[:-1] + ',"a":' + json.dumps(entry(data_offsets=[4, 8])) + "}"
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is not a whole safetensors file"),
+    "short": (b"\1\0\0", "is not a whole safetensors file"),
+    "a pickle": (pickle.dumps({"a": np.ones(3)}), "is not a whole safetensors file"),
+    "header of 2**63 bytes": (struct.pack("<Q", 2**63) + b"{}", "is not a whole safetensors file"),
+    "header cut": (packed({"a": entry()})[:30], "is not a whole safetensors file"),
+    "no JSON": (packed(b"{nothing}"), "is not a whole safetensors file"),
+    "a list": (packed([1, 2]), "is not a whole safetensors file"),
+    "deep": (packed(b"[" * 5000), "is not a whole safetensors file"),
+    "numbers cut": (packed({"a": entry()}, b"\0\0"), "is not a whole safetensors file"),
+    "numbers left": (packed({"a": entry()}, b"\0" * 8), "is not a whole safetensors file"),
+    "a petabyte": (packed({"a": entry(shape=[2**50])}), "is not a whole safetensors file"),
+    "overflow": (packed({"a": entry(shape=[2**40, 2**40])}), "is not a whole safetensors file"),
+    "negative": (packed({"a": entry(shape=[-1])}), "is not a whole safetensors file"),
+    "overlap": (packed({"a": entry(), "b": entry()}), "is not a whole safetensors file"),
+    "twice": (packed(TWICE.encode(), b"\0" * 8), "is not a whole safetensors file"),
+    "dtype": (packed({"a": entry(dtype="F8_E4M3", shape=[4])}), "a is of type F8_E4M3, allowed"),
+    "no dtype": (packed({"a": entry(dtype="os.system")}), "is not a whole safetensors file"),
+    "path up": (packed({"../../etc/a": entry()}), r"has an array named '\.\./\.\./etc/a'; names"),
+    "absolute": (packed({"/etc/a": entry()}), "has an array named '/etc/a'"),
+    "backslash": (packed({"a\\b": entry()}), r"has an array named 'a\\\\b'"),
+    "null": (packed({"a\0": entry()}), r"has an array named 'a\\x00'"),
+    "no name": (packed({"": entry()}), "has an array named ''"),
+    "other names": (
+        packed({"a": entry()}),
+        r"a is float32\[1\], but must be left out|does not fit",
+    ),
+    "group and array": (
+        packed({"a": entry(), "a/b": entry(data_offsets=[4, 8])}, b"\0" * 8),
+        "'a/b' stands for an array and for a group of arrays",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_safetensors(weights: pathlib.Path, case: str) -> None:
+    content, message = BROKEN[case]
+    (weights / extracted.TENSORS).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        extracted.load(weights)
+    assert sorted(p.name for p in weights.iterdir()) == [extracted.TENSORS, "network.json"]
+    assert [p.name for p in weights.parent.iterdir()] == ["copy"]
+
+
+def test_weights_that_are_not_numbers(weights: pathlib.Path) -> None:
+    _, variables, description = taken()
+    for bad in (np.nan, np.inf):
+        changed = jax.tree.map(np.copy, variables)
+        changed["params"]["stem"]["conv"]["kernel"][0, 0, 0, 0] = bad
+        flat = flax.traverse_util.flatten_dict(changed, sep="/")
+        tensors.write(weights / extracted.TENSORS, flat)
+        with pytest.raises(UserError, match="do not match its sha256"):
+            extracted.load(weights)
+        described = formats.parse(extracted.Description, description, "")
+        value = {**description, "sha256": extracted.digest(described, changed)}
+        (weights / "network.json").write_text(json.dumps(value))
+        with pytest.raises(UserError, match=r"params/stem/conv/kernel holds values .*not finite"):
+            extracted.load(weights)
+
+
+def test_a_file_that_is_none(weights: pathlib.Path) -> None:
+    (weights / extracted.TENSORS).unlink()
+    (weights / extracted.TENSORS).mkdir()
+    with pytest.raises(UserError, match=r"there is no file .*model\.safetensors"):
+        extracted.load(weights)
+
+
+def test_a_folder_of_the_first_version(weights: pathlib.Path) -> None:
+    path = weights / "network.json"
+    value = json.loads(path.read_text())
+    del value["formats"]
+    path.write_text(json.dumps(value))
+    with pytest.raises(UserError, match="missing formats"):
+        extracted.load(weights)
+    path.write_text(json.dumps({**value, "version": 1}))
+    assert extracted.load(weights)[0] == taken()[0]
+    assert extracted.read_description(weights)["formats"] == {}
+
+
+def test_programs_alone_are_no_flax_network(raw: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=r"as stablehlo.* only.* --format orbax or safetensors"):
+        extracted.load(raw)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_that_was_changed(
+    folder: pathlib.Path, tmp_path: pathlib.Path, name: str
+) -> None:
+    files = extracted.read_description(folder)["formats"][name]["files"]
+    shutil.copytree(folder, tmp_path / "copy")
+    for file in files:
+        path = tmp_path / "copy" / file
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(UserError, match="has been changed since it was written"):
+            format_of(name).load(tmp_path / "copy")
+        path.unlink()
+        with pytest.raises(UserError, match=f"has no {re.escape(file)}"):
+            format_of(name).load(tmp_path / "copy")
+        path.write_bytes(whole)
+
+
+def test_no_program_of_jax(folder: pathlib.Path, weights: pathlib.Path) -> None:
+    value = json.loads((weights / "network.json").read_text())
+    (weights / "network.json").write_text(json.dumps({**value, "formats": {}}))
+    for content in (b"", b"nothing of the kind", pickle.dumps({"a": 1})):
+        (weights / stablehlo.NAME).write_bytes(content)
+        with pytest.raises(UserError, match=r"is not a program of jax\.export"):
+            stablehlo.load(weights)
+
+
+# --- any change of any byte --------------------------------------------------------------------
+
+MUTATIONS = 2400
+
+
+@pytest.fixture(scope="module")
+def smallest(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The quickest network to look at: one block."""
+    from supernet_jax.blocks import Head, HeadSpec
+
+    _, _, description = taken()
+    spec = {"c_in": 2, "middle": 3, "c_out": 4, "classes": 5, "dropout": 0.1, "dropout_width": 8}
+    module = extracted.Network((extracted.Block("head", Head, HeadSpec(**spec)),), 6)
+    x = jax.ShapeDtypeStruct((1, 6, 6, 2), np.float32)
+    made = jax.eval_shape(module.init, jax.random.key(0), x)
+    variables = {"params": filled(made["params"], 0), "stats": filled(made["moments"], 1, 0.5)}
+    block = {"name": "head", "type": "Head", "spec": spec, "spec_type": None}
+    value = {**description, "blocks": [block], "formats": {}}
+    described = formats.parse(extracted.Description, value, "")
+    value["sha256"] = extracted.digest(described, variables)
+    folder = tmp_path_factory.mktemp("smallest")
+    (folder / "network.json").write_text(json.dumps(value))
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    tensors.write(folder / extracted.TENSORS, flat)
+    return folder
+
+
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    """Content with one to three changes: bits, bytes, cuts, repeats, digits, swapped parts."""
+    changed = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        if not changed:
+            break
+        i, j = sorted(int(n) for n in rng.integers(0, len(changed), 2))
+        kind = rng.integers(7)
+        if kind == 0:
+            changed[i] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            changed[i] = int(rng.integers(256))
+        elif kind == 2:
+            del changed[i:]
+        elif kind == 3:
+            del changed[i : i + int(rng.integers(1, 9))]
+        elif kind == 4:
+            changed[i:i] = changed[j : j + 8]
+        elif kind == 5:
+            digits = [k for k, byte in enumerate(changed) if 48 <= byte <= 57]
+            if digits:
+                changed[digits[int(rng.integers(len(digits)))]] = int(rng.integers(48, 58))
+        else:
+            changed[i], changed[j] = changed[j], changed[i]
+    return bytes(changed)
+
+
+def test_no_change_goes_unnoticed(smallest: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(0)
+    module, variables = extracted.load(smallest)
+    whole = {name: (smallest / name).read_bytes() for name in ("network.json", extracted.TENSORS)}
+    known = json.loads(whole["network.json"])
+    refused = accepted = 0
+    for i in range(MUTATIONS):
+        # Two thirds in the weights, where a header of some hundred bytes is most of the file.
+        target = "network.json" if i % 3 == 0 else extracted.TENSORS
+        for name, content in whole.items():
+            change = mutated(content, rng) if name == target else content
+            (tmp_path / name).write_bytes(change)
+        try:
+            back, loaded = extracted.load(tmp_path)
+        except UserError:
+            refused += 1
+            continue
+        accepted += 1
+        assert back == module, i
+        jax.tree.map(
+            functools.partial(np.testing.assert_array_equal, strict=True), loaded, variables
+        )
+        now = extracted.read_description(tmp_path)
+        assert all(now[key] == known[key] for key in ("mean", "std", "classes", "resolution")), i
+    assert refused > MUTATIONS / 2 and accepted > 10  # a figure in the description may change
+    assert sorted(p.name for p in tmp_path.iterdir()) == [extracted.TENSORS, "network.json"]
+
+
+def test_resizing_what_is_fed() -> None:
+    module, variables, description = taken()
+    export = Export(module, variables, description, 7, True)
+    images = formats.fed(pixels(2), export)
+    assert images.shape == (2, 7, 7, 2) and images.dtype == np.uint8
+    smooth = np.asarray(layers.resize_bicubic(pixels(2).astype(np.float32), 7))
+    assert np.max(np.abs(images - np.clip(smooth, 0, 255))) <= 0.5
+    floats = formats.fed(pixels(2), export._replace(pixels=False))
+    np.testing.assert_allclose(floats, normalised(images), rtol=1e-5, atol=1e-6)
