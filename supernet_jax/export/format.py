@@ -4,7 +4,6 @@ A format is one file of this folder with a `FORMAT`, and a place in `formats.FOR
 """
 
 import contextlib
-import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax import augment, extracted
-from supernet_jax.errors import UserError
 from supernet_jax.extracted import Network, Variables
 
 Runner = Callable[[np.ndarray], np.ndarray]  # images [B, H, W, C] -> float32 logits [B, K]
@@ -48,7 +46,8 @@ class Format(NamedTuple):
         about: what it is for, a few words.
         write: `(folder, export)` writes the format's files into an existing folder.
         load: `folder -> run`: what was written, in its own runtime on CPU. Images go in as
-            `Export.pixels` says, always `[B, size, size, C]`.
+            `Export.pixels` says, always `[B, size, size, C]`. Files may be anything, unless it is
+            called by `formats.load`.
         packages: pip requirements of writer and runtime beyond the library's own dependencies.
         snippet: Python for the model card: imports, an empty line, and what makes `logits` of the
             NumPy array `inputs`, in which FOLDER stands for the folder. Empty where
@@ -92,24 +91,3 @@ def on_cpu() -> contextlib.AbstractContextManager[Any]:
     if jax.default_backend() == "cpu":  # changing nothing compiles nothing again
         return contextlib.nullcontext()
     return jax.default_device(jax.local_devices(backend="cpu")[0])
-
-
-def checked(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """A file of a network's folder, after making sure that it is the one that was written.
-
-    Runtimes do not look closely at what they load.
-
-    Raises:
-        UserError: it is not there, or not what `network.json` says, if that says something.
-    """
-    path = folder / name
-    if not path.is_file():
-        raise UserError(f"{folder} has no {name}; `supernet extract --format` writes it")
-    formats = extracted.read_description(folder)["formats"].values()
-    known = [files[name] for files in (one["files"] for one in formats) if name in files]
-    if known and hashlib.sha256(path.read_bytes()).hexdigest() != known[0]:
-        raise UserError(
-            f"{path} has been changed since it was written: network.json has another sha256; copy "
-            "the folder again, or extract the network again"
-        )
-    return path

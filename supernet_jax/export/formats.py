@@ -85,6 +85,40 @@ def _is_there(requirement: str) -> bool:
     return True
 
 
+def load(folder: str | pathlib.Path, name: str) -> Runner:
+    """What a folder holds in one format, in that format's own runtime on CPU.
+
+    Nothing is run or given to a runtime but the very files that were written.
+
+    Args:
+        folder: of an extracted network.
+        name: of the format.
+
+    Returns:
+        `images -> logits`: float32 `[B, size, size, C]`, or uint8 if its `pixels` are true, see
+        `extracted.Exported`.
+
+    Raises:
+        UserError: no such format, none in this folder, or files that were changed.
+    """
+    folder = pathlib.Path(folder)
+    there = parse(Description, extracted.read_description(folder), "network.json").formats
+    if name not in there:
+        found = ", ".join(there) or "none that is recorded"
+        raise UserError(f"{folder} does not hold the network as {name!r}, only as {found}")
+    [format] = chosen([name], pixels=False, size=None)
+    for file, digest in there[name].files.items():
+        path = folder / file
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+            raise UserError(f"{folder} has no file {file}; copy the folder again")
+        if _sha256(path) != digest:
+            raise UserError(
+                f"{path} has been changed since it was written: network.json has another sha256; "
+                "copy the folder again, or extract the network again"
+            )
+    return format.load(folder)
+
+
 def fed(pixels: np.ndarray, export: Export) -> np.ndarray:
     """Images as they will be fed to a network: at its input size, normalised unless it does that.
 
@@ -140,7 +174,8 @@ def _write_one(
 ) -> dict[str, Any]:
     before = set(folder.iterdir())
     format.write(folder, export)
-    files = sorted(path for path in set(folder.iterdir()) - before if path.is_file())
+    new = sorted(set(folder.iterdir()) - before - {folder / extracted.WEIGHTS})
+    files = [path for top in new for path in (top, *sorted(top.rglob("*"))) if path.is_file()]
     logits = _loaded(format, folder, export)(images)
     if logits.shape != expected.shape:
         raise UserError(
@@ -158,8 +193,12 @@ def _write_one(
         "images": len(images),
         "size": export.size,
         "pixels": export.pixels,
-        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
     }
+
+
+def _sha256(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _loaded(format: Format, folder: pathlib.Path, export: Export) -> Runner:

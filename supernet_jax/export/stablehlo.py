@@ -12,7 +12,7 @@ import numpy as np
 
 from supernet_jax import native
 from supernet_jax.errors import UserError
-from supernet_jax.export.format import Export, Format, Runner, checked, function, on_cpu
+from supernet_jax.export.format import Export, Format, Runner, function, on_cpu
 
 NAME = "model.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -55,11 +55,10 @@ def load(folder: pathlib.Path) -> Runner:
     """The program, on CPU.
 
     Raises:
-        UserError: there is none, it was changed, or this version of JAX cannot read it.
+        UserError: there is none, or this version of JAX cannot read it.
     """
-    content = bytearray(checked(folder, NAME).read_bytes())
     try:
-        program = jax.export.deserialize(content)
+        program = jax.export.deserialize(bytearray((folder / NAME).read_bytes()))
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{folder / NAME} is not a program of jax.export ({reason})") from error
