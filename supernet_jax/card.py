@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from supernet_jax.extracted import Description, Exported
+from supernet_jax.extracted import SOURCES, Description, Exported
 from supernet_jax.schema import parse
 
 
@@ -20,11 +20,11 @@ def model_card(
         description: as `describe` made it.
         folder: where the snippets load it from.
         snippets: by the name of a format, Python that makes `logits` of `inputs`, in which FOLDER
-            stands for the folder; formats without one are loaded with `extracted.load`.
+            stands for the folder; those of weights need none.
     """
     d = parse(Description, dict(description), "the description")
     snippets = snippets or {}
-    flax = [name for name in d.formats if name not in snippets]
+    flax = [name for name in d.formats if name in SOURCES]
     lines = [*_facts(d), ""]
     if flax or not d.formats:
         lines += [f"In Flax{_from(flax)}:", "", *_block(_flax(d, folder)), ""]

@@ -35,7 +35,7 @@ COMMANDS = {
     "search": (search, "search a run's space under a budget"),
     "table": (table, "the archs of a space over MACs, or the best by a score, for samplers"),
     "latency": (latency, "measure how long the blocks of a space take on this machine"),
-    "extract": (extract, "take one subnet out as an ordinary network"),
+    "extract": (extract, "take subnets out as ordinary networks"),
     "report": (report, "one HTML file about a run: training, front, networks"),
     "native": (native, "build faster kernels for this machine's CPU (optional)"),
     "quickstart": (quickstart, "all of it on 8x8 digits, in three minutes"),

@@ -418,7 +418,7 @@ def _check_written(path: pathlib.Path, made: Network, variables: Variables) -> N
         raise UserError("the description is not of this network; make it with describe")
     if extracted.digest(described, variables) != described.sha256:
         raise UserError("the description and the variables do not match its sha256; describe these")
-    for source in (extracted.WEIGHTS, extracted.TENSORS):
+    for source in extracted.SOURCES.values():
         if not (path / source).exists():
             continue
         back = extracted.read_variables(path, described, made, source=source)

@@ -33,6 +33,7 @@ Array = jax.Array
 Variables = dict[str, Any]  # {"params": ..., "stats": ...}, each {block: {layer: ...}}
 FORMAT, VERSION = "supernet_jax network", 2  # version 1 had no field `formats`
 WEIGHTS, TENSORS = "weights", "model.safetensors"  # where variables are, the first that is there
+SOURCES = {"orbax": WEIGHTS, "safetensors": TENSORS}  # by the name of the format
 LARGEST_RESOLUTION = 4096
 LIBRARY: dict[str, tuple[type[nn.Module], type]] = {
     "Stem": (Stem, StemSpec),
@@ -363,8 +364,8 @@ def read_variables(
 
 
 def _weights_of(folder: pathlib.Path, description: Description) -> str:
-    there = [name for name in (WEIGHTS, TENSORS) if (folder / name).exists()]
-    if not there and description.formats and not {"orbax", "safetensors"} & {*description.formats}:
+    there = [name for name in SOURCES.values() if (folder / name).exists()]
+    if not there and description.formats and not SOURCES.keys() & description.formats.keys():
         raise UserError(
             f"{folder} holds the network as {', '.join(description.formats)} only, which its "
             "README.md shows how to run; for a Flax network extract it with --format orbax or "

@@ -26,7 +26,6 @@ from supernet_jax.extracted import Description
 from supernet_jax.schema import parse
 
 FORMATS: tuple[Format, ...] = (orbax.FORMAT, safetensors.FORMAT, stablehlo.FORMAT)
-SOURCES = {"orbax": extracted.WEIGHTS, "safetensors": extracted.TENSORS}  # of variables for Flax
 
 
 def chosen(names: Sequence[str], *, pixels: bool, size: int | None) -> tuple[Format, ...]:
@@ -206,5 +205,7 @@ def _loaded(format: Format, folder: pathlib.Path, export: Export) -> Runner:
     if format.program:
         return format.load(folder)
     described = parse(Description, extracted.read_description(folder), "network.json")
-    back = extracted.read_variables(folder, described, export.network, source=SOURCES[format.name])
+    back = extracted.read_variables(
+        folder, described, export.network, source=extracted.SOURCES[format.name]
+    )
     return flax_runner(export.network, back)
