@@ -17,7 +17,7 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import choices, extract, network
+from supernet_jax import choices, extract, machine, network
 from supernet_jax.errors import UserError
 from supernet_jax.export import formats
 from supernet_jax.export.format import Export, Format
@@ -46,7 +46,8 @@ def network_of(name: str) -> Export:
     size = measure.SIZES[name]
     space = measure.space_of(name, pixels=size)
     arch = choices.largest(space.menu)
-    params = jax.jit(functools.partial(network.init, space))(jax.random.key(0))
+    begin = functools.partial(network.init, space)
+    params = jax.jit(begin, compiler_options=machine.runs_once())(jax.random.key(0))
     rng = np.random.default_rng(0)  # nothing is zero, so that no part of the network hides
     noise = functools.partial(rng.normal, 0, 0.02)
     params = jax.tree.map(lambda p: np.asarray(p + noise(p.shape).astype(np.float32)), params)
