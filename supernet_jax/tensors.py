@@ -1,12 +1,16 @@
-"""Files of named arrays in the safetensors format, read without trusting them.
+"""Named arrays in a safetensors file, read as if somebody hostile had written it.
 
-Such a file is a JSON header (names, dtypes, shapes) and the numbers after it. Reading runs no code
-and allocates no more than the file holds. A name is a path of keys, as "params/stem/conv/kernel".
+A safetensors file is eight bytes that say how long the header is, the header (JSON: by name a
+dtype, a shape and where the bytes are), and the bytes. Reading it executes nothing. What the header
+says is checked against the file's length before anything of that size is allocated. A name is a
+path of keys, as "params/stem/conv/kernel".
 """
 
-import contextlib
+import json
+import math
 import pathlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,7 +21,9 @@ import safetensors.numpy
 
 from supernet_jax.errors import UserError
 
-Tree = dict[str, Any]  # nested dicts of arrays, or of jax.ShapeDtypeStruct
+LONGEST_HEADER = 16 * 2**20  # bytes; 100,000 tensors take about 10 MB
+LONGEST_NAME = 512
+MOST_AXES = 8
 DTYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
@@ -27,40 +33,73 @@ DTYPES: dict[str, Any] = {
     "I32": np.int32,
     "I16": np.int16,
     "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
     "U8": np.uint8,
     "BOOL": np.bool_,
+}
+MAGIC = {  # what other files begin with
+    b"PK\x03\x04": "a zip archive, as torch.save writes",
+    b"\x80\x02": "a Python pickle, as torch.save wrote until 1.5",
+    b"\x80\x03": "a Python pickle",
+    b"\x80\x04": "a Python pickle",
+    b"\x80\x05": "a Python pickle",
+    b"\x93NUMPY": "a NumPy file",
+    b"\x89HDF": "an HDF5 file",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself",
 }
 
 
 def shapes(path: str | pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """Names, shapes and dtypes in a file; the numbers are not read.
+    """Names, shapes and dtypes in a safetensors file; of the numbers only how many there are.
 
     Raises:
-        UserError: not a whole safetensors file; a dtype or a name that is not allowed.
+        UserError: no such file, or one that is not a safetensors file, is cut off, or has a header
+            that is too long, broken, or does not fit the file's length.
     """
-    with _opened(path) as file:
-        return {name: _shape(path, name, file) for name in sorted(file.keys())}
+    path = pathlib.Path(path)
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            start = file.read(max(8, *map(len, MAGIC)))
+            length = _header_length(path, start, size)
+            file.seek(8)
+            text = file.read(length)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    return _parsed(path, text, size - 8 - length)
 
 
 def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays in a file, by name. Look at their `shapes` first.
+    """All arrays of a safetensors file, by name, with the dtypes that they have there.
 
     Raises:
-        UserError: as `shapes`.
+        UserError: as of `shapes`.
     """
-    expected = shapes(path)
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in expected}
+    path = pathlib.Path(path)
+    declared = shapes(path)
+    try:
+        found = safetensors.deserialize(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except safetensors.SafetensorError as error:
+        raise _broken(path, str(error)) from None
+    arrays = {name: _array(entry) for name, entry in found}
+    if {name: (a.shape, a.dtype) for name, a in arrays.items()} != {
+        name: (s.shape, s.dtype) for name, s in declared.items()
+    }:
+        raise _broken(path, "it changed while it was read")
+    return {name: arrays[name] for name in declared}
 
 
 def write(path: str | pathlib.Path, arrays: Mapping[str, Any]) -> None:
-    """Writes arrays, NumPy or JAX, into a new file."""
-    safetensors.numpy.save_file(
-        {name: np.asarray(array, order="C") for name, array in arrays.items()}, path
-    )
+    """Writes arrays, NumPy or JAX, into a new safetensors file."""
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    safetensors.numpy.save_file(whole, path)
 
 
-def nested(flat: Mapping[str, Any], where: str | pathlib.Path) -> Tree:
+def nested(flat: Mapping[str, Any], where: str | pathlib.Path) -> dict[str, Any]:
     """Nested dicts of what has paths as names.
 
     Args:
@@ -70,7 +109,7 @@ def nested(flat: Mapping[str, Any], where: str | pathlib.Path) -> Tree:
     Raises:
         UserError: a name is also the beginning of another one.
     """
-    tree: Tree = {}
+    tree: dict[str, Any] = {}
     for name, leaf in flat.items():
         *parents, last = name.split("/")
         node = tree
@@ -84,43 +123,101 @@ def nested(flat: Mapping[str, Any], where: str | pathlib.Path) -> Tree:
     return tree
 
 
-def check_finite(arrays: Mapping[str, Any], where: str | pathlib.Path) -> None:
-    """Makes sure that there is no nan and no infinity.
+def check_finite(arrays: Mapping[str, np.ndarray], where: str | pathlib.Path) -> None:
+    """Makes sure that no array holds nan or infinity.
 
     Raises:
-        UserError: naming the first array that holds one.
+        UserError: one does; the message names it.
     """
     for name, array in arrays.items():
-        if not np.all(np.isfinite(np.asarray(array))):
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            continue
+        bad = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
+        if bad:
             raise UserError(
-                f"{where}: {name} holds values that are not finite; no network works with them, so "
-                "take an earlier copy"
+                f"{where}: {bad:,} of {array.size:,} numbers of {name} are not finite; the network "
+                "diverged, or the file is damaged: take an earlier checkpoint, or copy it again"
             )
 
 
-@contextlib.contextmanager
-def _opened(path: str | pathlib.Path) -> Iterator[Any]:
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}; it should hold the weights")
+def _header_length(path: pathlib.Path, start: bytes, size: int) -> int:
+    if size < 8:
+        raise _broken(path, f"it has {size} bytes, fewer than the 8 that any has")
+    length = int.from_bytes(start[:8], "little")
+    if length <= min(LONGEST_HEADER, size - 8):
+        return length
+    for magic, what in MAGIC.items():  # here, since a length may look like the start of a pickle
+        if start.startswith(magic):
+            raise UserError(f"{path} is not a safetensors file but {what}")
+    if length > LONGEST_HEADER:
+        most = f"at most {LONGEST_HEADER:,} are read"
+        raise _broken(path, f"its header would be {length:,} bytes, {most}")
+    raise _broken(path, f"its header would be {length:,} bytes, but {size - 8:,} follow")
+
+
+def _parsed(path: pathlib.Path, text: bytes, available: int) -> dict[str, jax.ShapeDtypeStruct]:
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            yield file
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path} is not a whole safetensors file ({first[:200]}); copy it again from where it "
-            "was written"
-        ) from None
-
-
-def _shape(path: str | pathlib.Path, name: str, file: Any) -> jax.ShapeDtypeStruct:
-    if not name.isprintable() or "\\" in name or {"", ".", ".."} & set(name.split("/")):
-        raise UserError(
-            f"{path} has an array named {name!r}; names are keys joined by /, as stem/conv/kernel"
+        value = json.loads(text.decode(), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, f"its header is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise _broken(path, "its header is not a JSON object")
+    value.pop("__metadata__", None)  # which the library looks at
+    for name in value:
+        _check_name(name, path)
+    declared = {name: _declared(path, name, entry, available) for name, entry in value.items()}
+    needed = sum(math.prod(s.shape) * np.dtype(s.dtype).itemsize for s in declared.values())
+    if needed != available:
+        what = "is cut off" if needed > available else "holds more than that"
+        raise _broken(
+            path, f"its tensors take {needed:,} bytes, {available:,} are there: it {what}"
         )
-    part = file.get_slice(name)
-    kind = part.get_dtype()
-    if kind not in DTYPES:
-        raise UserError(f"{path}: {name} is of type {kind}, allowed are {', '.join(DTYPES)}")
-    return jax.ShapeDtypeStruct(tuple(part.get_shape()), DTYPES[kind])
+    return declared
+
+
+def _check_name(name: str, path: pathlib.Path) -> None:
+    """A name is a path of keys, and so must not lead anywhere else."""
+    keys = set(re.split(r"[/\\]", name))
+    if len(name) > LONGEST_NAME or not name.isprintable() or "\\" in name or {"", ".", ".."} & keys:
+        raise UserError(
+            f"{path} has an array named {name[:80]!r}; names are printable keys joined by /, of at "
+            f"most {LONGEST_NAME} characters"
+        )
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
+
+
+def _declared(path: pathlib.Path, name: str, entry: Any, available: int) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of one tensor; where it lies is left to the library to check.
+
+    Args:
+        path: of the file.
+        name: of the tensor.
+        entry: what the header says of it.
+        available: bytes that follow the header; no axis can be longer.
+    """
+    if not (isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}):
+        raise _broken(path, f"{name} is not described by dtype, shape and data_offsets")
+    kind, shape = entry["dtype"], entry["shape"]
+    if not (isinstance(kind, str) and kind in DTYPES):
+        raise UserError(f"{path}: {name} is of type {kind!r}, allowed: {', '.join(DTYPES)}")
+    if not isinstance(shape, list) or len(shape) > MOST_AXES:
+        raise _broken(path, f"the shape of {name} is not a list of at most {MOST_AXES} sizes")
+    if not all(type(n) is int and 0 < n <= available for n in shape):
+        raise _broken(
+            path, f"{name} has a size that is not 1 to {available:,}, the bytes there are"
+        )
+    return jax.ShapeDtypeStruct(tuple(shape), DTYPES[kind])
+
+
+def _array(entry: Mapping[str, Any]) -> np.ndarray:
+    return np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+
+
+def _broken(path: pathlib.Path, why: str) -> UserError:
+    return UserError(f"{path} is not a whole safetensors file: {why}; copy or convert it again")

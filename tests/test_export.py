@@ -283,7 +283,7 @@ TWICE = json.dumps({"a": entry()})[:-1] + ',"a":' + json.dumps(entry(data_offset
 BROKEN: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is not a whole safetensors file"),
     "short": (b"\1\0\0", "is not a whole safetensors file"),
-    "a pickle": (pickle.dumps({"a": np.ones(3)}), "is not a whole safetensors file"),
+    "a pickle": (pickle.dumps({"a": np.ones(3)}), "is not a safetensors file but a Python pickle"),
     "header of 2**63 bytes": (struct.pack("<Q", 2**63) + b"{}", "is not a whole safetensors file"),
     "header cut": (packed({"a": entry()})[:30], "is not a whole safetensors file"),
     "no JSON": (packed(b"{nothing}"), "is not a whole safetensors file"),
@@ -296,8 +296,8 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "negative": (packed({"a": entry(shape=[-1])}), "is not a whole safetensors file"),
     "overlap": (packed({"a": entry(), "b": entry()}), "is not a whole safetensors file"),
     "twice": (packed(TWICE.encode(), b"\0" * 8), "is not a whole safetensors file"),
-    "dtype": (packed({"a": entry(dtype="F8_E4M3", shape=[4])}), "a is of type F8_E4M3, allowed"),
-    "no dtype": (packed({"a": entry(dtype="os.system")}), "is not a whole safetensors file"),
+    "dtype": (packed({"a": entry(dtype="F8_E4M3", shape=[4])}), "a is of type 'F8_E4M3', allowed"),
+    "no dtype": (packed({"a": entry(dtype="os.system")}), "a is of type 'os.system', allowed"),
     "path up": (packed({"../../etc/a": entry()}), r"has an array named '\.\./\.\./etc/a'; names"),
     "absolute": (packed({"/etc/a": entry()}), "has an array named '/etc/a'"),
     "backslash": (packed({"a\\b": entry()}), r"has an array named 'a\\\\b'"),
@@ -336,14 +336,14 @@ def test_weights_that_are_not_numbers(weights: pathlib.Path) -> None:
         described = formats.parse(extracted.Description, description, "")
         value = {**description, "sha256": extracted.digest(described, changed)}
         (weights / "network.json").write_text(json.dumps(value))
-        with pytest.raises(UserError, match=r"params/stem/conv/kernel holds values .*not finite"):
+        with pytest.raises(UserError, match=r"1 of 72 numbers of params/stem/conv/kernel are not finite"):
             extracted.load(weights)
 
 
 def test_a_file_that_is_none(weights: pathlib.Path) -> None:
     (weights / extracted.TENSORS).unlink()
     (weights / extracted.TENSORS).mkdir()
-    with pytest.raises(UserError, match=r"there is no file .*model\.safetensors"):
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
         extracted.load(weights)
 
 

@@ -19,9 +19,9 @@ def finetune(folder, images, labels, *, classes, steps=100, batch=32, rate=1e-3)
     *body, head = network.blocks
     head = dataclasses.replace(head, spec=dataclasses.replace(head.spec, classes=classes))
     network = network.clone(blocks=(*body, head))
-    fresh = network.init(jax.random.key(0), images[:1])["params"][head.name]
-    params = variables["params"] | {head.name: {**variables["params"][head.name]}}
-    params[head.name]["classifier"] = fresh["classifier"]
+    fresh = jax.jit(network.init)(jax.random.key(0), images[:1])["params"][head.name]["classifier"]
+    kept = variables["params"]
+    params = {**kept, head.name: {**kept[head.name], "classifier": fresh}}
     optimizer = optax.adam(rate)
 
     def loss(params, x, y):  # BatchNorm keeps the statistics that the network came with
