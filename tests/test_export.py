@@ -405,7 +405,7 @@ def test_no_program_of_jax(weights: pathlib.Path) -> None:
 
 # --- any change of any byte --------------------------------------------------------------------
 
-MUTATIONS = 2400
+MUTATIONS = 2000
 
 
 @pytest.fixture(scope="module")
