@@ -336,7 +336,7 @@ def test_weights_that_are_not_numbers(weights: pathlib.Path) -> None:
         described = formats.parse(extracted.Description, description, "")
         value = {**description, "sha256": extracted.digest(described, changed)}
         (weights / "network.json").write_text(json.dumps(value))
-        with pytest.raises(UserError, match=r"1 of 72 numbers of params/stem/conv/kernel are not finite"):
+        with pytest.raises(UserError, match="numbers of params/stem/conv/kernel are not finite"):
             extracted.load(weights)
 
 
