@@ -53,9 +53,7 @@ def load(folder: pathlib.Path) -> Runner:
     return run
 
 
-FORMAT = Format(
-    "onnx", "ONNX Runtime and others", write, load, ("onnx>=1.19", "onnxruntime>=1.22")
-)
+FORMAT = Format("onnx", "ONNX Runtime and others", write, load, ("onnx>=1.19", "onnxruntime>=1.22"))
 
 
 def model(export: Export, description: Description) -> Any:
