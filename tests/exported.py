@@ -68,8 +68,7 @@ def _of(space: Space, pick: str) -> Callable[[], Network]:
 DIGITS, CIFAR = mobilenet.digits(classes=CLASSES), mobilenet.cifar(classes=CLASSES)
 ATTENTIVENAS = mobilenet.attentivenas(classes=CLASSES)
 CASES = {
-    "everything": Case(lambda: EVERYTHING, 3, 13),
-    "everything, shrunk images": Case(lambda: EVERYTHING, 3, 22),
+    "everything": Case(lambda: EVERYTHING, 3, 22),
     "digits, smallest": Case(_of(DIGITS, "smallest"), 1, 8),
     "digits, largest, grown images": Case(_of(DIGITS, "largest"), 1, 5),
     "cifar, random": Case(_of(CIFAR, "1"), 3, 32),

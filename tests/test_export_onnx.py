@@ -29,7 +29,7 @@ def test_same_logits_at_any_batch_size(case: str, tmp_path: pathlib.Path) -> Non
 
 
 def test_pixels(tmp_path: pathlib.Path) -> None:
-    case = "everything, shrunk images"
+    case = "everything"
     FORMAT.write(tmp_path, exported.export(case, pixels=True))
     logits = FORMAT.load(tmp_path)(exported.images(case, pixels=True))
     assert exported.difference(logits, exported.logits(case, pixels=True)) <= exported.TOLERANCE
@@ -51,12 +51,12 @@ def test_what_the_file_says(tmp_path: pathlib.Path) -> None:
         [("", 17)],
     )
     [images], [logits] = model.graph.input, model.graph.output
-    assert (images.name, sizes(images)) == ("images", ["batch", 3, 13, 13])
+    assert (images.name, sizes(images)) == ("images", ["batch", 3, 22, 22])
     assert (logits.name, sizes(logits)) == ("logits", ["batch", 7])
     said = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert said["classes"] == list("abcdefg")
     assert (said["mean"], said["std"]) == ([0.5, 0.25, 0.4], [0.3, 0.2, 0.25])
-    assert said["images"] == "float32 [batch, 3, 13, 13], (pixel / 255 - mean) / std"
+    assert said["images"] == "float32 [batch, 3, 22, 22], (pixel / 255 - mean) / std"
 
 
 def test_readable_names_and_no_norms(tmp_path: pathlib.Path) -> None:

@@ -31,23 +31,24 @@ def test_same_logits(case: str, tmp_path: pathlib.Path, torch: Any) -> None:
 
 
 def test_pixels(tmp_path: pathlib.Path, torch: Any) -> None:
-    case = "everything, shrunk images"
+    case = "everything"
     FORMAT.write(tmp_path, exported.export(case, pixels=True))
     logits = FORMAT.load(tmp_path)(exported.images(case, pixels=True))
     assert exported.difference(logits, exported.logits(case, pixels=True)) <= exported.TOLERANCE
 
 
-def written(tmp_path: pathlib.Path, **changes: Any) -> Any:
+def written(tmp_path: pathlib.Path, case: str, **changes: Any) -> Any:
     """The module `model.py`."""
-    FORMAT.write(tmp_path, exported.export("everything")._replace(**changes))
+    FORMAT.write(tmp_path, exported.export(case)._replace(**changes))
     return userfile.run(tmp_path / "torch" / "model.py")
 
 
 def test_training_uses_statistics_of_the_batch(tmp_path: pathlib.Path, torch: Any) -> None:
-    network = written(tmp_path).load()
+    case, block = "digits, smallest", "stage2_block1"
+    network = written(tmp_path, case).load()
     assert not any(module.training for module in network.modules())
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    made, images = exported.export("everything"), exported.images("everything")
+    made, images = exported.export(case), exported.images(case)
     run = jax.jit(
         lambda params, x: made.network.apply({"params": params}, x, mutable=["moments"]),
         compiler_options=exported.FAST,
@@ -58,15 +59,15 @@ def test_training_uses_statistics_of_the_batch(tmp_path: pathlib.Path, torch: An
     after = network.state_dict()
     assert after["stem.norm.num_batches_tracked"] == 8 + 1
     for leaf, name in (("mean", "running_mean"), ("var", "running_var")):
-        batch = np.asarray(moments["moments"]["pooled"]["expand_norm"][leaf])
-        old, new = (state[f"pooled.expand_norm.{name}"].numpy() for state in (before, after))
+        batch = np.asarray(moments["moments"][block]["expand_norm"][leaf])
+        old, new = (state[f"{block}.expand_norm.{name}"].numpy() for state in (before, after))
         np.testing.assert_allclose(new, 0.9 * old + 0.1 * batch, rtol=1e-5)
     logits.square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters())
 
 
 def test_dropout_and_drop_path_only_in_training(tmp_path: pathlib.Path, torch: Any) -> None:
-    model = written(tmp_path)
+    model = written(tmp_path, "everything")
     branch, x = model.DropPath(0.25), torch.ones(64, 2, 3, 3)
     assert torch.equal(branch.eval()(x), x)
     y = branch.train()(x)
@@ -82,7 +83,7 @@ def test_one_image(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    case = "everything, shrunk images"
+    case = "everything"
     pixels = exported.images(case, pixels=True)[0]
     Image.fromarray(pixels).save(tmp_path / "image.png")
     logits = exported.logits(case, pixels=True)[0].astype(np.float64)
@@ -90,7 +91,7 @@ def test_one_image(
     best = int(shares.argmax())
     for as_pixels in (False, True):
         (tmp_path / str(as_pixels)).mkdir()
-        model = written(tmp_path / str(as_pixels), pixels=as_pixels)
+        model = written(tmp_path / str(as_pixels), case, pixels=as_pixels)
         monkeypatch.setattr("sys.argv", ["model.py", str(tmp_path / "image.png")])
         model.main()
         first, *rest = capsys.readouterr().out.splitlines()
@@ -146,8 +147,8 @@ def taken(tree: ast.Module) -> dict[str, Any]:
     """Takes the assignments of literals out of a module, and tells them."""
     found = {}
     for node in list(tree.body):
-        if isinstance(node, ast.Assign):
-            name = ast.unparse(node.targets[0])
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            name = ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
             if name != "KINDS":
                 found[name] = ast.literal_eval(node.value)
                 tree.body.remove(node)

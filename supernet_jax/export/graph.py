@@ -237,7 +237,7 @@ def _mean(at: Part, name: str, x: Value) -> Value:
 
 
 def _average_pool(at: Part, name: str, x: Value, size: int) -> Value:
-    """Incomplete windows are padded by hand and padding is not counted: all runtimes agree on it."""
+    """Incomplete windows are padded, and padding is not counted: all runtimes agree on that."""
     after = -x.size % size
     sizes = {"kernel_shape": [size, size], "strides": [size, size], "pads": [0, 0, after, after]}
     y = at.node("AveragePool", name, x, count_include_pad=0, **sizes)

@@ -14,7 +14,7 @@ import numpy as np
 
 from supernet_jax.export import chain, graph
 from supernet_jax.export.format import Export, Format, Runner
-from supernet_jax.export.graph import IMAGES, LOGITS, Graph
+from supernet_jax.export.graph import IMAGES, LOGITS
 from supernet_jax.extracted import Description
 from supernet_jax.schema import parse
 

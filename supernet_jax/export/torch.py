@@ -74,7 +74,7 @@ def code(export: Export, description: Description) -> str:
         "STD": description.std,
         "EPSILON": EPSILON,
         "CLASSES": list(description.classes),
-        "BLOCKS": [_block(block) for block in export.network.blocks],
+        "BLOCKS: list[tuple[str, str, dict]]": [_block(block) for block in export.network.blocks],
     }
     own = "".join(_constant(name, value) for name, value in constants.items())
     before, _, rest = TEMPLATE.read_text().partition(BEGIN)

@@ -35,7 +35,7 @@ MEAN = (0.0,)
 STD = (1.0,)
 EPSILON = 1e-05
 CLASSES = ["zero", "one"]
-BLOCKS = [
+BLOCKS: list[tuple[str, str, dict]] = [
     ("stem", "Stem", {"c_in": 1, "c_out": 8, "stride": 1}),
     ("head", "Head", {"c_in": 8, "middle": 8, "c_out": 8, "classes": 2, "dropout": 0.0}),
 ]
@@ -64,6 +64,7 @@ class SqueezeExcite(nn.Module):
         self.expand = nn.Conv2d(reduced, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] -> the same shape."""
         squeezed = x.mean((2, 3), keepdim=True)
         return x * F.hardsigmoid(self.expand(F.relu(self.reduce(squeezed))))
 
@@ -76,6 +77,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] -> the same shape."""
         if not self.training or self.rate == 0.0:
             return x
         keep = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.rate
@@ -91,6 +93,7 @@ class Stem(nn.Module):
         self.norm = BatchNorm(c_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> [B, c_out, H/stride, W/stride]."""
         return F.silu(self.norm(self.conv(x)))
 
 
@@ -110,9 +113,10 @@ class MBConv(nn.Module):
         drop_path: float,
     ) -> None:
         super().__init__()
-        self.stride = stride
-        self.expand = conv(c_in, middle, 1) if expand else None
-        self.expand_norm = BatchNorm(middle) if expand else None
+        self.stride, self.expands = stride, expand
+        if expand:
+            self.expand = conv(c_in, middle, 1)
+            self.expand_norm = BatchNorm(middle)
         self.depthwise = conv(middle, middle, kernel, stride, groups=middle)
         self.depthwise_norm = BatchNorm(middle)
         self.squeeze = SqueezeExcite(middle, reduced) if reduced else nn.Identity()
@@ -122,8 +126,9 @@ class MBConv(nn.Module):
         self.shortcut = conv(c_in, c_out, 1) if shortcut == "conv" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> [B, c_out, H/stride, W/stride]."""
         y = x
-        if self.expand is not None:
+        if self.expands:
             y = F.silu(self.expand_norm(self.expand(y)))
         y = F.silu(self.depthwise_norm(self.depthwise(y)))
         y = self.project_norm(self.project(self.squeeze(y)))
@@ -144,6 +149,7 @@ class Head(nn.Module):
         self.classifier = nn.Linear(c_out, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> logits [B, classes]."""
         x = F.silu(self.expand_norm(self.expand(x)))
         x = F.silu(self.mix(x.mean((2, 3), keepdim=True)))
         return self.classifier(self.dropout(x.flatten(1)))
@@ -199,9 +205,9 @@ def main() -> None:
     pixels = values.view(1, image.height, image.width, CHANNELS)
     with torch.inference_mode():
         logits = load()(pixels if PIXELS else normalise(pixels))
-    shares, places = logits[0].softmax(0).topk(min(5, len(CLASSES)))
-    for share, place in zip(shares.tolist(), places.tolist()):
-        print(f"{share:6.1%}  {CLASSES[place]}")
+    shares = logits[0].softmax(0)
+    for place in shares.argsort(descending=True)[:5].tolist():
+        print(f"{shares[place]:6.1%}  {CLASSES[place]}")
 
 
 if __name__ == "__main__":
