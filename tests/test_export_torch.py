@@ -26,6 +26,8 @@ def torch() -> Any:
 def test_same_logits(case: str, tmp_path: pathlib.Path, torch: Any) -> None:
     FORMAT.write(tmp_path, exported.export(case))
     run, images, wanted = FORMAT.load(tmp_path), exported.images(case), exported.logits(case)
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert files == ["torch", "torch/model.py", "torch/model.safetensors"]
     assert exported.difference(run(images), wanted) <= exported.TOLERANCE
     assert exported.difference(run(images[:1]), wanted[:1]) <= exported.TOLERANCE
 

@@ -16,7 +16,7 @@ import flax
 import numpy as np
 import safetensors.numpy
 
-from supernet_jax import extracted, userfile
+from supernet_jax import extracted
 from supernet_jax.export import chain
 from supernet_jax.export.format import Export, Format, Runner
 from supernet_jax.extracted import Block, Description, Variables
@@ -39,7 +39,7 @@ def write(folder: pathlib.Path, export: Export) -> None:
     description = parse(Description, dict(export.description), "the description")
     path = folder / FOLDER
     path.mkdir()
-    (path / CODE).write_text(code(export, description))
+    (path / CODE).write_text(code(export, description), encoding="utf-8")
     weights = state_dict(export.variables, batches=description.calibration.batches)
     safetensors.numpy.save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
 
@@ -48,13 +48,17 @@ def load(folder: pathlib.Path) -> Runner:
     """What `write` wrote, in PyTorch on CPU. The file `model.py` is run."""
     import torch
 
-    model = userfile.run(folder / FOLDER / CODE)
-    network = model.load()
+    path = folder / FOLDER / CODE
+    model: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+    exec(
+        compile(path.read_text(encoding="utf-8"), path, "exec"), model
+    )  # an import would leave __pycache__
+    network, pixels = model["load"](), model["PIXELS"]
 
     def run(images: np.ndarray) -> np.ndarray:
         given = torch.from_numpy(np.array(images))  # a copy: it does not take read-only arrays
         with torch.inference_mode():
-            logits = network(given if model.PIXELS else given.permute(0, 3, 1, 2))
+            logits = network(given if pixels else given.permute(0, 3, 1, 2))
         result: np.ndarray = logits.numpy()
         return result
 
