@@ -302,14 +302,14 @@ def resize_bicubic(x: Array, size: int) -> Array:
     """
     for axis in (1, 2):
         if x.shape[axis] != size:
-            matrix = jnp.asarray(_bicubic_matrix(x.shape[axis], size), x.dtype)
+            matrix = jnp.asarray(bicubic_matrix(x.shape[axis], size), x.dtype)
             x = jnp.moveaxis(
                 jnp.tensordot(matrix, x, (1, axis), precision=lax.Precision.HIGHEST), 0, axis
             )
     return x
 
 
-def _bicubic_matrix(source: int, target: int) -> np.ndarray:
+def bicubic_matrix(source: int, target: int) -> np.ndarray:
     """Interpolation weights `[target, source]` of the cubic convolution kernel (Keys 1981)."""
     a = -0.75
     centre = (np.arange(target) + 0.5) * source / target - 0.5

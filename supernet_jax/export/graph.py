@@ -1,0 +1,253 @@
+"""Networks as operations of ONNX: what is computed, in which order, with which weights.
+
+Plain Python and NumPy; `onnx.py` makes a file of it. A block is written by one function, which
+reads like the block's own `__call__`; `BLOCKS` is the table of them. Images lie `[B, C, H, W]`, and
+all sizes but B are known. BatchNorm is part of the convolution before it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax
+import flax.linen as nn
+import numpy as np
+
+from supernet_jax import layers
+from supernet_jax.blocks import IDENTITY, Head, HeadSpec, MBConv, MBConvSpec, Stem, StemSpec
+from supernet_jax.export.format import Export
+from supernet_jax.extracted import Description
+from supernet_jax.norm import EPSILON
+
+IMAGES, LOGITS = "images", "logits"
+FLOAT = 1  # as ONNX numbers its types
+
+
+class Value(NamedTuple):
+    """What a node computes: images `[B, channels, size, size]`."""
+
+    name: str
+    channels: int
+    size: int
+
+
+class Node(NamedTuple):
+    """One operation of ONNX.
+
+    Attributes:
+        kind: as ONNX calls it.
+        name: of the node, and unless `output` says another, of the value it computes.
+        inputs: names of values and constants.
+        attributes: as ONNX calls them.
+        output: name of the value.
+    """
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    attributes: dict[str, Any]
+    output: str
+
+
+class Graph(NamedTuple):
+    """Nodes in the order in which they run, and constants by name."""
+
+    nodes: list[Node]
+    weights: dict[str, np.ndarray]
+
+    def node(self, kind: str, name: str, *inputs: str, **attributes: Any) -> str:
+        """Adds a node, and tells the name of its value."""
+        self.nodes.append(Node(kind, name, inputs, attributes, name))
+        return name
+
+    def weight(self, name: str, value: np.ndarray) -> str:
+        """Adds a constant, as float32."""
+        self.weights[name] = np.ascontiguousarray(value, np.float32)
+        return name
+
+
+class Part(NamedTuple):
+    """One block about to be written.
+
+    Attributes:
+        graph: what it is added to.
+        name: of the block.
+        params: its parameters by path, as `squeeze/reduce/kernel`, float64.
+        stats: statistics of its norms, likewise.
+    """
+
+    graph: Graph
+    name: str
+    params: Mapping[str, np.ndarray]
+    stats: Mapping[str, np.ndarray]
+
+    def node(self, kind: str, name: str, *inputs: Value, **attributes: Any) -> Value:
+        """Adds a node whose value is as large as its first input."""
+        path = f"{self.name}/{name}"
+        self.graph.node(kind, path, *(value.name for value in inputs), **attributes)
+        return inputs[0]._replace(name=path)
+
+    def weight(self, name: str, value: np.ndarray) -> str:
+        """Adds a constant."""
+        return self.graph.weight(f"{self.name}/{name}", value)
+
+
+Writer = Callable[[Part, Any, Value], Value]  # block, its spec, its input -> its output
+Activation = Callable[[Part, str, Value], Value]
+
+
+def of_export(export: Export, description: Description) -> Graph:
+    """A whole network of blocks in `BLOCKS`, from `IMAGES` to `LOGITS`."""
+    graph = Graph([], {})
+    x = Value(IMAGES, description.input_channels, export.size)
+    if export.pixels:
+        x = normalise(graph, x, description.mean, description.std)
+    x = resize(graph, x, export.network.resolution)
+    for block in export.network.blocks:
+        params, stats = (export.variables[kind].get(block.name, {}) for kind in ("params", "stats"))
+        part = Part(graph, block.name, _by_path(params), _by_path(stats))
+        x = BLOCKS[block.module](part, block.spec, x)
+    graph.nodes[-1] = graph.nodes[-1]._replace(output=LOGITS)
+    return graph
+
+
+def normalise(graph: Graph, x: Value, mean: Sequence[float], std: Sequence[float]) -> Value:
+    """uint8 `[B, H, W, C]` -> float32 `[B, C, H, W]`, `(pixel / 255 - mean) / std`."""
+    centre = 255 * np.asarray(mean).reshape(1, -1, 1, 1)
+    scale = 1 / (255 * np.asarray(std).reshape(1, -1, 1, 1))
+    name = graph.node("Transpose", "normalise/transpose", x.name, perm=[0, 3, 1, 2])
+    name = graph.node("Cast", "normalise/cast", name, to=FLOAT)
+    name = graph.node("Sub", "normalise/sub", name, graph.weight("normalise/mean", centre))
+    name = graph.node("Mul", "normalise/mul", name, graph.weight("normalise/scale", scale))
+    return x._replace(name=name)
+
+
+def _by_path(tree: Any) -> dict[str, np.ndarray]:
+    flat = flax.traverse_util.flatten_dict(tree, sep="/")
+    return {path: np.asarray(leaf, np.float64) for path, leaf in flat.items()}
+
+
+def resize(graph: Graph, x: Value, size: int) -> Value:
+    """Bicubic, as two products with matrices.
+
+    ONNX Runtime's Resize computes places in float32, which is wrong by up to 2e-5 of a pixel's
+    value, and takes many times as long.
+    """
+    if x.size == size:
+        return x
+    matrix = layers.bicubic_matrix(x.size, size)
+    across = graph.weight("resize/columns/weight", matrix.T)
+    down = graph.weight("resize/rows/weight", matrix)
+    wide = graph.node("MatMul", "resize/columns", x.name, across)
+    return Value(graph.node("MatMul", "resize/rows", down, wide), x.channels, size)
+
+
+# ---------------------------------------------------------------------------- blocks
+
+
+def _stem(at: Part, s: StemSpec, x: Value) -> Value:
+    return _conv(at, "conv", x, stride=s.stride, norm="norm", activation=_swish)
+
+
+def _mbconv(at: Part, s: MBConvSpec, x: Value) -> Value:
+    y = x
+    if s.expand:
+        y = _conv(at, "expand", y, norm="expand_norm", activation=_swish)
+    y = _conv(at, "depthwise", y, stride=s.stride, norm="depthwise_norm", activation=_swish)
+    if s.reduced:
+        y = _squeeze_excite(at, "squeeze", y)
+    y = _conv(at, "project", y, norm="project_norm")
+    if s.stride > 1:
+        x = _average_pool(at, "pool", x, s.stride)
+    if s.shortcut != IDENTITY:
+        x = _conv(at, "shortcut", x)
+    return at.node("Add", "sum", y, x)
+
+
+def _head(at: Part, s: HeadSpec, x: Value) -> Value:
+    x = _conv(at, "expand", x, norm="expand_norm", activation=_swish)
+    x = _mean(at, "pool", x)
+    x = _conv(at, "mix", x, activation=_swish)
+    return _dense(at, "classifier", x)
+
+
+BLOCKS: dict[type[nn.Module], Writer] = {Stem: _stem, MBConv: _mbconv, Head: _head}
+
+
+# ---------------------------------------------------------------------------- layers
+
+
+def _none(at: Part, name: str, x: Value) -> Value:
+    return x
+
+
+def _swish(at: Part, name: str, x: Value) -> Value:
+    return at.node("Mul", f"{name}/swish", x, at.node("Sigmoid", f"{name}/sigmoid", x))
+
+
+def _relu(at: Part, name: str, x: Value) -> Value:
+    return at.node("Relu", f"{name}/relu", x)
+
+
+def _hard_sigmoid(at: Part, name: str, x: Value) -> Value:
+    return at.node("HardSigmoid", f"{name}/hard_sigmoid", x, alpha=1 / 6, beta=0.5)
+
+
+def _conv(
+    at: Part,
+    name: str,
+    x: Value,
+    *,
+    stride: int = 1,
+    norm: str = "",
+    activation: Activation = _none,
+) -> Value:
+    """Any convolution: kernels are `[k, k, channels of a group, C_out]`, as in Flax."""
+    kernel, bias = at.params[f"{name}/kernel"], at.params.get(f"{name}/bias")
+    if norm:
+        factor = at.params[f"{norm}/scale"] / np.sqrt(at.stats[f"{norm}/var"] + EPSILON)
+        kernel = kernel * factor
+        bias = at.params[f"{norm}/bias"] - at.stats[f"{norm}/mean"] * factor
+    k, _, inputs, outputs = kernel.shape
+    weights = [at.weight(f"{name}/weight", kernel.transpose(3, 2, 0, 1))]
+    weights += [] if bias is None else [at.weight(f"{name}/bias", bias)]
+    size = -(-x.size // stride)
+    y = Value(f"{at.name}/{name}", outputs, size)
+    at.graph.node(
+        "Conv",
+        y.name,
+        x.name,
+        *weights,
+        kernel_shape=[k, k],
+        strides=[stride, stride],
+        pads=[k // 2] * 4,
+        group=x.channels // inputs,
+    )
+    return activation(at, name, y)
+
+
+def _squeeze_excite(at: Part, name: str, x: Value) -> Value:
+    squeezed = _mean(at, f"{name}/mean", x)
+    hidden = _conv(at, f"{name}/reduce", squeezed, activation=_relu)
+    gate = _conv(at, f"{name}/expand", hidden, activation=_hard_sigmoid)
+    return at.node("Mul", name, x, gate)
+
+
+def _mean(at: Part, name: str, x: Value) -> Value:
+    return at.node("GlobalAveragePool", name, x)._replace(size=1)
+
+
+def _average_pool(at: Part, name: str, x: Value, size: int) -> Value:
+    """Incomplete windows are padded, and padding is not counted: all runtimes agree on that."""
+    after = -x.size % size
+    sizes = {"kernel_shape": [size, size], "strides": [size, size], "pads": [0, 0, after, after]}
+    y = at.node("AveragePool", name, x, count_include_pad=0, **sizes)
+    return y._replace(size=-(-x.size // size))
+
+
+def _dense(at: Part, name: str, x: Value) -> Value:
+    """Of images of one pixel; what follows is `[B, channels]`."""
+    flat = at.node("Flatten", f"{name}/flat", x, axis=1)
+    weight = at.weight(f"{name}/weight", at.params[f"{name}/kernel"])
+    bias = at.weight(f"{name}/bias", at.params[f"{name}/bias"])
+    output = at.graph.node("Gemm", f"{at.name}/{name}", flat.name, weight, bias)
+    return Value(output, at.params[f"{name}/bias"].size, 1)

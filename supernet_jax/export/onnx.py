@@ -1,0 +1,103 @@
+"""ONNX: one file that runs in ONNX Runtime and whatever else reads the format.
+
+The file has opset 17 and IR version 8, of 2022: every ONNX Runtime since 1.12 runs it. Its input
+`images` is float32 `[batch, C, size, size]`, normalised, or with `Export.pixels` uint8
+`[batch, size, size, C]`; its output `logits` is float32 `[batch, K]`. The batch size is free. What
+the network is stands in the file's metadata, as JSON: see `_metadata`.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from supernet_jax.export import chain, graph
+from supernet_jax.export.format import Export, Format, Runner
+from supernet_jax.export.graph import IMAGES, LOGITS
+from supernet_jax.extracted import Description
+from supernet_jax.schema import parse
+
+FILE = "model.onnx"
+OPSET, IR_VERSION = 17, 8
+BATCH = "batch"
+
+
+def write(folder: pathlib.Path, export: Export) -> None:
+    """Writes `model.onnx`, after the checker of ONNX has found nothing wrong with it.
+
+    Raises:
+        UserError: blocks or a topology that are not the library's.
+    """
+    import onnx
+
+    chain.check(export.network, graph.BLOCKS, "ONNX")
+    description = parse(Description, dict(export.description), "the description")
+    made = model(export, description)
+    onnx.checker.check_model(made, full_check=True)
+    (folder / FILE).write_bytes(made.SerializeToString())
+
+
+def load(folder: pathlib.Path) -> Runner:
+    """What `write` wrote, in ONNX Runtime on CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+    pixels = session.get_inputs()[0].type == "tensor(uint8)"
+
+    def run(images: np.ndarray) -> np.ndarray:
+        given = images if pixels else images.transpose(0, 3, 1, 2)
+        logits: np.ndarray = session.run([LOGITS], {IMAGES: np.ascontiguousarray(given)})[0]
+        return logits
+
+    return run
+
+
+FORMAT = Format("onnx", "ONNX Runtime and others", write, load, ("onnx>=1.19", "onnxruntime>=1.22"))
+
+
+def model(export: Export, description: Description) -> Any:
+    """The `onnx.ModelProto` of a network."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    made = graph.of_export(export, description)
+    nodes = [
+        helper.make_node(n.kind, n.inputs, [n.output], name=n.name, **n.attributes)
+        for n in made.nodes
+    ]
+    weights = [numpy_helper.from_array(value, name) for name, value in made.weights.items()]
+    size, channels = export.size, description.input_channels
+    kind, shape = TensorProto.FLOAT, (channels, size, size)
+    if export.pixels:
+        kind, shape = TensorProto.UINT8, (size, size, channels)
+    images = helper.make_tensor_value_info(IMAGES, kind, (BATCH, *shape))
+    classes = (BATCH, len(description.classes))
+    logits = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, classes)
+    proto = helper.make_model(
+        helper.make_graph(nodes, description.space, [images], [logits], weights),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="supernet_jax",
+    )
+    helper.set_model_props(proto, _metadata(export, description))
+    return proto
+
+
+def _metadata(export: Export, description: Description) -> dict[str, str]:
+    """What a file says of itself; each value is JSON."""
+    d, size = description, export.size
+    floats = f"float32 [batch, {d.input_channels}, {size}, {size}], (pixel / 255 - mean) / std"
+    pixels = f"uint8 [batch, {size}, {size}, {d.input_channels}], 0 to 255"
+    values = {
+        "images": pixels if export.pixels else floats,
+        "mean": d.mean,
+        "std": d.std,
+        "classes": d.classes,
+        "space": d.space,
+        "arch": d.arch,
+        "resolution": d.resolution,
+        "macs": d.macs,
+        "accuracy": d.accuracy,
+        "sha256": d.sha256,
+    }
+    return {name: json.dumps(value) for name, value in values.items()}

@@ -1,0 +1,124 @@
+"""PyTorch: a module in a short file of its own, and its weights.
+
+`torch/model.py` is the text of `torch_model.py`, with this network's constants in place of those
+there; it needs no part of this library. `torch/model.safetensors` is its state dict. The layers of
+both are called as those of the Flax modules, so one rule translates all weights. Writing needs no
+PyTorch.
+"""
+
+import ast
+import dataclasses
+import pathlib
+import pprint
+from typing import Any
+
+import flax
+import numpy as np
+import safetensors.numpy
+
+from supernet_jax import extracted
+from supernet_jax.export import chain
+from supernet_jax.export.format import Export, Format, Runner
+from supernet_jax.extracted import Block, Description, Variables
+from supernet_jax.norm import EPSILON
+from supernet_jax.schema import parse
+
+TEMPLATE = pathlib.Path(__file__).with_name("torch_model.py")
+BEGIN, END = "# ---- what this network is\n", "# ---- what it is made of\n"
+FOLDER, CODE, WEIGHTS = "torch", "model.py", "model.safetensors"
+LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+def write(folder: pathlib.Path, export: Export) -> None:
+    """Writes `torch/model.py` and `torch/model.safetensors`.
+
+    Raises:
+        UserError: blocks or a topology that are not the library's.
+    """
+    chain.check(export.network, [kind for kind, _ in extracted.LIBRARY.values()], "PyTorch")
+    description = parse(Description, dict(export.description), "the description")
+    path = folder / FOLDER
+    path.mkdir()
+    (path / CODE).write_text(code(export, description), encoding="utf-8")
+    weights = state_dict(export.variables, batches=description.calibration.batches)
+    safetensors.numpy.save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
+
+
+def load(folder: pathlib.Path) -> Runner:
+    """What `write` wrote, in PyTorch on CPU. The file `model.py` is run."""
+    import torch
+
+    path = folder / FOLDER / CODE
+    model: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+    exec(
+        compile(path.read_text(encoding="utf-8"), path, "exec"), model
+    )  # an import would leave __pycache__
+    network, pixels = model["load"](), model["PIXELS"]
+
+    def run(images: np.ndarray) -> np.ndarray:
+        given = torch.from_numpy(np.array(images))  # a copy: it does not take read-only arrays
+        with torch.inference_mode():
+            logits = network(given if pixels else given.permute(0, 3, 1, 2))
+        result: np.ndarray = logits.numpy()
+        return result
+
+    return run
+
+
+FORMAT = Format("torch", "PyTorch, to run or to train further", write, load, ("torch>=2.0",))
+
+
+def code(export: Export, description: Description) -> str:
+    """The text of `model.py`: constants as Python writes them, nothing else differs."""
+    constants = {
+        "PIXELS": bool(export.pixels),
+        "RESOLUTION": description.resolution,
+        "CHANNELS": description.input_channels,
+        "MEAN": description.mean,
+        "STD": description.std,
+        "EPSILON": EPSILON,
+        "CLASSES": list(description.classes),
+        "BLOCKS: list[tuple[str, str, dict]]": [_block(block) for block in export.network.blocks],
+    }
+    own = "".join(_constant(name, value) for name, value in constants.items())
+    before, _, rest = TEMPLATE.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    return f"{before}{BEGIN}\n{own}\n{END}{after}"
+
+
+def _constant(name: str, value: Any) -> str:
+    """`NAME = literal`, and nothing that is not a literal."""
+    text = pprint.pformat(value, width=100 - len(name), compact=True, sort_dicts=False)
+    if isinstance(value, list) and any(isinstance(item, tuple) for item in value):
+        text = "[\n" + "".join(f"    {item!r},\n" for item in value) + "]"  # one line for each
+    if ast.literal_eval(text) != value:
+        raise ValueError(f"{name} cannot be written as Python text: {text}")
+    return f"{name} = {text}\n"
+
+
+def _block(block: Block) -> tuple[str, str, dict[str, Any]]:
+    sizes = dataclasses.asdict(block.spec)
+    sizes.pop("dropout_width", None)  # which bits are drawn in a supernet
+    return block.name, block.module.__name__, sizes
+
+
+def state_dict(variables: Variables, *, batches: int) -> dict[str, np.ndarray]:
+    """Weights as PyTorch names them and lays them out, float32.
+
+    Args:
+        variables: of the network.
+        batches: how many the statistics of normalisations come from.
+    """
+    state = {}
+    for kind in ("params", "stats"):
+        for (*path, leaf), value in flax.traverse_util.flatten_dict(variables[kind]).items():
+            state[".".join([*path, LEAVES.get(leaf, leaf)])] = _laid_out(np.asarray(value))
+            if leaf == "var":
+                state[".".join([*path, "num_batches_tracked"])] = np.array(batches, np.int64)
+    return state
+
+
+def _laid_out(value: np.ndarray) -> np.ndarray:
+    """`[k, k, C_in, C_out]` -> `[C_out, C_in, k, k]`, `[C_in, C_out]` -> `[C_out, C_in]`."""
+    order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[value.ndim]
+    return np.ascontiguousarray(value.transpose(order), np.float32)

@@ -1,0 +1,214 @@
+"""An image classifier for PyTorch, in a file that needs nothing but torch and safetensors.
+
+Its weights are in `model.safetensors` beside it.
+
+    import model
+    network = model.load()                           # in eval mode
+    logits = network(images)                         # [B, classes]
+    probabilities = logits.softmax(-1)
+
+`network.train()` makes it an ordinary network to train further, with dropout and statistics of
+BatchNorm. `python model.py IMAGE` tells the likeliest classes of an image.
+"""
+
+import pathlib
+import sys
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+# PIXELS: whether images are uint8 [B, H, W, C], rather than float [B, C, H, W], normalised.
+# RESOLUTION: images of any size are resized to so many pixels on each side.
+# MEAN, STD: of each channel, of pixels in 0..1; the network sees `(pixel / 255 - mean) / std`.
+# EPSILON: of BatchNorm. CLASSES: their names, in the order of the logits.
+# BLOCKS: the name of each, its class below, and its sizes, in the order in which they run.
+
+# ---- what this network is
+
+PIXELS = False
+RESOLUTION = 8
+CHANNELS = 1
+MEAN = (0.0,)
+STD = (1.0,)
+EPSILON = 1e-05
+CLASSES = ["zero", "one"]
+BLOCKS: list[tuple[str, str, dict]] = [
+    ("stem", "Stem", {"c_in": 1, "c_out": 8, "stride": 1}),
+    ("head", "Head", {"c_in": 8, "middle": 8, "c_out": 8, "classes": 2, "dropout": 0.0}),
+]
+
+# ---- what it is made of
+
+
+def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution without bias that pads half its kernel."""
+    return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """PyTorch's, with the network's epsilon."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=EPSILON)
+
+
+class SqueezeExcite(nn.Module):
+    """Weighs channels by what is in the whole image."""
+
+    def __init__(self, channels: int, reduced: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, reduced, 1)
+        self.expand = nn.Conv2d(reduced, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] -> the same shape."""
+        squeezed = x.mean((2, 3), keepdim=True)
+        return x * F.hardsigmoid(self.expand(F.relu(self.reduce(squeezed))))
+
+
+class DropPath(nn.Module):
+    """In training, leaves a branch out for some of the images."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] -> the same shape."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.rate
+        return x * keep / (1.0 - self.rate)
+
+
+class Stem(nn.Module):
+    """3x3 convolution, BatchNorm, swish."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv = conv(c_in, c_out, 3, stride)
+        self.norm = BatchNorm(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> [B, c_out, H/stride, W/stride]."""
+        return F.silu(self.norm(self.conv(x)))
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck; its shortcut averages over the stride and may change the channels."""
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        middle: int,
+        kernel: int,
+        stride: int,
+        expand: bool,
+        reduced: int,
+        shortcut: str,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.stride, self.expands = stride, expand
+        if expand:
+            self.expand = conv(c_in, middle, 1)
+            self.expand_norm = BatchNorm(middle)
+        self.depthwise = conv(middle, middle, kernel, stride, groups=middle)
+        self.depthwise_norm = BatchNorm(middle)
+        self.squeeze = SqueezeExcite(middle, reduced) if reduced else nn.Identity()
+        self.project = conv(middle, c_out, 1)
+        self.project_norm = BatchNorm(c_out)
+        self.drop_path = DropPath(drop_path)
+        self.shortcut = conv(c_in, c_out, 1) if shortcut == "conv" else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> [B, c_out, H/stride, W/stride]."""
+        y = x
+        if self.expands:
+            y = F.silu(self.expand_norm(self.expand(y)))
+        y = F.silu(self.depthwise_norm(self.depthwise(y)))
+        y = self.project_norm(self.project(self.squeeze(y)))
+        if self.stride > 1:  # the last windows may be incomplete
+            x = F.avg_pool2d(x, self.stride, ceil_mode=True, count_include_pad=False)
+        return self.drop_path(y) + self.shortcut(x)
+
+
+class Head(nn.Module):
+    """1x1 convolution, BatchNorm, swish, mean over the image, 1x1 convolution, swish, linear."""
+
+    def __init__(self, c_in: int, middle: int, c_out: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.expand = conv(c_in, middle, 1)
+        self.expand_norm = BatchNorm(middle)
+        self.mix = conv(middle, c_out, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(c_out, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> logits [B, classes]."""
+        x = F.silu(self.expand_norm(self.expand(x)))
+        x = F.silu(self.mix(x.mean((2, 3), keepdim=True)))
+        return self.classifier(self.dropout(x.flatten(1)))
+
+
+KINDS = {"Stem": Stem, "MBConv": MBConv, "Head": Head}
+
+
+class Network(nn.Sequential):
+    """The blocks, one after another; images are resized and, if `PIXELS`, normalised before."""
+
+    def __init__(self) -> None:
+        blocks = [(name, KINDS[kind](**sizes)) for name, kind, sizes in BLOCKS]
+        super().__init__(OrderedDict(blocks))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images as `PIXELS` says -> logits [B, classes]."""
+        x = normalise(images) if PIXELS else images
+        return super().forward(resize(x))
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """Pixels, uint8 [B, H, W, C] -> float [B, C, H, W], `(pixel / 255 - mean) / std`."""
+    mean, std = (torch.tensor(v, device=pixels.device).view(1, -1, 1, 1) for v in (MEAN, STD))
+    return (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
+
+
+def resize(x: Tensor) -> Tensor:
+    """Bicubic; in float64, because in float32 the places between pixels are inexact."""
+    size = (RESOLUTION, RESOLUTION)
+    if x.shape[-2:] == size:
+        return x
+    wide = x if x.device.type == "mps" else x.double()  # which has no float64
+    return F.interpolate(wide, size, mode="bicubic", align_corners=False).to(x.dtype)
+
+
+def load() -> Network:
+    """The network with its weights, in eval mode."""
+    network = Network()
+    network.load_state_dict(load_file(pathlib.Path(__file__).with_name("model.safetensors")))
+    return network.eval()
+
+
+def main() -> None:
+    """Tells the likeliest classes of one image."""
+    if len(sys.argv) != 2:
+        print("usage: python model.py IMAGE   (reading images needs pillow)")
+        return
+    from PIL import Image
+
+    image = Image.open(sys.argv[1]).convert({1: "L", 3: "RGB", 4: "RGBA"}[CHANNELS])
+    values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    pixels = values.view(1, image.height, image.width, CHANNELS)
+    with torch.inference_mode():
+        logits = load()(pixels if PIXELS else normalise(pixels))
+    shares = logits[0].softmax(0)
+    for place in shares.argsort(descending=True)[:5].tolist():
+        print(f"{shares[place]:6.1%}  {CLASSES[place]}")
+
+
+if __name__ == "__main__":
+    main()

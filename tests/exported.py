@@ -1,0 +1,153 @@
+"""Random networks to write in a format, and their logits as Flax computes them."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from supernet_jax import augment, choices, extract, extracted
+from supernet_jax.blocks import CONV, IDENTITY, Head, HeadSpec, MBConv, MBConvSpec, Stem, StemSpec
+from supernet_jax.export.format import Export
+from supernet_jax.extracted import Block, Network
+from supernet_jax.network import Space
+from supernet_jax.spaces import mobilenet
+
+TOLERANCE = 1e-5  # float32 sums in another order
+FAST = {"xla_backend_optimization_level": 0}  # these programs run once
+BATCH = 3
+CLASSES = 7
+
+
+def _mbconv(c_in: int, c_out: int, middle: int, **others: Any) -> MBConvSpec:
+    plain = {"kernel": 3, "stride": 1, "reduced": 0, "expand": c_in != middle}
+    shortcut = IDENTITY if c_in == c_out else CONV
+    return MBConvSpec(c_in, c_out, middle, **{**plain, **others}, shortcut=shortcut)
+
+
+# Every kind of shortcut, with and without stride, expansion and squeeze-and-excitation. Sizes are
+# 13, 7, 4, 2, 1, 1: incomplete windows in all strides.
+EVERYTHING = Network(
+    (
+        Block("stem", Stem, StemSpec(3, 8, 2)),
+        Block("plain", MBConv, _mbconv(8, 8, 8)),
+        Block("widening", MBConv, _mbconv(8, 12, 16, kernel=5, reduced=8)),
+        Block("pooled", MBConv, _mbconv(12, 12, 24, stride=2)),
+        Block("pooled_widening", MBConv, _mbconv(12, 16, 12, stride=2, kernel=5, reduced=4)),
+        Block("one_pixel", MBConv, _mbconv(16, 20, 32, stride=2)),
+        Block("strided_pixel", MBConv, _mbconv(20, 20, 40, stride=2)),
+        Block("head", Head, HeadSpec(20, 24, 16, CLASSES, 0.0, 32)),
+    ),
+    resolution=13,
+)
+
+
+class Case(NamedTuple):
+    """A network and the size of its images."""
+
+    network: Callable[[], Network]
+    channels: int
+    size: int
+
+
+def _of(space: Space, pick: str) -> Callable[[], Network]:
+    archs = {"smallest": choices.smallest, "largest": choices.largest}
+
+    def make() -> Network:
+        if pick in archs:
+            return extract.module(space, archs[pick](space.menu))
+        drawn = choices.sample(space.menu, jax.random.key(int(pick)), ())
+        return extract.module(space, jax.tree.map(np.asarray, drawn))
+
+    return make
+
+
+DIGITS, CIFAR = mobilenet.digits(classes=CLASSES), mobilenet.cifar(classes=CLASSES)
+ATTENTIVENAS = mobilenet.attentivenas(classes=CLASSES)
+CASES = {
+    "everything": Case(lambda: EVERYTHING, 3, 22),
+    "digits, smallest": Case(_of(DIGITS, "smallest"), 1, 8),
+    "digits, largest, grown images": Case(_of(DIGITS, "largest"), 1, 5),
+    "cifar, random": Case(_of(CIFAR, "1"), 3, 32),
+    "attentivenas, smallest, shrunk images": Case(_of(ATTENTIVENAS, "smallest"), 3, 224),
+}
+
+
+def images(case: str, pixels: bool = False) -> np.ndarray:
+    """Random ones, `[BATCH, size, size, C]`."""
+    rng, at = np.random.default_rng(9), CASES[case]
+    shape = (BATCH, at.size, at.size, at.channels)
+    if pixels:
+        return rng.integers(256, size=shape, dtype=np.uint8)
+    return rng.normal(size=shape).astype(np.float32)
+
+
+@functools.cache
+def export(case: str, pixels: bool = False) -> Export:
+    """The network with random variables, in which nothing is zero and no value explodes."""
+    network, channels, size = CASES[case].network(), *CASES[case][1:]
+    x = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
+    made = jax.eval_shape(network.init, jax.random.key(0), x)
+    rng = np.random.default_rng(1)
+    variables = {
+        kind: jax.tree_util.tree_map_with_path(functools.partial(_random, rng), made[collection])
+        for kind, collection in (("params", "params"), ("stats", "moments"))
+    }
+    described = extracted.Description(
+        format=extracted.FORMAT,
+        version=extracted.VERSION,
+        space=case,
+        arch={"a": 1},
+        resolution=network.resolution,
+        input_channels=channels,
+        mean=(0.5, 0.25, 0.4)[:channels],
+        std=(0.3, 0.2, 0.25)[:channels],
+        classes=tuple("abcdefg"),
+        blocks=(),
+        code=None,
+        macs=12,
+        parameters=34,
+        accuracy={"test": 0.5},
+        calibration=extracted.Calibration(8, 64),
+        source={},
+        proof=extracted.Proof(0.0, 1),
+        dtype="float32",
+        sha256="56",
+    )
+    return Export(
+        network, variables, json.loads(json.dumps(dataclasses.asdict(described))), size, pixels
+    )
+
+
+def _random(rng: np.random.Generator, path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    name, shape = path[-1].key, leaf.shape
+    if name == "kernel":
+        value = rng.normal(size=shape) / np.sqrt(np.prod(shape[:-1]))
+    else:
+        low = 0.5 if name in ("scale", "var") else -0.5
+        value = rng.uniform(low, low + 1.0, shape)
+    return value.astype(np.float32)
+
+
+@functools.cache
+def _program(network: Network) -> Callable[..., Any]:
+    return jax.jit(network.apply, compiler_options=FAST)
+
+
+@functools.cache
+def logits(case: str, pixels: bool = False) -> np.ndarray:
+    """Of `images`, by Flax at highest precision."""
+    made, x = export(case), images(case, pixels)
+    if pixels:
+        d = made.description
+        x = np.asarray(augment.normalise(x, mean=tuple(d["mean"]), std=tuple(d["std"])))
+    return np.asarray(_program(made.network)(made.variables, x))
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest, relative to the largest logit."""
+    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+    return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
