@@ -122,7 +122,31 @@ def boxes_of_arch(space: Space, arch: Any, resolution: int) -> Any:
         block, spec = space.blocks[name], space.blocks[name].spec(arch)
         own = {} if spec is None else elastic.shapes(block, spec, place.inputs).params
         found[name] = unflatten_dict(boxes(own, place.shapes.params))
+        for transform in block.transforms:
+            _note_uses(found[name], transform, spec, place)
     return found
+
+
+def _note_uses(found: Any, transform: elastic.Transform, spec: Any, place: Any) -> None:
+    """Marks what a spec's weights depend on through a transform: its own parameters, whole kernels.
+
+    The transform itself tells, by the gradient at random values.
+    """
+    *where, leaf = transform.leaf
+    node = functools.reduce(lambda node, key: node[key], where, found)
+    full = transform.init(jax.random.key(0), node[leaf].shape)
+    random = [jax.random.normal(jax.random.key(i), p.shape) for i, p in enumerate(jax.tree.leaves(full))]
+    params = jax.tree.unflatten(jax.tree.structure(full), random)
+    weights = jax.random.normal(jax.random.key(9), node[leaf].shape)
+
+    def total(params: Any, weights: Any) -> Any:
+        size = None if spec is None else transform.size(spec)
+        return 0.0 if spec is None else jnp.sum(transform.apply(params, weights, size) ** 2)
+
+    used = jax.tree.map(lambda g: np.asarray(g != 0, float), jax.grad(total, (0, 1))(params, weights))
+    channels = node[leaf].any((0, 1))  # those that the spec has, whatever its kernel
+    own, node[leaf] = used[0], used[1] * channels
+    found.setdefault(elastic.TRANSFORMS, {})["/".join(transform.leaf)] = own
 
 
 def archs_of(space: Space, count: int) -> list[Any]:
