@@ -33,7 +33,7 @@ class Arguments:
     """Draw a space: its decisions, number of archs, MACs and parameters."""
 
     space: Annotated[str, tyro.conf.Positional]
-    """attentivenas | cifar | digits | a config file"""
+    """attentivenas | ofa_mobilenetv3 | cifar | ofa_small | digits | a config file"""
     archs: str | None = None
     """count these instead: a JSON file of archs, an arch as JSON, `smallest` or `largest`"""
     latency: pathlib.Path | None = None
