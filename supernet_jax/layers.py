@@ -38,8 +38,8 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     return init
 
 
-# Normal of variance 2 / (k * k * C_out) (He et al. 2015, arXiv 1502.01852, equation 14; of depthwise
-# kernels too, as Once-for-All's code counts).
+# Normal of variance 2 / (k * k * C_out) (He et al. 2015, arXiv 1502.01852, equation 14); depthwise
+# kernels too, as Once-for-All's code counts.
 HE_FAN_OUT: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 

@@ -6,18 +6,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import reference
+from conftest import ROOT
+from test_train import QUICK
 from theorem import flat, largest_difference
 from tiny_space import tiny, transforming
 
-from supernet_jax import choices, costs, elastic, extract, network, ordering
+from supernet_jax import choices, config, costs, elastic, extract, losses, network, ordering, train
+from supernet_jax.config import Phase, Progressive
 from supernet_jax.errors import UserError
 from supernet_jax.importers import ofa as importer
 from supernet_jax.spaces import ofa
 
 GOLDEN = reference.golden("parity_ofa_mobilenetv3")
 SPACE = ofa.ofa_mobilenetv3(dropout=0.0)
+STEPS = 24  # of a short training
 WIDE = ofa.ofa_mobilenetv3(width=1.2)
 TENSORS = reference.tensors(GOLDEN["param_names_shapes"])
 
@@ -215,3 +220,52 @@ def noisy(space: Any) -> Any:
     made = jax.tree.map(lambda s: jnp.asarray(0.5 * rng.normal(size=s.shape), jnp.float32), shapes)
     assert flat(made).size > 1000
     return made
+
+
+def test_progressive_shrinking_trains_the_space() -> None:
+    space = transforming()
+    phases = Phase(("ks",), 0.25), Phase(("d",), 0.25), Phase(("e",), 0.5, sort=True)
+    settings = Progressive(n_random=1, largest_alone=0.0, phases=phases)
+    sampler = settings.build(menu=space.menu, space=space, steps=STEPS)
+    recipe = train.Recipe(
+        space=space,
+        sampler=sampler,
+        loss=losses.in_place_distillation(losses.kl_divergence, smoothing=0.0),
+        optimizer=optax.sgd(0.1, momentum=0.9),
+        augment=lambda images, key, ids: images.astype(jnp.float32) / 128 - 1,
+    )
+    rng = np.random.default_rng(0)
+    labels = np.arange(10, dtype=np.int32) % 5
+    images = rng.integers(0, 256, (5, 8, 8, 2))[labels] // 2 + rng.integers(0, 128, (10, 8, 8, 2))
+    batch = train.Batch(images.astype(np.uint8), labels, np.arange(10, dtype=np.int32))
+    step = jax.jit(functools.partial(train.make_step(recipe), resolutions=(8, 8)), **QUICK)
+    state, seen = train.create(recipe), []
+    for i in range(STEPS):
+        assert train.step_resolutions(recipe, step=i) == (8, 8)
+        state, metrics = step(state, batch)
+        assert float(metrics["applied"]) == 1
+        seen.append(float(metrics["loss/largest"]))
+    assert np.mean(seen[-4:]) < 0.5 * np.mean(seen[:4])
+    # Matrices of the block that always runs have learned.
+    own = state.params["stage1_block1"][elastic.TRANSFORMS]["depthwise/kernel"]
+    assert all(np.abs(np.asarray(m) - np.eye(len(m))).max() > 1e-3 for m in own.values())
+
+
+def test_phases_open_kernels_then_depths_then_expansions() -> None:
+    settings, _ = config.load_file(ROOT / "configs" / "imagenet_ofa.py")
+    sampler = settings.sampler.build(menu=SPACE.menu, space=SPACE, steps=605)
+
+    @jax.jit
+    def least(step: Any) -> Any:
+        def one(key: Any) -> Any:
+            return sampler.sample(sampler.init(key), key, step, None)  # type: ignore[arg-type]
+
+        drawn = jax.vmap(one)(jax.random.split(jax.random.key(0), 200))
+        return {name: jnp.min(jnp.stack(drawn[name])) for name in ("ks", "d", "e")}
+
+    phases = {200: (0, 2, 2), 310: (0, 1, 2), 340: (0, 0, 2), 460: (0, 0, 1), 500: (0, 0, 0)}
+    for step, wanted in phases.items():
+        found = least(jnp.int32(step))
+        assert tuple(int(found[name]) for name in ("ks", "d", "e")) == wanted
+    assert sampler.members(100) == 1 and sampler.members(200) == 3
+    assert sampler.reorder is not None and sampler.reorder.step == 455

@@ -132,20 +132,19 @@ def _note_uses(found: Any, transform: elastic.Transform, spec: Any, place: Any) 
 
     The transform itself tells, by the gradient at random values.
     """
-    *where, leaf = transform.leaf
+    *where, last = transform.leaf
     node = functools.reduce(lambda node, key: node[key], where, found)
-    full = transform.init(jax.random.key(0), node[leaf].shape)
-    random = [jax.random.normal(jax.random.key(i), p.shape) for i, p in enumerate(jax.tree.leaves(full))]
-    params = jax.tree.unflatten(jax.tree.structure(full), random)
-    weights = jax.random.normal(jax.random.key(9), node[leaf].shape)
+    start = transform.init(jax.random.key(0), node[last].shape)
 
     def total(params: Any, weights: Any) -> Any:
-        size = None if spec is None else transform.size(spec)
-        return 0.0 if spec is None else jnp.sum(transform.apply(params, weights, size) ** 2)
+        made = [] if spec is None else [transform.apply(params, weights, transform.size(spec))]
+        return sum((jnp.sum(jnp.square(leaf)) for leaf in made), jnp.zeros(()))
 
-    used = jax.tree.map(lambda g: np.asarray(g != 0, float), jax.grad(total, (0, 1))(params, weights))
-    channels = node[leaf].any((0, 1))  # those that the spec has, whatever its kernel
-    own, node[leaf] = used[0], used[1] * channels
+    random = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), p.shape), start)
+    weights = jax.random.normal(jax.random.key(2), node[last].shape)
+    gradients = jax.grad(total, (0, 1))(random, weights)
+    own, whole = jax.tree.map(lambda g: np.asarray(g != 0, float), gradients)
+    node[last] = whole * node[last].any((0, 1))  # the channels that the spec has
     found.setdefault(elastic.TRANSFORMS, {})["/".join(transform.leaf)] = own
 
 

@@ -22,7 +22,7 @@ from supernet_jax.importers.mapping import Leaf, Place, Spare
 from supernet_jax.importers.report import Report
 from supernet_jax.network import Space
 
-# By our layer: the published one, in the spelling that `_short` leaves. Within a block, and outside.
+# By our layer: the published one, as `_short` spells it. Within a block, and outside of blocks.
 INNER = {
     "expand": "inverted_bottleneck.conv",
     "expand_norm": "inverted_bottleneck.bn",

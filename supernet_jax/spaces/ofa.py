@@ -99,9 +99,8 @@ def ofa(
     c_in, transforms = c_first, _transforms(kernels)
     for i, stage in enumerate(stages):
         for j in range(depths[-1]):
-            own = dataclasses.replace(
-                stage, width=make_divisible(stage.width * width), stride=stage.stride if j == 0 else 1
-            )
+            c_out, stride = make_divisible(stage.width * width), stage.stride if j == 0 else 1
+            own = dataclasses.replace(stage, width=c_out, stride=stride)
             blocks[f"stage{i + 1}_block{j + 1}"] = _block(menu, own, c_in, i, j, transforms)
             c_in = own.width
     head = HeadSpec(c_in, c_middle, c_last, classes, dropout, c_last)
