@@ -325,6 +325,7 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
             return jax.checkpoint(compute)
 
         branches = [branch(spec) for spec in block.specs]
+        assert call.which is not None  # with `loops`
         which = call.which
         if call.keep is not None:
             branches = [Call.skip, *branches]

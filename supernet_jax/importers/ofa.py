@@ -93,7 +93,7 @@ def places(space: Space) -> dict[str, Place]:
 
 def spares(space: Space) -> dict[str, Spare]:
     """The tensors without a place that a published file may have, by name."""
-    found = {}
+    found: dict[str, Spare] = {}
     for name, where in places(space).items():
         if where.leaf[-1] == "scale":
             norm = name.removesuffix("weight")
