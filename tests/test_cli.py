@@ -226,10 +226,14 @@ def test_info_draws_a_space(capsys: Capture) -> None:
 def test_info_of_a_space_with_many_decisions(capsys: Capture) -> None:
     out = done(capsys, "info", "ofa_mobilenetv3", "--samples", 20)
     assert "7,678,880 shared parameters" in " ".join(out.split())
-    rows = dict(re.findall(r"^ *(\S.*?)  +(\S.*?) *$", out, re.MULTILINE))
-    assert rows["ks, each of 20"] == "3 5 7" and rows["e, each of 20"] == "3 4 6"
-    assert rows["r"] == "128 132 ... 224" and rows["d"].split() == ["2", "3", "4"] * 5
-    assert re.search(r"MACs, M .* 566\.171 *$", out, re.MULTILINE)
+    for row in (
+        "ks, each of 20 +3 5 7",
+        "e, each of 20 +3 4 6",
+        r"r +128 132 \.\.\. 224",
+        "d +(2 3 4 *){5}",
+        r"MACs, M .* 566\.171",
+    ):
+        assert re.search(rf"^ *{row} *$", out, re.MULTILINE), row
 
 
 def test_info_as_json(capsys: Capture) -> None:
