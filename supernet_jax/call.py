@@ -32,13 +32,14 @@ class Call:
     """One block about to run: its arrays, and (static) what they belong to.
 
     `keep` says whether a traced arch has the block at all (of a code: how much of it); None where
-    every arch has it.
+    every arch has it. `which` of its specs the arch picks, where the strategy switches.
     """
 
     shared: Tree
     stats: Tree | None
     key: Array | None
     keep: Array | None
+    which: Array | None
     block: ElasticBlock = dataclasses.field(metadata={"static": True})
     inputs: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
     union: Any = dataclasses.field(metadata={"static": True})

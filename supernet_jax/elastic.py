@@ -137,10 +137,10 @@ def union_spec(specs: Sequence[Spec], **fixed: Any) -> Spec:
 
 
 def kind(block: ElasticBlock, *, rates: bool) -> Hashable:
-    """What two blocks share that compute the same from the same arrays for the same arch.
+    """What two blocks share that compute the same from the same arrays and the same pick.
 
     Args:
-        block: the block; whether it is alive does not count.
+        block: the block; whether it is alive and which decisions pick its spec do not count.
         rates: whether floats of specs count: they are rates, as of dropout, that decide nothing
             where there is no dropout.
     """
@@ -149,8 +149,6 @@ def kind(block: ElasticBlock, *, rates: bool) -> Hashable:
         block.module,
         tuple(dataclasses.astuple(spec) if rates else sizes(spec) for spec in specs),
         tuple((*block.channels(spec), *block.gates(spec).items()) for spec in specs),
-        block.index.paths,
-        block.index.table.tobytes(),
         block.relaxed,
         block.transforms,
     )

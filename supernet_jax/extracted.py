@@ -25,7 +25,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax import checkpoint, layers, machine, tensors, userfile
-from supernet_jax.blocks import Head, HeadSpec, MBConv, MBConvSpec, Stem, StemSpec
+from supernet_jax.blocks import (
+    HardHead,
+    HardStem,
+    Head,
+    HeadSpec,
+    InvertedResidual,
+    InvertedResidualSpec,
+    MBConv,
+    MBConvSpec,
+    Stem,
+    StemSpec,
+)
 from supernet_jax.errors import UserError
 from supernet_jax.schema import parse
 
@@ -39,6 +50,9 @@ LIBRARY: dict[str, tuple[type[nn.Module], type]] = {
     "Stem": (Stem, StemSpec),
     "MBConv": (MBConv, MBConvSpec),
     "Head": (Head, HeadSpec),
+    "HardStem": (HardStem, StemSpec),
+    "InvertedResidual": (InvertedResidual, InvertedResidualSpec),
+    "HardHead": (HardHead, HeadSpec),
 }
 
 

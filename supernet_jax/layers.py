@@ -1,7 +1,8 @@
 """The ordinary Flax layers that blocks are made of. They know nothing of supernets.
 
 Images are `[B, H, W, C]`, float. Padding is symmetric, `kernel // 2` on each side (Flax's SAME is
-not at stride 2). Parameters start as PyTorch starts them, which the published recipes assume.
+not at stride 2). Parameters start as PyTorch starts them, which most published recipes assume; a
+layer with a `start` draws its kernel from that instead, and its bias starts at 0.
 
 What variables are given decides what a layer does, so nothing needs a `train` flag:
 
@@ -37,7 +38,18 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     return init
 
 
-def _parameter(layer: nn.Module, name: str, fan_in: int, shape: tuple[int, ...]) -> Array:
+# Normal of variance 2 / (k * k * C_out) (He et al. 2015, arXiv 1502.01852, equation 14); depthwise
+# kernels too, as Once-for-All's code counts.
+HE_FAN_OUT: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def _parameter(
+    layer: nn.Module,
+    name: str,
+    fan_in: int,
+    shape: tuple[int, ...],
+    start: Initializer | None = None,
+) -> Array:
     """As `layer.param`, which traces an initialiser even where its shape is all that counts."""
     if layer.has_variable("params", name):
         value: Array = layer.get_variable("params", name)
@@ -46,7 +58,7 @@ def _parameter(layer: nn.Module, name: str, fan_in: int, shape: tuple[int, ...])
     elif layer.has_rng(SHAPES_ONLY):
         layer.put_variable("params", name, lax.full(shape, 0, jnp.float32))
         return layer.get_variable("params", name)
-    return layer.param(name, uniform_fan_in(fan_in), shape)
+    return layer.param(name, uniform_fan_in(fan_in) if start is None else start, shape)
 
 
 class Conv(nn.Module):
@@ -59,12 +71,13 @@ class Conv(nn.Module):
     features: int
     kernel: int
     stride: int = 1
+    start: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C_in]` -> `[B, ceil(H/stride), ceil(W/stride), features]`."""
         k, c = self.kernel, x.shape[-1]
-        w = _parameter(self, "kernel", k * k * c, (k, k, c, self.features))
+        w = _parameter(self, "kernel", k * k * c, (k, k, c, self.features), self.start)
         patches = jnp.concatenate(_shifted(x, k, self.stride), axis=-1)
         return _rows_dot(patches, w.reshape(k * k * c, self.features).astype(x.dtype))
 
@@ -74,15 +87,17 @@ class Pointwise(nn.Module):
 
     features: int
     bias: bool = False
+    start: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., C_in]` -> `[..., features]`."""
         c = x.shape[-1]
-        w = _parameter(self, "kernel", c, (1, 1, c, self.features))
+        w = _parameter(self, "kernel", c, (1, 1, c, self.features), self.start)
         y = _rows_dot(x, w[0, 0].astype(x.dtype))
         if self.bias:
-            y = y + _row(_parameter(self, "bias", c, (self.features,)), y)
+            zeros = None if self.start is None else nn.initializers.zeros
+            y = y + _row(_parameter(self, "bias", c, (self.features,), zeros), y)
         return y
 
 
@@ -91,12 +106,13 @@ class Depthwise(nn.Module):
 
     kernel: int
     stride: int = 1
+    start: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C]` -> `[B, ceil(H/stride), ceil(W/stride), C]`."""
         k, c = self.kernel, x.shape[-1]
-        w = _parameter(self, "kernel", k * k, (k, k, 1, c))
+        w = _parameter(self, "kernel", k * k, (k, k, 1, c), self.start)
         return depthwise(x, w.astype(x.dtype), self.stride)
 
 
@@ -104,6 +120,7 @@ class Dense(nn.Module):
     """Linear layer with bias, kernel `[C_in, C_out]`."""
 
     features: int
+    zero_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -111,7 +128,8 @@ class Dense(nn.Module):
         c = x.shape[-1]
         w = _parameter(self, "kernel", c, (c, self.features))
         y = jnp.dot(x, w.astype(x.dtype))
-        return y + _row(_parameter(self, "bias", c, (self.features,)), y)
+        zeros = nn.initializers.zeros if self.zero_bias else None
+        return y + _row(_parameter(self, "bias", c, (self.features,), zeros), y)
 
 
 class BatchNorm(nn.Module):
@@ -180,13 +198,15 @@ class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation (arXiv 1709.01507) with ReLU and hard sigmoid, as in MobileNetV3."""
 
     reduced: int
+    start: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C]` -> the same shape."""
+        make = functools.partial(Pointwise, bias=True, start=self.start)
         squeezed = jnp.mean(x, (1, 2), keepdims=True)
-        hidden = nn.relu(Pointwise(self.reduced, bias=True, name="reduce")(squeezed))
-        return x * nn.hard_sigmoid(Pointwise(x.shape[-1], bias=True, name="expand")(hidden))
+        hidden = nn.relu(make(self.reduced, name="reduce")(squeezed))
+        return x * nn.hard_sigmoid(make(x.shape[-1], name="expand")(hidden))
 
 
 def depthwise(x: Array, kernel: Array, stride: int) -> Array:

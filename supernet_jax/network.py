@@ -325,7 +325,8 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
             return jax.checkpoint(compute)
 
         branches = [branch(spec) for spec in block.specs]
-        which = block.index(arch)
+        assert call.which is not None  # with `loops`
+        which = call.which
         if call.keep is not None:
             branches = [Call.skip, *branches]
             which = jnp.where(call.keep, which + 1, 0)
@@ -425,13 +426,14 @@ class _Pass:
             keeps = [jnp.ones((), bool) if c.keep is None else c.keep for c in calls]
             calls = [dataclasses.replace(c, keep=k) for c, k in zip(calls, keeps, strict=True)]
         arrays = [
-            ((call.shared, call.stats, call.key, call.keep), self._before(name))
+            ((call.shared, call.stats, call.key, call.keep, call.which), self._before(name))
             for name, call in zip(names, calls, strict=True)
         ]
 
         def body(x: Array, arrays: Any) -> tuple[Array, tuple[Array | None, Tree]]:
-            (shared, stats, key, keep), before = arrays
-            call = dataclasses.replace(calls[0], shared=shared, stats=stats, key=key, keep=keep)
+            (shared, stats, key, keep, which), before = arrays
+            own = {"shared": shared, "stats": stats, "key": key, "keep": keep, "which": which}
+            call = dataclasses.replace(calls[0], **own)
             y, moments = self._run(call, before, x)
             return y, (None if before is None else y, moments)
 
@@ -457,6 +459,7 @@ class _Pass:
             stats=None if self.stats is None else self.stats[name],
             key=None if self.key is None else _named_key(self.key, name),
             keep=_keep(block, self.arch),
+            which=jnp.asarray(block.index(self.arch)) if self.loops else None,
             block=block,
             inputs=shape.inputs,
             union=Static(shape.shapes),

@@ -1,4 +1,4 @@
-"""Golden values of the published AttentiveNAS/AlphaNet model, and the tensors that they assume.
+"""Golden values of published models, and the tensors that they assume.
 
 The numbers in `goldens/` were computed with the published PyTorch code on weights and inputs that
 an integer hash fills, so no checkpoint is needed. Tensor names are those of the published model.
@@ -39,7 +39,9 @@ def tensors(names_shapes: list) -> dict[str, np.ndarray]:
     filled = {}
     for position, (name, shape) in enumerate(names_shapes):
         u = 2 * uniform(int(np.prod(shape)), position) - 1
-        if len(shape) > 1:
+        if name.endswith("_matrix"):  # of Once-for-All's kernel transforms
+            u = np.eye(shape[0]).reshape(-1) + 0.05 * u
+        elif len(shape) > 1:
             u = u * np.sqrt(6.0 / np.prod(shape[1:]))
         else:
             u = (1.0 if name.endswith(".weight") else 0.0) + 0.1 * u

@@ -223,6 +223,19 @@ def test_info_draws_a_space(capsys: Capture) -> None:
     assert re.search(r"^\|[ ▁▂▃▄▅▆▇█]+\|$", out, re.MULTILINE)
 
 
+def test_info_of_a_space_with_many_decisions(capsys: Capture) -> None:
+    out = done(capsys, "info", "ofa_mobilenetv3", "--samples", 20)
+    assert "7,678,880 shared parameters" in " ".join(out.split())
+    for row in (
+        "ks, each of 20 +3 5 7",
+        "e, each of 20 +3 4 6",
+        r"r +128 132 \.\.\. 224",
+        "d +(2 3 4 *){5}",
+        r"MACs, M .* 566\.171",
+    ):
+        assert re.search(rf"^ *{row} *$", out, re.MULTILINE), row
+
+
 def test_info_as_json(capsys: Capture) -> None:
     value = json.loads(done(capsys, "info", CONFIG, "--json", "--samples", 50))
     assert value["archs"] == ARCHS

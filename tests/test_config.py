@@ -37,6 +37,8 @@ from supernet_jax.config import (
     HardLabels,
     JensenShannon,
     Nested,
+    OfaMobileNetV3,
+    OfaSmall,
     OutsideTeacher,
     Phase,
     Preferred,
@@ -58,6 +60,8 @@ CHANGED: tuple[Any, ...] = (
     AttentiveNAS(dropout=0.25, drop_path=0.125),
     Cifar(resolutions=(16, 20), dropout=0.5),
     Digits(),
+    OfaMobileNetV3(width=1.2, resolutions=(160, 224), dropout=0.25),
+    OfaSmall(resolutions=(16, 20), dropout=0.25),
     Data("npz:images.npz", "somewhere", 0.25, split_seed=3, size=16, pad=2, flip=True),
     Sandwich(n_random=3),
     Uniform(n_random=4),
@@ -252,7 +256,13 @@ def test_quickstart_is_the_digits_config() -> None:
 
 @pytest.mark.parametrize(
     ("name", "classes", "channels", "count"),
-    [("digits", 10, 1, 13_824), ("cifar", 10, 3, None), ("attentivenas", 1000, 3, 440_301_256_704)],
+    [
+        ("digits", 10, 1, 13_824),
+        ("cifar", 10, 3, None),
+        ("attentivenas", 1000, 3, 440_301_256_704),
+        ("ofa_small", 10, 3, 9**6 * 2**3 * 2),
+        ("ofa_mobilenetv3", 1000, 3, 9**20 * 3**5 * 25),
+    ],
 )
 def test_spaces_build(name: str, classes: int, channels: int, count: int | None) -> None:
     space = config.SPACES[name].build(classes=classes, input_channels=channels)
@@ -262,15 +272,26 @@ def test_spaces_build(name: str, classes: int, channels: int, count: int | None)
         assert network.choices.count(space.menu) == count
 
 
-def test_cifar_resolutions() -> None:
-    space = Cifar(resolutions=(32, 16, 32)).build(classes=10, input_channels=3)
-    assert space.resolutions == (16, 32)
+@pytest.mark.parametrize("kind", [Cifar, OfaSmall, OfaMobileNetV3])
+def test_resolutions(kind: Any) -> None:
+    space = kind(resolutions=(64, 32, 64)).build(classes=10, input_channels=3)
+    assert space.resolutions == (32, 64)
     with pytest.raises(UserError, match=r"space\.resolutions is \(4, 8\)"):
-        Cifar(resolutions=(4, 8)).build(classes=10, input_channels=3)
+        kind(resolutions=(4, 8)).build(classes=10, input_channels=3)
 
 
-@pytest.mark.parametrize("name", ["dropout", "drop_path"])
-@pytest.mark.parametrize("kind", [Cifar, AttentiveNAS])
+def test_width() -> None:
+    with pytest.raises(UserError, match=r"space\.width is -1\.0, must be from 0\.1 to 10"):
+        OfaMobileNetV3(width=-1.0).build(classes=10, input_channels=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *((kind, name) for kind in (Cifar, AttentiveNAS) for name in ("dropout", "drop_path")),
+        *((kind, "dropout") for kind in (OfaSmall, OfaMobileNetV3)),
+    ],
+)
 def test_rates(kind: Any, name: str) -> None:
     with pytest.raises(UserError, match=rf"space\.{name.replace('_', '-')} is 1\.0"):
         kind(**{name: 1.0}).build(classes=10, input_channels=3)

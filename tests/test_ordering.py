@@ -12,7 +12,7 @@ import optax
 import pytest
 from test_train import QUICK, bitwise
 from theorem import largest_difference
-from tiny_space import deep, tiny
+from tiny_space import deep, tiny, transforming
 
 from supernet_jax import choices, layers, losses, network, ordering, sampling, train
 from supernet_jax.choices import Choice, Lookup
@@ -21,7 +21,7 @@ from supernet_jax.network import Bank, Space
 from supernet_jax.sampling import Phase, Reorder
 
 TINY = tiny()
-SPACES = {"tiny": TINY, "deep": deep()}
+SPACES = {"tiny": TINY, "deep": deep(), "transforming": transforming()}
 
 
 def noisy(space: Space, seed: int = 0) -> Any:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from theorem import Check, archs_of, check_of, flat, global_difference, largest_difference
-from tiny_space import deep, tiny
+from tiny_space import deep, tiny, transforming
 
 from supernet_jax import choices, elastic, network
 from supernet_jax.spaces import mobilenet
@@ -16,6 +16,7 @@ from supernet_jax.spaces import mobilenet
 SPACES: dict[str, Any] = {
     "tiny": (tiny, 8, 2),
     "deep": (deep, 8, 1),
+    "transforming": (transforming, 8, 1),
 }
 # Larger spaces and other images: without the gradients of all switches, which compile slowly.
 LARGER: dict[str, Any] = {"digits": (mobilenet.digits, 8, 1), "tiny-small-images": (tiny, 6, 1)}

@@ -122,7 +122,30 @@ def boxes_of_arch(space: Space, arch: Any, resolution: int) -> Any:
         block, spec = space.blocks[name], space.blocks[name].spec(arch)
         own = {} if spec is None else elastic.shapes(block, spec, place.inputs).params
         found[name] = unflatten_dict(boxes(own, place.shapes.params))
+        for transform in block.transforms:
+            _note_uses(found[name], transform, spec, place)
     return found
+
+
+def _note_uses(found: Any, transform: elastic.Transform, spec: Any, place: Any) -> None:
+    """Marks what a spec's weights depend on through a transform: its own parameters, whole kernels.
+
+    The transform itself tells, by the gradient at random values.
+    """
+    *where, last = transform.leaf
+    node = functools.reduce(lambda node, key: node[key], where, found)
+    start = transform.init(jax.random.key(0), node[last].shape)
+
+    def total(params: Any, weights: Any) -> Any:
+        made = [] if spec is None else [transform.apply(params, weights, transform.size(spec))]
+        return sum((jnp.sum(jnp.square(leaf)) for leaf in made), jnp.zeros(()))
+
+    random = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), p.shape), start)
+    weights = jax.random.normal(jax.random.key(2), node[last].shape)
+    gradients = jax.grad(total, (0, 1))(random, weights)
+    own, whole = jax.tree.map(lambda g: np.asarray(g != 0, float), gradients)
+    node[last] = whole * node[last].any((0, 1))  # the channels that the spec has
+    found.setdefault(elastic.TRANSFORMS, {})["/".join(transform.leaf)] = own
 
 
 def archs_of(space: Space, count: int) -> list[Any]:

@@ -6,7 +6,9 @@ and one with squeeze-and-excitation at stride 2; dropout and drop-connect are th
 
 import functools
 
+from supernet_jax.blocks import HARD_SWISH
 from supernet_jax.network import Space
+from supernet_jax.spaces import ofa
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
 
@@ -45,4 +47,28 @@ def deep() -> Space:
         input_channels=2,
         head_ratio=2,
         drop_path=0.3,
+    )
+
+
+@functools.cache
+def transforming() -> Space:
+    """Kernels made by learned transforms, each block with choices of its own.
+
+    The first block of the stage has no shortcut, the second may be skipped.
+    """
+    return ofa.ofa(
+        "transforming",
+        resolutions=(8,),
+        stem=8,
+        stem_stride=1,
+        first=8,
+        stages=(ofa.Stage(16, 2, HARD_SWISH),),  # the block before it has ReLU
+        kernels=(3, 5, 7),
+        expands=(2, 4),
+        depths=(1, 2),
+        middle=24,
+        last=32,
+        classes=5,
+        input_channels=2,
+        dropout=0.3,
     )

@@ -15,7 +15,7 @@ from supernet_jax.errors import UserError, near
 from supernet_jax.experiment import Run
 from supernet_jax.network import Space
 
-CLASSES = {"attentivenas": 1000}  # of the published space; 10 elsewhere
+CLASSES = {"attentivenas": 1000, "ofa_mobilenetv3": 1000}  # of published spaces; 10 elsewhere
 CHANNELS = {"digits": 1}
 SEARCH_FILE = "search.json"  # of a run folder: the result of its last search
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import jax
@@ -24,6 +25,7 @@ supernet info attentivenas --archs archs.json --json
 supernet info digits --archs largest --latency latency.json
 supernet info configs/cifar10.py
 supernet info configs/cifar10.py --sampler --out visits.png"""
+LONGEST_ROW = 12  # so many decisions or options are told one by one
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 QUANTILE_HEADS = [f"p{q:.0%}"[:-1] for q in QUANTILES]
 
@@ -33,7 +35,7 @@ class Arguments:
     """Draw a space: its decisions, number of archs, MACs and parameters."""
 
     space: Annotated[str, tyro.conf.Positional]
-    """attentivenas | cifar | digits | a config file"""
+    """attentivenas | ofa_mobilenetv3 | cifar | ofa_small | digits | a config file"""
     archs: str | None = None
     """count these instead: a JSON file of archs, an arch as JSON, `smallest` or `largest`"""
     latency: pathlib.Path | None = None
@@ -156,18 +158,32 @@ def _print_space(space: Space, summary: dict[str, Any]) -> None:
 
 
 def _menu(space: Space) -> rich.table.Table:
-    """Options of each decision; a list of decisions (one per stage, say) along a row."""
+    """Options of each decision; a list of decisions (one per stage, say) along a row.
+
+    A list that is too long for a row, of decisions that are alike, is told by one of them.
+    """
     rows: dict[str, list[str]] = {}
     for path in choices.paths(space.menu):
         key = path[:-1] if isinstance(path[-1], int) else path
         values = choices.get(space.menu, path).values
-        rows.setdefault("/".join(map(str, key)), []).append(" ".join(map(str, values)))
+        rows.setdefault("/".join(map(str, key)), []).append(_offered(values))
+    for name, cells in list(rows.items()):
+        if len(cells) > LONGEST_ROW and len(set(cells)) == 1:
+            del rows[name]
+            rows[f"{name}, each of {len(cells)}"] = cells[:1]
     table = rich.table.Table("decision", box=None, collapse_padding=True)
     for i in range(max(map(len, rows.values()))):
         table.add_column(f"[{i}]")
     for name, cells in rows.items():
         table.add_row(name, *cells)
     return table
+
+
+def _offered(values: Sequence[int | float]) -> str:
+    """Options, or the ends of many in equal steps."""
+    if len(values) > LONGEST_ROW and len(set(np.diff(values))) == 1:
+        return f"{values[0]} {values[1]} ... {values[-1]}"
+    return " ".join(map(str, values))
 
 
 def _histogram(space: Space, summary: dict[str, Any]) -> str:

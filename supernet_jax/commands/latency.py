@@ -27,7 +27,7 @@ class Arguments:
     """Measure the latency of each kind of block of a space on this machine."""
 
     space: Annotated[str, tyro.conf.Positional]
-    """attentivenas | cifar | digits | a config file"""
+    """attentivenas | ofa_mobilenetv3 | cifar | ofa_small | digits | a config file"""
     out: pathlib.Path
     """JSON file of the table; what it lacks is added"""
     batch: int = 1

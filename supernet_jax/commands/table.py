@@ -32,7 +32,8 @@ class Arguments:
     """
 
     space: Annotated[str, tyro.conf.Positional]
-    """attentivenas | cifar | digits | a config file (which --score needs, for its images)"""
+    """attentivenas | ofa_mobilenetv3 | cifar | ofa_small | digits | a config file (which --score
+    needs, for its images)"""
     out: pathlib.Path
     """JSON file"""
     bins: int = 40

@@ -47,6 +47,8 @@ from supernet_jax.config.samplers import taken as taken
 from supernet_jax.config.spaces import AttentiveNAS as AttentiveNAS
 from supernet_jax.config.spaces import Cifar as Cifar
 from supernet_jax.config.spaces import Digits as Digits
+from supernet_jax.config.spaces import OfaMobileNetV3 as OfaMobileNetV3
+from supernet_jax.config.spaces import OfaSmall as OfaSmall
 from supernet_jax.errors import UserError, near
 from supernet_jax.network import Strategy
 from supernet_jax.schema import from_json as from_json
@@ -217,7 +219,13 @@ LIBRARY: dict[str, type] = {
     },
     **{kind.__name__: kind for kind in (Data, Train, Evaluation, Config)},
 }
-SPACES: dict[str, Any] = {"attentivenas": AttentiveNAS(), "cifar": Cifar(), "digits": Digits()}
+SPACES: dict[str, Any] = {
+    "attentivenas": AttentiveNAS(),
+    "ofa_mobilenetv3": OfaMobileNetV3(),
+    "cifar": Cifar(),
+    "ofa_small": OfaSmall(),
+    "digits": Digits(),
+}
 FILES = "user files"  # in `config.json`, beside the fields of a `Config`
 # What is faster where, compilation included. On CPU masked candidates cost as much as switched
 # ones on digits and compile five times faster (benchmarks/train_step.py, evaluation.py). Other
