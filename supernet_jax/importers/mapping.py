@@ -1,0 +1,148 @@
+"""Named tensors of another library to shared parameters, when it is known which is which."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import flax
+import numpy as np
+
+from supernet_jax.elastic import Tree
+from supernet_jax.errors import UserError, near
+from supernet_jax.importers.report import Report
+
+Leaf = tuple[str, ...]  # path of a parameter
+# Which axes of PyTorch's tensors are ours, by the number of axes: OIHW to HWIO, out-in to in-out.
+FROM_TORCH: dict[int, tuple[int, ...]] = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
+NAMED = 4  # so many names a message lists at most
+
+
+class Place(NamedTuple):
+    """Where a tensor goes.
+
+    Attributes:
+        leaf: path of our parameter.
+        shape: of our parameter.
+        axes: of the tensor, in our order.
+    """
+
+    leaf: Leaf
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """The shape that the tensor must have."""
+        return tuple(self.shape[self.axes.index(i)] for i in range(len(self.axes)))
+
+
+class Spare(NamedTuple):
+    """A tensor that a file may have and that has no place.
+
+    Attributes:
+        shape: that it must have.
+        why: it is left out.
+    """
+
+    shape: tuple[int, ...]
+    why: str
+
+
+def place(leaf: Leaf, shape: Sequence[int]) -> Place:
+    """The place of a weight in PyTorch's usual layout."""
+    return Place(leaf, tuple(shape), FROM_TORCH[len(shape)])
+
+
+def mapped(
+    tensors: Mapping[str, np.ndarray],
+    places: Mapping[str, Place],
+    spares: Mapping[str, Spare],
+    *,
+    what: str,
+) -> tuple[Tree, Report]:
+    """The parameters, float32, and what became of each tensor.
+
+    Args:
+        tensors: as read, in the other library's layout.
+        places: by name, each of which there must be.
+        spares: by name, each of which there may be.
+        what: the tensors should be, for messages.
+
+    Raises:
+        UserError: one is missing, unknown, not of floats or of another shape; the message names it.
+    """
+    _check_names(tensors, places, spares, what)
+    flat: dict[Leaf, np.ndarray] = {}
+    for name, where in places.items():
+        _check(name, tensors[name], where.wanted, what)
+        flat[where.leaf] = _float32(name, tensors[name].transpose(where.axes))
+    left = [name for name in tensors if name in spares]
+    for name in left:
+        if tensors[name].shape != spares[name].shape:
+            raise _misshapen(name, tensors[name], spares[name].shape, what)
+    lines = tuple(f"{name}: {spares[name].why}" for name in left)
+    return flax.traverse_util.unflatten_dict(flat), Report(tuple(places), lines)
+
+
+def rescaled(params: Tree, leaf: Leaf, ratio: Sequence[float]) -> Tree:
+    """The parameters, for images that are scaled otherwise: `ratio` times what they were made for.
+
+    Args:
+        params: NumPy.
+        leaf: path of the kernel, `[height, width, C, out]`, that reads the images.
+        ratio: C numbers, by which its weights are multiplied.
+    """
+    flat = dict(flax.traverse_util.flatten_dict(params))
+    flat[leaf] = flat[leaf] * np.asarray(ratio, np.float32)[:, None]
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+def _check_names(
+    tensors: Mapping[str, np.ndarray], places: Iterable[str], spares: Iterable[str], what: str
+) -> None:
+    known = {*places, *spares}
+    missing = [name for name in places if name not in tensors]
+    unknown = [name for name in tensors if name not in known]
+    if missing:
+        hint = near(missing[0], unknown)
+        raise UserError(
+            f"this is not {what}: {_several(missing)} missing{hint}; is it another model, or is "
+            "the space of --config another?"
+        )
+    if unknown:
+        raise UserError(
+            f"this is not {what}, which has no {_several(unknown, 'and')}"
+            f"{near(unknown[0], known)}; is it another model, or is the space of --config another?"
+        )
+
+
+def _several(names: Sequence[str], verb: str = "") -> str:
+    shown = ", ".join(names[:NAMED])
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    if verb:
+        return shown + more
+    return f"{shown}{more} {'are' if len(names) > 1 else 'is'}"
+
+
+def _check(name: str, tensor: np.ndarray, shape: tuple[int, ...], what: str) -> None:
+    if tensor.shape != shape:
+        raise _misshapen(name, tensor, shape, what)
+
+
+def _misshapen(name: str, tensor: np.ndarray, shape: tuple[int, ...], what: str) -> UserError:
+    return UserError(
+        f"{name} has the shape {list(tensor.shape)}, but in {what} it has {list(shape)}; is it "
+        "another model, or is the space (or the number of classes) of --config another?"
+    )
+
+
+def _float32(name: str, tensor: np.ndarray) -> np.ndarray:
+    if tensor.dtype.kind not in "f" and tensor.dtype.name != "bfloat16":
+        raise UserError(
+            f"{name} is of {tensor.dtype}, but weights are floating-point numbers; quantised "
+            "networks cannot be imported, take the one that was trained"
+        )
+    with np.errstate(over="ignore"):
+        made = np.ascontiguousarray(tensor, np.float32)
+    if not np.isfinite(made).all():
+        raise UserError(f"{name} has numbers that are not finite, or too large for float32")
+    return made
