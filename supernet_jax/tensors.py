@@ -2,19 +2,22 @@
 
 A safetensors file is eight bytes that say how long the header is, the header (JSON: by name a
 dtype, a shape and where the bytes are), and the bytes. Reading it executes nothing. What the header
-says is checked against the file's length before anything of that size is allocated.
+says is checked against the file's length before anything of that size is allocated. A name is a
+path of keys, as "params/stem/conv/kernel".
 """
 
 import json
 import math
 import pathlib
+import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+import safetensors.numpy
 
 from supernet_jax.errors import UserError
 
@@ -48,20 +51,8 @@ MAGIC = {  # what other files begin with
 }
 
 
-class Header(NamedTuple):
-    """What a file says of itself.
-
-    Attributes:
-        tensors: shape and dtype by name, in the order of the header.
-        metadata: text by name; empty where there is none.
-    """
-
-    tensors: dict[str, jax.ShapeDtypeStruct]
-    metadata: dict[str, str]
-
-
-def header(path: str | pathlib.Path) -> Header:
-    """The header of a safetensors file, checked; of the bytes after it only the number is known.
+def shapes(path: str | pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """Names, shapes and dtypes in a safetensors file; of the numbers only how many there are.
 
     Raises:
         UserError: no such file, or one that is not a safetensors file, is cut off, or has a header
@@ -84,10 +75,10 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """All arrays of a safetensors file, by name, with the dtypes that they have there.
 
     Raises:
-        UserError: as of `header`.
+        UserError: as of `shapes`.
     """
     path = pathlib.Path(path)
-    declared = header(path).tensors
+    declared = shapes(path)
     try:
         found = safetensors.deserialize(path.read_bytes())
     except OSError as error:
@@ -100,6 +91,36 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     }:
         raise _broken(path, "it changed while it was read")
     return {name: arrays[name] for name in declared}
+
+
+def write(path: str | pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays, NumPy or JAX, into a new safetensors file."""
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    safetensors.numpy.save_file(whole, path)
+
+
+def nested(flat: Mapping[str, Any], where: str | pathlib.Path) -> dict[str, Any]:
+    """Nested dicts of what has paths as names.
+
+    Args:
+        flat: by names as "params/stem/conv/kernel".
+        where: the file, for messages.
+
+    Raises:
+        UserError: a name is also the beginning of another one.
+    """
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                break
+        if not isinstance(node, dict) or last in node:
+            raise UserError(f"{where}: {name!r} stands for an array and for a group of arrays")
+        node[last] = leaf
+    return tree
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], where: str | pathlib.Path) -> None:
@@ -119,19 +140,6 @@ def check_finite(arrays: Mapping[str, np.ndarray], where: str | pathlib.Path) ->
             )
 
 
-def check_name(name: str, where: str | pathlib.Path) -> None:
-    """Makes sure that a tensor's name is printable text of a sane length.
-
-    Raises:
-        UserError: it is not.
-    """
-    if not (0 < len(name) <= LONGEST_NAME and name.isprintable()):
-        raise UserError(
-            f"{where} has a tensor named {name[:80]!r}; names must be 1 to {LONGEST_NAME} "
-            "printable characters. No program that saves networks writes such a name"
-        )
-
-
 def _header_length(path: pathlib.Path, start: bytes, size: int) -> int:
     if size < 8:
         raise _broken(path, f"it has {size} bytes, fewer than the 8 that any has")
@@ -147,18 +155,16 @@ def _header_length(path: pathlib.Path, start: bytes, size: int) -> int:
     raise _broken(path, f"its header would be {length:,} bytes, but {size - 8:,} follow")
 
 
-def _parsed(path: pathlib.Path, text: bytes, available: int) -> Header:
+def _parsed(path: pathlib.Path, text: bytes, available: int) -> dict[str, jax.ShapeDtypeStruct]:
     try:
         value = json.loads(text.decode(), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise _broken(path, f"its header is not JSON ({error})") from None
     if not isinstance(value, dict):
         raise _broken(path, "its header is not a JSON object")
-    metadata = value.pop("__metadata__", None) or {}
-    if not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
-        raise _broken(path, "its __metadata__ is not text by name")
+    value.pop("__metadata__", None)  # which the library looks at
     for name in value:
-        check_name(name, path)
+        _check_name(name, path)
     declared = {name: _declared(path, name, entry, available) for name, entry in value.items()}
     needed = sum(math.prod(s.shape) * np.dtype(s.dtype).itemsize for s in declared.values())
     if needed != available:
@@ -166,7 +172,17 @@ def _parsed(path: pathlib.Path, text: bytes, available: int) -> Header:
         raise _broken(
             path, f"its tensors take {needed:,} bytes, {available:,} are there: it {what}"
         )
-    return Header(declared, metadata)
+    return declared
+
+
+def _check_name(name: str, path: pathlib.Path) -> None:
+    """A name is a path of keys, and so must not lead anywhere else."""
+    keys = set(re.split(r"[/\\]", name))
+    if len(name) > LONGEST_NAME or not name.isprintable() or "\\" in name or {"", ".", ".."} & keys:
+        raise UserError(
+            f"{path} has an array named {name[:80]!r}; names are printable keys joined by /, of at "
+            f"most {LONGEST_NAME} characters"
+        )
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

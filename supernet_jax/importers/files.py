@@ -50,11 +50,10 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     found = tensors.read(path) if path.suffix == ".safetensors" else _read_torch(path)
     found = _unwrapped(found, path)
     for name in found:
-        tensors.check_name(name, path)
-        if re.search(r"[/\\]", name):
+        if not name.isprintable() or re.search(r"[/\\]", name):
             raise UserError(
-                f"{path} has a tensor named {name!r}; PyTorch's names have dots, no slashes: is it "
-                "of another library?"
+                f"{path} has a tensor named {name[:80]!r}; PyTorch's names are printable and have "
+                "dots, no slashes: is it of another library?"
             )
     tensors.check_finite(found, path)
     return found
