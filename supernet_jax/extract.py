@@ -42,6 +42,7 @@ __all__ = [
     "prove",
     "read_description",
     "save",
+    "unfinished",
 ]
 LIMIT = 1e-5  # relative difference of logits: float32 sums in another order
 
@@ -257,7 +258,7 @@ def save(
     if not description["proof"]["difference"] <= LIMIT:
         raise UserError(f"{folder}: the description holds no proof that the networks are the same")
     text = model_card(description, folder=str(folder)) if card is None else card
-    with _unfinished(folder) as path:
+    with unfinished(folder) as path:
         full = {kind: tree for kind, tree in variables.items() if jax.tree.leaves(tree)}
         checkpoint.write_tree(path / "weights", full)
         (path / "network.json").write_text(json.dumps(description, indent=1) + "\n")
@@ -382,8 +383,15 @@ def _check_written(path: pathlib.Path, made: Network, variables: Variables) -> N
 
 
 @contextlib.contextmanager
-def _unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside the wanted one, which takes its name at the end or is removed."""
+def unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder beside the wanted one, which takes its name at the end or is removed.
+
+    Args:
+        folder: as `check_free` gave it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     path = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
     shutil.rmtree(path, ignore_errors=True)
     try:
