@@ -73,14 +73,15 @@ def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]
 
 @functools.cache
 def places(space: Space) -> dict[str, Place]:
-    """Where each tensor goes, by its published name.
+    """Where each tensor goes, by its published name, in the order of the space.
 
     Raises:
         UserError: the space is not of the family.
     """
     found = {}
     shapes = jax.eval_shape(functools.partial(network.init, space), jax.random.key(0))
-    for leaf, shape in flax.traverse_util.flatten_dict(shapes).items():
+    flat = flax.traverse_util.flatten_dict({name: shapes[name] for name in space.blocks})
+    for leaf, shape in flat.items():
         name = published_name(space, leaf)
         found[name] = mapping.place(leaf, shape.shape)
     return found

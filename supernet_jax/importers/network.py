@@ -11,9 +11,10 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import choices, elastic, extract, network, ordering
+from supernet_jax import choices, elastic, extract, machine, network, ordering
 from supernet_jax.choices import Array
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError
@@ -45,23 +46,26 @@ def load(
             blocks that share theirs in the space.
     """
     _check_largest(made, space)
-    variables = jax.device_get(variables)
-    params = dict(jax.device_get(network.init(space, key)))
-    stats = dict(jax.device_get(network.zero_stats(space)))
+    once = functools.partial(jax.jit, compiler_options=machine.runs_once())
+    begin = once(functools.partial(_shared, space, made))
+    params, stats = jax.device_get(begin(key, variables))
+    _check_kept(space, params, stats, variables)
+    if sort:
+        params, stats = jax.device_get(once(functools.partial(_sorted, space))(params, stats))
+    return params, stats, Report(tuple(_flat(variables["params"])), ())
+
+
+def _shared(space: Space, made: Network, key: Array, variables: Variables) -> tuple[Tree, Tree]:
+    """Shared parameters, and the network's statistics at the union's shapes."""
+    params, stats = dict(network.init(space, key)), dict(network.zero_stats(space))
     geometry = network.geometry(space, made.resolution)
     for name in (block.name for block in made.blocks):
         owner, union = network.group(space, name), geometry[name].shapes
         if name in variables["params"]:
             params[owner] = _overlaid(params[owner], variables["params"][name], union.params)
         if name in variables["stats"]:
-            stats[name] = jax.device_get(elastic.fill(variables["stats"][name], union.moments))
-    _check_kept(space, params, stats, variables)
-    report = Report(tuple(_flat(variables["params"])), ())
-    if not sort:
-        return params, stats, report
-    orders = jax.jit(functools.partial(ordering.by_importance, space))(params)
-    moved = ordering.reordered(params, orders)
-    return jax.device_get(moved), _sorted(space, stats, orders), report
+            stats[name] = elastic.fill(variables["stats"][name], union.moments)
+    return params, stats
 
 
 def _check_largest(made: Network, space: Space) -> None:
@@ -98,14 +102,17 @@ def _overlaid(start: Tree, given: Tree, union: Tree) -> Tree:
     """Shared parameters of a block: given ones where they are, those of the start elsewhere.
 
     Args:
-        start: all that the block shares, NumPy.
+        start: all that the block shares.
         given: of one spec.
         union: tree of the shapes of the union's own parameters.
     """
-    inside = elastic.fill(jax.tree.map(np.ones_like, given), union)
+    inside = elastic.fill(jax.tree.map(jnp.ones_like, given), union)
     own = {layer: start[layer] for layer in union}
     merged = jax.tree.map(
-        lambda mask, new, old: np.where(mask > 0, new, old), inside, elastic.fill(given, union), own
+        lambda mask, new, old: jnp.where(mask > 0, new, old),
+        inside,
+        elastic.fill(given, union),
+        own,
     )
     return {**start, **merged}
 
@@ -123,14 +130,15 @@ def _check_kept(space: Space, params: Tree, stats: Tree, variables: Variables) -
             )
 
 
-def _sorted(space: Space, stats: Tree, orders: ordering.Orders) -> Tree:
-    """Statistics in the order of the scales beside which they stand."""
-    flat = dict(flax.traverse_util.flatten_dict(stats))
+def _sorted(space: Space, params: Tree, stats: Tree) -> tuple[Tree, Tree]:
+    """Parameters in the order of importance, and statistics like the scales beside them."""
+    orders = ordering.by_importance(space, params)
+    flat = dict(flax.traverse_util.flatten_dict(stats, keep_empty_nodes=True))
     for path, leaf in flat.items():
         scale = (network.group(space, path[0]), *path[1:-1], "scale")
         for axis, order in orders.get(scale, ()):
-            flat[path] = np.take(leaf, np.asarray(order), axis=axis)
-    return flax.traverse_util.unflatten_dict(flat)
+            flat[path] = jnp.take(leaf, order, axis=axis)
+    return ordering.reordered(params, orders), flax.traverse_util.unflatten_dict(flat)
 
 
 def _flat(tree: Any) -> dict[str, np.ndarray]:
