@@ -34,7 +34,12 @@ ROWS = (
 )
 RANKS = {room: rank for rank, row in enumerate(ROWS) for room in row}
 FILES = sorted(PACKAGE.rglob("*.py"))
-LIMITS = {"orbax": {"checkpoint"}, "pickle": set(), "torch": set(), "tensorflow": set()}
+LIMITS = {
+    "orbax": {"checkpoint"},
+    "pickle": set(),
+    "torch": {"importers.files"},
+    "tensorflow": set(),
+}
 
 
 def parse(path: pathlib.Path) -> ast.Module:
