@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,6 +43,7 @@ from supernet_jax.spaces import mobilenet
 TINY = tiny()  # blocks of every kind: both shortcuts, with and without expansion, squeeze-excite
 LARGEST = choices.largest(TINY.menu)
 SPACES = {"tiny": TINY, "digits": mobilenet.digits()}
+SPLITS = ("train", "test")
 Tensors = dict[str, np.ndarray]
 F = np.float32
 
@@ -317,17 +317,21 @@ def test_an_extracted_network_becomes_a_run(
     said = supernet(capsys, "train", tiny_run.CONFIG, "--out", out)
     assert said.status == 0 and "trained 30 steps" in said.out, said.err
     assert checkpoint.steps(out / "checkpoints") == (0, 15, 30) and before.step == 0
+    rng = np.random.default_rng(0)
+    other, five = tmp_path / "other.npz", tmp_path / "five.npz"
+    for path, classes in ((other, 10), (five, 5)):
+        parts = {f"x_{part}": rng.integers(0, 256, (40, 8, 8), np.uint8) for part in SPLITS}
+        labels = {f"y_{part}": np.arange(40) % classes for part in SPLITS}
+        np.savez(path, **parts, **labels)
     for arguments, message in (
-        ([made, *own, "--data.held-out", "0.3"], ""),
-        ([made, "--config", processes.write_config(tmp_path)], "is not the largest subnet"),
+        ([made, *own, "--data.name", f"npz:{other}"], "with the mean 0.304, those"),
+        ([made, *own, "--data.name", f"npz:{five}"], "apart, the data of --config has 5 classes"),
         ([made, *own, "--std", "1"], "--std is for published supernets"),
         ([tmp_path, *own], "is not an extracted network"),
         ([made, *own, "--space.widths", "2", "4"], "its block first is Filter(c_in=1, c_out=6"),
     ):
         said = supernet(capsys, "import", "network", *arguments, "--out", tmp_path / "other")
-        assert said.status == (2 if message else 0) and message in said.err
-        assert (tmp_path / "other").exists() == (not message)
-        shutil.rmtree(tmp_path / "other", ignore_errors=True)
+        assert said.status == 2 and message in said.err and not (tmp_path / "other").exists()
 
 
 WRONG_COMMANDS = {
