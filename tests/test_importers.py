@@ -139,7 +139,7 @@ WRONG_TENSORS: dict[str, tuple[Callable[[Tensors], Any], str]] = {
     ),
     "all of another": (
         lambda file: file.update({f"x.{name}": file.pop(name) for name in list(file)}),
-        "more are missing; did you mean x.",
+        "more are missing; is it",
     ),
     "unknown": (changed("blocks.9.x", F([1])), "which has no blocks.9.x"),
     "misshapen": (changed(FIRST, np.ones((8, 3, 3, 3), F)), "[8, 3, 3, 3], but in a published"),
