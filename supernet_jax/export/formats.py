@@ -19,13 +19,19 @@ import numpy as np
 from supernet_jax import augment, extracted, layers
 from supernet_jax.card import model_card
 from supernet_jax.errors import UserError, near
-from supernet_jax.export import orbax, safetensors, stablehlo
+from supernet_jax.export import onnx, orbax, safetensors, stablehlo, torch
 from supernet_jax.export.format import Export, Format, Runner, flax_runner
 from supernet_jax.extract import LIMIT, difference
 from supernet_jax.extracted import Description
 from supernet_jax.schema import parse
 
-FORMATS: tuple[Format, ...] = (orbax.FORMAT, safetensors.FORMAT, stablehlo.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    orbax.FORMAT,
+    safetensors.FORMAT,
+    stablehlo.FORMAT,
+    onnx.FORMAT,
+    torch.FORMAT,
+)
 
 
 def chosen(names: Sequence[str], *, pixels: bool, size: int | None) -> tuple[Format, ...]:
