@@ -19,8 +19,8 @@ def model_card(
     Args:
         description: as `describe` made it.
         folder: where the snippets load it from.
-        snippets: by the name of a format, Python that makes `logits` of `inputs`, in which FOLDER
-            stands for the folder; those of weights need none.
+        snippets: by the name of a format, Python that makes `logits` of `inputs`, see
+            `export.format.Format`; those of weights need none.
     """
     d = parse(Description, dict(description), "the description")
     snippets = snippets or {}
@@ -83,7 +83,8 @@ def _flax(d: Description, folder: str) -> list[str]:
 
 
 def _program(d: Description, exported: Exported, snippet: str, folder: str) -> list[str]:
-    imports, _, body = snippet.replace("FOLDER", folder).partition("\n\n")
+    first = "inputs" if exported.pixels else "inputs.transpose(0, 3, 1, 2)"
+    imports, _, body = snippet.replace("FOLDER", folder).replace("NCHW", first).partition("\n\n")
     mean, images, inputs = _normalised(d, exported.size, "yours")
     pixels = [images.replace("images", "inputs", 1)]
     return [

@@ -14,7 +14,7 @@ from supernet_jax.blocks import CONV, IDENTITY, Head, HeadSpec, MBConv, MBConvSp
 from supernet_jax.export.format import Export
 from supernet_jax.extracted import Block, Network
 from supernet_jax.network import Space
-from supernet_jax.spaces import mobilenet
+from supernet_jax.spaces import mobilenet, ofa
 
 TOLERANCE = 1e-5  # float32 sums in another order
 FAST = {"xla_backend_optimization_level": 0}  # these programs run once
@@ -67,11 +67,13 @@ def _of(space: Space, pick: str) -> Callable[[], Network]:
 
 DIGITS, CIFAR = mobilenet.digits(classes=CLASSES), mobilenet.cifar(classes=CLASSES)
 ATTENTIVENAS = mobilenet.attentivenas(classes=CLASSES)
+OFA = ofa.ofa_small(classes=CLASSES)
 CASES = {
     "everything": Case(lambda: EVERYTHING, 3, 22),
     "digits, smallest": Case(_of(DIGITS, "smallest"), 1, 8),
     "digits, largest, grown images": Case(_of(DIGITS, "largest"), 1, 5),
     "cifar, random": Case(_of(CIFAR, "1"), 3, 32),
+    "ofa, largest": Case(_of(OFA, "largest"), 3, 32),
     "attentivenas, smallest, shrunk images": Case(_of(ATTENTIVENAS, "smallest"), 3, 224),
 }
 
@@ -114,6 +116,7 @@ def export(case: str, pixels: bool = False) -> Export:
         calibration=extracted.Calibration(8, 64),
         source={},
         proof=extracted.Proof(0.0, 1),
+        formats={},
         dtype="float32",
         sha256="56",
     )

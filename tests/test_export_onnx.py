@@ -96,7 +96,7 @@ def test_what_only_other_formats_can(write: Any, tmp_path: pathlib.Path) -> None
     own = exported.EVERYTHING.clone(forward=forward)
     assert re.search("a topology of its own, forward; ", told(own))
     odd = exported.EVERYTHING.clone(blocks=(first, Block("odd", Mine, np.int64(1)), *rest))
-    assert re.search("block 'odd', which is a Mine, but only of Stem, MBConv, Head; ", told(odd))
+    assert re.search("block 'odd', which is a Mine, but only of Stem, .*Head; ", told(odd))
     named = Block('a"; import os #', first.module, first.spec)
     renamed = exported.EVERYTHING.clone(blocks=(named, *rest))
     assert re.search("a block called 'a\"; import os #', only of names made of", told(renamed))

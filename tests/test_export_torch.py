@@ -75,7 +75,7 @@ def test_dropout_and_drop_path_only_in_training(tmp_path: pathlib.Path, torch: A
     y = branch.train()(x)
     assert set(y.unique().tolist()) == {0.0, float(np.float32(1) / np.float32(0.75))}
     assert all(len(image.unique()) == 1 for image in y)
-    head = model.Head(4, 4, 4, 4, 0.5)
+    head = model.KINDS["Head"](4, 4, 4, 4, 0.5)
     assert head.dropout.p == 0.5
 
 

@@ -5,6 +5,7 @@ reads like the block's own `__call__`; `BLOCKS` is the table of them. Images lie
 all sizes but B are known. BatchNorm is part of the convolution before it.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,20 @@ import flax.linen as nn
 import numpy as np
 
 from supernet_jax import layers
-from supernet_jax.blocks import IDENTITY, Head, HeadSpec, MBConv, MBConvSpec, Stem, StemSpec
+from supernet_jax.blocks import (
+    IDENTITY,
+    RELU,
+    HardHead,
+    HardStem,
+    Head,
+    HeadSpec,
+    InvertedResidual,
+    InvertedResidualSpec,
+    MBConv,
+    MBConvSpec,
+    Stem,
+    StemSpec,
+)
 from supernet_jax.export.format import Export
 from supernet_jax.extracted import Description
 from supernet_jax.norm import EPSILON
@@ -144,8 +158,8 @@ def resize(graph: Graph, x: Value, size: int) -> Value:
 # ---------------------------------------------------------------------------- blocks
 
 
-def _stem(at: Part, s: StemSpec, x: Value) -> Value:
-    return _conv(at, "conv", x, stride=s.stride, norm="norm", activation=_swish)
+def _stem(at: Part, s: StemSpec, x: Value, *, activation: Activation) -> Value:
+    return _conv(at, "conv", x, stride=s.stride, norm="norm", activation=activation)
 
 
 def _mbconv(at: Part, s: MBConvSpec, x: Value) -> Value:
@@ -163,14 +177,23 @@ def _mbconv(at: Part, s: MBConvSpec, x: Value) -> Value:
     return at.node("Add", "sum", y, x)
 
 
-def _head(at: Part, s: HeadSpec, x: Value) -> Value:
-    x = _conv(at, "expand", x, norm="expand_norm", activation=_swish)
+def _inverted_residual(at: Part, s: InvertedResidualSpec, x: Value) -> Value:
+    activation = _relu if s.activation == RELU else _hard_swish
+    y = x
+    if s.expand:
+        y = _conv(at, "expand", y, norm="expand_norm", activation=activation)
+    y = _conv(at, "depthwise", y, stride=s.stride, norm="depthwise_norm", activation=activation)
+    if s.reduced:
+        y = _squeeze_excite(at, "squeeze", y)
+    y = _conv(at, "project", y, norm="project_norm")
+    return at.node("Add", "sum", x, y) if s.residual else y
+
+
+def _head(at: Part, s: HeadSpec, x: Value, *, activation: Activation) -> Value:
+    x = _conv(at, "expand", x, norm="expand_norm", activation=activation)
     x = _mean(at, "pool", x)
-    x = _conv(at, "mix", x, activation=_swish)
+    x = _conv(at, "mix", x, activation=activation)
     return _dense(at, "classifier", x)
-
-
-BLOCKS: dict[type[nn.Module], Writer] = {Stem: _stem, MBConv: _mbconv, Head: _head}
 
 
 # ---------------------------------------------------------------------------- layers
@@ -186,6 +209,10 @@ def _swish(at: Part, name: str, x: Value) -> Value:
 
 def _relu(at: Part, name: str, x: Value) -> Value:
     return at.node("Relu", f"{name}/relu", x)
+
+
+def _hard_swish(at: Part, name: str, x: Value) -> Value:
+    return at.node("HardSwish", f"{name}/hard_swish", x)
 
 
 def _hard_sigmoid(at: Part, name: str, x: Value) -> Value:
@@ -251,3 +278,13 @@ def _dense(at: Part, name: str, x: Value) -> Value:
     bias = at.weight(f"{name}/bias", at.params[f"{name}/bias"])
     output = at.graph.node("Gemm", f"{at.name}/{name}", flat.name, weight, bias)
     return Value(output, at.params[f"{name}/bias"].size, 1)
+
+
+BLOCKS: dict[type[nn.Module], Writer] = {
+    Stem: functools.partial(_stem, activation=_swish),
+    MBConv: _mbconv,
+    Head: functools.partial(_head, activation=_swish),
+    HardStem: functools.partial(_stem, activation=_hard_swish),
+    InvertedResidual: _inverted_residual,
+    HardHead: functools.partial(_head, activation=_hard_swish),
+}

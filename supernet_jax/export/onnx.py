@@ -20,6 +20,11 @@ from supernet_jax.schema import parse
 
 FILE = "model.onnx"
 OPSET, IR_VERSION = 17, 8
+SNIPPET = """\
+import onnxruntime
+
+model = onnxruntime.InferenceSession("FOLDER/model.onnx", providers=["CPUExecutionProvider"])
+[logits] = model.run(None, {"images": NCHW})"""
 BATCH = "batch"
 
 
@@ -53,7 +58,14 @@ def load(folder: pathlib.Path) -> Runner:
     return run
 
 
-FORMAT = Format("onnx", "ONNX Runtime and others", write, load, ("onnx>=1.19", "onnxruntime>=1.22"))
+FORMAT = Format(
+    "onnx",
+    "ONNX Runtime and others",
+    write,
+    load,
+    packages=("onnx>=1.19", "onnxruntime>=1.22"),
+    snippet=SNIPPET,
+)
 
 
 def model(export: Export, description: Description) -> Any:

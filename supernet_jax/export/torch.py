@@ -24,6 +24,16 @@ from supernet_jax.norm import EPSILON
 from supernet_jax.schema import parse
 
 TEMPLATE = pathlib.Path(__file__).with_name("torch_model.py")
+SNIPPET = """\
+import sys
+import torch
+
+sys.path.insert(0, "FOLDER/torch")
+import model
+
+network = model.load()
+with torch.inference_mode():
+    logits = network(torch.from_numpy(NCHW)).numpy()"""
 BEGIN, END = "# ---- what this network is\n", "# ---- what it is made of\n"
 FOLDER, CODE, WEIGHTS = "torch", "model.py", "model.safetensors"
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -65,7 +75,14 @@ def load(folder: pathlib.Path) -> Runner:
     return run
 
 
-FORMAT = Format("torch", "PyTorch, to run or to train further", write, load, ("torch>=2.0",))
+FORMAT = Format(
+    "torch",
+    "PyTorch, to run or to train further",
+    write,
+    load,
+    packages=("torch>=2.0",),
+    snippet=SNIPPET,
+)
 
 
 def code(export: Export, description: Description) -> str:

@@ -14,11 +14,15 @@ BatchNorm. `python model.py IMAGE` tells the likeliest classes of an image.
 import pathlib
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+Activation = Callable[[Tensor], Tensor]
 
 # PIXELS: whether images are uint8 [B, H, W, C], rather than float [B, C, H, W], normalised.
 # RESOLUTION: images of any size are resized to so many pixels on each side.
@@ -85,16 +89,17 @@ class DropPath(nn.Module):
 
 
 class Stem(nn.Module):
-    """3x3 convolution, BatchNorm, swish."""
+    """3x3 convolution, BatchNorm, activation."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+    def __init__(self, c_in: int, c_out: int, stride: int, *, activation: Activation) -> None:
         super().__init__()
+        self.activation = activation
         self.conv = conv(c_in, c_out, 3, stride)
         self.norm = BatchNorm(c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, c_in, H, W] -> [B, c_out, H/stride, W/stride]."""
-        return F.silu(self.norm(self.conv(x)))
+        return self.activation(self.norm(self.conv(x)))
 
 
 class MBConv(nn.Module):
@@ -137,11 +142,57 @@ class MBConv(nn.Module):
         return self.drop_path(y) + self.shortcut(x)
 
 
-class Head(nn.Module):
-    """1x1 convolution, BatchNorm, swish, mean over the image, 1x1 convolution, swish, linear."""
+class InvertedResidual(nn.Module):
+    """Inverted bottleneck whose only shortcut is the identity, where the shape stays."""
 
-    def __init__(self, c_in: int, middle: int, c_out: int, classes: int, dropout: float) -> None:
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        middle: int,
+        kernel: int,
+        stride: int,
+        expand: bool,
+        reduced: int,
+        activation: str,
+    ) -> None:
         super().__init__()
+        self.activation = {"relu": F.relu, "hard_swish": F.hardswish}[activation]
+        self.residual, self.expands = stride == 1 and c_in == c_out, expand
+        if expand:
+            self.expand = conv(c_in, middle, 1)
+            self.expand_norm = BatchNorm(middle)
+        self.depthwise = conv(middle, middle, kernel, stride, groups=middle)
+        self.depthwise_norm = BatchNorm(middle)
+        self.squeeze = SqueezeExcite(middle, reduced) if reduced else nn.Identity()
+        self.project = conv(middle, c_out, 1)
+        self.project_norm = BatchNorm(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> [B, c_out, H/stride, W/stride]."""
+        y = x
+        if self.expands:
+            y = self.activation(self.expand_norm(self.expand(y)))
+        y = self.activation(self.depthwise_norm(self.depthwise(y)))
+        y = self.project_norm(self.project(self.squeeze(y)))
+        return x + y if self.residual else y
+
+
+class Head(nn.Module):
+    """1x1 convolution, BatchNorm, activation, mean over the image, 1x1, activation, linear."""
+
+    def __init__(
+        self,
+        c_in: int,
+        middle: int,
+        c_out: int,
+        classes: int,
+        dropout: float,
+        *,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
         self.expand = conv(c_in, middle, 1)
         self.expand_norm = BatchNorm(middle)
         self.mix = conv(middle, c_out, 1)
@@ -150,12 +201,19 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, c_in, H, W] -> logits [B, classes]."""
-        x = F.silu(self.expand_norm(self.expand(x)))
-        x = F.silu(self.mix(x.mean((2, 3), keepdim=True)))
+        x = self.activation(self.expand_norm(self.expand(x)))
+        x = self.activation(self.mix(x.mean((2, 3), keepdim=True)))
         return self.classifier(self.dropout(x.flatten(1)))
 
 
-KINDS = {"Stem": Stem, "MBConv": MBConv, "Head": Head}
+KINDS: dict[str, Callable[..., nn.Module]] = {
+    "Stem": partial(Stem, activation=F.silu),
+    "MBConv": MBConv,
+    "Head": partial(Head, activation=F.silu),
+    "HardStem": partial(Stem, activation=F.hardswish),
+    "InvertedResidual": InvertedResidual,
+    "HardHead": partial(Head, activation=F.hardswish),
+}
 
 
 class Network(nn.Sequential):
