@@ -33,7 +33,7 @@ def _mbconv(c_in: int, c_out: int, middle: int, **others: Any) -> MBConvSpec:
 EVERYTHING = Network(
     (
         Block("stem", Stem, StemSpec(3, 8, 2)),
-        Block("plain", MBConv, _mbconv(8, 8, 8)),
+        Block("plain", MBConv, _mbconv(8, 8, 16, expand=False)),  # whose middle does not count
         Block("widening", MBConv, _mbconv(8, 12, 16, kernel=5, reduced=8)),
         Block("pooled", MBConv, _mbconv(12, 12, 24, stride=2)),
         Block("pooled_widening", MBConv, _mbconv(12, 16, 12, stride=2, kernel=5, reduced=4)),

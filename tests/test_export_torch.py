@@ -126,7 +126,7 @@ def test_nothing_but_constants_differs(tmp_path: pathlib.Path) -> None:
         "plain",
         "MBConv",
         {
-            **{"c_in": 8, "c_out": 8, "middle": 8, "kernel": 3, "stride": 1, "expand": False},
+            **{"c_in": 8, "c_out": 8, "middle": 16, "kernel": 3, "stride": 1, "expand": False},
             **{"reduced": 0, "shortcut": "identity", "drop_path": 0.0},
         },
     )

@@ -119,6 +119,7 @@ class MBConv(nn.Module):
     ) -> None:
         super().__init__()
         self.stride, self.expands = stride, expand
+        middle = middle if expand else c_in
         if expand:
             self.expand = conv(c_in, middle, 1)
             self.expand_norm = BatchNorm(middle)
