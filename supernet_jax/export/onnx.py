@@ -53,7 +53,20 @@ def load(folder: pathlib.Path) -> Runner:
     return run
 
 
-FORMAT = Format("onnx", "ONNX Runtime and others", write, load, ("onnx>=1.19", "onnxruntime>=1.22"))
+SNIPPET = """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("FOLDER/model.onnx", providers=["CPUExecutionProvider"])
+given = inputs if inputs.dtype == np.uint8 else inputs.transpose(0, 3, 1, 2)  # floats [B, C, H, W]
+[logits] = session.run(None, {"images": given})"""
+FORMAT = Format(
+    name="onnx",
+    about="ONNX Runtime and others",
+    write=write,
+    load=load,
+    packages=("onnx>=1.19", "onnxruntime>=1.22"),
+    snippet=SNIPPET,
+)
 
 
 def model(export: Export, description: Description) -> Any:

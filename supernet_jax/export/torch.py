@@ -65,7 +65,22 @@ def load(folder: pathlib.Path) -> Runner:
     return run
 
 
-FORMAT = Format("torch", "PyTorch, to run or to train further", write, load, ("torch>=2.0",))
+SNIPPET = """\
+import runpy
+import torch
+
+network = runpy.run_path("FOLDER/torch/model.py")["load"]()
+given = inputs if inputs.dtype == np.uint8 else inputs.transpose(0, 3, 1, 2)  # floats [B, C, H, W]
+with torch.inference_mode():
+    logits = network(torch.from_numpy(np.array(given))).numpy()"""
+FORMAT = Format(
+    name="torch",
+    about="PyTorch, to run or to train further",
+    write=write,
+    load=load,
+    packages=("torch>=2.0",),
+    snippet=SNIPPET,
+)
 
 
 def code(export: Export, description: Description) -> str:
