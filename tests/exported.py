@@ -116,6 +116,7 @@ def export(case: str, pixels: bool = False) -> Export:
         proof=extracted.Proof(0.0, 1),
         dtype="float32",
         sha256="56",
+        formats={},
     )
     return Export(
         network, variables, json.loads(json.dumps(dataclasses.asdict(described))), size, pixels
