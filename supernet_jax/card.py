@@ -83,8 +83,7 @@ def _flax(d: Description, folder: str) -> list[str]:
 
 
 def _program(d: Description, exported: Exported, snippet: str, folder: str) -> list[str]:
-    first = "inputs" if exported.pixels else "inputs.transpose(0, 3, 1, 2)"
-    imports, _, body = snippet.replace("FOLDER", folder).replace("NCHW", first).partition("\n\n")
+    imports, _, body = snippet.replace("FOLDER", folder).partition("\n\n")
     mean, images, inputs = _normalised(d, exported.size, "yours")
     pixels = [images.replace("images", "inputs", 1)]
     return [

@@ -37,7 +37,7 @@ class Arguments:
     front: bool = False
     """all archs of the front of the last search"""
     format: tuple[str, ...] = ("orbax",)
-    """one or several of orbax, safetensors (weights), stablehlo (programs)"""
+    """one or several of orbax, safetensors (weights), stablehlo, onnx, torch (programs)"""
     pixels: bool = False
     """programs take uint8 images and normalise them"""
     input_size: int | None = None

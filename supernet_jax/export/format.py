@@ -50,8 +50,7 @@ class Format(NamedTuple):
             called by `formats.load`.
         packages: pip requirements of writer and runtime beyond the library's own dependencies.
         snippet: Python for the model card: imports, an empty line, and what makes `logits` of the
-            NumPy array `inputs`, in which FOLDER stands for the folder, and NCHW for `inputs` with
-            the channels first, or for `inputs` itself if they are pixels. Empty where
+            NumPy array `inputs`, in which FOLDER stands for the folder. Empty where
             `extracted.load` is what loads it.
         program: whether the files hold the computation too, and not only weights for Flax.
     """

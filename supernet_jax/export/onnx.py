@@ -20,11 +20,6 @@ from supernet_jax.schema import parse
 
 FILE = "model.onnx"
 OPSET, IR_VERSION = 17, 8
-SNIPPET = """\
-import onnxruntime
-
-model = onnxruntime.InferenceSession("FOLDER/model.onnx", providers=["CPUExecutionProvider"])
-[logits] = model.run(None, {"images": NCHW})"""
 BATCH = "batch"
 
 
@@ -58,11 +53,17 @@ def load(folder: pathlib.Path) -> Runner:
     return run
 
 
+SNIPPET = """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("FOLDER/model.onnx", providers=["CPUExecutionProvider"])
+given = inputs if inputs.dtype == np.uint8 else inputs.transpose(0, 3, 1, 2)  # floats [B, C, H, W]
+[logits] = session.run(None, {"images": given})"""
 FORMAT = Format(
-    "onnx",
-    "ONNX Runtime and others",
-    write,
-    load,
+    name="onnx",
+    about="ONNX Runtime and others",
+    write=write,
+    load=load,
     packages=("onnx>=1.19", "onnxruntime>=1.22"),
     snippet=SNIPPET,
 )

@@ -24,16 +24,6 @@ from supernet_jax.norm import EPSILON
 from supernet_jax.schema import parse
 
 TEMPLATE = pathlib.Path(__file__).with_name("torch_model.py")
-SNIPPET = """\
-import sys
-import torch
-
-sys.path.insert(0, "FOLDER/torch")
-import model
-
-network = model.load()
-with torch.inference_mode():
-    logits = network(torch.from_numpy(NCHW)).numpy()"""
 BEGIN, END = "# ---- what this network is\n", "# ---- what it is made of\n"
 FOLDER, CODE, WEIGHTS = "torch", "model.py", "model.safetensors"
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -75,11 +65,19 @@ def load(folder: pathlib.Path) -> Runner:
     return run
 
 
+SNIPPET = """\
+import runpy
+import torch
+
+network = runpy.run_path("FOLDER/torch/model.py")["load"]()
+given = inputs if inputs.dtype == np.uint8 else inputs.transpose(0, 3, 1, 2)  # floats [B, C, H, W]
+with torch.inference_mode():
+    logits = network(torch.from_numpy(np.array(given))).numpy()"""
 FORMAT = Format(
-    "torch",
-    "PyTorch, to run or to train further",
-    write,
-    load,
+    name="torch",
+    about="PyTorch, to run or to train further",
+    write=write,
+    load=load,
     packages=("torch>=2.0",),
     snippet=SNIPPET,
 )

@@ -123,6 +123,7 @@ class MBConv(nn.Module):
         if expand:
             self.expand = conv(c_in, middle, 1)
             self.expand_norm = BatchNorm(middle)
+        middle = middle if expand else c_in
         self.depthwise = conv(middle, middle, kernel, stride, groups=middle)
         self.depthwise_norm = BatchNorm(middle)
         self.squeeze = SqueezeExcite(middle, reduced) if reduced else nn.Identity()
