@@ -44,10 +44,8 @@ from torch.nn import functional
 
 from supernet_jax import choices, config, losses, network, optim, sampling, train
 from supernet_jax.evaluate import EvaluationData, How, evaluate
+from supernet_jax.importers import attentivenas
 from supernet_jax.spaces import mobilenet
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tests"))
-import reference as names  # how the published model's tensors are called here
 
 CLASSES = 10
 # Relative, two libraries, 37 blocks. On GPU convolutions may be computed by other algorithms.
@@ -198,20 +196,9 @@ class Peer:
 
     def parameters(self):
         """Its weights as our parameters."""
-        tree: dict = {}
         state = {n: p.detach().cpu().numpy() for n, p in self.model.named_parameters()}
-        shapes = jax.eval_shape(lambda: network.init(self.space, jax.random.key(0)))
-        wanted = {p: leaf.shape for p, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
-        for name, value in state.items():
-            path = names.our_path(name)
-            if tuple(jax.tree_util.DictKey(k) for k in path) not in wanted:
-                continue  # shortcuts that no arch uses
-            branch = tree
-            for key in path[:-1]:
-                branch = branch.setdefault(key, {})
-            branch[path[-1]] = jnp.array(names.ours(value))  # a copy: theirs change in place
-        assert jax.tree.map(jnp.shape, tree) == jax.tree.map(lambda s: s.shape, shapes)
-        return tree
+        tree, _ = attentivenas.load(state, self.space)
+        return jax.tree.map(jnp.array, tree)  # a copy: theirs change in place
 
     def images(self, images):
         """Our layout to its."""

@@ -1,8 +1,10 @@
 """The command line: `supernet COMMAND`, and what commands there are."""
 
+import itertools
 import logging
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +17,7 @@ from supernet_jax import machine
 from supernet_jax.commands import (
     evaluate,
     extract,
+    import_,
     info,
     latency,
     native,
@@ -36,6 +39,7 @@ COMMANDS = {
     "table": (table, "the archs of a space over MACs, or the best by a score, for samplers"),
     "latency": (latency, "measure how long the blocks of a space take on this machine"),
     "extract": (extract, "take subnets out as ordinary networks"),
+    "import": (import_, "make a run of weights that were trained elsewhere"),
     "report": (report, "one HTML file about a run: training, front, networks"),
     "native": (native, "build faster kernels for this machine's CPU (optional)"),
     "quickstart": (quickstart, "all of it on 8x8 digits, in three minutes"),
@@ -74,7 +78,8 @@ def _dispatch(arguments: list[str]) -> None:
         hint = near(name, [*COMMANDS, "--help", "--version"])
         raise UserError(f"there is no command {name!r}, only {known}{hint}")
     command, _ = COMMANDS[name]
-    parsed = _train(rest) if name == "train" else _parse(command, rest, name)
+    own = {"train": _train, "import": _import}.get(name)
+    parsed = own(rest) if own is not None else _parse(command, rest, name)
     _quiet()
     machine.collect_rarely()
     command.run(parsed)
@@ -96,6 +101,17 @@ def _train(arguments: list[str]) -> train.Arguments:
     if path is not None:
         rest.remove(path)
     return _parse(train, rest, "train CONFIG", default=default)
+
+
+def _import(arguments: list[str]) -> import_.Arguments:
+    """Arguments of `import`, with the values of the file of `--config` as defaults."""
+    spelt = [part for a in arguments for part in re.split(r"(?<=^--config)=", a, maxsplit=1)]
+    paths = [value for option, value in itertools.pairwise(spelt) if option == "--config"]
+    settings = load_file(paths[-1])[0] if paths else Config()
+    missing: Any = tyro.MISSING
+    return _parse(
+        import_, arguments, "import", default=import_.Arguments(missing, missing, settings)
+    )
 
 
 def _parse(command: Any, arguments: list[str], name: str, **options: Any) -> Any:

@@ -44,6 +44,7 @@ __all__ = [
     "prove",
     "read_description",
     "save",
+    "unfinished",
 ]
 LIMIT = 1e-5  # relative difference of logits: float32 sums in another order
 
@@ -289,7 +290,7 @@ def save(
     if not description["proof"]["difference"] <= LIMIT:
         raise UserError(f"{folder}: the description holds no proof that the networks are the same")
     write = functools.partial(_write_weights, variables=variables) if write is None else write
-    with _unfinished(folder) as path:
+    with unfinished(folder) as path:
         described = {**description, "formats": {}}
         _write_json(path, described)  # some formats are loaded with its help
         described["formats"] = dict(write(path))
@@ -430,8 +431,15 @@ def _check_written(path: pathlib.Path, made: Network, variables: Variables) -> N
 
 
 @contextlib.contextmanager
-def _unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside the wanted one, which takes its name at the end or is removed."""
+def unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder beside the wanted one, which takes its name at the end or is removed.
+
+    Args:
+        folder: as `check_free` gave it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     path = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
     shutil.rmtree(path, ignore_errors=True)
     try:

@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 
 from supernet_jax import __version__, checkpoint, data, machine, progress, sharding, train
 from supernet_jax.checkpoint import Checkpoints
+from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError
 from supernet_jax.train import Batch, Recipe, State
 
@@ -143,8 +144,20 @@ def restore(job: Job) -> State:
     return job.checkpoints.restore(target)
 
 
-def creator(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Callable[[], State]:
-    """The jitted function that makes the first state, where the rules want it."""
+def begin(job: Job, params: Tree) -> None:
+    """Saves the state before the first step, with these parameters; `fit` goes on from there.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    create = creator(job.recipe, job.mesh, rules=job.rules)
+    job.checkpoints.save(0, create(params=params), job.meta, wait=True)
+
+
+def creator(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Callable[..., State]:
+    """The jitted function that makes the first state, where the rules want it; of random
+    parameters, or of those that it is given as `params`.
+    """
     return jax.jit(
         functools.partial(train.create, recipe),
         out_shardings=train.places(recipe, mesh, rules),

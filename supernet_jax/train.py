@@ -42,11 +42,11 @@ def check_parts(recipe: Recipe, batch: int, mesh: jax.sharding.Mesh) -> None:
     )
 
 
-def create(recipe: Recipe) -> State:
-    """The state before the first step."""
+def create(recipe: Recipe, params: Tree | None = None) -> State:
+    """The state before the first step; with these parameters, or with random ones."""
     key = jax.random.key(recipe.seed)
     params_key, sampler_key = jax.random.split(key)
-    params = network.init(recipe.space, params_key)
+    params = network.init(recipe.space, params_key) if params is None else params
     return State(
         step=jnp.int32(0),
         params=params,

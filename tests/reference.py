@@ -6,7 +6,6 @@ an integer hash fills, so no checkpoint is needed. Tensor names are those of the
 
 import json
 import pathlib
-import re
 
 import numpy as np
 
@@ -49,71 +48,12 @@ def tensors(names_shapes: list) -> dict[str, np.ndarray]:
     return filled
 
 
-STAGE_DEPTHS = (2, 5, 6, 6, 8, 8, 2)
-LAYERS = {
-    "mobile_inverted_conv.inverted_bottleneck.conv.conv": ("expand", "kernel"),
-    "mobile_inverted_conv.inverted_bottleneck.bn.bn": ("expand_norm", "scale"),
-    "mobile_inverted_conv.depth_conv.conv.conv": ("depthwise", "kernel"),
-    "mobile_inverted_conv.depth_conv.bn.bn": ("depthwise_norm", "scale"),
-    "mobile_inverted_conv.depth_conv.se.fc.reduce": ("squeeze/reduce", "kernel"),
-    "mobile_inverted_conv.depth_conv.se.fc.expand": ("squeeze/expand", "kernel"),
-    "mobile_inverted_conv.point_linear.conv.conv": ("project", "kernel"),
-    "mobile_inverted_conv.point_linear.bn.bn": ("project_norm", "scale"),
-    "shortcut.conv.conv": ("shortcut", "kernel"),
-}
-OUTER = {
-    "first_conv.conv.conv": ("stem/conv", "kernel"),
-    "first_conv.bn.bn": ("stem/norm", "scale"),
-    "last_conv.final_expand_layer.conv.conv": ("head/expand", "kernel"),
-    "last_conv.final_expand_layer.bn.bn": ("head/expand_norm", "scale"),
-    "last_conv.feature_mix_layer.conv.conv": ("head/mix", "kernel"),
-    "classifier.linear.linear": ("head/classifier", "kernel"),
-}
-
-
-def our_path(name: str) -> tuple[str, ...]:
-    """Where a published tensor stands in our parameters."""
-    layer, kind = name.rsplit(".", 1)
-    match = re.fullmatch(r"blocks\.(\d+)\.(.*)", layer)
-    if match:
-        where, weight = LAYERS[match[2]]
-        where = f"{_block(int(match[1]))}/{where}"
-    else:
-        where, weight = OUTER[layer]
-    return (*where.split("/"), weight if kind == "weight" else "bias")
-
-
-def parameters(names_shapes: list, shapes: dict) -> tuple[dict, list[str]]:
-    """Our parameter tree from hash-filled tensors, and the names that it has no place for."""
-    tree: dict = {}
-    dropped = []
-    for name, tensor in tensors(names_shapes).items():
-        path = our_path(name)
-        node = shapes
-        for key in path:
-            node = node.get(key) if isinstance(node, dict) else None
-            if node is None:
-                break
-        if node is None:
-            dropped.append(name)
-            continue
-        branch = tree
-        for key in path[:-1]:
-            branch = branch.setdefault(key, {})
-        branch[path[-1]] = ours(tensor)
-    return tree, dropped
-
-
-def ours(tensor: np.ndarray) -> np.ndarray:
-    """PyTorch's layout to ours: OIHW to HWIO, out-in to in-out."""
-    if tensor.ndim == 4:
-        return tensor.transpose(2, 3, 1, 0)
-    return tensor.T
-
-
-def _block(index: int) -> str:
-    for stage, depth in enumerate(STAGE_DEPTHS):
-        if index < depth:
-            return f"stage{stage + 1}_block{index + 1}"
-        index -= depth
-    raise IndexError(index)
+def files(names_shapes: list) -> dict[str, np.ndarray]:
+    """The same as a file holds them: with the statistics that training left, which say nothing."""
+    filled = tensors(names_shapes)
+    for name in [name for name in filled if name.endswith(".bn.weight")]:
+        norm = name.removesuffix("weight")
+        filled[f"{norm}running_mean"] = np.zeros_like(filled[name])
+        filled[f"{norm}running_var"] = np.ones_like(filled[name])
+        filled[f"{norm}num_batches_tracked"] = np.array(0)
+    return filled

@@ -11,6 +11,8 @@ import reference
 from theorem import boxes_of_arch, flat, global_difference, largest_difference
 
 from supernet_jax import choices, layers, network
+from supernet_jax.importers import attentivenas
+from supernet_jax.importers.report import Report, name_of
 from supernet_jax.spaces import mobilenet
 
 GOLDEN = reference.golden("parity_attentivenas")
@@ -21,9 +23,10 @@ SHAPES = jax.eval_shape(functools.partial(network.init, SPACE), jax.random.key(0
 
 
 @functools.cache
-def published() -> tuple[Any, list[str]]:
-    params, dropped = reference.parameters(GOLDEN["param_names_shapes"], SHAPES)
-    return jax.tree.map(jnp.asarray, params), dropped
+def published() -> tuple[Any, Report]:
+    """What the importer makes of the published tensors, so that all below is about it too."""
+    params, report = attentivenas.load(reference.files(GOLDEN["param_names_shapes"]), SPACE)
+    return jax.tree.map(jnp.asarray, params), report
 
 
 def test_size_of_the_space() -> None:
@@ -34,13 +37,15 @@ def test_size_of_the_space() -> None:
 def test_supernet_parameters() -> None:
     size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(SHAPES))
     assert size == 23_404_656
-    params, dropped = published()
+    params, report = published()
     assert jax.tree.map(lambda s: s.shape, SHAPES) == jax.tree.map(lambda p: p.shape, params)
     # The published module also has 30 shortcut kernels that no arch ever uses.
+    shapes = dict(map(tuple, GOLDEN["param_names_shapes"]))
+    dropped = [name for name in map(name_of, report.left) if name in shapes]
     assert len(dropped) == 30 and all(
         name.endswith("shortcut.conv.conv.weight") for name in dropped
     )
-    shapes = dict(map(tuple, GOLDEN["param_names_shapes"]))
+    assert {*report.mapped, *dropped} == shapes.keys() and len(report.mapped) == 439
     assert size + sum(int(np.prod(shapes[name])) for name in dropped) == 23_934_704
 
 

@@ -37,7 +37,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LIMITS = {
     "orbax": {"checkpoint"},
     "pickle": set(),
-    "torch": {"export.torch", "export.torch_model"},
+    "torch": {"export.torch", "export.torch_model", "importers.files"},
     "tensorflow": set(),
 }
 

@@ -16,6 +16,8 @@ from tiny_space import deep
 
 from supernet_jax import choices, losses, network, optim, sampling, train
 from supernet_jax.choices import Arch, Lookup
+from supernet_jax.importers import attentivenas
+from supernet_jax.importers.mapping import Place
 from supernet_jax.network import Bank, Space
 from supernet_jax.spaces import mobilenet
 from supernet_jax.spaces.mobilenet import Stage
@@ -56,8 +58,7 @@ def test_published_training_step() -> None:
         name: choices.from_notation(space.menu, notation)
         for name, notation in golden["train_step_archs"].items()
     }
-    shapes = jax.eval_shape(lambda: network.init(space, jax.random.key(0)))
-    params, unused = reference.parameters(golden["param_names_shapes"], shapes)
+    params, _ = attentivenas.load(reference.tensors(golden["param_names_shapes"]), space)
     params = jax.tree.map(jnp.asarray, params)
     optimizer = optax.chain(stored(), optim.alphanet_sgd(0.1, weight_decay=1e-5))
     recipe = train.Recipe(
@@ -86,17 +87,20 @@ def test_published_training_step() -> None:
     found = [float(metrics[f"loss/{member}"]) for member in members]
     # seen: 4e-6, float32 sums in another order through 37 blocks
     np.testing.assert_allclose(found, wanted["losses_max_a1_a4_min"], rtol=0, atol=1e-4)
-    norms(state.opt_state[0], wanted["grad_l2_preclip"], unused, relative=1e-3)  # seen: 9e-6
-    norms(state.params, wanted["param_l2_after"], unused, relative=2e-6)  # seen: 3e-7
+    places = attentivenas.places(space)
+    norms(state.opt_state[0], wanted["grad_l2_preclip"], places, relative=1e-3)  # seen: 9e-6
+    norms(state.params, wanted["param_l2_after"], places, relative=2e-6)  # seen: 3e-7
 
 
-def norms(tree: Any, wanted: dict[str, float], unused: list[str], *, relative: float) -> None:
+def norms(
+    tree: Any, wanted: dict[str, float], places: dict[str, Place], *, relative: float
+) -> None:
     """Compares published norms; those of rounding noise only with zero."""
     checked = 0
     for name, norm in wanted.items():
-        if name in unused:  # shortcuts that the published code makes and never runs
+        if name not in places:  # shortcuts that the published code makes and never runs
             continue
-        leaf = functools.reduce(lambda node, key: node[key], reference.our_path(name), tree)
+        leaf = functools.reduce(lambda node, key: node[key], places[name].leaf, tree)
         found = float(np.linalg.norm(np.asarray(leaf, np.float64)))
         if norm < 1e-6:
             assert found < 1e-6, name

@@ -103,7 +103,7 @@ def _check_names(
     missing = [name for name in places if name not in tensors]
     unknown = [name for name in tensors if name not in known]
     if missing:
-        hint = near(missing[0], unknown)
+        hint = near(missing[0], unknown) if len(missing) == 1 else ""
         raise UserError(
             f"this is not {what}: {_several(missing)} missing{hint}; is it another model, or is "
             "the space of --config another?"

@@ -1,0 +1,210 @@
+"""`supernet import`: make a run of weights that were trained elsewhere."""
+
+import collections
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from supernet_jax import choices, experiment, extract, extracted, fit
+from supernet_jax.commands import common, train
+from supernet_jax.config import Config
+from supernet_jax.data import Dataset
+from supernet_jax.elastic import Tree
+from supernet_jax.errors import UserError
+from supernet_jax.experiment import Experiment
+from supernet_jax.importers import attentivenas, files, mapping, network, ofa
+from supernet_jax.importers.report import Report
+from supernet_jax.network import Space
+
+EXAMPLES = """
+supernet import attentivenas FILE --config configs/alphanet_imagenet.py --out runs/alphanet
+supernet import network FOLDER --config configs/cifar10.py --sort-channels --out runs/grown
+Fields of the config can be overridden, as --data.data-dir."""
+PROOF_IMAGES = 64  # real images on which logits are compared
+FILE = "import.json"  # of a run folder: where its weights came from
+
+
+class Family(NamedTuple):
+    """Published supernets whose files can be read.
+
+    Attributes:
+        load: `(tensors, space) -> (parameters, report)`.
+        std: per channel, of pixels in 0..1, by what the images were divided that it was trained on.
+        stem: path of the kernel that reads the images.
+    """
+
+    load: Callable[[Mapping[str, np.ndarray], Space], tuple[Tree, Report]]
+    std: tuple[float, ...]
+    stem: tuple[str, ...]
+
+
+FAMILIES = {
+    "attentivenas": Family(attentivenas.load, attentivenas.STD, attentivenas.STEM),
+    "ofa": Family(ofa.load, ofa.STD, ofa.STEM),
+}
+NETWORK = "network"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Make a run of weights that were trained elsewhere; it is then like any other run."""
+
+    kind: Annotated[str, tyro.conf.Positional]
+    """attentivenas: a published AttentiveNAS or AlphaNet supernet; ofa: a published Once-for-All
+    MobileNetV3 supernet; network: an extracted network, which becomes the largest subnet of a new
+    supernet"""
+    source: Annotated[pathlib.Path, tyro.conf.Positional]
+    """file of weights (.safetensors; .pth, .pth.tar and the like need PyTorch), or the folder of a
+    network"""
+    settings: Annotated[Config, tyro.conf.arg(name="")]
+    config: pathlib.Path | None = None
+    """config file of the run: the space, the data to calibrate and evaluate on, and how training
+    would go on; its fields can be overridden"""
+    out: pathlib.Path | None = None
+    """run folder to make"""
+    std: tuple[float, ...] | None = None
+    """per channel, by what the published supernet's images were divided (pixels in 0..1), if not by
+    ImageNet's usual numbers"""
+    sort_channels: bool = False
+    """with network: put channels in the order of their importance first, so that smaller subnets
+    keep those that matter"""
+
+
+class Imported(NamedTuple):
+    """Weights that are about to become a run.
+
+    Attributes:
+        params: shared parameters.
+        report: what became of what was read.
+        about: JSON values for `import.json`.
+        said: a line of what was checked or changed.
+    """
+
+    params: Tree
+    report: Report
+    about: dict[str, Any]
+    said: str
+
+
+def run(arguments: Arguments) -> None:
+    """Reads the weights, makes the run folder and says what was mapped."""
+    common.one_of("the first argument", arguments.kind, [*FAMILIES, NETWORK])
+    if arguments.config is None or arguments.out is None:
+        raise UserError(
+            "--config and --out are required: the config file of space and data, and the run "
+            "folder to make, as --config configs/alphanet_imagenet.py --out runs/alphanet"
+        )
+    if arguments.kind == NETWORK and arguments.std is not None:
+        raise UserError("--std is for published supernets; an extracted network says its own")
+    if arguments.kind != NETWORK and arguments.sort_channels:
+        raise UserError("--sort-channels is for networks; the channels of a supernet have an order")
+    folder = extract.check_free(arguments.out)
+    load = _network if arguments.kind == NETWORK else _supernet
+    built, imported = load(arguments)
+    _write(built, imported, folder)
+    _tell(arguments, imported)
+
+
+def _supernet(arguments: Arguments) -> tuple[Experiment, Imported]:
+    """A published supernet; its first kernel is adapted to how this data is normalised."""
+    family = FAMILIES[arguments.kind]
+    tensors = files.read(arguments.source)
+    built = experiment.build(arguments.settings)
+    params, report = family.load(tensors, built.space)
+    std = family.std if arguments.std is None else arguments.std
+    ours = built.dataset.std
+    if len(std) != len(ours) or min(std) <= 0:
+        raise UserError(
+            f"--std is {list(std)}, but must be {len(ours)} numbers above 0, one for each channel"
+        )
+    ratio = [own / its for own, its in zip(ours, std, strict=True)]
+    about = {"sha256": files.digest(arguments.source), "std": list(std)}
+    said = (
+        f"its images were divided by {_numbers(std)}, those of --config are by {_numbers(ours)}: "
+        f"{'/'.join(family.stem)} is multiplied by {_numbers(ratio)} instead"
+    )
+    params = mapping.rescaled(params, family.stem, ratio)
+    return built, Imported(params, report, about, said)
+
+
+def _network(arguments: Arguments) -> tuple[Experiment, Imported]:
+    """An ordinary network; the largest subnet must give its logits."""
+    made, variables = extracted.load(arguments.source, space_file=arguments.config)
+    described = extracted.read_description(arguments.source)
+    built = experiment.build(arguments.settings)
+    space, dataset = built.space, built.dataset
+    if described["classes"] != list(dataset.class_names):
+        raise UserError(
+            f"the network tells {_classes(described['classes'])} apart, the data of --config has "
+            f"{_classes(dataset.class_names)}; give a config of the same data"
+        )
+    _check_normalised(described, dataset)
+    key = jax.random.key(built.config.train.seed)
+    params, stats, report = network.load(
+        made, variables, space, key=key, sort=arguments.sort_channels
+    )
+    images = built.prepare(jnp.asarray(dataset.test.images[:PROOF_IMAGES]))
+    largest = choices.largest(space.menu)
+    difference = extract.prove(space, params, largest, stats, made, variables, images)
+    said = (
+        f"the largest subnet's logits differ from the network's by {difference:.1e} of the largest "
+        f"({len(images)} images); parameters that the network does not have keep a random start"
+    )
+    about = {"sha256": described["sha256"], "sorted": arguments.sort_channels}
+    return built, Imported(params, report, about, said)
+
+
+def _check_normalised(described: Mapping[str, Any], dataset: Dataset) -> None:
+    """Another split of the same data has nearly the same mean and deviation."""
+    for what, own in (("mean", dataset.mean), ("std", dataset.std)):
+        if not np.allclose(described[what], own, rtol=0, atol=0.02):
+            raise UserError(
+                f"the network takes images with the {what} {_numbers(described[what])}, those of "
+                f"--config have {_numbers(own)}; give a config of the data that it was trained on"
+            )
+
+
+def _write(built: Experiment, imported: Imported, folder: pathlib.Path) -> None:
+    """The run folder, which appears at once when all of it is written."""
+    with extract.unfinished(folder) as path:
+        experiment.start_run(path, built.config)
+        job = train.job(built, path)
+        with job.checkpoints:
+            fit.begin(job, imported.params)
+        about = {**imported.about, **imported.report._asdict()}
+        (path / FILE).write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _tell(arguments: Arguments, imported: Imported) -> None:
+    size = sum(np.size(leaf) for leaf in jax.tree.leaves(imported.params))
+    mapped, left = imported.report
+    print(
+        f"read {len(mapped) + len(left)} tensors of {arguments.source}: {len(mapped)} of them are "
+        f"in the {size:,} shared parameters"
+    )
+    reasons = collections.Counter(line.split(": ", 1)[1] for line in left)
+    for reason, count in reasons.items():
+        print(f"left out {count}: {reason}")
+    print(imported.said)
+    out = arguments.out
+    print(
+        f"wrote {out}, a run of 0 steps ({FILE} names all tensors); next: "
+        f"supernet evaluate {out} --archs largest, supernet search {out}, or train on with "
+        f"supernet train {arguments.config} --out {out} and the same settings"
+    )
+
+
+def _numbers(values: Any) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def _classes(names: Any) -> str:
+    shown = ", ".join(names[:3])
+    return f"{len(names)} classes ({shown}{', ...' if len(names) > 3 else ''})"
