@@ -119,7 +119,6 @@ def export(case: str, pixels: bool = False) -> Export:
         formats={},
         dtype="float32",
         sha256="56",
-        formats={},
     )
     return Export(
         network, variables, json.loads(json.dumps(dataclasses.asdict(described))), size, pixels

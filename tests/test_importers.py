@@ -350,6 +350,7 @@ WRONG_COMMANDS = {
         f"attentivenas FILE --config {conftest.ROOT / 'configs/digits.py'} --out OUT",
         "63 more are missing; is it another model, or is the space",
     ),
+    "other family": ("ofa FILE --config MINE --out OUT", "Once-for-All"),
     "no network": ("network no_folder --config MINE --out OUT", "is not an extracted network"),
     "misspelt field": ("attentivenas FILE --config MINE --out OUT --data.nam x", "data.nam"),
 }

@@ -25,7 +25,6 @@ from supernet_jax.network import Space
 
 EXAMPLES = """
 supernet import attentivenas FILE --config configs/alphanet_imagenet.py --out runs/alphanet
-supernet import ofa FILE --config configs/imagenet_ofa.py --out runs/ofa
 supernet import network FOLDER --config configs/cifar10.py --sort-channels --out runs/grown
 Fields of the config can be overridden, as --data.data-dir."""
 PROOF_IMAGES = 64  # real images on which logits are compared
@@ -37,22 +36,18 @@ class Family(NamedTuple):
 
     Attributes:
         load: `(tensors, space) -> (parameters, report)`.
-        mean: per channel, of pixels in 0..1, subtracted from the images that it was trained on.
-        std: per channel, likewise, divided by.
+        std: per channel, of pixels in 0..1, by what the images were divided that it was trained on.
         stem: path of the kernel that reads the images.
     """
 
     load: Callable[[Mapping[str, np.ndarray], Space], tuple[Tree, Report]]
-    mean: tuple[float, ...]
     std: tuple[float, ...]
     stem: tuple[str, ...]
 
 
 FAMILIES = {
-    "attentivenas": Family(
-        attentivenas.load, attentivenas.MEAN, attentivenas.STD, attentivenas.STEM
-    ),
-    "ofa": Family(ofa.load, ofa.MEAN, ofa.STD, ofa.STEM),
+    "attentivenas": Family(attentivenas.load, attentivenas.STD, attentivenas.STEM),
+    "ofa": Family(ofa.load, ofa.STD, ofa.STEM),
 }
 NETWORK = "network"
 
