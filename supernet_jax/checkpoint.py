@@ -345,9 +345,7 @@ def _find(folder: Folder, step: int | None) -> tuple[epath.Path, int]:
     return path, step
 
 
-def _part(
-    folder: Folder, step: int | None, subtree: str
-) -> tuple[Callable[..., Any], Tree, str]:
+def _part(folder: Folder, step: int | None, subtree: str) -> tuple[Callable[..., Any], Tree, str]:
     """How a checkpoint's state is read, what is saved of one subtree, and what to call it."""
     run, step = _find(folder, step)
     read = functools.partial(_reading, run=run, step=step, path=run / str(step) / "state")

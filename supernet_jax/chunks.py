@@ -36,9 +36,7 @@ class Box:
 
     def union(self, other: "Box") -> "Box":
         """The smallest box that holds both."""
-        return Box(
-            tuple(map(min, self.start, other.start)), tuple(map(max, self.stop, other.stop))
-        )
+        return Box(tuple(map(min, self.start, other.start)), tuple(map(max, self.stop, other.stop)))
 
     def slices(self) -> tuple[slice, ...]:
         """As an index of NumPy's."""
@@ -56,16 +54,17 @@ def laid_out(state: Tree, chosen: Callable[[Any], bool]) -> tuple[Tree, Tree]:
         chosen: of which paths (of `jax.tree_util`) slices will be read.
     """
     quiet()
-    leaves, structure = jax.tree_util.tree_flatten_with_path(state)
-    large = [
-        chosen(path) and leaf.nbytes > CHUNK if isinstance(leaf, jax.Array | np.ndarray) else False
-        for path, leaf in leaves
-    ]
-    arrays = [leaf for _, leaf in leaves]
-    spread = _spread([a for a, is_large in zip(arrays, large, strict=True) if is_large])
-    saved = [next(spread) if is_large else a for a, is_large in zip(arrays, large, strict=True)]
-    how = [_how(a) if is_large else ocp.SaveArgs() for a, is_large in zip(saved, large, strict=True)]
-    return structure.unflatten(saved), structure.unflatten(how)
+    paths = jax.tree_util.tree_leaves_with_path(state)
+    leaves, structure = jax.tree.flatten(state)
+    large = [i for i, (path, leaf) in enumerate(paths) if chosen(path) and _bytes(leaf) > CHUNK]
+    how = [ocp.SaveArgs()] * len(leaves)
+    for i, array in zip(large, _spread([leaves[i] for i in large]), strict=True):
+        leaves[i], how[i] = array, _how(array)
+    return jax.tree.unflatten(structure, leaves), jax.tree.unflatten(structure, how)
+
+
+def _bytes(array: Any) -> int:
+    return math.prod(array.shape) * array.dtype.itemsize
 
 
 def _how(array: Any) -> ocp.SaveArgs:
@@ -74,14 +73,13 @@ def _how(array: Any) -> ocp.SaveArgs:
     return ocp.SaveArgs(chunk_byte_size=CHUNK, shard_axes=before if plane >= LEAST else ())
 
 
-def _spread(arrays: list[Any]) -> Any:
+def _spread(arrays: list[Any]) -> list[Any]:
     """The arrays on the host; where one process has not all of them, split over the last two axes
     if the number of devices allows it.
     """
     if all(not isinstance(a, jax.Array) or a.is_fully_addressable for a in arrays):
-        return (np.asarray(a) for a in arrays)
-    places = [_two_axes(a) for a in arrays]
-    return iter(jax.jit(_same, out_shardings=places)(arrays))
+        return [np.asarray(a) for a in arrays]
+    return jax.jit(_same, out_shardings=[_two_axes(a) for a in arrays])(arrays)
 
 
 def _two_axes(array: jax.Array) -> jax.sharding.Sharding:

@@ -27,6 +27,7 @@ from supernet_jax import (
     policies,
     schema,
     sharding,
+    slices,
     train,
     userfile,
 )
@@ -269,6 +270,7 @@ class Run(NamedTuple):
         step: of the checkpoint.
         trained_on: fingerprint of the images that it was trained on; those of the experiment may
             be others.
+        part: whether `params` are only what one subnet needs.
     """
 
     folder: pathlib.Path
@@ -276,6 +278,7 @@ class Run(NamedTuple):
     params: Tree
     step: int
     trained_on: str
+    part: bool = False
 
 
 def open_run(
@@ -322,7 +325,8 @@ def with_part(run: Run, arch: Arch) -> Run:
     kept, space = run.folder / "checkpoints", run.experiment.space
     part = slices.read(kept, space, arch, step=run.step, subtree=_subtree(run))
     params = sharding.replicate(run.experiment.mesh, part.params)
-    return run._replace(params=params, experiment=run.experiment._replace(space=part.space))
+    own = run.experiment._replace(space=part.space)
+    return run._replace(params=params, experiment=own, part=True)
 
 
 def _subtree(run: Run) -> str:

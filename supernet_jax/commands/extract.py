@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ supernet extract runs/digits --arch largest --out networks/largest
 supernet extract runs/digits --arch front:0 --out networks/cheapest
 supernet extract runs/digits --arch arch.json --out networks/mine"""
 PROOF_IMAGES = 64  # real images on which logits are compared
+WHOLE = 2**28  # bytes of shared parameters up to which all of them are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +36,31 @@ class Arguments:
     """folder to write"""
     config: pathlib.Path | None = None
     """the config file that defines your own parts, for runs that use such"""
+    read: Literal["auto", "whole", "slices"] = "auto"
+    """which parameters are read: `slices` only those of the subnet, `whole` all of them, so that
+    the proof also covers what was left out; `auto` takes slices above 256 MiB"""
 
 
 def run(arguments: Arguments) -> None:
     """Extracts one subnet into a folder."""
     extract.check_free(arguments.out)
-    opened = common.open_run(arguments.run, arguments.config)
+    opened = common.open_run(arguments.run, arguments.config, read=False)
     arch = _arch(opened, arguments.arch)
-    description = take_out(opened, arch, arguments.out)
+    description = take_out(with_parameters(opened, arch, arguments.read), arch, arguments.out)
     print(
         f"wrote {arguments.out}: {description['macs']:,} MACs, {description['parameters']:,} "
         f"parameters, test accuracy {description['accuracy']['test']:.2%}; its logits differ from "
         f"the supernet's by {description['proof']['difference']:.1e} of the largest"
     )
     print(f"next: read {arguments.out / 'README.md'}; it shows how to load the network")
+
+
+def with_parameters(opened: Run, arch: Arch, read: str) -> Run:
+    """The run with what `--read` says of its parameters."""
+    size = 4 * common.supernet_parameters(opened.experiment.space)  # float32
+    if read == "whole" or (read == "auto" and size <= WHOLE):
+        return opened if opened.params is not None else experiment.with_params(opened)
+    return experiment.with_part(opened, arch)
 
 
 def _arch(opened: Run, text: str) -> Arch:
@@ -104,6 +116,7 @@ def take_out(opened: Run, arch: Arch, folder: pathlib.Path) -> dict[str, Any]:
             "data_fingerprint": dataset.fingerprint,
             "split_seed": built.config.data.split_seed,
             "held_out_limit": settings.limit,
+            "parameters_read": "slices" if opened.part else "whole",
         },
         proof=difference,
         proof_images=len(images),
