@@ -41,23 +41,25 @@ def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--folder", type=pathlib.Path, help="for checkpoints (default: temporary)")
     arguments = parser.parse_args()
-    sizes = [64, 128] if arguments.quick else [1024, 2048]
+    sizes = [256] if arguments.quick else [1024, 1536]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        taken = [row for size in sizes for row in subnets(pathlib.Path(folder), size)]
+        names = ["smallest", "middle", "largest", "whole supernet"]
+        names = names[:1] if arguments.quick else names
+        taken = [row for size in sizes for row in subnets(pathlib.Path(folder), size, names)]
         columns = ["supernet, MB", "subnet", "its parameters, MB", "read, MB", "ratio"]
         columns += ["read by the process, MB", "memory to read, MB", "in all, MB"]
         measure.table([*columns, "to read, s", "in all, s"], [list(r.values()) for r in taken])
-        asked = ["times", folder, sizes[0], 3 if arguments.quick else arguments.rounds]
+        asked = ["times", folder, sizes[0], 1 if arguments.quick else arguments.rounds]
         timed = measure.fresh(__file__, asked, **DEVICES)
     measure.timings_table(timed, ["job"])
     measure.write(arguments.json, {"subnets": taken, "times": timed})
 
 
-def subnets(folder, width):
+def subnets(folder, width, names):
     """Figures of each subnet of one supernet, and of reading all of it."""
     written = measure.fresh(__file__, ["write", str(folder / str(width)), width], **DEVICES)
     nothing = measure.fresh(__file__, ["take", None, width, "nothing"], **ONE)["peak"]
-    for name in ("smallest", "middle", "largest", "whole supernet"):
+    for name in names:
         found = measure.fresh(__file__, ["take", str(folder / str(width)), width, name], **ONE)
         yield {
             "supernet": written["bytes"] / MB,

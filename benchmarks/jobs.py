@@ -73,7 +73,7 @@ def quick_jobs(backend: str) -> list[Job]:
     """Everything in its quick form."""
     scripts = ("train_step", "evaluation", "compile", "gradient", "memory", "pointwise")
     scripts += ("norm", "profile_step", "costs", "data", "racing")
-    scripts += ("scaling",) if backend == "cpu" else ()
+    scripts += ("scaling", "extraction") if backend == "cpu" else ()
     tuned = ("train_step", "evaluation")
     return [Job(name, name, ("--quick",), 1, name in tuned) for name in scripts]
 
@@ -97,6 +97,7 @@ def cpu_jobs() -> list[Job]:
         Job("data", "data", (), 3),
         Job("scaling", "scaling", ("--rounds", "3"), 4),
         Job("racing", "racing", (), 3),
+        Job("extraction", "extraction", ("--rounds", "3"), 8),
     ]
 
 
