@@ -111,21 +111,21 @@ def arch_of(space, name):
 
 
 def made(width):
-    """Random parameters, split over the devices, and where they lie."""
+    """Random parameters, split over the devices."""
     from supernet_jax import sharding, slices
 
     shapes = {"params": slices.parameter_shapes(space_of(width))}
     rng, mesh = np.random.default_rng(0), sharding.data_mesh()
     places = sharding.place(mesh, shapes, rules=sharding.SHARDED)
     draw = lambda s: 0.05 * rng.standard_normal(s.shape, np.float32)  # noqa: E731
-    return jax.tree.map(lambda s, p: jax.device_put(draw(s), p), shapes, places), places
+    return jax.tree.map(lambda s, p: jax.device_put(draw(s), p), shapes, places)
 
 
 def write(folder, width):
     """Writes the checkpoint."""
     from supernet_jax.checkpoint import Checkpoints
 
-    state, _ = made(width)
+    state = made(width)
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(1, state, {})
     return {"bytes": size_of(state)}
@@ -195,9 +195,9 @@ def times(folder, width, rounds):
 
     rows = []
     for kind in ("8 devices", "1 device"):
-        state, places = made(width)
+        state = made(width)
         if kind == "1 device":
-            state, places = jax.device_put((state, None), jax.devices()[0])
+            state = jax.device_put(state, jax.devices()[0])
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )

@@ -1,4 +1,4 @@
-"""What one subnet needs of a checkpoint: read alone, equal to the bit, and little more than that."""
+"""What one subnet needs of a checkpoint, read alone: equal to the bit, and little more is read."""
 
 import dataclasses
 import functools
