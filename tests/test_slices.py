@@ -197,7 +197,7 @@ def test_equal_to_the_bit_and_little_is_read(written: pathlib.Path, name: str) -
     variables = taken(part.space, part.params, ARCHS[name])
     equal(variables, expected(name))
     own = size(variables["params"])
-    assert own * 0.8 < read <= own * 1.3 + INDEX, (read, own)  # compressed a little
+    assert own * 0.8 < read <= own * 1.3, (read, own)  # compressed a little
     assert size(part.params) <= own * 1.1
     if name == "smallest":
         assert own < size(arrays(0)) / 20
@@ -254,6 +254,12 @@ def test_boxes() -> None:
     assert boxes["tied"]["transforms"]["depthwise/kernel"]["to3"].stop == (2, 9, 9)
     dense = slices.boxes(SPACE, ARCHS["other"])["dense"]["conv"]["kernel"]
     assert dense == chunks.Box((0, 1, 1, 0, 0), (1, 2, 2, 288, 288))
+    # Tied blocks need what any of them needs, whichever comes last.
+    own = {n: dataclasses.replace(b, transforms=()) for n, b in SPACE.blocks.items()}
+    plain = dataclasses.replace(SPACE, blocks=own)
+    for left, right in ((3, 5), (5, 3)):
+        tied = slices.boxes(plain, arch(192, left, right, 1, 0, 1))["tied"]["depthwise"]["kernel"]
+        assert tied == chunks.Box((0, 0, 0, 0, 0), (1, 5, 5, 1, 192))
 
 
 @pytest.mark.parametrize("sizes", [(7, 3, 5), (7, 4, 5), (6, 5, 4), (6, 4, 2), (5, 5, 1)])
