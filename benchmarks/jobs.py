@@ -73,7 +73,7 @@ def quick_jobs(backend: str) -> list[Job]:
     """Everything in its quick form."""
     scripts = ("train_step", "evaluation", "compile", "gradient", "memory", "pointwise")
     scripts += ("norm", "profile_step", "costs", "data", "racing")
-    scripts += ("scaling", "export") if backend == "cpu" else ()
+    scripts += ("scaling", "export", "extraction") if backend == "cpu" else ()
     tuned = ("train_step", "evaluation")
     return [Job(name, name, ("--quick",), 1, name in tuned) for name in scripts]
 
@@ -98,6 +98,7 @@ def cpu_jobs() -> list[Job]:
         Job("scaling", "scaling", ("--rounds", "3"), 4),
         Job("export", "export", (), 2),
         Job("racing", "racing", (), 3),
+        Job("extraction", "extraction", ("--rounds", "3"), 8),
     ]
 
 

@@ -23,6 +23,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from supernet_jax import chunks
 from supernet_jax.errors import UserError
 
 if TYPE_CHECKING:  # whoever only loads arrays needs no supernet
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # whoever only loads arrays needs no supernet
 Result = TypeVar("Result")
 Folder = str | os.PathLike[str]
 FILES = "files.json"  # sizes of a checkpoint's files, in its folder
+SLICED = ("params", "ema")  # subtrees of a state of which parts may be read
 Tree = Any  # pytree of arrays, or of jax.ShapeDtypeStruct
 
 
@@ -80,10 +82,11 @@ class Checkpoints:
         json.dumps(meta)  # here, not in the thread that writes
         if step in self._manager.all_steps():
             return False
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
-        )
         self.wait()
+        kept, how = chunks.laid_out(state, lambda path: _name(path).split("/")[0] in SLICED)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(kept, save_args=how), meta=ocp.args.JsonSave(dict(meta))
+        )
         with _writing(self.folder):
             self._manager.save(step, args=items, force=True)
         if wait:
@@ -189,22 +192,40 @@ def restore_params(
     Raises:
         UserError: no such checkpoint, a damaged one, or one without this subtree.
     """
-    run, step = _find(folder, step)
-    read = functools.partial(_reading, run=run, step=step, path=run / str(step) / "state")
-    saved = read(_metadata)
-    if not jax.tree.leaves(saved.get(subtree)):
-        filled = ", ".join(sorted(key for key in saved if jax.tree.leaves(saved[key])))
-        average = "; this run kept no average" if subtree == "ema" else ""
-        raise UserError(
-            f"the checkpoint of step {step} in {run} has no {subtree!r}, only {filled}{average}"
-        )
-    part = {subtree: saved[subtree]}
+    read, part, _ = _part(folder, step, subtree)
     place = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
         for name, leaf in _leaves(part).items()
     }
     return read(functools.partial(_read, part=part, wanted=wanted))[subtree]
+
+
+def read_slices(
+    folder: Folder, wanted: Tree, *, step: int | None = None, subtree: str = "params"
+) -> Tree:
+    """Parts of the parameters of a checkpoint; the rest is neither read nor held.
+
+    What is read is the chunks that the parts touch, so of checkpoints written before there were
+    small chunks (`chunks.CHUNK`) it is whole arrays, one after the other.
+
+    Args:
+        folder: of the run.
+        wanted: pytree like the parameters, of `chunks.Box`, None where nothing is wanted.
+        step: which checkpoint; None takes the last.
+        subtree: "params", or "ema" for their moving average.
+
+    Returns:
+        The same tree, of NumPy arrays.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, one without this subtree, or one whose arrays
+            do not hold these parts.
+    """
+    read, part, what = _part(folder, step, subtree)
+    named = _leaves({subtree: wanted})
+    arrays = read(functools.partial(chunks.read, saved=_leaves(part), wanted=named, what=what))
+    return jax.tree.unflatten(jax.tree.structure(wanted), [arrays[name] for name in named])
 
 
 def read_meta(folder: Folder, *, step: int | None = None) -> dict[str, Any]:
@@ -322,6 +343,18 @@ def _find(folder: Folder, step: int | None) -> tuple[epath.Path, int]:
     step = found[-1] if step is None else step
     _reading(_check_files, path / str(step), path, step)
     return path, step
+
+
+def _part(folder: Folder, step: int | None, subtree: str) -> tuple[Callable[..., Any], Tree, str]:
+    """How a checkpoint's state is read, what is saved of one subtree, and what to call it."""
+    run, step = _find(folder, step)
+    read = functools.partial(_reading, run=run, step=step, path=run / str(step) / "state")
+    saved, what = read(_metadata), f"the checkpoint of step {step} in {run}"
+    if not jax.tree.leaves(saved.get(subtree)):
+        filled = ", ".join(sorted(key for key in saved if jax.tree.leaves(saved[key])))
+        average = "; this run kept no average" if subtree == "ema" else ""
+        raise UserError(f"{what} has no {subtree!r}, only {filled}{average}")
+    return read, {subtree: saved[subtree]}, what
 
 
 def _metadata(path: epath.Path) -> Tree:

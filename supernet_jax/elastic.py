@@ -210,6 +210,35 @@ def weights(block: ElasticBlock, shared: Tree, spec: Spec, target: Shapes) -> Tr
     return result
 
 
+def needed(
+    block: ElasticBlock, target: Shapes, shared: Shapes
+) -> dict[tuple[str, ...], tuple[tuple[int, int], ...]]:
+    """What `weights` uses of each shared leaf: on each axis the first index, and that after the
+    last. Cut to these boxes, shared parameters give the same weights.
+
+    Args:
+        block: the elastic block.
+        target: the spec's tree of shapes.
+        shared: shapes of the shared parameters, without those of transforms, which are needed
+            whole.
+    """
+    found: dict[tuple[str, ...], tuple[tuple[int, int], ...]] = {}
+    transformed = {transform.leaf for transform in block.transforms}
+
+    def note(path: tuple[str, ...], full: Any, part: Any) -> None:
+        starts = _starts(path, full.shape, part.shape)
+        edges = [(s, s + n) for s, n in zip(starts, part.shape, strict=True)]
+        for axis in _spatial_axes(path, len(full.shape)):
+            # A transform sees all of it; another centre would be found in a lopsided part.
+            n = full.shape[axis]
+            if path in transformed or (n - part.shape[axis]) % 2:
+                edges[axis] = (0, n)
+        found[path] = tuple(edges)
+
+    _zip(shared, target, note)
+    return found
+
+
 def masked_weights(block: ElasticBlock, shared: Tree, arch: Arch | Code, inputs: Any) -> Tree:
     """The union's parameters with everything outside the arch's box set to zero.
 

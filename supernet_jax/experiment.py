@@ -27,6 +27,7 @@ from supernet_jax import (
     policies,
     schema,
     sharding,
+    slices,
     train,
     userfile,
 )
@@ -264,10 +265,12 @@ class Run(NamedTuple):
     Attributes:
         folder: of the run.
         experiment: built from its `config.json`.
-        params: shared parameters (their average, where training kept one), on the mesh.
+        params: shared parameters (their average, where training kept one), on the mesh; None where
+            they have not been read.
         step: of the checkpoint.
         trained_on: fingerprint of the images that it was trained on; those of the experiment may
             be others.
+        part: whether `params` are only what one subnet needs.
     """
 
     folder: pathlib.Path
@@ -275,14 +278,18 @@ class Run(NamedTuple):
     params: Tree
     step: int
     trained_on: str
+    part: bool = False
 
 
-def open_run(folder: pathlib.Path, types: Mapping[str, type] | None = None) -> Run:
+def open_run(
+    folder: pathlib.Path, types: Mapping[str, type] | None = None, *, read: bool = True
+) -> Run:
     """Opens a run folder at its last checkpoint.
 
     Args:
         folder: of the run.
         types: the user's own configuration dataclasses, by name.
+        read: whether to read the parameters; without, see `with_params` and `with_part`.
 
     Raises:
         UserError: not a run folder, no usable checkpoint, or one of another space or held-out
@@ -295,13 +302,35 @@ def open_run(folder: pathlib.Path, types: Mapping[str, type] | None = None) -> R
     steps = checkpoint.steps(kept)
     if not steps:
         raise UserError(f"{folder} has no checkpoint yet; run `supernet train` on it first")
-    meta = checkpoint.read_meta(kept)
+    meta = checkpoint.read_meta(kept, step=steps[-1])
     checkpoint.check_space(meta, experiment.space)
     _check_split(folder, meta, experiment.config)
-    subtree = "ema" if experiment.config.train.ema else "params"
-    where = sharding.replicated(experiment.mesh)
-    params = checkpoint.restore_params(kept, subtree=subtree, sharding=where)
-    return Run(folder, experiment, params, steps[-1], str(meta.get("data")))
+    run = Run(folder, experiment, None, steps[-1], str(meta.get("data")))
+    return with_params(run) if read else run
+
+
+def with_params(run: Run) -> Run:
+    """The run with all shared parameters."""
+    where = sharding.replicated(run.experiment.mesh)
+    kept, subtree = run.folder / "checkpoints", _subtree(run)
+    params = checkpoint.restore_params(kept, step=run.step, subtree=subtree, sharding=where)
+    return run._replace(params=params)
+
+
+def with_part(run: Run, arch: Arch) -> Run:
+    """The run with what one subnet needs of the shared parameters, and with a space like it.
+
+    Nothing else is read or held. In calibration, extraction and proof it does as the whole run.
+    """
+    kept, space = run.folder / "checkpoints", run.experiment.space
+    part = slices.read(kept, space, arch, step=run.step, subtree=_subtree(run))
+    params = sharding.replicate(run.experiment.mesh, part.params)
+    own = run.experiment._replace(space=part.space)
+    return run._replace(params=params, experiment=own, part=True)
+
+
+def _subtree(run: Run) -> str:
+    return "ema" if run.experiment.config.train.ema else "params"
 
 
 def _check_split(folder: pathlib.Path, meta: Mapping[str, Any], settings: Config) -> None:

@@ -67,10 +67,13 @@ def take_out(
 ) -> dict[str, Any]:
     """Calibrates, extracts, proves and writes one subnet. Returns its description.
 
+    Of a run without parameters only those of the subnet are read.
+
     Raises:
         UserError: the folder is taken, or the network's logits are not the supernet's, or not
             those of what was written.
     """
+    opened = opened if opened.params is not None else experiment.with_part(opened, arch)
     built, params = opened.experiment, opened.params
     data = experiment.evaluation_data(built, "test")
     stats = _calibrate(opened, arch, data.calibration)
@@ -93,9 +96,16 @@ def take_out_many(
 ) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
     """As `take_out` for each of several archs, with programs that serve all of them.
 
+    Of a run without parameters those of one subnet after the other are read, which is then taken
+    out by itself: memory is that of the largest.
+
     Yields:
         Each folder as it is written, and its description; those of one resolution together.
     """
+    if opened.params is None:
+        for arch, folder in zip(archs, folders, strict=True):
+            yield folder, take_out(opened, arch, folder, wanted)
+        return
     images = proof_images(opened.experiment)
     prepared = opened.experiment.prepare(jnp.asarray(images))
     for place, subnet in _subnets(opened, archs, prepared):
@@ -183,6 +193,7 @@ def _save(
             "data_fingerprint": dataset.fingerprint,
             "split_seed": built.config.data.split_seed,
             "held_out_limit": settings.limit,
+            "parameters_read": "slices" if opened.part else "whole",
         },
         proof=made.proof,
         proof_images=len(images),

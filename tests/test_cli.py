@@ -33,6 +33,7 @@ from supernet_jax import (
     extracted,
     progress,
 )
+from supernet_jax.commands import extract as extract_command
 from supernet_jax.commands import info, quickstart
 from supernet_jax.config import Config
 from supernet_jax.experiment import Run
@@ -525,6 +526,25 @@ def test_extract(searched: pathlib.Path, capsys: Capture) -> None:
     assert description["accuracy"]["held-out"] == pytest.approx(known["accuracy"], abs=1e-6)
     assert description["source"]["checkpoint"] == 30
     assert description["source"]["run"] == str(searched)
+    assert description["source"]["parameters_read"] == "whole"  # for they are few
+
+
+def test_extract_reads_only_what_it_needs(
+    searched: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    command = ("extract", searched, "--config", CONFIG, "--arch", json.dumps(ARCH), "--out")
+    monkeypatch.setattr(extract_command, "WHOLE", 0)  # as if they were many
+    folders = [searched.parent / name for name in ("whole", "auto")]
+    done(capsys, *command, folders[0], "--read", "whole")
+    monkeypatch.setattr(checkpoint, "restore_params", None)
+    done(capsys, *command, folders[1])
+    (_, whole), (_, auto) = (extracted.load(folder, space_file=CONFIG) for folder in folders)
+    for a, b in zip(jax.tree.leaves(auto), jax.tree.leaves(whole), strict=True):
+        # statistics are float32 sums in programs of other shapes
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    one, other = (extracted.read_description(folder) for folder in folders)
+    assert one["blocks"] == other["blocks"] and one["accuracy"] == other["accuracy"]
+    assert [d["source"]["parameters_read"] for d in (one, other)] == ["whole", "slices"]
 
 
 def test_extract_from_the_front(searched: pathlib.Path, capsys: Capture) -> None:

@@ -22,10 +22,10 @@ ROWS = (
         *("data", "augment", "policies"),
     ),
     ("sampling", "ordering", "zerocost"),
-    ("recipe", "evaluate", "checkpoint"),
+    ("recipe", "evaluate", "chunks", "checkpoint"),
     ("members",),
     ("train",),
-    ("fit", "search", "extract", "extracted", "card", "timing"),
+    ("fit", "search", "slices", "extract", "extracted", "card", "timing"),
     ("export", "importers"),
     ("config", "experiment", "results", "raced", "report", "rehearsal", "visits", "takeout"),
     ("commands",),
@@ -35,7 +35,8 @@ ROWS = (
 RANKS = {room: rank for rank, row in enumerate(ROWS) for room in row}
 FILES = sorted(PACKAGE.rglob("*.py"))
 LIMITS = {
-    "orbax": {"checkpoint"},
+    "orbax": {"checkpoint", "chunks"},
+    "tensorstore": {"chunks"},
     "pickle": set(),
     "torch": {"export.torch", "export.torch_model", "importers.files"},
     "tensorflow": set(),

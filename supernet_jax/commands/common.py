@@ -35,10 +35,12 @@ def at_least(option: str, value: float, low: float) -> None:
         raise UserError(f"{option} is {value}, but must be at least {low}")
 
 
-def open_run(folder: pathlib.Path, file: pathlib.Path | None) -> Run:
-    """Opens a run folder; `file` is the config file that defines the user's own parts."""
+def open_run(folder: pathlib.Path, file: pathlib.Path | None, *, read: bool = True) -> Run:
+    """Opens a run folder; `file` is the config file that defines the user's own parts, `read` says
+    whether its parameters are read.
+    """
     types = config.load_file(file)[1] if file is not None else None
-    run = experiment.open_run(folder, types)
+    run = experiment.open_run(folder, types, read=read)
     if run.trained_on != run.experiment.dataset.fingerprint:
         print(
             f"supernet: warning: {run.experiment.dataset.name} no longer gives the images that "

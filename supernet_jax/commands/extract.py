@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -21,6 +21,7 @@ supernet extract runs/digits --arch front:0 --out networks/cheapest
 supernet extract runs/digits --arch arch.json --out networks/mine --format safetensors stablehlo
 supernet extract runs/digits --arch front:0 --out networks/app --format stablehlo --pixels
 supernet extract runs/digits --front --out networks/front    # a folder of networks"""
+WHOLE = 2**28  # bytes of shared parameters up to which all of them are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,9 @@ class Arguments:
     """height and width of the images that programs take; default: as in the data set"""
     config: pathlib.Path | None = None
     """the config file that defines your own parts, for runs that use such"""
+    read: Literal["auto", "whole", "slices"] = "auto"
+    """which parameters are read: `slices` only those of the subnet, `whole` all of them, so that
+    the proof also covers what was left out; `auto` takes slices above 256 MiB"""
 
 
 def run(arguments: Arguments) -> None:
@@ -52,12 +56,19 @@ def run(arguments: Arguments) -> None:
         raise UserError("say which subnets: --arch for one or a file of several, or --front")
     given = formats.chosen(arguments.format, pixels=arguments.pixels, size=arguments.input_size)
     wanted = Wanted(given, arguments.pixels, arguments.input_size)
-    opened = common.open_run(arguments.run, arguments.config)
+    opened = common.open_run(arguments.run, arguments.config, read=False)
     archs = _archs(opened, arguments)
+    if not _reads_slices(opened, arguments.read):
+        opened = experiment.with_params(opened)
     if arguments.front or len(archs) > 1:
         _many(opened, archs, arguments.out, wanted)
     else:
         _one(opened, archs[0], arguments.out, wanted)
+
+
+def _reads_slices(opened: Run, read: str) -> bool:
+    size = 4 * common.supernet_parameters(opened.experiment.space)  # float32
+    return read == "slices" or (read == "auto" and size > WHOLE)
 
 
 def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
