@@ -107,7 +107,7 @@ def test_every_block_of_the_library_is_known() -> None:
     [kinds] = [
         node.value
         for node in ast.parse(torch_format.TEMPLATE.read_text()).body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "KINDS"
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "KINDS"
     ]
     assert isinstance(kinds, ast.Dict)
     assert {ast.literal_eval(key) for key in kinds.keys if key} == set(extracted.LIBRARY)
@@ -142,7 +142,9 @@ def test_nothing_but_constants_differs(tmp_path: pathlib.Path) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in [getattr(node, "module", None) or node.names[0].name]
     }
-    assert imported == {"pathlib", "sys", "collections", "torch", "safetensors", "PIL"}
+    assert imported == {
+        *("pathlib", "sys", "collections", "functools", "torch", "safetensors", "PIL")
+    }
 
 
 def taken(tree: ast.Module) -> dict[str, Any]:
@@ -151,7 +153,7 @@ def taken(tree: ast.Module) -> dict[str, Any]:
     for node in list(tree.body):
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             name = ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
-            if name != "KINDS":
+            if name not in ("KINDS", "Activation"):
                 found[name] = ast.literal_eval(node.value)
                 tree.body.remove(node)
     return found

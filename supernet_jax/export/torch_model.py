@@ -22,8 +22,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-Activation = Callable[[Tensor], Tensor]
-
 # PIXELS: whether images are uint8 [B, H, W, C], rather than float [B, C, H, W], normalised.
 # RESOLUTION: images of any size are resized to so many pixels on each side.
 # MEAN, STD: of each channel, of pixels in 0..1; the network sees `(pixel / 255 - mean) / std`.
@@ -45,6 +43,8 @@ BLOCKS: list[tuple[str, str, dict]] = [
 ]
 
 # ---- what it is made of
+
+Activation = Callable[[Tensor], Tensor]
 
 
 def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
