@@ -58,8 +58,9 @@ class Conditions:
         fingerprint: of its sizes, see `checkpoint.describe_space`.
         batch: images per call.
         dtype: of weights and activations.
-        engine: what runs the networks: "jit".
-        kernels: "native" where those of `supernet native` are used, else "xla".
+        engine: what runs the networks: "jit", or another runtime and its version.
+        kernels: "native" where those of `supernet native` are used, else "xla". This and what
+            follows of JAX is empty where another runtime runs.
         processor, cores, system: of the machine.
         backend, device: kind of the device, as JAX names it.
         jax, jaxlib: versions.
@@ -264,10 +265,10 @@ def provenance(table: Table) -> str:
     """Where a finished table comes from, and how far it can be trusted, in one line."""
     c, known = table.conditions, table.calibration
     device = c.processor if c.backend == "cpu" else c.device
-    said = (
-        f"batch {c.batch}, {c.dtype}, {c.engine} of jax {c.jax} on {c.backend} ({device}, "
-        f"{c.cores} cores, {c.kernels} kernels)"
-    )
+    by, kernels = c.engine, ""
+    if c.jax:
+        by, kernels = f"{c.engine} of jax {c.jax}", f", {c.kernels} kernels"
+    said = f"batch {c.batch}, {c.dtype}, {by} on {c.backend} ({device}, {c.cores} cores{kernels})"
     if known is None:
         return said
     return (

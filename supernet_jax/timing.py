@@ -1,7 +1,7 @@
 """Measuring latency: blocks by themselves, whole networks, and how well the first tell the second.
 
 Everything runs as an extracted network runs: at its own sizes, for inference, with calibrated
-statistics, jitted. Weights are random, which changes no time.
+statistics, jitted or by another engine. Weights are random, which changes no time.
 
 Machines are noisy, so programs are timed in rounds, a group of them in turn, each visited in every
 round. What a visit gives is the fastest of a few calls after one that is thrown away, because other
@@ -20,7 +20,7 @@ import statistics
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -34,13 +34,26 @@ from supernet_jax.latency import Calibration, Conditions, Kind, Table, Timing
 from supernet_jax.network import Space
 
 Call = Callable[[], Any]
-Engine = Callable[[nn.Module, Any, Sequence[np.ndarray]], Call]  # module, variables, inputs
 # The more are timed in turn, the more alike are the moments at which they were; a kill loses them.
 KINDS_AT_A_TIME, NETWORKS_AT_A_TIME = 128, 40
 VISIT_SECONDS = 5e-3  # how long a visit is to last
 VISIT_CALLS = (3, 20)  # the fewest and the most calls that are timed in it
 FITTED = 10  # networks that calibrate the sum
 DRAWN = 4096  # archs from which those to measure are taken
+
+
+class Engine(NamedTuple):
+    """What runs the programs that are timed.
+
+    Attributes:
+        name: as tables record it, with its version.
+        program: `(module, variables, inputs)`, a call of which runs the module on the inputs.
+        idle: of a number of arrays; a call of it does next to nothing with as many.
+    """
+
+    name: str
+    program: Callable[[nn.Module, Any, Sequence[np.ndarray]], Call]
+    idle: Callable[[int], Call]
 
 
 def jitted(module: nn.Module, variables: Any, inputs: Sequence[np.ndarray]) -> Call:
@@ -50,20 +63,41 @@ def jitted(module: nn.Module, variables: Any, inputs: Sequence[np.ndarray]) -> C
     return lambda: jax.block_until_ready(run(*arrays))
 
 
-def conditions(space: Space, *, batch: int) -> Conditions:
-    """Those of measuring here and now by `jitted`."""
-    here = machine.describe()
+@functools.cache
+def _idle(arrays: int) -> Call:
+    """A program that is given so many arrays, and adds 1 to one of them.
+
+    Not less: what computes nothing is never started, and on a CPU what computes hardly anything
+    runs in the calling thread, without the wait for another one that every real program has.
+    """
+    run = jax.jit(lambda first, *_: first + 1.0, keep_unused=True)
+    given = jax.device_put([jnp.ones(4096) for _ in range(arrays)])
+    return lambda: jax.block_until_ready(run(*given))
+
+
+JIT = Engine("jit", jitted, _idle)
+
+
+def conditions(space: Space, *, batch: int, engine: Engine = JIT) -> Conditions:
+    """Those of measuring here and now; what is of JAX only where it runs the programs."""
+    here, jitted = machine.describe(), engine is JIT
     has_kernels = native.takes(jnp.zeros((1, 1, 1, 1)), jnp.zeros((3, 3, 1, 1)))
-    names = ("processor", "cores", "system", "backend", "device", "jax", "jaxlib")
+    kernels = "native" if here["backend"] == "cpu" and has_kernels else "xla"
     return Conditions(
         space=space.name,
         fingerprint=checkpoint.describe_space(space)["fingerprint"],
         batch=batch,
         dtype="float32",
-        engine="jit",
-        kernels="native" if here["backend"] == "cpu" and has_kernels else "xla",
-        flags=os.environ.get("XLA_FLAGS", "").strip(),
-        **{name: here[name] for name in names},
+        engine=engine.name,
+        kernels=kernels if jitted else "",
+        flags=os.environ.get("XLA_FLAGS", "").strip() if jitted else "",
+        backend=here["backend"] if jitted else "cpu",
+        device=here["device"] if jitted else "",
+        jax=here["jax"] if jitted else "",
+        jaxlib=here["jaxlib"] if jitted else "",
+        processor=here["processor"],
+        cores=here["cores"],
+        system=here["system"],
     )
 
 
@@ -72,7 +106,7 @@ def kinds(
     *,
     batch: int,
     rounds: int,
-    engine: Engine = jitted,
+    engine: Engine = JIT,
     on_ready: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, Timing]]:
     """Measures kinds of block, group after group.
@@ -94,12 +128,12 @@ def kinds(
         for kind in map(wanted.__getitem__, names):
             variables = _variables(kind.shapes.params, kind.shapes.moments)
             inputs = [_random((batch, *shape)) for shape in kind.inputs]
-            runs.append(engine(kind.module(kind.spec), variables, inputs))
+            runs.append(engine.program(kind.module(kind.spec), variables, inputs))
             runs[-1]()  # compiles
             on_ready()
             counts.append(len(jax.tree.leaves(variables)) + len(inputs))
         sizes = sorted(set(counts))
-        times = _in_rounds([*map(_idle, sizes), *runs], rounds)
+        times = _in_rounds([*map(engine.idle, sizes), *runs], rounds)
         idle, times = dict(zip(sizes, times, strict=False)), times[len(sizes) :]
         yield {
             name: _timing(row, idle[count])
@@ -113,7 +147,7 @@ def networks(
     *,
     batch: int,
     rounds: int,
-    engine: Engine = jitted,
+    engine: Engine = JIT,
     on_ready: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, Timing]]:
     """Measures whole networks as they would be extracted, group after group.
@@ -135,7 +169,7 @@ def networks(
                 {name: own.moments for name, own in shapes.items()},
             )
             images = _random((batch, made.resolution, made.resolution, space.input_channels))
-            runs.append(engine(made, variables, [images]))
+            runs.append(engine.program(made, variables, [images]))
             runs[-1]()
             on_ready()
         times = _in_rounds(runs, rounds)
@@ -247,18 +281,6 @@ def _seconds(run: Call) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
-
-
-@functools.cache
-def _idle(arrays: int) -> Call:
-    """A program that is given so many arrays, and adds 1 to one of them.
-
-    Not less: what computes nothing is never started, and on a CPU what computes hardly anything
-    runs in the calling thread, without the wait for another one that every real program has.
-    """
-    run = jax.jit(lambda first, *_: first + 1.0, keep_unused=True)
-    given = jax.device_put([jnp.ones(4096) for _ in range(arrays)])
-    return lambda: jax.block_until_ready(run(*given))
 
 
 def _timing(times: np.ndarray, idle: np.ndarray) -> Timing:

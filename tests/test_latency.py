@@ -15,8 +15,19 @@ import pytest
 import tiny_run
 from tiny_run import ARCH, CONFIG, supernet
 
-from supernet_jax import choices, config, costs, elastic, latency, results, timing
+from supernet_jax import (
+    choices,
+    config,
+    costs,
+    elastic,
+    extract,
+    latency,
+    network,
+    results,
+    timing,
+)
 from supernet_jax.errors import UserError
+from supernet_jax.export import onnx_engine
 from supernet_jax.extracted import Network
 from supernet_jax.latency import Calibration, Conditions, Table, Timing
 from supernet_jax.network import Space
@@ -159,7 +170,11 @@ class Clock:
 
         return run
 
-    def engine(self, module: Any, variables: Any, inputs: Any) -> Callable[[], None]:
+    @property
+    def engine(self) -> timing.Engine:
+        return timing.Engine("clock", self.program, lambda arrays: self.call(IDLE))
+
+    def program(self, module: Any, variables: Any, inputs: Any) -> Callable[[], None]:
         """Blocks take what `milliseconds` says, networks 1 ms and twice their blocks."""
         self.modules.append((module, variables, inputs))
         if not isinstance(module, Network):
@@ -177,7 +192,6 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(timing.time, "perf_counter", lambda: made.now)
-    monkeypatch.setattr(timing, "_idle", lambda arrays: made.call(IDLE))
     return made
 
 
@@ -379,6 +393,10 @@ def test_latency_of_a_space(
         (("--resolutions", 9), ("--resolutions has 9", "offers 8")),
         (("--archs", 2), ("--archs is 2", "at least 3")),
         (("--rounds", 2), ("--rounds is 2", "at least 3")),
+        (
+            ("--runtime", "onnx"),
+            ("engine is 'jit' there and 'onnxruntime ", "choose another --out"),
+        ),
     ],
 )
 def test_mistakes_in_measuring(
@@ -390,6 +408,44 @@ def test_mistakes_in_measuring(
     said = supernet(capsys, *COMMAND, measured, *more)
     assert said.status == 2 and said.err.count("\n") == 1
     assert [word for word in words if word not in said.err] == []
+
+
+def test_in_onnx_runtime(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, how = tmp_path / "onnx.json", ("--archs", 3, "--rounds", 3, "--runtime", "onnx")
+    said = supernet(capsys, "latency", "digits", *how, "--out", path)
+    assert said.status == 0, said
+    table = latency.read(path)
+    digits = mobilenet.digits()
+    assert table.kinds.keys() == latency.kinds(digits, (8,)).keys() and len(table.networks) == 13
+    assert table.conditions.engine.startswith("onnxruntime ") and table.conditions.jax == ""
+    assert "float32, onnxruntime " in said.out and "kernels" not in said.out
+    assert table.calibration is not None and table.calibration.scale > 0
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_onnx_runtime_computes_what_is_timed(whole: bool) -> None:
+    space = mobilenet.digits()
+    made = extract.module(space, choices.largest(space.menu))
+    block = made.blocks[2]
+    [inputs] = network.geometry(space, 8)[block.name].inputs
+    module = made if whole else block.module(block.spec)
+    shape = (2, 8, 8, 1) if whole else (2, *inputs[1:])
+    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+    variables = timing._variables(shapes["params"], shapes["moments"])
+    [found] = onnx_engine.program(module, variables, [images])()
+    wanted = np.asarray(jax.jit(module.apply)(variables, images))
+    found = found if whole else found.transpose(0, 2, 3, 1)
+    assert np.max(np.abs(found - wanted)) <= 1e-5 * np.max(np.abs(wanted))  # float32 sums
+
+
+def test_blocks_that_onnx_runtime_cannot_run(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = supernet(capsys, *COMMAND, tmp_path / "onnx.json", "--runtime", "onnx")
+    assert said.status == 2 and "block 'first', which is a Filter" in said.err
+    assert "--runtime jit measures any network" in said.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_search_within_milliseconds(

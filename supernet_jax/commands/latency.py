@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import rich.console
 import rich.table
@@ -12,13 +12,16 @@ import tyro
 from supernet_jax import choices, extract, latency, progress, results, timing
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
+from supernet_jax.export import formats, onnx_engine
 from supernet_jax.latency import Calibration, Table
 from supernet_jax.network import Space
+from supernet_jax.timing import Engine
 
 EXAMPLES = """
 supernet latency digits --out latency.json
 supernet latency configs/cifar10.py --batch 8 --out latency.json
 supernet latency attentivenas --resolutions 192 --out latency.json
+supernet latency configs/cifar10.py --runtime onnx --out latency-onnx.json
 The same command again goes on where an interrupted one stopped."""
 
 
@@ -38,6 +41,8 @@ class Arguments:
     """whole networks on which the sum over blocks is checked; 10 more calibrate it"""
     rounds: int = 15
     """how often each program is visited"""
+    runtime: Literal["jit", "onnx"] = "jit"
+    """what runs the programs: JAX on its default device, or ONNX Runtime on the CPU"""
 
 
 def run(arguments: Arguments) -> None:
@@ -48,17 +53,27 @@ def run(arguments: Arguments) -> None:
         ("--rounds", arguments.rounds, 3),
     ):
         common.at_least(name, value, low)
+    engine = _engine(arguments.runtime)
     space = common.space_of(arguments.space)
     resolutions = _resolutions(space, arguments.resolutions)
-    table = _begin(arguments.out, space, arguments.batch)
+    table = _begin(arguments.out, space, arguments.batch, engine)
     for pick in (choices.smallest, choices.largest):
-        extract.module(space, pick(space.menu))  # to fail now rather than after the blocks
-    table = _measure_kinds(table, space, resolutions, arguments)
-    table = _check(table, space, resolutions, arguments)
+        made = extract.module(space, pick(space.menu))  # to fail now rather than after the blocks
+        if arguments.runtime == "onnx":
+            onnx_engine.check(made)
+    table = _measure_kinds(table, space, resolutions, arguments, engine)
+    table = _check(table, space, resolutions, arguments, engine)
     _write(arguments.out, table)
     _print(table)
     print(f"wrote {arguments.out}: {len(table.kinds)} kinds of block")
     print(f"next: supernet search RUN --cost latency:{arguments.out} --high MILLISECONDS")
+
+
+def _engine(runtime: str) -> Engine:
+    if runtime == "jit":
+        return timing.JIT
+    formats.chosen([runtime], pixels=False, size=None)  # whose packages must be there
+    return onnx_engine.engine()
 
 
 def _resolutions(space: Space, asked: Sequence[int]) -> tuple[int, ...]:
@@ -71,9 +86,9 @@ def _resolutions(space: Space, asked: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(asked))) or space.resolutions
 
 
-def _begin(path: pathlib.Path, space: Space, batch: int) -> Table:
+def _begin(path: pathlib.Path, space: Space, batch: int, engine: Engine) -> Table:
     """The table that is there, if it was measured under the same conditions, or an empty one."""
-    here = timing.conditions(space, batch=batch)
+    here = timing.conditions(space, batch=batch, engine=engine)
     if not path.exists():
         common.check_writable("--out", path)
         return Table(latency.FORMAT, latency.VERSION, here, {}, {}, None)
@@ -88,14 +103,22 @@ def _begin(path: pathlib.Path, space: Space, batch: int) -> Table:
 
 
 def _measure_kinds(
-    table: Table, space: Space, resolutions: Sequence[int], arguments: Arguments
+    table: Table,
+    space: Space,
+    resolutions: Sequence[int],
+    arguments: Arguments,
+    engine: Engine,
 ) -> Table:
     wanted = latency.kinds(space, resolutions)
     todo = {name: kind for name, kind in wanted.items() if name not in table.kinds}
     if not todo:
         return table
     done = len(wanted) - len(todo)
-    how: dict[str, Any] = {"batch": arguments.batch, "rounds": arguments.rounds}
+    how: dict[str, Any] = {
+        "batch": arguments.batch,
+        "rounds": arguments.rounds,
+        "engine": engine,
+    }
     with progress.bar("blocks", len(wanted), done=done, unit="kind") as advance:
         for more in timing.kinds(todo, on_ready=advance, **how):
             table = dataclasses.replace(table, kinds={**table.kinds, **more})
@@ -103,13 +126,23 @@ def _measure_kinds(
     return table
 
 
-def _check(table: Table, space: Space, resolutions: Sequence[int], arguments: Arguments) -> Table:
+def _check(
+    table: Table,
+    space: Space,
+    resolutions: Sequence[int],
+    arguments: Arguments,
+    engine: Engine,
+) -> Table:
     """Measures whole networks, and calibrates the sum over their blocks."""
     fitted, checked = timing.archs(space, resolutions, arguments.archs)
     wanted = [*fitted, *checked]
     todo = [arch for arch in wanted if timing.notation(space, arch) not in table.networks]
     done = len(wanted) - len(todo)
-    how: dict[str, Any] = {"batch": arguments.batch, "rounds": arguments.rounds}
+    how: dict[str, Any] = {
+        "batch": arguments.batch,
+        "rounds": arguments.rounds,
+        "engine": engine,
+    }
     if todo:
         with progress.bar("networks", len(wanted), done=done, unit="network") as advance:
             for more in timing.networks(space, todo, on_ready=advance, **how):

@@ -29,7 +29,7 @@ from supernet_jax.blocks import (
     StemSpec,
 )
 from supernet_jax.export.format import Export
-from supernet_jax.extracted import Description
+from supernet_jax.extracted import Block, Description, Variables
 from supernet_jax.norm import EPSILON
 
 IMAGES, LOGITS = "images", "logits"
@@ -116,12 +116,17 @@ def of_export(export: Export, description: Description) -> Graph:
     if export.pixels:
         x = normalise(graph, x, description.mean, description.std)
     x = resize(graph, x, export.network.resolution)
-    for block in export.network.blocks:
-        params, stats = (export.variables[kind].get(block.name, {}) for kind in ("params", "stats"))
+    add(graph, export.network.blocks, export.variables, x)
+    return graph
+
+
+def add(graph: Graph, blocks: Sequence[Block], variables: Variables, x: Value) -> None:
+    """Adds blocks, one after another; what the last one computes is called `LOGITS`."""
+    for block in blocks:
+        params, stats = (variables[kind].get(block.name, {}) for kind in ("params", "stats"))
         part = Part(graph, block.name, _by_path(params), _by_path(stats))
         x = BLOCKS[block.module](part, block.spec, x)
     graph.nodes[-1] = graph.nodes[-1]._replace(output=LOGITS)
-    return graph
 
 
 def normalise(graph: Graph, x: Value, mean: Sequence[float], std: Sequence[float]) -> Value:

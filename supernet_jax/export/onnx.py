@@ -71,29 +71,50 @@ FORMAT = Format(
 
 def model(export: Export, description: Description) -> Any:
     """The `onnx.ModelProto` of a network."""
+    from onnx import TensorProto, helper
+
+    size, channels = export.size, description.input_channels
+    kind, shape = TensorProto.FLOAT, (channels, size, size)
+    if export.pixels:
+        kind, shape = TensorProto.UINT8, (size, size, channels)
+    made = graph.of_export(export, description)
+    logits = (BATCH, len(description.classes))
+    proto = model_of(made, description.space, kind, (BATCH, *shape), logits)
+    helper.set_model_props(proto, _metadata(export, description))
+    return proto
+
+
+def model_of(
+    made: graph.Graph,
+    name: str,
+    kind: int,
+    images: tuple[int | str, ...],
+    logits: tuple[int | str, ...] | None,
+) -> Any:
+    """The `onnx.ModelProto` of operations.
+
+    Args:
+        made: the operations.
+        name: of the whole.
+        kind: ONNX's type of the images.
+        images: their shape; text is a size that is free.
+        logits: shape of what is computed; None leaves it open.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
-    made = graph.of_export(export, description)
     nodes = [
         helper.make_node(n.kind, n.inputs, [n.output], name=n.name, **n.attributes)
         for n in made.nodes
     ]
     weights = [numpy_helper.from_array(value, name) for name, value in made.weights.items()]
-    size, channels = export.size, description.input_channels
-    kind, shape = TensorProto.FLOAT, (channels, size, size)
-    if export.pixels:
-        kind, shape = TensorProto.UINT8, (size, size, channels)
-    images = helper.make_tensor_value_info(IMAGES, kind, (BATCH, *shape))
-    classes = (BATCH, len(description.classes))
-    logits = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, classes)
-    proto = helper.make_model(
-        helper.make_graph(nodes, description.space, [images], [logits], weights),
+    given = helper.make_tensor_value_info(IMAGES, kind, images)
+    output = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, logits)
+    return helper.make_model(
+        helper.make_graph(nodes, name, [given], [output], weights),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="supernet_jax",
     )
-    helper.set_model_props(proto, _metadata(export, description))
-    return proto
 
 
 def _metadata(export: Export, description: Description) -> dict[str, str]:

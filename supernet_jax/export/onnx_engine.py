@@ -1,0 +1,65 @@
+"""ONNX Runtime as what latency tables are measured with, on the CPU."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from supernet_jax.errors import UserError
+from supernet_jax.export import chain, graph, onnx
+from supernet_jax.export.graph import IMAGES, LOGITS, Graph, Value
+from supernet_jax.extracted import Block, Network
+from supernet_jax.timing import Call, Engine
+
+IDLE = (4096,)  # shape of what an idle program adds 1 to
+
+
+def engine() -> Engine:
+    """ONNX Runtime with its own choice of threads; blocks and networks as the format has them."""
+    import onnxruntime
+
+    return Engine(f"onnxruntime {onnxruntime.__version__}", program, idle)
+
+
+def check(network: Network) -> None:
+    """Makes sure that a network's blocks can be measured.
+
+    Raises:
+        UserError: one of them is not the library's.
+    """
+    try:
+        chain.check(network, graph.BLOCKS, "ONNX")
+    except UserError as error:
+        raise UserError(f"{error}; --runtime jit measures any network") from None
+
+
+def program(module: nn.Module, variables: Any, inputs: Sequence[np.ndarray]) -> Call:
+    """Runs a network, or a block with a spec, on images `[B, H, W, C]` of its own size."""
+    [images] = inputs
+    first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    made, x = Graph([], {}), Value(IMAGES, first.shape[1], first.shape[2])
+    if isinstance(module, Network):
+        graph.add(made, module.blocks, variables, x)
+    else:
+        alone = Block("block", type(module), module.spec)
+        own = {kind: {alone.name: tree} for kind, tree in variables.items()}
+        graph.add(made, [alone], own, x)
+    return _session(made, first)
+
+
+def idle(arrays: int) -> Call:
+    """A program that adds 1 to an array; weights are part of a program here, so there are none."""
+    made = Graph([], {})
+    made.node("Add", "add", IMAGES, made.weight("one", np.ones(1)))
+    made.nodes[-1] = made.nodes[-1]._replace(output=LOGITS)
+    return _session(made, np.ones(IDLE, np.float32))
+
+
+def _session(made: Graph, given: np.ndarray) -> Call:
+    import onnxruntime
+
+    proto = onnx.model_of(made, "timed", graph.FLOAT, given.shape, None)
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=providers)
+    return lambda: session.run([LOGITS], {IMAGES: given})
