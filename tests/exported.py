@@ -10,7 +10,19 @@ import jax
 import numpy as np
 
 from supernet_jax import augment, choices, extract, extracted
-from supernet_jax.blocks import CONV, IDENTITY, Head, HeadSpec, MBConv, MBConvSpec, Stem, StemSpec
+from supernet_jax.blocks import (
+    CONV,
+    IDENTITY,
+    RELU,
+    Head,
+    HeadSpec,
+    InvertedResidual,
+    InvertedResidualSpec,
+    MBConv,
+    MBConvSpec,
+    Stem,
+    StemSpec,
+)
 from supernet_jax.export.format import Export
 from supernet_jax.extracted import Block, Network
 from supernet_jax.network import Space
@@ -39,6 +51,7 @@ EVERYTHING = Network(
         Block("pooled_widening", MBConv, _mbconv(12, 16, 12, stride=2, kernel=5, reduced=4)),
         Block("one_pixel", MBConv, _mbconv(16, 20, 32, stride=2)),
         Block("strided_pixel", MBConv, _mbconv(20, 20, 40, stride=2)),
+        Block("other", InvertedResidual, InvertedResidualSpec(20, 20, 40, 3, 1, False, 0, RELU)),
         Block("head", Head, HeadSpec(20, 24, 16, CLASSES, 0.0, 32)),
     ),
     resolution=13,

@@ -123,7 +123,6 @@ class MBConv(nn.Module):
         if expand:
             self.expand = conv(c_in, middle, 1)
             self.expand_norm = BatchNorm(middle)
-        middle = middle if expand else c_in
         self.depthwise = conv(middle, middle, kernel, stride, groups=middle)
         self.depthwise_norm = BatchNorm(middle)
         self.squeeze = SqueezeExcite(middle, reduced) if reduced else nn.Identity()
@@ -161,6 +160,7 @@ class InvertedResidual(nn.Module):
         super().__init__()
         self.activation = {"relu": F.relu, "hard_swish": F.hardswish}[activation]
         self.residual, self.expands = stride == 1 and c_in == c_out, expand
+        middle = middle if expand else c_in
         if expand:
             self.expand = conv(c_in, middle, 1)
             self.expand_norm = BatchNorm(middle)
