@@ -21,7 +21,7 @@ F = np.float32
 
 
 def test_prefixes_and_nesting_of_training_scripts(tmp_path: pathlib.Path) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed; it is no dependency")
     rng = np.random.default_rng(0)
     file = {"stem.weight": F(rng.normal(size=(4, 3))), "stem.count": np.array(7), "bias": F([0.5])}
     state = {f"module.{name}": torch.tensor(array) for name, array in file.items()}
@@ -58,14 +58,14 @@ def entry(shape: list[Any], end: int, kind: str = "F32", start: int = 0) -> dict
 
 def torch_file(value: Callable[[Any], Any]) -> Callable[[pathlib.Path], Any]:
     def write(path: pathlib.Path) -> None:
-        torch = pytest.importorskip("torch")
+        torch = pytest.importorskip("torch", reason="PyTorch is not installed; it is no dependency")
         torch.save(value(torch), path)
 
     return write
 
 
 def compressed(path: pathlib.Path) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed; it is no dependency")
     torch.save({"w": torch.zeros(100_000)}, path.with_suffix(".tmp"))
     with zipfile.ZipFile(path.with_suffix(".tmp")) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
@@ -195,7 +195,7 @@ def test_without_pytorch(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_pytorch_that_runs_code(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed; it is no dependency")
     torch.save({"w": torch.ones(1)}, tmp_path / "x.pth")
     assert files.read(tmp_path / "x.pth")["w"].tolist() == [1.0]
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")

@@ -1,9 +1,10 @@
 """ONNX: one file that runs in ONNX Runtime and whatever else reads the format.
 
-The file has opset 17 and IR version 8, of 2022: every ONNX Runtime since 1.12 runs it. Its input
-`images` is float32 `[batch, C, size, size]`, normalised, or with `Export.pixels` uint8
-`[batch, size, size, C]`; its output `logits` is float32 `[batch, K]`. The batch size is free. What
-the network is stands in the file's metadata, as JSON: see `_metadata`.
+The file has opset 17 and IR version 8, of 2022, so that older runtimes read it too:
+ONNX Runtime 1.20 and 1.31 were run. Its input `images` is float32 `[batch, C, size, size]`,
+normalised, or with `Export.pixels` uint8 `[batch, size, size, C]`; its output `logits` is float32
+`[batch, K]`. The batch size is free. What the network is stands in the file's metadata, as JSON:
+see `_metadata`.
 """
 
 import json
