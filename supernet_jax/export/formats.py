@@ -73,12 +73,17 @@ def chosen(names: Sequence[str], *, pixels: bool, size: int | None) -> tuple[For
 
 
 def _check_installed(formats: Sequence[Format]) -> None:
-    missing = [(f.name, need) for f in formats for need in f.packages if not _is_there(need)]
+    missing = [(f.name, need) for f in formats for need in missing_packages(f)]
     if missing:
         names = ", ".join(dict.fromkeys(name for name, _ in missing))
         needs = list(dict.fromkeys(need for _, need in missing))
         command = shlex.join([sys.executable, "-m", "pip", "install", *needs])
         raise UserError(f"{names} needs packages that are not installed; install them: {command}")
+
+
+def missing_packages(format: Format) -> list[str]:
+    """Which of the packages that a format needs are not installed, as pip requirements."""
+    return [need for need in format.packages if not _is_there(need)]
 
 
 def _is_there(requirement: str) -> bool:
