@@ -86,21 +86,18 @@ def compare(logits: Any, golden: dict) -> None:
     assert logits.argmax(1).tolist() == golden["argmax"]
 
 
-@pytest.mark.parametrize(
-    ("name", "case"), [("sliced", "a0"), ("sliced", "a3"), ("masked", "a0"), ("switched", "a0")]
-)
+@pytest.mark.parametrize(("name", "case"), [("sliced", "a0"), ("sliced", "a3"), ("masked", "a0")])
 def test_published_logits(name: str, case: str) -> None:
     golden = GOLDEN["cases"][case]
     size = golden["cfg"]["resolution"]
-    # A program of the whole space compiles for a minute: masked and switched have one each, and
-    # none for the images of another size.
-    if name != "switched":
-        batch = program(name, case, size, False)
-        at_size = reference.images(2, size, 0)
-        compare(batch(at_size).logits, golden["batchstat_logits_input_at_resolution"])
-        large = reference.images(2, 224, 0)
-        resized = batch(large if name == "sliced" else layers.resize_bicubic(large, size)).logits
-        compare(resized, golden["batchstat_logits_input_224_bicubic"])
+    # A program of the whole space compiles for a minute: masked has one, and none for the images
+    # of another size. That switched agrees with sliced is tested below.
+    batch = program(name, case, size, False)
+    at_size = reference.images(2, size, 0)
+    compare(batch(at_size).logits, golden["batchstat_logits_input_at_resolution"])
+    large = reference.images(2, 224, 0)
+    resized = batch(large if name == "sliced" else layers.resize_bicubic(large, size)).logits
+    compare(resized, golden["batchstat_logits_input_224_bicubic"])
     if name == "masked":
         return
     stats = program(name, case, size, True)
@@ -136,7 +133,7 @@ def test_theorem_on_the_whole_space() -> None:
 
     masked = gradient(network.masked)
     switched = jax.jit(lambda p, a: network.switched(SPACE, p, a, images, resolution=PIXELS))
-    archs = choices.unstack(choices.sample(SPACE.menu, jax.random.key(6), (3,)))
+    archs = choices.unstack(choices.sample(SPACE.menu, jax.random.key(16), (2,)))
     kinds = [{SPACE.blocks[name].spec(arch).shortcut for arch in archs} for name in EITHER]
     assert sum(len(kind) == 2 for kind in kinds) >= 3, "these archs change too few shortcuts"
     for arch in archs:

@@ -352,7 +352,14 @@ SEARCHES: list[Case] = [
 EXTRACTIONS: list[Case] = [
     ("beyond", EXTRACT + "--arch front:99 --out OUT", nothing, ("'front:99'", "front:0 to front:")),
     ("not in it", EXTRACT + "--arch front:x --out OUT", nothing, ("'front:x'", "front:0 to")),
-    ("two archs", EXTRACT + "--arch TMP/archs.json --out OUT", archs([ARCH] * 2), ("given 2",)),
+    ("no arch", EXTRACT + "--out OUT", nothing, ("say which subnets", "--front")),
+    ("both", EXTRACT + "--arch largest --front --out OUT", nothing, ("--arch for one", "--front")),
+    (
+        "format",
+        EXTRACT + "--arch largest --out OUT --format onxx",
+        nothing,
+        ("'onxx'", "mean onnx"),
+    ),
     (
         "unknown arch",
         EXTRACT + "--arch middle --out OUT",
