@@ -119,9 +119,17 @@ def _parse(command: Any, arguments: list[str], name: str, **options: Any) -> Any
         command.Arguments,
         args=arguments,
         prog=f"supernet {name}",
-        description=f"{command.Arguments.__doc__}\n\nExamples:{command.EXAMPLES}",
+        description=f"{command.Arguments.__doc__}\n\n{_examples(command.EXAMPLES)}",
         **options,
     )
+
+
+def _examples(text: str) -> str:
+    """Commands on a line each, which tyro leaves alone if they are indented, and then the words."""
+    lines = text.strip().splitlines()
+    commands = [f"  {line}" for line in lines if line.startswith("supernet ")]
+    words = [line for line in lines if not line.startswith("supernet ")]
+    return "\n".join(["Examples:", *commands, "", *words])
 
 
 def _overview() -> str:

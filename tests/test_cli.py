@@ -97,9 +97,12 @@ POSITIONAL = {"train": ("config",), "import": ("kind", "source", "settings")}  #
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_of_a_command(command: str, capsys: Capture) -> None:
     module, _ = cli.COMMANDS[command]
-    out = " ".join(done(capsys, command, "--help").split())
+    shown = done(capsys, command, "--help")
+    out = " ".join(shown.split())
     for example in module.EXAMPLES.strip().splitlines():
         assert " ".join(example.split()) in out
+        if example.startswith("supernet "):
+            assert f"\n  {example[:40]}" in shown, "examples stand in lines of their own"
     assert f"supernet {command}" in out
     for field in dataclasses.fields(module.Arguments):
         option = field.name.replace("_", "-")
