@@ -24,7 +24,7 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import choices, costs, experiment, progress
+from supernet_jax import choices, config, costs, experiment, progress
 from supernet_jax.raced import Book
 from supernet_jax.search import pareto_front, race
 
@@ -44,6 +44,7 @@ def main() -> None:
     """Runs the races and prints the tables."""
     parser = measure.parser(__doc__)
     parser.add_argument("--run", type=pathlib.Path, help="a trained run")
+    parser.add_argument("--config", type=pathlib.Path, help="that defines parts of the run")
     parser.add_argument("--book", type=pathlib.Path, help="where its candidates' answers are kept")
     parser.add_argument("--candidates", type=int, default=500)
     parser.add_argument("--images", type=int, default=0, help="held-out images (default: all)")
@@ -84,7 +85,8 @@ def measured(arguments: argparse.Namespace) -> list[dict]:
 
 def answers(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, int, int]:
     """MACs `[N]`, what is right bool `[N, K]`, the batch, and calibration images of a candidate."""
-    opened = experiment.open_run(arguments.run)
+    types = config.load_file(arguments.config)[1] if arguments.config else None
+    opened = experiment.open_run(arguments.run, types)
     settings = opened.experiment.config
     limited = dataclasses.replace(settings.evaluation, limit=arguments.images)
     built = opened.experiment._replace(config=dataclasses.replace(settings, evaluation=limited))
