@@ -18,7 +18,6 @@ import measure
 import numpy as np
 
 from supernet_jax import choices, extract, machine, network
-from supernet_jax.errors import UserError
 from supernet_jax.export import formats
 from supernet_jax.export.format import Export, Format
 
@@ -104,13 +103,10 @@ def measured(export: Export, folder: pathlib.Path, rounds: int) -> list[dict[str
 
 def available() -> tuple[Format, ...]:
     """The formats whose packages are installed."""
-    found: list[Format] = []
-    for format in formats.FORMATS:
-        try:
-            found += formats.chosen([format.name], pixels=False, size=None)
-        except UserError as error:
-            print(f"left out: {error}")
-    return tuple(found)
+    missing = {format.name: formats.missing_packages(format) for format in formats.FORMATS}
+    for name in filter(missing.get, missing):
+        print(f"left out: {name}, which needs {', '.join(missing[name])}")
+    return tuple(format for format in formats.FORMATS if not missing[format.name])
 
 
 def kibibytes(folder: pathlib.Path, names: Any) -> float:

@@ -112,9 +112,9 @@ def arch_of(space, name):
 
 def made(width):
     """Random parameters, split over the devices."""
-    from supernet_jax import sharding, slices
+    from supernet_jax import network, sharding
 
-    shapes = {"params": slices.parameter_shapes(space_of(width))}
+    shapes = {"params": network.parameter_shapes(space_of(width))}
     rng, mesh = np.random.default_rng(0), sharding.data_mesh()
     places = sharding.place(mesh, shapes, rules=sharding.SHARDED)
     draw = lambda s: 0.05 * rng.standard_normal(s.shape, np.float32)  # noqa: E731

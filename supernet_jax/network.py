@@ -198,6 +198,12 @@ def init(space: Space, key: Array) -> Tree:
     return jax.vmap(functools.partial(_init_one, space))(jax.random.split(key, space.bank.rows))
 
 
+@functools.cache
+def parameter_shapes(space: Space) -> Tree:
+    """The tree of `init` with `jax.ShapeDtypeStruct` leaves; nothing is computed."""
+    return jax.eval_shape(functools.partial(init, space), jax.random.key(0))
+
+
 def _init_one(space: Space, key: Array) -> Tree:
     params: Tree = {}
     for name, shape in geometry(space, space.resolutions[0]).items():

@@ -74,7 +74,8 @@ def boxes(space: Space, arch: Arch) -> Tree:
     """
     resolution = space.resolutions[int(choices.get(arch, space.resolution))]
     row = None if space.bank is None else space.bank.row.static(arch)
-    wanted: dict[str, dict[tuple[str, ...], Box]] = {name: {} for name in parameter_shapes(space)}
+    shared = network.parameter_shapes(_without_bank(space))
+    wanted: dict[str, dict[tuple[str, ...], Box]] = {name: {} for name in shared}
     transforms: dict[str, set[str]] = {name: set() for name in wanted}
     for name, shape in network.geometry(space, resolution).items():
         block, group = space.blocks[name], network.group(space, name)
@@ -82,20 +83,14 @@ def boxes(space: Space, arch: Arch) -> Tree:
         if spec is None:
             continue
         own = elastic.shapes(block, spec, shape.inputs).params
-        for path, edges in elastic.needed(block, own, parameter_shapes(space)[group]).items():
+        for path, edges in elastic.needed(block, own, shared[group]).items():
             box = Box(*map(tuple, zip(*edges, strict=True)))
             wanted[group][path] = wanted[group].get(path, box).union(box)
         transforms[group] |= {"/".join(transform.leaf) for transform in block.transforms}
     return {
         group: _tree(shapes, wanted[group], transforms[group], row)
-        for group, shapes in parameter_shapes(space).items()
+        for group, shapes in shared.items()
     }
-
-
-@functools.cache
-def parameter_shapes(space: Space) -> Tree:
-    """Shapes of the shared parameters, without the axis of a bank."""
-    return jax.eval_shape(functools.partial(network.init, _without_bank(space)), jax.random.key(0))
 
 
 @functools.cache

@@ -54,12 +54,14 @@ class Subnet(NamedTuple):
         stats: calibrated, at the union's shapes.
         logits: of the proof images, float32 `[B, K]`.
         accuracy: share of images classified correctly in [0, 1], by split.
+        calibration: number of batches and of images in each, of `stats`.
     """
 
     arch: Arch
     stats: Tree
     logits: np.ndarray
     accuracy: Mapping[str, float]
+    calibration: tuple[int, int]
 
 
 def take_out(
@@ -87,7 +89,7 @@ def take_out(
         "held-out": _accuracy(built, module, variables, held_out),
         "test": _accuracy(built, module, variables, data),
     }
-    made = _Made(arch, module, variables, proof, accuracy)
+    made = _Made(arch, module, variables, proof, accuracy, _size(data.calibration))
     return _save(opened, made, folder, wanted or Wanted(), images)
 
 
@@ -113,7 +115,8 @@ def take_out_many(
             opened.experiment.space, opened.params, subnet.arch, subnet.stats
         )
         proof = extract.compare(module, variables, prepared, subnet.logits)
-        made = _Made(subnet.arch, module, variables, proof, subnet.accuracy)
+        found = (proof, subnet.accuracy, subnet.calibration)
+        made = _Made(subnet.arch, module, variables, *found)
         yield folders[place], _save(opened, made, folders[place], wanted, images)
 
 
@@ -167,15 +170,14 @@ class _Made(NamedTuple):
     variables: Variables
     proof: float
     accuracy: Mapping[str, float]
+    calibration: tuple[int, int]  # batches, images in each
 
 
 def _save(
     opened: Run, made: _Made, folder: pathlib.Path, wanted: Wanted, images: np.ndarray
 ) -> dict[str, Any]:
     built = opened.experiment
-    dataset, settings = built.dataset, built.config.evaluation
-    batch = min(settings.batch, len(dataset.train.labels))
-    batches = min(settings.calibration_batches, len(dataset.train.labels) // batch)
+    dataset = built.dataset
     description = extract.describe(
         built.space,
         made.arch,
@@ -185,14 +187,14 @@ def _save(
         std=dataset.std,
         classes=dataset.class_names,
         accuracy=made.accuracy,
-        calibration=(batches, batch),
+        calibration=made.calibration,
         source={
             "run": str(opened.folder),
             "checkpoint": opened.step,
             "data": dataset.name,
             "data_fingerprint": dataset.fingerprint,
             "split_seed": built.config.data.split_seed,
-            "held_out_limit": settings.limit,
+            "held_out_limit": built.config.evaluation.limit,
             "parameters_read": "slices" if opened.part else "whole",
         },
         proof=made.proof,
@@ -208,6 +210,11 @@ def _save(
         write=export_formats.writer(wanted.formats, export, export_formats.fed(images, export)),
         card=export_formats.card(wanted.formats),
     )
+
+
+def _size(calibration: Any) -> tuple[int, int]:
+    """Batches, and images in each."""
+    return calibration.shape[0], calibration.shape[1]
 
 
 def _data_size(built: Experiment) -> int:
@@ -281,7 +288,8 @@ def _subnets(opened: Run, archs: Sequence[Arch], images: jax.Array) -> Iterator[
                     splits.items(), ends[:-1], ends[1:], strict=True
                 )
             }
-            yield int(where[i]), Subnet(arch, own, found, accuracy)
+            used = _size(together.calibration)
+            yield int(where[i]), Subnet(arch, own, found, accuracy, used)
 
 
 def _right(

@@ -65,8 +65,8 @@ def space_of(name: str) -> Space:
 
 def supernet_parameters(space: Space) -> int:
     """Number of shared parameters of a space, over all rows of a bank."""
-    shapes = jax.eval_shape(lambda: network.init(space, jax.random.key(0)))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    shapes = jax.tree.leaves(network.parameter_shapes(space))
+    return sum(math.prod(leaf.shape) for leaf in shapes)
 
 
 def read_search(run: Run) -> dict[str, Any]:

@@ -167,14 +167,20 @@ def _stem(at: Part, s: StemSpec, x: Value, *, activation: Activation) -> Value:
     return _conv(at, "conv", x, stride=s.stride, norm="norm", activation=activation)
 
 
-def _mbconv(at: Part, s: MBConvSpec, x: Value) -> Value:
-    y = x
+def _bottleneck(
+    at: Part, s: MBConvSpec | InvertedResidualSpec, x: Value, activation: Activation
+) -> Value:
+    """What both families of blocks do beside the shortcut."""
     if s.expand:
-        y = _conv(at, "expand", y, norm="expand_norm", activation=_swish)
-    y = _conv(at, "depthwise", y, stride=s.stride, norm="depthwise_norm", activation=_swish)
+        x = _conv(at, "expand", x, norm="expand_norm", activation=activation)
+    x = _conv(at, "depthwise", x, stride=s.stride, norm="depthwise_norm", activation=activation)
     if s.reduced:
-        y = _squeeze_excite(at, "squeeze", y)
-    y = _conv(at, "project", y, norm="project_norm")
+        x = _squeeze_excite(at, "squeeze", x)
+    return _conv(at, "project", x, norm="project_norm")
+
+
+def _mbconv(at: Part, s: MBConvSpec, x: Value) -> Value:
+    y = _bottleneck(at, s, x, _swish)
     if s.stride > 1:
         x = _average_pool(at, "pool", x, s.stride)
     if s.shortcut != IDENTITY:
@@ -183,14 +189,7 @@ def _mbconv(at: Part, s: MBConvSpec, x: Value) -> Value:
 
 
 def _inverted_residual(at: Part, s: InvertedResidualSpec, x: Value) -> Value:
-    activation = _relu if s.activation == RELU else _hard_swish
-    y = x
-    if s.expand:
-        y = _conv(at, "expand", y, norm="expand_norm", activation=activation)
-    y = _conv(at, "depthwise", y, stride=s.stride, norm="depthwise_norm", activation=activation)
-    if s.reduced:
-        y = _squeeze_excite(at, "squeeze", y)
-    y = _conv(at, "project", y, norm="project_norm")
+    y = _bottleneck(at, s, x, _relu if s.activation == RELU else _hard_swish)
     return at.node("Add", "sum", x, y) if s.residual else y
 
 

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator, Mapping
 
 import flax
-import jax
 import numpy as np
 
 from supernet_jax import network
@@ -44,13 +43,9 @@ OUTER = {
     "head/mix": "last_conv.feature_mix_layer.conv.conv",
     "head/classifier": "classifier.linear.linear",
 }
-KINDS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
-STATISTICS = ("running_mean", "running_var")
-CALIBRATED = "statistics are calibrated for each subnet"
 NEVER_READ = "no subnet reads it: input and output of this block always have equal channels"
 WHAT = "a published AttentiveNAS or AlphaNet supernet of this space"
-# What the published weights expect of images: pixels in 0..1, (pixel - MEAN) / STD.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = mapping.MEAN, mapping.STD
 STEM: Leaf = ("stem", "conv", "kernel")
 
 
@@ -78,13 +73,12 @@ def places(space: Space) -> dict[str, Place]:
     Raises:
         UserError: the space is not of the family.
     """
-    found = {}
-    shapes = jax.eval_shape(functools.partial(network.init, space), jax.random.key(0))
+    shapes = network.parameter_shapes(space)
     flat = flax.traverse_util.flatten_dict({name: shapes[name] for name in space.blocks})
-    for leaf, shape in flat.items():
-        name = published_name(space, leaf)
-        found[name] = mapping.place(leaf, shape.shape)
-    return found
+    return {
+        published_name(space, leaf): mapping.place(leaf, shape.shape)
+        for leaf, shape in flat.items()
+    }
 
 
 def published_name(space: Space, leaf: Leaf) -> str:
@@ -93,7 +87,7 @@ def published_name(space: Space, leaf: Leaf) -> str:
     Raises:
         UserError: the space is not of the family.
     """
-    block, layer, kind = leaf[0], "/".join(leaf[1:-1]), KINDS.get(leaf[-1])
+    block, layer, kind = leaf[0], "/".join(leaf[1:-1]), mapping.KINDS.get(leaf[-1])
     numbers = _numbers(space)
     if block in numbers:
         there, prefix = INNER.get(layer), f"blocks.{numbers[block]}."
@@ -114,13 +108,8 @@ def spares(space: Space) -> dict[str, Spare]:
         f"blocks.{number}.{INNER['shortcut']}.weight": Spare((c_out, c_in, 1, 1), NEVER_READ)
         for number, c_in, c_out in _sizes(space)
     }
-    found = {name: spare for name, spare in found.items() if name not in places(space)}
-    for name, where in places(space).items():
-        if where.leaf[-1] == "scale":
-            norm = name.removesuffix("weight")
-            found |= {f"{norm}{kind}": Spare(where.wanted, CALIBRATED) for kind in STATISTICS}
-            found[f"{norm}num_batches_tracked"] = Spare((), CALIBRATED)
-    return found
+    unused = {name: spare for name, spare in found.items() if name not in places(space)}
+    return unused | mapping.statistics(places(space))
 
 
 def _numbers(space: Space) -> dict[str, int]:

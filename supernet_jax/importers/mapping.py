@@ -13,6 +13,11 @@ from supernet_jax.importers.report import Report
 Leaf = tuple[str, ...]  # path of a parameter
 # Which axes of PyTorch's tensors are ours, by the number of axes: OIHW to HWIO, out-in to in-out.
 FROM_TORCH: dict[int, tuple[int, ...]] = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
+KINDS = {"kernel": "weight", "scale": "weight", "bias": "bias"}  # as PyTorch calls them
+# What weights published for ImageNet expect of images: pixels in 0..1, (pixel - MEAN) / STD.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MOMENTS = ("mean", "var")
+CALIBRATED = "statistics are calibrated for each subnet"
 NAMED = 4  # so many names a message lists at most
 
 
@@ -50,6 +55,17 @@ class Spare(NamedTuple):
 def place(leaf: Leaf, shape: Sequence[int]) -> Place:
     """The place of a weight in PyTorch's usual layout."""
     return Place(leaf, tuple(shape), FROM_TORCH[len(shape)])
+
+
+def statistics(places: Mapping[str, Place]) -> dict[str, Spare]:
+    """What PyTorch's BatchNorm keeps of the batches that it saw, beside each scale in `places`."""
+    found: dict[str, Spare] = {}
+    for name, where in places.items():
+        if where.leaf[-1] == "scale":
+            norm = name.removesuffix("weight")
+            found |= {f"{norm}running_{kind}": Spare(where.wanted, CALIBRATED) for kind in MOMENTS}
+            found[f"{norm}num_batches_tracked"] = Spare((), CALIBRATED)
+    return found
 
 
 def mapped(

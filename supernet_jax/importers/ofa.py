@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 
 import flax
-import jax
 import numpy as np
 
 from supernet_jax import elastic, network
@@ -42,16 +41,12 @@ OUTER = {
     "head/mix": "feature_mix_layer.conv",
     "head/classifier": "classifier.linear",
 }
-KINDS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 SPELLINGS = (  # of elastic layers, which hold an ordinary one, and of older files
     (r"\.mobile_inverted_conv\.", ".conv."),
     (r"\.(conv|bn|linear)\.\1\.(?=\w+$)", r".\1."),
 )
-STATISTICS = ("running_mean", "running_var")
-CALIBRATED = "statistics are calibrated for each subnet"
 WHAT = "a published Once-for-All MobileNetV3 supernet of this space"
-# What the published weights expect of images: pixels in 0..1, (pixel - MEAN) / STD.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = mapping.MEAN, mapping.STD
 STEM: Leaf = ("stem", "conv", "kernel")
 
 
@@ -86,20 +81,14 @@ def places(space: Space) -> dict[str, Place]:
     Raises:
         UserError: the space is not of the family.
     """
-    shapes = jax.eval_shape(functools.partial(network.init, space), jax.random.key(0))
+    shapes = network.parameter_shapes(space)
     flat = flax.traverse_util.flatten_dict({name: shapes[name] for name in space.blocks})
     return {_published(space, leaf): _place(leaf, shape.shape) for leaf, shape in flat.items()}
 
 
 def spares(space: Space) -> dict[str, Spare]:
     """The tensors without a place that a published file may have, by name."""
-    found: dict[str, Spare] = {}
-    for name, where in places(space).items():
-        if where.leaf[-1] == "scale":
-            norm = name.removesuffix("weight")
-            found |= {f"{norm}{kind}": Spare(where.wanted, CALIBRATED) for kind in STATISTICS}
-            found[f"{norm}num_batches_tracked"] = Spare((), CALIBRATED)
-    return found
+    return mapping.statistics(places(space))
 
 
 def _short(name: str) -> str:
@@ -117,7 +106,7 @@ def _place(leaf: Leaf, shape: tuple[int, ...]) -> Place:
 
 def _published(space: Space, leaf: Leaf) -> str:
     """What a parameter of ours is called there, in the shortest spelling."""
-    block, layer, kind = leaf[0], "/".join(leaf[1:-1]), KINDS.get(leaf[-1])
+    block, layer, kind = leaf[0], "/".join(leaf[1:-1]), mapping.KINDS.get(leaf[-1])
     numbers = _numbers(space)
     if elastic.TRANSFORMS in leaf:
         kind = f"{leaf[-1]}_matrix"
