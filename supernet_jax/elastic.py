@@ -317,21 +317,28 @@ def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, soft: bool)
         leaves: of `_Edges`.
         soft: whether this is a code.
     """
-    starts, stops = table if soft else jax.lax.dynamic_index_in_dim(table, chosen, 1)
-
-    def inside(n: int, column: int) -> Array:  # [S, n]; of an arch [1, n]
-        position = jax.lax.broadcasted_iota(jnp.int32, (len(starts), n), 1)
-        return (position >= starts[:, column, None]) & (position < stops[:, column, None])
-
+    table = table if soft else jax.lax.dynamic_index_in_dim(table, chosen, 1)
+    sizes = [(_get(tree, path).shape or (1,))[axis] for path, places in leaves for axis, _ in places]
+    starts, stops = table[..., None]  # of every spec, or of the one that was chosen
+    position = jax.lax.broadcasted_iota(jnp.int32, (*starts.shape[:2], max(sizes, default=0)), 2)
+    inside = (position >= starts) & (position < stops)  # [S, columns, n], of an arch [1, ...]
+    if not soft:
+        # Or else the compiler computes it, and what the arch chose, again for every leaf.
+        inside = jax.lax.optimization_barrier(inside)
     for path, places in leaves:
         leaf = _get(tree, path)
         shape = leaf.shape or (1,)
-        boxes = [inside(shape[axis], column) for axis, column in places]
+        boxes = [_columns(inside, column, shape[axis]) for axis, column in places]
         mask = _expectation(chosen, boxes) if soft else _product([box[0] for box in boxes])
         used = [axis for axis, _ in places]
         mask = mask.reshape([n if a in used else 1 for a, n in enumerate(leaf.shape)])
         tree = _put(tree, path, leaf * mask.astype(leaf.dtype))
     return tree
+
+
+def _columns(inside: Array, column: int, n: int) -> Array:
+    """`[S, columns, N]` -> `[S, n]`."""
+    return jax.lax.slice(inside, (0, column, 0), (len(inside), column + 1, n))[:, 0]
 
 
 def _product(boxes: Sequence[Array]) -> Array:

@@ -220,13 +220,18 @@ def depthwise(x: Array, kernel: Array, stride: int) -> Array:
         kernel: `[k, k, 1, C]`.
         stride: of both axes.
     """
-    on_cpu = native.depthwise if native.takes(x, kernel) else _shifted_depthwise
-    return _depthwise(x, kernel, stride, on_cpu)
+    taken = native.takes(x, kernel)
+    on_cpu = native.depthwise if taken else _shifted_depthwise
+    return _depthwise(x, kernel, stride, on_cpu, taken and native.only_cpu())
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _depthwise(x: Array, kernel: Array, stride: int, on_cpu: Callable[..., Array]) -> Array:
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _depthwise(
+    x: Array, kernel: Array, stride: int, on_cpu: Callable[..., Array], only_cpu: bool
+) -> Array:
     """Jitted by itself: it has by far the most operations of all layers, and many are alike."""
+    if only_cpu:
+        return on_cpu(x, kernel, stride)
 
     def convolution(x: Array, kernel: Array) -> Array:
         k = kernel.shape[0]

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from supernet_jax import choices, elastic, layers
+from supernet_jax import choices, draws, elastic, layers
 from supernet_jax.call import Call, Static, init_module
 from supernet_jax.choices import Arch, Array, Code, Lookup, Menu, Path
 from supernet_jax.elastic import ElasticBlock, Spec, Tree
@@ -193,9 +193,10 @@ def init(space: Space, key: Array) -> Tree:
 
     With a parameter bank every leaf has a leading axis of its rows.
     """
+    start = draws.at_once(functools.partial(_init_one, space))
     if space.bank is None:
-        return _init_one(space, key)
-    return jax.vmap(functools.partial(_init_one, space))(jax.random.split(key, space.bank.rows))
+        return start(key)
+    return jax.vmap(start)(jax.random.split(key, space.bank.rows))
 
 
 @functools.cache

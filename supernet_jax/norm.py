@@ -7,8 +7,8 @@ then the input's gradient. With
     z = (x - mean) * factor + bias,   factor = scale / sqrt(variance + EPSILON),   y = z or swish(z)
 
 and `inner` the gradient with respect to z, the sums are of `inner` and of `inner * (x - mean)`
-(arXiv 1502.03167, section 3). On CPU the compiled kernels of `native` make these passes if they
-were built.
+(arXiv 1502.03167, section 3). On CPU the compiled kernels of `native` do all of it if they were
+built.
 
 Images are `[..., C]`, all other arrays `[C]`.
 """
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from supernet_jax import native
@@ -27,21 +28,19 @@ Array = jax.Array
 EPSILON = 1e-5  # as published
 
 
-class Passes(NamedTuple):
-    """The passes over a whole array.
+class Operations(NamedTuple):
+    """One way to compute it all; `swish` is static.
 
     Attributes:
-        moments: `x -> (mean, biased variance)`.
-        apply: `(x, mean, factor, bias, swish) -> y`.
-        sums: `(g, x, mean, factor, bias, swish)` -> the two sums; g is the gradient of y.
-        gradient: `(g, x, mean, factor, bias, slope, offset, swish)` ->
-            `inner * factor + slope * (x - mean) + offset`.
+        batch: `(x, scale, bias, swish=) -> (y, mean, biased variance)`.
+        gradient: `(g, x, mean, variance, scale, bias, of_mean, of_variance, swish=)`, the gradients
+            of y and of both moments, to those of x, scale and bias.
+        given: `(x, mean, variance, scale, bias, swish=) -> y`.
     """
 
-    moments: Callable[..., tuple[Array, Array]]
-    apply: Callable[..., Array]
-    sums: Callable[..., tuple[Array, Array]]
-    gradient: Callable[..., Array]
+    batch: Callable[..., tuple[Array, Array, Array]]
+    gradient: Callable[..., tuple[Array, Array, Array]]
+    given: Callable[..., Array]
 
 
 def batch_norm(
@@ -55,88 +54,116 @@ def batch_norm(
         bias: `[C]`.
         swish: whether y = z * sigmoid(z).
     """
-    return _on_platform(_batch_norm, swish, x, scale, bias)
+    return _batch_norm(_operations(x), swish, x, scale, bias)
 
 
 def normalise(
     x: Array, mean: Array, variance: Array, scale: Array, bias: Array, *, swish: bool
 ) -> Array:
     """Normalises by given statistics, mean and (whichever) variance, float32; see `batch_norm`."""
-    return _on_platform(_normalise, swish, x, mean, variance, scale, bias)
+    return _normalise(_operations(x), swish, x, mean, variance, scale, bias)
 
 
-def _on_platform(operation: Callable, swish: bool, *operands: Array) -> Any:
-    plain = functools.partial(operation, PLAIN, swish)
-    if not native.takes_norm(operands[0]):
-        return plain(*operands)
-    compiled = functools.partial(operation, COMPILED, swish)
-    return lax.platform_dependent(*operands, cpu=compiled, default=plain)
+def _operations(x: Array) -> Operations:
+    if not native.takes_norm(x):
+        return PLAIN
+    return COMPILED if native.only_cpu() else BY_PLATFORM
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _batch_norm(
-    passes: Passes, swish: bool, x: Array, scale: Array, bias: Array
+    operations: Operations, swish: bool, x: Array, scale: Array, bias: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    mean, variance = passes.moments(x)
-    return _normalise(passes, swish, x, mean, variance, scale, bias), (mean, variance)
+    y, mean, variance = operations.batch(x, scale, bias, swish=swish)
+    return y, (mean, variance)
 
 
 def _batch_forward(
-    passes: Passes, swish: bool, x: Array, scale: Array, bias: Array
+    operations: Operations, swish: bool, x: Array, scale: Array, bias: Array
 ) -> tuple[tuple[Array, tuple[Array, Array]], tuple[Array, ...]]:
-    y, (mean, variance) = _batch_norm(passes, swish, x, scale, bias)
+    y, mean, variance = operations.batch(x, scale, bias, swish=swish)
     return (y, (mean, variance)), (x, mean, variance, scale, bias)
 
 
 def _batch_backward(
-    passes: Passes,
+    operations: Operations,
     swish: bool,
     residuals: tuple[Array, ...],
     gradient: tuple[Array, tuple[Array, Array]],
 ) -> tuple[Array, Array, Array]:
-    g, (of_mean, of_variance) = gradient
-    x, *_ = residuals
-    by_mean, by_variance, by_scale, by_bias = _by_channel(passes, swish, residuals, g)
-    n = x.size // x.shape[-1]
-    slope = 2 / n * (of_variance + by_variance)
-    by_x = _by_input(passes, swish, residuals, g, slope, (of_mean + by_mean) / n)
-    return by_x, by_scale, by_bias
+    g, moments = gradient
+    return operations.gradient(g, *residuals, *moments, swish=swish)
 
 
 _batch_norm.defvjp(_batch_forward, _batch_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _normalise(
-    passes: Passes, swish: bool, x: Array, mean: Array, variance: Array, scale: Array, bias: Array
-) -> Array:
-    return passes.apply(x, mean, _factor(variance, scale), _wide(bias), swish)
+def _normalise(operations: Operations, swish: bool, *operands: Array) -> Array:
+    return operations.given(*operands, swish=swish)
 
 
 def _normalise_forward(
-    passes: Passes, swish: bool, *operands: Array
+    operations: Operations, swish: bool, *operands: Array
 ) -> tuple[Array, tuple[Array, ...]]:
-    return _normalise(passes, swish, *operands), operands
+    return operations.given(*operands, swish=swish), operands
 
 
 def _normalise_backward(
-    passes: Passes, swish: bool, residuals: tuple[Array, ...], g: Array
+    operations: Operations, swish: bool, residuals: tuple[Array, ...], g: Array
 ) -> tuple[Array, ...]:
+    # Rare: training on given statistics. XLA does it on every backend.
     zero = jnp.zeros_like(residuals[1])
-    by_x = _by_input(passes, swish, residuals, g, zero, zero)
-    return by_x, *_by_channel(passes, swish, residuals, g)
+    by_x = _by_input(g, *residuals, zero, zero, swish)
+    return by_x, *_by_channel(g, *residuals, swish)
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
+# ---------------------------------------------------------------------------- by XLA
+
+
+def _batch(x: Array, scale: Array, bias: Array, *, swish: bool) -> tuple[Array, Array, Array]:
+    wide, axes = _wide(x), tuple(range(x.ndim - 1))
+    mean = jnp.mean(wide, axes)
+    variance = jnp.mean(jnp.square(wide - _row(mean, wide)), axes)
+    return _given(x, mean, variance, scale, bias, swish=swish), mean, variance
+
+
+def _given(
+    x: Array, mean: Array, variance: Array, scale: Array, bias: Array, *, swish: bool
+) -> Array:
+    y = _affine(x, mean, _factor(variance, scale), _wide(bias)).astype(x.dtype)
+    return jax.nn.swish(y) if swish else y
+
+
+def _gradient(
+    g: Array,
+    x: Array,
+    mean: Array,
+    variance: Array,
+    scale: Array,
+    bias: Array,
+    of_mean: Array,
+    of_variance: Array,
+    *,
+    swish: bool,
+) -> tuple[Array, Array, Array]:
+    given = (g, x, mean, variance, scale, bias)
+    by_mean, by_variance, by_scale, by_bias = _by_channel(*given, swish)
+    n = x.size // x.shape[-1]
+    slope, offset = 2 / n * (of_variance + by_variance), (of_mean + by_mean) / n
+    return _by_input(*given, slope, offset, swish), by_scale, by_bias
+
+
 def _by_channel(
-    passes: Passes, swish: bool, residuals: tuple[Array, ...], g: Array
+    g: Array, x: Array, mean: Array, variance: Array, scale: Array, bias: Array, swish: bool
 ) -> tuple[Array, Array, Array, Array]:
     """Gradients with respect to mean, variance, scale and bias, each as if the rest were fixed."""
-    x, mean, variance, scale, bias = residuals
-    factor = _factor(variance, scale)
-    total, along = passes.sums(g, x, mean, factor, _wide(bias), swish)
+    factor, axes = _factor(variance, scale), tuple(range(x.ndim - 1))
+    inner = _inner(g, x, mean, factor, _wide(bias), swish)
+    total, along = jnp.sum(inner, axes), jnp.sum(inner * (_wide(x) - _row(mean, x)), axes)
     inverse = lax.rsqrt(variance + EPSILON)
     by_variance = -0.5 * factor * jnp.square(inverse) * along
     by_scale, by_bias = (inverse * along).astype(scale.dtype), total.astype(bias.dtype)
@@ -144,55 +171,24 @@ def _by_channel(
 
 
 def _by_input(
-    passes: Passes,
-    swish: bool,
-    residuals: tuple[Array, ...],
-    g: Array,
-    slope: Array,
-    offset: Array,
-) -> Array:
-    x, mean, variance, scale, bias = residuals
-    factor = _factor(variance, scale)
-    return passes.gradient(g, x, mean, factor, _wide(bias), slope, offset, swish)
-
-
-def _factor(variance: Array, scale: Array) -> Array:
-    return lax.rsqrt(variance + EPSILON) * _wide(scale)
-
-
-# ---------------------------------------------------------------------------- the passes
-
-
-def _moments(x: Array) -> tuple[Array, Array]:
-    wide, axes = _wide(x), tuple(range(x.ndim - 1))
-    mean = jnp.mean(wide, axes)
-    return mean, jnp.mean(jnp.square(wide - _row(mean, wide)), axes)
-
-
-def _apply(x: Array, mean: Array, factor: Array, bias: Array, swish: bool) -> Array:
-    y = _affine(x, mean, factor, bias).astype(x.dtype)
-    return jax.nn.swish(y) if swish else y
-
-
-def _sums(
-    g: Array, x: Array, mean: Array, factor: Array, bias: Array, swish: bool
-) -> tuple[Array, Array]:
-    inner, axes = _inner(g, x, mean, factor, bias, swish), tuple(range(x.ndim - 1))
-    return jnp.sum(inner, axes), jnp.sum(inner * (_wide(x) - _row(mean, x)), axes)
-
-
-def _gradient(
     g: Array,
     x: Array,
     mean: Array,
-    factor: Array,
+    variance: Array,
+    scale: Array,
     bias: Array,
     slope: Array,
     offset: Array,
     swish: bool,
 ) -> Array:
-    inner = _inner(g, x, mean, factor, bias, swish)
+    """`inner * factor + slope * (x - mean) + offset`."""
+    factor = _factor(variance, scale)
+    inner = _inner(g, x, mean, factor, _wide(bias), swish)
     return (inner * _row(factor, x) + _affine(x, mean, slope, offset)).astype(x.dtype)
+
+
+def _factor(variance: Array, scale: Array) -> Array:
+    return lax.rsqrt(variance + EPSILON) * _wide(scale)
 
 
 def _inner(g: Array, x: Array, mean: Array, factor: Array, bias: Array, swish: bool) -> Array:
@@ -216,5 +212,18 @@ def _row(vector: Array, like: Array) -> Array:
     return vector.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
-PLAIN = Passes(_moments, _apply, _sums, _gradient)
-COMPILED = Passes(native.norm_moments, native.norm_apply, native.norm_sums, native.norm_gradient)
+def _by_platform(cpu: Callable, default: Callable, *operands: Array, swish: bool) -> Any:
+    cpu, default = (functools.partial(way, swish=swish) for way in (cpu, default))
+    return lax.platform_dependent(*operands, cpu=cpu, default=default)
+
+
+PLAIN = Operations(_batch, _gradient, _given)
+COMPILED = Operations(
+    *(
+        functools.partial(operation, epsilon=np.float32(EPSILON))
+        for operation in (native.norm_batch, native.norm_gradient, native.norm_given)
+    )
+)
+BY_PLATFORM = Operations(
+    *(functools.partial(_by_platform, *ways) for ways in zip(COMPILED, PLAIN, strict=True))
+)

@@ -100,8 +100,8 @@ def test_swish_of_every_size() -> None:
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def norm_loss(x: Array, scale: Array, bias: Array, passes: norm.Passes) -> Array:
-    y, (mean, variance) = norm._batch_norm(passes, True, x, scale, bias)
+def norm_loss(x: Array, scale: Array, bias: Array, operations: norm.Operations) -> Array:
+    y, (mean, variance) = norm._batch_norm(operations, True, x, scale, bias)
     return jnp.sum(y**2) + jnp.sum(mean * variance)
 
 
@@ -146,7 +146,9 @@ def test_refuses_what_does_not_fit(built: pathlib.Path) -> None:
     with pytest.raises(Exception, match="kernel of 1 to 7"):
         jax.block_until_ready(native.depthwise(x, jnp.zeros((9, 9, 1, 8)), 1))
     with pytest.raises(Exception, match="vectors of"):
-        jax.block_until_ready(native.norm_apply(x, *[jnp.zeros(9)] * 3, True))
+        jax.block_until_ready(norm.COMPILED.given(x, *[jnp.zeros(9)] * 4, swish=True))
+    with pytest.raises(Exception, match="vectors of"):
+        jax.block_until_ready(norm.COMPILED.batch(x, *[jnp.zeros(9)] * 2, swish=True))
 
 
 def test_when_it_is_used(built: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,10 +36,9 @@ _TARGETS = {
     "supernet_depthwise": "DepthwiseForward",
     "supernet_depthwise_input_gradient": "DepthwiseInputGradient",
     "supernet_depthwise_kernel_gradient": "DepthwiseKernelGradient",
-    "supernet_norm_moments": "NormMoments",
-    "supernet_norm": "NormForward",
-    "supernet_norm_sums": "NormSums",
-    "supernet_norm_gradient": "NormInputGradient",
+    "supernet_norm_batch": "NormBatch",
+    "supernet_norm_given": "NormGiven",
+    "supernet_norm_gradient": "NormBatchGradient",
 }
 
 
@@ -104,6 +104,14 @@ def _load(path: pathlib.Path) -> bool:
     return True
 
 
+def only_cpu() -> bool:
+    """Whether there is nothing but CPUs: then what others would run need not be traced.
+
+    Who lowers a program for a machine that is not there does it within `aside()`.
+    """
+    return not _aside.get() and set(jax.extend.backend.backends()) == {"cpu"}
+
+
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
     """Leaves the kernels aside in what is traced meanwhile: programs for other machines."""
@@ -155,37 +163,36 @@ def _backward(stride: int, residuals: tuple[Array, Array], gradient: Array) -> t
 depthwise.defvjp(_forward, _backward)
 
 
-def norm_moments(x: Array) -> tuple[Array, Array]:
-    """The first of `norm.Passes`; all four are for float32."""
-    return tuple(_call("supernet_norm_moments", [x.shape[-1:]] * 2, x))
+def norm_batch(
+    x: Array, scale: Array, bias: Array, *, swish: bool, epsilon: np.float32
+) -> tuple[Array, Array, Array]:
+    """See `norm.Operations`; all three are for float32."""
+    shapes = [x.shape, x.shape[-1:], x.shape[-1:]]
+    how = {"swish": swish, "epsilon": epsilon}
+    return tuple(_call("supernet_norm_batch", shapes, x, scale, bias, **how))
 
 
-def norm_apply(x: Array, mean: Array, factor: Array, shift: Array, swish: bool) -> Array:
-    """See `norm.Passes`."""
-    return _call("supernet_norm", x.shape, x, mean, factor, shift, swish=swish)
-
-
-def norm_sums(
-    g: Array, x: Array, mean: Array, factor: Array, shift: Array, swish: bool
-) -> tuple[Array, Array]:
-    """See `norm.Passes`."""
-    operands = (g, x, mean, factor, shift)
-    return tuple(_call("supernet_norm_sums", [x.shape[-1:]] * 2, *operands, swish=swish))
+def norm_given(
+    x: Array,
+    mean: Array,
+    variance: Array,
+    scale: Array,
+    bias: Array,
+    *,
+    swish: bool,
+    epsilon: np.float32,
+) -> Array:
+    """See `norm.Operations`."""
+    operands, how = (x, mean, variance, scale, bias), {"swish": swish, "epsilon": epsilon}
+    return _call("supernet_norm_given", x.shape, *operands, **how)
 
 
 def norm_gradient(
-    g: Array,
-    x: Array,
-    mean: Array,
-    factor: Array,
-    shift: Array,
-    slope: Array,
-    offset: Array,
-    swish: bool,
-) -> Array:
-    """See `norm.Passes`."""
-    operands = (g, x, mean, factor, shift, slope, offset)
-    return _call("supernet_norm_gradient", x.shape, *operands, swish=swish)
+    g: Array, x: Array, *vectors: Array, swish: bool, epsilon: np.float32
+) -> tuple[Array, Array, Array]:
+    """See `norm.Operations`."""
+    shapes, how = [x.shape, x.shape[-1:], x.shape[-1:]], {"swish": swish, "epsilon": epsilon}
+    return tuple(_call("supernet_norm_gradient", shapes, g, x, *vectors, **how))
 
 
 def _call(name: str, shapes: Any, *operands: Array, **attributes: Any) -> Any:

@@ -1,9 +1,10 @@
 // Batch normalisation with or without swish, and its gradient, for XLA on CPU through its FFI.
 //
-// What is done once per channel is left to JAX (see normalise in __init__.py); here is what goes
-// over the whole array: moments, output, the two sums of the backward pass, the input's gradient.
+// Each operation is one call, whatever it does once per channel: in a network of hundreds, small
+// steps of XLA's cost more to compile, to load and to start than they do to compute.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 #include <utility>
@@ -76,17 +77,17 @@ ffi::Error Check(const Array& x, const Vectors&... vectors) {
   return ffi::Error::Success();
 }
 
-ffi::Error Moments(ffi::ThreadPool pool, Array x, Result mean, Result variance) {
-  if (auto error = Check(x, *mean, *variance); error.failure()) return error;
-  const Blocks blocks(x.dimensions());
+// Mean and biased variance, [channels].
+void Moments(ffi::ThreadPool& pool, const Blocks& blocks, const float* x, float* mean,
+             float* variance) {
   const int64_t channels = blocks.channels;
   const Kernels& kernels = Pick(false);
   const int64_t size = blocks.count * channels;
   std::vector<float> means(size), rests(size), squares(size);
   InParallel(pool, blocks.count, [&](int64_t b) {
     const int64_t at = b * channels;
-    kernels.moments(x.typed_data() + blocks.Start(b), &means[at], &rests[at], &squares[at],
-                    blocks.Rows(b), channels);
+    kernels.moments(x + blocks.Start(b), &means[at], &rests[at], &squares[at], blocks.Rows(b),
+                    channels);
   });
   // The whole's sum of squares is the blocks', and that of their means around the whole's.
   std::vector<double> centre(channels), sum(channels);
@@ -99,59 +100,95 @@ ffi::Error Moments(ffi::ThreadPool pool, Array x, Result mean, Result variance) 
       sum[c] += squares[i] + away * (2.0 * rests[i] + blocks.Rows(b) * away);
     }
   for (int64_t c = 0; c < channels; ++c) {
-    mean->typed_data()[c] = centre[c];
-    variance->typed_data()[c] = sum[c] / blocks.rows;
+    mean[c] = centre[c];
+    variance[c] = sum[c] / blocks.rows;
   }
-  return ffi::Error::Success();
 }
 
-ffi::Error Normalise(ffi::ThreadPool pool, Array x, Array mean, Array factor, Array shift, Result y,
-                     bool swish) {
-  if (auto error = Check(x, mean, factor, shift); error.failure()) return error;
-  const Blocks blocks(x.dimensions());
-  const Channel of{mean.typed_data(), factor.typed_data(), shift.typed_data()};
+// What variances divide by: 1 / sqrt(variance + epsilon).
+std::vector<float> Inverse(const float* variance, int64_t channels, float epsilon) {
+  std::vector<float> inverse(channels);
+  for (int64_t c = 0; c < channels; ++c) inverse[c] = 1.0f / std::sqrt(variance[c] + epsilon);
+  return inverse;
+}
+
+std::vector<float> Product(const float* a, const float* b, int64_t channels) {
+  std::vector<float> product(channels);
+  for (int64_t c = 0; c < channels; ++c) product[c] = a[c] * b[c];
+  return product;
+}
+
+void Apply(ffi::ThreadPool& pool, const Blocks& blocks, const float* x, const float* mean,
+           const float* variance, const float* scale, const float* bias, float* y, bool swish,
+           float epsilon) {
+  const std::vector<float> inverse = Inverse(variance, blocks.channels, epsilon);
+  const std::vector<float> factor = Product(inverse.data(), scale, blocks.channels);
+  const Channel of{mean, factor.data(), bias};
   const Kernels& kernels = Pick(swish);
   InParallel(pool, blocks.count, [&](int64_t i) {
     const int64_t b = blocks.count - 1 - i;  // what was read last is in the cache still
-    kernels.normalise(x.typed_data() + blocks.Start(b), of, y->typed_data() + blocks.Start(b),
-                      blocks.Rows(b), blocks.channels);
+    kernels.normalise(x + blocks.Start(b), of, y + blocks.Start(b), blocks.Rows(b),
+                      blocks.channels);
   });
+}
+
+ffi::Error BatchNorm(ffi::ThreadPool pool, Array x, Array scale, Array bias, Result y, Result mean,
+                     Result variance, bool swish, float epsilon) {
+  if (auto error = Check(x, scale, bias, *mean, *variance); error.failure()) return error;
+  const Blocks blocks(x.dimensions());
+  float *centre = mean->typed_data(), *spread = variance->typed_data();
+  Moments(pool, blocks, x.typed_data(), centre, spread);
+  Apply(pool, blocks, x.typed_data(), centre, spread, scale.typed_data(), bias.typed_data(),
+        y->typed_data(), swish, epsilon);
   return ffi::Error::Success();
 }
 
-ffi::Error Sums(ffi::ThreadPool pool, Array g, Array x, Array mean, Array factor, Array shift,
-                Result total, Result along, bool swish) {
-  if (auto error = Check(x, mean, factor, shift, *total, *along); error.failure()) return error;
+ffi::Error Normalise(ffi::ThreadPool pool, Array x, Array mean, Array variance, Array scale,
+                     Array bias, Result y, bool swish, float epsilon) {
+  if (auto error = Check(x, mean, variance, scale, bias); error.failure()) return error;
+  Apply(pool, Blocks(x.dimensions()), x.typed_data(), mean.typed_data(), variance.typed_data(),
+        scale.typed_data(), bias.typed_data(), y->typed_data(), swish, epsilon);
+  return ffi::Error::Success();
+}
+
+// From the gradients of y and of both moments to those of x, scale and bias; see norm.py.
+ffi::Error BatchNormGradient(ffi::ThreadPool pool, Array g, Array x, Array mean, Array variance,
+                             Array scale, Array bias, Array of_mean, Array of_variance, Result dx,
+                             Result dscale, Result dbias, bool swish, float epsilon) {
+  if (auto error = Check(x, mean, variance, scale, bias, of_mean, of_variance, *dscale, *dbias);
+      error.failure())
+    return error;
   const Blocks blocks(x.dimensions());
   const int64_t channels = blocks.channels;
-  const Channel of{mean.typed_data(), factor.typed_data(), shift.typed_data()};
+  const std::vector<float> inverse = Inverse(variance.typed_data(), channels, epsilon);
+  const std::vector<float> factor = Product(inverse.data(), scale.typed_data(), channels);
+  const Channel of{mean.typed_data(), factor.data(), bias.typed_data()};
   const Kernels& kernels = Pick(swish);
+  const float *gradient = g.typed_data(), *input = x.typed_data();
   std::vector<float> totals(blocks.count * channels), alongs(blocks.count * channels);
   InParallel(pool, blocks.count, [&](int64_t b) {
-    kernels.sums(g.typed_data() + blocks.Start(b), x.typed_data() + blocks.Start(b), of,
-                 &totals[b * channels], &alongs[b * channels], blocks.Rows(b), channels);
+    kernels.sums(gradient + blocks.Start(b), input + blocks.Start(b), of, &totals[b * channels],
+                 &alongs[b * channels], blocks.Rows(b), channels);
   });
-  for (auto [parts, out] : {std::pair(&totals, &total), std::pair(&alongs, &along)}) {
-    std::vector<double> sum(channels);
-    for (int64_t b = 0; b < blocks.count; ++b)
-      for (int64_t c = 0; c < channels; ++c) sum[c] += (*parts)[b * channels + c];
-    for (int64_t c = 0; c < channels; ++c) (*out)->typed_data()[c] = sum[c];
+  std::vector<double> total(channels), along(channels);
+  for (int64_t b = 0; b < blocks.count; ++b)
+    for (int64_t c = 0, i = b * channels; c < channels; ++c, ++i) {
+      total[c] += totals[i];
+      along[c] += alongs[i];
+    }
+  std::vector<float> slope(channels), offset(channels);
+  for (int64_t c = 0; c < channels; ++c) {
+    const double by_variance = -0.5 * factor[c] * inverse[c] * inverse[c] * along[c];
+    slope[c] = 2.0 * (of_variance.typed_data()[c] + by_variance) / blocks.rows;
+    offset[c] = (of_mean.typed_data()[c] - factor[c] * total[c]) / blocks.rows;
+    dscale->typed_data()[c] = inverse[c] * along[c];
+    dbias->typed_data()[c] = total[c];
   }
-  return ffi::Error::Success();
-}
-
-ffi::Error Gradient(ffi::ThreadPool pool, Array g, Array x, Array mean, Array factor, Array shift,
-                    Array slope, Array offset, Result dx, bool swish) {
-  if (auto error = Check(x, mean, factor, shift, slope, offset); error.failure()) return error;
-  const Blocks blocks(x.dimensions());
-  const Channel of{mean.typed_data(), factor.typed_data(), shift.typed_data()};
-  const Kernels& kernels = Pick(swish);
   InParallel(pool, blocks.count, [&](int64_t i) {
     const int64_t b = blocks.count - 1 - i;  // what was read last is in the cache still
     const int64_t start = blocks.Start(b);
-    kernels.gradient(g.typed_data() + start, x.typed_data() + start, of, slope.typed_data(),
-                     offset.typed_data(), dx->typed_data() + start, blocks.Rows(b),
-                     blocks.channels);
+    kernels.gradient(gradient + start, input + start, of, slope.data(), offset.data(),
+                     dx->typed_data() + start, blocks.Rows(b), channels);
   });
   return ffi::Error::Success();
 }
@@ -165,15 +202,21 @@ auto Arrays(Binding binding) {
   }
 }
 
-// So many arrays, and the result.
+// So many arrays, and the first result.
 template <int n>
 auto Binding() {
   return Arrays<n>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()).template Ret<Array>();
 }
 
+template <class Binding>
+auto Attributes(Binding binding) {
+  return std::move(binding).template Attr<bool>("swish").template Attr<float>("epsilon");
+}
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(NormMoments, Moments, Binding<1>().Ret<Array>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(NormForward, Normalise, Binding<4>().Attr<bool>("swish"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(NormSums, Sums, Binding<5>().Ret<Array>().Attr<bool>("swish"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(NormInputGradient, Gradient, Binding<7>().Attr<bool>("swish"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(NormBatch, BatchNorm,
+                              Attributes(Binding<3>().Ret<Array>().Ret<Array>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(NormGiven, Normalise, Attributes(Binding<5>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(NormBatchGradient, BatchNormGradient,
+                              Attributes(Binding<8>().Ret<Array>().Ret<Array>()));

@@ -1,0 +1,97 @@
+"""Many random draws as one, which a compiler sees once.
+
+Every call of `jax.random` is some 400 instructions to XLA on CPU, and a supernet has hundreds of
+parameters to start: compiling their draws took longer than all else before the first step.
+`at_once` computes the same function from the bits of a single draw. It goes through the function's
+jaxpr, in which drawing bits is one primitive, as JAX documents for custom interpreters.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+from jax.extend.core import primitives
+
+Array = jax.Array
+
+
+def at_once(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """`key -> tree`, with the distribution of `function`, but other numbers.
+
+    Its 32-bit draws are parts of one draw with the key itself, in the order in which the results
+    need them. Draws of other widths, and those within loops and branches, stay what they are. What
+    no result depends on is not computed.
+
+    Args:
+        function: of a random key; returns a tree of arrays.
+    """
+
+    def run(key: Array) -> Any:
+        program, shapes = jax.make_jaxpr(function, return_shape=True)(key)
+        size = _size(program.jaxpr)
+        pool = _Pool(jax.random.bits(key, (size,), jnp.uint32) if size else None)
+        leaves = _results(program, [lambda: key], pool)
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+    return run
+
+
+class _Pool:
+    """Bits that are handed out from the first on."""
+
+    def __init__(self, bits: Array | None) -> None:
+        self.bits, self.used = bits, 0
+
+    def take(self, shape: tuple[int, ...]) -> Array:
+        assert self.bits is not None
+        start, self.used = self.used, self.used + math.prod(shape)
+        return jax.lax.slice(self.bits, (start,), (self.used,)).reshape(shape)
+
+
+def _draws(equation: core.JaxprEqn) -> bool:
+    wide = equation.params.get("bit_width") == 32
+    return wide and equation.primitive is primitives.random_bits_p
+
+
+def _size(program: core.Jaxpr) -> int:
+    """Bits that a program draws, those that no result needs included."""
+    own = sum(math.prod(e.outvars[0].aval.shape) for e in program.eqns if _draws(e))
+    inner = (e.params["jaxpr"].jaxpr for e in program.eqns if e.primitive is primitives.jit_p)
+    return own + sum(map(_size, inner))
+
+
+def _results(
+    program: core.ClosedJaxpr, arguments: Sequence[Callable[[], Any]], pool: _Pool
+) -> list[Any]:
+    """Values of a program's results; equations and arguments that they do not need are left out."""
+    jaxpr = program.jaxpr
+    given = dict(zip(jaxpr.invars, arguments, strict=True))
+    made_by = {variable: equation for equation in jaxpr.eqns for variable in equation.outvars}
+    known = dict(zip(jaxpr.constvars, program.consts, strict=True))
+
+    def value(atom: Any) -> Any:
+        if isinstance(atom, core.Literal):
+            return atom.val
+        if atom not in known and atom in given:
+            known[atom] = given[atom]()
+        elif atom not in known:
+            equation = made_by[atom]
+            known.update(zip(equation.outvars, _run(equation, value, pool), strict=True))
+        return known[atom]
+
+    return [value(atom) for atom in jaxpr.outvars]
+
+
+def _run(equation: core.JaxprEqn, value: Callable[[Any], Any], pool: _Pool) -> Sequence[Any]:
+    if _draws(equation):
+        return [pool.take(equation.outvars[0].aval.shape)]
+    if equation.primitive is primitives.jit_p:
+        arguments = [functools.partial(value, atom) for atom in equation.invars]
+        return _results(equation.params["jaxpr"], arguments, pool)
+    variables = list(dict.fromkeys(a for a in equation.invars if not isinstance(a, core.Literal)))
+    alone = core.Jaxpr([], variables, equation.outvars, [equation])
+    return core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*map(value, variables))
