@@ -163,10 +163,10 @@ def _reordered(recipe: Recipe, state: State) -> State:
 
 def _healthy(recipe: Recipe, metrics: Metrics) -> Array:
     """Whether a step may be applied: everything finite, and the largest subnet not collapsed."""
-    finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
-    if "loss/largest" not in metrics:
-        return finite
-    return finite & (metrics["loss/largest"] < COLLAPSE * np.log(recipe.space.classes))
+    collapsed = COLLAPSE * np.log(recipe.space.classes)
+    limits = np.array([collapsed if name == "loss/largest" else np.inf for name in metrics])
+    values = jnp.stack(list(metrics.values()))
+    return jnp.all(jnp.isfinite(values) & (values < limits))
 
 
 def _update(
