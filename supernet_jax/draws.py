@@ -80,18 +80,23 @@ def _results(
             known[atom] = given[atom]()
         elif atom not in known:
             equation = made_by[atom]
-            known.update(zip(equation.outvars, _run(equation, value, pool), strict=True))
+            results = _run(jaxpr, equation, value, pool)
+            known.update(zip(equation.outvars, results, strict=True))
         return known[atom]
 
     return [value(atom) for atom in jaxpr.outvars]
 
 
-def _run(equation: core.JaxprEqn, value: Callable[[Any], Any], pool: _Pool) -> Sequence[Any]:
+def _run(
+    program: core.Jaxpr, equation: core.JaxprEqn, value: Callable[[Any], Any], pool: _Pool
+) -> Sequence[Any]:
     if _draws(equation):
         return [pool.take(equation.outvars[0].aval.shape)]
     if equation.primitive is primitives.jit_p:
         arguments = [functools.partial(value, atom) for atom in equation.invars]
         return _results(equation.params["jaxpr"], arguments, pool)
     variables = list(dict.fromkeys(a for a in equation.invars if not isinstance(a, core.Literal)))
-    alone = core.Jaxpr([], variables, equation.outvars, [equation])
+    alone = program.replace(
+        constvars=[], invars=variables, outvars=equation.outvars, eqns=[equation]
+    )
     return core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*map(value, variables))

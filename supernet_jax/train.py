@@ -164,9 +164,9 @@ def _reordered(recipe: Recipe, state: State) -> State:
 def _healthy(recipe: Recipe, metrics: Metrics) -> Array:
     """Whether a step may be applied: everything finite, and the largest subnet not collapsed."""
     collapsed = COLLAPSE * np.log(recipe.space.classes)
-    limits = np.array([collapsed if name == "loss/largest" else np.inf for name in metrics])
+    limits = [collapsed if name == "loss/largest" else np.inf for name in metrics]
     values = jnp.stack(list(metrics.values()))
-    return jnp.all(jnp.isfinite(values) & (values < limits))
+    return jnp.all(jnp.isfinite(values) & (values < jnp.array(limits)))
 
 
 def _update(

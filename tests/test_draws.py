@@ -1,0 +1,100 @@
+"""Draws made at once have the distributions that they have one by one, and are independent."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_space import tiny
+
+from supernet_jax import draws, network
+from supernet_jax.choices import Array
+
+N = 20_000
+
+
+def several(key: Array) -> dict[str, Array]:
+    """Draws of the kinds that parameters start with, also inside functions jitted by themselves."""
+    first, second = jax.random.split(key)
+    jitted = jax.jit(lambda key: jax.random.normal(key, (N, 2)))
+    return {
+        "uniform": jax.random.uniform(first, (N,), minval=-2.0, maxval=1.0),
+        "normal": jitted(second),
+        "truncated": nn.initializers.truncated_normal(1.0)(jax.random.fold_in(key, 7), (N,)),
+        "he": nn.initializers.he_normal()(jax.random.fold_in(key, 8), (100, N // 100)),
+        "ones": jnp.ones(3),
+    }
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, np.ndarray]:
+    return jax.device_get(jax.jit(draws.at_once(several))(jax.random.key(0)))
+
+
+def test_same_distributions(drawn: dict[str, np.ndarray]) -> None:
+    one_by_one = jax.device_get(several(jax.random.key(1)))
+    shares = np.linspace(0.02, 0.98, 25)
+    for name in ("uniform", "normal", "truncated", "he"):
+        mine, other = drawn[name].ravel(), one_by_one[name].ravel()
+        assert mine.dtype == other.dtype and drawn[name].shape == one_by_one[name].shape
+        # Five standard deviations of the difference of two quantiles' ranks.
+        bound = 5 * np.sqrt(0.5 / mine.size)
+        ranks = np.searchsorted(np.sort(mine), np.quantile(other, shares)) / mine.size
+        assert np.max(np.abs(ranks - shares)) < bound
+    np.testing.assert_array_equal(drawn["ones"], np.ones(3))
+
+
+def test_independent(drawn: dict[str, np.ndarray]) -> None:
+    names = ("uniform", "truncated", "he")
+    rows = np.stack([drawn[name].ravel() for name in names] + list(drawn["normal"].T))
+    off = np.corrcoef(rows) - np.eye(len(rows))
+    assert np.max(np.abs(off)) < 5 / np.sqrt(N)
+
+
+def test_a_function_of_the_key_alone() -> None:
+    draw = draws.at_once(several)
+    first, again, other = (draw(jax.random.key(i)) for i in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert not np.any(np.asarray(first["normal"]) == np.asarray(other["normal"]))
+
+
+def test_one_draw_and_nothing_that_is_not_needed() -> None:
+    def wasteful(key: Array) -> Array:
+        a, b, c = jax.random.split(key, 3)
+        jnp.sort(jax.random.normal(a, (9,)))
+        return jax.random.uniform(b, (4,)) + jax.random.uniform(c, (4,))
+
+    program = str(jax.make_jaxpr(draws.at_once(wasteful))(jax.random.key(0)))
+    assert program.count("random_bits[") == 1
+    assert "sort" not in program and "random_split" not in program
+    # Some numbers, not one for all of them.
+    assert len(np.unique(draws.at_once(wasteful)(jax.random.key(0)))) == 4
+
+
+def test_loops_and_other_widths_are_left_alone() -> None:
+    def function(key: Array) -> tuple[Array, Array]:
+        loop = jax.lax.map(lambda k: jax.random.normal(k, (3,)), jax.random.split(key, 4))
+        return loop, jax.random.bits(key, (5,), jnp.uint8)
+
+    key = jax.random.key(3)
+    jax.tree.map(np.testing.assert_array_equal, draws.at_once(function)(key), function(key))
+
+
+def test_without_any_draw() -> None:
+    np.testing.assert_array_equal(draws.at_once(lambda key: jnp.ones(2))(jax.random.key(0)), 1.0)
+
+
+def test_several_keys_at_once() -> None:
+    keys = jax.random.split(jax.random.key(0), 3)
+    rows = jax.vmap(draws.at_once(several))(keys)
+    for i, key in enumerate(keys):
+        jax.tree.map(
+            lambda row, alone, i=i: np.testing.assert_array_equal(row[i], alone),
+            rows,
+            draws.at_once(several)(key),
+        )
+
+
+def test_a_space_starts_with_one_draw() -> None:
+    start = jax.make_jaxpr(lambda key: network.init(tiny(), key))(jax.random.key(0))
+    assert str(start).count("random_bits[") == 1
