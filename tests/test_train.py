@@ -241,7 +241,7 @@ def test_a_step_is_the_sum_of_its_members() -> None:
 
 def test_bfloat16() -> None:
     off = []
-    for seed in range(3):
+    for seed in range(5):
         recipe = RECIPE._replace(seed=seed)
         state, metrics = once(recipe._replace(dtype=jnp.bfloat16), sizes=SIZES)
         assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
@@ -249,7 +249,8 @@ def test_bfloat16() -> None:
         off.append(difference(state.opt_state, functools.reduce(optax.tree.add, gradients)))
         assert float(metrics["loss/largest"]) == pytest.approx(values[0], rel=0.02)
     # 8 bits of mantissa through three blocks; what normalisations make of that depends on the
-    # weights: 2 to 24 % for eight seeds. Exactly float32's would mean it was not used.
+    # weights: from 1 % up, where a variance is small to many times that, so the median counts.
+    # Exactly float32's would mean it was not used.
     assert 1e-4 < np.median(off) < 0.1
 
 
