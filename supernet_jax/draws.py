@@ -52,14 +52,18 @@ class _Pool:
         return jax.lax.slice(self.bits, (start,), (self.used,)).reshape(shape)
 
 
-def _draws(equation: core.JaxprEqn) -> bool:
+def _drawn(equation: core.JaxprEqn) -> tuple[int, ...] | None:
+    """The shape of the 32-bit numbers that an equation draws; None if it does something else."""
     wide = equation.params.get("bit_width") == 32
-    return wide and equation.primitive is primitives.random_bits_p
+    if not (wide and equation.primitive is primitives.random_bits_p):
+        return None
+    shape: tuple[int, ...] = equation.outvars[0].aval.shape  # type: ignore[attr-defined]
+    return shape
 
 
 def _size(program: core.Jaxpr) -> int:
-    """Bits that a program draws, those that no result needs included."""
-    own = sum(math.prod(e.outvars[0].aval.shape) for e in program.eqns if _draws(e))
+    """How many numbers a program draws, those that no result needs included."""
+    own = sum(math.prod(shape) for e in program.eqns if (shape := _drawn(e)) is not None)
     inner = (e.params["jaxpr"].jaxpr for e in program.eqns if e.primitive is primitives.jit_p)
     return own + sum(map(_size, inner))
 
@@ -90,8 +94,8 @@ def _results(
 def _run(
     program: core.Jaxpr, equation: core.JaxprEqn, value: Callable[[Any], Any], pool: _Pool
 ) -> Sequence[Any]:
-    if _draws(equation):
-        return [pool.take(equation.outvars[0].aval.shape)]
+    if (shape := _drawn(equation)) is not None:
+        return [pool.take(shape)]
     if equation.primitive is primitives.jit_p:
         arguments = [functools.partial(value, atom) for atom in equation.invars]
         return _results(equation.params["jaxpr"], arguments, pool)

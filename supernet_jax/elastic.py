@@ -318,7 +318,9 @@ def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, soft: bool)
         soft: whether this is a code.
     """
     starts, stops = table[..., None]
-    sizes = [(_get(tree, path).shape or (1,))[axis] for path, places in leaves for axis, _ in places]
+    sizes = [
+        (_get(tree, path).shape or (1,))[axis] for path, places in leaves for axis, _ in places
+    ]
     position = jax.lax.broadcasted_iota(jnp.int32, (*starts.shape[:2], max(sizes, default=0)), 2)
     inside = (position >= starts) & (position < stops)  # [S, columns, n], of an arch [1, ...]
     if not soft:
@@ -339,7 +341,8 @@ def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, soft: bool)
 
 def _columns(inside: Array, column: int, n: int) -> Array:
     """`[S, columns, N]` -> `[S, n]`."""
-    return jax.lax.slice(inside, (0, column, 0), (len(inside), column + 1, n))[:, 0]
+    box = jax.lax.slice(inside, (0, column, 0), (len(inside), column + 1, n))
+    return jax.lax.squeeze(box, (1,))
 
 
 def _product(boxes: Sequence[Array]) -> Array:

@@ -114,8 +114,8 @@ def _normalise_backward(
 ) -> tuple[Array, ...]:
     # Rare: training on given statistics. XLA does it on every backend.
     zero = jnp.zeros_like(residuals[1])
-    by_x = _by_input(g, *residuals, zero, zero, swish)
-    return by_x, *_by_channel(g, *residuals, swish)
+    by_x = _by_input(g, *residuals, slope=zero, offset=zero, swish=swish)
+    return by_x, *_by_channel(g, *residuals, swish=swish)
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
@@ -151,14 +151,14 @@ def _gradient(
     swish: bool,
 ) -> tuple[Array, Array, Array]:
     given = (g, x, mean, variance, scale, bias)
-    by_mean, by_variance, by_scale, by_bias = _by_channel(*given, swish)
+    by_mean, by_variance, by_scale, by_bias = _by_channel(*given, swish=swish)
     n = x.size // x.shape[-1]
     slope, offset = 2 / n * (of_variance + by_variance), (of_mean + by_mean) / n
-    return _by_input(*given, slope, offset, swish), by_scale, by_bias
+    return _by_input(*given, slope=slope, offset=offset, swish=swish), by_scale, by_bias
 
 
 def _by_channel(
-    g: Array, x: Array, mean: Array, variance: Array, scale: Array, bias: Array, swish: bool
+    g: Array, x: Array, mean: Array, variance: Array, scale: Array, bias: Array, *, swish: bool
 ) -> tuple[Array, Array, Array, Array]:
     """Gradients with respect to mean, variance, scale and bias, each as if the rest were fixed."""
     factor, axes = _factor(variance, scale), tuple(range(x.ndim - 1))
@@ -177,6 +177,7 @@ def _by_input(
     variance: Array,
     scale: Array,
     bias: Array,
+    *,
     slope: Array,
     offset: Array,
     swish: bool,
@@ -218,12 +219,14 @@ def _by_platform(cpu: Callable, default: Callable, *operands: Array, swish: bool
 
 
 PLAIN = Operations(_batch, _gradient, _given)
+_EPSILON = np.float32(EPSILON)
 COMPILED = Operations(
-    *(
-        functools.partial(operation, epsilon=np.float32(EPSILON))
-        for operation in (native.norm_batch, native.norm_gradient, native.norm_given)
-    )
+    batch=functools.partial(native.norm_batch, epsilon=_EPSILON),
+    gradient=functools.partial(native.norm_gradient, epsilon=_EPSILON),
+    given=functools.partial(native.norm_given, epsilon=_EPSILON),
 )
 BY_PLATFORM = Operations(
-    *(functools.partial(_by_platform, *ways) for ways in zip(COMPILED, PLAIN, strict=True))
+    batch=functools.partial(_by_platform, COMPILED.batch, PLAIN.batch),
+    gradient=functools.partial(_by_platform, COMPILED.gradient, PLAIN.gradient),
+    given=functools.partial(_by_platform, COMPILED.given, PLAIN.given),
 )

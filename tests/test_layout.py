@@ -12,7 +12,10 @@ PACKAGE = ROOT / "supernet_jax"
 # circle. A new module needs a place here.
 ROWS = (
     ("__init__", "errors"),
-    ("choices", "description", "machine", "native", "progress", "schema", "tensors", "userfile"),
+    (
+        *("choices", "description", "draws", "machine", "native"),
+        *("progress", "schema", "tensors", "userfile"),
+    ),
     ("elastic", "norm", "layers", "blocks"),
     ("call",),
     ("network",),
