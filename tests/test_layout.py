@@ -12,6 +12,7 @@ PACKAGE = ROOT / "supernet_jax"
 # circle. A new module needs a place here.
 ROWS = (
     ("__init__", "errors"),
+    ("remembered",),
     (
         *("choices", "description", "draws", "machine", "native"),
         *("progress", "schema", "tensors", "userfile"),

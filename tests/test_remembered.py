@@ -1,0 +1,136 @@
+"""Descriptions kept on disk are those that would be found again, and only the package's own."""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import pytest
+from tiny_space import tiny
+
+from supernet_jax import blocks, description, network, remembered
+
+
+@pytest.fixture
+def another_process(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Callable[[], None]:
+    """Forgets what is in memory; on disk is what the test has put there."""
+    monkeypatch.setattr(remembered, "_file", lambda: tmp_path / "folder" / "kept.jsonl")
+
+    def forget() -> None:
+        remembered._values.cache_clear()
+        for known in (description.describe, description._known, network.geometry):
+            known.cache_clear()
+
+    forget()
+    return forget
+
+
+def described() -> list[description.BlockShapes]:
+    """All specs of a space."""
+    space, found = tiny(), []
+    for name, place in network.geometry(space, 8).items():
+        block = space.blocks[name]
+        for spec in block.specs:
+            channels = block.channels(spec)
+            own = [(*s[:-1], c) for s, c in zip(place.inputs, channels, strict=True)]
+            found.append(description.describe(block.module, spec, tuple(own)))
+    return found
+
+
+def test_recalled_without_tracing(
+    another_process: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = described()
+    another_process()
+    monkeypatch.setattr(description, "_described", None)  # not callable
+    again = described()
+    assert again == first
+    assert [list(a.positions) for a in again] == [list(b.positions) for b in first]
+    # Equal to a jit cache, too.
+    assert jax.tree.map(hash, [a.output for a in again]) == jax.tree.map(
+        hash, [b.output for b in first]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of the module below."""
+
+    c: int
+
+
+class Mine(nn.Module):
+    """A user's block: its name says nothing of what is in it."""
+
+    spec: Sizes
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        return nn.Dense(self.spec.c)(x)
+
+
+def test_only_the_packages_own(another_process: Callable[[], None]) -> None:
+    description.describe(Mine, Sizes(3), ((1, 4),))
+    description.describe(lambda spec: blocks.Stem(spec), blocks.StemSpec(3, 4, 1), ((1, 8, 8, 3),))
+    assert not remembered._file().exists()  # type: ignore[union-attr]
+    description.describe(blocks.Stem, blocks.StemSpec(3, 4, 1), ((1, 8, 8, 3),))
+    assert len(remembered._file().read_text().splitlines()) == 1  # type: ignore[union-attr]
+
+
+def test_broken_lines_are_as_good_as_none(another_process: Callable[[], None]) -> None:
+    remembered.keep("whole", [1, {"a": 2}])
+    file = remembered._file()
+    assert file is not None
+    with file.open("ab") as lines:
+        lines.write(b'5\n[1, 2, 3]\n\xff\xfe\n["cut", [1, 2')  # the last by a process that died
+    another_process()
+    assert remembered.recall("whole") == [1, {"a": 2}]
+    assert remembered.recall("cut") is None
+    remembered.keep("cut", 7)
+    remembered.keep("next", 8)
+    another_process()
+    # The line after the broken one is lost with it, and found again the next time.
+    assert remembered.recall("cut") is None and remembered.recall("next") == 8
+
+
+def test_two_processes_add_to_one_file(another_process: Callable[[], None]) -> None:
+    remembered.keep("a", 1)
+    remembered._values.cache_clear()
+    remembered.keep("b", 2)
+    file = remembered._file()
+    assert file is not None
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [["a", 1], ["b", 2]]
+
+
+def test_without_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    kept = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    try:
+        for folder in (None, "gs://bucket/cache"):
+            jax.config.update("jax_compilation_cache_dir", folder)
+            remembered.keep("a", 1)
+            assert remembered.recall("a") is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", kept)
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(remembered, "_file", lambda: tmp_path / "file" / "kept.jsonl")
+    remembered.keep("a", 1)  # cannot be written; in this process it is there
+    assert remembered.recall("a") == 1
+
+
+def test_the_name_has_the_versions_and_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = remembered._digest.__wrapped__()
+    assert remembered._digest.__wrapped__() == first
+    version = importlib.metadata.version
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", lambda name: version(name) + ".1")
+        assert remembered._digest.__wrapped__() != first
+    with monkeypatch.context() as patch:
+        read = pathlib.Path.read_bytes
+        patch.setattr(
+            pathlib.Path, "read_bytes", lambda path: read(path) + b"#" * (path.stem == "layers")
+        )
+        assert remembered._digest.__wrapped__() != first
