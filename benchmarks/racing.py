@@ -7,6 +7,7 @@ With a run, random candidates are evaluated once on all images; what each gets r
 book, which is gone on with if it is there. Then races are replayed from it: every seed is another
 order of the images, of all candidates and of a random half of them. Calibration is the same for
 both, so it is counted apart: "share of images" leaves it out, "with calibration" counts it in.
+"Foreseen" is what one would need who knew beforehand which rival beats whom.
 
 Simulated settings follow. In them a candidate is right about an image if ability - difficulty +
 noise > 0, normal difficulties and noise, independent noise for each pair (a logistic item-response
@@ -138,7 +139,7 @@ def replay(
     halves: bool = False,
 ) -> dict:
     """Races in many orders of the images, and how often the front was another."""
-    shares, fronts, wrong, seconds = [], [], 0, []
+    shares, known, fronts, wrong, seconds = [], [], [], 0, []
     for seed in range(arguments.seeds):
         rng = np.random.default_rng(seed + 1)
         some = np.sort(rng.permutation(len(macs))[: len(macs) // 2 if halves else None])
@@ -156,6 +157,7 @@ def replay(
         wrong += not np.array_equal(full, raced.front)
         fronts.append(len(full))
         shares.append(raced.images.sum() / answer.size)
+        known.append(foreseen(mine, answer, full, arguments.error))
     whole = right.shape[1]
     share = statistics.mean(shares)
     return {
@@ -166,6 +168,7 @@ def replay(
         "share": share,
         "low": min(shares),
         "high": max(shares),
+        "foreseen": statistics.mean(known),
         "with_calibration": (share * whole + calibration) / (whole + calibration),
         "calibration": calibration,
         "races": arguments.seeds,
@@ -174,6 +177,27 @@ def replay(
         "stated": arguments.error,
         "statistics_s": statistics.median(seconds),
     }
+
+
+def foreseen(macs: np.ndarray, right: np.ndarray, front: np.ndarray, error: float) -> float:
+    """The share of images of one who knew beforehand which rival beats whom, and by how much.
+
+    Who bets all along what suits a lead of G an image (of variance v, K images in all) reaches
+    n / error at the share s of them with s / (1 - s) = 2 log(n / error) v / (G^2 K): `_stakes` in
+    `search/racing.py`. No race can count on less, with these bets and this correction.
+    """
+    n, total = right.shape
+    wide = right.astype(np.float32)
+    both = (wide @ wide.T).astype(np.float64)
+    score = np.diag(both)
+    share = np.ones(n)
+    for i in np.setdiff1d(np.arange(n), front):
+        rivals = (macs <= macs[i]) & (score > score[i])
+        lead = (score[rivals] - score[i]) / total
+        variance = (score[rivals] + score[i] - 2 * both[i, rivals]) / total - lead**2
+        odds = 2 * math.log(n / error) * variance / (lead**2 * total)
+        share[i] = np.min(odds / (1 + odds), initial=1.0)
+    return float(share.mean())
 
 
 def show(report: list[dict]) -> None:
@@ -187,6 +211,7 @@ def show(report: list[dict]) -> None:
         "share": "share of images",
         "low": "from",
         "high": "to",
+        "foreseen": "foreseen",
         "with_calibration": "with calibration",
         "races": "races",
         "same_front": "same front",
