@@ -44,7 +44,7 @@ def noisy(tree: Any, seed: int = 0) -> Any:
     return jax.tree.map(lambda x: np.float32(x + 0.5 * rng.normal(size=x.shape)), tree)
 
 
-PARAMS = noisy(network.init(SPACE, jax.random.key(0)))
+PARAMS = noisy(network.init(SPACE, jax.random.key(3)))  # weights whose subnets disagree
 ARCHS = choices.stack(
     [
         {"resolution": np.int32(r), "width": np.int32(w), "depth": np.int32(d)}
