@@ -97,9 +97,15 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, Any],
         variables.update(jax.tree.map(_shape, made))
         return output
 
-    key = jax.random.key(0)
+    key = _key_shape()
     output = jax.eval_shape(run, {"params": key, SHAPES_ONLY: key}, *inputs)
     return variables, output
+
+
+@functools.cache
+def _key_shape() -> Any:
+    """Of a random key. A key itself would leave operations in whatever is being traced."""
+    return jax.eval_shape(jax.random.key, 0)
 
 
 _known = functools.cache(_traced)
