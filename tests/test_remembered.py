@@ -9,11 +9,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 import pytest
 from tiny_space import tiny
 
-from supernet_jax import blocks, choices, description, network, remembered
+from supernet_jax import blocks, description, network, remembered
 
 
 @pytest.fixture
@@ -137,25 +136,12 @@ def test_the_name_has_the_versions_and_the_sources(monkeypatch: pytest.MonkeyPat
         assert remembered._digest.__wrapped__() != first
 
 
-def test_programs_do_not_depend_on_what_is_remembered(another_process: Callable[[], None]) -> None:
-    # Or else a compiled program on disk would be another one in the second process.
-    space = tiny()
-    params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), network.parameter_shapes(space))
-    images = np.zeros((2, 8, 8, 2), np.float32)
+def test_leaves_nothing_in_what_is_traced(another_process: Callable[[], None]) -> None:
+    # Or else a program on disk would be another one for a process that remembers.
+    def traced(x: Any) -> Any:
+        described()
+        return x
 
-    def program() -> str:
-        another_process()
-        jax.clear_caches()
-
-        def body(total: Any, arch: Any) -> Any:
-            run = network.masked(space, params, arch, images, resolution=8)
-            return total + run.logits, None
-
-        archs = choices.sample(space.menu, jax.random.key(0), (2,))
-        start = np.zeros((2, 5), np.float32)
-        return jax.jit(lambda archs: jax.lax.scan(body, start, archs)[0]).lower(archs).as_text()
-
-    first = program()
+    assert not jax.make_jaxpr(traced)(1.0).eqns
     file = remembered._file()
     assert file is not None and file.exists()
-    assert program() == first
