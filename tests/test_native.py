@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from supernet_jax import native, norm
+from supernet_jax import layers, native, norm
 from supernet_jax.errors import UserError
 
 Array = jax.Array
@@ -136,6 +137,30 @@ def test_vmap_of_norm(built: pathlib.Path) -> None:
         gradients(x, scale, bias, norm.PLAIN),
         strict=True,
     ):
+        close(a, b)
+
+
+@pytest.mark.usefixtures("used")
+def test_the_same_where_there_are_other_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 9))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 9))
+    scale, bias = kernel[:2, 0, 0]
+
+    def loss(x: Array, kernel: Array, scale: Array, bias: Array) -> Array:
+        y, (mean, _) = norm.batch_norm(layers.depthwise(x, kernel, 1), scale, bias, swish=True)
+        z = norm.normalise(y, mean, jnp.ones(9), scale, bias, swish=False)
+        return jnp.sum(z**2)
+
+    def program() -> tuple[str, Any]:
+        gradient = jax.grad(lambda *given: loss(*given), (0, 1, 2, 3))
+        made = jax.make_jaxpr(gradient)(x, kernel, scale, bias)
+        return str(made), jax.jit(gradient)(x, kernel, scale, bias)
+
+    alone, expected = program()
+    monkeypatch.setattr(native, "only_cpu", lambda: False)
+    among, found = program()
+    assert "platform_index" in among and "platform_index" not in alone
+    for a, b in zip(found, expected, strict=True):
         close(a, b)
 
 
