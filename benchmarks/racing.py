@@ -185,6 +185,12 @@ def foreseen(macs: np.ndarray, right: np.ndarray, front: np.ndarray, error: floa
     Who bets all along what suits a lead of G an image (of variance v, K images in all) reaches
     n / error at the share s of them with s / (1 - s) = 2 log(n / error) v / (G^2 K): `_stakes` in
     `search/racing.py`. No race can count on less, with these bets and this correction.
+
+    Args:
+        macs: `[N]`.
+        right: bool `[N, K]`.
+        front: int `[F]`, who must see all images.
+        error: as of `race`.
     """
     n, total = right.shape
     wide = right.astype(np.float32)

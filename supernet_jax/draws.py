@@ -32,8 +32,7 @@ def at_once(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
 
     def run(key: Array) -> Any:
         program, shapes = jax.make_jaxpr(function, return_shape=True)(key)
-        size = _size(program.jaxpr)
-        pool = _Pool(jax.random.bits(key, (size,), jnp.uint32) if size else None)
+        pool = _Pool(jax.random.bits(key, (_size(program.jaxpr),), jnp.uint32))
         leaves = _results(program, [lambda: key], pool)
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
@@ -43,11 +42,10 @@ def at_once(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
 class _Pool:
     """Bits that are handed out from the first on."""
 
-    def __init__(self, bits: Array | None) -> None:
+    def __init__(self, bits: Array) -> None:
         self.bits, self.used = bits, 0
 
     def take(self, shape: tuple[int, ...]) -> Array:
-        assert self.bits is not None
         start, self.used = self.used, self.used + math.prod(shape)
         return jax.lax.slice(self.bits, (start,), (self.used,)).reshape(shape)
 

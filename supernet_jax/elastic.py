@@ -322,7 +322,7 @@ def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, soft: bool)
         (_get(tree, path).shape or (1,))[axis] for path, places in leaves for axis, _ in places
     ]
     position = jax.lax.broadcasted_iota(jnp.int32, (*starts.shape[:2], max(sizes, default=0)), 2)
-    inside = (position >= starts) & (position < stops)  # [S, columns, n], of an arch [1, ...]
+    inside = (position >= starts) & (position < stops)  # [S, columns, N]; below [1, ...] of an arch
     if not soft:
         # Reduced, not sliced. A slice the compiler takes for cheap: it computes it again for every
         # leaf, with all that led to the choice, and takes twice as long to compile.
@@ -331,7 +331,7 @@ def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, soft: bool)
     for path, places in leaves:
         leaf = _get(tree, path)
         shape = leaf.shape or (1,)
-        boxes = [_columns(inside, column, shape[axis]) for axis, column in places]
+        boxes = [_column(inside, column, shape[axis]) for axis, column in places]
         mask = _expectation(chosen, boxes) if soft else _product([box[0] for box in boxes])
         used = [axis for axis, _ in places]
         mask = mask.reshape([n if a in used else 1 for a, n in enumerate(leaf.shape)])
@@ -339,7 +339,7 @@ def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, soft: bool)
     return tree
 
 
-def _columns(inside: Array, column: int, n: int) -> Array:
+def _column(inside: Array, column: int, n: int) -> Array:
     """`[S, columns, N]` -> `[S, n]`."""
     box = jax.lax.slice(inside, (0, column, 0), (len(inside), column + 1, n))
     return jax.lax.squeeze(box, (1,))
