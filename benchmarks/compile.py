@@ -1,15 +1,16 @@
-"""Time to the first step, with an empty and with a filled cache of compiled programs.
+"""Time to the first step, with nothing kept and with what an earlier process kept.
 
     python benchmarks/compile.py --quick
     python benchmarks/compile.py --space attentivenas --resolution 128 --batch 32
 
 Every figure is of a fresh process: the training step (largest, smallest and 2 random subnets,
 distillation) and the evaluator (calibration and evaluation of 8 archs), with random subnets and
-candidates masked and switched. The cache is a temporary folder of each round, empty for "cold", as
-"cold" left it for "warm"; it takes every program, however quickly it was compiled.
+candidates masked and switched. "cold" begins with an empty folder, "warm" with what "cold" left in
+it, so that programs are found without being traced. "traced" has only what JAX itself keeps, which
+is the start of a network made of a user's own blocks. The folder takes every program, however
+quickly it was compiled.
 """
 
-import itertools
 import json
 import os
 import pathlib
@@ -21,7 +22,8 @@ import time
 
 BORN = "SUPERNET_BENCHMARK_BORN"  # the moment at which a child was started, seconds since 1970
 JOBS = ("train", "evaluate")
-STAGES = ("imports", "set-up", "trace", "lower", "compile", "first run", "all")
+STAGES = ("imports", "set-up", "trace", "compile or load", "first run", "all")
+CACHES = ("cold", "warm", "traced")
 CANDIDATES = 8
 SMALL = "small"  # the space of --quick: one stage
 
@@ -33,7 +35,7 @@ def main() -> None:
         return
     import measure
 
-    from supernet_jax import config
+    from supernet_jax import compilation, config
 
     parser = measure.parser(__doc__)
     parser.set_defaults(rounds=3)
@@ -54,7 +56,10 @@ def main() -> None:
         for job, strategy in kinds:
             what = [job, space, strategy, size, arguments.batch, arguments.dtype]
             with tempfile.TemporaryDirectory(prefix="supernet-compile-") as cache:
-                for state in ("cold", "warm"):
+                for state in CACHES:
+                    if state == "traced":
+                        for path in pathlib.Path(cache).glob(f"{compilation.PREFIX}*"):
+                            path.unlink()
                     found.setdefault((job, strategy, state), []).append(spawned(what, cache))
                     print(f"round {i + 1}: {job}, {strategy}, {state}", file=sys.stderr)
     about = {"space": space, "pixels": size, "batch": arguments.batch, "dtype": arguments.dtype}
@@ -85,30 +90,29 @@ def spawned(what: list, cache: str) -> dict[str, float]:
 
 
 def child(job, space, strategy, size, batch, dtype):
-    """Builds one program and runs it once. Returns the seconds of each stage."""
-    moments = [float(os.environ[BORN])]
+    """Makes the programs of a job and runs each once. Returns the seconds of each stage."""
+    born = float(os.environ[BORN])
     import jax
 
     from supernet_jax import machine
 
     machine.collect_rarely()  # as every command does
-    moments.append(time.time())
-    made = space_of(space, size)
-    run, given, how = {"train": training, "evaluate": evaluation}[job](
-        made, strategy, size, batch, dtype
-    )
-    jax.block_until_ready(given)
-    moments.append(time.time())
-    traced = run.trace(*given, **how)
-    moments.append(time.time())
-    lowered = traced.lower()
-    moments.append(time.time())
-    compiled = lowered.compile()
-    moments.append(time.time())
-    jax.block_until_ready(compiled(*given))
-    moments.append(time.time())
-    spent = [b - a for a, b in itertools.pairwise(moments)]
-    return dict(zip(STAGES, [*spent, moments[-1] - moments[0]], strict=True))
+    spent = dict.fromkeys(STAGES, 0.0) | {"imports": time.time() - born}
+
+    def first(program, *given, **static):
+        """Makes a program and runs it."""
+        made = program.compiled(*given, **static)
+        ready = time.time()
+        results = jax.block_until_ready(made.run(*given))
+        spent["trace"] += made.trace_seconds
+        spent["compile or load"] += made.compile_seconds
+        spent["first run"] += time.time() - ready
+        return results
+
+    begin = {"train": training, "evaluate": evaluation}[job]
+    begin(space_of(space, size), strategy, size, batch, dtype, first)
+    spent["all"] = time.time() - born
+    return spent | {"set-up": 2 * spent["all"] - sum(spent.values())}  # what nothing else took
 
 
 def space_of(name, size):
@@ -124,18 +128,19 @@ def space_of(name, size):
     return mobilenet.mobilenet(SMALL, resolutions=(size,), **sizes)
 
 
-def training(space, strategy, size, batch, dtype):
-    """The jitted step, its arguments, and its static ones."""
+def training(space, strategy, size, batch, dtype, first):
+    """One step."""
     import train_step
 
-    from supernet_jax import train
+    from supernet_jax import fit, sharding
 
     recipe, state, data = train_step.prepared(space, strategy, size, batch, dtype)
-    return train.make_step(recipe), (state, data), {"resolutions": (size,) * 4}
+    step = fit.stepper(recipe, sharding.data_mesh(), rules=sharding.REPLICATED)
+    first(step, state, data, resolutions=(size,) * 4)
 
 
-def evaluation(space, strategy, size, batch, dtype):
-    """The jitted evaluator, its arguments, and no static ones."""
+def evaluation(space, strategy, size, batch, dtype, first):
+    """Both programs of the evaluation."""
     import evaluation as bench
     import jax
     import jax.numpy as jnp
@@ -146,15 +151,10 @@ def evaluation(space, strategy, size, batch, dtype):
     archs = choices.sample(space.menu, jax.random.key(1), (CANDIDATES,))
     strategy = bench.STRATEGIES[strategy]
     how = evaluate.Program(space, bench.prepare, strategy, config.dtype(dtype), size, None)
-
-    @jax.jit
-    def run(params, archs, data, batches, count):  # both programs of `evaluate`, one in the other
-        given = params, archs, count, True
-        stats = evaluate.calibrator(how)(*given, data.calibration)
-        return evaluate.scorer(how)(*given, stats, data.images, data.labels, batches)
-
     batches = jnp.array([0, len(data.labels)], jnp.int32)
-    return run, (params, archs, data, batches, jnp.full((1,), CANDIDATES, jnp.int32)), {}
+    given = params, archs, jnp.full((1,), CANDIDATES, jnp.int32), True
+    stats = first(evaluate.calibrator(how), *given, data.calibration)
+    first(evaluate.scorer(how), *given, stats, data.images, data.labels, batches)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ import measure
 import numpy as np
 from compile import SMALL, space_of  # the script beside this one
 
-from supernet_jax import choices, config, machine, network
+from supernet_jax import augment, choices, config, machine, network
 from supernet_jax.evaluate import EvaluationData, How, evaluate
 
 STRATEGIES = {"masked": network.masked, "switched": network.switched}
+prepare = functools.partial(augment.normalise, mean=(0.0,) * 3, std=(1.0,) * 3)
 POPULATIONS = {"uniform": None, "mutants 0.1": 0.1, "mutants 0.2": 0.2}
 
 
@@ -75,11 +76,6 @@ def run(space, params, data, archs, strategy, reuse, dtype, i):
     count = len(jax.tree.leaves(archs[i])[0])
     how = How(space, prepare, STRATEGIES[strategy], chunk=count, reuse=reuse, dtype=dtype)
     return [result.correct for _, result in evaluate(how, params, archs[i], data)]
-
-
-def prepare(images):
-    """Without augmentation."""
-    return images.astype(jnp.float32) / 255.0
 
 
 def population(menu, rate, count, i):

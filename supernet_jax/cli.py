@@ -1,6 +1,8 @@
 """The command line: `supernet COMMAND`, and what commands there are."""
 
+import importlib
 import itertools
+import keyword
 import logging
 import os
 import pathlib
@@ -13,36 +15,24 @@ import jax
 import tyro
 
 import supernet_jax
-from supernet_jax import machine
-from supernet_jax.commands import (
-    evaluate,
-    extract,
-    import_,
-    info,
-    latency,
-    native,
-    quickstart,
-    report,
-    search,
-    table,
-    train,
-)
+from supernet_jax import commands, machine
 from supernet_jax.config import Config, load_file
 from supernet_jax.errors import UserError, near
 from supernet_jax.native import cache_folder
 
+# Each is a module of `commands`, imported when it is asked for: some need much that others do not.
 COMMANDS = {
-    "info": (info, "draw a space, or count the MACs and parameters of archs"),
-    "train": (train, "train a supernet from a config file"),
-    "evaluate": (evaluate, "calibrate and evaluate subnets of a run"),
-    "search": (search, "search a run's space under a budget"),
-    "table": (table, "the archs of a space over MACs, or the best by a score, for samplers"),
-    "latency": (latency, "measure how long the blocks of a space take on this machine"),
-    "extract": (extract, "take subnets out as ordinary networks"),
-    "import": (import_, "make a run of weights that were trained elsewhere"),
-    "report": (report, "one HTML file about a run: training, front, networks"),
-    "native": (native, "build faster kernels for this machine's CPU (optional)"),
-    "quickstart": (quickstart, "all of it on 8x8 digits, in three minutes"),
+    "info": "draw a space, or count the MACs and parameters of archs",
+    "train": "train a supernet from a config file",
+    "evaluate": "calibrate and evaluate subnets of a run",
+    "search": "search a run's space under a budget",
+    "table": "the archs of a space over MACs, or the best by a score, for samplers",
+    "latency": "measure how long the blocks of a space take on this machine",
+    "extract": "take subnets out as ordinary networks",
+    "import": "make a run of weights that were trained elsewhere",
+    "report": "one HTML file about a run: training, front, networks",
+    "native": "build faster kernels for this machine's CPU (optional)",
+    "quickstart": "all of it on 8x8 digits, in three minutes",
 }
 
 
@@ -77,15 +67,21 @@ def _dispatch(arguments: list[str]) -> None:
     if name not in COMMANDS:
         hint = near(name, [*COMMANDS, "--help", "--version"])
         raise UserError(f"there is no command {name!r}, only {known}{hint}")
-    command, _ = COMMANDS[name]
+    command = module(name)
     own = {"train": _train, "import": _import}.get(name)
-    parsed = own(rest) if own is not None else _parse(command, rest, name)
+    parsed = own(command, rest) if own is not None else _parse(command, rest, name)
     _quiet()
     machine.collect_rarely()
     command.run(parsed)
 
 
-def _train(arguments: list[str]) -> train.Arguments:
+def module(name: str) -> Any:
+    """The module of a command: its `Arguments`, its `EXAMPLES`, and `run`."""
+    own = f"{name}_" if keyword.iskeyword(name) else name
+    return importlib.import_module(f"{commands.__name__}.{own}")
+
+
+def _train(train: Any, arguments: list[str]) -> Any:
     """Arguments of `train`, with the config file's values as defaults."""
     first = [a for a in arguments[:1] if not a.startswith("-")]
     later = [a for a in arguments if a.endswith(".py") and not a.startswith("-")]
@@ -103,7 +99,7 @@ def _train(arguments: list[str]) -> train.Arguments:
     return _parse(train, rest, "train CONFIG", default=default)
 
 
-def _import(arguments: list[str]) -> import_.Arguments:
+def _import(import_: Any, arguments: list[str]) -> Any:
     """Arguments of `import`, with the values of the file of `--config` as defaults."""
     spelt = [part for a in arguments for part in re.split(r"(?<=^--config)=", a, maxsplit=1)]
     paths = [value for option, value in itertools.pairwise(spelt) if option == "--config"]
@@ -133,7 +129,7 @@ def _examples(text: str) -> str:
 
 
 def _overview() -> str:
-    lines = "\n".join(f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items())
+    lines = "\n".join(f"  {name:<12}{what}" for name, what in COMMANDS.items())
     return (
         f"supernet {supernet_jax.__version__}: train a supernet once, search it, take "
         f"any subnet away\n\n{lines}\n\n"

@@ -33,6 +33,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from supernet_jax import choices, layers, network, sharding
 from supernet_jax.choices import Arch, Array
+from supernet_jax.compilation import Kept
 from supernet_jax.elastic import Tree
 from supernet_jax.network import Reuse, Space, Strategy, switched, zero_stats
 
@@ -307,7 +308,7 @@ def _result(scores: Scores, total: int) -> Result:
 
 
 @functools.cache
-def calibrator(program: Program) -> Callable[..., Array]:
+def calibrator(program: Program) -> Kept:
     """`(params, archs [G*n], counts [G], reuse, calibration) -> stats [G*n, S]`.
 
     Of the archs of a group the first `counts` are calibrated; the rows of the others are zero.
@@ -335,11 +336,11 @@ def calibrator(program: Program) -> Callable[..., Array]:
         )
         return total / len(calibration)
 
-    return _mapped(calibrate, program.mesh, (WHOLE, ARCHS, ARCHS, WHOLE, IMAGES))
+    return _mapped(calibrate, program, (WHOLE, ARCHS, ARCHS, WHOLE, IMAGES))
 
 
 @functools.cache
-def scorer(program: Program) -> Callable[..., Scores]:
+def scorer(program: Program) -> Kept:
     """`(params, archs [G*n], counts [G], reuse, stats [G*n, S], images, labels, batches [2])`.
 
     Returns `Scores` of the first `counts` archs of each group, in the batches from the first to
@@ -381,21 +382,20 @@ def scorer(program: Program) -> Callable[..., Scores]:
         )
 
     places = (WHOLE, ARCHS, ARCHS, WHOLE, ARCHS, IMAGES, IMAGES, WHOLE)
-    return _mapped(score, program.mesh, places)
+    return _mapped(score, program, places)
 
 
-def _mapped(
-    run: Callable[..., Any], mesh: Mesh | None, places: tuple[PartitionSpec, ...]
-) -> Callable[..., Any]:
+def _mapped(run: Callable[..., Any], program: Program, places: tuple[PartitionSpec, ...]) -> Kept:
     """Compiled: archs split over groups of devices by hand, images within a group by the compiler.
 
     Args:
         run: of the archs of one group; what it returns has them first.
-        mesh: candidates x data, None for one device.
+        program: what it is made of.
         places: where each argument lives.
     """
+    mesh = program.mesh
     if mesh is None:
-        return jax.jit(run)
+        return Kept(jax.jit(run), run.__name__, program)
     grouped = jax.shard_map(
         run,
         mesh=mesh,
@@ -405,7 +405,8 @@ def _mapped(
         check_vma=False,
     )
     given = tuple(NamedSharding(mesh, place) for place in places)
-    return jax.jit(grouped, in_shardings=given, out_shardings=NamedSharding(mesh, ARCHS))
+    split = jax.jit(grouped, in_shardings=given, out_shardings=NamedSharding(mesh, ARCHS))
+    return Kept(split, run.__name__, program)
 
 
 def _each(

@@ -152,7 +152,7 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         loss=_built("loss", settings, Callable),  # type: ignore[arg-type]
         combine=_built("combine", settings, train.Combine, steps=t.steps),
         optimizer=_built("optimizer", settings, optax.GradientTransformation, steps=t.steps),
-        augment=functools.partial(_augmented, d, prepare),
+        augment=functools.partial(augmented, d, prepare),
         strategy=config.strategy(t.strategy, job="train", backend=jax.default_backend()),
         seed=t.seed,
         dtype=config.dtype(t.dtype),
@@ -166,10 +166,18 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
     )
 
 
-def _augmented(
+def augmented(
     d: config.Data, prepare: Callable[[Array], Array], images: Array, key: Array, ids: Array
 ) -> Array:
-    """Crop and flip, then the policy, then erasing, then numbers for the network."""
+    """A step's images as the data's settings want them: crop and flip, policy, erasing, numbers.
+
+    Args:
+        d: the settings.
+        prepare: uint8 images -> the network's float input.
+        images: uint8 `[B, H, W, C]`.
+        key: of the step.
+        ids: int32 `[B]`, of the examples; what is random depends on these two alone.
+    """
     if d.pad or d.flip:
         images = augment.augment(images, key, ids, pad=d.pad, flip=d.flip)
     policy_key, erase_key = (jax.random.fold_in(key, 2**31 + i) for i in (1, 2))

@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 
 from supernet_jax import __version__, checkpoint, data, machine, progress, sharding, train
 from supernet_jax.checkpoint import Checkpoints
+from supernet_jax.compilation import Kept
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError
 from supernet_jax.train import Batch, Recipe, State
@@ -50,7 +51,7 @@ class Job(NamedTuple):
         log_every: steps between lines of metrics.
         reading: who decodes images that are not in memory.
         rules: how the state is split over the devices.
-        step: what `train.make_step` gave for a recipe that differs in the seed or the first state
+        step: what `stepper` gave for a recipe that differs in the seed or the first state
             alone, so that nothing is compiled again; None to make it.
     """
 
@@ -66,7 +67,7 @@ class Job(NamedTuple):
     log_every: int
     reading: data.Reading = data.Reading()
     rules: sharding.Rules = sharding.REPLICATED
-    step: Callable[..., tuple[State, train.Metrics]] | None = None
+    step: Kept | None = None
 
 
 def fit(job: Job) -> tuple[State, bool]:
@@ -84,7 +85,7 @@ def fit(job: Job) -> tuple[State, bool]:
     state = restore(job)
     start = int(state.step)
     log = _Log(job, start, int(state.rollbacks))
-    step_function = job.step or train.make_step(job.recipe, mesh=job.mesh, rules=job.rules)
+    step_function = job.step or stepper(job.recipe, job.mesh, rules=job.rules)
     with (
         _StopRequested() as stop,
         log,
@@ -132,14 +133,12 @@ def fit(job: Job) -> tuple[State, bool]:
 
 def restore(job: Job) -> State:
     """The state of the last checkpoint, or the first state where there is none."""
-    places = train.places(job.recipe, job.mesh, job.rules)
-    create = creator(job.recipe, job.mesh, rules=job.rules)
     if job.checkpoints.latest() is None:
-        return create()
+        return creator(job.recipe, job.mesh, rules=job.rules)()
     target = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        jax.eval_shape(create),
-        places,
+        train.shapes(job.recipe),
+        train.places(job.recipe, job.mesh, job.rules),
     )
     return job.checkpoints.restore(target)
 
@@ -163,6 +162,13 @@ def creator(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Callable[..
         out_shardings=train.places(recipe, mesh, rules),
         compiler_options=machine.runs_once(),
     )
+
+
+def stepper(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Kept:
+    """The step of `train.make_step`; compiled programs of earlier processes are used again."""
+    made = train.make_step(recipe, mesh=mesh, rules=rules)
+    # The seed of a run is data: it is in the state.
+    return Kept(made, recipe._replace(seed=0), mesh, rules)
 
 
 def _keep(job: Job, step: int, state: State, log: "_Log") -> None:

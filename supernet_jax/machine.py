@@ -42,10 +42,18 @@ def collect_rarely() -> None:
     gc.set_threshold(100_000, 20, 20)
 
 
+def instructions() -> str:
+    """The processor and its instruction sets: what machine code made here may rely on."""
+    return f"{platform.machine()} {_processor()} {_told('flags', 'Features')}"
+
+
 def _processor() -> str:
+    return _told("model name") or platform.processor() or platform.machine()
+
+
+def _told(*names: str) -> str:
+    """What Linux says of the first processor under one of these names; "" elsewhere."""
     info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = info.read_text().splitlines() if info.exists() else []
+    parts = (line.partition(":") for line in lines)
+    return next((said.strip() for name, _, said in parts if name.strip() in names), "")

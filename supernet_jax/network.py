@@ -1,8 +1,8 @@
-"""Spaces, and the three ways to run a subnet of one: sliced, masked and switched.
+"""The three ways to run a subnet of a space: sliced, masked and switched.
 
-A `Space` is a menu, its elastic blocks and a topology: a plain function `forward(run, x)` in which
-`run(name, *inputs)` executes one block under the current strategy. All strategies have one
-signature and one meaning; they differ in what may be traced and in what is paid:
+A space's topology is a plain function `forward(run, x)` in which `run(name, *inputs)` executes one
+block under the current strategy. All strategies have one signature and one meaning; they differ in
+what may be traced and in what is paid:
 
 - `sliced`: the arch is concrete; each block is built at its own size.
 - `masked`: the arch may be traced, or a relaxed code; the largest block runs on masked weights.
@@ -17,65 +17,26 @@ import dataclasses
 import functools
 import itertools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from supernet_jax import choices, draws, elastic, layers
 from supernet_jax.call import Call, Static, init_module
-from supernet_jax.choices import Arch, Array, Code, Lookup, Menu, Path
+from supernet_jax.choices import Arch, Array, Code
 from supernet_jax.elastic import ElasticBlock, Spec, Tree
+from supernet_jax.space import Bank as Bank
+from supernet_jax.space import Geometry as Geometry
+from supernet_jax.space import Run, Topology
+from supernet_jax.space import Space as Space
+from supernet_jax.space import geometry as geometry
+from supernet_jax.space import group as group
+from supernet_jax.space import identity as identity
 
 LOOP = 3  # so many blocks that are alike run in a loop; for fewer it costs more than it saves
-Run = Callable[..., Array]
-Topology = Callable[[Run, Array], Array]
-
-
-class Bank(NamedTuple):
-    """Several copies of the shared parameters, one of which an arch picks.
-
-    Attributes:
-        rows: N, the size of the leading axis of every parameter.
-        row: which of them an arch uses.
-    """
-
-    rows: int
-    row: Lookup
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Space:
-    """A search space. Static: it never enters a traced function as an argument.
-
-    Attributes:
-        name: what files and messages call it.
-        menu: the decisions.
-        blocks: the elastic blocks, in the order in which they are usually run.
-        forward: the topology.
-        input_channels: C of the images.
-        classes: K.
-        resolution: where the input resolution stands in the menu. It is a shape, hence never
-            traced: each resolution has a program of its own.
-        bank: a parameter bank, or None for one set of parameters without an extra axis.
-    """
-
-    name: str
-    menu: Menu
-    blocks: Mapping[str, ElasticBlock]
-    forward: Topology
-    input_channels: int
-    classes: int
-    resolution: Path = ("resolution",)
-    bank: Bank | None = None
-
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """The input resolutions on offer, smallest first."""
-        return tuple(int(r) for r in choices.get(self.menu, self.resolution).values)
 
 
 class Reuse(NamedTuple):
@@ -160,34 +121,6 @@ def chain(names: tuple[str, ...]) -> Topology:
     return forward
 
 
-def group(space: Space, name: str) -> str:
-    """The name under which a block's parameters are kept."""
-    return space.blocks[name].group or name
-
-
-class Geometry(NamedTuple):
-    """Shapes of a union block at one resolution, batch 1: its inputs, and everything of its own."""
-
-    inputs: tuple[tuple[int, ...], ...]
-    shapes: elastic.BlockShapes
-
-
-@functools.cache
-def geometry(space: Space, resolution: int) -> dict[str, Geometry]:
-    """Shapes of every union block at one input resolution."""
-    found: dict[str, Geometry] = {}
-
-    def run(name: str, *inputs: Array) -> Array:
-        block = space.blocks[name]
-        shapes = tuple(x.shape for x in inputs)
-        found[name] = Geometry(shapes, elastic.shapes(block, block.union, shapes))
-        return jnp.zeros(found[name].shapes.output.shape)
-
-    images = jax.ShapeDtypeStruct((1, resolution, resolution, space.input_channels), jnp.float32)
-    jax.eval_shape(functools.partial(space.forward, run), images)
-    return found
-
-
 def init(space: Space, key: Array) -> Tree:
     """Shared parameters of every block group: `{group: {layer: {kernel|bias|scale: array}}}`.
 
@@ -202,22 +135,39 @@ def init(space: Space, key: Array) -> Tree:
 @functools.cache
 def parameter_shapes(space: Space) -> Tree:
     """The tree of `init` with `jax.ShapeDtypeStruct` leaves; nothing is computed."""
-    return jax.eval_shape(functools.partial(init, space), jax.random.key(0))
+    shapes: Tree = {}
+    for owner, block, about in _owners(space):
+        tree = dict(about.shapes.params)
+        if block.transforms:
+            made = functools.partial(_init_transforms, block, tree)
+            tree[elastic.TRANSFORMS] = jax.eval_shape(made, jax.eval_shape(jax.random.key, 0))
+        shapes[owner] = tree
+    if space.bank is None:
+        return shapes
+    rows = space.bank.rows
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct((rows, *s.shape), s.dtype), shapes)
 
 
 def _init_one(space: Space, key: Array) -> Tree:
     params: Tree = {}
-    for name, shape in geometry(space, space.resolutions[0]).items():
-        block, owner = space.blocks[name], group(space, name)
-        if owner in params:
-            continue
+    for owner, block, about in _owners(space):
         layers_key, transforms_key = jax.random.split(_named_key(key, owner))
-        how = {"make": block.module, "spec": block.union, "inputs": shape.inputs}
+        how = {"make": block.module, "spec": block.union, "inputs": about.inputs}
         tree = dict(init_module(layers_key, **how))
         if block.transforms:
             tree[elastic.TRANSFORMS] = _init_transforms(block, tree, transforms_key)
         params[owner] = tree
     return params
+
+
+def _owners(space: Space) -> Iterator[tuple[str, ElasticBlock, Geometry]]:
+    """Each group that owns parameters, and the first of its blocks to run with its geometry."""
+    met = set()
+    for name, about in geometry(space, space.resolutions[0]).items():
+        owner = group(space, name)
+        if owner not in met:
+            met.add(owner)
+            yield owner, space.blocks[name], about
 
 
 def _init_transforms(block: ElasticBlock, tree: Tree, key: Array) -> Tree:
@@ -233,24 +183,6 @@ def zero_stats(space: Space) -> Tree:
     """Statistics of every block at the union's shapes, all zero."""
     shapes = {n: g.shapes.moments for n, g in geometry(space, space.resolutions[0]).items()}
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-
-def identity(space: Space, resolution: int, archs: Arch) -> Array | np.ndarray:
-    """What each block of an arch is, in the order in which they run: int32 `[..., blocks + 1]`.
-
-    Archs with equal numbers up to a place do the same up to there: the row of the bank comes
-    first, then each block's spec, -1 where it is skipped. NumPy in, NumPy out.
-    """
-    first = choices.get(archs, space.resolution) * 0
-    xp = jnp if isinstance(first, jax.Array) else np
-    columns = [first if space.bank is None else space.bank.row(archs)]
-    for name in geometry(space, resolution):
-        block = space.blocks[name]
-        which = first + block.index(archs)
-        columns.append(
-            which if block.alive is None else xp.where(block.alive(archs) > 0, which, -1)
-        )
-    return xp.stack(columns, axis=-1)
 
 
 def empty_memory(
@@ -418,8 +350,8 @@ class _Pass:
 
     def sequence(self, names: tuple[str, ...], x: Array) -> Array:
         """One block after another; the compiler sees those that are alike once, in a loop."""
-        for _, group in itertools.groupby(names, self._kind):
-            alike = tuple(group)
+        for _, neighbours in itertools.groupby(names, self._kind):
+            alike = tuple(neighbours)
             if len(alike) >= LOOP:
                 x = self._loop(alike, x)
             else:

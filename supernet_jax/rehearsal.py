@@ -5,12 +5,10 @@ rule: a backward pass multiplies with the weights once for the input's gradient 
 """
 
 import collections
-import contextlib
 import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,7 +23,6 @@ TIMED = 5  # steps, after one that does not count
 PATIENCE = 60.0  # seconds after which two steps are enough
 COUNTED = 20_000  # steps whose resolutions are drawn to count programs; of longer runs a part
 SAMPLES = 1000  # uniform archs for a mean
-CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +129,7 @@ def rehearse(built: Experiment) -> Rehearsal:
     """Compiles the most expensive step of a run, and takes a few of its steps."""
     counted = programs(built.recipe, built.config.train.steps)
     chosen = max(counted, key=lambda program: program.computed)
-    with progress.bar("rehearsing", 3 + TIMED, unit="stage") as advance:
+    with progress.bar("rehearsing", 2 + TIMED, unit="stage") as advance:
         found = _run(built, chosen.resolutions, advance)
     times = found.pop("times")
     step = Range(statistics.median(times), min(times), max(times))
@@ -211,7 +208,7 @@ def _run(
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "checkpoint_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
     }
-    advance(1, "tracing")
+    advance(1, "tracing and compiling")
     with fit.Batches(
         built.dataset.train,
         batch=built.config.train.batch,
@@ -222,23 +219,17 @@ def _run(
     ) as batches:
         batches.go_to(0, 0)
         batch = batches.next()
-        begun = time.perf_counter()
-        step = train.make_step(recipe, mesh=mesh, rules=built.rules)
-        lowered = step.lower(state, batch, resolutions=resolutions)  # type: ignore[attr-defined]
-        traced = time.perf_counter()
-        advance(1, "compiling")
-        with _cache_hits() as hits:
-            compiled = lowered.compile()
-        done = time.perf_counter()
+        step = fit.stepper(recipe, mesh, rules=built.rules)
+        made = step.compiled(state, batch, resolutions=resolutions)
         advance(1, "taking steps")
-        state, _ = jax.block_until_ready(compiled(state, batch))  # the first is slower
-        times = _time_steps(compiled, state, batches, advance)
+        state, _ = jax.block_until_ready(made.run(state, batch))  # the first is slower
+        times = _time_steps(made.run, state, batches, advance)
     return {
         **sizes,
-        "memory": _memory(compiled),
-        "trace_seconds": traced - begun,
-        "compile_seconds": done - traced,
-        "from_cache": bool(hits),
+        "memory": _memory(made.run),
+        "trace_seconds": made.trace_seconds,
+        "compile_seconds": made.compile_seconds,
+        "from_cache": made.found,
         "times": times,
     }
 
@@ -266,22 +257,6 @@ def _memory(compiled: Any) -> Memory | None:
     own = outputs - planned.alias_size_in_bytes  # the rest lies where the arguments were
     temporaries = planned.temp_size_in_bytes
     return Memory(arguments, outputs, temporaries, arguments + own + temporaries)
-
-
-@contextlib.contextmanager
-def _cache_hits() -> Iterator[list[str]]:
-    """What was read from the cache of compiled programs inside."""
-    hits: list[str] = []
-
-    def listen(event: str, **_: Any) -> None:
-        if event == CACHE_HIT:
-            hits.append(event)
-
-    jax.monitoring.register_event_listener(listen)
-    try:
-        yield hits
-    finally:
-        jax.monitoring.unregister_event_listener(listen)
 
 
 def spelt_bytes(size: int) -> str:

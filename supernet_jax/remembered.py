@@ -8,14 +8,14 @@ cannot be read, as of a process that was killed, is as good as none.
 
 import contextlib
 import functools
-import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
 from typing import Any
 
 import jax
+
+from supernet_jax import digest
 
 
 def recall(key: str) -> Any:
@@ -42,24 +42,18 @@ def keep(key: str, value: Any) -> None:
             os.close(file)
 
 
-def _file() -> pathlib.Path | None:
-    folder: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if folder is None or "://" in folder:  # a bucket: lines cannot be appended there
+def folder() -> pathlib.Path | None:
+    """Where things are kept for later processes, None where nothing is."""
+    config: Any = jax.config
+    where: str | None = config.jax_compilation_cache_dir
+    if where is None or not config.jax_enable_compilation_cache:
         return None
-    return pathlib.Path(folder) / f"supernet-{_digest()}.jsonl"
+    return None if "://" in where else pathlib.Path(where)  # not in a bucket, as JAX's own
 
 
-@functools.cache
-def _digest() -> str:
-    """Of all that a kept value may depend on."""
-    digest = hashlib.sha256()
-    for package in ("jax", "jaxlib", "flax", "numpy"):
-        digest.update(f"{package} {importlib.metadata.version(package)}\n".encode())
-    folder = pathlib.Path(__file__).parent
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(f"{path.relative_to(folder)}\n".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+def _file() -> pathlib.Path | None:
+    where = folder()
+    return None if where is None else where / f"supernet-{digest.versions()}.jsonl"
 
 
 @functools.cache

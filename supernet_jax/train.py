@@ -84,10 +84,15 @@ def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, 
     return augment, archs, dropout
 
 
+def shapes(recipe: Recipe) -> State:
+    """The state of a recipe with `jax.ShapeDtypeStruct` leaves; nothing is computed."""
+    params = network.parameter_shapes(recipe.space)
+    return jax.eval_shape(functools.partial(create, recipe), params)
+
+
 def places(recipe: Recipe, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> State:
     """Where each array of the state lives: a `State` of shardings."""
-    shapes = jax.eval_shape(functools.partial(create, recipe))
-    return sharding.place(mesh, shapes, rules=rules)
+    return sharding.place(mesh, shapes(recipe), rules=rules)
 
 
 def make_step(

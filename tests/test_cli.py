@@ -96,7 +96,7 @@ POSITIONAL = {"train": ("config",), "import": ("kind", "source", "settings")}  #
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_of_a_command(command: str, capsys: Capture) -> None:
-    module, _ = cli.COMMANDS[command]
+    module = cli.module(command)
     shown = done(capsys, command, "--help")
     out = " ".join(shown.split())
     for example in module.EXAMPLES.strip().splitlines():
@@ -121,7 +121,7 @@ def test_help_of_a_config_file(capsys: Capture) -> None:
 @pytest.mark.parametrize("flag", ["-h", "--help", "help"])
 def test_overview(flag: str, capsys: Capture) -> None:
     out = done(capsys, flag)
-    for name, (_, what) in cli.COMMANDS.items():
+    for name, what in cli.COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(what)}$", out, re.MULTILINE)
 
 
@@ -168,7 +168,7 @@ def test_where_the_config_file_stands(
     arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     seen = []
-    monkeypatch.setattr(cli.train, "run", seen.append)
+    monkeypatch.setattr(cli.module("train"), "run", seen.append)
     done(capsys, "train", *arguments)
     (parsed,) = seen
     assert parsed.out == pathlib.Path("runs/x.py")

@@ -12,13 +12,14 @@ PACKAGE = ROOT / "supernet_jax"
 # circle. A new module needs a place here.
 ROWS = (
     ("__init__", "errors"),
+    ("digest",),
     ("remembered",),
     (
         *("choices", "description", "draws", "machine", "native"),
         *("progress", "schema", "tensors", "userfile"),
     ),
-    ("elastic", "norm", "layers", "blocks"),
-    ("call",),
+    ("elastic", "norm", "layers", "blocks", "compilation"),
+    ("call", "space"),
     ("network",),
     ("spaces",),
     (
@@ -41,7 +42,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LIMITS = {
     "orbax": {"checkpoint", "chunks"},
     "tensorstore": {"chunks"},
-    "pickle": set(),
+    "pickle": {"compilation"},  # of the user's own cache, which holds machine code anyway
     "torch": {"export.torch", "export.torch_model", "importers.files"},
     "tensorflow": set(),
 }

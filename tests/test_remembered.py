@@ -1,7 +1,6 @@
 """Descriptions kept on disk are those that would be found again, and only the package's own."""
 
 import dataclasses
-import importlib.metadata
 import json
 import pathlib
 from collections.abc import Callable
@@ -119,21 +118,6 @@ def test_without_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Pat
     monkeypatch.setattr(remembered, "_file", lambda: tmp_path / "file" / "kept.jsonl")
     remembered.keep("a", 1)  # cannot be written; in this process it is there
     assert remembered.recall("a") == 1
-
-
-def test_the_name_has_the_versions_and_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = remembered._digest.__wrapped__()
-    assert remembered._digest.__wrapped__() == first
-    version = importlib.metadata.version
-    with monkeypatch.context() as patch:
-        patch.setattr(importlib.metadata, "version", lambda name: version(name) + ".1")
-        assert remembered._digest.__wrapped__() != first
-    with monkeypatch.context() as patch:
-        read = pathlib.Path.read_bytes
-        patch.setattr(
-            pathlib.Path, "read_bytes", lambda path: read(path) + b"#" * (path.stem == "layers")
-        )
-        assert remembered._digest.__wrapped__() != first
 
 
 def test_leaves_nothing_in_what_is_traced(another_process: Callable[[], None]) -> None:

@@ -104,6 +104,15 @@ def _load(path: pathlib.Path) -> bool:
     return True
 
 
+def available() -> str:
+    """The kernels that what is traced now may call, by the name of their library; "" for none.
+
+    XLA knows them afterwards, so that programs which call them can be loaded.
+    """
+    unwanted = _aside.get() or os.environ.get(SWITCH) == "0" or jax.device_count() > 1
+    return library().name if not unwanted and library().exists() and _load(library()) else ""
+
+
 def only_cpu() -> bool:
     """Whether there is nothing but CPUs: then what others would run need not be traced.
 
@@ -133,10 +142,7 @@ def takes_norm(x: Array) -> bool:
 
     A program over several devices is left to XLA, which cannot split a foreign kernel.
     """
-    unwanted = _aside.get() or os.environ.get(SWITCH) == "0"
-    if unwanted or jax.device_count() > 1 or x.dtype != jnp.float32:
-        return False
-    return (path := library()).exists() and _load(path)
+    return x.dtype == jnp.float32 and available() != ""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -1,0 +1,223 @@
+"""Programs are found again by another process, the right ones only, and do the same."""
+
+import pathlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_space import tiny
+
+from supernet_jax import compilation, evaluate, fit, network, optim, remembered, sharding, train
+from supernet_jax.compilation import PREFIX, Kept
+from supernet_jax.config import Config
+from supernet_jax.experiment import build
+
+RANDOM = random.SystemRandom()
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Where programs are kept, however quickly they were compiled."""
+    monkeypatch.setattr(remembered, "folder", lambda: tmp_path)
+    least: Any = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield tmp_path
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+
+
+def files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(folder.glob(f"{PREFIX}*"))
+
+
+class Process:
+    """A function as each new process has it: nothing is compiled, and tracing is counted."""
+
+    def __init__(self) -> None:
+        self.traced = 0
+        self.own: dict[Any, float] = {}
+
+    def new(self, *made_of: Any) -> Kept:
+        own = self.own.setdefault(made_of, RANDOM.random())  # else JAX finds it in its own cache
+
+        def function(x: Any, y: Any, *, power: int = 1) -> dict[str, Any]:
+            self.traced += 1
+            return {"sum": x + y + own, "power": x**power}
+
+        return Kept(jax.jit(function, static_argnames=("power",)), *made_of)
+
+
+def test_found_again_by_another_process(folder: pathlib.Path) -> None:
+    process, given = Process(), (jnp.arange(3.0), np.ones(3, np.float32))
+    first = process.new("a")
+    returned = first(*given)
+    assert process.traced == 1 and len(files(folder)) == 1
+    assert first(*given).keys() == {"sum", "power"} and process.traced == 1
+    later = process.new("a")
+    for _ in range(2):
+        again = later(*given)
+        jax.tree.map(np.testing.assert_array_equal, again, returned)
+    assert process.traced == 1
+    made = process.new("a").compiled(*given)
+    assert made.found and made.trace_seconds == 0 and made.compile_seconds > 0
+    assert not any(path.name.startswith(".") for path in folder.iterdir())
+
+
+X, Y = jnp.arange(3.0), np.ones(3, np.float32)
+OTHERS: dict[str, Callable[[Process], Any]] = {
+    "made of something else": lambda p: p.new("b")(X, Y),
+    "static argument": lambda p: p.new("a")(X, Y, power=2),
+    "shape": lambda p: p.new("a")(X[:2], Y[:2]),
+    "dtype": lambda p: p.new("a")(X.astype(jnp.int32), Y),
+    "weak type": lambda p: p.new("a")(X, 1.0),
+    "device": lambda p: p.new("a")(jax.device_put(X, jax.devices()[1]), Y),
+    "split": lambda p: p.new("a")(split(X[:2]), Y[:2]),
+    "structure": lambda p: p.new("a")(X, jnp.float32(1)),
+}
+
+
+def split(x: Any) -> Any:
+    return sharding.split(sharding.data_mesh(jax.devices()[:2]), np.asarray(x))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_program(folder: pathlib.Path, name: str) -> None:
+    process = Process()
+    process.new("a")(X, Y)
+    first = OTHERS[name](process)
+    assert process.traced == 2
+    again = OTHERS[name](process)
+    assert process.traced == 2
+    jax.tree.map(np.testing.assert_array_equal, again, first)
+    jax.tree.map(lambda a, b: a.sharding == b.sharding or pytest.fail(), again, first)
+
+
+def test_settings_and_surroundings_count(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process()
+    process.new("a")(X, Y)
+    with jax.default_matmul_precision("bfloat16"):
+        process.new("a")(X, Y)
+    assert process.traced == 2
+    with jax.debug_nans(True):
+        process.new("a")(X, Y)
+    assert process.traced == 3
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    process.new("a")(X, Y)
+    assert process.traced == 4
+    monkeypatch.setattr(compilation.machine, "instructions", lambda: "another processor")
+    process.new("a")(X, Y)
+    assert process.traced == 5
+    monkeypatch.setattr(compilation.native, "available", lambda: "kernels.so")
+    process.new("a")(X, Y)
+    assert process.traced == 6
+    monkeypatch.setattr(compilation.digest, "versions", lambda: "later")
+    process.new("a")(X, Y)
+    assert process.traced == 7
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x78\x9cgarbage", "half"])
+def test_damaged_file(folder: pathlib.Path, damage: bytes | str) -> None:
+    process = Process()
+    first = process.new("a")(X, Y)
+    (path,) = files(folder)
+    whole = path.read_bytes()
+    path.write_bytes(damage if isinstance(damage, bytes) else whole[: len(whole) // 2])
+    jax.clear_caches()
+    again = process.new("a")(X, Y)
+    jax.tree.map(np.testing.assert_array_equal, again, first)
+    assert process.traced == 2
+
+
+def test_folder_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(remembered, "folder", lambda: tmp_path / "file" / "folder")
+    assert Process().new("a")(X, Y)["power"].shape == (3,)
+
+
+def test_nothing_is_kept(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process()
+    own = process.new(lambda: "a user's own code")
+    monkeypatch.setattr(remembered, "folder", lambda: None)
+    nowhere = process.new("a")
+    for kept in (own, nowhere):
+        assert kept(X, Y, power=2)["power"][2] == 4
+        made = kept.compiled(X, Y)
+        assert made.trace_seconds > 0 and made.run(X, Y)["power"][2] == 2
+    assert not files(folder)
+
+
+def test_within_another_function(folder: pathlib.Path) -> None:
+    process = Process()
+    kept = process.new("a")
+    assert jax.jit(lambda x: kept(x, Y)["power"][2])(X) == 2
+    assert jax.grad(lambda x: kept(x, Y, power=2)["power"].sum())(X)[2] == 4
+    assert not files(folder)
+
+
+def test_what_jax_had_kept_is_not_saved_again(folder: pathlib.Path) -> None:
+    process = Process()
+    process.new("a")(X, Y)  # JAX keeps it too, as it keeps all that takes so long
+    jax.clear_caches()
+    for path in files(folder):
+        path.unlink()
+    made = process.new("a").compiled(X, Y)
+    assert made.found and made.trace_seconds > 0
+    assert not files(folder)
+
+
+def test_reads_from_the_cache_are_noticed() -> None:
+    with compilation._cache_hits() as hits:
+        jax.monitoring.record_event("/jax/compilation_cache/cache_misses")
+        assert hits == []
+        jax.monitoring.record_event(compilation.CACHE_HIT)
+        assert len(hits) == 1
+    jax.monitoring.record_event(compilation.CACHE_HIT)
+    assert len(hits) == 1
+
+
+def test_settings_that_change_no_program_exist() -> None:
+    for start in compilation.WITHOUT_EFFECT:
+        assert any(name.startswith(start) for name in jax.config.values), start
+
+
+def test_a_training_step_goes_on_the_same(folder: pathlib.Path) -> None:
+    built = build(Config())
+    recipe, mesh = built.recipe, sharding.data_mesh(jax.devices()[:2])
+    recipe = recipe._replace(optimizer=optim.alphanet_sgd(RANDOM.random(), weight_decay=0.0))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (16, 8, 8, 1), np.uint8)
+    batch = train.Batch(images, rng.integers(0, 10, 16, np.int32), np.arange(16, dtype=np.int32))
+    batch = sharding.split(mesh, batch)
+
+    def trained(seed: int) -> train.State:
+        own = recipe._replace(seed=seed)
+        step = fit.stepper(own, mesh, rules=sharding.REPLICATED)
+        state = fit.creator(own, mesh, rules=sharding.REPLICATED)()
+        for _ in range(2):
+            state, metrics = step(state, batch, resolutions=(8,) * 4)
+        assert np.isfinite(metrics["loss/largest"])
+        return state
+
+    first = trained(0)
+    assert len(files(folder)) == 1
+    jax.clear_caches()
+    again, other = trained(0), trained(1)
+    assert len(files(folder)) == 1  # a seed is data
+    jax.tree.map(np.testing.assert_array_equal, again, first)
+    assert not np.array_equal(other.key, first.key)
+
+
+def test_evaluation_gives_the_same(folder: pathlib.Path) -> None:
+    space = tiny()
+    assert network.parameter_shapes(space)
+    program = evaluate.Program(space, jnp.float32, network.masked, jnp.float32, 8, None)
+    first, again = (evaluate.calibrator.__wrapped__(program) for _ in range(2))
+    assert first._identity == again._identity is not None
+    assert first._identity != evaluate.scorer(program)._identity
