@@ -97,22 +97,20 @@ def child(job, space, strategy, size, batch, dtype):
     from supernet_jax import machine
 
     machine.collect_rarely()  # as every command does
-    spent = dict.fromkeys(STAGES, 0.0) | {"imports": time.time() - born}
-
-    def first(program, *given, **static):
-        """Makes a program and runs it."""
-        made = program.compiled(*given, **static)
-        ready = time.time()
-        results = jax.block_until_ready(made.run(*given))
-        spent["trace"] += made.trace_seconds
-        spent["compile or load"] += made.compile_seconds
-        spent["first run"] += time.time() - ready
-        return results
-
-    begin = {"train": training, "evaluate": evaluation}[job]
-    begin(space_of(space, size), strategy, size, batch, dtype, first)
-    spent["all"] = time.time() - born
-    return spent | {"set-up": 2 * spent["all"] - sum(spent.values())}  # what nothing else took
+    imported = time.time()
+    prepared = {"train": training, "evaluate": evaluation}[job]
+    programs, run = prepared(space_of(space, size), strategy, size, batch, dtype)
+    ready = time.time()
+    jax.block_until_ready(run())
+    ended = time.time()
+    made = [one for program in programs for one in program.made]
+    tracing = sum(one.trace_seconds for one in made)
+    compiling = sum(one.compile_seconds for one in made)
+    running = (
+        ended - ready - tracing - compiling
+    )  # what programs do while others are made counts not
+    spent = imported - born, ready - imported, tracing, compiling, running, ended - born
+    return dict(zip(STAGES, spent, strict=True))
 
 
 def space_of(name, size):
@@ -128,33 +126,41 @@ def space_of(name, size):
     return mobilenet.mobilenet(SMALL, resolutions=(size,), **sizes)
 
 
-def training(space, strategy, size, batch, dtype, first):
-    """One step."""
+def training(space, strategy, size, batch, dtype):
+    """The step's programs, and a function that takes one."""
+    import jax
     import train_step
 
-    from supernet_jax import fit, sharding
+    from supernet_jax import sharding, train
 
     recipe, state, data = train_step.prepared(space, strategy, size, batch, dtype)
-    step = fit.stepper(recipe, sharding.data_mesh(), rules=sharding.REPLICATED)
-    first(step, state, data, resolutions=(size,) * 4)
+    mesh = sharding.data_mesh()
+    state, data = jax.block_until_ready(jax.device_put((state, data), sharding.replicated(mesh)))
+    step = train.Step(recipe, mesh=mesh)
+    return step.programs().values(), lambda: step(state, data, resolutions=(size,) * 4)
 
 
-def evaluation(space, strategy, size, batch, dtype, first):
-    """Both programs of the evaluation."""
+def evaluation(space, strategy, size, batch, dtype):
+    """The two programs of an evaluation, and a function that runs both."""
     import evaluation as bench
     import jax
     import jax.numpy as jnp
 
     from supernet_jax import choices, config, evaluate
 
-    params, data = bench.prepared(space, size, batch, 1)
-    archs = choices.sample(space.menu, jax.random.key(1), (CANDIDATES,))
+    params, data = jax.block_until_ready(bench.prepared(space, size, batch, 1))
+    archs = jax.device_get(choices.sample(space.menu, jax.random.key(1), (CANDIDATES,)))
     strategy = bench.STRATEGIES[strategy]
     how = evaluate.Program(space, bench.prepare, strategy, config.dtype(dtype), size, None)
-    batches = jnp.array([0, len(data.labels)], jnp.int32)
+    programs = evaluate.calibrator(how), evaluate.scorer(how)
     given = params, archs, jnp.full((1,), CANDIDATES, jnp.int32), True
-    stats = first(evaluate.calibrator(how), *given, data.calibration)
-    first(evaluate.scorer(how), *given, stats, data.images, data.labels, batches)
+
+    def run():
+        stats = programs[0](*given, data.calibration)
+        batches = jnp.array([0, len(data.labels)], jnp.int32)
+        return programs[1](*given, stats, data.images, data.labels, batches)
+
+    return programs, run
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from supernet_jax import (
     experiment,
     fit,
     results,
+    train,
     visits,
 )
 from supernet_jax.choices import Arch
@@ -266,7 +267,7 @@ class Study:
         # One compiled step for all seeds of a method, and for all archs alone.
         kind = one.method or "alone"
         if kind not in self._steps:
-            self._steps[kind] = fit.stepper(built.recipe, built.mesh, rules=built.rules)
+            self._steps[kind] = train.Step(built.recipe, mesh=built.mesh, rules=built.rules)
         work = job(built, folder)._replace(step=self._steps[kind])
         with work.checkpoints:
             state, finished = fit.fit(work)

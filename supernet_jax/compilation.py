@@ -44,38 +44,46 @@ class Compiled(NamedTuple):
     found: bool
 
 
+def identity(*made_of: Any) -> str | None:
+    """What tells functions apart that are made of other things; None if some of it is not known."""
+    try:
+        return digest.of(made_of)
+    except digest.UnknownError:
+        return None
+
+
 class Kept:
     """A jitted function that looks for its programs on disk before it traces them.
 
-    Called, it does as that function. Where programs are not kept, where some of what it is made of
-    is not known, and where several processes run, it is traced as ever.
+    Called, it does as that function. It is traced as ever where programs are not kept, where
+    several processes run, and where it is not known what it is made of.
+
+    Attributes:
+        made: the programs that it compiled or found so far.
     """
 
-    def __init__(self, run: Any, *made_of: Any):
+    def __init__(self, run: Any, identity: str | None):
         """See above.
 
         Args:
             run: jitted. Static arguments are given by keyword, all others by position.
-            made_of: all that determines what it does with its arguments.
+            identity: of all that determines what it does with its arguments; see `identity`.
         """
-        self._run = run
-        self._programs: dict[Any, Callable[..., Any]] = {}
-        self._identity: str | None = None
-        self._folder = remembered.folder()
-        if self._folder is not None and jax.process_count() == 1:
-            with contextlib.suppress(digest.UnknownError):
-                self._identity = digest.of(made_of)
+        self.made: list[Compiled] = []
+        self._run, self._identity = run, identity
+        self._programs: dict[Any, Compiled] = {}
+        self._folder = remembered.folder() if jax.process_count() == 1 else None
 
     def __call__(self, *args: Any, **static: Any) -> Any:
         """What the function returns."""
         leaves, structure = jax.tree.flatten(args)
-        within = any(isinstance(x, jax.core.Tracer) for x in leaves)  # another jitted function
-        if self._identity is None or within:
+        if any(isinstance(x, jax.core.Tracer) for x in leaves):  # within another jitted function
             return self._run(*args, **static)
         key = (structure, tuple(map(_kind, leaves)), tuple(sorted(static.items())))
         if key not in self._programs:
-            self._programs[key] = self.compiled(*args, **static).run
-        return self._programs[key](*args)
+            self._programs[key] = self.compiled(*args, **static)
+            self.made.append(self._programs[key])
+        return self._programs[key].run(*args)
 
     def compiled(self, *args: Any, **static: Any) -> Compiled:
         """The program for these arguments; it is not run."""
@@ -126,6 +134,8 @@ class _Argument(NamedTuple):
 
 def _kind(x: Any) -> Any:
     """What tells programs of one process apart, of one argument; quick."""
+    if isinstance(x, jax.Array):
+        return x.shape, x.dtype, x.sharding
     return (x.shape, x.dtype) if hasattr(x, "dtype") else type(x)
 
 

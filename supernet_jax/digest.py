@@ -112,6 +112,8 @@ class _Walk:
             devices = [device.id for device in value.devices.flat]
             axes = [str(kind) for kind in value.axis_types]
             yield from self._each([value.axis_names, value.devices.shape, devices, axes])
+        elif isinstance(value, jax.sharding.NamedSharding):
+            yield from self._each([value.mesh, str(value.spec), value.memory_kind])
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = [field.name for field in dataclasses.fields(value)]
             yield from self._each(x for name in fields for x in (name, getattr(value, name)))

@@ -33,7 +33,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from supernet_jax import choices, layers, network, sharding
 from supernet_jax.choices import Arch, Array
-from supernet_jax.compilation import Kept
+from supernet_jax.compilation import Kept, identity
 from supernet_jax.elastic import Tree
 from supernet_jax.network import Reuse, Space, Strategy, switched, zero_stats
 
@@ -393,9 +393,9 @@ def _mapped(run: Callable[..., Any], program: Program, places: tuple[PartitionSp
         program: what it is made of.
         places: where each argument lives.
     """
-    mesh = program.mesh
+    mesh, made_of = program.mesh, identity(run.__name__, program)
     if mesh is None:
-        return Kept(jax.jit(run), run.__name__, program)
+        return Kept(jax.jit(run), made_of)
     grouped = jax.shard_map(
         run,
         mesh=mesh,
@@ -406,7 +406,7 @@ def _mapped(run: Callable[..., Any], program: Program, places: tuple[PartitionSp
     )
     given = tuple(NamedSharding(mesh, place) for place in places)
     split = jax.jit(grouped, in_shardings=given, out_shardings=NamedSharding(mesh, ARCHS))
-    return Kept(split, run.__name__, program)
+    return Kept(split, made_of)
 
 
 def _each(

@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 
 from supernet_jax import __version__, checkpoint, data, machine, progress, sharding, train
 from supernet_jax.checkpoint import Checkpoints
-from supernet_jax.compilation import Kept
+from supernet_jax.compilation import Kept, identity
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError
 from supernet_jax.train import Batch, Recipe, State
@@ -51,7 +51,7 @@ class Job(NamedTuple):
         log_every: steps between lines of metrics.
         reading: who decodes images that are not in memory.
         rules: how the state is split over the devices.
-        step: what `stepper` gave for a recipe that differs in the seed or the first state
+        step: the step of a recipe that differs in the seed or the first state
             alone, so that nothing is compiled again; None to make it.
     """
 
@@ -67,7 +67,7 @@ class Job(NamedTuple):
     log_every: int
     reading: data.Reading = data.Reading()
     rules: sharding.Rules = sharding.REPLICATED
-    step: Kept | None = None
+    step: train.Step | None = None
 
 
 def fit(job: Job) -> tuple[State, bool]:
@@ -85,7 +85,7 @@ def fit(job: Job) -> tuple[State, bool]:
     state = restore(job)
     start = int(state.step)
     log = _Log(job, start, int(state.rollbacks))
-    step_function = job.step or stepper(job.recipe, job.mesh, rules=job.rules)
+    step_function = job.step or train.Step(job.recipe, mesh=job.mesh, rules=job.rules)
     with (
         _StopRequested() as stop,
         log,
@@ -150,25 +150,18 @@ def begin(job: Job, params: Tree) -> None:
         UserError: it cannot be written.
     """
     create = creator(job.recipe, job.mesh, rules=job.rules)
-    job.checkpoints.save(0, create(params=params), job.meta, wait=True)
+    job.checkpoints.save(0, create(params), job.meta, wait=True)
 
 
 def creator(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Callable[..., State]:
-    """The jitted function that makes the first state, where the rules want it; of random
-    parameters, or of those that it is given as `params`.
+    """The compiled function that makes the first state, where the rules want it; of random
+    parameters, or of those that it is given.
     """
-    return jax.jit(
-        functools.partial(train.create, recipe),
-        out_shardings=train.places(recipe, mesh, rules),
-        compiler_options=machine.runs_once(),
-    )
-
-
-def stepper(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Kept:
-    """The step of `train.make_step`; compiled programs of earlier processes are used again."""
-    made = train.make_step(recipe, mesh=mesh, rules=rules)
-    # The seed of a run is data: it is in the state.
-    return Kept(made, recipe._replace(seed=0), mesh, rules)
+    made = functools.partial(train.create, recipe._replace(seed=0))  # the key is data
+    where = train.places(recipe, mesh, rules)
+    run = jax.jit(made, out_shardings=where, compiler_options=machine.runs_once())
+    key = sharding.replicate(mesh, jax.random.key_data(jax.random.key(recipe.seed)))
+    return functools.partial(Kept(run, identity(made, where)), key)
 
 
 def _keep(job: Job, step: int, state: State, log: "_Log") -> None:

@@ -40,54 +40,52 @@ class Members(NamedTuple):
     labels: Array
     dropout_key: Array
 
-    def run(self, key: Array, resolutions: tuple[int, ...]) -> tuple[Tree, Metrics, Arch | None]:
-        """Combined gradients, metrics per role, and the random archs, `[M]` or `[M, G]`."""
-        recipe, n_fixed = self.recipe, len(self.recipe.sampler.fixed)
-        every = n_fixed + recipe.sampler.n_random
-        some = recipe.sampler.members is not None and 0 < len(resolutions) < every
-        if not some and len(resolutions) != every:
-            raise ValueError(f"a step of {recipe.sampler} needs a resolution for each member")
-        carry = recipe.combine.init(self.state.params)
-        metrics: Metrics = {}
-        teacher = None
-        if recipe.teacher is not None:
-            teacher = jax.lax.stop_gradient(Taught(recipe.teacher(self.images), {}))
-        # of mixed labels, the one with the larger share
-        wanted = self.labels if self.labels.ndim == 1 else jnp.argmax(self.labels, -1)
-        members = zip(
-            recipe.sampler.fixed, roles(recipe.sampler), resolutions[:n_fixed], strict=not some
-        )
-        for arch, role, size in members:
-            loss, output, carry = self.fixed(arch, role, size, teacher, carry)
-            metrics[f"loss/{role}"] = loss
-            right = jnp.argmax(output.logits, -1) == wanted
-            metrics[f"accuracy/{role}"] = jnp.mean(right.astype(jnp.float32))
-            if role == "largest":
-                logits = output.logits if teacher is None else teacher.logits
-                teacher = jax.lax.stop_gradient(Taught(logits, output.features))
-        if len(resolutions) <= n_fixed:
-            return recipe.combine.finish(carry), metrics, None
-        archs = self.draw(key, teacher, resolutions[n_fixed:])  # of those that train
-        losses, carry = self.random(archs, resolutions[n_fixed:], teacher, carry)
-        metrics |= {f"loss/random_{i + 1}": loss for i, loss in enumerate(losses)}
-        return recipe.combine.finish(carry), metrics, archs
-
     def fixed(
-        self, arch: Arch, role: str, resolution: int, teacher: Taught | None, carry: Any
-    ) -> tuple[Array, Taught, Any]:
-        """A concrete arch, at its own cost."""
+        self, place: int, resolution: int, teacher: Taught | None, carry: Any
+    ) -> tuple[Any, Taught | None, Metrics]:
+        """A concrete arch, at its own cost.
+
+        Args:
+            place: which of the sampler's fixed members it is.
+            resolution: of its input.
+            teacher: what it learns from, if there is something yet.
+            carry: of the members before it, None for the first.
+
+        Returns:
+            The new carry, what the members after it learn from, and metrics.
+        """
+        recipe = self.recipe
+        arch, role = recipe.sampler.fixed[place], roles(recipe.sampler)[place]
 
         def run(members: Members, _: None, teacher: Taught | None) -> Any:
             return members.gradient(network.sliced, arch, role, resolution, teacher)
 
-        (loss, output), gradients = self.in_parts(self.recipe.norm_shards, run, None, teacher)
-        carry = self.recipe.combine.add(carry, gradients, role, self.state.step)
-        return loss, output, carry
+        (loss, output), gradients = self.in_parts(recipe.norm_shards, run, None, teacher)
+        carry = recipe.combine.add(self.begun(carry), gradients, role, self.state.step)
+        # of mixed labels, the one with the larger share
+        wanted = self.labels if self.labels.ndim == 1 else jnp.argmax(self.labels, -1)
+        right = jnp.argmax(output.logits, -1) == wanted
+        metrics = {f"loss/{role}": loss, f"accuracy/{role}": jnp.mean(right.astype(jnp.float32))}
+        if role == "largest":
+            logits = output.logits if teacher is None else teacher.logits
+            teacher = jax.lax.stop_gradient(Taught(logits, output.features))
+        return carry, teacher, metrics
 
     def random(
-        self, archs: Arch, resolutions: tuple[int, ...], teacher: Taught | None, carry: Any
-    ) -> tuple[Array, Any]:
-        """Traced archs, one program for each run of members with equal resolution."""
+        self, key: Array, resolutions: tuple[int, ...], teacher: Taught | None, carry: Any
+    ) -> tuple[Any, Arch, Metrics]:
+        """All random members: traced archs, one program for each run with equal resolution.
+
+        Args:
+            key: that decides which archs.
+            resolutions: of their inputs, one for each.
+            teacher: as in `fixed`.
+            carry: as in `fixed`.
+
+        Returns:
+            The new carry, the archs `[M]` or `[M, G]`, and metrics.
+        """
+        carry, archs = self.begun(carry), self.draw(key, teacher, resolutions)
         losses = []
         start = 0
         for size, members in itertools.groupby(resolutions):
@@ -101,7 +99,12 @@ class Members(NamedTuple):
             carry, part_losses = jax.lax.scan(body, carry, part)
             losses.append(part_losses)
             start = stop
-        return jnp.concatenate(losses), carry
+        each = enumerate(jnp.concatenate(losses))
+        return carry, archs, {f"loss/random_{i + 1}": loss for i, loss in each}
+
+    def begun(self, carry: Any) -> Any:
+        """The carry of the members before; that of none, where there are none."""
+        return self.recipe.combine.init(self.state.params) if carry is None else carry
 
     def random_gradient(
         self, arch: Arch, resolution: int, teacher: Taught | None

@@ -6,9 +6,12 @@ rule: a backward pass multiplies with the weights once for the input's gradient 
 
 import collections
 import dataclasses
+import functools
+import itertools
 import math
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -44,7 +47,10 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One compiled training step.
+    """A kind of training step, by the resolutions of its members.
+
+    Steps of several kinds share what is compiled for the fixed members; the random ones are
+    compiled for each resolution.
 
     Attributes:
         members: in order, the fixed ones first.
@@ -67,7 +73,15 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on each device that the compiler plans for a step."""
+    """Bytes on each device that the compiler plans for a step.
+
+    Attributes:
+        arguments: the state and the batch.
+        outputs: what the members hand on, gradients above all, and what of the new state does not
+            take the place of the old one.
+        temporaries: of the member that needs most.
+        peak: all together.
+    """
 
     arguments: int
     outputs: int
@@ -89,7 +103,7 @@ class Rehearsal:
     """What a run will take.
 
     Attributes:
-        programs: all that will be compiled, most used first.
+        programs: all kinds of steps, most used first.
         steps: of the run.
         batch: images per step, over all devices.
         devices: number.
@@ -97,7 +111,7 @@ class Rehearsal:
         strategy: how random members run, "masked" or "switched".
         parameters: shared, over all rows of a bank.
         checkpoint_bytes: of one checkpoint, before compression.
-        timed: resolutions of the program that was compiled, the most expensive one.
+        timed: resolutions of the kind that was compiled, the most expensive one.
         memory: of it; None where the backend does not tell.
         trace_seconds: of it.
         compile_seconds: of it.
@@ -134,6 +148,7 @@ def rehearse(built: Experiment) -> Rehearsal:
     times = found.pop("times")
     step = Range(statistics.median(times), min(times), max(times))
     building = found["trace_seconds"] + found["compile_seconds"]
+    again = found.pop("again_seconds")
     return Rehearsal(
         programs=tuple(counted),
         steps=built.config.train.steps,
@@ -144,7 +159,7 @@ def rehearse(built: Experiment) -> Rehearsal:
         timed=chosen.resolutions,
         step=step,
         timed_steps=len(times),
-        total=total(counted, chosen, step, building),
+        total=total(counted, chosen, step, building + again * (len(counted) - 1)),
         **found,
     )
 
@@ -159,14 +174,13 @@ def programs(recipe: train.Recipe, steps: int) -> list[Program]:
     ]
 
 
-def total(counted: list[Program], timed: Program, step: Range, building: float) -> Range:
-    """Seconds of a run of which one program was timed.
+def total(counted: list[Program], timed: Program, step: Range, compiling: float) -> Range:
+    """Seconds of a run of which one kind of step was timed.
 
     The timed one is the most expensive. Steps of another should take the same share of the time as
     of the MACs; at the most as long, for not everything in a step grows with the resolution.
     """
     shares = [(program.steps, program.computed / timed.computed) for program in counted]
-    compiling = building * len(counted)
     return Range(
         seconds=compiling + sum(n * share * step.seconds for n, share in shares),
         low=compiling + sum(n * share * step.low for n, share in shares),
@@ -219,29 +233,33 @@ def _run(
     ) as batches:
         batches.go_to(0, 0)
         batch = batches.next()
-        step = fit.stepper(recipe, mesh, rules=built.rules)
-        made = step.compiled(state, batch, resolutions=resolutions)
+        arguments = _on_one_device((state, batch))
+        step = train.Step(recipe, mesh=mesh, rules=built.rules)
+        take = functools.partial(step, resolutions=resolutions)
+        state, _ = jax.block_until_ready(take(state, batch))
         advance(1, "taking steps")
-        state, _ = jax.block_until_ready(made.run(state, batch))  # the first is slower
-        times = _time_steps(made.run, state, batches, advance)
+        times = _time_steps(take, state, batches, advance)
+    made = {name: program.made for name, program in step.programs().items()}
+    every = list(itertools.chain.from_iterable(made.values()))
     return {
         **sizes,
-        "memory": _memory(made.run),
-        "trace_seconds": made.trace_seconds,
-        "compile_seconds": made.compile_seconds,
-        "from_cache": made.found,
+        "memory": _memory(arguments, [one.run for one in every]),
+        "trace_seconds": sum(one.trace_seconds for one in every),
+        "compile_seconds": sum(one.compile_seconds for one in every),
+        "again_seconds": sum(one.trace_seconds + one.compile_seconds for one in made["random"]),
+        "from_cache": all(one.found for one in every),
         "times": times,
     }
 
 
 def _time_steps(
-    compiled: Any, state: train.State, batches: fit.Batches, advance: progress.Advance
+    step: Callable[..., Any], state: train.State, batches: fit.Batches, advance: progress.Advance
 ) -> list[float]:
     """Seconds of a few steps, with the loading of their batches."""
     times: list[float] = []
     for _ in range(TIMED):
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(compiled(state, batches.next()))
+        state, _ = jax.block_until_ready(step(state, batches.next()))
         times.append(time.perf_counter() - start)
         advance(1, f"{times[-1]:.3g} s a step")
         if len(times) >= 2 and sum(times) > PATIENCE:
@@ -249,14 +267,19 @@ def _time_steps(
     return times
 
 
-def _memory(compiled: Any) -> Memory | None:
-    planned = compiled.memory_analysis()
-    if planned is None:
+def _memory(arguments: int, programs: list[Any]) -> Memory | None:
+    """Of a chain of programs: what each gives is held until the last has run."""
+    planned = [program.memory_analysis() for program in programs]
+    if None in planned:
         return None
-    arguments, outputs = planned.argument_size_in_bytes, planned.output_size_in_bytes
-    own = outputs - planned.alias_size_in_bytes  # the rest lies where the arguments were
-    temporaries = planned.temp_size_in_bytes
-    return Memory(arguments, outputs, temporaries, arguments + own + temporaries)
+    given = sum(p.output_size_in_bytes - p.alias_size_in_bytes for p in planned)
+    temporaries = max(p.temp_size_in_bytes for p in planned)
+    return Memory(arguments, given, temporaries, arguments + given + temporaries)
+
+
+def _on_one_device(tree: Any) -> int:
+    """Bytes of a tree of arrays on the first device."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def spelt_bytes(size: int) -> str:

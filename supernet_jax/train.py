@@ -6,27 +6,30 @@ Nothing but the `State` carries anything from one step to the next.
 Shape letters: `B` images of a step, `M` random members, `G` parts of a batch (usually one).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from supernet_jax import choices, network, ordering, sharding
+from supernet_jax import choices, compilation, network, ordering, sharding
 from supernet_jax.choices import Arch, Array
 from supernet_jax.combine import Combine as Combine
 from supernet_jax.combine import unit_sum as unit_sum
+from supernet_jax.compilation import Kept
 from supernet_jax.elastic import Tree
-from supernet_jax.members import Members
+from supernet_jax.members import Members, Taught
 from supernet_jax.recipe import Augment as Augment
 from supernet_jax.recipe import Batch as Batch
 from supernet_jax.recipe import Metrics as Metrics
 from supernet_jax.recipe import Mix as Mix
 from supernet_jax.recipe import Recipe as Recipe
 from supernet_jax.recipe import State as State
-from supernet_jax.sampling import active
+from supernet_jax.sampling import Reorder, active
 
 COLLAPSE = 10.0  # times the loss of guessing: no healthy step of the largest subnet is above it
 
@@ -42,9 +45,15 @@ def check_parts(recipe: Recipe, batch: int, mesh: jax.sharding.Mesh) -> None:
     )
 
 
-def create(recipe: Recipe, params: Tree | None = None) -> State:
-    """The state before the first step; with these parameters, or with random ones."""
-    key = jax.random.key(recipe.seed)
+def create(recipe: Recipe, key: Array | None = None, params: Tree | None = None) -> State:
+    """The state before the first step.
+
+    Args:
+        recipe: what to train.
+        key: data of the random key of everything; None for the key of the recipe's seed.
+        params: to begin with; None for random ones.
+    """
+    key = jax.random.key(recipe.seed) if key is None else jax.random.wrap_key_data(key)
     params_key, sampler_key = jax.random.split(key)
     params = network.init(recipe.space, params_key) if params is None else params
     return State(
@@ -87,7 +96,7 @@ def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, 
 def shapes(recipe: Recipe) -> State:
     """The state of a recipe with `jax.ShapeDtypeStruct` leaves; nothing is computed."""
     params = network.parameter_shapes(recipe.space)
-    return jax.eval_shape(functools.partial(create, recipe), params)
+    return jax.eval_shape(functools.partial(create, recipe), None, params)
 
 
 def places(recipe: Recipe, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> State:
@@ -109,6 +118,8 @@ def make_step(
     `gradient_norm` before clipping, `applied` (1, or 0 where the guard refused the step) and
     `refused`, how many in a row were.
 
+    It is one program. `Step` does the same in several, which is what the training loop uses.
+
     Args:
         recipe: what to train and how.
         mesh: over which the batch is sharded.
@@ -118,44 +129,201 @@ def make_step(
     where = None if mesh is None else places(recipe, mesh, rules)
     whole = None if mesh is None else sharding.replicated(mesh)
     return jax.jit(
-        functools.partial(_step, recipe, mesh, None if where is None else where.params),
+        functools.partial(_step, recipe, _pieces(recipe, mesh, where)),
         static_argnames=("resolutions",),
         donate_argnames=("state",),
         out_shardings=None if where is None else (where, whole),
     )
 
 
+class Step:
+    """The step of `make_step`, as a chain of programs: one for each fixed member, and three more.
+
+    They are traced one by one when the first step is taken. Together they compile and load faster
+    than one program, and a step with another resolution of the random members compiles those alone.
+    Programs that an earlier process compiled are found on disk (see `compilation.Kept`).
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        mesh: jax.sharding.Mesh,
+        rules: sharding.Rules = sharding.REPLICATED,
+    ) -> None:
+        """With the arguments of `make_step`."""
+        where = places(recipe, mesh, rules)
+        pieces = _pieces(recipe, mesh, where)
+
+        def program(name: str, **how: Any) -> Kept:
+            piece = pieces._asdict()[name]
+            return Kept(jax.jit(piece, **how), compilation.identity(piece, how))
+
+        after = (where, sharding.replicated(mesh))
+        self._recipe = recipe
+        self._programs = _Pieces(
+            reorder=program("reorder", donate_argnums=0, out_shardings=where),
+            begin=program("begin"),
+            fixed=program("fixed", static_argnames=("place", "resolution"), donate_argnums=3),
+            random=program("random", static_argnames=("resolutions",), donate_argnums=3),
+            finish=program(
+                "finish", static_argnames=("members",), donate_argnums=0, out_shardings=after
+            ),
+        )
+
+    def __call__(
+        self, state: State, batch: Batch, *, resolutions: tuple[int, ...]
+    ) -> tuple[State, Metrics]:
+        """As the function that `make_step` returns."""
+        return _step(self._recipe, self._programs, state, batch, resolutions=resolutions)
+
+    def programs(self) -> dict[str, Kept]:
+        """What it consists of; `Kept.made` are the programs that ran so far."""
+        return self._programs._asdict()
+
+
+class _Pieces(NamedTuple):
+    """A step in pieces, functions of arrays; only `reorder` and `finish` need the whole state.
+
+    Attributes:
+        reorder: `state -> state`.
+        begin: `(state, batch) -> given`.
+        fixed: `(state, given, teacher, carry, *, place, resolution)`; see `Members.fixed`.
+        random: `(state, given, teacher, carry, *, resolutions)`; see `Members.random`.
+        finish: `(state, carry, metrics, archs, *, members) -> (state, metrics)`.
+    """
+
+    reorder: Callable[..., State]
+    begin: Callable[..., "_Given"]
+    fixed: Callable[..., tuple[Any, Taught | None, Metrics]]
+    random: Callable[..., tuple[Any, Arch, Metrics]]
+    finish: Callable[..., tuple[State, Metrics]]
+
+
+class _Given(NamedTuple):
+    """What the members of a step have in common.
+
+    Attributes:
+        images: float `[B, H, W, C]`.
+        labels: `[B]`, or `[B, K]` where they are mixed.
+        arch_key: decides the random archs.
+        dropout_key: decides what is dropped.
+        teacher: what a network tells that is no part of the supernet.
+    """
+
+    images: Array
+    labels: Array
+    arch_key: Array
+    dropout_key: Array
+    teacher: Taught | None
+
+
+def _pieces(recipe: Recipe, mesh: jax.sharding.Mesh | None, where: State | None) -> _Pieces:
+    """Each is made of what it needs of the recipe and no more, so that it is found again after a
+    change of something else. The seed is in the state.
+    """
+    data = dict.fromkeys(("seed", "augment", "mix", "teacher"))
+    alone = recipe._replace(**data, optimizer=None, ema_decay=0.0)  # type: ignore[arg-type]
+    split = None if where is None else where.params
+
+    def members(state: State, given: _Given) -> Members:
+        return Members(alone, mesh, split, state, given.images, given.labels, given.dropout_key)
+
+    return _Pieces(
+        reorder=functools.partial(_reordered, recipe.sampler.reorder),
+        begin=functools.partial(_begin, recipe.augment, recipe.mix, recipe.teacher),
+        fixed=functools.partial(_fixed, members),
+        random=functools.partial(_random, members),
+        finish=functools.partial(_finish, recipe._replace(**data, loss=None)),  # type: ignore[arg-type]
+    )
+
+
 def _step(
-    recipe: Recipe,
-    mesh: jax.sharding.Mesh | None,
-    where: Tree | None,
+    recipe: Recipe, pieces: _Pieces, state: State, batch: Batch, *, resolutions: tuple[int, ...]
+) -> tuple[State, Metrics]:
+    """One step, piece by piece."""
+    sampler, members = recipe.sampler, len(resolutions)
+    n_fixed, every = len(sampler.fixed), len(sampler.fixed) + sampler.n_random
+    if members != every and (sampler.members is None or not 0 < members < every):
+        raise ValueError(f"a step of {sampler} needs a resolution for each member")
+    if sampler.reorder is not None:
+        state = pieces.reorder(state)
+    shared = dataclasses.replace(state, opt_state=None, ema=None)
+    given = pieces.begin(shared, batch)
+    teacher, carry, archs = given.teacher, None, None
+    metrics: Metrics = {}
+    for place, size in enumerate(resolutions[:n_fixed]):
+        carry, teacher, own = pieces.fixed(
+            shared, given, teacher, carry, place=place, resolution=size
+        )
+        metrics |= own
+    if members > n_fixed:
+        carry, archs, own = pieces.random(
+            shared, given, teacher, carry, resolutions=resolutions[n_fixed:]
+        )
+        metrics |= own
+    return pieces.finish(state, carry, metrics, archs, members=members)
+
+
+def _begin(
+    augment: Augment,
+    mix: Mix | None,
+    network: Callable[[Array], Array] | None,
     state: State,
     batch: Batch,
-    *,
-    resolutions: tuple[int, ...],
-) -> tuple[State, Metrics]:
+) -> _Given:
     key = jax.random.wrap_key_data(state.key)
     augment_key, arch_key, dropout_key = step_keys(key, state.step, state.rollbacks)
-    state = _reordered(recipe, state)
     images, labels, ids = (jnp.asarray(part) for part in batch)
-    inputs = recipe.augment(images, augment_key, ids)
-    if recipe.mix is not None:
-        inputs, labels = recipe.mix(inputs, labels, jax.random.fold_in(augment_key, 2**31), ids)
-    members = Members(recipe, mesh, where, state, inputs, labels, dropout_key)
-    gradients, metrics, archs = members.run(arch_key, resolutions)
-    metrics["gradient_norm"] = optax.tree.norm(gradients)
+    inputs = augment(images, augment_key, ids)
+    if mix is not None:
+        inputs, labels = mix(inputs, labels, jax.random.fold_in(augment_key, 2**31), ids)
+    teacher = None
+    if network is not None:
+        teacher = jax.lax.stop_gradient(Taught(network(inputs), {}))
+    return _Given(inputs, labels, arch_key, dropout_key, teacher)
+
+
+def _fixed(
+    members: Callable[[State, _Given], Members],
+    state: State,
+    given: _Given,
+    teacher: Taught | None,
+    carry: Any,
+    *,
+    place: int,
+    resolution: int,
+) -> tuple[Any, Taught | None, Metrics]:
+    return members(state, given).fixed(place, resolution, teacher, carry)
+
+
+def _random(
+    members: Callable[[State, _Given], Members],
+    state: State,
+    given: _Given,
+    teacher: Taught | None,
+    carry: Any,
+    *,
+    resolutions: tuple[int, ...],
+) -> tuple[Any, Arch, Metrics]:
+    return members(state, given).random(given.arch_key, resolutions, teacher, carry)
+
+
+def _finish(
+    recipe: Recipe, state: State, carry: Any, metrics: Metrics, archs: Arch | None, *, members: int
+) -> tuple[State, Metrics]:
+    gradients = recipe.combine.finish(carry)
+    metrics = {**metrics, "gradient_norm": optax.tree.norm(gradients)}
     applied = _healthy(recipe, metrics)
     metrics["applied"] = applied.astype(jnp.float32)
-    fixed = recipe.sampler.fixed[: len(resolutions)]
+    fixed = recipe.sampler.fixed[:members]
     state = _update(recipe, state, gradients, metrics, (fixed, archs), applied)
     return state, {**metrics, "refused": state.refused}
 
 
-def _reordered(recipe: Recipe, state: State) -> State:
+def _reordered(reorder: Reorder | None, state: State) -> State:
     """The state with shared channels in another order, at the step where the sampler wants it."""
-    reorder = recipe.sampler.reorder
-    if reorder is None:
-        return state
+    assert reorder is not None
 
     def moved(state: State) -> State:
         orders = reorder.orders(state.params)

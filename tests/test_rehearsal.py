@@ -89,7 +89,7 @@ def test_what_a_run_takes(
     assert {key: found[key] for key in wanted} == wanted
     assert found["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert found["checkpoint_bytes"] == state_bytes
-    batch = 64 // devices * (8 * 8 + 4)  # images and labels; without augmentation no ids
+    batch = 64 // devices * (8 * 8 + 4 + 4)  # images, labels and ids
     memory = found["memory"]
     assert memory["arguments"] == state_bytes + batch
     assert memory["peak"] >= memory["arguments"] + memory["temporaries"]
@@ -165,7 +165,7 @@ def test_long_runs_are_counted_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_total_scales_other_programs_by_macs() -> None:
     dear = Program((Member("random", 16, 80, 400),), 30)
     cheap = Program((Member("random", 8, 20, 100),), 70)
-    found = rehearsal.total([cheap, dear], dear, Range(2.0, 1.0, 4.0), 5.0)
+    found = rehearsal.total([cheap, dear], dear, Range(2.0, 1.0, 4.0), 10.0)
     assert found == Range(10 + 30 * 2.0 + 70 * 0.5, 10 + 30 * 1.0 + 70 * 0.25, 10 + 100 * 4.0)
 
 
