@@ -97,6 +97,7 @@ def child(job, space, strategy, size, batch, dtype):
     from supernet_jax import machine
 
     machine.collect_rarely()  # as every command does
+    machine.keep_memory()
     imported = time.time()
     prepared = {"train": training, "evaluate": evaluation}[job]
     programs, run = prepared(space_of(space, size), strategy, size, batch, dtype)
@@ -131,11 +132,12 @@ def training(space, strategy, size, batch, dtype):
     import jax
     import train_step
 
-    from supernet_jax import sharding, train
+    from supernet_jax import fit, sharding, train
 
-    recipe, state, data = train_step.prepared(space, strategy, size, batch, dtype)
-    mesh = sharding.data_mesh()
-    state, data = jax.block_until_ready(jax.device_put((state, data), sharding.replicated(mesh)))
+    recipe = train_step.recipe_of(space, strategy, dtype, n_random=2)
+    mesh, rules = sharding.data_mesh(), sharding.REPLICATED
+    data = sharding.split(mesh, train_step.images(space, size, batch))
+    state = jax.block_until_ready(fit.creator(recipe, mesh, rules=rules)())
     step = train.Step(recipe, mesh=mesh)
     return step.programs().values(), lambda: step(state, data, resolutions=(size,) * 4)
 

@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
     parser.add_argument("--strategies", nargs="+", default=["masked", "switched"])
     arguments = parser.parse_args()
+    machine.keep_memory()  # as every command does
     rounds = 3 if arguments.quick else arguments.rounds
     name = arguments.space or (SMALL if arguments.quick else "digits")
     sizes = arguments.resolution or [measure.SIZES.get(name, 8)]
@@ -65,18 +66,23 @@ def recipe_of(space, strategy, dtype, *, n_random):
 def prepared(space, strategy, resolution, batch, dtype):
     """A recipe, the state before the first step, and a batch."""
     recipe = recipe_of(space, strategy, dtype, n_random=2)
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch, resolution, resolution, 3), np.uint8)
-    labels = rng.integers(0, space.classes, batch, np.int32)
-    data = jax.device_put(train.Batch(images, labels, np.arange(batch, dtype=np.int32)))
+    data = jax.device_put(images(space, resolution, batch))
     make = jax.jit(lambda: train.create(recipe), compiler_options=machine.runs_once())
     return recipe, make(), data
+
+
+def images(space, resolution, batch):
+    """A batch of random ones."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (batch, resolution, resolution, 3), np.uint8)
+    labels = rng.integers(0, space.classes, batch, np.int32)
+    return train.Batch(pixels, labels, np.arange(batch, dtype=np.int32))
 
 
 def stepper(space, strategy, resolution, batch, dtype):
     """A function that takes one training step; the state goes on from call to call."""
     recipe, state, data = prepared(space, strategy, resolution, batch, dtype)
-    step = train.make_step(recipe)
+    step = train.Step(recipe)
 
     def run(_):
         nonlocal state

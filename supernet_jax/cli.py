@@ -67,11 +67,12 @@ def _dispatch(arguments: list[str]) -> None:
     if name not in COMMANDS:
         hint = near(name, [*COMMANDS, "--help", "--version"])
         raise UserError(f"there is no command {name!r}, only {known}{hint}")
+    machine.collect_rarely()
+    machine.keep_memory()
     command = module(name)
     own = {"train": _train, "import": _import}.get(name)
     parsed = own(command, rest) if own is not None else _parse(command, rest, name)
     _quiet()
-    machine.collect_rarely()
     command.run(parsed)
 
 

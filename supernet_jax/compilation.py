@@ -72,17 +72,23 @@ class Kept:
         self.made: list[Compiled] = []
         self._run, self._identity = run, identity
         self._programs: dict[Any, Compiled] = {}
+        self._last: dict[Any, Compiled] = {}  # by static arguments; looking at all others is slow
         self._folder = remembered.folder() if jax.process_count() == 1 else None
 
     def __call__(self, *args: Any, **static: Any) -> Any:
         """What the function returns."""
+        fixed = tuple(sorted(static.items()))
+        if (last := self._last.get(fixed)) is not None:
+            with contextlib.suppress(TypeError, ValueError):  # it is for other shapes, or places
+                return last.run(*args)
         leaves, structure = jax.tree.flatten(args)
         if any(isinstance(x, jax.core.Tracer) for x in leaves):  # within another jitted function
             return self._run(*args, **static)
-        key = (structure, tuple(map(_kind, leaves)), tuple(sorted(static.items())))
+        key = (structure, tuple(map(_kind, leaves)), fixed)
         if key not in self._programs:
             self._programs[key] = self.compiled(*args, **static)
             self.made.append(self._programs[key])
+        self._last[fixed] = self._programs[key]
         return self._programs[key].run(*args)
 
     def compiled(self, *args: Any, **static: Any) -> Compiled:
@@ -133,7 +139,7 @@ class _Argument(NamedTuple):
 
 
 def _kind(x: Any) -> Any:
-    """What tells programs of one process apart, of one argument; quick."""
+    """What tells programs of one process apart, of one argument."""
     if isinstance(x, jax.Array):
         return x.shape, x.dtype, x.sharding
     return (x.shape, x.dtype) if hasattr(x, "dtype") else type(x)

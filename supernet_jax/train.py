@@ -126,8 +126,7 @@ def make_step(
         rules: which arrays of the state are split over it, and how. Those that are get gathered
             where the networks use them; gradients, optimiser and average stay split.
     """
-    where = None if mesh is None else places(recipe, mesh, rules)
-    whole = None if mesh is None else sharding.replicated(mesh)
+    where, whole = _where(recipe, mesh, rules)
     return jax.jit(
         functools.partial(_step, recipe, _pieces(recipe, mesh, where)),
         static_argnames=("resolutions",),
@@ -148,18 +147,18 @@ class Step:
         self,
         recipe: Recipe,
         *,
-        mesh: jax.sharding.Mesh,
+        mesh: jax.sharding.Mesh | None = None,
         rules: sharding.Rules = sharding.REPLICATED,
     ) -> None:
         """With the arguments of `make_step`."""
-        where = places(recipe, mesh, rules)
+        where, whole = _where(recipe, mesh, rules)
         pieces = _pieces(recipe, mesh, where)
 
         def program(name: str, **how: Any) -> Kept:
             piece = pieces._asdict()[name]
             return Kept(jax.jit(piece, **how), compilation.identity(piece, how))
 
-        after = (where, sharding.replicated(mesh))
+        after = None if where is None else (where, whole)
         self._recipe = recipe
         self._programs = _Pieces(
             reorder=program("reorder", donate_argnums=0, out_shardings=where),
@@ -180,6 +179,15 @@ class Step:
     def programs(self) -> dict[str, Kept]:
         """What it consists of; `Kept.made` are the programs that ran so far."""
         return self._programs._asdict()
+
+
+def _where(
+    recipe: Recipe, mesh: jax.sharding.Mesh | None, rules: sharding.Rules
+) -> tuple[State | None, jax.sharding.NamedSharding | None]:
+    """Where the state lives, and what is whole everywhere; None without a mesh."""
+    if mesh is None:
+        return None, None
+    return places(recipe, mesh, rules), sharding.replicated(mesh)
 
 
 class _Pieces(NamedTuple):
