@@ -97,7 +97,8 @@ def child(job, space, strategy, size, batch, dtype):
     from supernet_jax import machine
 
     machine.collect_rarely()  # as every command does
-    machine.keep_memory()
+    if job == "train":
+        machine.keep_memory()  # as that command does
     imported = time.time()
     prepared = {"train": training, "evaluate": evaluation}[job]
     programs, run = prepared(space_of(space, size), strategy, size, batch, dtype)

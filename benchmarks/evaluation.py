@@ -35,7 +35,6 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
     arguments = parser.parse_args()
-    machine.keep_memory()  # as every command does
     rounds = 3 if arguments.quick else arguments.rounds
     name = arguments.space or (SMALL if arguments.quick else "digits")
     size = arguments.resolution or measure.SIZES.get(name, 8)

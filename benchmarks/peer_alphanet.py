@@ -42,7 +42,7 @@ import yaml
 from evaluation import population  # the script beside this one
 from torch.nn import functional
 
-from supernet_jax import choices, config, losses, machine, network, optim, sampling, train
+from supernet_jax import choices, config, losses, network, optim, sampling, train
 from supernet_jax.evaluate import EvaluationData, How, evaluate
 from supernet_jax.importers import attentivenas
 from supernet_jax.spaces import mobilenet
@@ -70,7 +70,6 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="evaluate mutants with this rate, not uniform")
     parser.add_argument("--compile", action="store_true", help="also run it under torch.compile")
     arguments = parser.parse_args()
-    machine.keep_memory()  # as every command does
     rounds = 2 if arguments.quick else arguments.rounds
     set_precision(arguments.precision)
     space = space_of(arguments.pixels)

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
     parser.add_argument("--strategies", nargs="+", default=["masked", "switched"])
     arguments = parser.parse_args()
-    machine.keep_memory()  # as every command does
+    machine.keep_memory()  # as `supernet train` does
     rounds = 3 if arguments.quick else arguments.rounds
     name = arguments.space or (SMALL if arguments.quick else "digits")
     sizes = arguments.resolution or [measure.SIZES.get(name, 8)]

@@ -68,7 +68,6 @@ def _dispatch(arguments: list[str]) -> None:
         hint = near(name, [*COMMANDS, "--help", "--version"])
         raise UserError(f"there is no command {name!r}, only {known}{hint}")
     machine.collect_rarely()
-    machine.keep_memory()
     command = module(name)
     own = {"train": _train, "import": _import}.get(name)
     parsed = own(command, rest) if own is not None else _parse(command, rest, name)

@@ -12,7 +12,7 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import checkpoint, config, experiment, fit, rehearsal, sharding
+from supernet_jax import checkpoint, config, experiment, fit, machine, rehearsal, sharding
 from supernet_jax import train as training
 from supernet_jax.commands import common
 from supernet_jax.config import Config
@@ -56,6 +56,7 @@ def run(arguments: Arguments) -> None:
         raise UserError("--json needs --dry-run; metrics of training are in metrics.jsonl")
     if arguments.out is None and not arguments.dry_run:
         raise UserError("--out is required: the folder of the run, as --out runs/digits")
+    machine.keep_memory()
     _join(arguments)
     built = experiment.taught(experiment.build(arguments.config))
     built = _on_devices(built, arguments.devices)
