@@ -48,8 +48,8 @@ def identity(*made_of: Any) -> str | None:
     """What tells functions apart that are made of other things; None if some of it is not known."""
     try:
         return digest.of(made_of)
-    except digest.UnknownError:
-        return None
+    except (digest.UnknownError, AttributeError, ValueError, RecursionError):
+        return None  # also of what is not finished, or too deep, to be looked through
 
 
 class Kept:
@@ -192,14 +192,14 @@ def _read(path: pathlib.Path, devices: list[jax.Device]) -> Any:
 def _write(path: pathlib.Path, compiled: Any) -> None:
     """Keeps a program; where it cannot be, it is traced again next time."""
     try:
-        program = serialize_executable.serialize(compiled)
-    except (ValueError, NotImplementedError):  # a backend, or constants, that JAX cannot save
+        content = pickle.dumps(serialize_executable.serialize(compiled))
+    except Exception:  # a backend that cannot save it, a type of a user's that has no name
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     # JAX itself says what is wrong with the folder, when it keeps programs in it.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(zlib.compress(pickle.dumps(program), 1))
+        temporary.write_bytes(zlib.compress(content, 1))
         temporary.replace(path)
 
 

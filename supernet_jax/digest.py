@@ -89,6 +89,8 @@ class _Walk:
             value = jax.random.key_data(value)
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             host = np.asarray(value)
+            if host.dtype.hasobject:
+                raise UnknownError("an array of objects")
             weak = isinstance(value, jax.Array) and value.weak_type
             about = f"{host.dtype} {host.shape} {weak}"
             yield from (about.encode(), host.tobytes())

@@ -1,9 +1,10 @@
 """Programs are found again by another process, the right ones only, and do the same."""
 
+import functools
 import pathlib
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -151,6 +152,31 @@ def test_nothing_is_kept(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) 
         made = kept.compiled(X, Y)
         assert made.trace_seconds > 0 and made.run(X, Y)["power"][2] == 2
     assert not files(folder)
+
+
+def test_what_cannot_be_saved(folder: pathlib.Path) -> None:
+    class Own(NamedTuple):
+        value: Any
+
+    kept = Kept(jax.jit(lambda x: Own(x + 1)), identity("a"))
+    assert kept(X).value[0] == 1 and not files(folder)
+
+
+def unfinished() -> Callable[[], int]:
+    def function() -> int:
+        return later
+
+    return functools.partial(sorted, key=function)
+
+    later = 1
+
+
+def test_what_cannot_be_looked_through() -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    assert identity(deep) is None and identity(unfinished()) is None
+    assert identity("a") == identity("a") is not None
 
 
 def test_within_another_function(folder: pathlib.Path) -> None:

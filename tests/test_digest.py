@@ -187,6 +187,7 @@ UNKNOWN = {
     "tuple": Pair((1,)),
     "itself": LOOP,
     "file": sys.stdout,
+    "objects": np.array([Own()], object),
 }
 
 
