@@ -115,7 +115,8 @@ class Rehearsal:
         memory: of it; None where the backend does not tell.
         trace_seconds: of it.
         compile_seconds: of it.
-        from_cache: whether it was read from the cache of compiled programs.
+        parts: how many compiled programs it consists of.
+        from_cache: how many of them an earlier process had compiled.
         step: its median, fastest and slowest step, with the loading of its batch.
         timed_steps: how many were timed.
         total: of the whole run, compilation included.
@@ -133,7 +134,8 @@ class Rehearsal:
     memory: Memory | None
     trace_seconds: float
     compile_seconds: float
-    from_cache: bool
+    parts: int
+    from_cache: int
     step: Range
     timed_steps: int
     total: Range
@@ -247,7 +249,8 @@ def _run(
         "trace_seconds": sum(one.trace_seconds for one in every),
         "compile_seconds": sum(one.compile_seconds for one in every),
         "again_seconds": sum(one.trace_seconds + one.compile_seconds for one in made["random"]),
-        "from_cache": all(one.found for one in every),
+        "parts": len(every),
+        "from_cache": sum(one.found for one in every),
         "times": times,
     }
 

@@ -168,11 +168,11 @@ def _takes(found: Rehearsal) -> Iterator[tuple[str, str]]:
         parts = ", ".join(f"{name} {rehearsal.spelt_bytes(size)}" for name, size in sizes)
         yield "memory per device", f"{parts} ({timed}, as the compiler plans it)"
     yield "checkpoint", f"{rehearsal.spelt_bytes(found.checkpoint_bytes)} before compression"
-    how = "from the cache of compiled programs" if found.from_cache else "cold"
     yield (
         "compilation",
         f"{_several(len(found.programs), 'program')}; {timed}: {found.trace_seconds:.1f} s traced, "
-        f"{found.compile_seconds:.1f} s compiled ({how})",
+        f"{found.compile_seconds:.1f} s compiled ({_several(found.parts, 'part')}, "
+        f"{found.from_cache} from the cache)",
     )
     s, total, spelt = found.step, found.total, rehearsal.spelt
     yield (
