@@ -54,10 +54,13 @@ def keep_memory() -> None:
     page each time, a tenth of a step's processor time. So one heap for all threads, which grows and
     is not given back. Of glibc's allocator only, and before the first thread of XLA starts. For
     programs that do nothing but train: beside PyTorch in one process, steps were slower with it.
+    It costs memory, since what is free lies in pieces; with `MALLOC_ARENA_MAX` in the environment
+    the allocator does as that says.
     """
     names = ("jax_plugins", "libtpu")  # what accelerators are installed as
     libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-    if libc is None or any(map(importlib.util.find_spec, names)):
+    told = "MALLOC_ARENA_MAX" in os.environ
+    if told or libc is None or any(map(importlib.util.find_spec, names)):
         return
     for option, value in _MALLOC.items():
         libc.mallopt(option, value)
