@@ -108,9 +108,8 @@ def child(job, space, strategy, size, batch, dtype):
     made = [one for program in programs for one in program.made]
     tracing = sum(one.trace_seconds for one in made)
     compiling = sum(one.compile_seconds for one in made)
-    running = (
-        ended - ready - tracing - compiling
-    )  # what programs do while others are made counts not
+    # What a program does while the next one is made is not in it.
+    running = ended - ready - tracing - compiling
     spent = imported - born, ready - imported, tracing, compiling, running, ended - born
     return dict(zip(STAGES, spent, strict=True))
 

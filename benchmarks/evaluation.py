@@ -20,8 +20,9 @@ from supernet_jax import augment, choices, config, machine, network
 from supernet_jax.evaluate import EvaluationData, How, evaluate
 
 STRATEGIES = {"masked": network.masked, "switched": network.switched}
-prepare = functools.partial(augment.normalise, mean=(0.0,) * 3, std=(1.0,) * 3)
 POPULATIONS = {"uniform": None, "mutants 0.1": 0.1, "mutants 0.2": 0.2}
+# Of the library, as in a run, so that programs are found again.
+prepare = functools.partial(augment.normalise, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 def main() -> None:

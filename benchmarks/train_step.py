@@ -10,11 +10,11 @@ dtype that is given. The defaults in `supernet_jax/config.py` (FASTEST) are what
 import functools
 import itertools
 
-import evaluation  # the script beside this one
+import evaluation  # the script beside this one, as compile below
 import jax
 import measure
 import numpy as np
-from compile import SMALL, space_of  # this one too
+from compile import SMALL, space_of
 
 from supernet_jax import config, experiment, losses, machine, optim, sampling, train
 

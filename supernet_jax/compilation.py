@@ -25,7 +25,7 @@ from supernet_jax import digest, machine, native, remembered
 PREFIX = "supernet-program-"  # of the files' names
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
 # Of JAX's settings, those that change no program. A setting not named here counts.
-WITHOUT_EFFECT = ("jax_compilation_cache", "jax_persistent_cache", "jax_log", "jax_logging")
+WITHOUT_EFFECT = ("jax_compilation_cache", "jax_persistent_cache", "jax_log")
 
 
 class Compiled(NamedTuple):

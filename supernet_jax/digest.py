@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import inspect
 import pathlib
 import platform
 import sys
@@ -94,8 +93,10 @@ class _Walk:
             weak = isinstance(value, jax.Array) and value.weak_type
             about = f"{host.dtype} {host.shape} {weak}"
             yield from (about.encode(), host.tobytes())
-        elif isinstance(value, np.dtype | types.CodeType):
-            yield from self._each(_of_code(value) if inspect.iscode(value) else [str(value)])
+        elif isinstance(value, np.dtype):
+            yield str(value).encode()
+        elif isinstance(value, types.CodeType):
+            yield from self._each(_of_code(value))
         elif isinstance(value, types.FunctionType):
             yield from self._each(_of_function(value))
         elif isinstance(value, types.MethodType):

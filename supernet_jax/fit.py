@@ -51,8 +51,8 @@ class Job(NamedTuple):
         log_every: steps between lines of metrics.
         reading: who decodes images that are not in memory.
         rules: how the state is split over the devices.
-        step: the step of a recipe that differs in the seed or the first state
-            alone, so that nothing is compiled again; None to make it.
+        step: that of a recipe which differs in the seed or the first state alone, so that nothing
+            is compiled again; None to make it.
     """
 
     recipe: Recipe

@@ -213,14 +213,19 @@ def test_settings_that_change_no_program_exist() -> None:
         assert any(name.startswith(start) for name in jax.config.values), start
 
 
-def test_a_training_step_goes_on_the_same(folder: pathlib.Path) -> None:
-    built = build(Config())
-    recipe, mesh = built.recipe, sharding.data_mesh(jax.devices()[:2])
-    recipe = recipe._replace(optimizer=optim.alphanet_sgd(RANDOM.random(), weight_decay=0.0))
+def digits_step(devices: int) -> tuple[train.Recipe, Any, train.Batch]:
+    """A recipe that no cache knows, a mesh, and a batch on it."""
+    mesh = sharding.data_mesh(jax.devices()[:devices])
+    optimizer = optim.alphanet_sgd(RANDOM.uniform(0.1, 0.2), weight_decay=0.0)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (16, 8, 8, 1), np.uint8)
     batch = train.Batch(images, rng.integers(0, 10, 16, np.int32), np.arange(16, dtype=np.int32))
-    batch = sharding.split(mesh, batch)
+    recipe = build(Config()).recipe._replace(optimizer=optimizer)
+    return recipe, mesh, sharding.split(mesh, batch)
+
+
+def test_a_training_step_goes_on_the_same(folder: pathlib.Path) -> None:
+    recipe, mesh, batch = digits_step(2)
 
     def trained(seed: int) -> train.State:
         own = recipe._replace(seed=seed)
@@ -241,10 +246,42 @@ def test_a_training_step_goes_on_the_same(folder: pathlib.Path) -> None:
     assert not np.array_equal(other.key, first.key)
 
 
-def test_evaluation_gives_the_same(folder: pathlib.Path) -> None:
-    space = tiny()
-    assert network.parameter_shapes(space)
-    program = evaluate.Program(space, jnp.float32, network.masked, jnp.float32, 8, None)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_chain_does_as_one_program(devices: int) -> None:
+    recipe, mesh, batch = digits_step(devices)
+    chain, whole = train.Step(recipe, mesh=mesh), train.make_step(recipe, mesh=mesh)
+    create = fit.creator(recipe, mesh, rules=sharding.REPLICATED)
+    (ours, seen), (theirs, wanted) = (
+        step(create(), batch, resolutions=(8,) * 4) for step in (chain, whole)
+    )
+    assert seen.keys() == wanted.keys()
+    # The compiler orders sums otherwise: some units of the last place, on gradients below 10.
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(near, (ours, seen), (theirs, wanted))
+    assert float(seen["gradient_norm"]) > 0.1  # else nothing was compared
+
+
+def test_another_setting_changes_its_own_piece_only() -> None:
+    recipe, mesh, _ = digits_step(1)
+
+    def pieces(**changes: Any) -> dict[str, str | None]:
+        programs = train.Step(recipe._replace(**changes), mesh=mesh).programs()
+        return {name: program._identity for name, program in programs.items()}
+
+    first = pieces()
+    assert None not in first.values() and len(set(first.values())) == len(first)
+    for changes, touched in (
+        ({"seed": 7}, set()),
+        ({"optimizer": optim.alphanet_sgd(0.3, weight_decay=0.0)}, {"finish"}),
+        ({"mix": jnp.add}, {"begin"}),
+        ({"remat": True}, {"fixed", "random", "finish"}),
+    ):
+        found = pieces(**changes)
+        assert {name for name in first if found[name] != first[name]} == touched
+
+
+def test_what_an_evaluation_is_made_of_is_known() -> None:
+    program = evaluate.Program(tiny(), jnp.float32, network.masked, jnp.float32, 8, None)
     first, again = (evaluate.calibrator.__wrapped__(program) for _ in range(2))
     assert first._identity == again._identity is not None
     assert first._identity != evaluate.scorer(program)._identity
