@@ -7,7 +7,7 @@ With a run, random candidates are evaluated once on all images; what each gets r
 book, which is gone on with if it is there. Then races are replayed from it: every seed is another
 order of the images, of all candidates and of a random half of them. Calibration is the same for
 both, so it is counted apart: "share of images" leaves it out, "with calibration" counts it in.
-"Foreseen" is what one would need who knew beforehand which rival beats whom.
+"Saw all" is the share of images that those alone take who are evaluated on all of them.
 
 Simulated settings follow. In them a candidate is right about an image if ability - difficulty +
 noise > 0, normal difficulties and noise, independent noise for each pair (a logistic item-response
@@ -94,14 +94,14 @@ def answers(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, int,
     opened = opened._replace(experiment=built)
     menu, key = built.space.menu, jax.random.key(0)
     archs = choices.sample(menu, key, (arguments.candidates,))
-    book = Book(opened, "held-out", choices.unstack(archs), seed=0, file=arguments.book)
+    book = Book(opened, "held-out", choices.unstack(archs), file=arguments.book)
     everyone = np.arange(arguments.candidates)
-    known = np.flatnonzero(book.batches * book.batch >= book.total)
+    known = np.flatnonzero(book.known.all(1))
     asked = known if arguments.known else everyone
     start = time.perf_counter()
     full, done = len(asked) * book.total, len(known) * book.total
     with progress.bar("evaluating", full, done=done, unit="image") as advance:
-        right = book.look(asked, 0, book.total, advance)
+        right = book.look(asked, np.arange(book.total), 0, book.total, advance)
     if fresh := len(asked) - len(known):
         print(f"{fresh} candidates evaluated in {time.perf_counter() - start:,.0f} s")
     accuracy = right.mean(1)
@@ -139,25 +139,26 @@ def replay(
     halves: bool = False,
 ) -> dict:
     """Races in many orders of the images, and how often the front was another."""
-    shares, known, fronts, wrong, seconds = [], [], [], 0, []
+    shares, whole_ones, fronts, wrong, seconds = [], [], [], 0, []
     for seed in range(arguments.seeds):
         rng = np.random.default_rng(seed + 1)
         some = np.sort(rng.permutation(len(macs))[: len(macs) // 2 if halves else None])
-        mine, answer = macs[some], right[some][:, rng.permutation(right.shape[1])]
+        mine, answer = macs[some], right[some]
         start = time.perf_counter()
         raced = race(
             mine,
-            lambda where, first, end, answer=answer: answer[where, first:end],
+            lambda who, order, first, end, answer=answer: answer[np.ix_(who, order[first:end])],
             total=answer.shape[1],
             error=arguments.error,
             batch=batch,
+            seed=seed,
         )
         seconds.append(time.perf_counter() - start)
         full = pareto_front(answer.sum(1), mine)
         wrong += not np.array_equal(full, raced.front)
         fronts.append(len(full))
         shares.append(raced.images.sum() / answer.size)
-        known.append(foreseen(mine, answer, full, arguments.error))
+        whole_ones.append(np.mean(raced.images == answer.shape[1]))
     whole = right.shape[1]
     share = statistics.mean(shares)
     return {
@@ -168,7 +169,7 @@ def replay(
         "share": share,
         "low": min(shares),
         "high": max(shares),
-        "foreseen": statistics.mean(known),
+        "saw_all": float(statistics.mean(whole_ones)),
         "with_calibration": (share * whole + calibration) / (whole + calibration),
         "calibration": calibration,
         "races": arguments.seeds,
@@ -177,33 +178,6 @@ def replay(
         "stated": arguments.error,
         "statistics_s": statistics.median(seconds),
     }
-
-
-def foreseen(macs: np.ndarray, right: np.ndarray, front: np.ndarray, error: float) -> float:
-    """The share of images of one who knew beforehand which rival beats whom, and by how much.
-
-    Who bets all along what suits a lead of G an image (of variance v, K images in all) reaches
-    n / error at the share s of them with s / (1 - s) = 2 log(n / error) v / (G^2 K): `_stakes` in
-    `search/racing.py`. No race can count on less, with these bets and this correction.
-
-    Args:
-        macs: `[N]`.
-        right: bool `[N, K]`.
-        front: int `[F]`, who must see all images.
-        error: as of `race`.
-    """
-    n, total = right.shape
-    wide = right.astype(np.float32)
-    both = (wide @ wide.T).astype(np.float64)
-    score = np.diag(both)
-    share = np.ones(n)
-    for i in np.setdiff1d(np.arange(n), front):
-        rivals = (macs <= macs[i]) & (score > score[i])
-        lead = (score[rivals] - score[i]) / total
-        variance = (score[rivals] + score[i] - 2 * both[i, rivals]) / total - lead**2
-        odds = 2 * math.log(n / error) * variance / (lead**2 * total)
-        share[i] = np.min(odds / (1 + odds), initial=1.0)
-    return float(share.mean())
 
 
 def show(report: list[dict]) -> None:
@@ -217,7 +191,7 @@ def show(report: list[dict]) -> None:
         "share": "share of images",
         "low": "from",
         "high": "to",
-        "foreseen": "foreseen",
+        "saw_all": "saw all",
         "with_calibration": "with calibration",
         "races": "races",
         "same_front": "same front",

@@ -102,7 +102,7 @@ class Scores(NamedTuple):
 
     Attributes:
         right: bool `[N, E, B]`, classified correctly; False where not scored or filled up.
-        loss: float32 `[N, E]`, summed cross-entropy of each batch in nats; 0 where not scored.
+        loss: float32 `[N, E, B]`, cross-entropy in nats; 0 where not scored or filled up.
     """
 
     right: Array | np.ndarray
@@ -304,7 +304,7 @@ def _host(x: Array | np.ndarray) -> np.ndarray:
 def _result(scores: Scores, total: int) -> Result:
     right, loss = np.asarray(scores.right), np.asarray(scores.loss)
     correct = right.sum((1, 2), dtype=np.int32)
-    return Result(correct, loss.sum(1, dtype=np.float32) / np.float32(total), total)
+    return Result(correct, loss.sum((1, 2), dtype=np.float32) / np.float32(total), total)
 
 
 @functools.cache
@@ -377,7 +377,7 @@ def scorer(program: Program) -> Kept:
             counts[0],
             load=lambda e: (_prepared(program, images[e]), labels[e]),
             one=one,
-            results=Scores(jnp.zeros((n, *labels.shape), bool), jnp.zeros((n, len(labels)))),
+            results=Scores(jnp.zeros((n, *labels.shape), bool), jnp.zeros((n, *labels.shape))),
             memory=_empty_memory(program, labels.shape[1], moments=False),
         )
 
@@ -487,8 +487,8 @@ def _at(tree: Any, i: Array) -> Any:
 
 
 def _score(logits: Array, labels: Array) -> Scores:
-    """Which images of a batch are right, and their summed loss; label -1 does not count."""
+    """Which images of a batch are right, and their losses; label -1 does not count."""
     real = labels >= 0
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
     right = real & (jnp.argmax(logits, -1) == labels)
-    return Scores(right, jnp.sum(jnp.where(real, losses, 0.0)))
+    return Scores(right, jnp.where(real, losses, 0.0))

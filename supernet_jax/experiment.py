@@ -240,23 +240,18 @@ def evaluation_how(experiment: Experiment) -> How:
     )
 
 
-def evaluation_data(
-    experiment: Experiment, split: str, *, shuffle: int | None = None
-) -> EvaluationData:
+def evaluation_data(experiment: Experiment, split: str) -> EvaluationData:
     """Calibration batches of the training images, and a whole split, on the mesh.
 
     Args:
         experiment: whose data.
         split: "held-out" (drawn from the training data) or "test".
-        shuffle: seed of a random order of the images, None for the order they have.
     """
     dataset, settings = experiment.dataset, experiment.config.evaluation
     sharding.check_divides("evaluation.batch in config.json", settings.batch, experiment.mesh)
     images = {"held-out": dataset.held_out, "test": dataset.test}[split]
     if settings.limit and split == "held-out":
         images = data.Images(*(part[: settings.limit] for part in images))
-    if shuffle is not None:
-        images = data.shuffled(images, seed=shuffle)
     calibration = data.calibration_subset(
         dataset.train,
         batches=settings.calibration_batches,

@@ -1,8 +1,9 @@
 """A race of subnets of a run: what each got right is kept on disk, image by image.
 
-Shape letters: `N` candidates, `E` batches, `B` images of a batch, `K` images in all.
+Shape letters: `N` candidates, `A` some of them, `K` images in all, `E` batches, `B` images of one.
 """
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax import choices, evaluate, experiment, progress, results
@@ -20,25 +22,24 @@ from supernet_jax.experiment import Run
 from supernet_jax.search import racing
 
 SAVE_SECONDS = 20.0  # between writes of the book
+BOOK = 2  # version of its format, so that one of another format is not taken for this
 
 
 class Book:
-    """What candidates got right, of as many images as they were asked for.
+    """What candidates got right, of those images that they were asked for.
 
-    An image of a candidate is evaluated once: what the file knows is not computed again, and a kill
-    at any moment costs less than a minute.
+    What the file knows is not computed again, and a kill at any moment costs less than a minute.
 
     Args:
         run: the trained run.
         split: "held-out" or "test".
         archs: the candidates, `[N]`.
-        seed: of the order of the images.
         file: where the book is kept, `*.npz`; None keeps it in memory only.
 
     Attributes:
-        right: bool `[N, E * B]`, in the order of the images; False where not yet known.
-        loss: float32 `[N, E]`, summed cross-entropy of each batch.
-        batches: int `[N]`, how many are known.
+        right: bool `[N, K]`; False where not known. Images have the numbers of the split.
+        known: bool `[N, K]`.
+        loss: float64 `[N]`, summed cross-entropy of the known images, nats.
         total: K.
         batch: B.
         calibration: images that each candidate is calibrated on.
@@ -48,59 +49,77 @@ class Book:
     """
 
     def __init__(
-        self, run: Run, split: str, archs: Sequence[Arch], *, seed: int, file: pathlib.Path | None
+        self, run: Run, split: str, archs: Sequence[Arch], *, file: pathlib.Path | None = None
     ):
         self._run, self._archs, self._file = run, choices.stack(list(archs)), file
-        self._data = experiment.evaluation_data(run.experiment, split, shuffle=seed)
+        self._data = experiment.evaluation_data(run.experiment, split)
+        self._order = np.arange(self._data.labels.size)  # in which the images lie on the devices
         self._stats: dict[int, np.ndarray] = {}
         self._identity = {
             **results.conditions(run, split),
-            "order": seed,
             "archs": _digest(np.asarray(choices.pack(self._archs), np.int32).tobytes()),
         }
-        batches, batch = self._data.labels.shape
-        self.batch = int(batch)
+        self.batch = int(self._data.labels.shape[1])
         self.total = int(self._identity["images"])
         self.calibration = int(np.prod(self._identity["calibration"]))
-        self.right = np.zeros((len(archs), batches * self.batch), bool)
-        self.loss = np.zeros((len(archs), batches), np.float32)
-        self.batches = np.zeros(len(archs), np.int64)
+        self.right = np.zeros((len(archs), self.total), bool)
+        self.known = np.zeros((len(archs), self.total), bool)
+        self.loss = np.zeros(len(archs))
         if file is not None and file.exists():
             self._read(file)
 
     def look(
-        self, where: np.ndarray, start: int, end: int, advance: progress.Advance | None = None
+        self,
+        where: np.ndarray,
+        order: np.ndarray,
+        start: int,
+        end: int,
+        advance: progress.Advance | None = None,
     ) -> np.ndarray:
-        """What some candidates get right of the images from `start` to `end`: bool `[A, T]`.
+        """What some candidates get right of the images `order[start:end]`: bool `[A, end - start]`.
 
-        `start` is where those candidates stand, `end` a multiple of the batch or K. A candidate is
-        calibrated when it is first evaluated; `advance` hears of every chunk that is done.
+        Args:
+            where: the candidates, int `[A]`. Each is calibrated when it is first evaluated.
+            order: int `[K]`, all images. A change of it moves them on the devices.
+            start: a multiple of B.
+            end: a multiple of B, or K.
+            advance: hears of every chunk that is done.
         """
-        last = -(-end // self.batch)
-        saved = time.monotonic()
+        images, saved = order[start:end], time.monotonic()
+        todo = where[~self.known[np.ix_(where, images)].all(1)]
+        if len(todo):
+            self._arrange(order)
         chunk = self._run.experiment.config.evaluation.chunk
-        todo = where[self.batches[where] < last]
         for i in range(0, len(todo), chunk):
-            self._compute(todo[i : i + chunk], start // self.batch, last)
+            some = todo[i : i + chunk]
+            self._compute(some, images, (start // self.batch, -(-end // self.batch)))
             if advance is not None:
-                advance(len(todo[i : i + chunk]) * (end - start))
+                advance(len(some) * (end - start))
             if time.monotonic() - saved > SAVE_SECONDS:
                 self._write()
                 saved = time.monotonic()
         if len(todo):
             self._write()
-        return self.right[where, start:end]
+        return self.right[np.ix_(where, images)]
 
-    def mean_loss(self, images: np.ndarray) -> np.ndarray:
-        """Mean cross-entropy of each candidate over its first so many images: float32 `[N]`."""
-        seen = np.arange(self.loss.shape[1]) * self.batch < images[:, None]
-        return np.where(seen, self.loss, 0).sum(1, dtype=np.float32) / images.astype(np.float32)
+    def mean_loss(self) -> np.ndarray:
+        """Mean cross-entropy of each candidate over the images that are known: float32 `[N]`."""
+        return (self.loss / np.maximum(self.known.sum(1), 1)).astype(np.float32)
 
     def forget(self, kept: np.ndarray) -> None:
         """Frees the statistics of all but some candidates."""
         self._stats = {int(c): self._stats[c] for c in kept if c in self._stats}
 
-    def _compute(self, where: np.ndarray, first: int, last: int) -> None:
+    def _arrange(self, order: np.ndarray) -> None:
+        """Brings the images into an order; what fills the last batch up stays behind them."""
+        wanted = np.concatenate([order, np.arange(self.total, self._data.labels.size)])
+        if not np.array_equal(wanted, self._order):
+            at = np.argsort(self._order)[wanted]
+            images, labels = (_taken(x, at) for x in (self._data.images, self._data.labels))
+            self._data = self._data._replace(images=images, labels=labels)
+            self._order = wanted
+
+    def _compute(self, where: np.ndarray, images: np.ndarray, batches: tuple[int, int]) -> None:
         how, params = experiment.evaluation_how(self._run.experiment), self._run.params
         new = np.array([c for c in where if c not in self._stats], int)
         if len(new):
@@ -109,14 +128,17 @@ class Book:
                 self._stats |= dict(zip(new[places].tolist(), stats, strict=True))
         stats = np.stack([self._stats[c] for c in where])
         found_scores = evaluate.scored(
-            how, params, self._some(where), stats, self._data, batches=(first, last)
+            how, params, self._some(where), stats, self._data, batches=batches
         )
         for places, scores in found_scores:
             rows = where[places]
-            images = slice(first * self.batch, last * self.batch)
-            self.right[rows, images] = scores.right[:, first:last].reshape(len(rows), -1)
-            self.loss[rows, first:last] = scores.loss[:, first:last]
-            self.batches[rows] = last
+            right, loss = (
+                np.asarray(x)[:, slice(*batches)].reshape(len(rows), -1)[:, : len(images)]
+                for x in scores
+            )
+            here = np.ix_(rows, images)
+            self.loss[rows] += np.where(self.known[here], 0.0, loss).sum(1)
+            self.right[here], self.known[here] = right, True
 
     def _some(self, where: np.ndarray) -> Arch:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[where], self._archs)
@@ -132,8 +154,8 @@ class Book:
                     stream,
                     identity=np.array(json.dumps(self._identity)),
                     right=np.packbits(self.right, axis=1),
+                    known=np.packbits(self.known, axis=1),
                     loss=self.loss,
-                    batches=self.batches,
                 )
             unfinished.replace(self._file)
         except OSError as error:
@@ -145,8 +167,11 @@ class Book:
         try:
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 there = json.loads(str(archive["identity"][()]))
-                right = np.unpackbits(archive["right"], axis=1, count=self.right.shape[1])
-                loss, batches = archive["loss"], archive["batches"]
+                right, known = (
+                    np.unpackbits(archive[name], axis=1, count=self.total).astype(bool)
+                    for name in ("right", "known")
+                )
+                loss = archive["loss"]
         except Exception as error:  # a damaged archive makes its reader fail in any way
             raise UserError(
                 f"{file} is damaged ({type(error).__name__}: {error}); remove it, and what it knew "
@@ -158,7 +183,22 @@ class Book:
                 f"{file} was written for other candidates or conditions: {', '.join(differing)} "
                 "differ; choose another file"
             )
-        self.right, self.loss, self.batches = right.astype(bool), loss, batches
+        self.right, self.known, self.loss = right, known, loss
+
+
+def _taken(x: Any, at: np.ndarray) -> Any:
+    """The rows of `[E, B, ...]` in another order, where they lie; of NumPy arrays too."""
+    if isinstance(x, np.ndarray):
+        return x.reshape(-1, *x.shape[2:])[at].reshape(x.shape)
+    return _mover(x.sharding)(x, at)
+
+
+@functools.cache
+def _mover(place: jax.sharding.Sharding) -> Any:
+    def move(x: jax.Array, at: jax.Array) -> jax.Array:
+        return jnp.take(x.reshape(-1, *x.shape[2:]), at, axis=0).reshape(x.shape)
+
+    return jax.jit(move, out_shardings=place)
 
 
 def race(
@@ -168,43 +208,50 @@ def race(
 
     Each image of each subnet is kept in the folder `races` of the run, so that an interrupted race
     goes on where it stopped. Who saw all images is recorded in `evaluations.jsonl` too, others are
-    not: their accuracy is that of the images they saw.
+    not: their accuracy is an estimate, and they have no loss.
 
     Args:
         run: the trained run.
         split: "held-out" or "test".
         archs: the candidates; of equal ones the first races.
         error: the most probability that the front is not that of full evaluation.
-        seed: of the order of the images.
+        seed: of the order in which images are seen.
 
     Returns:
         The records of the front, cheapest first, as `results.Scorer` gives them; and a report as
         JSON values, with what the race cost and the records of all, each with the number of images
-        it stands for. The report is also in the folder `races`.
+        it saw. The report is also in the folder `races`.
     """
     scorer = results.Scorer(run, split, what="")
     unique = list({results.key(arch): arch for arch in archs}.values())
-    name = _digest(json.dumps([results.conditions(run, split), seed, len(unique)]).encode())
-    name += "-" + _digest(b"".join(map(results.key, unique)))
+    about = [BOOK, results.conditions(run, split), seed, len(unique)]
+    name = _digest(json.dumps(about).encode()) + "-" + _digest(b"".join(map(results.key, unique)))
     folder = run.folder / "races"
-    book = Book(run, split, unique, seed=seed, file=folder / f"{name}.npz")
+    book = Book(run, split, unique, file=folder / f"{name}.npz")
     costs = np.array([scorer.macs(arch) for arch in unique], np.float64)
     full = len(unique) * book.total
     with progress.bar("racing", full, unit="image") as advance:
         bar = _Bar(advance, len(unique), book.total)
 
-        def look(where: np.ndarray, start: int, end: int) -> np.ndarray:
-            return book.look(where, start, end, bar.evaluated)
+        def look(where: np.ndarray, order: np.ndarray, start: int, end: int) -> np.ndarray:
+            return book.look(where, order, start, end, bar.evaluated)
 
-        def on_round(alive: np.ndarray, images: int) -> None:
+        def on_round(alive: np.ndarray, images: np.ndarray) -> None:
             book.forget(alive)
-            bar.left(len(alive), images)
+            bar.left(len(alive), int(np.sum(book.total - images)))
 
         raced = racing.race(
-            costs, look, total=book.total, batch=book.batch, error=error, on_round=on_round
+            costs,
+            look,
+            total=book.total,
+            batch=book.batch,
+            error=error,
+            seed=seed,
+            on_round=on_round,
         )
-    accuracy, loss = raced.right / raced.images, book.mean_loss(raced.images)
     whole = np.flatnonzero(raced.images == book.total)
+    accuracy, loss = raced.accuracy, book.mean_loss()
+    accuracy[whole] = raced.right[whole] / book.total
     scorer.add([unique[i] for i in whole], accuracy[whole], loss[whole])
     front = scorer([unique[i] for i in raced.front])
     report = {
@@ -221,6 +268,7 @@ def race(
         "all": [
             {
                 **scorer.record(arch, float(accuracy[i]), float(loss[i])),
+                **({} if raced.images[i] == book.total else {"loss": None}),
                 "images": int(raced.images[i]),
             }
             for i, arch in enumerate(unique)
@@ -242,9 +290,14 @@ class _Bar:
         self._advance(images, self._note)
 
     def left(self, alive: int, images: int) -> None:
-        """After a round, in which some may have dropped out or come from the file."""
+        """After a round, in which some may have dropped out or come from the file.
+
+        Args:
+            alive: candidates that are left.
+            images: that these have not seen.
+        """
         self._note = f"{alive} of {self._candidates} left"
-        done = self._candidates * self._total - alive * (self._total - images)
+        done = self._candidates * self._total - images
         self._advance(done - self._done, self._note)
         self._done = done
 

@@ -160,10 +160,10 @@ def test_one_trace_for_each_resolution() -> None:
 
 
 def in_parts(data: Any, parts: list[tuple[int, int]], **how: Any) -> tuple[np.ndarray, np.ndarray]:
-    """What is right `[N, E, B]` and losses `[N, E]`: calibrated once, scored part by part."""
+    """What is right and losses `[N, E, B]`: calibrated once, scored part by part."""
     setting = evaluate.How(SPACE, **{"prepare": prepare, "chunk": 4, **how})
     n, shape = len(ARCHS["width"]), data.labels.shape
-    right, loss = np.zeros((n, *shape), bool), np.zeros((n, shape[0]), np.float32)
+    right, loss = np.zeros((n, *shape), bool), np.zeros((n, *shape), np.float32)
     stats: dict[int, np.ndarray] = {}
     for where, some in evaluate.calibrated(setting, PARAMS, ARCHS, data):
         assert isinstance(some, np.ndarray) and len(where) == len(some)
@@ -186,7 +186,7 @@ def test_in_parts_it_is_the_same_to_the_bit() -> None:
     correct, loss = measured(data)
     right, losses = in_parts(data, [(0, 1), (1, 3)])
     np.testing.assert_array_equal(right.sum((1, 2)), correct)
-    np.testing.assert_array_equal(losses.sum(1) / np.float32(37), loss.astype(np.float32))
+    np.testing.assert_array_equal(losses.sum((1, 2)) / np.float32(37), loss.astype(np.float32))
     assert not right[:, np.asarray(data.labels) < 0].any()
     for i, arch in enumerate(choices.unstack(ARCHS)[:3]):
         stats = [forward(arch, images)[1] for images in data.calibration]
@@ -275,7 +275,7 @@ def test_equal_archs_with_other_statistics_take_nothing_over() -> None:
     for reuse in (True, False):
         setting = how._replace(reuse=reuse)
         ((where, scores),) = evaluate.scored(setting, PARAMS, archs, last, data, batches=(0, 3))
-        found.append(scores.loss[np.argsort(where)])
+        found.append(scores.loss[np.argsort(where)][:, np.asarray(data.labels) >= 0])
     np.testing.assert_array_equal(*found)
     assert np.all(found[0][0] == found[0][1]) and np.all(found[0][1] != found[0][2])
 

@@ -109,7 +109,7 @@ def _groups(
         raced = one.source.startswith("races/")
         dropped = _spread(one.others)
         if dropped:
-            notes.append("Subnets that dropped out of a race stand where they did when they left.")
+            notes.append("Accuracies of subnets that dropped out of a race are estimates.")
             groups.append(_points("dropped out of a race", "dropped", "triangle", 2.4, dropped))
         split = one.chosen[0].split if one.chosen else ""
         name = f"front of a race, {split}" if raced else f"front of the search, {split}"

@@ -1,19 +1,26 @@
 """Racing: the front of full evaluation from fewer images, within a stated error probability.
 
-All candidates see the same images in random order. One that is on the front of full evaluation gets
-more of all images right than every rival, that is every candidate that costs no more. Against that
-hypothesis we bet, image by image; whoever bets against a true one multiplies the stake by 1/p with
-probability at most p (Ville 1939). So a candidate is dropped when the bets against it have grown
-beyond doubt, and for certain when the images that are left cannot turn it.
+A few candidates, the *scouts*, are evaluated on all images: those that seem to be the front after a
+first look, and again after a few more rounds. What they get right in all is then known, and whoever
+is on the front of full evaluation beats every scout that costs no more. Against that hypothesis we
+bet, image by image, for each candidate that is no scout; whoever bets against a true one multiplies
+the stake by 1/p with probability at most p (Ville 1939). So a candidate is dropped when the bets
+against it have grown beyond doubt, and for certain when the images that are left cannot turn it.
 
-- *Without replacement.* Full evaluation is a sum over finitely many images. What a candidate has
-  lost on those seen it must win on those left, which makes bets the safer the fewer are left
+- *Images that tell.* Most images are right for nearly all candidates, or wrong, and say little
+  about who is better. How many scouts got an image right says how likely others do, and so which
+  images to look at first: all candidates see them in one random order in which those that tell more
+  tend to come early. The answer that was expected of an image is subtracted from the one that came,
+  and put in again as a mean over all that are left, so that only surprises count.
+- *Without replacement.* Full evaluation is a sum over finitely many images. What a candidate lacks
+  on those seen it must win on those left, which makes bets the safer the fewer are left
   (Waudby-Smith & Ramdas, Estimating means of bounded random variables by betting, J. R. Stat. Soc.
-  B 86, 2024, arXiv 2010.09686, sampling without replacement). The promise is about the result of
-  full evaluation on these images, not about images to come.
-- *Paired.* A bet is on the difference between the candidate and a committee of its rivals on the
-  same image. Whom and how much to bet on may depend on everything seen before, so that choosing
-  the strongest rivals, and looking after every image, cost nothing.
+  B 86, 2024, arXiv 2010.09686; with unequal probabilities: Shekhar, Xu, Lipton, Liang & Ramdas,
+  Risk-limiting financial audits via weighted sampling without replacement, UAI 2023,
+  arXiv 2305.06884). The promise is about the result of full evaluation on these images, not about
+  images to come.
+- *Whatever is known may be used.* Expectations, probabilities and stakes may depend on everything
+  seen before, also on what the scouts say of images to come: all that is random is the order.
 - *Many comparisons.* Only a member of the front can be dropped wrongly. By Holm's rule (Scand. J.
   Stat. 6, 1979) a candidate must be beyond error / (candidates left): when the first member is
   dropped wrongly, all members are among those left, so one of at most so many bets has gone wrong.
@@ -21,8 +28,8 @@ beyond doubt, and for certain when the images that are left cannot turn it.
 Ties are those of `pareto_front`: of equal scores the cheaper one is on the front, of equal costs
 too the first.
 
-Shape letters: `N` candidates, `A` of them still in the race, `K` images in all, `M` members of a
-committee, `J` stakes, `T` images of a block.
+Shape letters: `N` candidates, `A` some of them, `K` images in all, `R` those not yet seen, `T` the
+next of these, `J` stakes, `S` strata of images.
 """
 
 import math
@@ -34,31 +41,55 @@ import numpy as np
 from supernet_jax.errors import UserError
 from supernet_jax.search.front import pareto_front
 
-# (positions [A], first image, end) -> right, bool [A, end - first]
-Look = Callable[[np.ndarray, int, int], np.ndarray]
+# (positions [A], order [K], first, end) -> what they get right of images order[first:end],
+# bool [A, end - first]
+Look = Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]
 
 GROWTH = 1.1  # of the images seen, from one round to the next
-BLOCK = 50  # images between two choices of committees
-SIZES = (1, 2, 4)  # of committees
+SCOUTING = (0.02, 0.05, 0.1, 0.2, 0.4)  # shares of all images after which scouts are named
+STRATA = 8  # of images that some scouts got right and some did not
 STOPS = (0.05, 0.15, 0.4, 0.7)  # shares of all images at which each of the stakes is to win
 RISK = 0.5  # largest part of a stake that one image may lose
-PRIOR = 10.0  # images of difference that a rival is credited with: a few prove nothing
+BLOCK = 250  # images for which stakes are computed at once, for the sake of memory
+
+
+class Guide(NamedTuple):
+    """What the scouts say of images.
+
+    Attributes:
+        stratum: int `[K]`, images of which about as many scouts are right share one.
+        expected: float64 `[K]`, how likely a candidate is right, above 0 and below 1.
+        weight: float64 `[K]`, above 0: of those that are left, an image comes next with a
+            probability in proportion to it.
+    """
+
+    stratum: np.ndarray
+    expected: np.ndarray
+    weight: np.ndarray
 
 
 class Race(NamedTuple):
     """What a race knows. Candidates stand by rising cost, equals as they were given.
 
     Attributes:
-        alive: int `[A]`, positions of those left.
-        images: seen by each of them.
-        both: float64 `[A, A]`, images that two of them got right; the diagonal is of each alone.
-        wealth: float64 `[A, J]`, logarithm of what each stake against them has become.
-        best: float64 `[A]`, logarithm of the most that the mean of the stakes ever was.
+        alive: bool `[N]`, those left.
+        scouts: bool `[N]`, those evaluated on all images.
+        right: bool `[N, K]`, what each got right of the images that it saw.
+        seen: bool `[N, K]`, which those are.
+        order: int `[K]`, the images, in the order in which candidates see them.
+        images: how many of that order those left have seen.
+        guide: to the images.
+        wealth: float64 `[N, J]`, logarithm of what each stake against them has become.
+        best: float64 `[N]`, logarithm of the most that the mean of the stakes ever was.
     """
 
     alive: np.ndarray
+    scouts: np.ndarray
+    right: np.ndarray
+    seen: np.ndarray
+    order: np.ndarray
     images: int
-    both: np.ndarray
+    guide: Guide
     wealth: np.ndarray
     best: np.ndarray
 
@@ -70,11 +101,14 @@ class Raced(NamedTuple):
         front: int `[F]`, as `pareto_front` gives it; all of them have seen all images.
         right: int `[N]`, images that each got right, of those it saw.
         images: int `[N]`, how many it saw.
+        accuracy: float64 `[N]`, an estimate of what share of all images each gets right; exact for
+            those that saw all. Not `right / images`: the images seen are the hard ones.
     """
 
     front: np.ndarray
     right: np.ndarray
     images: np.ndarray
+    accuracy: np.ndarray
 
 
 def race(
@@ -85,21 +119,23 @@ def race(
     error: float = 0.05,
     batch: int,
     growth: float = GROWTH,
-    on_round: Callable[[np.ndarray, int], None] | None = None,
+    seed: int = 0,
+    on_round: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> Raced:
     """Races candidates until those left have seen all images.
 
-    The images must be in random order, drawn without regard to what is right.
-
     Args:
         costs: `[N]`, without NaN.
-        look: says what candidates get right; asked for further and further images.
+        look: says what candidates get right of images, which have numbers from 0 to K - 1. Asked in
+            an order that is random and no business of its own; of no image twice.
         total: K, images in all.
         error: the most probability, above 0 and below 1, that the front differs from
-            `pareto_front` of full evaluation on the K images.
+            `pareto_front` of full evaluation on the K images. It is over the order of the images.
         batch: rounds end at multiples of it, and at K.
         growth: images seen after a round over those before it, unless a batch is more.
-        on_round: called after each round with the positions left and the images seen.
+        seed: of the order.
+        on_round: called after each round with the positions of those left, and how many images each
+            of them has seen.
 
     Raises:
         UserError: `error` is not between 0 and 1, or there is no candidate.
@@ -109,19 +145,30 @@ def race(
         raise UserError(f"the error probability is {error}; it must be above 0 and below 1")
     if not len(costs):
         raise UserError("there is no candidate to race; give at least one")
-    state = begin(costs)
-    right, images = np.zeros(len(costs), np.int64), np.zeros(len(costs), np.int64)
+    by_cost, rng = np.argsort(costs, kind="stable"), np.random.default_rng(seed)
+    costs, state = costs[by_cost], begin(len(costs), rng.permutation(total))
+    due = [share * total for share in SCOUTING]
     for end in rounds(total, batch=batch, growth=growth):
-        seen = np.asarray(look(state.alive, state.images, end), bool)
-        right[state.alive] += seen.sum(1)
-        images[state.alive] = end
-        state = drop(
-            watch(state, costs, seen, total=total, error=error), costs, total=total, error=error
-        )
+        racing = np.flatnonzero(state.alive & ~state.scouts)
+        if not len(racing):
+            break
+        seen = np.asarray(look(by_cost[racing], state.order, state.images, end), bool)
+        state = watch(state, costs, seen, error=error)
+        if due and end >= due[0] and end < total:
+            due = [images for images in due if images > end]
+            new = _front_runners(state, costs)
+            rest = np.zeros((0, total - end), bool)
+            if len(new):
+                rest = np.asarray(look(by_cost[new], state.order, end, total), bool)
+            state = scouted(state, new, rest, rng)
+        state = drop(state, costs, error=error)
         if on_round is not None:
-            on_round(state.alive, end)
-    front = state.alive[pareto_front(right[state.alive], costs[state.alive])]
-    return Raced(front, right, images)
+            on_round(by_cost[state.alive], state.seen[state.alive].sum(1))
+    left = np.flatnonzero(state.alive)
+    front = left[pareto_front(state.right[left].sum(1), costs[left])]
+    back = np.argsort(by_cost)
+    right, images = state.right.sum(1)[back], state.seen.sum(1)[back]
+    return Raced(by_cost[front], right, images, _accuracy(state)[back])
 
 
 def rounds(total: int, *, batch: int, growth: float = GROWTH) -> list[int]:
@@ -133,153 +180,216 @@ def rounds(total: int, *, batch: int, growth: float = GROWTH) -> list[int]:
     return ends
 
 
-def begin(costs: np.ndarray) -> Race:
+def begin(candidates: int, order: np.ndarray) -> Race:
     """The race before the first image."""
-    n = len(costs)
-    order = np.argsort(costs, kind="stable")
-    return Race(order, 0, np.zeros((n, n)), np.zeros((n, len(STOPS))), np.zeros(n))
+    n, total = candidates, len(order)
+    nothing = Guide(np.zeros(total, int), np.full(total, 0.5), np.ones(total))
+    answers = np.zeros((n, total), bool)
+    wealth = np.zeros((n, len(STOPS)))
+    none = np.zeros(n, bool)
+    return Race(~none, none, answers, answers, order, 0, nothing, wealth, np.zeros(n))
 
 
-def watch(race: Race, costs: np.ndarray, right: np.ndarray, *, total: int, error: float) -> Race:
-    """Bets on further images, block by block.
+def watch(race: Race, costs: np.ndarray, right: np.ndarray, *, error: float) -> Race:
+    """Takes down what those left, scouts aside, got right of the next images, and bets on it.
 
     Args:
         race: so far.
-        costs: `[N]`.
-        right: bool `[A, T]`, what those left got right of the next T images.
-        total: K.
+        costs: `[N]`, rising.
+        right: bool `[A, T]`.
         error: as of `race`; the bets aim at what it demands.
     """
+    racing = np.flatnonzero(race.alive & ~race.scouts)
+    needed, got = _needed(race, costs)[racing], race.right[racing].sum(1)
+    goal = math.log(len(costs) / error)
+    wealth, best = race.wealth.copy(), race.best.copy()
     for start in range(0, right.shape[1], BLOCK):
-        race = _block(race, costs, right[:, start : start + BLOCK].astype(float), total, error)
-    return race
+        part, rest = right[:, start : start + BLOCK], race.order[race.images + start :]
+        grown = bets(
+            part,
+            needed - got,
+            expected=race.guide.expected[rest],
+            weight=race.guide.weight[rest],
+            total=len(race.order),
+            goal=goal,
+        )
+        all_of = wealth[racing][:, :, None] + np.cumsum(grown, 2)  # [A, J, T]
+        top = all_of.max(1, keepdims=True)
+        of_mean = top[:, 0] + np.log(np.mean(np.exp(all_of - top), axis=1))
+        wealth[racing] = all_of[:, :, -1]
+        best[racing] = np.maximum(best[racing], of_mean.max(1))
+        got = got + part.sum(1)
+    answered = race._replace(images=race.images + right.shape[1], wealth=wealth, best=best)
+    return _noted(answered, racing, race.order[race.images : answered.images], right)
 
 
-def drop(race: Race, costs: np.ndarray, *, total: int, error: float) -> Race:
+def bets(
+    right: np.ndarray,
+    needed: np.ndarray,
+    *,
+    expected: np.ndarray,
+    weight: np.ndarray,
+    total: int,
+    goal: float,
+) -> np.ndarray:
+    """By what each image multiplies stakes against "these candidates win what they need".
+
+    The mean over the images left of what a candidate gets right is estimated from the next one: its
+    surprise, over the probability with which this image was to come, plus the mean of what was
+    expected. If the mean is at least `needed` over the images left, a stake times
+    1 - lambda (estimate - needed / left) does not grow on average, with any lambda that was fixed
+    before and does not let it become negative.
+
+    Args:
+        right: bool `[A, T]`, of the next images.
+        needed: `[A]`, images that they must get right of those left; -inf if that is not known.
+        expected: `[R]`, of the images left, the next ones first.
+        weight: `[R]`, likewise; each image was drawn in proportion to it from those then left.
+        total: K.
+        goal: what the logarithm of the wealth must reach.
+
+    Returns:
+        Logarithms, float64 `[A, J, T]`.
+    """
+    steps = np.arange(right.shape[1])
+    left = len(weight) - steps
+    weights = weight.sum() - np.cumsum(weight)[steps] + weight[steps]
+    mean = (expected.sum() - np.cumsum(expected)[steps] + expected[steps]) / left
+    share = weight[steps] * left / weights  # of the probability that all of them have
+    estimate = (right - expected[steps]) / share + mean  # [A, T]
+    won = np.cumsum(right, 1) - right
+    least = (needed[:, None] - won) / left
+    # The most that any image could have made of the estimate: of one that is right.
+    most = np.max((1 - expected) / weight) * weights / left + mean
+    spread = np.sum(expected * (1 - expected) / weight) * weight.sum() / len(weight) ** 2
+    stakes = _stakes(spread + 1 / total, least, most, left, total, goal)
+    return np.log1p(-stakes * (estimate - np.where(np.isfinite(least), least, 0.0))[:, None, :])
+
+
+def scouted(race: Race, new: np.ndarray, right: np.ndarray, rng: np.random.Generator) -> Race:
+    """The race with further scouts, another guide, and another order of the images left.
+
+    Args:
+        race: so far.
+        new: positions of the scouts `[A]`.
+        right: bool `[A, R]`, what they got right of the images left, in their order.
+        rng: decides the order.
+    """
+    rest = race.order[race.images :]
+    scouts = race.scouts.copy()
+    scouts[new] = True
+    race = _noted(race._replace(scouts=scouts), new, rest, right)
+    guide = _guide(race)
+    # As if each came from those left with a probability in proportion to its weight, one by one
+    # (Efraimidis & Spirakis, Inf. Process. Lett. 97, 2006).
+    waits = rng.exponential(size=len(rest)) / guide.weight[rest]
+    order = np.concatenate([race.order[: race.images], rest[np.argsort(waits)]])
+    return race._replace(guide=guide, order=order)
+
+
+def drop(race: Race, costs: np.ndarray, *, error: float) -> Race:
     """The race without those that are worse beyond doubt, or for certain."""
-    rivals, lead = _rivals(costs[race.alive])
-    right = np.diag(race.both)
-    behind = lead + right[None, :] - right[:, None]  # what c must still win against f, [c, f]
-    race = _keep(race, ~np.any(rivals & (behind > total - race.images), axis=1))
-    falling = np.argsort(-race.best, kind="stable")
-    left = len(falling) - np.arange(len(falling))
-    beyond = race.best[falling] >= np.log(left / error)
-    dropped = falling[np.logical_and.accumulate(beyond)]
-    return _keep(race, ~np.isin(np.arange(len(falling)), dropped))
+    behind = _needed(race, costs) - race.right.sum(1)
+    alive = race.alive & (behind <= len(race.order) - race.seen.sum(1))
+    falling = np.flatnonzero(alive)
+    best = np.where(race.scouts, -np.inf, race.best)[falling]
+    falling, best = falling[np.argsort(-best, kind="stable")], -np.sort(-best)
+    beyond = best >= np.log((len(best) - np.arange(len(best))) / error)
+    alive[falling[np.logical_and.accumulate(beyond)]] = False
+    return race._replace(alive=alive)
 
 
-def _keep(race: Race, kept: np.ndarray) -> Race:
-    return Race(
-        race.alive[kept],
-        race.images,
-        race.both[np.ix_(kept, kept)],
-        race.wealth[kept],
-        race.best[kept],
-    )
+def _front_runners(race: Race, costs: np.ndarray) -> np.ndarray:
+    """Who seems to be on the front, but is no scout yet: int `[A]`."""
+    left = np.flatnonzero(race.alive)
+    front = left[pareto_front(_accuracy(race)[left], costs[left])]
+    return front[~race.scouts[front]]
 
 
-def _rivals(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of costs that rise: who keeps c off the front by beating it, and what c must lead by.
+def _accuracy(race: Race) -> np.ndarray:
+    """Of all images, by those that each has seen: float64 `[N]`.
 
-    Returns:
-        bool `[A, A]`, whether f (column) is a rival of c (row); int `[A, A]`, images by which c
-        must lead f to be on the front.
+    Each stratum counts for as much as there is of it. One image that is right as expected is added
+    to what was seen of it, so that a stratum of which nothing was seen has an accuracy too.
     """
-    place = np.arange(len(costs))
-    before = place[None, :] < place[:, None]
-    same = (costs[None, :] == costs[:, None]) & (place[None, :] != place[:, None])
-    return before | same, before.astype(int)
+    accuracy = np.zeros(len(race.alive))
+    for stratum in np.unique(race.guide.stratum):
+        images = race.guide.stratum == stratum
+        right, seen = race.right[:, images].sum(1), race.seen[:, images].sum(1)
+        added = seen < images.sum()
+        expected = race.guide.expected[images][0]
+        accuracy += images.mean() * (right + added * expected) / (seen + added)
+    return accuracy
 
 
-def _block(race: Race, costs: np.ndarray, right: np.ndarray, total: int, error: float) -> Race:
-    """One block of images `[A, T]`; committees and variances are those before it."""
-    rivals, lead = _rivals(costs[race.alive])
-    members, weights = _committees(race.both, rivals)
-    needed = np.sum(weights * np.take_along_axis(lead, members, 1), 1, keepdims=True)
-    ahead, spread = _against(race.both, members, weights)
-    difference = right - np.einsum("am,amt->at", weights, right[members])
-    lost = ahead[:, None] - np.cumsum(difference, 1) + difference  # before each image
-    left = total - race.images - np.arange(right.shape[1])
-    mean = (needed + lost) / left  # at least this the rest must give if c is on the front
-    variance = (spread + 1) / (race.images + 5)
-    stakes = _stakes(variance, mean, left, total, math.log(len(costs) / error))
-    stakes *= (weights.sum(1) > 0)[:, None, None]
-    grown = np.log1p(-stakes * (difference - mean)[:, None, :])
-    wealth = race.wealth[:, :, None] + np.cumsum(grown, 2)  # [A, J, T]
-    top = wealth.max(1, keepdims=True)
-    of_mean = top[:, 0] + np.log(np.mean(np.exp(wealth - top), axis=1))
-    return Race(
-        race.alive,
-        race.images + right.shape[1],
-        race.both + right @ right.T,
-        wealth[:, :, -1],
-        np.maximum(race.best, of_mean.max(1)),
-    )
+def _noted(race: Race, who: np.ndarray, images: np.ndarray, right: np.ndarray) -> Race:
+    """The race that knows what some got right of images."""
+    answers, seen = race.right.copy(), race.seen.copy()
+    answers[np.ix_(who, images)], seen[np.ix_(who, images)] = right, True
+    return race._replace(right=answers, seen=seen)
 
 
-def _committees(both: np.ndarray, rivals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Against whom to bet on each candidate: the mean of its few strongest rivals.
+def _needed(race: Race, costs: np.ndarray) -> np.ndarray:
+    """Images that each must get right of all, if it is to be on the front: float64 `[N]`.
 
-    The mean of several varies less than one of them, but the best of them leads by more; the size
-    is chosen for the largest lead in standard deviations.
-
-    Returns:
-        Members int `[A, M]` and their weights `[A, M]`, all zero for a candidate that no rival
-        leads so far.
+    More than any scout that comes before it, and as many as any of the same cost; -inf where there
+    is none.
     """
-    n, most = len(both), min(SIZES[-1], len(both))
-    right = np.diag(both)
-    ahead = right[None, :] - right[:, None]
-    apart = right[None, :] + right[:, None] - 2 * both  # images that just one of them got right
-    odds = np.where(rivals, ahead / np.sqrt(apart + PRIOR), -np.inf)
-    members = np.argpartition(-odds, most - 1, axis=1)[:, :most]
-    odds = np.take_along_axis(odds, members, 1)
-    order = np.argsort(-odds, axis=1, kind="stable")
-    members, odds = (np.take_along_axis(x, order, 1) for x in (members, odds))
-    found, best = np.zeros((n, most)), np.zeros(n)
-    for size in SIZES:
-        weights = np.where((np.arange(most) < size) & np.isfinite(odds), 1 / size, 0.0)
-        lead, spread = _against(both, members, weights)
-        score = lead / np.sqrt(spread + PRIOR)
-        better = (np.count_nonzero(weights, axis=1) == size) & (score > best)
-        found[better], best[better] = weights[better], score[better]
-    return members, found
+    scored = np.where(race.scouts, race.right.sum(1), -np.inf)
+    before = np.maximum.accumulate(np.concatenate([[-np.inf], scored[:-1]]))
+    same = np.full(len(costs), -np.inf)
+    group = np.searchsorted(costs, costs)  # the first of equal cost
+    np.maximum.at(same, group, scored)
+    return np.maximum(before + 1, same[group])
 
 
-def _against(
-    both: np.ndarray, members: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """By how many images committees lead, and the sum of squares of the differences; `[A]`."""
-    right = np.diag(both)
-    lead = np.sum(weights * (right[members] - right[:, None]), 1)
-    own = right * weights.sum(1)
-    cross = np.sum(weights * np.take_along_axis(both, members, 1), 1)
-    among = np.einsum(
-        "am,an,amn->a", weights, weights, both[members[:, :, None], members[:, None, :]]
+def _guide(race: Race) -> Guide:
+    """What all scouts, and the other answers so far, say of images.
+
+    The variance of what a candidate gets right of all, estimated from one image, is least if images
+    come in proportion to the standard deviation of their answers, sqrt(p (1 - p)) (Neyman 1934).
+    Bets also need that no surprise is large: an unexpected right answer, 1 - p over the weight,
+    bounds the stake. So hard images, p < 1/2, weigh 1 - p instead.
+    """
+    right, count = race.right[race.scouts].sum(0), race.scouts.sum()
+    some = 1 + np.minimum(right * STRATA // count, STRATA - 1)
+    stratum = np.where(right == 0, 0, np.where(right == count, STRATA + 1, some))
+    others = race.alive & ~race.scouts
+    hits, looks = (
+        np.bincount(stratum, answers[others].sum(0), STRATA + 2)
+        for answers in (race.right, race.seen)
     )
-    return lead, np.maximum(own - 2 * cross + among, 0.0)
+    p = ((hits + 0.5) / (looks + 1))[stratum]
+    return Guide(stratum, p, np.sqrt((1 - p) * np.maximum(p, 1 - p)))
 
 
 def _stakes(
-    variance: np.ndarray, mean: np.ndarray, left: np.ndarray, total: int, goal: float
+    variance: float,
+    least: np.ndarray,
+    most: np.ndarray,
+    left: np.ndarray,
+    total: int,
+    goal: float,
 ) -> np.ndarray:
     """How much to bet, `[A, J, T]`.
 
-    If the rest gives g images less than `mean` demands, wealth grows fastest, by g^2 / 2 v in the
-    logarithm, at a stake of g / v (Kelly). A lead of G K images in all makes g = G K / left. Which
-    G there is, is not known: stake j is on the G at which the goal is reached when the share
+    If the mean of the rest is g less than `least` demands, wealth grows fastest, by g^2 / 2 v in
+    the logarithm, at a stake of g / v (Kelly). A lack of G K images in all makes g = G K / left.
+    Which G there is, is not known: stake j is on the G at which the goal is reached when the share
     `STOPS[j]` of the images has been seen.
 
     Args:
-        variance: v of the difference on an image, `[A]`.
-        mean: of the difference on the rest, at least, `[A, T]`.
+        variance: v of the estimate from one image.
+        least: of the mean on the rest, `[A, T]`.
+        most: that the estimate can be, `[T]`.
         left: images left before each, int `[T]`.
         total: K.
         goal: what the logarithm of the wealth must reach.
     """
     stops = np.asarray(STOPS)
-    leads = np.sqrt(2 * goal * total * (1 - stops) / stops / variance[:, None])  # G K / v, [A, J]
-    # Beyond these ends the bet is decided: nothing to win, or `drop` finds it out for certain.
-    open_ = np.abs(mean) < 1
-    most = RISK / np.where(open_, 1 - mean, 1.0)
-    return np.where(open_[:, None], np.minimum(leads[:, :, None] / left, most[:, None]), 0.0)
+    lacks = np.sqrt(2 * goal * total * (1 - stops) / stops / variance)  # G K / v, [J]
+    # Beyond these ends there is nothing to win, or `drop` finds it out for certain.
+    open_ = (least > 0) & (least < 1)
+    bound = RISK / np.where(open_, most - least, 1.0)
+    stakes = np.minimum((lacks[:, None] / left)[None], bound[:, None, :])
+    return np.where(open_[:, None], stakes, 0.0)
