@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import choices, evaluate, experiment, progress, results
+from supernet_jax import choices, evaluate, experiment, network, progress, results
 from supernet_jax.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
+from supernet_jax.network import Space
 from supernet_jax.search import racing
 
 SAVE_SECONDS = 20.0  # between writes of the book
@@ -213,7 +214,7 @@ def race(
     Args:
         run: the trained run.
         split: "held-out" or "test".
-        archs: the candidates; of equal ones the first races.
+        archs: the candidates; of those that are the same network the first races.
         error: the most probability that the front is not that of full evaluation.
         seed: of the order in which images are seen.
 
@@ -223,7 +224,7 @@ def race(
         it saw. The report is also in the folder `races`.
     """
     scorer = results.Scorer(run, split, what="")
-    unique = list({results.key(arch): arch for arch in archs}.values())
+    unique = distinct(run.experiment.space, archs)
     about = [BOOK, results.conditions(run, split), seed, len(unique)]
     name = _digest(json.dumps(about).encode()) + "-" + _digest(b"".join(map(results.key, unique)))
     folder = run.folder / "races"
@@ -300,6 +301,16 @@ class _Bar:
         done = self._candidates * self._total - images
         self._advance(done - self._done, self._note)
         self._done = done
+
+
+def distinct(space: Space, archs: Sequence[Arch]) -> list[Arch]:
+    """The first of those archs that differ in nothing but decisions about skipped blocks."""
+    all_of_them = choices.stack(list(archs))
+    resolutions = np.asarray(choices.get(all_of_them, space.resolution))
+    blocks = np.asarray(network.identity(space, space.resolutions[0], all_of_them))
+    rows = np.concatenate([resolutions[:, None], blocks], axis=1)
+    _, first = np.unique(rows, axis=0, return_index=True)
+    return [archs[i] for i in np.sort(first)]
 
 
 def _digest(content: bytes) -> str:
