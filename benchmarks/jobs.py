@@ -73,7 +73,7 @@ def quick_jobs(backend: str) -> list[Job]:
     """Everything in its quick form."""
     scripts = ("train_step", "evaluation", "compile", "gradient", "memory", "pointwise")
     scripts += ("norm", "profile_step", "costs", "data", "racing")
-    scripts += ("scaling", "export", "extraction") if backend == "cpu" else ()
+    scripts += ("scaling", "export", "extraction") if backend == "cpu" else ("gpu_program",)
     tuned = ("train_step", "evaluation")
     return [Job(name, name, ("--quick",), 1, name in tuned) for name in scripts]
 
@@ -119,6 +119,7 @@ def gpu_jobs() -> list[Job]:
         Job("evaluation-224px-128-bfloat16", "evaluation", (*space, *large, *short), 5, True),
         Job("compile", "compile", ("--rounds", "1"), 12),
         Job("profile-largest", "profile_step", (*space, *large, *short, "--largest"), 2),
+        Job("gpu_program", "gpu_program", (*space, *large, *short), 4),
         Job("profile", "profile_step", (*space, *large, *short), 3),
         *(
             step_job(pixels, batch, dtype, "masked")

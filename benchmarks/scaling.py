@@ -33,6 +33,7 @@ from supernet_jax.spaces.mobilenet import Stage, mobilenet
 ROOT = pathlib.Path(__file__).parent.parent
 RULES = {"whole": sharding.REPLICATED, "split": sharding.SHARDED}
 BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1}
+BYTES |= {"s16": 2, "u16": 2, "s8": 1, "u8": 1}
 # Bytes that a device sends in a ring of n, as a multiple of the size of the result.
 SENT = {
     "all-reduce": lambda n: 2 * (n - 1) / n,

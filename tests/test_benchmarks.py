@@ -16,6 +16,7 @@ BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # at the end: it has names like data and compile
 everything = importlib.import_module("everything")
 jobs = importlib.import_module("jobs")
+gpu_program = importlib.import_module("gpu_program")
 measure = importlib.import_module("measure")
 profile_step = importlib.import_module("profile_step")
 
@@ -128,7 +129,8 @@ def test_every_script_is_run_and_takes_its_options(backend, quick, understands) 
     not_run = {"measure", "everything", "jobs", "peer_alphanet"}  # the last one needs PyTorch
     # an experiment of an hour, with images and a folder of its own, and its parts
     not_run |= {"fidelity", "fidelity_config", "fidelity_tables", "ranking"}
-    not_run |= {"scaling", "export", "extraction"} if backend == "gpu" else set()
+    of_cpu = {"scaling", "export", "extraction"}
+    not_run |= of_cpu if backend == "gpu" else {"gpu_program"}  # which needs JAX's CUDA plug-in
     assert scripts - {job.script for job in found} == not_run
     for job in found:
         understands(job)
@@ -205,6 +207,44 @@ def test_shares_are_of_the_operations_of_the_program() -> None:
         (profile_step.REDUCTION, 40.0, 1),
         (profile_step.UNKNOWN, 20.0, 1),
     ]
+
+
+KERNELS = """
+%fused_rows (p: bf16[8,4], q: f32[4]) -> f32[4] {
+  %p.3 = bf16[8,4]{1,0} parameter(0)
+  %flat = bf16[32]{0} bitcast(%p.3)
+  %row = bf16[4]{0} slice(%flat), slice={[0:4]}
+  %q.3 = f32[4]{0} parameter(1)
+  %wide = f32[4]{0} convert(%row)
+  ROOT %sum = f32[4]{0} add(%wide, %q.3)
+}
+%fused_both (p: bf16[8,4]) -> f32[8,4] {
+  %p.4 = bf16[8,4]{1,0} parameter(0)
+  %row.1 = bf16[1,4]{1,0} slice(%p.4), slice={[0:1], [0:4]}
+  ROOT %wide.1 = f32[8,4]{1,0} convert(%p.4)
+}
+%body (t: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %t = (s32[], f32[4]{0}) parameter(0)
+  %v = f32[4]{0} get-tuple-element(%t), index=1
+  %n = f32[4]{0} tanh(%v)
+  ROOT %next = (s32[], f32[4]{0}) tuple(%v, %n)
+}
+ENTRY %main (x: bf16[8,4], y: f32[4]) -> f32[4] {
+  %x = bf16[8,4]{1,0} parameter(0)
+  %y = f32[4]{0} parameter(1)
+  %r = f32[4]{0} fusion(%x, %y), kind=kLoop, calls=%fused_rows
+  %s = f32[8,4]{1,0} fusion(%x), kind=kLoop, calls=%fused_both
+  %c = (bf16[8,4]{1,0}, u8[0]{0}) custom-call(%x, %x), custom_call_target="__cudnn$convForward"
+  ROOT %w = (s32[], f32[4]{0}) while(%c), condition=%test, body=%body
+}
+"""
+
+
+def test_what_kernels_move() -> None:
+    lines = gpu_program.computations(KERNELS)
+    rows, both, convolution = 8 + 16 + 16, 64 + 128, 64 + 64  # one row of x; all of it; x twice
+    assert gpu_program.traffic(lines, "main") == [rows, both, convolution]
+    assert gpu_program.traffic(lines, "body") == [32]
 
 
 def test_tables_are_markdown(capsys) -> None:
