@@ -26,7 +26,7 @@ import measure
 import numpy as np
 
 from supernet_jax import choices, config, costs, experiment, progress
-from supernet_jax.raced import Book
+from supernet_jax.raced import Book, distinct
 from supernet_jax.search import pareto_front, race
 
 # Mean accuracy, its rise from the cheapest to the dearest, its spread around that, noise
@@ -92,10 +92,10 @@ def answers(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, int,
     limited = dataclasses.replace(settings.evaluation, limit=arguments.images)
     built = opened.experiment._replace(config=dataclasses.replace(settings, evaluation=limited))
     opened = opened._replace(experiment=built)
-    menu, key = built.space.menu, jax.random.key(0)
-    archs = choices.sample(menu, key, (arguments.candidates,))
-    book = Book(opened, "held-out", choices.unstack(archs), file=arguments.book)
-    everyone = np.arange(arguments.candidates)
+    drawn = choices.sample(built.space.menu, jax.random.key(0), (2 * arguments.candidates,))
+    found = distinct(built.space, choices.unstack(drawn))[: arguments.candidates]
+    book = Book(opened, "held-out", found, file=arguments.book)
+    everyone = np.arange(len(found))
     known = np.flatnonzero(book.known.all(1))
     asked = known if arguments.known else everyone
     start = time.perf_counter()
@@ -105,13 +105,18 @@ def answers(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, int,
     if fresh := len(asked) - len(known):
         print(f"{fresh} candidates evaluated in {time.perf_counter() - start:,.0f} s")
     accuracy = right.mean(1)
-    distinct = np.unique(np.asarray(choices.pack(archs))[asked], axis=0)
     print(
         f"accuracies {accuracy.min():.2%} to {accuracy.max():.2%}, standard deviation "
-        f"{accuracy.std():.2%}; {len(distinct)} archs"
+        f"{accuracy.std():.2%}; two candidates differ on {disagreement(right):.1%} of the images"
     )
-    macs = np.asarray(costs.macs(built.space)(archs), np.float64)[asked]
+    macs = np.asarray(costs.macs(built.space)(choices.stack(found)), np.float64)[asked]
     return macs, right, book.batch, book.calibration
+
+
+def disagreement(right: np.ndarray) -> float:
+    """Share of images that just one of two candidates gets right, mean over all pairs."""
+    n, share = len(right), right.mean(0)
+    return float(np.mean(2 * share * (1 - share)) * n / max(n - 1, 1))
 
 
 def simulated(
