@@ -56,6 +56,7 @@ class Book:
         self._data = experiment.evaluation_data(run.experiment, split)
         self._order = np.arange(self._data.labels.size)  # in which the images lie on the devices
         self._stats: dict[int, np.ndarray] = {}
+        self._place = np.argsort(np.lexsort(_networks(run.experiment.space, self._archs).T[::-1]))
         self._identity = {
             **results.conditions(run, split),
             "archs": _digest(np.asarray(choices.pack(self._archs), np.int32).tobytes()),
@@ -88,6 +89,7 @@ class Book:
         """
         images, saved = order[start:end], time.monotonic()
         todo = where[~self.known[np.ix_(where, images)].all(1)]
+        todo = todo[np.argsort(self._place[todo])]  # those that begin alike share what is alike
         if len(todo):
             self._arrange(order)
         chunk = self._run.experiment.config.evaluation.chunk
@@ -305,12 +307,16 @@ class _Bar:
 
 def distinct(space: Space, archs: Sequence[Arch]) -> list[Arch]:
     """The first of those archs that differ in nothing but decisions about skipped blocks."""
-    all_of_them = choices.stack(list(archs))
-    resolutions = np.asarray(choices.get(all_of_them, space.resolution))
-    blocks = np.asarray(network.identity(space, space.resolutions[0], all_of_them))
-    rows = np.concatenate([resolutions[:, None], blocks], axis=1)
-    _, first = np.unique(rows, axis=0, return_index=True)
+    networks = _networks(space, choices.stack(list(archs)))
+    _, first = np.unique(networks, axis=0, return_index=True)
     return [archs[i] for i in np.sort(first)]
+
+
+def _networks(space: Space, archs: Arch) -> np.ndarray:
+    """What the archs are: int `[N, .]`, equal rows for the same network, alike ones begin alike."""
+    resolutions = np.asarray(choices.get(archs, space.resolution))
+    blocks = np.asarray(network.identity(space, space.resolutions[0], archs))
+    return np.concatenate([resolutions[:, None], blocks], axis=1)
 
 
 def _digest(content: bytes) -> str:

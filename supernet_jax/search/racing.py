@@ -10,8 +10,8 @@ against it have grown beyond doubt, and for certain when the images that are lef
 - *Images that tell.* How many scouts got an image right says how likely others do, and so which
   images to look at first: what nearly all get right says little about who is better. All candidates
   see the images in one random order, in which those that tell more tend to come early. The answer
-  that was expected of an image is subtracted from the one that came, and put in again as a mean over
-  all that are left, so that only surprises count.
+  that was expected of an image is subtracted from the one that came, and put in again as a mean
+  over all that are left, so that only surprises count.
 - *Without replacement.* Full evaluation is a sum over finitely many images. What a candidate lacks
   on those seen it must win on those left, which makes bets the safer the fewer are left
   (Waudby-Smith & Ramdas, Estimating means of bounded random variables by betting, J. R. Stat. Soc.
