@@ -85,7 +85,7 @@ def test_bets_against_a_true_hypothesis_do_not_grow_on_average(seed: int, spare:
                 racing.bets(
                     right[None, order[start:end]],
                     np.array([right.sum() - spare - won]),
-                    expected=guesses[which(tuple(order[:start]))][rest],
+                    expected=guesses[[which(tuple(order[:start]))]][:, rest],
                     weight=weight[rest],
                     total=images,
                     goal=3.0,
@@ -102,7 +102,7 @@ def test_bets_against_a_true_hypothesis_do_not_grow_on_average(seed: int, spare:
 
 def test_bets_against_a_false_hypothesis_grow() -> None:
     right = np.random.default_rng(0).permutation(400) < 200
-    how = {"expected": np.full(400, 0.5), "weight": np.ones(400), "total": 400, "goal": 3.0}
+    how = {"expected": np.full((1, 400), 0.5), "weight": np.ones(400), "total": 400, "goal": 3.0}
     grown = racing.bets(right[None], np.array([260.0]), **how)
     assert np.all(grown.sum(2).max(1) > 3)
     assert not racing.bets(right[None], np.array([-np.inf]), **how).any()  # nothing is demanded

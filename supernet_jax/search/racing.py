@@ -7,11 +7,11 @@ bet, image by image, for each candidate that is no scout; whoever bets against a
 the stake by 1/p with probability at most p (Ville 1939). So a candidate is dropped when the bets
 against it have grown beyond doubt, and for certain when the images that are left cannot turn it.
 
-- *Images that tell.* How many scouts got an image right says how likely others do, and so which
-  images to look at first: what nearly all get right says little about who is better. All candidates
-  see the images in one random order, in which those that tell more tend to come early. The answer
-  that was expected of an image is subtracted from the one that came, and put in again as a mean
-  over all that are left, so that only surprises count.
+- *Surprises.* What a candidate is expected to get right is subtracted from what it does, and put in
+  again as a mean over all images that are left, so that only surprises count. It is foretold from
+  the scouts' answers, by how it agreed with each of them so far (ridge regression).
+- *Images that tell.* What nearly all get right says little about who is better. All candidates see
+  the images in one random order, in which those that tell more tend to come early.
 - *Without replacement.* Full evaluation is a sum over finitely many images. What a candidate lacks
   on those seen it must win on those left, which makes bets the safer the fewer are left
   (Waudby-Smith & Ramdas, Estimating means of bounded random variables by betting, J. R. Stat. Soc.
@@ -50,7 +50,9 @@ SCOUTING = (0.02, 0.05, 0.1, 0.2, 0.4)  # shares of all images after which scout
 STRATA = 8  # of images that some scouts got right and some did not
 STOPS = (0.05, 0.15, 0.4, 0.7)  # shares of all images at which each of the stakes is to win
 RISK = 0.5  # largest part of a stake that one image may lose
-BLOCK = 250  # images for which stakes are computed at once, for the sake of memory
+RIDGE = 30.0  # images that speak for agreeing with a scout as others do
+MARGIN = 0.01  # nothing is expected with more certainty
+CHUNK = 128  # candidates for which stakes are computed at once, for the sake of memory
 
 
 class Guide(NamedTuple):
@@ -58,7 +60,8 @@ class Guide(NamedTuple):
 
     Attributes:
         stratum: int `[K]`, images of which about as many scouts are right share one.
-        expected: float64 `[K]`, how likely a candidate is right, above 0 and below 1.
+        expected: float64 `[K]`, how likely a candidate is right that nothing else is known of,
+            above 0 and below 1.
         weight: float64 `[K]`, above 0: of those that are left, an image comes next with a
             probability in proportion to it.
     """
@@ -200,27 +203,26 @@ def watch(race: Race, costs: np.ndarray, right: np.ndarray, *, error: float) -> 
         error: as of `race`; the bets aim at what it demands.
     """
     racing = np.flatnonzero(race.alive & ~race.scouts)
-    needed, got = _needed(race, costs)[racing], race.right[racing].sum(1)
-    goal = math.log(len(costs) / error)
-    wealth, best = race.wealth.copy(), race.best.copy()
-    for start in range(0, right.shape[1], BLOCK):
-        part, rest = right[:, start : start + BLOCK], race.order[race.images + start :]
+    needed = _needed(race, costs) - race.right.sum(1)
+    rest, wealth, best = race.order[race.images :], race.wealth.copy(), race.best.copy()
+    for start in range(0, len(racing), CHUNK):
+        some = racing[start : start + CHUNK]
         grown = bets(
-            part,
-            needed - got,
-            expected=race.guide.expected[rest],
+            right[start : start + CHUNK],
+            needed[some],
+            expected=_expected(race, some),
             weight=race.guide.weight[rest],
             total=len(race.order),
-            goal=goal,
+            goal=math.log(len(costs) / error),
         )
-        all_of = wealth[racing][:, :, None] + np.cumsum(grown, 2)  # [A, J, T]
+        all_of = wealth[some][:, :, None] + np.cumsum(grown, 2)  # [A, J, T]
         top = all_of.max(1, keepdims=True)
         of_mean = top[:, 0] + np.log(np.mean(np.exp(all_of - top), axis=1))
-        wealth[racing] = all_of[:, :, -1]
-        best[racing] = np.maximum(best[racing], of_mean.max(1))
-        got = got + part.sum(1)
-    answered = race._replace(images=race.images + right.shape[1], wealth=wealth, best=best)
-    return _noted(answered, racing, race.order[race.images : answered.images], right)
+        wealth[some] = all_of[:, :, -1]
+        best[some] = np.maximum(best[some], of_mean.max(1))
+    images = race.images + right.shape[1]
+    race = _noted(race, racing, rest[: right.shape[1]], right)
+    return race._replace(images=images, wealth=wealth, best=best)
 
 
 def bets(
@@ -243,7 +245,7 @@ def bets(
     Args:
         right: bool `[A, T]`, of the next images.
         needed: `[A]`, images that they must get right of those left; -inf if that is not known.
-        expected: `[R]`, of the images left, the next ones first.
+        expected: `[A, R]`, of the images left, the next ones first.
         weight: `[R]`, likewise; each image was drawn in proportion to it from those then left.
         total: K.
         goal: what the logarithm of the wealth must reach.
@@ -251,19 +253,24 @@ def bets(
     Returns:
         Logarithms, float64 `[A, J, T]`.
     """
-    steps = np.arange(right.shape[1])
-    left = len(weight) - steps
-    weights = weight.sum() - np.cumsum(weight)[steps] + weight[steps]
-    mean = (expected.sum() - np.cumsum(expected)[steps] + expected[steps]) / left
-    share = weight[steps] * left / weights  # of the probability that all of them have
-    estimate = (right - expected[steps]) / share + mean  # [A, T]
+    steps = right.shape[1]
+    left = len(weight) - np.arange(steps)
+    weights, mean = _remaining(weight, steps), _remaining(expected, steps) / left
+    share = weight[:steps] * left / weights  # of the probability that all of them have
+    estimate = (right - expected[:, :steps]) / share + mean  # [A, T]
     won = np.cumsum(right, 1) - right
     least = (needed[:, None] - won) / left
     # The most that any image could have made of the estimate: of one that is right.
-    most = np.max((1 - expected) / weight) * weights / left + mean
-    spread = np.sum(expected * (1 - expected) / weight) * weight.sum() / len(weight) ** 2
+    most = np.max((1 - expected) / weight, 1, keepdims=True) * weights / left + mean
+    spread = np.sum(expected * (1 - expected) / weight, 1) * weight.sum() / len(weight) ** 2
     stakes = _stakes(spread + 1 / total, least, most, left, total, goal)
     return np.log1p(-stakes * (estimate - np.where(np.isfinite(least), least, 0.0))[:, None, :])
+
+
+def _remaining(values: np.ndarray, steps: int) -> np.ndarray:
+    """Sums over the last axis from each of the first so many places on."""
+    before = np.cumsum(values[..., :steps], -1) - values[..., :steps]
+    return values.sum(-1, keepdims=True) - before
 
 
 def scouted(race: Race, new: np.ndarray, right: np.ndarray, rng: np.random.Generator) -> Race:
@@ -363,8 +370,20 @@ def _guide(race: Race) -> Guide:
     return Guide(stratum, p, np.sqrt((1 - p) * np.maximum(p, 1 - p)))
 
 
+def _expected(race: Race, who: np.ndarray) -> np.ndarray:
+    """How likely some candidates are right, of each image left: float64 `[A, R]`."""
+    seen, rest = race.order[: race.images], race.order[race.images :]
+    base = race.guide.expected
+    scouts = race.right[race.scouts].T.astype(float)
+    told = np.concatenate([scouts, np.eye(STRATA + 2)[race.guide.stratum]], 1)
+    surprises = race.right[np.ix_(who, seen)].T - base[seen][:, None]
+    gram = told[seen].T @ told[seen] + RIDGE * np.eye(told.shape[1])
+    more = told[rest] @ np.linalg.solve(gram, told[seen].T @ surprises)
+    return np.clip(base[rest] + more.T, MARGIN, 1 - MARGIN)
+
+
 def _stakes(
-    variance: float,
+    variance: np.ndarray,
     least: np.ndarray,
     most: np.ndarray,
     left: np.ndarray,
@@ -379,17 +398,17 @@ def _stakes(
     `STOPS[j]` of the images has been seen.
 
     Args:
-        variance: v of the estimate from one image.
+        variance: v of the estimate from one image, `[A]`.
         least: of the mean on the rest, `[A, T]`.
-        most: that the estimate can be, `[T]`.
+        most: that the estimate can be, `[A, T]`.
         left: images left before each, int `[T]`.
         total: K.
         goal: what the logarithm of the wealth must reach.
     """
     stops = np.asarray(STOPS)
-    lacks = np.sqrt(2 * goal * total * (1 - stops) / stops / variance)  # G K / v, [J]
+    lacks = np.sqrt(2 * goal * total * (1 - stops) / stops / variance[:, None])  # G K / v, [A, J]
     # Beyond these ends there is nothing to win, or `drop` finds it out for certain.
     open_ = (least > 0) & (least < 1)
     bound = RISK / np.where(open_, most - least, 1.0)
-    stakes = np.minimum((lacks[:, None] / left)[None], bound[:, None, :])
+    stakes = np.minimum(lacks[:, :, None] / left, bound[:, None, :])
     return np.where(open_[:, None], stakes, 0.0)
