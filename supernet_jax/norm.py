@@ -169,8 +169,9 @@ def _gradient(
     slope, offset = 2 / n * (of_variance + by_variance), (of_mean + by_mean) / n
     # Or else XLA may keep `inner` from one pass for the next, in float32: more to write and to read
     # than g and x are.
-    vectors = lax.optimization_barrier((mean, _factor(variance, scale), _wide(bias)))
-    return _by_input(g, x, *vectors, slope, offset, swish=swish), by_scale, by_bias
+    vectors = mean, _factor(variance, scale), _wide(bias)
+    mean, factor, shift = lax.optimization_barrier(vectors)
+    return _by_input(g, x, mean, factor, shift, slope, offset, swish=swish), by_scale, by_bias
 
 
 def _by_channel(

@@ -118,8 +118,9 @@ def test_an_order_prefers_images_that_tell() -> None:
     state = racing.watch(state, np.arange(21.0), right[:, first], error=0.05)
     state = racing.scouted(state, np.arange(20), right[:20][:, state.order[200:]], rng)
     assert sorted(state.order) == list(range(2000)) and np.array_equal(state.order[:200], first)
-    kinds = np.bincount(state.order[200:600] // 800, minlength=3)  # easy, hard, neither
-    assert kinds[0] < 60  # of 400; their share would be 160
+    kinds = state.order[200:] // 800  # easy, hard, neither
+    easy_at, hard_at, neither_at = (np.mean(np.flatnonzero(kinds == kind)) for kind in range(3))
+    assert neither_at + 100 < hard_at < easy_at - 100
     guide = state.guide
     assert guide.expected[:800].max() < 1 and guide.expected[:800].min() > 0.98
     assert guide.expected[800:1600].min() > 0 and guide.expected[800:1600].max() < 0.02
@@ -184,7 +185,7 @@ def test_accuracies_are_of_all_images() -> None:
     off = raced.accuracy[dropped] - scores[dropped] / 10_000
     assert np.sqrt(np.mean(off**2)) < 0.02 and abs(np.mean(off)) < 0.01
     seen_alone = (raced.right / raced.images - scores / 10_000)[dropped]
-    assert np.sqrt(np.mean(seen_alone**2)) > 2 * np.sqrt(np.mean(off**2))
+    assert np.mean(seen_alone**2) > 1.5 * np.mean(off**2)
 
 
 def test_more_images_are_a_smaller_share() -> None:

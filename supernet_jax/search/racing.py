@@ -45,8 +45,9 @@ from supernet_jax.search.front import pareto_front
 # bool [A, end - first]
 Look = Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]
 
-GROWTH = 1.1  # of the images seen, from one round to the next
+GROWTH = 1.05  # of the images seen, from one round to the next
 SCOUTING = (0.02, 0.05, 0.1, 0.2, 0.4)  # shares of all images after which scouts are named
+HARD = 0.3  # weight of images that hardly anyone gets right
 STRATA = 8  # of images that some scouts got right and some did not
 STOPS = (0.05, 0.15, 0.4, 0.7)  # shares of all images at which each of the stakes is to win
 RISK = 0.5  # largest part of a stake that one image may lose
@@ -356,7 +357,7 @@ def _guide(race: Race) -> Guide:
     The variance of what a candidate gets right of all, estimated from one image, is least if images
     come in proportion to the standard deviation of their answers, sqrt(p (1 - p)) (Neyman 1934).
     Bets also need that no surprise is large: an unexpected right answer, 1 - p over the weight,
-    bounds the stake. So hard images, p < 1/2, weigh 1 - p instead.
+    bounds the stake. So hard images weigh a part of 1 - p at least.
     """
     right, count = race.right[race.scouts].sum(0), race.scouts.sum()
     some = 1 + np.minimum(right * STRATA // count, STRATA - 1)
@@ -367,7 +368,7 @@ def _guide(race: Race) -> Guide:
         for answers in (race.right, race.seen)
     )
     p = ((hits + 0.5) / (looks + 1))[stratum]
-    return Guide(stratum, p, np.sqrt((1 - p) * np.maximum(p, 1 - p)))
+    return Guide(stratum, p, np.maximum(np.sqrt(p * (1 - p)), HARD * (1 - p)))
 
 
 def _expected(race: Race, who: np.ndarray) -> np.ndarray:
