@@ -181,7 +181,7 @@ def sliced(lines: list[str]) -> dict[int, int]:
             if operand in places and code in ("slice", "dynamic-slice"):
                 place = places[operand]
                 taken[place] = taken.get(place, 0) + result_bytes(shape)
-            elif operand in places and code in ("bitcast", "convert"):
+            elif operand in places and code in ("bitcast", "convert") and "ROOT" not in line:
                 places[result] = places[operand]
             elif operand in places:
                 used[places[operand]] = True
