@@ -113,10 +113,8 @@ def _normalise_backward(
     operations: Operations, swish: bool, residuals: tuple[Array, ...], g: Array
 ) -> tuple[Array, ...]:
     # Rare: training on given statistics. XLA does it on every backend.
-    x, mean, variance, scale, bias = residuals
-    zero = jnp.zeros_like(mean)
-    factor = _factor(variance, scale)
-    by_x = _by_input(g, x, mean, factor, _wide(bias), zero, zero, swish=swish)
+    zero = jnp.zeros_like(residuals[1])
+    by_x = _by_input(g, *residuals, slope=zero, offset=zero, swish=swish)
     return by_x, *_by_channel(g, *residuals, swish=swish)
 
 
@@ -127,21 +125,10 @@ _normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 def _batch(x: Array, scale: Array, bias: Array, *, swish: bool) -> tuple[Array, Array, Array]:
-    mean, variance = _moments(_wide(x))
+    wide, axes = _wide(x), tuple(range(x.ndim - 1))
+    mean = jnp.mean(wide, axes)
+    variance = jnp.mean(jnp.square(wide - _row(mean, wide)), axes)
     return _given(x, mean, variance, scale, bias, swish=swish), mean, variance
-
-
-def _moments(x: Array) -> tuple[Array, Array]:
-    """Mean and biased variance of each channel in one pass over memory.
-
-    The mean of squares less the square of the mean, of differences from a number near the mean: of
-    x itself everything is lost to rounding where the mean is large. With the mean of one row of one
-    image it is of the order of the rounding that a second pass would leave.
-    """
-    near = jnp.mean(x[(0,) * (x.ndim - 2)], 0)
-    off, axes = x - _row(near, x), tuple(range(x.ndim - 1))
-    mean = jnp.mean(off, axes)
-    return near + mean, jnp.mean(jnp.square(off), axes) - jnp.square(mean)
 
 
 def _given(
@@ -167,11 +154,7 @@ def _gradient(
     by_mean, by_variance, by_scale, by_bias = _by_channel(*given, swish=swish)
     n = x.size // x.shape[-1]
     slope, offset = 2 / n * (of_variance + by_variance), (of_mean + by_mean) / n
-    # Or else XLA may keep `inner` from one pass for the next, in float32: more to write and to read
-    # than g and x are.
-    vectors = mean, _factor(variance, scale), _wide(bias)
-    mean, factor, shift = lax.optimization_barrier(vectors)
-    return _by_input(g, x, mean, factor, shift, slope, offset, swish=swish), by_scale, by_bias
+    return _by_input(*given, slope=slope, offset=offset, swish=swish), by_scale, by_bias
 
 
 def _by_channel(
@@ -191,15 +174,17 @@ def _by_input(
     g: Array,
     x: Array,
     mean: Array,
-    factor: Array,
+    variance: Array,
+    scale: Array,
     bias: Array,
+    *,
     slope: Array,
     offset: Array,
-    *,
     swish: bool,
 ) -> Array:
-    """`inner * factor + slope * (x - mean) + offset`; vectors are float32."""
-    inner = _inner(g, x, mean, factor, bias, swish)
+    """`inner * factor + slope * (x - mean) + offset`."""
+    factor = _factor(variance, scale)
+    inner = _inner(g, x, mean, factor, _wide(bias), swish)
     return (inner * _row(factor, x) + _affine(x, mean, slope, offset)).astype(x.dtype)
 
 
