@@ -3,9 +3,9 @@
 A few candidates, the *scouts*, are evaluated on all images: those that seem to be the front after a
 first look, and again after a few more rounds. What they get right in all is then known, and whoever
 is on the front of full evaluation beats every scout that costs no more. Against that hypothesis we
-bet, image by image, for each candidate that is no scout; whoever bets against a true one multiplies
-the stake by 1/p with probability at most p (Ville 1939). So a candidate is dropped when the bets
-against it have grown beyond doubt, and for certain when the images that are left cannot turn it.
+bet, image by image, for each candidate that is no scout. Bets against a true one do not grow on
+average, so large ones are evidence (Ville 1939). A candidate gets no more images once the bets
+against it have grown beyond doubt; or when the images that are left cannot turn it, for certain.
 
 - *Surprises.* What a candidate is expected to get right is subtracted from what it does, and put in
   again as a mean over all images that are left, so that only surprises count. It is foretold from
@@ -21,15 +21,22 @@ against it have grown beyond doubt, and for certain when the images that are lef
   images to come.
 - *Whatever is known may be used.* Expectations, probabilities and stakes may depend on everything
   seen before, also on what the scouts say of images to come: all that is random is the order.
-- *Many comparisons.* Only a member of the front can be dropped wrongly. By Holm's rule (Scand. J.
-  Stat. 6, 1979) a candidate must be beyond error / (candidates left): when the first member is
-  dropped wrongly, all members are among those left, so one of at most so many bets has gone wrong.
+- *Many comparisons.* Only members of the front can be dropped wrongly, and there are few. The mean
+  of the bets against all of them, whoever they are, exceeds 1/error with probability at most error
+  (closed testing with e-values: Vovk & Wang, E-values: calibration, combination and applications,
+  Ann. Stat. 49, 2021). If k members at the most lost all that was bet against them, then bets of
+  (k + 1)/error prove that another candidate is not one more. Scouts that were named before the
+  first bet do not count.
+- *Two laps.* So how much proves it is known when the front is. In the first lap, candidates against
+  whom bets have grown wait; those nearest to the front go on until they have seen all images. Then
+  all of these are scouts, and foretell better what those get right that waited. They go on, those
+  that have seen most first, until the bets against them prove it.
 
 Ties are those of `pareto_front`: of equal scores the cheaper one is on the front, of equal costs
 too the first.
 
 Shape letters: `N` candidates, `A` some of them, `K` images in all, `R` those not yet seen, `T` the
-next of these, `J` stakes, `S` strata of images.
+next of these.
 """
 
 import math
@@ -49,8 +56,9 @@ GROWTH = 1.05  # of the images seen, from one round to the next
 SCOUTING = (0.02, 0.05, 0.1, 0.2, 0.4)  # shares of all images after which scouts are named
 HARD = 0.3  # weight of images that hardly anyone gets right
 STRATA = 8  # of images that some scouts got right and some did not
-STOPS = (0.05, 0.15, 0.4, 0.7)  # shares of all images at which each of the stakes is to win
 RISK = 0.5  # largest part of a stake that one image may lose
+WAIT = 2.0  # times its stake, for a bet to make a candidate wait
+PAUSE = 1.1  # images seen when candidates next begin to wait; so many of them go on together
 RIDGE = 30.0  # images that speak for agreeing with a scout as others do
 MARGIN = 0.01  # nothing is expected with more certainty
 CHUNK = 128  # candidates for which stakes are computed at once, for the sake of memory
@@ -76,26 +84,33 @@ class Race(NamedTuple):
     """What a race knows. Candidates stand by rising cost, equals as they were given.
 
     Attributes:
-        alive: bool `[N]`, those left.
+        alive: bool `[N]`, all but those that are not on the front for certain.
         scouts: bool `[N]`, those evaluated on all images.
+        first: bool `[N]`, those of them that were named before anything was bet.
+        waiting: bool `[N]`, those that get no images, for the bets against them.
         right: bool `[N, K]`, what each got right of the images that it saw.
         seen: bool `[N, K]`, which those are.
         order: int `[K]`, the images, in the order in which candidates see them.
-        images: how many of that order those left have seen.
+        images: how many of that order those that race have seen.
         guide: to the images.
-        wealth: float64 `[N, J]`, logarithm of what each stake against them has become.
-        best: float64 `[N]`, logarithm of the most that the mean of the stakes ever was.
+        wealth: float64 `[N]`, logarithm of what a stake of 1 against them has become.
     """
 
     alive: np.ndarray
     scouts: np.ndarray
+    first: np.ndarray
+    waiting: np.ndarray
     right: np.ndarray
     seen: np.ndarray
     order: np.ndarray
     images: int
     guide: Guide
     wealth: np.ndarray
-    best: np.ndarray
+
+    @property
+    def racing(self) -> np.ndarray:
+        """Those that see images round by round: int `[A]`."""
+        return np.flatnonzero(self.alive & ~self.scouts & ~self.waiting)
 
 
 class Raced(NamedTuple):
@@ -152,36 +167,44 @@ def race(
     by_cost, rng = np.argsort(costs, kind="stable"), np.random.default_rng(seed)
     costs, state = costs[by_cost], begin(len(costs), rng.permutation(total))
     due = [share * total for share in SCOUTING]
-    for end in rounds(total, batch=batch, growth=growth):
-        racing = np.flatnonzero(state.alive & ~state.scouts)
-        if not len(racing):
+
+    def asked(who: np.ndarray, start: int, end: int) -> np.ndarray:
+        return np.asarray(look(by_cost[who], state.order, start, end), bool)
+
+    first_lap, pause = True, 0.0
+    while True:
+        for end in rounds(total, batch=batch, growth=growth, seen=state.images):
+            if not len(state.racing):
+                break
+            state = watch(state, costs, asked(state.racing, state.images, end))
+            if due and due[0] <= end < total:
+                due = [images for images in due if images > end]
+                new = front_runners(state, costs)
+                state = scouted(state, new, asked(new, end, total), rng)
+            enough = beyond_doubt(state, costs, error=error)
+            if first_lap:
+                enough = math.log(WAIT) if end >= pause else math.inf
+                pause = end * PAUSE if end >= pause else pause
+            state = drop(state, costs, enough)
+            if on_round is not None:
+                open_ = left(state, costs, error=error)
+                on_round(by_cost[open_], np.count_nonzero(state.seen[open_], 1))
+        open_ = left(state, costs, error=error)
+        if not len(again := open_[state.waiting[open_]]):
             break
-        seen = np.asarray(look(by_cost[racing], state.order, state.images, end), bool)
-        state = watch(state, costs, seen, error=error)
-        if due and end >= due[0] and end < total:
-            due = [images for images in due if images > end]
-            new = _front_runners(state, costs)
-            rest = np.zeros((0, total - end), bool)
-            if len(new):
-                rest = np.asarray(look(by_cost[new], state.order, end, total), bool)
-            state = scouted(state, new, rest, rng)
-        state = drop(state, costs, error=error)
-        if on_round is not None:
-            on_round(by_cost[state.alive], state.seen[state.alive].sum(1))
-    left = np.flatnonzero(state.alive)
-    front = left[pareto_front(state.right[left].sum(1), costs[left])]
-    back = np.argsort(by_cost)
-    right, images = state.right.sum(1)[back], state.seen.sum(1)[back]
-    return Raced(by_cost[front], right, images, _accuracy(state)[back])
+        state, due, first_lap = taken_back(state, again, rng), [], False
+    front, back = by_cost[_front(state, costs)], np.argsort(by_cost)
+    right, images = np.count_nonzero(state.right, 1)[back], np.count_nonzero(state.seen, 1)[back]
+    return Raced(front, right, images, _accuracy(state)[back])
 
 
-def rounds(total: int, *, batch: int, growth: float = GROWTH) -> list[int]:
-    """Images seen after each round: one batch, then growing, all of them at last."""
-    ends = [min(batch, total)]
+def rounds(total: int, *, batch: int, growth: float = GROWTH, seen: int = 0) -> list[int]:
+    """Images seen after each round: one batch more, then growing, all of them at last."""
+    ends = [seen]
     while ends[-1] < total:
         grown = -(-int(ends[-1] * growth) // batch) * batch
         ends.append(min(max(grown, ends[-1] + batch), total))
-    return ends
+    return ends[1:]
 
 
 def begin(candidates: int, order: np.ndarray) -> Race:
@@ -189,59 +212,47 @@ def begin(candidates: int, order: np.ndarray) -> Race:
     n, total = candidates, len(order)
     nothing = Guide(np.zeros(total, int), np.full(total, 0.5), np.ones(total))
     answers = np.zeros((n, total), bool)
-    wealth = np.zeros((n, len(STOPS)))
     none = np.zeros(n, bool)
-    return Race(~none, none, answers, answers, order, 0, nothing, wealth, np.zeros(n))
+    return Race(~none, none, none, none, answers, answers, order, 0, nothing, np.zeros(n))
 
 
-def watch(race: Race, costs: np.ndarray, right: np.ndarray, *, error: float) -> Race:
-    """Takes down what those left, scouts aside, got right of the next images, and bets on it.
+def watch(race: Race, costs: np.ndarray, right: np.ndarray) -> Race:
+    """Takes down what those that race got right of the next images, and bets on it.
 
     Args:
         race: so far.
         costs: `[N]`, rising.
         right: bool `[A, T]`.
-        error: as of `race`; the bets aim at what it demands.
     """
-    racing = np.flatnonzero(race.alive & ~race.scouts)
-    needed = _needed(race, costs) - race.right.sum(1)
-    rest, wealth, best = race.order[race.images :], race.wealth.copy(), race.best.copy()
-    for start in range(0, len(racing), CHUNK):
-        some = racing[start : start + CHUNK]
+    needed = _needed(race, costs) - np.count_nonzero(race.right, 1)
+    rest, wealth = race.order[race.images :], race.wealth.copy()
+    for start in range(0, len(race.racing), CHUNK):
+        some = race.racing[start : start + CHUNK]
         grown = bets(
             right[start : start + CHUNK],
             needed[some],
             expected=_expected(race, some),
             weight=race.guide.weight[rest],
             total=len(race.order),
-            goal=math.log(len(costs) / error),
         )
-        all_of = wealth[some][:, :, None] + np.cumsum(grown, 2)  # [A, J, T]
-        top = all_of.max(1, keepdims=True)
-        of_mean = top[:, 0] + np.log(np.mean(np.exp(all_of - top), axis=1))
-        wealth[some] = all_of[:, :, -1]
-        best[some] = np.maximum(best[some], of_mean.max(1))
+        wealth[some] += grown.sum(1)
     images = race.images + right.shape[1]
-    race = _noted(race, racing, rest[: right.shape[1]], right)
-    return race._replace(images=images, wealth=wealth, best=best)
+    race = noted(race, race.racing, rest[: right.shape[1]], right)
+    return race._replace(images=images, wealth=wealth)
 
 
 def bets(
-    right: np.ndarray,
-    needed: np.ndarray,
-    *,
-    expected: np.ndarray,
-    weight: np.ndarray,
-    total: int,
-    goal: float,
+    right: np.ndarray, needed: np.ndarray, *, expected: np.ndarray, weight: np.ndarray, total: int
 ) -> np.ndarray:
-    """By what each image multiplies stakes against "these candidates win what they need".
+    """By what each image multiplies a stake against "these candidates win what they need".
 
     The mean over the images left of what a candidate gets right is estimated from the next one: its
     surprise, over the probability with which this image was to come, plus the mean of what was
     expected. If the mean is at least `needed` over the images left, a stake times
     1 - lambda (estimate - needed / left) does not grow on average, with any lambda that was fixed
-    before and does not let it become negative.
+    before and does not let it become negative. If the mean is less by g, it grows fastest, by
+    g^2 / 2 v in the logarithm, with a lambda of g / v (Kelly 1956); g is what a candidate is
+    expected to lack, over the images left, and v the variance of the estimate.
 
     Args:
         right: bool `[A, T]`, of the next images.
@@ -249,10 +260,9 @@ def bets(
         expected: `[A, R]`, of the images left, the next ones first.
         weight: `[R]`, likewise; each image was drawn in proportion to it from those then left.
         total: K.
-        goal: what the logarithm of the wealth must reach.
 
     Returns:
-        Logarithms, float64 `[A, J, T]`.
+        Logarithms, float64 `[A, T]`.
     """
     steps = right.shape[1]
     left = len(weight) - np.arange(steps)
@@ -263,9 +273,13 @@ def bets(
     least = (needed[:, None] - won) / left
     # The most that any image could have made of the estimate: of one that is right.
     most = np.max((1 - expected) / weight, 1, keepdims=True) * weights / left + mean
-    spread = np.sum(expected * (1 - expected) / weight, 1) * weight.sum() / len(weight) ** 2
-    stakes = _stakes(spread + 1 / total, least, most, left, total, goal)
-    return np.log1p(-stakes * (estimate - np.where(np.isfinite(least), least, 0.0))[:, None, :])
+    variance = np.sum(expected * (1 - expected) / weight, 1) * weight.sum() / len(weight) ** 2
+    lack = np.maximum(needed - expected.sum(1), 0) / (variance + 1 / total)
+    # Beyond these ends there is nothing to win, or `drop` finds it out for certain.
+    open_ = (least > 0) & (least < 1)
+    bound = RISK / np.where(open_, most - least, 1.0)
+    stakes = np.where(open_, np.minimum(lack[:, None] / left, bound), 0.0)
+    return np.log1p(-stakes * (estimate - np.where(open_, least, 0.0)))
 
 
 def _remaining(values: np.ndarray, steps: int) -> np.ndarray:
@@ -284,9 +298,9 @@ def scouted(race: Race, new: np.ndarray, right: np.ndarray, rng: np.random.Gener
         rng: decides the order.
     """
     rest = race.order[race.images :]
-    scouts = race.scouts.copy()
-    scouts[new] = True
-    race = _noted(race._replace(scouts=scouts), new, rest, right)
+    scouts = race.scouts | _mask(race, new)
+    first = race.first if race.scouts.any() else scouts
+    race = noted(race._replace(scouts=scouts, first=first), new, rest, right)
     guide = _guide(race)
     # As if each came from those left with a probability in proportion to its weight, one by one
     # (Efraimidis & Spirakis, Inf. Process. Lett. 97, 2006).
@@ -295,23 +309,77 @@ def scouted(race: Race, new: np.ndarray, right: np.ndarray, rng: np.random.Gener
     return race._replace(guide=guide, order=order)
 
 
-def drop(race: Race, costs: np.ndarray, *, error: float) -> Race:
-    """The race without those that are worse beyond doubt, or for certain."""
-    behind = _needed(race, costs) - race.right.sum(1)
-    alive = race.alive & (behind <= len(race.order) - race.seen.sum(1))
-    falling = np.flatnonzero(alive)
-    best = np.where(race.scouts, -np.inf, race.best)[falling]
-    falling, best = falling[np.argsort(-best, kind="stable")], -np.sort(-best)
-    beyond = best >= np.log((len(best) - np.arange(len(best))) / error)
-    alive[falling[np.logical_and.accumulate(beyond)]] = False
-    return race._replace(alive=alive)
+def drop(race: Race, costs: np.ndarray, enough: float) -> Race:
+    """The race without those that are not on the front for certain, and some more waiting.
+
+    Args:
+        race: so far.
+        costs: `[N]`, rising.
+        enough: logarithm of what a bet must have become for a candidate to wait.
+    """
+    behind = _needed(race, costs) - np.count_nonzero(race.right, 1)
+    images_left = len(race.order) - np.count_nonzero(race.seen, 1)
+    race = race._replace(alive=race.alive & (behind <= images_left))
+    grown = _mask(race, race.racing) & (race.wealth >= enough)
+    return race._replace(waiting=race.waiting | grown)
 
 
-def _front_runners(race: Race, costs: np.ndarray) -> np.ndarray:
-    """Who seems to be on the front, but is no scout yet: int `[A]`."""
-    left = np.flatnonzero(race.alive)
-    front = left[pareto_front(_accuracy(race)[left], costs[left])]
+def beyond_doubt(race: Race, costs: np.ndarray, *, error: float) -> float:
+    """Logarithm of what a bet must have become to prove that a candidate is not on the front.
+
+    By the front of those that have seen all images: exact where all others wait.
+    """
+    front = _front(race, costs)
+    counted = front[~race.first[front]]
+    lost = 1 / error - np.exp(np.minimum(race.wealth[counted], -math.log(error)))
+    return math.log(1 / error + lost.sum())
+
+
+def left(race: Race, costs: np.ndarray, *, error: float) -> np.ndarray:
+    """Those that may be on the front, as far as one can know: int `[A]`."""
+    enough = beyond_doubt(race, costs, error=error)
+    return np.flatnonzero(race.alive & ~(race.waiting & (race.wealth >= enough)))
+
+
+def taken_back(race: Race, who: np.ndarray, rng: np.random.Generator) -> Race:
+    """The race of those that have seen most of some that wait; the others go on waiting.
+
+    They see the images that are left in another order, which is random whatever others have told of
+    them. All that have seen everything are scouts.
+    """
+    seen = np.count_nonzero(race.seen, 1)
+    images = seen[who].max()
+    again = _mask(race, who[seen[who] == images])
+    scouts = race.scouts | (seen == len(race.order))
+    race = race._replace(waiting=race.waiting & ~again, scouts=scouts, images=int(images))
+    return scouted(race, np.zeros(0, int), np.zeros((0, len(race.order) - images), bool), rng)
+
+
+def noted(race: Race, who: np.ndarray, images: np.ndarray, right: np.ndarray) -> Race:
+    """The race that knows what some got right of images: bool `[A, T]`."""
+    answers, seen = race.right.copy(), race.seen.copy()
+    answers[np.ix_(who, images)], seen[np.ix_(who, images)] = right, True
+    return race._replace(right=answers, seen=seen)
+
+
+def front_runners(race: Race, costs: np.ndarray) -> np.ndarray:
+    """Who seems to be on the front, but is no scout yet, and does not wait: int `[A]`."""
+    some = np.flatnonzero(race.alive & ~race.waiting)
+    front = some[pareto_front(_accuracy(race)[some], costs[some])]
     return front[~race.scouts[front]]
+
+
+def _front(race: Race, costs: np.ndarray) -> np.ndarray:
+    """The front of those that have seen all images: int `[A]`."""
+    whole = np.flatnonzero(np.count_nonzero(race.seen, 1) == len(race.order))
+    return whole[pareto_front(np.count_nonzero(race.right, 1)[whole], costs[whole])]
+
+
+def _mask(race: Race, who: np.ndarray) -> np.ndarray:
+    """Bool `[N]`, True for some."""
+    mask = np.zeros(len(race.alive), bool)
+    mask[who] = True
+    return mask
 
 
 def _accuracy(race: Race) -> np.ndarray:
@@ -330,20 +398,13 @@ def _accuracy(race: Race) -> np.ndarray:
     return accuracy
 
 
-def _noted(race: Race, who: np.ndarray, images: np.ndarray, right: np.ndarray) -> Race:
-    """The race that knows what some got right of images."""
-    answers, seen = race.right.copy(), race.seen.copy()
-    answers[np.ix_(who, images)], seen[np.ix_(who, images)] = right, True
-    return race._replace(right=answers, seen=seen)
-
-
 def _needed(race: Race, costs: np.ndarray) -> np.ndarray:
     """Images that each must get right of all, if it is to be on the front: float64 `[N]`.
 
     More than any scout that comes before it, and as many as any of the same cost; -inf where there
     is none.
     """
-    scored = np.where(race.scouts, race.right.sum(1), -np.inf)
+    scored = np.where(race.scouts, np.count_nonzero(race.right, 1), -np.inf)
     before = np.maximum.accumulate(np.concatenate([[-np.inf], scored[:-1]]))
     same = np.full(len(costs), -np.inf)
     group = np.searchsorted(costs, costs)  # the first of equal cost
@@ -362,9 +423,8 @@ def _guide(race: Race) -> Guide:
     right, count = race.right[race.scouts].sum(0), race.scouts.sum()
     some = 1 + np.minimum(right * STRATA // count, STRATA - 1)
     stratum = np.where(right == 0, 0, np.where(right == count, STRATA + 1, some))
-    others = race.alive & ~race.scouts
     hits, looks = (
-        np.bincount(stratum, answers[others].sum(0), STRATA + 2)
+        np.bincount(stratum, answers[race.racing].sum(0), STRATA + 2)
         for answers in (race.right, race.seen)
     )
     p = ((hits + 0.5) / (looks + 1))[stratum]
@@ -381,35 +441,3 @@ def _expected(race: Race, who: np.ndarray) -> np.ndarray:
     gram = told[seen].T @ told[seen] + RIDGE * np.eye(told.shape[1])
     more = told[rest] @ np.linalg.solve(gram, told[seen].T @ surprises)
     return np.clip(base[rest] + more.T, MARGIN, 1 - MARGIN)
-
-
-def _stakes(
-    variance: np.ndarray,
-    least: np.ndarray,
-    most: np.ndarray,
-    left: np.ndarray,
-    total: int,
-    goal: float,
-) -> np.ndarray:
-    """How much to bet, `[A, J, T]`.
-
-    If the mean of the rest is g less than `least` demands, wealth grows fastest, by g^2 / 2 v in
-    the logarithm, at a stake of g / v (Kelly). A lack of G K images in all makes g = G K / left.
-    Which G there is, is not known: stake j is on the G at which the goal is reached when the share
-    `STOPS[j]` of the images has been seen.
-
-    Args:
-        variance: v of the estimate from one image, `[A]`.
-        least: of the mean on the rest, `[A, T]`.
-        most: that the estimate can be, `[A, T]`.
-        left: images left before each, int `[T]`.
-        total: K.
-        goal: what the logarithm of the wealth must reach.
-    """
-    stops = np.asarray(STOPS)
-    lacks = np.sqrt(2 * goal * total * (1 - stops) / stops / variance[:, None])  # G K / v, [A, J]
-    # Beyond these ends there is nothing to win, or `drop` finds it out for certain.
-    open_ = (least > 0) & (least < 1)
-    bound = RISK / np.where(open_, most - least, 1.0)
-    stakes = np.minimum(lacks[:, :, None] / left, bound[:, None, :])
-    return np.where(open_[:, None], stakes, 0.0)
