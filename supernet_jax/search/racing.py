@@ -73,11 +73,14 @@ class Guide(NamedTuple):
             above 0 and below 1.
         weight: float64 `[K]`, above 0: of those that are left, an image comes next with a
             probability in proportion to it.
+        told: float64 `[K, .]`, what the answers of others are foretold from: those of the scouts,
+            and the strata, one column each.
     """
 
     stratum: np.ndarray
     expected: np.ndarray
     weight: np.ndarray
+    told: np.ndarray
 
 
 class Race(NamedTuple):
@@ -90,6 +93,8 @@ class Race(NamedTuple):
         waiting: bool `[N]`, those that get no images, for the bets against them.
         right: bool `[N, K]`, what each got right of the images that it saw.
         seen: bool `[N, K]`, which those are.
+        won: int `[N]`, how many each got right.
+        looks: int `[N]`, how many it saw.
         order: int `[K]`, the images, in the order in which candidates see them.
         images: how many of that order those that race have seen.
         guide: to the images.
@@ -102,6 +107,8 @@ class Race(NamedTuple):
     waiting: np.ndarray
     right: np.ndarray
     seen: np.ndarray
+    won: np.ndarray
+    looks: np.ndarray
     order: np.ndarray
     images: int
     guide: Guide
@@ -188,14 +195,13 @@ def race(
             state = drop(state, costs, enough)
             if on_round is not None:
                 open_ = left(state, costs, error=error)
-                on_round(by_cost[open_], np.count_nonzero(state.seen[open_], 1))
+                on_round(by_cost[open_], state.looks[open_])
         open_ = left(state, costs, error=error)
         if not len(again := open_[state.waiting[open_]]):
             break
         state, due, first_lap = taken_back(state, again, rng), [], False
     front, back = by_cost[_front(state, costs)], np.argsort(by_cost)
-    right, images = np.count_nonzero(state.right, 1)[back], np.count_nonzero(state.seen, 1)[back]
-    return Raced(front, right, images, _accuracy(state)[back])
+    return Raced(front, state.won[back], state.looks[back], _accuracy(state)[back])
 
 
 def rounds(total: int, *, batch: int, growth: float = GROWTH, seen: int = 0) -> list[int]:
@@ -210,10 +216,22 @@ def rounds(total: int, *, batch: int, growth: float = GROWTH, seen: int = 0) -> 
 def begin(candidates: int, order: np.ndarray) -> Race:
     """The race before the first image."""
     n, total = candidates, len(order)
-    nothing = Guide(np.zeros(total, int), np.full(total, 0.5), np.ones(total))
-    answers = np.zeros((n, total), bool)
-    none = np.zeros(n, bool)
-    return Race(~none, none, none, none, answers, answers, order, 0, nothing, np.zeros(n))
+    none, nothing, zero = np.zeros(n, bool), np.zeros((n, total), bool), np.zeros(n, int)
+    guide = Guide(np.zeros(total, int), np.full(total, 0.5), np.ones(total), np.zeros((total, 0)))
+    return Race(
+        alive=~none,
+        scouts=none,
+        first=none,
+        waiting=none,
+        right=nothing,
+        seen=nothing,
+        won=zero,
+        looks=zero,
+        order=order,
+        images=0,
+        guide=guide,
+        wealth=np.zeros(n),
+    )
 
 
 def watch(race: Race, costs: np.ndarray, right: np.ndarray) -> Race:
@@ -224,7 +242,7 @@ def watch(race: Race, costs: np.ndarray, right: np.ndarray) -> Race:
         costs: `[N]`, rising.
         right: bool `[A, T]`.
     """
-    needed = _needed(race, costs) - np.count_nonzero(race.right, 1)
+    needed = _needed(race, costs) - race.won
     rest, wealth = race.order[race.images :], race.wealth.copy()
     for start in range(0, len(race.racing), CHUNK):
         some = race.racing[start : start + CHUNK]
@@ -317,8 +335,8 @@ def drop(race: Race, costs: np.ndarray, enough: float) -> Race:
         costs: `[N]`, rising.
         enough: logarithm of what a bet must have become for a candidate to wait.
     """
-    behind = _needed(race, costs) - np.count_nonzero(race.right, 1)
-    images_left = len(race.order) - np.count_nonzero(race.seen, 1)
+    behind = _needed(race, costs) - race.won
+    images_left = len(race.order) - race.looks
     race = race._replace(alive=race.alive & (behind <= images_left))
     grown = _mask(race, race.racing) & (race.wealth >= enough)
     return race._replace(waiting=race.waiting | grown)
@@ -347,7 +365,7 @@ def taken_back(race: Race, who: np.ndarray, rng: np.random.Generator) -> Race:
     They see the images that are left in another order, which is random whatever others have told of
     them. All that have seen everything are scouts.
     """
-    seen = np.count_nonzero(race.seen, 1)
+    seen = race.looks
     images = seen[who].max()
     again = _mask(race, who[seen[who] == images])
     scouts = race.scouts | (seen == len(race.order))
@@ -356,10 +374,13 @@ def taken_back(race: Race, who: np.ndarray, rng: np.random.Generator) -> Race:
 
 
 def noted(race: Race, who: np.ndarray, images: np.ndarray, right: np.ndarray) -> Race:
-    """The race that knows what some got right of images: bool `[A, T]`."""
+    """The race that knows what some got right of images that they had not seen: bool `[A, T]`."""
     answers, seen = race.right.copy(), race.seen.copy()
     answers[np.ix_(who, images)], seen[np.ix_(who, images)] = right, True
-    return race._replace(right=answers, seen=seen)
+    won, looks = race.won.copy(), race.looks.copy()
+    won[who] += right.sum(1)
+    looks[who] += len(images)
+    return race._replace(right=answers, seen=seen, won=won, looks=looks)
 
 
 def front_runners(race: Race, costs: np.ndarray) -> np.ndarray:
@@ -371,8 +392,8 @@ def front_runners(race: Race, costs: np.ndarray) -> np.ndarray:
 
 def _front(race: Race, costs: np.ndarray) -> np.ndarray:
     """The front of those that have seen all images: int `[A]`."""
-    whole = np.flatnonzero(np.count_nonzero(race.seen, 1) == len(race.order))
-    return whole[pareto_front(np.count_nonzero(race.right, 1)[whole], costs[whole])]
+    whole = np.flatnonzero(race.looks == len(race.order))
+    return whole[pareto_front(race.won[whole], costs[whole])]
 
 
 def _mask(race: Race, who: np.ndarray) -> np.ndarray:
@@ -404,7 +425,7 @@ def _needed(race: Race, costs: np.ndarray) -> np.ndarray:
     More than any scout that comes before it, and as many as any of the same cost; -inf where there
     is none.
     """
-    scored = np.where(race.scouts, np.count_nonzero(race.right, 1), -np.inf)
+    scored = np.where(race.scouts, race.won, -np.inf)
     before = np.maximum.accumulate(np.concatenate([[-np.inf], scored[:-1]]))
     same = np.full(len(costs), -np.inf)
     group = np.searchsorted(costs, costs)  # the first of equal cost
@@ -428,16 +449,17 @@ def _guide(race: Race) -> Guide:
         for answers in (race.right, race.seen)
     )
     p = ((hits + 0.5) / (looks + 1))[stratum]
-    return Guide(stratum, p, np.maximum(np.sqrt(p * (1 - p)), HARD * (1 - p)))
+    weight = np.maximum(np.sqrt(p * (1 - p)), HARD * (1 - p))
+    told = np.concatenate([race.right[race.scouts].T, np.eye(STRATA + 2)[stratum]], 1)
+    return Guide(stratum, p, weight, told)
 
 
 def _expected(race: Race, who: np.ndarray) -> np.ndarray:
     """How likely some candidates are right, of each image left: float64 `[A, R]`."""
     seen, rest = race.order[: race.images], race.order[race.images :]
-    base = race.guide.expected
-    scouts = race.right[race.scouts].T.astype(float)
-    told = np.concatenate([scouts, np.eye(STRATA + 2)[race.guide.stratum]], 1)
+    base, told = race.guide.expected, race.guide.told
     surprises = race.right[np.ix_(who, seen)].T - base[seen][:, None]
-    gram = told[seen].T @ told[seen] + RIDGE * np.eye(told.shape[1])
-    more = told[rest] @ np.linalg.solve(gram, told[seen].T @ surprises)
+    of_seen = told[seen]
+    gram = of_seen.T @ of_seen + RIDGE * np.eye(told.shape[1])
+    more = told[rest] @ np.linalg.solve(gram, of_seen.T @ surprises)
     return np.clip(base[rest] + more.T, MARGIN, 1 - MARGIN)
