@@ -102,6 +102,7 @@ def answers(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, int,
     full, done = len(asked) * book.total, len(known) * book.total
     with progress.bar("evaluating", full, done=done, unit="image") as advance:
         right = book.look(asked, np.arange(book.total), 0, book.total, advance)
+    book.save()
     if fresh := len(asked) - len(known):
         print(f"{fresh} candidates evaluated in {time.perf_counter() - start:,.0f} s")
     accuracy = right.mean(1)

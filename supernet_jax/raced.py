@@ -30,6 +30,7 @@ class Book:
     """What candidates got right, of those images that they were asked for.
 
     What the file knows is not computed again, and a kill at any moment costs less than a minute.
+    `save` writes what is known and was not written yet.
 
     Args:
         run: the trained run.
@@ -56,6 +57,7 @@ class Book:
         self._data = experiment.evaluation_data(run.experiment, split)
         self._order = np.arange(self._data.labels.size)  # in which the images lie on the devices
         self._stats: dict[int, np.ndarray] = {}
+        self._saved, self._news = time.monotonic(), False
         self._place = np.argsort(np.lexsort(_networks(run.experiment.space, self._archs).T[::-1]))
         self._identity = {
             **results.conditions(run, split),
@@ -87,7 +89,7 @@ class Book:
             end: a multiple of B, or K.
             advance: hears of every chunk that is done.
         """
-        images, saved = order[start:end], time.monotonic()
+        images = order[start:end]
         todo = where[~self.known[np.ix_(where, images)].all(1)]
         todo = todo[np.argsort(self._place[todo])]  # those that begin alike share what is alike
         if len(todo):
@@ -98,11 +100,8 @@ class Book:
             self._compute(some, images, (start // self.batch, -(-end // self.batch)))
             if advance is not None:
                 advance(len(some) * (end - start))
-            if time.monotonic() - saved > SAVE_SECONDS:
-                self._write()
-                saved = time.monotonic()
-        if len(todo):
-            self._write()
+            if time.monotonic() - self._saved > SAVE_SECONDS:
+                self.save()
         return self.right[np.ix_(where, images)]
 
     def mean_loss(self) -> np.ndarray:
@@ -142,12 +141,18 @@ class Book:
             here = np.ix_(rows, images)
             self.loss[rows] += np.where(self.known[here], 0.0, loss).sum(1)
             self.right[here], self.known[here] = right, True
+        self._news = True
 
     def _some(self, where: np.ndarray) -> Arch:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[where], self._archs)
 
-    def _write(self) -> None:
-        if self._file is None or jax.process_index() != 0:
+    def save(self) -> None:
+        """Writes what is known, if there is anything new.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        if self._file is None or jax.process_index() != 0 or not self._news:
             return
         unfinished = self._file.with_name(f".{self._file.name}.unfinished")
         try:
@@ -161,6 +166,7 @@ class Book:
                     loss=self.loss,
                 )
             unfinished.replace(self._file)
+            self._saved, self._news = time.monotonic(), False
         except OSError as error:
             raise UserError(
                 f"cannot write {self._file} ({error}); make room or choose another place"
@@ -252,6 +258,7 @@ def race(
             seed=seed,
             on_round=on_round,
         )
+    book.save()
     whole = np.flatnonzero(raced.images == book.total)
     accuracy, loss = raced.accuracy, book.mean_loss()
     accuracy[whole] = raced.right[whole] / book.total
