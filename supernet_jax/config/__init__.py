@@ -257,7 +257,8 @@ def load_file(path: str | pathlib.Path) -> tuple[Config, dict[str, type]]:
     path = pathlib.Path(path)
     if not path.is_file():
         hint = near(path.name, [file.name for file in path.parent.glob("*.py")])
-        raise UserError(f"there is no config file {path}{hint}")
+        what = "" if hint else "; give a Python file that sets `config`, as configs/digits.py does"
+        raise UserError(f"there is no config file {path}{hint}{what}")
     try:
         module = userfile.run(path)
     except UserError as error:
