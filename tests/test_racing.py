@@ -290,6 +290,8 @@ def test_rounds() -> None:
     assert racing.rounds(1000, batch=100, growth=1.5) == [100, 200, 300, 500, 800, 1000]
     assert racing.rounds(250, batch=100, growth=1.1) == [100, 200, 250]
     assert racing.rounds(30, batch=100) == [30]
+    assert racing.rounds(250, batch=100, seen=100) == [200, 250]
+    assert racing.rounds(250, batch=100, seen=250) == []
 
 
 def test_one_candidate_and_wrong_settings() -> None:

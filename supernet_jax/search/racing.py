@@ -144,11 +144,10 @@ def race(
     total: int,
     error: float = 0.05,
     batch: int,
-    growth: float = GROWTH,
     seed: int = 0,
     on_round: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> Raced:
-    """Races candidates until those left have seen all images.
+    """Races candidates until it is known who is on the front.
 
     Args:
         costs: `[N]`, without NaN.
@@ -158,10 +157,9 @@ def race(
         error: the most probability, above 0 and below 1, that the front differs from
             `pareto_front` of full evaluation on the K images. It is over the order of the images.
         batch: rounds end at multiples of it, and at K.
-        growth: images seen after a round over those before it, unless a batch is more.
         seed: of the order.
-        on_round: called after each round with the positions of those left, and how many images each
-            of them has seen.
+        on_round: called after each round with the positions of those that may be on the front, also
+            of those that wait, and how many images each of them has seen.
 
     Raises:
         UserError: `error` is not between 0 and 1, or there is no candidate.
@@ -180,7 +178,7 @@ def race(
 
     first_lap, pause = True, 0.0
     while True:
-        for end in rounds(total, batch=batch, growth=growth, seen=state.images):
+        for end in rounds(total, batch=batch, seen=state.images):
             if not len(state.racing):
                 break
             state = watch(state, costs, asked(state.racing, state.images, end))
@@ -188,10 +186,12 @@ def race(
                 due = [images for images in due if images > end]
                 new = front_runners(state, costs)
                 state = scouted(state, new, asked(new, end, total), rng)
-            enough = beyond_doubt(state, costs, error=error)
-            if first_lap:
-                enough = math.log(WAIT) if end >= pause else math.inf
-                pause = end * PAUSE if end >= pause else pause
+            if not first_lap:
+                enough = beyond_doubt(state, costs, error=error)
+            elif end >= pause:
+                enough, pause = math.log(WAIT), end * PAUSE
+            else:
+                enough = math.inf
             state = drop(state, costs, enough)
             if on_round is not None:
                 open_ = left(state, costs, error=error)
