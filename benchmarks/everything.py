@@ -127,7 +127,7 @@ def check(folder: pathlib.Path, found: Iterable[Job], machine: Mapping[str, Any]
         file = folder / f"{job.name}.json"
         if not file.exists():
             continue
-        there = json.loads(file.read_text())
+        there = json.loads(file.read_text("utf-8"))
         if there["command"] != job.command:
             raise ValueError(
                 f"{file} is of another command ({there['command']}), not of {job.command}; "
@@ -172,12 +172,14 @@ def one(job: Job, folder: pathlib.Path, left: float | None, *, again: bool) -> E
     if status is None:
         return Ended(job, "stopped", f"the budget was spent after {taken / 60:.1f} min of it")
     if status:
-        last = "\n".join(f"    {line}" for line in log.read_text().splitlines()[-TAIL:])
+        last = "\n".join(f"    {line}" for line in log.read_text("utf-8").splitlines()[-TAIL:])
         return Ended(
             job, "failed", f"exit status {status} after {taken:.0f} s; its last lines:\n{last}"
         )
     noted = {"command": job.command, "seconds": taken, "printed": printed}
-    part.write_text(json.dumps(noted | json.loads(part.read_text()), indent=1) + "\n")
+    part.write_text(
+        json.dumps(noted | json.loads(part.read_text("utf-8")), indent=1) + "\n", encoding="utf-8"
+    )
     part.replace(file)  # there whole, or not at all
     return Ended(job, "done", f"{taken:.0f} s")
 
@@ -193,7 +195,7 @@ def spawn(
     command: Sequence[str], log: pathlib.Path, environment: Mapping[str, str], left: float | None
 ) -> tuple[int | None, str]:
     """Exit status (None: stopped) and standard output of a process; the rest goes into the log."""
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             command,
             env=environment,
@@ -217,7 +219,9 @@ def spawn(
 def write_tables(folder: pathlib.Path, found: Sequence[Job], ended: Sequence[Ended]) -> None:
     """Writes `table.md`: the machine, then what each benchmark printed, then what is missing."""
     there = {job: folder / f"{job.name}.json" for job in found}
-    done = {job: json.loads(file.read_text()) for job, file in there.items() if file.exists()}
+    done = {
+        job: json.loads(file.read_text("utf-8")) for job, file in there.items() if file.exists()
+    }
     parts = ["# Figures"]
     if done:
         machine = next(iter(done.values()))["machine"]
@@ -236,7 +240,7 @@ def write_tables(folder: pathlib.Path, found: Sequence[Job], ended: Sequence[End
     if missing:
         lines = [f"- {e.job.name}: {e.state}, {e.why.splitlines()[0]}" for e in missing]
         parts += ["## Not measured", "\n".join(lines)]
-    (folder / "table.md").write_text("\n\n".join(parts) + "\n")
+    (folder / "table.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def spaced(printed: str) -> str:

@@ -239,7 +239,7 @@ def stored_bytes():
 
 def process_bytes():
     """Bytes that this process has asked to read of anything (Linux)."""
-    lines = pathlib.Path("/proc/self/io").read_text().splitlines()
+    lines = pathlib.Path("/proc/self/io").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in lines if line.startswith("rchar")).split()[1])
 
 

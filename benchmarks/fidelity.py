@@ -40,7 +40,6 @@ from supernet_jax import (
     evaluate,
     experiment,
     fit,
-    results,
     train,
     visits,
 )
@@ -62,6 +61,7 @@ from supernet_jax.config import (
 )
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
+from supernet_jax.storage import files
 
 MEMBERS = 4  # of a step of the sandwich, the unit of budgets
 SHARED = 64  # random archs whose statistics make those without calibration
@@ -202,12 +202,12 @@ class Study:
         names = ("dataset", "pixels", "steps", "batch", "archs")
         own = {name: vars(self._asked)[name] for name in names}
         path = self._folder / "study.json"
-        known = json.loads(path.read_text()) if path.exists() else own
+        known = json.loads(path.read_text("utf-8")) if path.exists() else own
         other = {name: known[name] for name in names if known[name] != own[name]}
         if other:
             raise UserError(f"{self._folder} holds a study with {other}; choose another --out")
         self._folder.mkdir(parents=True, exist_ok=True)
-        results.write_json(path, own)
+        files.write_json(path, own)
 
     @functools.cached_property
     def _judge(self) -> "Judge":
@@ -285,13 +285,13 @@ class Study:
         else:
             arch = jax.tree.map(lambda leaf: leaf[one.arch : one.arch + 1], archs)
             found = {"test": judge.accuracies(state.params, arch, "test")[0]}
-        results.write_json(self._file(one), {**found, "seconds": seconds})
+        files.write_json(self._file(one), {**found, "seconds": seconds})
 
     def found(self) -> fidelity_tables.Found:
         """What was measured, of the trainings that are done."""
         asked, space = self._asked, self._built.space
         done = [
-            (one, json.loads(self._file(one).read_text()))
+            (one, json.loads(self._file(one).read_text("utf-8")))
             for one in self.trainings
             if self._file(one).exists()
         ]
@@ -332,7 +332,7 @@ class Study:
                  "method": one.method}
                 for n, m, i, a in zip(notations, macs, record["test"], truth, strict=True)
             ]  # fmt: skip
-            results.write_json(self._folder / one.name / "fidelity.json", pairs)
+            files.write_json(self._folder / one.name / "fidelity.json", pairs)
 
 
 def chosen(built: Experiment, count: int) -> Arch:

@@ -171,4 +171,4 @@ def write(path: pathlib.Path | None, figures: Any) -> None:
         kernels = "native" if jax.default_backend() == "cpu" and has_kernels else "xla"
         settings = {"flags": flags, "matmul_precision": precision, "kernels": kernels}
         noted = {"machine": machine.describe(), "settings": settings, "figures": figures}
-        path.write_text(json.dumps(noted, indent=1) + "\n")
+        path.write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")

@@ -87,7 +87,7 @@ def held(count, name, size, batch, dtype):
 
 def resident() -> float:
     """Megabytes that this process holds now (Linux)."""
-    with open("/proc/self/statm") as file:
+    with open("/proc/self/statm", encoding="utf-8") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / MB
 
 

@@ -176,7 +176,9 @@ class Peer:
         sys.path.insert(0, str(arguments.reference))
         from models.attentive_nas_dynamic_model import AttentiveNasDynamicModel
 
-        text = (arguments.reference / "configs" / "train_attentive_nas_models.yml").read_text()
+        text = (arguments.reference / "configs" / "train_attentive_nas_models.yml").read_text(
+            "utf-8"
+        )
         described = namespace(yaml.safe_load(text)["supernet_config"])
         torch.manual_seed(0)
         self.model = AttentiveNasDynamicModel(described, n_classes=CLASSES, bn_param=(0.0, 1e-5))

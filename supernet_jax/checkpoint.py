@@ -449,7 +449,7 @@ def _record_files(folder: epath.Path) -> None:
     local = pathlib.Path(folder)
     found = {str(p.relative_to(local)): p.stat().st_size for p in local.rglob("*") if p.is_file()}
     unfinished = folder / f"{FILES}.unfinished"
-    unfinished.write_text(json.dumps(found))
+    unfinished.write_text(json.dumps(found), encoding="utf-8")
     unfinished.rename(record)
 
 
@@ -457,7 +457,7 @@ def _check_files(folder: epath.Path) -> None:
     """Looks before Orbax does, which fills the screen with what one lost file does to its reads."""
     if not (folder / FILES).exists():
         return
-    for name, size in json.loads((folder / FILES).read_text()).items():
+    for name, size in json.loads((folder / FILES).read_text("utf-8")).items():
         if not (folder / name).exists():
             raise ValueError(f"{name} is missing")
         if (folder / name).stat().length != size:

@@ -39,6 +39,7 @@ from supernet_jax.errors import UserError, near
 from supernet_jax.evaluate import EvaluationData, How
 from supernet_jax.network import Space
 from supernet_jax.sampling import Sampler
+from supernet_jax.storage import files
 
 
 class Experiment(NamedTuple):
@@ -364,14 +365,7 @@ def start_run(folder: pathlib.Path, settings: Config) -> None:
             return
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} already holds something that is not a run; choose another --out")
-    text = json.dumps(describe_config(settings), indent=1) + "\n"
-    temporary = path.with_suffix(".tmp")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error}); choose another --out") from error
+    files.write_json(path, describe_config(settings))
 
 
 def _has_begun(folder: pathlib.Path) -> bool:
@@ -383,7 +377,7 @@ def _has_begun(folder: pathlib.Path) -> bool:
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
     try:
-        old = json.loads(path.read_text())
+        old = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); choose another --out") from None
     if not isinstance(old, dict) or old.get("type") != config.Config.__name__:
@@ -460,7 +454,7 @@ def read_archs(space: Space, text: str) -> list[Arch]:
 
 def _read_text(path: str) -> str:
     try:
-        return pathlib.Path(path).read_text()
+        return pathlib.Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         files = [file.name for file in pathlib.Path(path).parent.glob("*.json")]
         hint = near(pathlib.Path(path).name, ["smallest", "largest", *files])

@@ -31,6 +31,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.extracted import Block, Description, Network, Variables, load, read_description
 from supernet_jax.network import Space, Strategy
 from supernet_jax.schema import parse
+from supernet_jax.storage import files
 
 __all__ = [
     "check_free",
@@ -292,10 +293,10 @@ def save(
     write = functools.partial(_write_weights, variables=variables) if write is None else write
     with unfinished(folder) as path:
         described = {**description, "formats": {}}
-        _write_json(path, described)  # some formats are loaded with its help
+        files.write_json(path / "network.json", described)  # some formats are loaded with its help
         described["formats"] = dict(write(path))
-        _write_json(path, described)
-        (path / "README.md").write_text(card(described, folder=str(folder)))
+        files.write_json(path / "network.json", described)
+        files.write_text(path / "README.md", card(described, folder=str(folder)))
         _check_written(path, made, variables)
     return described
 
@@ -315,10 +316,6 @@ def check_free(folder: str | pathlib.Path) -> pathlib.Path:
 def _write_weights(folder: pathlib.Path, variables: Variables) -> dict[str, Any]:
     checkpoint.write_tree(folder / extracted.WEIGHTS, extracted.filled(variables))
     return {}
-
-
-def _write_json(folder: pathlib.Path, description: Mapping[str, Any]) -> None:
-    (folder / "network.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
 def _is_rebuilt(made: Any, kind: Callable[..., Any], spec: Any) -> bool:

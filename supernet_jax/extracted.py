@@ -254,7 +254,7 @@ def read_description(folder: str | pathlib.Path) -> dict[str, Any]:
     """
     path = pathlib.Path(folder) / "network.json"
     try:
-        value = json.loads(path.read_text(), parse_constant=_refuse)
+        value = json.loads(path.read_text("utf-8"), parse_constant=_refuse)
     except FileNotFoundError:
         raise UserError(
             f"{folder} is not an extracted network: it has no network.json; "

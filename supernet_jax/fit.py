@@ -28,6 +28,7 @@ from supernet_jax.checkpoint import Checkpoints
 from supernet_jax.compilation import Kept, identity
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError
+from supernet_jax.storage import files
 from supernet_jax.train import Batch, Recipe, State
 
 TIMES = "times.jsonl"  # beside the metrics: when steps were done, and what did them
@@ -247,7 +248,7 @@ class _Log:
 
     def __enter__(self) -> "_Log":
         if jax.process_index() == 0:
-            self._file = self._job.metrics.open("a")
+            self._file = self._job.metrics.open("a", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -279,7 +280,7 @@ class _Log:
     def event(self, value: dict[str, Any]) -> None:
         """Writes one JSON line, which says after how many rollbacks it was."""
         if self._file is not None:
-            self._file.write(json.dumps({**value, "rollbacks": self.rollbacks}) + "\n")
+            self._file.write(files.dumps({**value, "rollbacks": self.rollbacks}) + "\n")
             self._file.flush()
 
     def _time(self, step: int) -> None:
@@ -293,18 +294,15 @@ class _Log:
             made_by = {"command": shlex.join(sys.argv), "supernet_jax": __version__}
             lines.insert(0, {**self._start, **made_by, **machine.describe()})
             self._start = None
-        with self._times.open("a") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
+        files.append_lines(self._times, lines)
 
     def _keep_until(self, step: int, rollbacks: int) -> None:
         """Drops lines of steps that a resumed run is going to repeat, or that were cut off."""
         path = self._job.metrics
         if jax.process_index() != 0 or not path.exists():
             return
-        kept = [line for line in path.read_text().splitlines() if _before(line, step, rollbacks)]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-        temporary.replace(path)
+        kept = [line for line in files.lines(path) if _before(line, step, rollbacks)]
+        files.write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _before(line: str, step: int, rollbacks: int) -> bool:

@@ -78,6 +78,6 @@ def _processor() -> str:
 def _told(*names: str) -> str:
     """What Linux says of the first processor under one of these names; "" elsewhere."""
     info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     parts = (line.partition(":") for line in lines)
     return next((said.strip() for name, _, said in parts if name.strip() in names), "")

@@ -21,6 +21,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
 from supernet_jax.network import Space
 from supernet_jax.search import racing
+from supernet_jax.storage import files
 
 SAVE_SECONDS = 20.0  # between writes of the book
 BOOK = 2  # version of its format, so that one of another format is not taken for this
@@ -284,7 +285,7 @@ def race(
             for i, arch in enumerate(unique)
         ],
     }
-    results.write_json(folder / f"{name}.json", report)
+    files.write_json(folder / f"{name}.json", report)
     return front, report
 
 

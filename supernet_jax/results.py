@@ -2,7 +2,6 @@
 
 import functools
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from supernet_jax import choices, costs, evaluate, experiment, progress
 from supernet_jax.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
+from supernet_jax.storage import files
 
 
 def conditions(run: Run, split: str) -> dict[str, Any]:
@@ -116,21 +116,13 @@ class Scorer:
     def _append(self, archs: list[Arch], records: list[dict[str, Any]]) -> None:
         self._known |= {key(a): r for a, r in zip(archs, records, strict=True)}
         if jax.process_index() == 0:
-            with self._path.open("a") as file:
-                file.write("".join(json.dumps(record) + "\n" for record in records))
+            files.append_lines(self._path, records)
 
     def _read(self) -> dict[bytes, dict[str, Any]]:
         """What the file knows under these conditions; a line cut off by a kill is forgotten."""
-        if not self._path.exists():
-            return {}
-        text = self._path.read_text()
-        if text and not text.endswith("\n"):
-            text = text[: text.rfind("\n") + 1]
-            with self._path.open("r+") as file:
-                file.truncate(len(text.encode()))
         known = {}
         menu = self._run.experiment.space.menu
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(files.lines(self._path), 1):
             try:
                 record = json.loads(line)
                 if {k: record.get(k) for k in self._conditions} == self._conditions:
@@ -141,13 +133,6 @@ class Scorer:
                     "it knew is computed again"
                 ) from None
         return known
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)
 
 
 def dump(rows: list[Any]) -> str:

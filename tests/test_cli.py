@@ -80,7 +80,7 @@ def opened(folder: pathlib.Path) -> Run:
 
 
 def lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def content(folder: pathlib.Path) -> dict[str, bytes]:

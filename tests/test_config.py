@@ -234,7 +234,7 @@ def test_a_run_that_never_began_may_change(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_config_files(path: pathlib.Path) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     settings, own = config.load_file(path)
     assert through_json(settings, **own) == settings
     docstring = ast.get_docstring(ast.parse(text)) or ""

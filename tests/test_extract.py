@@ -453,7 +453,7 @@ def space():
 
 
 def own_space(path: pathlib.Path, text: str = OWN) -> Space:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return vars(userfile.run(path))["space"]()
 
 

@@ -23,7 +23,6 @@ from supernet_jax import (
     extract,
     latency,
     network,
-    results,
     timing,
 )
 from supernet_jax.errors import UserError
@@ -32,6 +31,7 @@ from supernet_jax.extracted import Network
 from supernet_jax.latency import Calibration, Conditions, Table, Timing
 from supernet_jax.network import Space
 from supernet_jax.spaces import mobilenet
+from supernet_jax.storage import files
 
 HERE = Conditions(
     "digits",
@@ -303,7 +303,7 @@ def test_fit(sums: Any, times: Any, wanted: tuple[float, float]) -> None:
 def test_a_table_comes_back_as_it_was(space: Space, tmp_path: pathlib.Path) -> None:
     table = table_of(space, networks={"{}": Timing(1.0, 0.9, 1.1, 0.0, 10)})
     for one in (table, dataclasses.replace(table, calibration=None)):
-        results.write_json(tmp_path / "t.json", dataclasses.asdict(one))
+        files.write_json(tmp_path / "t.json", dataclasses.asdict(one))
         assert latency.read(tmp_path / "t.json") == one
 
 

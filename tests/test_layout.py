@@ -12,6 +12,7 @@ PACKAGE = ROOT / "supernet_jax"
 # circle. A new module needs a place here.
 ROWS = (
     ("__init__", "errors"),
+    ("storage",),
     ("digest",),
     ("remembered",),
     (
@@ -49,7 +50,7 @@ LIMITS = {
 
 
 def parse(path: pathlib.Path) -> ast.Module:
-    return ast.parse(path.read_text(), str(path))
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
 def module_name(path: pathlib.Path) -> str:
@@ -154,7 +155,7 @@ def test_what_the_rules_would_find() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_house_rules(path: pathlib.Path) -> None:
-    assert len(path.read_text().splitlines()) <= 500, "split it"
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500, "split it"
     tree = parse(path)
     assert broken_rules(tree) == []
 
@@ -164,6 +165,8 @@ def test_what_the_house_rules_would_find() -> None:
         "def f():\n    getattr(x, 'y')\n    getattr(x, y)\n"
         "try:\n    pass\nexcept:\n    pass\n"
         "class C:\n    '''Doc.'''\n    def m(self): pass\n    def _private(self): pass\n"
+        "p.read_text()\np.write_text(t)\np.read_text('utf-8')\n"
+        "p.write_text(t, encoding='utf-8')\n"
     )
     assert broken_rules(tree) == [
         (0, "no docstring"),
@@ -171,6 +174,8 @@ def test_what_the_house_rules_would_find() -> None:
         (2, "getattr with a fixed name"),
         (6, "bare except"),
         (10, "no docstring"),
+        (12, "text in whatever the locale says"),
+        (13, "text in whatever the locale says"),
     ]
 
 
@@ -180,10 +185,19 @@ def broken_rules(tree: ast.Module) -> list[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             broken.append((node.lineno, "bare except"))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("_text"):
+            broken += [(node.lineno, "text in whatever the locale says")] * _locale(node)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
             fixed = isinstance(node.args[1], ast.Constant)
             broken += [(node.lineno, "getattr with a fixed name")] if fixed else []
     return sorted(broken)
+
+
+def _locale(call: ast.Call) -> bool:
+    """Whether `path.read_text` or `write_text` leaves the encoding open."""
+    name, given = ast.unparse(call.func).rpartition(".")[2], [k.arg for k in call.keywords]
+    wanted = {"read_text": 1, "write_text": 2}.get(name, 0)
+    return len(call.args) < wanted and "encoding" not in given
 
 
 def undocumented(tree: ast.Module) -> list[int]:

@@ -77,7 +77,7 @@ def read_search(run: Run) -> dict[str, Any]:
     """
     path = run.folder / SEARCH_FILE
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{run.folder} has no search yet; run `supernet search {run.folder}`"

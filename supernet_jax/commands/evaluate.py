@@ -14,6 +14,7 @@ from supernet_jax.choices import Arch
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
+from supernet_jax.storage import files
 
 EXAMPLES = """
 supernet evaluate runs/digits --random 100
@@ -74,7 +75,7 @@ def run(arguments: Arguments) -> None:
     else:
         records = results.Scorer(opened, arguments.split)(archs)
     if arguments.out is not None:
-        results.write_json(arguments.out, records)
+        files.write_json(arguments.out, records)
     print_records(records)
     if arguments.race:
         _print_race(report)

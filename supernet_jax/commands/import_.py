@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
@@ -22,6 +21,7 @@ from supernet_jax.experiment import Experiment
 from supernet_jax.importers import attentivenas, files, mapping, network, ofa
 from supernet_jax.importers.report import Report
 from supernet_jax.network import Space
+from supernet_jax.storage.files import write_json
 
 EXAMPLES = """
 supernet import attentivenas FILE --config configs/alphanet_imagenet.py --out runs/alphanet
@@ -179,7 +179,7 @@ def _write(built: Experiment, imported: Imported, folder: pathlib.Path) -> None:
         with job.checkpoints:
             fit.begin(job, imported.params)
         about = {**imported.about, **imported.report._asdict()}
-        (path / FILE).write_text(json.dumps(about, indent=1) + "\n")
+        write_json(path / FILE, about)
 
 
 def _tell(arguments: Arguments, imported: Imported) -> None:

@@ -9,12 +9,13 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import choices, extract, latency, progress, results, timing
+from supernet_jax import choices, extract, latency, progress, timing
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
 from supernet_jax.export import formats, onnx_engine
 from supernet_jax.latency import Calibration, Table
 from supernet_jax.network import Space
+from supernet_jax.storage import files
 from supernet_jax.timing import Engine
 
 EXAMPLES = """
@@ -154,7 +155,7 @@ def _check(
 
 def _write(path: pathlib.Path, table: Table) -> None:
     try:
-        results.write_json(path, dataclasses.asdict(table))
+        files.write_json(path, dataclasses.asdict(table))
     except OSError as error:
         raise UserError(f"cannot write {path} ({error}); choose another --out") from error
 

@@ -8,11 +8,12 @@ from typing import Any
 import rich.console
 import rich.table
 
-from supernet_jax import choices, config, experiment, extracted, fit, results, takeout
+from supernet_jax import choices, config, experiment, extracted, fit, takeout
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common, search, train
 from supernet_jax.experiment import Run
 from supernet_jax.report import front as report
+from supernet_jax.storage import files
 
 EXAMPLES = """
 supernet quickstart
@@ -55,9 +56,9 @@ def run(arguments: Arguments) -> None:
     networks = [_take_out(opened, name, entry) for name, entry in picked.items()]
     for entry, network in zip(picked.values(), networks, strict=True):
         entry["test_accuracy"] = network["test_accuracy"]
-    results.write_json(arguments.out / common.SEARCH_FILE, result)
+    files.write_json(arguments.out / common.SEARCH_FILE, result)
     report.draw(arguments.out / "front.png", result)
-    results.write_json(
+    files.write_json(
         arguments.out / "results.json",
         {
             "networks": networks,

@@ -9,6 +9,7 @@ import tyro
 from supernet_jax import config
 from supernet_jax.errors import UserError
 from supernet_jax.report import page
+from supernet_jax.storage import files
 
 EXAMPLES = """
 supernet report runs/digits
@@ -34,12 +35,7 @@ def run(arguments: Arguments) -> None:
     types = config.load_file(arguments.config)[1] if arguments.config is not None else None
     text = page.report(arguments.run, types=types)
     _check_free(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error}); choose another --out") from error
+    files.write_text(path, text)
     print(f"wrote {path} ({len(text.encode()) / 1e3:,.0f} kB); open it in any browser")
 
 

@@ -24,6 +24,7 @@ from supernet_jax.network import Space
 from supernet_jax.report import front as report
 from supernet_jax.search import Budget, History, Searcher, evolution, pareto_front, random_search
 from supernet_jax.search import run as run_search
+from supernet_jax.storage import files
 
 EXAMPLES = """
 supernet search runs/digits --high 300000
@@ -90,7 +91,7 @@ def run(arguments: Arguments) -> None:
     opened = common.open_run(arguments.run, arguments.config)
     result = find(opened, arguments)
     path = arguments.run / common.SEARCH_FILE
-    results.write_json(path, result)
+    files.write_json(path, result)
     report.draw(arguments.run / "front.png", result)
     _print(result)
     print(f"wrote {path} and {arguments.run / 'front.png'}")

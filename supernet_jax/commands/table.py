@@ -1,7 +1,6 @@
 """`supernet table`: what samplers need to know of a space before training."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
 from supernet_jax.sampling import table
 from supernet_jax.sampling.preferred import select
+from supernet_jax.storage import files
 
 EXAMPLES = """
 supernet table attentivenas --out macs.json
@@ -146,10 +146,6 @@ def _record(
 
 
 def _write(path: pathlib.Path, value: Any) -> None:
-    try:
-        if isinstance(value, list):
-            path.write_text(results.dump(value) + "\n")
-        else:
-            path.write_text(json.dumps(value) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error}); choose another --out") from error
+    files.write_text(
+        path, (results.dump(value) if isinstance(value, list) else files.dumps(value)) + "\n"
+    )

@@ -291,7 +291,7 @@ def read(path: pathlib.Path, types: Mapping[str, type] | None = None) -> Config:
         UserError: the file is missing, is not JSON, or does not describe a `Config`.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run folder: it has no {path.name}") from None
     except ValueError as error:

@@ -96,7 +96,7 @@ def code(export: Export, description: Description) -> str:
         "BLOCKS: list[tuple[str, str, dict]]": [_block(block) for block in export.network.blocks],
     }
     own = "".join(_constant(name, value) for name, value in constants.items())
-    before, _, rest = TEMPLATE.read_text().partition(BEGIN)
+    before, _, rest = TEMPLATE.read_text("utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     return f"{before}{BEGIN}\n{own}\n{END}{after}"
 

@@ -3,7 +3,6 @@
 import pathlib
 from typing import Any
 
-import matplotlib
 import matplotlib.figure
 import matplotlib.ticker
 

@@ -68,7 +68,7 @@ def document(facts: Facts, *, types: Mapping[str, type], written: str) -> str:
 
 
 def _file(name: str) -> str:
-    return importlib.resources.files(__package__).joinpath(name).read_text()
+    return importlib.resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
 def _name(facts: Facts) -> str:

@@ -2,7 +2,6 @@
 
 import pathlib
 
-import matplotlib
 import matplotlib.figure
 import matplotlib.ticker
 import numpy as np

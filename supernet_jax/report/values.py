@@ -59,7 +59,7 @@ def notation(arch: Any) -> str:
 def read(path: pathlib.Path) -> tuple[Any, Broken | None]:
     """A file of JSON, or None and why not; None and None where there is no file."""
     try:
-        return json.loads(path.read_text()), None
+        return json.loads(path.read_text(encoding="utf-8")), None
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, RecursionError) as error:

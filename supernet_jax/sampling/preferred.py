@@ -60,7 +60,7 @@ def read(path: pathlib.Path, menu: Menu) -> Arch:
         UserError: no such file, it is damaged, or its archs are of another space.
     """
     try:
-        records: Sequence[dict] = json.loads(path.read_text())
+        records: Sequence[dict] = json.loads(path.read_text(encoding="utf-8"))
         archs = [choices.from_notation(menu, record["arch"]) for record in records]
     except UserError as error:
         raise UserError(f"{path} holds archs of another space: {error}") from None

@@ -149,7 +149,7 @@ def read(path: pathlib.Path) -> Table:
     """
     hint = f"make one with `supernet table SPACE --out {path}`"
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a table of MACs ({error}); {hint}") from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:

@@ -1,0 +1,236 @@
+"""Small files: text in UTF-8 and JSON that any reader takes, written whole or not at all.
+
+Every such file of a run is read and written here, so that a reader sees the old file or the new
+one, two writers do not share a temporary file, and a failure is said in words that fit it: missing,
+not readable by this user, cut short, or not what it should be.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from supernet_jax.errors import UserError
+
+# What the machine refuses, and what the user can do about it.
+REMEDIES = {
+    errno.ENOSPC: "free space there and start the same command again",
+    errno.EDQUOT: "the quota is used up; free space there and start the same command again",
+    errno.EACCES: "it belongs to somebody else; ask for the right, or choose another place",
+    errno.EPERM: "it may not be changed; ask for the right, or choose another place",
+    errno.EROFS: "it lies on a file system that is read-only; choose another place",
+    errno.ENOTDIR: "a part of its path is a file, not a folder; choose another place",
+    errno.EISDIR: "it is a folder, not a file; choose another place",
+    errno.ENOENT: "its folder is gone; make it again or choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EIO: "the device has failed; look at its health and choose another place",
+    errno.ESTALE: "the file server has lost it; mount it again",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+}
+
+
+def unwritable(path: str | os.PathLike, error: OSError) -> UserError:
+    """What to tell whoever wanted a file that could not be written."""
+    remedy = REMEDIES.get(error.errno or 0, "choose another place")
+    return UserError(f"cannot write {path} ({_reason(error)}); {remedy}")
+
+
+def unreadable(path: str | os.PathLike, error: Exception, *, kind: str = "file") -> UserError:
+    """What to tell whoever wanted a file that could not be read: which of all reasons it is.
+
+    None of the messages advises deleting anything: what could not be read may be whole.
+
+    Args:
+        path: of the file.
+        error: what its reader raised.
+        kind: what the file should be, as "JSON file"; for those that are not.
+    """
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"there is no file {path}")
+    if isinstance(error, IsADirectoryError):
+        return UserError(f"{path} is a folder, not a {kind}")
+    if isinstance(error, PermissionError):
+        return UserError(
+            f"{path} is not readable by this user ({_reason(error)}); ask its owner for the right"
+        )
+    if isinstance(error, OSError):
+        return UserError(f"{path} could not be read ({_reason(error)}); it may well be whole")
+    size = pathlib.Path(path).stat().st_size if os.path.exists(path) else 0
+    if size == 0:
+        return UserError(f"{path} is empty, so it was cut short")
+    return UserError(f"{path} is not a {kind}, or was cut short ({_short(error)})")
+
+
+def read_text(path: str | os.PathLike, *, kind: str = "UTF-8 text file") -> str:
+    """The text of a file.
+
+    Raises:
+        UserError: it is missing, not readable, or not UTF-8; the message says which.
+    """
+    try:
+        return pathlib.Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error, kind=kind) from error
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        UserError: it is missing, not readable, cut short or not JSON; the message says which.
+    """
+    text = read_text(path, kind="JSON file")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise unreadable(path, error, kind="JSON file") from error
+
+
+def dumps(value: Any, *, indent: int | None = None) -> str:
+    """Strict JSON, in ASCII: numbers that JSON does not have (NaN, infinities) become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes strict JSON, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_text(path, dumps(value, indent=1) + "\n")
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes UTF-8 text, whole or not at all; what has no code in UTF-8 as `?`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_bytes(path, lambda file: file.write(text.encode("utf-8", "replace")))
+
+
+def write_bytes(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
+    """Replaces a file by what `write(stream)` writes; its folder is made if need be.
+
+    The content goes into a temporary file of this process beside it, which is on the disk before
+    it takes the file's name, and is removed if anything fails.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    target = pathlib.Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        number, name = tempfile.mkstemp(
+            prefix=f".{target.name[:100]}.", suffix=".unfinished", dir=target.parent
+        )
+        try:
+            with open(number, "wb") as file:
+                os.fchmod(number, 0o666 & ~_umask())
+                write(file)
+                file.flush()
+                os.fsync(number)
+            os.replace(name, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def append_lines(path: str | os.PathLike, values: list[Any]) -> None:
+    """Appends one line of strict JSON for each value; several processes may do so at once.
+
+    All lines are in the file, or none; what a killed process left of a line is dropped.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    content = "".join(f"{dumps(value)}\n" for value in values).encode()
+    try:
+        number = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks: one write is whole
+                fcntl.flock(number, fcntl.LOCK_EX)
+            end = _whole(number)
+            written = 0
+            try:
+                while written < len(content):
+                    written += os.write(number, content[written:])
+            except OSError:
+                os.ftruncate(number, end)
+                raise
+        finally:
+            os.close(number)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def lines(path: str | os.PathLike) -> list[str]:
+    """The whole lines of a file of JSON lines, [] where there is no file; the file is left alone.
+
+    Raises:
+        UserError: it is there and cannot be read.
+    """
+    try:
+        content = pathlib.Path(path).read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return content[: content.rfind(b"\n") + 1].decode("utf-8", "replace").split("\n")[:-1]
+
+
+def _whole(number: int) -> int:
+    """The size of an open file after what a killed process left of a line has been cut off."""
+    size = os.fstat(number).st_size
+    end = size
+    while end:
+        start = max(0, end - 65536)
+        at = os.pread(number, end - start, start).rfind(b"\n")
+        if at >= 0:
+            end = start + at + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(number, end)
+    return end
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _short(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    return text if len(text) <= 160 else f"{text[:160]}..."
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Turns the system's refusal to write into a `UserError` about this path."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error
