@@ -40,6 +40,7 @@ from supernet_jax import (
     evaluate,
     experiment,
     fit,
+    run_folder,
     train,
     visits,
 )
@@ -263,7 +264,7 @@ class Study:
         start = time.perf_counter()
         built = experiment.rebuilt(self._built, one.settings)
         folder = self._folder / one.name
-        experiment.start_run(folder, one.settings)
+        run_folder.start_run(folder, one.settings)
         # One compiled step for all seeds of a method, and for all archs alone.
         kind = one.method or "alone"
         if kind not in self._steps:

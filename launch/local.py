@@ -4,43 +4,89 @@
 
 Everything after `--` goes to `supernet train`. Useful to try a job of several processes before a
 cluster runs it; on a TPU pod or under Slurm start `supernet train ... --coordinator auto` on every
-host instead. Exit status: that of the first process that fails, else 0.
+host instead. Signals that ask to stop (SIGTERM, SIGUSR1, Ctrl-C) are passed on to all processes.
+Exit status: that of the first process that fails; 75 where they were stopped and saved what they
+did; 0 where all finished.
 """
 
 import argparse
+import ctypes
+import signal
 import socket
 import subprocess
 import sys
 import time
+from typing import Any
+
+STOP_SECONDS = 20.0  # that processes have to end by themselves after a signal, or another's failure
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+DIE_WITH_PARENT = 1  # prctl(2): PR_SET_PDEATHSIG
 
 
 def main() -> None:
-    """Starts the processes and waits for them."""
+    """Starts the processes, passes signals on to them, and waits for them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="how many, on this machine")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="-- then those of train")
     arguments = parser.parse_args()
+    if arguments.processes < 1:
+        parser.error(f"--processes is {arguments.processes}, but must be at least 1")
     rest = arguments.arguments[1:] if arguments.arguments[:1] == ["--"] else arguments.arguments
     address = f"localhost:{free_port()}"
     command = [sys.executable, "-m", "supernet_jax", "train", *rest]
     count = ["--coordinator", address, "--processes", str(arguments.processes)]
-    workers = [
-        subprocess.Popen([*command, *count, "--process", str(i)])
-        for i in range(arguments.processes)
-    ]
-    sys.exit(first_failure(workers))
+    workers: list[subprocess.Popen] = []
+    stopped: list[float] = []
+
+    def pass_on(number: int, _: Any) -> None:
+        stopped.append(time.monotonic())
+        for worker in workers:
+            worker.send_signal(number)
+
+    for number in SIGNALS:
+        signal.signal(number, pass_on)
+    for i in range(arguments.processes):
+        # A session of its own: Ctrl-C in the terminal comes once, from here.
+        workers.append(
+            subprocess.Popen(
+                [*command, *count, "--process", str(i)],
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        )
+        if stopped:  # while they were being started
+            workers[-1].send_signal(signal.SIGTERM)
+    try:
+        sys.exit(wait(workers, stopped))
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
-def first_failure(workers: list[subprocess.Popen]) -> int:
-    """Waits for all; where one fails, ends the others, which would wait for it in vain."""
+def wait(workers: list[subprocess.Popen], stopped: list[float]) -> int:
+    """Waits for all. Where one fails, or after a signal, the others have `STOP_SECONDS` to end.
+
+    Args:
+        workers: the processes.
+        stopped: times of signals that were passed on; may grow meanwhile.
+
+    Returns:
+        The exit status of the job.
+    """
+    failed = 0
+    ending: float | None = None
     while any(worker.poll() is None for worker in workers):
-        failed = next((w.returncode for w in workers if w.poll()), 0)
-        if failed:
+        failed = failed or next((w.returncode for w in workers if w.poll()), 0)
+        if ending is None and (stopped or failed):
+            ending = time.monotonic() + STOP_SECONDS
+            if failed and not stopped:
+                for worker in workers:
+                    worker.terminate()
+        if ending is not None and time.monotonic() > ending:
             for worker in workers:
                 worker.kill()
-            return failed
         time.sleep(0.1)
-    return next((w.returncode for w in workers if w.returncode), 0)
+    return failed or next((w.returncode for w in workers if w.returncode), 0)
 
 
 def free_port() -> int:
@@ -48,6 +94,12 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("localhost", 0))
         return s.getsockname()[1]
+
+
+def _die_with_parent() -> None:
+    """In a new process: it is asked to stop when its parent dies, which cannot always say so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command line: `supernet COMMAND`, and what commands there are."""
 
 import importlib
+import io
 import itertools
 import keyword
 import logging
@@ -15,10 +16,11 @@ import jax
 import tyro
 
 import supernet_jax
-from supernet_jax import commands, machine
+from supernet_jax import commands, machine, stopping
 from supernet_jax.config import Config, load_file
 from supernet_jax.errors import UserError, near
 from supernet_jax.native import cache_folder
+from supernet_jax.storage import files
 
 # Each is a module of `commands`, imported when it is asked for: some need much that others do not.
 COMMANDS = {
@@ -35,22 +37,62 @@ COMMANDS = {
     "quickstart": "all of it on 8x8 digits, in three minutes",
 }
 
+PEER_GONE = ("closed by peer", "reset by peer", "coordination service", "heartbeat")  # as XLA says
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the `supernet` command. Exit status 2 for a user's mistake."""
+    """The command line. Exit status: 0 finished; 2 a user's mistake, or what the machine refuses,
+    said in one line; 75 stopped by a signal, the same command goes on; 130 the same by Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        _dispatch(arguments)
-        sys.stdout.flush()  # here, where a reader that has gone is no surprise
-    except UserError as error:
-        print(f"supernet: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("supernet: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names that the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    with stopping.listening():
+        try:
+            _dispatch(arguments)
+            sys.stdout.flush()  # here, where a reader that has gone is no surprise
+        except UserError as error:
+            print(f"supernet: {error}", file=sys.stderr)
+            sys.exit(2)
+        except stopping.Stopped as stopped:
+            print(f"supernet: {stopped}; {stopping.GOES_ON}", file=sys.stderr)
+            stopping.leave(stopped.status)
+        except KeyboardInterrupt:
+            print(f"supernet: interrupted; {stopping.GOES_ON}", file=sys.stderr)
+            sys.exit(stopping.INTERRUPTED)
+        except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except (MemoryError, OSError, jax.errors.JaxRuntimeError) as error:
+            status, said = _refusal(error)
+            if not said:
+                raise
+            print(f"supernet: {said}", file=sys.stderr)
+            sys.exit(status)
+
+
+def _refusal(error: Exception) -> tuple[int, str]:
+    """Exit status and what to tell of an error with which the machine, not the program, refuses;
+    "" for others. Most are said where they come from, with more that helps; these are the rest.
+    """
+    if isinstance(error, OSError):
+        remedy = files.REMEDIES.get(error.errno or 0)
+        what = error.filename if error.filename is not None else "a file"
+        return 2, f"this machine refuses {what} ({error.strerror}); {remedy}" if remedy else ""
+    lines = str(error).splitlines() or [""]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in lines[0]:
+        return 2, (
+            f"out of memory ({lines[0][:160] or 'of this machine'}); lower --train.batch, "
+            "--evaluation.batch or --evaluation.chunk, raise --train.accumulate, or let XLA have "
+            "more of a GPU (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95)"
+        )
+    if jax.process_count() > 1 and any(word in str(error) for word in PEER_GONE):
+        return stopping.UNFINISHED, (
+            "another process of this job has ended, its own line says why; what was saved stays, "
+            "start all of them again"
+        )
+    return 2, ""
 
 
 def _dispatch(arguments: list[str]) -> None:

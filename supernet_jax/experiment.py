@@ -4,7 +4,6 @@ A run folder holds `config.json`, `metrics.jsonl`, `times.jsonl`, `checkpoints/`
 `evaluations.jsonl`, and what searches and extractions add.
 """
 
-import dataclasses
 import functools
 import json
 import pathlib
@@ -25,7 +24,6 @@ from supernet_jax import (
     data,
     extracted,
     policies,
-    schema,
     sharding,
     slices,
     train,
@@ -39,7 +37,6 @@ from supernet_jax.errors import UserError, near
 from supernet_jax.evaluate import EvaluationData, How
 from supernet_jax.network import Space
 from supernet_jax.sampling import Sampler
-from supernet_jax.storage import files
 
 
 class Experiment(NamedTuple):
@@ -348,72 +345,6 @@ def _check_split(folder: pathlib.Path, meta: Mapping[str, Any], settings: Config
                 f"trained with {trained[name]}, so images held out now would be ones that it has "
                 "seen; put the old value back"
             )
-
-
-def start_run(folder: pathlib.Path, settings: Config) -> None:
-    """Makes a run folder, or makes sure that an existing one is of the same configuration.
-
-    Raises:
-        UserError: the folder holds something else or a run of another configuration, or it cannot
-            be made.
-    """
-    path = folder / "config.json"
-    if path.exists():
-        old = _read_config(path)
-        if _has_begun(folder):
-            _check_same(folder, old, settings)
-            return
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} already holds something that is not a run; choose another --out")
-    files.write_json(path, describe_config(settings))
-
-
-def _has_begun(folder: pathlib.Path) -> bool:
-    """Whether anything was trained; a run that failed before may begin with another config."""
-    metrics = folder / "metrics.jsonl"
-    logged = metrics.exists() and metrics.stat().st_size > 0
-    return logged or bool(checkpoint.steps(folder / "checkpoints"))
-
-
-def _read_config(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); choose another --out") from None
-    if not isinstance(old, dict) or old.get("type") != config.Config.__name__:
-        raise UserError(f"{path} is not that of a run; choose another --out")
-    return {key: value for key, value in old.items() if key != config.FILES}
-
-
-def _check_same(folder: pathlib.Path, old: dict[str, Any], settings: Config) -> None:
-    parts = [getattr(settings, field.name) for field in dataclasses.fields(settings)]
-    types = {**config.LIBRARY, **{type(part).__name__: type(part) for part in parts}}
-    differing = list(_differences(schema.completed(old, types), config.to_json(settings)))
-    if differing:
-        shown = "; ".join(differing[:4])
-        raise UserError(
-            f"{folder} already holds a run of another configuration ({shown}); choose another "
-            "--out, or give the same configuration to go on with it"
-        )
-
-
-def _differences(old: Any, new: Any, where: str = "") -> Any:
-    if isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type"):
-        for key in {**old, **new}:
-            yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
-    elif old != new:
-        yield f"{where} is {_shown(old)} there and {_shown(new)} now"
-
-
-def _shown(value: Any) -> str:
-    whole = isinstance(value, dict) and "type" in value
-    return f"a {value['type']}" if whole else json.dumps(value)
-
-
-def describe_config(settings: Config) -> dict[str, Any]:
-    """What `config.json` holds: the configuration, and the user's files that it needs."""
-    files = config.user_files(settings)
-    return {**config.to_json(settings), **({config.FILES: files} if files else {})}
 
 
 def read_archs(space: Space, text: str) -> list[Arch]:

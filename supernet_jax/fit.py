@@ -6,24 +6,32 @@ are computed again.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
 import pathlib
 import shlex
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TextIO
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from supernet_jax import __version__, checkpoint, data, machine, progress, sharding, train
+from supernet_jax import (
+    __version__,
+    checkpoint,
+    data,
+    machine,
+    progress,
+    sharding,
+    stopping,
+    train,
+)
 from supernet_jax.checkpoint import Checkpoints
 from supernet_jax.compilation import Kept, identity
 from supernet_jax.elastic import Tree
@@ -34,6 +42,7 @@ from supernet_jax.train import Batch, Recipe, State
 TIMES = "times.jsonl"  # beside the metrics: when steps were done, and what did them
 PATIENCE = 5  # refused steps in a row before going back to the last checkpoint
 ROLLBACKS = 3  # times that is tried before giving up
+SLOW_SECONDS = 0.5  # a step that takes longer is waited for before the next is begun
 
 
 class Job(NamedTuple):
@@ -75,11 +84,12 @@ def fit(job: Job) -> tuple[State, bool]:
     """Trains, from the last checkpoint if there is one.
 
     Returns:
-        The state, and whether training is finished; it is not where SIGTERM asked to stop, in
-        which case the state has been saved.
+        The state, and whether training is finished; it is not where a signal asked to stop (see
+        `stopping`), in which case the state has been saved.
 
     Raises:
         UserError: training keeps diverging after `ROLLBACKS` returns to the last checkpoint.
+        Stopped: a signal asked to stop before there was anything to save.
     """
     sharding.check_divides("train.batch", job.batch, job.mesh)
     train.check_parts(job.recipe, job.batch, job.mesh)
@@ -87,8 +97,10 @@ def fit(job: Job) -> tuple[State, bool]:
     start = int(state.step)
     log = _Log(job, start, int(state.rollbacks))
     step_function = job.step or train.Step(job.recipe, mesh=job.mesh, rules=job.rules)
+    asked = _asked_anywhere(job.mesh)
     with (
-        _StopRequested() as stop,
+        stopping.listening(),
+        contextlib.ExitStack() as until_saved,
         log,
         Batches(
             job.images,
@@ -110,9 +122,12 @@ def fit(job: Job) -> tuple[State, bool]:
                 _keep(job, step, state, log)
                 raise
             state, metrics = step_function(state, batch, resolutions=resolutions)
+            if step == start:  # from here on, until it is saved, there is something to lose
+                until_saved.enter_context(stopping.held())
             step += 1
             log.add(step, metrics)
-            last = step == job.steps or stop(step)
+            log.settle()
+            last = step == job.steps or asked()
             if step % job.log_every == 0 or step % job.checkpoint_every == 0 or last:
                 note, refused, worst = log.flush()
                 advance(step - log.shown, note)
@@ -125,11 +140,33 @@ def fit(job: Job) -> tuple[State, bool]:
                     log.shown = step
                     continue
                 if (step % job.checkpoint_every == 0 and refused == 0) or last:
-                    job.checkpoints.save(step, state, job.meta)
+                    with stopping.held(patient=True):
+                        job.checkpoints.save(step, state, job.meta, wait=last)
             if last:
                 break
     job.checkpoints.wait()
     return state, step >= job.steps
+
+
+def _asked_anywhere(mesh: Mesh) -> Callable[[], bool]:
+    """Whether any process of the job was asked to stop, to be called after each step.
+
+    Processes must agree on the step after which they stop. So each adds its word to a sum over all
+    devices, and hears what the sum was one step before, which does not make anybody wait.
+    """
+    if jax.process_count() == 1:
+        return lambda: bool(stopping.asked())
+    where = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+    total = jax.jit(jnp.sum, out_shardings=sharding.replicated(mesh))
+    sums: collections.deque[jax.Array] = collections.deque()
+
+    def asked() -> bool:
+        own = np.full(1, stopping.asked() != 0, np.int32)
+        words = jax.make_array_from_callback((mesh.size,), where, lambda _: own)
+        sums.append(total(words))
+        return len(sums) > 1 and int(sums.popleft()) > 0
+
+    return asked
 
 
 def restore(job: Job) -> State:
@@ -244,6 +281,7 @@ class _Log:
         self._times = job.metrics.with_name(TIMES)
         self._start: dict[str, Any] | None = {"event": "start", "step": start, "time": time.time()}
         self._file: TextIO | None = None
+        self._settled, self._seconds = time.monotonic(), 0.0
         self._keep_until(start, rollbacks)
 
     def __enter__(self) -> "_Log":
@@ -258,6 +296,16 @@ class _Log:
     def add(self, step: int, metrics: train.Metrics) -> None:
         """Remembers a step's metrics without waiting for them."""
         self._pending.append((step, metrics))
+
+    def settle(self) -> None:
+        """Waits until no more than one step is under way, and none if they are slow: what was
+        given to the device cannot be taken back when a signal asks to stop.
+        """
+        under_way = 0 if self._seconds > SLOW_SECONDS else 1
+        if len(self._pending) > under_way:
+            jax.block_until_ready(self._pending[-1 - under_way][1])
+        now = time.monotonic()
+        self._seconds, self._settled = now - self._settled, now
 
     def flush(self) -> tuple[str, int, int]:
         """Waits for the pending steps. Returns a line to show, how many steps in a row are refused
@@ -313,26 +361,3 @@ def _before(line: str, step: int, rollbacks: int) -> bool:
         return False
     then = value.get("rollbacks", 0)
     return then < rollbacks or (then == rollbacks and value.get("step", 0) <= step)
-
-
-class _StopRequested:
-    """While entered, SIGTERM asks to stop at the end of a step instead of ending the process."""
-
-    def __enter__(self) -> Callable[[int], bool]:
-        self._asked = False
-        self._old: Any = None
-        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-            self._old = signal.signal(signal.SIGTERM, self._ask)
-        return self._stop
-
-    def __exit__(self, *_: object) -> None:
-        if self._old is not None:
-            signal.signal(signal.SIGTERM, self._old)
-
-    def _ask(self, *_: object) -> None:
-        self._asked = True
-
-    def _stop(self, step: int) -> bool:
-        if jax.process_count() > 1:  # all processes must agree on the step
-            return bool(multihost_utils.reached_preemption_sync_point(step))
-        return self._asked

@@ -15,7 +15,7 @@ import pytest
 import tiny_run
 from conftest import ROOT
 
-from supernet_jax import augment, config, experiment, network, optim, train
+from supernet_jax import augment, config, experiment, network, optim, run_folder, train
 from supernet_jax.commands import quickstart
 from supernet_jax.config import (
     LIBRARY,
@@ -151,17 +151,17 @@ def test_unknown_and_missing_fields_are_named() -> None:
 def test_fields_that_came_later_take_their_defaults(tmp_path: pathlib.Path) -> None:
     """A run folder from before a part or a setting existed opens, and training goes on in it."""
     folder, settings = tmp_path / "run", Config(combine=UnitSum(), train=Train(steps=7))
-    experiment.start_run(folder, settings)
+    run_folder.start_run(folder, settings)
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')
     file = folder / "config.json"
     value = json.loads(file.read_text())
     del value["combine"], value["train"]["arch_shards"], value["loss"]["hard_weight"]
     file.write_text(json.dumps(value))
     assert config.read(file) == settings
-    experiment.start_run(folder, settings)
+    run_folder.start_run(folder, settings)
     assert "combine" not in json.loads(file.read_text()), "it is left as it was"
     with pytest.raises(UserError, match=r"train\.arch_shards is 1 there and 2 now"):
-        experiment.start_run(folder, dataclasses.replace(settings, train=Train(7, arch_shards=2)))
+        run_folder.start_run(folder, dataclasses.replace(settings, train=Train(7, arch_shards=2)))
 
 
 def test_a_field_without_a_default_must_be_there() -> None:
@@ -201,7 +201,7 @@ def test_a_run_says_which_file_it_needs(tmp_path: pathlib.Path) -> None:
     settings, own = config.load_file(tiny_run.CONFIG)
     assert {"TinySpace", "FilterSpec", "Config"} < set(own)
     folder = tmp_path / "run"
-    experiment.start_run(folder, settings)
+    run_folder.start_run(folder, settings)
     assert config.read(folder / "config.json", own) == settings
     with pytest.raises(UserError) as error:
         config.read(folder / "config.json")
@@ -213,7 +213,7 @@ def test_ones_own_class_with_a_name_of_the_library(tmp_path: pathlib.Path) -> No
     """Without the user's file the library's class of that name must not take its place."""
     kind = dataclasses.make_dataclass("Sandwich", [("n_random", int, 2)], frozen=True)
     folder = tmp_path / "run"
-    experiment.start_run(folder, Config(sampler=kind()))
+    run_folder.start_run(folder, Config(sampler=kind()))
     with pytest.raises(UserError, match="a Sandwich of your own"):
         config.read(folder / "config.json")
     assert type(config.read(folder / "config.json", {"Sandwich": kind}).sampler) is kind
@@ -222,13 +222,13 @@ def test_ones_own_class_with_a_name_of_the_library(tmp_path: pathlib.Path) -> No
 def test_a_run_that_never_began_may_change(tmp_path: pathlib.Path) -> None:
     first, second = Config(train=Train(steps=5)), Config(train=Train(steps=6))
     folder = tmp_path / "run"
-    experiment.start_run(folder, first)
-    experiment.start_run(folder, second)  # as after a mistake that was found while compiling
+    run_folder.start_run(folder, first)
+    run_folder.start_run(folder, second)  # as after a mistake that was found while compiling
     assert config.read(folder / "config.json") == second
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')
-    experiment.start_run(folder, second)
+    run_folder.start_run(folder, second)
     with pytest.raises(UserError, match=r"train\.steps is 6 there and 5 now"):
-        experiment.start_run(folder, first)
+        run_folder.start_run(folder, first)
     assert config.read(folder / "config.json") == second
 
 

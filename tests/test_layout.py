@@ -12,8 +12,8 @@ PACKAGE = ROOT / "supernet_jax"
 # circle. A new module needs a place here.
 ROWS = (
     ("__init__", "errors"),
-    ("storage",),
-    ("digest",),
+    ("storage", "stopping"),
+    ("digest", "distributed"),
     ("remembered",),
     (
         *("choices", "description", "draws", "machine", "native"),
@@ -33,7 +33,10 @@ ROWS = (
     ("train",),
     ("fit", "search", "slices", "extract", "extracted", "card", "timing"),
     ("export", "importers"),
-    ("config", "experiment", "results", "raced", "report", "rehearsal", "visits", "takeout"),
+    (
+        *("config", "experiment", "run_folder", "results", "raced"),
+        *("report", "rehearsal", "visits", "takeout"),
+    ),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from supernet_jax import choices, experiment, extract, extracted, fit
+from supernet_jax import choices, experiment, extract, extracted, fit, run_folder
 from supernet_jax.commands import common, train
 from supernet_jax.config import Config
 from supernet_jax.data import Dataset
@@ -174,7 +174,7 @@ def _check_normalised(described: Mapping[str, Any], dataset: Dataset) -> None:
 def _write(built: Experiment, imported: Imported, folder: pathlib.Path) -> None:
     """The run folder, which appears at once when all of it is written."""
     with extract.unfinished(folder) as path:
-        experiment.start_run(path, built.config)
+        run_folder.start_run(path, built.config)
         job = train.job(built, path)
         with job.checkpoints:
             fit.begin(job, imported.params)

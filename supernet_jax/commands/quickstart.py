@@ -8,7 +8,7 @@ from typing import Any
 import rich.console
 import rich.table
 
-from supernet_jax import choices, config, experiment, extracted, fit, takeout
+from supernet_jax import choices, config, experiment, extracted, fit, run_folder, stopping, takeout
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common, search, train
 from supernet_jax.experiment import Run
@@ -41,12 +41,17 @@ def run(arguments: Arguments) -> None:
     common.at_least("--steps", arguments.steps, 1)
     common.at_least("--seed", arguments.seed, 0)
     settings = _settings(arguments)
-    experiment.start_run(arguments.out, settings)
+    with run_folder.writing(arguments.out, settings):
+        _fill(arguments, settings, start)
+
+
+def _fill(arguments: Arguments, settings: config.Config, start: float) -> None:
+    """Does what is left to do in the run folder."""
     built = experiment.build(settings)
-    _, finished = fit.fit(train.job(built, arguments.out))
+    state, finished = fit.fit(train.job(built, arguments.out))
     if not finished:
-        print("stopped and saved; the same command goes on from there")
-        return
+        print(f"stopped at step {int(state.step)} of {arguments.steps} and saved")
+        stopping.stop()
     opened = experiment.open_run(arguments.out)
     wanted = search.Arguments(
         run=arguments.out, evaluations=EVALUATIONS, population=128, seed=arguments.seed

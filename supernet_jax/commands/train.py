@@ -1,5 +1,6 @@
 """`supernet train`: train a supernet, or go on where an interrupted run stopped."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -12,7 +13,18 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import checkpoint, config, experiment, fit, machine, rehearsal, sharding
+from supernet_jax import (
+    checkpoint,
+    config,
+    distributed,
+    experiment,
+    fit,
+    machine,
+    rehearsal,
+    run_folder,
+    sharding,
+    stopping,
+)
 from supernet_jax import train as training
 from supernet_jax.commands import common
 from supernet_jax.config import Config
@@ -48,6 +60,10 @@ class Arguments:
     """number of those processes"""
     process: int = 0
     """which of them this is, from 0"""
+    join_seconds: int = 300
+    """how long they wait for each other at the start; a larger number bears a slower cluster"""
+    start_from: pathlib.Path | None = None
+    """a run of the same space, whose weights this run begins with instead of random ones"""
 
 
 def run(arguments: Arguments) -> None:
@@ -56,8 +72,18 @@ def run(arguments: Arguments) -> None:
         raise UserError("--json needs --dry-run; metrics of training are in metrics.jsonl")
     if arguments.out is None and not arguments.dry_run:
         raise UserError("--out is required: the folder of the run, as --out runs/digits")
+    common.at_least("--join-seconds", arguments.join_seconds, 1)
     machine.keep_memory()
-    _join(arguments)
+    with distributed.joined(
+        arguments.coordinator,
+        processes=arguments.processes,
+        process=arguments.process,
+        seconds=arguments.join_seconds,
+    ):
+        _train(arguments)
+
+
+def _train(arguments: Arguments) -> None:
     built = experiment.taught(experiment.build(arguments.config))
     built = _on_devices(built, arguments.devices)
     sharding.check_divides("train.batch", arguments.config.train.batch, built.mesh)
@@ -66,19 +92,47 @@ def run(arguments: Arguments) -> None:
     if arguments.dry_run or arguments.out is None:
         _rehearse(built, as_json=arguments.json)
         return
-    if jax.process_index() == 0:
-        experiment.start_run(arguments.out, arguments.config)
+    with _writing(arguments.out, arguments.config):
         _warn_of_other_images(built, arguments.out / "checkpoints")
-    state, finished = fit.fit(job(built, arguments.out))
-    if jax.process_index() != 0:
-        return
-    if finished:
+        work = job(built, arguments.out)
+        if arguments.start_from is not None and work.checkpoints.latest() is None:
+            fit.begin(work, _weights_of(arguments.start_from, built))
+        state, finished = fit.fit(work)
+    first = jax.process_index() == 0
+    if finished and first:
         print(f"trained {int(state.step)} steps; next: supernet search {arguments.out}")
-    else:
-        print(
-            f"stopped at step {int(state.step)} of {arguments.config.train.steps} and saved; "
-            "the same command goes on from there"
-        )
+    elif not finished:
+        if first:
+            print(
+                f"stopped at step {int(state.step)} of {arguments.config.train.steps} and saved; "
+                "the same command goes on from there"
+            )
+        stopping.stop()
+
+
+@contextlib.contextmanager
+def _writing(folder: pathlib.Path, settings: Config) -> Iterator[None]:
+    """While entered, this job alone writes the run folder: process 0 sees to it for all."""
+    with contextlib.ExitStack() as stack:
+        error = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(run_folder.writing(folder, settings))
+            except UserError as met:
+                error = met
+        distributed.all_or_none(error)
+        yield
+
+
+def _weights_of(folder: pathlib.Path, built: Experiment) -> Any:
+    """The parameters of another run of the same space (their average, where it kept one)."""
+    kept = folder / "checkpoints"
+    meta = checkpoint.read_meta(kept)
+    checkpoint.check_space(meta, built.space)
+    averaged = meta.get("config", {}).get("train", {}).get("ema")
+    return checkpoint.restore_params(
+        kept, subtree="ema" if averaged else "params", sharding=sharding.replicated(built.mesh)
+    )
 
 
 def job(built: Experiment, folder: pathlib.Path) -> fit.Job:
@@ -116,7 +170,7 @@ def _warn_of_other_images(built: Experiment, folder: pathlib.Path) -> None:
     if not checkpoint.steps(folder):
         return
     before, now = checkpoint.read_meta(folder).get("data"), built.dataset.fingerprint
-    if before != now:
+    if before != now and jax.process_index() == 0:
         print(
             f"supernet: warning: {built.dataset.name} no longer gives the images that this run was "
             f"trained on (fingerprint {now}, then {before}); it goes on with the new ones",
@@ -188,27 +242,6 @@ def _takes(found: Rehearsal) -> Iterator[tuple[str, str]]:
 
 def _several(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
-
-
-def _join(arguments: Arguments) -> None:
-    """Connects the processes that train together, if there are several."""
-    if arguments.coordinator is None:
-        if arguments.processes != 1 or arguments.process != 0:
-            raise UserError("--processes and --process need --coordinator HOST:PORT of process 0")
-        return
-    if arguments.coordinator == "auto":
-        jax.distributed.initialize()
-        return
-    host, _, port = arguments.coordinator.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"--coordinator is {arguments.coordinator!r}, not HOST:PORT or auto")
-    common.at_least("--processes", arguments.processes, 1)
-    if not 0 <= arguments.process < arguments.processes:
-        raise UserError(
-            f"--process is {arguments.process}, but must be 0 to {arguments.processes - 1}: there "
-            f"are --processes {arguments.processes}"
-        )
-    jax.distributed.initialize(arguments.coordinator, arguments.processes, arguments.process)
 
 
 def _on_devices(built: Experiment, count: int) -> Experiment:

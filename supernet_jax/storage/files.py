@@ -234,3 +234,12 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """Turns the system's refusal to read into a `UserError` about this path."""
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(path, error) from error

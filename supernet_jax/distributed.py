@@ -1,0 +1,167 @@
+"""Several processes that train together: joining, beginning alike, and parting."""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from supernet_jax import stopping
+from supernet_jax.errors import UserError
+
+SAY_SECONDS = 10  # of waiting, after which it is said what for
+PART_SECONDS = 10  # that a process waits for the others at its end
+# Environment variables by which a cluster tells its processes their places.
+CLUSTERS = {
+    "Slurm": ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"),
+    "Open MPI": ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_RANK"),
+    "Kubernetes": ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"),
+    "a TPU": ("TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES"),
+}
+
+
+@contextlib.contextmanager
+def joined(
+    coordinator: str | None, *, processes: int = 1, process: int = 0, seconds: int = 300
+) -> Iterator[None]:
+    """While entered, this process is one of those that train together; all of them part at the end.
+
+    Args:
+        coordinator: HOST:PORT of process 0, `auto` where a cluster knows it, None for one process.
+        processes: how many there are.
+        process: which of them this is, from 0.
+        seconds: how long to wait for the others.
+
+    Raises:
+        UserError: no such cluster, a bad address, or a port that is in use. Where the others do not
+            come, the process ends with a line that says so and exit status 2.
+    """
+    if coordinator is None:
+        if processes != 1 or process != 0:
+            raise UserError("--processes and --process need --coordinator HOST:PORT of process 0")
+        yield
+        return
+    options: dict[str, Any] = (
+        {} if coordinator == "auto" else _place(coordinator, processes, process)
+    )
+    jax.config.update("jax_enable_preemption_service", False)  # signals are heard by `stopping`
+    what = f"{processes} processes at {coordinator}" if options else "the processes of this cluster"
+    with _said_in_time(what, seconds), warnings.catch_warnings(record=True) as heard:
+        try:
+            jax.distributed.initialize(
+                **options,
+                initialization_timeout=seconds + 60,  # ends the process without a word for users
+                shutdown_timeout_seconds=PART_SECONDS,
+            )
+        except UserError:
+            raise
+        except Exception as error:  # detecting a cluster fails in ways of its own
+            raise UserError(
+                "--coordinator auto found no cluster that tells this process its place ("
+                f"{_seen()}; {error or type(error).__name__}{_first(heard)}); start it by `srun`, "
+                "on a TPU pod, or give --coordinator HOST:PORT --processes N --process I"
+            ) from error
+    try:
+        yield
+    finally:
+        if not isinstance(sys.exception(), Exception):  # the others may still be at work
+            jax.distributed.shutdown()
+
+
+def all_or_none(error: UserError | None) -> None:
+    """Ends all processes alike: called by each, raises in each where process 0 met an error.
+
+    Raises:
+        UserError: the error, or in the other processes one that names process 0.
+    """
+    if jax.process_count() > 1:
+        met = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
+        if error is None and int(met):
+            error = UserError("process 0 could not begin; its own line says why")
+    if error is not None:
+        raise error
+
+
+def _place(coordinator: str, processes: int, process: int) -> dict[str, Any]:
+    """The arguments of `jax.distributed.initialize`."""
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"--coordinator is {coordinator!r}, not HOST:PORT or auto")
+    if processes < 1:
+        raise UserError(f"--processes is {processes}, but must be at least 1")
+    if not 0 <= process < processes:
+        raise UserError(
+            f"--process is {process}, but must be 0 to {processes - 1}: there are --processes "
+            f"{processes}"
+        )
+    if process == 0:
+        _check_port(int(port))
+    return {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+
+
+def _check_port(port: int) -> None:
+    """Looks before JAX does, which crashes where the port is taken."""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
+    except OSError as error:
+        raise UserError(
+            f"port {port} of --coordinator cannot be used here ({error.strerror}); choose another, "
+            "or run process 0 on the host that --coordinator names"
+        ) from error
+
+
+@contextlib.contextmanager
+def _said_in_time(what: str, seconds: int) -> Iterator[None]:
+    """Says what is waited for, and ends the process in the end: JAX would do so without a word that
+    helps, by aborting it.
+    """
+    joined = threading.Event()
+
+    def watch() -> None:
+        start = time.monotonic()
+        if joined.wait(min(SAY_SECONDS, seconds)):
+            return
+        if seconds > SAY_SECONDS:
+            print(f"supernet: waiting for {what}, {seconds} s at most", file=sys.stderr, flush=True)
+        if not joined.wait(max(0.0, start + seconds - time.monotonic())):
+            print(
+                f"supernet: not all of {what} came within {seconds} s; start all of them with the "
+                "same --coordinator, which they must reach, or wait longer with --join-seconds",
+                file=sys.stderr,
+                flush=True,
+            )
+            stopping.leave(2)
+
+    thread = threading.Thread(target=watch, daemon=True, name="joining")
+    thread.start()
+    try:
+        yield
+    finally:
+        joined.set()
+        thread.join()
+
+
+def _first(heard: list[warnings.WarningMessage]) -> str:
+    """What a library warned of, in a few words."""
+    return "".join(f"; {str(warning.message).splitlines()[0]}" for warning in heard[:1])
+
+
+def _seen() -> str:
+    """What there is of each kind of cluster."""
+    found = []
+    for cluster, names in CLUSTERS.items():
+        there = [name for name in names if name in os.environ]
+        lacking = [name for name in names if name not in os.environ]
+        if there and lacking:
+            found.append(f"{cluster} set {', '.join(there)} but not {', '.join(lacking)}")
+    return "; ".join(found) or f"looked for {', '.join(CLUSTERS)}"

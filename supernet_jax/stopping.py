@@ -1,0 +1,161 @@
+"""Being asked to stop: SIGTERM and SIGUSR1 from schedulers, Ctrl-C from people, heard at once.
+
+Whatever is done here may be killed at any moment and goes on when it is started again. So a signal
+raises `Stopped` where the process is, as Ctrl-C raises `KeyboardInterrupt` in Python. Only while
+there is something worth finishing, as a training step that nobody has saved yet, is it held back:
+the loop asks for it after each step. Python runs no handler of its own while a program is compiled
+or run; a thread therefore sees to it that the process is gone some seconds after the signal.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple, NoReturn
+
+UNFINISHED = 75  # exit status: what was done is saved, the same command goes on (EX_TEMPFAIL)
+INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell's own commands
+SECONDS = 2.0  # from a signal until the process leaves from within compiled code
+HELD_SECONDS = 8.0  # the same while there is a step that is worth finishing
+GOES_ON = "the same command goes on where it stopped"
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was asked to stop. Nobody catches it for good but the command line's door.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+    @property
+    def status(self) -> int:
+        """The exit status that tells a scheduler to start the command again, or a person's 130."""
+        return INTERRUPTED if self.number == signal.SIGINT else UNFINISHED
+
+
+class _Heard(NamedTuple):
+    number: int
+    time: float
+
+
+_heard: _Heard | None = None  # the first signal of this process; it is on its way out since
+_held = 0  # how many `held` are entered
+_released = 0.0  # when the last of them was left
+_patient = False  # whether a save is under way, which is waited for as long as it takes
+_listening = False
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """While entered, signals are heard as this module says. Within itself it does nothing; outside
+    the main thread, where Python has no signals, neither.
+    """
+    global _listening, _heard
+    if _listening or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = {number: signal.signal(number, _hear) for number in _signals()}
+    waker = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watch = threading.Thread(target=_watch, args=(reading,), daemon=True, name="signals")
+    watch.start()
+    _listening = True
+    try:
+        yield
+    finally:
+        _listening, _heard = False, None
+        signal.set_wakeup_fd(waker)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writing)  # which ends the thread
+        watch.join()
+        os.close(reading)
+
+
+def asked() -> int:
+    """The number of the signal that asked this process to stop; 0 for none."""
+    return 0 if _heard is None else _heard.number
+
+
+def stop() -> NoReturn:
+    """Raises `Stopped` by the signal that was heard here, or by another process of the job."""
+    raise Stopped(asked() or signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def held(*, patient: bool = False) -> Iterator[None]:
+    """While entered, a signal raises nothing; ask `asked` when it suits.
+
+    Args:
+        patient: do not leave after `HELD_SECONDS` either, as while a save is written.
+    """
+    global _held, _patient, _released
+    _held, before, _patient = _held + 1, _patient, _patient or patient
+    try:
+        yield
+    finally:
+        _held, _patient, _released = _held - 1, before, time.monotonic()
+
+
+def leave(status: int) -> None:
+    """Ends the process now: no thread is waited for, as of a compiler or of a failed save.
+
+    Python's own way out would wait for some and bring the interpreter down under others, which
+    then crash it.
+    """
+    flushing = threading.Thread(target=_flush, daemon=True)
+    flushing.start()
+    flushing.join(1)  # no longer: a reader may have stopped to read
+    os._exit(status)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a reader that has gone
+            stream.flush()
+
+
+def _signals() -> tuple[int, ...]:
+    return signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
+
+
+def _hear(number: int, _: Any) -> None:
+    """Python's handler, in the main thread, between two steps of the interpreter."""
+    global _heard
+    if _heard is None:
+        _heard = _Heard(number, time.monotonic())
+    elif number == signal.SIGINT and time.monotonic() - _heard.time > 1:
+        leave(INTERRUPTED)  # Ctrl-C twice means now
+    else:
+        return
+    if not _held:
+        raise Stopped(number)
+
+
+def _watch(reading: int) -> None:
+    """Ends the process when the main thread does not, which may be deep in compiled code.
+
+    Python writes the numbers of signals into the pipe as they come, whatever the main thread does.
+    """
+    while numbers := os.read(reading, 1):
+        if numbers[0] in _signals():
+            break
+    else:
+        return
+    start = time.monotonic()
+    while _patient or time.monotonic() < (
+        start + HELD_SECONDS if _held else max(start, _released) + SECONDS
+    ):
+        time.sleep(0.05)
+        if not _listening:
+            return
+    os.write(2, f"supernet: stopped; {GOES_ON}\n".encode())
+    leave(Stopped(numbers[0]).status)

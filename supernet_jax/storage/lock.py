@@ -1,0 +1,124 @@
+"""One writer: a folder is locked by the process that writes it. Readers never wait.
+
+The lock is a file that stays in the folder. On one machine the system holds it (`flock`) and frees
+it when its process is dead, however it died. Machines that share a folder but not such locks see
+who holds it from what is written in the file, and that it is alive from its time, which the holder
+renews; a lock that was not renewed for `STALE_SECONDS` is no obstacle.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from supernet_jax.errors import UserError
+from supernet_jax.storage import files
+
+FILE = "writer.lock"
+RENEW_SECONDS = 20.0
+STALE_SECONDS = 120.0  # after which the lock of another host is taken for that of a dead process
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def held(folder: pathlib.Path) -> Iterator[None]:
+    """While entered, this process is the one that writes the folder, which must exist.
+
+    Raises:
+        UserError: another process does, the message says which; or the folder cannot be written.
+    """
+    path = folder / FILE
+    with files.writing(path):
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    stop = threading.Event()
+    try:
+        with files.writing(path):
+            _take(number, folder)
+            _sign(number, _self())
+        renewing = threading.Thread(target=_renew, args=(number, stop), daemon=True, name="lock")
+        renewing.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            renewing.join()
+            with contextlib.suppress(OSError):  # a full disk; its time will tell
+                _sign(number, {})
+    finally:
+        os.close(number)  # which frees the lock
+
+
+def _take(number: int, folder: pathlib.Path) -> None:
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _taken(folder, _holder(number), "") from None
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    holder, own = _holder(number), _self()
+    if not holder or holder.get("host") == own["host"]:
+        return  # of this machine, whose dead processes hold no lock
+    # Times of one file server are compared with each other, not with this machine's clock.
+    before = os.fstat(number).st_mtime
+    age = _now(folder) - before
+    if age < STALE_SECONDS:
+        left = f"; if it is dead, try again in {STALE_SECONDS - age:.0f} s"
+        raise _taken(folder, holder, left)
+
+
+def _taken(folder: pathlib.Path, holder: dict[str, Any], more: str) -> UserError:
+    who = (
+        f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
+        if {"pid", "host", "started"} <= holder.keys()
+        else "another process"
+    )
+    return UserError(
+        f"{folder} is being written by {who}; wait until it has ended, or choose another --out"
+        f"{more}"
+    )
+
+
+def _self() -> dict[str, Any]:
+    started = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
+
+
+def _holder(number: int) -> dict[str, Any]:
+    """Who has signed the file; nobody if it is empty or cut short."""
+    try:
+        value = json.loads(os.pread(number, 4096, 0))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _sign(number: int, holder: dict[str, Any]) -> None:
+    content = files.dumps(holder).encode() + b"\n"
+    os.pwrite(number, content, 0)
+    os.ftruncate(number, len(content))
+
+
+def _renew(number: int, stop: threading.Event) -> None:
+    while not stop.wait(RENEW_SECONDS):
+        with contextlib.suppress(OSError):  # a file server that does not answer for a while
+            os.utime(number)
+
+
+def _now(folder: pathlib.Path) -> float:
+    """The time of the folder's file system."""
+    probe = folder / f".{FILE}.{socket.gethostname()}.{os.getpid()}"
+    number = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(number, b"\n")
+        return os.fstat(number).st_mtime
+    finally:
+        os.close(number)
+        os.unlink(probe)
