@@ -73,7 +73,7 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 def start(*arguments: Any, devices: int = 1) -> subprocess.Popen:
     """`supernet ...` in a process of its own."""
-    command = [sys.executable, "-c", "from supernet_jax.cli import main; main()"]
+    command = [sys.executable, "-m", "supernet_jax"]
     return subprocess.Popen(
         [*command, *map(str, arguments)],
         env=environment(devices),

@@ -10,13 +10,19 @@ they nearly tie, rounding decides which.
 import json
 import os
 import pathlib
+import signal
+import socket
 import subprocess
 import sys
+import time
 
 import conftest
 import numpy as np
 import processes
 import pytest
+
+from supernet_jax import distributed
+from supernet_jax.errors import UserError
 
 STEPS = 6
 OPTIONS = ("--train.steps", STEPS, "--train.checkpoint-every", STEPS)
@@ -81,16 +87,77 @@ def test_two_processes_and_a_resume_on_one(
     status, out, err = processes.finish(done)
     assert status == 0 and "1 subnet" in out, err
 
+    # The same stopped in the middle, all processes after one step, goes on to the same bits.
+    stopped = tmp_path / "stopped"
+    job, metrics = start([config, "--out", stopped, *OPTIONS], devices=2), stopped / "metrics.jsonl"
+    assert processes.until(job, lambda: metrics.exists() and bool(metrics.read_text("utf-8")))
+    job.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    status, out, err = processes.finish(job)
+    assert status == 75 and time.monotonic() - begun < 10, err
+    assert f"of {STEPS} and saved; the same command goes on" in out and "Traceback" not in err
+    launch([config, "--out", stopped, *OPTIONS], devices=2)
+    processes.same_state(stopped, folder, STEPS)
+    assert metrics.read_text("utf-8") == (folder / "metrics.jsonl").read_text("utf-8")
 
-def launch(arguments: list, *, devices: int) -> None:
+
+def start(arguments: list, *, devices: int) -> subprocess.Popen:
     """`launch/local.py` with two processes of so many devices each."""
     script = conftest.ROOT / "launch" / "local.py"
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, script, "--processes", "2", "--", *map(str, arguments)],
         env={**processes.environment(devices), "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    assert f"trained {STEPS} steps" in done.stdout
+
+
+def launch(arguments: list, *, devices: int) -> None:
+    status, out, err = processes.finish(start(arguments, devices=devices))
+    assert status == 0 and f"trained {STEPS} steps" in out, err
+
+
+def join(config: pathlib.Path, *options: object) -> tuple[int, str]:
+    """Exit status and the standard error of a process that joins others."""
+    process = processes.start("train", config, "--out", "none", *options)
+    status, _, err = processes.finish(process)
+    return status, err
+
+
+def test_others_that_never_come(config: pathlib.Path) -> None:
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        address = ("--coordinator", f"localhost:{port}", "--processes", 2)
+        status, err = join(config, *address, "--process", 0)
+        assert status == 2 and f"port {port} of --coordinator cannot be used" in err
+    status, err = join(config, *address, "--process", 1, "--join-seconds", 2)
+    assert status == 2 and f"not all of 2 processes at localhost:{port} came within 2 s" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ({}, {"SLURM_JOB_ID": "1"}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}):
+        with monkeypatch.context() as patched:
+            for name, value in kind.items():
+                patched.setenv(name, value)
+            with pytest.raises(UserError, match="found no cluster that tells") as met:
+                with distributed.joined("auto", seconds=5):
+                    pass
+            assert all(f"set {name} but not" in str(met.value) for name in kind)
+            assert "\n" not in str(met.value)
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "options", "said"),
+    [
+        ("nonsense", {"processes": 2}, "not HOST:PORT or auto"),
+        ("host:99999", {"processes": 2}, "not HOST:PORT or auto"),
+        ("host:1", {"processes": 0}, "must be at least 1"),
+        ("host:1", {"processes": 2, "process": 2}, "must be 0 to 1"),
+        (None, {"processes": 2}, "need --coordinator"),
+    ],
+)
+def test_wrong_places(coordinator: str | None, options: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said), distributed.joined(coordinator, **options):
+        pass

@@ -1,10 +1,13 @@
 """The training loop: killed, stopped, diverging, and in the end the same to the last bit."""
 
+import contextlib
 import json
 import pathlib
 import random
 import shutil
 import signal
+import subprocess
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,21 +90,65 @@ def test_killed_at_any_moment(
 
 def test_asked_to_stop(tmp_path: pathlib.Path, config: pathlib.Path, whole: pathlib.Path) -> None:
     folder = tmp_path / "run"
-    moments = (
-        lambda: (folder / "metrics.jsonl").exists(),  # while the first step is compiled
-        lambda: len(lines(folder)) >= 6,
-    )
-    for moment in moments:
+
+    def stopped(number: int, moment: Callable[[], bool]) -> tuple[int, str, str]:
         process = processes.start("train", config, "--out", folder)
         assert processes.until(process, moment)
-        process.send_signal(signal.SIGTERM)
-        status, out, err = processes.finish(process)
-        assert status == 0, err
+        process.send_signal(number)
+        start = time.monotonic()
+        ended = processes.finish(process)
+        assert time.monotonic() - start < 10 and "Traceback" not in ended[2]
+        return ended
+
+    # While the first step is compiled there is nothing to save.
+    status, _, err = stopped(signal.SIGUSR1, lambda: (folder / "metrics.jsonl").exists())
+    assert status == 75 and "the same command goes on where it stopped" in err
+    assert checkpoint.steps(folder / "checkpoints") == ()
+    for number, after in ((signal.SIGTERM, 6), (signal.SIGINT, 15)):
+        status, out, err = stopped(number, lambda after=after: len(lines(folder)) >= after)
+        assert status == (130 if number == signal.SIGINT else 75), err
         (step,) = checkpoint.steps(folder / "checkpoints")[-1:]
         assert f"stopped at step {step} of {STEPS} and saved; the same command goes on" in out
         assert step == len(lines(folder)) < STEPS
     status, out, err = processes.finish(processes.start("train", config, "--out", folder))
     assert status == 0 and f"trained {STEPS} steps" in out, err
+    same_as_whole(folder, whole)
+
+
+def test_any_signals_at_any_moment(
+    tmp_path: pathlib.Path, config: pathlib.Path, whole: pathlib.Path
+) -> None:
+    folder = tmp_path / "run"
+    rng = random.Random(1)
+    numbers = [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT] * 3
+    rng.shuffle(numbers)
+    # Until the end of a whole run; the first are met while modules are imported.
+    seconds = sorted(rng.uniform(0.05, 8) for _ in numbers[:10])
+    for number, wait in zip(numbers, seconds, strict=False):
+        process = processes.start("train", config, "--out", folder)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(wait)
+        process.send_signal(number)
+        status, _, err = processes.finish(process, timeout=20)
+        expected = {signal.SIGKILL: -9, signal.SIGINT: 130}.get(number, 75)
+        early = -number if wait < 0.5 else expected  # before Python itself is ready
+        assert status in (0, expected, early), (number, wait, err)
+        assert "Traceback" not in err
+    status, _, err = processes.finish(processes.start("train", config, "--out", folder))
+    assert status == 0, err
+    same_as_whole(folder, whole)
+
+
+def test_a_second_process_is_refused(
+    tmp_path: pathlib.Path, config: pathlib.Path, whole: pathlib.Path
+) -> None:
+    folder = tmp_path / "run"
+    first = processes.start("train", config, "--out", folder)
+    assert processes.until(first, lambda: (folder / "writer.lock").exists())
+    status, _, err = processes.finish(processes.start("train", config, "--out", folder))
+    assert status == 2
+    assert f"is being written by process {first.pid} on " in err and len(err.splitlines()) == 1
+    assert processes.finish(first)[0] == 0
     same_as_whole(folder, whole)
 
 

@@ -1,0 +1,93 @@
+"""One writer: who holds a folder is said, and a dead process holds nothing."""
+
+import json
+import multiprocessing
+import os
+import pathlib
+import signal
+import time
+
+import pytest
+
+from supernet_jax.errors import UserError
+from supernet_jax.storage import lock
+
+
+def _hold(folder: pathlib.Path, ready: str) -> None:
+    with lock.held(folder):
+        pathlib.Path(ready).touch()
+        time.sleep(60)
+
+
+@pytest.fixture
+def holder(tmp_path: pathlib.Path):
+    """A process that holds the folder."""
+    ready = tmp_path / "ready"
+    folder = tmp_path / "run"
+    folder.mkdir()
+    process = multiprocessing.get_context("fork").Process(target=_hold, args=(folder, str(ready)))
+    process.start()
+    while not ready.exists():
+        time.sleep(0.01)
+    yield process, folder
+    process.kill()
+    process.join()
+
+
+def test_a_second_writer_hears_who_holds_it(holder) -> None:
+    process, folder = holder
+    with pytest.raises(UserError, match=rf"is being written by process {process.pid} on .*, since"):
+        with lock.held(folder):
+            pass
+    assert json.loads((folder / lock.FILE).read_text("utf-8"))["pid"] == process.pid  # as it was
+
+
+def test_a_dead_process_holds_nothing(holder) -> None:
+    process, folder = holder
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert json.loads((folder / lock.FILE).read_text("utf-8"))["pid"] == process.pid
+    with lock.held(folder):
+        assert json.loads((folder / lock.FILE).read_text("utf-8"))["pid"] == os.getpid()
+    assert json.loads((folder / lock.FILE).read_text("utf-8")) == {}
+
+
+def test_in_one_process_too(tmp_path: pathlib.Path) -> None:
+    with lock.held(tmp_path), pytest.raises(UserError, match="is being written by process"):
+        with lock.held(tmp_path):
+            pass
+
+
+def test_another_host_by_its_sign_of_life(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / lock.FILE
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "then"}), "utf-8")
+    with pytest.raises(UserError, match=r"process 1 on elsewhere.*if it is dead, try again in"):
+        with lock.held(tmp_path):
+            pass
+    assert [p.name for p in tmp_path.iterdir()] == [lock.FILE]
+    old = time.time() - lock.STALE_SECONDS - 5
+    os.utime(path, (old, old))
+    with lock.held(tmp_path):
+        pass
+
+
+def test_a_sign_of_life_is_given(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.05)
+    path = tmp_path / lock.FILE
+    with lock.held(tmp_path):
+        os.utime(path, (0, 0))
+        limit = time.monotonic() + 10
+        while path.stat().st_mtime == 0 and time.monotonic() < limit:
+            time.sleep(0.02)
+        assert path.stat().st_mtime > 0
+
+
+def test_a_lock_file_cut_short_is_no_obstacle(tmp_path: pathlib.Path) -> None:
+    (tmp_path / lock.FILE).write_text('{"host": "els', "utf-8")
+    with lock.held(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match="cannot write"), lock.held(tmp_path / "none"):
+        pass
