@@ -55,6 +55,7 @@ def joined(
     jax.config.update("jax_enable_preemption_service", False)  # signals are heard by `stopping`
     what = f"{processes} processes at {coordinator}" if options else "the processes of this cluster"
     with _said_in_time(what, seconds), warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
         try:
             jax.distributed.initialize(
                 **options,

@@ -105,11 +105,11 @@ def _check_same(folder: pathlib.Path, old: dict[str, Any], settings: Config) -> 
     """The harmless differences of a run's configuration to another one; of others, an error."""
     parts = [getattr(settings, field.name) for field in dataclasses.fields(settings)]
     types = {**config.LIBRARY, **{type(part).__name__: type(part) for part in parts}}
-    differing = dict(_differences(schema.completed(old, types), config.to_json(settings)))
+    old = schema.completed(old, types)
+    differing = dict(_differences(old, config.to_json(settings)))
     harmful = {name: said for name, said in differing.items() if not name.startswith(HARMLESS)}
-    before = old["train"]["steps"]
-    if harmful.keys() == {"train.steps"} and before < settings.train.steps:
-        _check_goes_further(folder, before, settings)
+    if harmful.keys() == {"train.steps"} and old["train"]["steps"] < settings.train.steps:
+        _check_goes_further(folder, old["train"]["steps"], settings)
     elif harmful:
         shown = "; ".join(list(harmful.values())[:4])
         raise UserError(

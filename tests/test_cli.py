@@ -1,6 +1,7 @@
 """The command line as users see it, on a run that takes a second to train."""
 
 import dataclasses
+import errno
 import importlib
 import json
 import math
@@ -126,11 +127,15 @@ def test_overview(flag: str, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--version", "version"])
-def test_version_and_console_script(flag: str, capsys: Capture) -> None:
+def test_version_and_console_script(
+    flag: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert done(capsys, flag) == f"{project['version']}\n"
     module, _, name = project["scripts"]["supernet"].partition(":")
-    assert vars(importlib.import_module(module))[name] is cli.main
+    monkeypatch.setattr(sys, "argv", ["supernet", flag])
+    vars(importlib.import_module(module))[name]()
+    assert capsys.readouterr().out == f"{project['version']}\n"
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
@@ -154,6 +159,60 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     said = supernet(capsys, "info", "digits")
     assert said.status == 130
     assert said.err == "supernet: interrupted; the same command goes on where it stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "f"), "refuses f .*free space there"),
+        (PermissionError(errno.EACCES, "Permission denied", "f"), "refuses f .*ask for the right"),
+        (MemoryError("Unable to allocate 9 GiB"), "out of memory .*lower --train.batch"),
+        (
+            jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nMore"
+            ),
+            "out of memory .*allocating 9 bytes.*XLA_PYTHON_CLIENT_MEM_FRACTION",
+        ),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def refused(arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(info, "run", refused)
+    ended = supernet(capsys, "info", "digits")
+    assert ended.status == 2 and re.match(f"supernet: {said}[^\n]*\n$", ended.err)
+
+
+@pytest.mark.parametrize("error", [OSError("no number"), jax.errors.JaxRuntimeError("INTERNAL: x")])
+def test_a_bug_stays_a_traceback(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def broken(arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(info, "run", broken)
+    with pytest.raises(type(error)):
+        supernet(capsys, "info", "digits")
+
+
+def test_a_terminal_that_cannot_show_a_name() -> None:
+    code = (
+        "from supernet_jax import cli, commands\n"
+        "from supernet_jax.commands import info\n"
+        "info.run = lambda arguments: print('Übung', '\\udcff', '\u4e16')\n"
+        "cli.main(['info', 'digits'])\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        cwd=ROOT,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout == b"\\xdcbung \\udcff \\u4e16\n"
 
 
 @pytest.mark.parametrize(
