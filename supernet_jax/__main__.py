@@ -4,20 +4,18 @@ from supernet_jax import stopping
 
 
 def main() -> None:
-    """Runs the command line, and ends the process without waiting for threads if it fails.
-
-    Signals are heard before anything large is imported.
-    """
+    """Runs the command line. Signals are heard before anything large is imported."""
     with stopping.listening():
         try:
             from supernet_jax import cli
 
             cli.main()
-        except stopping.Stopped as stopped:
-            stopping.leave(stopped.status)
-        except SystemExit as ended:
-            if ended.code:
-                stopping.leave(ended.code if isinstance(ended.code, int) else 1)
+        except BaseException as error:
+            stopped = stopping.thrown()
+            if stopped is not None:  # while modules were imported, which makes other errors of it
+                stopping.leave(stopped.status)
+            if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code:
+                stopping.leave_within(error.code)
             raise
 
 

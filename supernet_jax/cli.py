@@ -52,24 +52,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             _dispatch(arguments)
             sys.stdout.flush()  # here, where a reader that has gone is no surprise
-        except UserError as error:
-            print(f"supernet: {error}", file=sys.stderr)
-            sys.exit(2)
-        except stopping.Stopped as stopped:
-            print(f"supernet: {stopped}; {stopping.GOES_ON}", file=sys.stderr)
+        except BaseException as error:  # raised again if it is none of those that have a status
+            status = _told(error)
+            if status:
+                sys.exit(status)
+
+
+def _told(error: BaseException) -> int:
+    """Says in one line what ended a command, and returns its exit status. Raises a bug again."""
+    stopped = error if isinstance(error, stopping.Stopped) else stopping.thrown()
+    if stopped is not None:  # others may have made another error of it on its way
+        print(f"supernet: {stopped}; {stopping.GOES_ON}", file=sys.stderr)
+        if stopping.thrown():
             stopping.leave(stopped.status)
-        except KeyboardInterrupt:
-            print(f"supernet: interrupted; {stopping.GOES_ON}", file=sys.stderr)
-            sys.exit(stopping.INTERRUPTED)
-        except BrokenPipeError:  # the reader, e.g. `head`, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        except (MemoryError, OSError, jax.errors.JaxRuntimeError) as error:
-            status, said = _refusal(error)
-            if not said:
-                raise
+        return stopped.status
+    if isinstance(error, UserError):
+        print(f"supernet: {error}", file=sys.stderr)
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        print(f"supernet: interrupted; {stopping.GOES_ON}", file=sys.stderr)
+        return stopping.INTERRUPTED
+    if isinstance(error, BrokenPipeError):  # the reader, e.g. `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, MemoryError | OSError | jax.errors.JaxRuntimeError):
+        status, said = _refusal(error)
+        if said:
             print(f"supernet: {said}", file=sys.stderr)
-            sys.exit(status)
+            return status
+    raise error
 
 
 def _refusal(error: Exception) -> tuple[int, str]:

@@ -15,7 +15,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,6 @@ def fit(job: Job) -> tuple[State, bool]:
     with (
         stopping.listening(),
         contextlib.ExitStack() as until_saved,
-        log,
         Batches(
             job.images,
             batch=job.batch,
@@ -280,18 +279,11 @@ class _Log:
         self._pending: collections.deque[tuple[int, train.Metrics]] = collections.deque()
         self._times = job.metrics.with_name(TIMES)
         self._start: dict[str, Any] | None = {"event": "start", "step": start, "time": time.time()}
-        self._file: TextIO | None = None
+        self._writes = jax.process_index() == 0
         self._settled, self._seconds = time.monotonic(), 0.0
-        self._keep_until(start, rollbacks)
-
-    def __enter__(self) -> "_Log":
-        if jax.process_index() == 0:
-            self._file = self._job.metrics.open("a", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._writes:
+            kept = [x for x in files.lines(job.metrics) if _before(x, start, rollbacks)]
+            files.write_text(job.metrics, "".join(f"{line}\n" for line in kept))
 
     def add(self, step: int, metrics: train.Metrics) -> None:
         """Remembers a step's metrics without waiting for them."""
@@ -327,15 +319,14 @@ class _Log:
 
     def event(self, value: dict[str, Any]) -> None:
         """Writes one JSON line, which says after how many rollbacks it was."""
-        if self._file is not None:
-            self._file.write(files.dumps({**value, "rollbacks": self.rollbacks}) + "\n")
-            self._file.flush()
+        if self._writes:
+            files.append_lines(self._job.metrics, [{**value, "rollbacks": self.rollbacks}])
 
     def _time(self, step: int) -> None:
         """Writes when a step was done; at first also what does them. Not in the metrics, which
         are the same whenever and wherever a run is trained.
         """
-        if self._file is None:
+        if not self._writes:
             return
         lines: list[dict[str, Any]] = [{"step": step, "time": time.time()}]
         if self._start is not None:
@@ -344,20 +335,14 @@ class _Log:
             self._start = None
         files.append_lines(self._times, lines)
 
-    def _keep_until(self, step: int, rollbacks: int) -> None:
-        """Drops lines of steps that a resumed run is going to repeat, or that were cut off."""
-        path = self._job.metrics
-        if jax.process_index() != 0 or not path.exists():
-            return
-        kept = [line for line in files.lines(path) if _before(line, step, rollbacks)]
-        files.write_text(path, "".join(f"{line}\n" for line in kept))
-
 
 def _before(line: str, step: int, rollbacks: int) -> bool:
     """Whether a line is history for a run at this step, after so many rollbacks."""
     try:
         value = json.loads(line)
-    except ValueError:  # the last line of a killed process
+    except ValueError:  # of a disk that lost a part of it
+        return False
+    if not isinstance(value, dict):
         return False
     then = value.get("rollbacks", 0)
     return then < rollbacks or (then == rollbacks and value.get("step", 0) <= step)

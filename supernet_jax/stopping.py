@@ -13,13 +13,15 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 UNFINISHED = 75  # exit status: what was done is saved, the same command goes on (EX_TEMPFAIL)
 INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell's own commands
 SECONDS = 2.0  # from a signal until the process leaves from within compiled code
 HELD_SECONDS = 8.0  # the same while there is a step that is worth finishing
+EXIT_SECONDS = 5.0  # for an interpreter that comes down after an error
 GOES_ON = "the same command goes on where it stopped"
 
 
@@ -46,6 +48,7 @@ class _Heard(NamedTuple):
 
 
 _heard: _Heard | None = None  # the first signal of this process; it is on its way out since
+_thrown: Stopped | None = None  # by the handler, into whatever the main thread was doing
 _held = 0  # how many `held` are entered
 _released = 0.0  # when the last of them was left
 _patient = False  # whether a save is under way, which is waited for as long as it takes
@@ -57,7 +60,7 @@ def listening() -> Iterator[None]:
     """While entered, signals are heard as this module says. Within itself it does nothing; outside
     the main thread, where Python has no signals, neither.
     """
-    global _listening, _heard
+    global _listening, _heard, _thrown
     if _listening or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -68,10 +71,16 @@ def listening() -> Iterator[None]:
     watch = threading.Thread(target=_watch, args=(reading,), daemon=True, name="signals")
     watch.start()
     _listening = True
+    unraisable = sys.unraisablehook
+    # Where Python cannot raise, as in a callback of its garbage collector, it would print.
+    sys.unraisablehook = lambda what: (
+        None if isinstance(what.exc_value, Stopped) else unraisable(what)
+    )
     try:
         yield
     finally:
-        _listening, _heard = False, None
+        _listening, _heard, _thrown = False, None, None
+        sys.unraisablehook = unraisable
         signal.set_wakeup_fd(waker)
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -83,6 +92,11 @@ def listening() -> Iterator[None]:
 def asked() -> int:
     """The number of the signal that asked this process to stop; 0 for none."""
     return 0 if _heard is None else _heard.number
+
+
+def thrown() -> Stopped | None:
+    """What a signal raised here, which others may have made another error of since."""
+    return _thrown
 
 
 def stop() -> NoReturn:
@@ -117,6 +131,15 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
+def leave_within(status: int) -> None:
+    """Lets the interpreter come down by itself, but not for longer than `EXIT_SECONDS`: some
+    libraries wait for threads that have failed.
+    """
+    timer = threading.Timer(EXIT_SECONDS, leave, (status,))
+    timer.daemon = True
+    timer.start()
+
+
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # a reader that has gone
@@ -127,9 +150,9 @@ def _signals() -> tuple[int, ...]:
     return signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
 
 
-def _hear(number: int, _: Any) -> None:
+def _hear(number: int, frame: types.FrameType | None) -> None:
     """Python's handler, in the main thread, between two steps of the interpreter."""
-    global _heard
+    global _heard, _thrown
     if _heard is None:
         _heard = _Heard(number, time.monotonic())
     elif number == signal.SIGINT and time.monotonic() - _heard.time > 1:
@@ -137,7 +160,24 @@ def _hear(number: int, _: Any) -> None:
     else:
         return
     if not _held:
-        raise Stopped(number)
+        _thrown = Stopped(number)
+        if _importing(frame):
+            _leave_by(number)
+        raise _thrown
+
+
+def _importing(frame: types.FrameType | None) -> bool:
+    """Whether a module is being imported: those in C++ may crash when an exception meets them."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _leave_by(number: int) -> None:
+    os.write(2, f"supernet: stopped; {GOES_ON}\n".encode())
+    leave(Stopped(number).status)
 
 
 def _watch(reading: int) -> None:
@@ -157,5 +197,4 @@ def _watch(reading: int) -> None:
         time.sleep(0.05)
         if not _listening:
             return
-    os.write(2, f"supernet: stopped; {GOES_ON}\n".encode())
-    leave(Stopped(numbers[0]).status)
+    _leave_by(numbers[0])
