@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -88,7 +89,12 @@ def build(settings: Config) -> Experiment:
         size=d.size,
         storage=d.storage,
         crop=d.crop,
+        upright=d.upright,
+        background=d.background,
     )
+    if jax.process_index() == 0:
+        for note in dataset.notes:
+            print(f"supernet: warning: {note}", file=sys.stderr)
     classes, channels = len(dataset.class_names), dataset.train.images.shape[-1]
     space = _built("space", settings, Space, classes=classes, input_channels=channels)
     prepare = functools.partial(augment.normalise, mean=dataset.mean, std=dataset.std)

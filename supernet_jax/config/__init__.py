@@ -77,6 +77,10 @@ class Data:
     """decoding threads of streams, in each process; 0 for as many as there are cores"""
     workers: int = 0
     """processes that decode streams; 0 decodes in threads of the training process"""
+    upright: bool = False
+    """turn image files as the rotation that they note (EXIF, of cameras) says; else it is left"""
+    background: Literal["none", "black", "grey", "white"] = "none"
+    """what lies behind transparent pixels; with none they have whatever colours they hide"""
     pad: int = 0
     """random crops after padding by this many pixels"""
     flip: bool = False
