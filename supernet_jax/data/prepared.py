@@ -178,7 +178,9 @@ def _not_opened(name: str, data_dir: str | None, error: Exception) -> UserError:
         )
     if versions:
         short = [spelt[0] for spelt in versions.values()]
-        names = [f"tfds:{spelt[short.count(spelt[0]) > 1]}" for spelt in versions.values()]
+        names = [
+            f"tfds:{spelt[':' in name or short.count(spelt[0]) > 1]}" for spelt in versions.values()
+        ]
         near = difflib.get_close_matches(f"tfds:{name}", names, n=1)
         hint = near[0] if near else names[-1]
         return UserError(
