@@ -148,6 +148,8 @@ def _open(name: str, *, data_dir: str | None) -> Any:
         splits = list(builder.info.splits)
     except Exception as error:  # it raises all sorts, and often says something else
         raise _not_opened(name, data_dir, error) from error
+    if not splits:  # known to TFDS, whose code is there
+        raise _not_opened(name, data_dir, ValueError("it names no splits"))
     if "train" not in splits:
         raise UserError(
             f"the TFDS dataset {name} in {builder.data_path} has no split train (there: "
