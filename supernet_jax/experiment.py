@@ -408,7 +408,8 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
 def _check_same(folder: pathlib.Path, old: dict[str, Any], settings: Config) -> None:
     parts = [getattr(settings, field.name) for field in dataclasses.fields(settings)]
     types = {**config.LIBRARY, **{type(part).__name__: type(part) for part in parts}}
-    differing = list(_differences(schema.completed(old, types), config.to_json(settings)))
+    there, here = schema.completed(old, types), config.to_json(settings)
+    differing = list(_differences(config.absolute(there), config.absolute(here)))
     if differing:
         shown = "; ".join(differing[:4])
         raise UserError(
@@ -431,9 +432,11 @@ def _shown(value: Any) -> str:
 
 
 def describe_config(settings: Config) -> dict[str, Any]:
-    """What `config.json` holds: the configuration, and the user's files that it needs."""
+    """What `config.json` holds: the configuration, its paths absolute, and the user's files that
+    it needs.
+    """
     files = config.user_files(settings)
-    return {**config.to_json(settings), **({config.FILES: files} if files else {})}
+    return {**config.absolute(config.to_json(settings)), **({config.FILES: files} if files else {})}
 
 
 def read_archs(space: Space, text: str) -> list[Arch]:

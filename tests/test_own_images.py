@@ -13,7 +13,7 @@ import tiny_run
 from image_files import folder, noise, png, tfds_data, tiny
 from PIL import Image, ImageOps
 
-from supernet_jax import config, data
+from supernet_jax import config, data, experiment
 from supernet_jax.data import decode, folders, notes, sources
 from supernet_jax.errors import UserError
 
@@ -406,15 +406,27 @@ def test_advice_that_can_be_followed(tmp_path: Path) -> None:
     assert "take fewer" in refused(folder(tmp_path / "many", n=2), held_out=3)
 
 
-def test_training_says_it_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = odd_images(tmp_path / "images")
-    out = ("--out", tmp_path / "run", "--train.steps", 1, "--train.batch", 8)
-    more = ("--data.name", name, "--data.size", 8, "--evaluation.batch", 8)
-    said = tiny_run.supernet(capsys, "train", tiny_run.CONFIG, *out, *more)
+def test_training_says_it_and_the_run_opens_from_anywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd_images(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    out = ("--out", "run", "--train.steps", 1, "--train.batch", 8, "--evaluation.batch", 8)
+    said = tiny_run.supernet(
+        *(capsys, "train", tiny_run.CONFIG, *out, "--data.name", "folder:images", "--data.size", 8)
+    )
     assert said.status == 0, said.err
     warned = [line for line in said.err.splitlines() if line.startswith("supernet: warning: ")]
     assert len(warned) == 3 and "warning" not in said.out
     assert all(word in said.err for word in ("note a rotation", "transparent", "is thin"))
+    monkeypatch.chdir("/")
+    run = experiment.open_run(tmp_path / "run", config.load_file(tiny_run.CONFIG)[1])
+    assert run.trained_on == run.experiment.dataset.fingerprint
+    (tmp_path / "images").rename(tmp_path / "moved")
+    said = tiny_run.supernet(
+        *(capsys, "evaluate", tmp_path / "run", "--config", tiny_run.CONFIG, "--random", 1)
+    )
+    assert said.status == 2 and f"the folder {tmp_path}/images does not exist" in said.err
 
 
 def test_a_decoded_copy_replaces_nothing(tmp_path: Path) -> None:
