@@ -33,7 +33,10 @@ ROWS = (
     ("train",),
     ("fit", "search", "slices", "extract", "extracted", "card", "timing"),
     ("export", "importers"),
-    ("config", "experiment", "results", "raced", "report", "rehearsal", "visits", "takeout"),
+    (
+        *("config", "experiment", "proposal", "results", "raced", "report", "rehearsal"),
+        *("visits", "takeout"),
+    ),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -267,7 +267,7 @@ def test_what_is_odd_is_counted_and_said(tmp_path: Path, storage: data.Storage) 
 def test_a_few_of_many_stored_images_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "LOOKED_AT", 2)
+    monkeypatch.setattr(decode, "LOOKED_AT", 2)
     (said, *_) = data.read(odd_images(tmp_path), storage="stream", size=8).notes
     assert said.startswith("1 of 4 images looked at, of 20 of folder:")
 

@@ -20,6 +20,7 @@ from supernet_jax.data.decode import Background, Crop, Encoded, Header, How, Odd
 from supernet_jax.data.feeding import Examples, Reading, feed
 from supernet_jax.data.images import Images, Stored, leave_stored
 from supernet_jax.data.splits import SPLIT, random_stream
+from supernet_jax.data.survey import Survey, survey
 from supernet_jax.errors import UserError
 from supernet_jax.storage import files
 
@@ -33,6 +34,7 @@ __all__ = [
     "Source",
     "Storage",
     "Stored",
+    "Survey",
     "batch_indices",
     "calibration_subset",
     "feed",
@@ -41,11 +43,11 @@ __all__ = [
     "padded_batches",
     "read",
     "shuffled",
+    "survey",
 ]
 
 Storage = Literal["auto", "memory", "stream"]
 MEMORY = 4 * 2**30  # bytes of decoded images above which `auto` leaves them in their files
-LOOKED_AT = 64  # stored images whose headers say whether all are grey
 TEST_SEED = 0  # of the fifth set aside where a source has no test images of its own
 
 
@@ -253,7 +255,7 @@ def _from_files(
             f"{name} is to be streamed, for which all images must be of one size; give it, as "
             "--data.size 224"
         )
-    seen = [header for part in parts for header in _headers(part)]
+    seen = [header for part in parts for header in decode.headers(part)]
     channels = max((header.channels for header in seen), default=3)
     stored = [
         leave_stored(part, size=size, channels=channels, crop=crop, how=how) for part in parts
@@ -272,7 +274,7 @@ def _left_in_files(
         )
     if storage != "auto":
         return storage == "stream"
-    height, width, channels, _ = next(iter(_headers(parts[0])), Header(1, 1, 3, ()))
+    height, width, channels, _ = next(iter(decode.headers(parts[0])), Header(1, 1, 3, ()))
     pixels = size * size if size is not None else height * width
     total = sum(part.length for part in parts) * pixels * channels
     if crop != "random" and total > MEMORY and size is None:
@@ -282,13 +284,6 @@ def _left_in_files(
             "or have them all in memory with --data.storage memory"
         )
     return crop == "random" or total > MEMORY
-
-
-def _headers(part: Encoded) -> list[Header]:
-    """Headers of some images, evenly spread, of those that can be told."""
-    places = np.linspace(0, part.length - 1, min(part.length, LOOKED_AT)).astype(int)
-    found = [decode.header(item) for item in part.items(places.tolist())]
-    return [one for one in found if one is not None]
 
 
 def _from_arrays(name: str, parts: list[Images], *, storage: Storage, crop: Crop) -> list[Images]:

@@ -25,6 +25,7 @@ NAMED = 10  # how many bad files an error names
 CHUNK = 64  # images that a thread takes at once
 CENTRE = 0.875  # of the shorter side: 224 of 256 pixels
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop: share of the image, width by height
+LOOKED_AT = 64  # images of a part whose headers are read
 LARGE = 89_000_000  # pixels; decoded, such an image takes hundreds of MB
 ORIENTATION = 0x0112  # the tag of EXIF
 TURNS = {  # by its value: what brings the image upright
@@ -351,3 +352,10 @@ def header(item: Item) -> Header | None:
             return Header(image.height, image.width, channels, tuple(odd))
     except Exception:  # it will be named when it is decoded
         return None
+
+
+def headers(part: Encoded) -> list[Header]:
+    """Headers of some images, evenly spread, of those that can be told."""
+    places = np.linspace(0, part.length - 1, min(part.length, LOOKED_AT)).astype(int)
+    found = [header(item) for item in part.items(places.tolist())]
+    return [one for one in found if one is not None]
