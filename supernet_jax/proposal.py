@@ -207,7 +207,7 @@ def _space(survey: Survey, here: Machine, train: int) -> tuple[Part, int]:
     seen = " or ".join(map(str, sizes))
     why = f"The shorter side of the images has {short} pixels; the network sees {seen} of them."
     if short > largest:
-        why += " More show more and take longer: raise the resolutions, and data.size with them."
+        why += " More pixels show more and take longer: raise data.size and the resolutions."
     reasons = {"resolutions": "in pixels; the time of a step grows with their square"}
     values = {"resolutions": sizes, "dropout": 0.1}
     return Part("space", config.Cifar, why, values, reasons), largest
