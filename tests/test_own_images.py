@@ -156,6 +156,12 @@ def test_names_of_all_alphabets(tmp_path: Path, storage: data.Storage) -> None:
     assert len(found.train.labels) + len(found.held_out.labels) == 11
 
 
+def test_names_that_look_alike_are_shown_apart(tmp_path: Path) -> None:
+    name = folder(tmp_path, classes=("\u00dcbung", "b"))
+    (tmp_path / "test/\u00dcbung").rename(tmp_path / "test/U\u0308bung")
+    assert r"differ in 'U\u0308bung', '\xdcbung'" in refused(name)
+
+
 def test_class_names_that_no_file_holds(tmp_path: Path) -> None:
     x, y = noise(0, 8, 4, 4), np.arange(8) % 2
     arrays = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
@@ -325,6 +331,11 @@ def test_large_images_are_one_line_and_no_warning(
     assert "1 of 20 images" in said and "more than 50 pixels" in said
     (tmp_path / "train/cat/2.png").write_bytes(png(noise(0, 80, 80, 3)))
     assert "2.png (Image size (6400 pixels) exceeds limit" in refused(name, size=4)
+
+
+@pytest.mark.parametrize("change", [{"upright": True}, {"background": "black"}])
+def test_arrays_have_nothing_to_turn(change: dict) -> None:
+    assert "comes as an array of pixels" in refused("digits", **change)
 
 
 def test_fingerprints_of_streams_are_older_than_the_settings(tmp_path: Path) -> None:

@@ -165,6 +165,12 @@ def read(
         how = How(upright, background)
         parts, told = _from_files(name, found.files, size=size, storage=storage, crop=crop, how=how)
     else:
+        if upright or background != "none":
+            asked = "upright" if upright else f"background {background}"
+            raise UserError(
+                f"{name} comes as an array of pixels, without the notes of image files, so "
+                f"`{asked}` cannot be had; it is for tfds:NAME and folder:PATH"
+            )
         parts = _from_arrays(name, found.arrays, storage=storage, crop=crop)
     train = _checked(parts[0], f"{name}, train", classes=len(class_names))
     notes.check_classes(name, class_names)

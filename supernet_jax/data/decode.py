@@ -266,7 +266,7 @@ def decode_one(
             turn = TURNS.get(noted) if how.upright else None
             sides = image.size[::-1] if how.upright and noted >= 5 else image.size
             place = None if size is None else _shrink(image, box(*sides), size)
-            if image.has_transparency_data:
+            if _has_transparency(image):
                 plain, through = _laid_over(image, how.background)
                 odd += ["transparent"] * through
             else:
@@ -304,6 +304,10 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # a broken note raises all sorts, and says nothing about the pixels
         return 1
     return noted if isinstance(noted, int) and noted in TURNS else 1
+
+
+def _has_transparency(image: Image.Image) -> bool:
+    return image.mode in ("LA", "RGBA") or "transparency" in image.info
 
 
 def _laid_over(image: Image.Image, background: Background) -> tuple[Image.Image, bool]:
@@ -346,7 +350,7 @@ def header(item: Item) -> Header | None:
     try:
         with Image.open(item.file) as image:
             odd: list[Odd] = ["rotated"] * (_orientation(image) != 1)
-            odd += ["transparent"] * image.has_transparency_data
+            odd += ["transparent"] * _has_transparency(image)
             odd += ["large"] * (image.width * image.height > LARGE)
             channels = 1 if image.mode in GREY else 3
             return Header(image.height, image.width, channels, tuple(odd))

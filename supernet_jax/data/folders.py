@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -90,9 +91,11 @@ def find(path: Path) -> Found:
         raise files.unreadable(error.filename or path, error, kind="folder") from error
     first, *others = [part.classes for part in listed.values()]
     if others and first.keys() != others[0].keys():
+        differing = sorted(first.keys() ^ others[0].keys())
+        alike = len({unicodedata.normalize("NFC", name) for name in differing}) < len(differing)
+        shown = ", ".join(map(ascii, differing) if alike else differing)
         raise UserError(
-            f"{path}: the classes of train and test differ in "
-            f"{', '.join(sorted(first.keys() ^ others[0].keys()))}; they must be the same: add "
+            f"{path}: the classes of train and test differ in {shown}; they must be the same: add "
             "or rename class folders"
         )
     parts = [_encoded(path / part, found.classes) for part, found in listed.items()]
