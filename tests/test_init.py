@@ -138,7 +138,11 @@ def test_names_that_users_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ):
         assert init._name(given, None) == name
     assert init._name("folder:photos", str(tmp_path)) == "folder:photos"
-    for given, words in (("a.txt", "neither a folder nor"), ("no/photos", "there is no folder")):
+    for given, words in (
+        ("a.txt", "neither a folder nor"),
+        ("no/photos", "there is no folder"),
+        ("~nobody-of-this-name/a", "write the path in full"),
+    ):
         with pytest.raises(UserError, match=words):
             init._name(given, None)
 

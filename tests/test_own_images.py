@@ -366,9 +366,12 @@ def test_images_that_are_not_read_are_counted(tmp_path: Path) -> None:
     for path in ("train/cat/a.gif", "train/cat/b.GIF", "test/dog/c.tif", "test/dog/Thumbs.db"):
         (tmp_path / path).write_bytes(b"x")
     (tmp_path / "train/dog/more").mkdir()
+    for path in ("test/a.png", "train/b.JPG"):
+        (tmp_path / path).write_bytes(png(noise(0, 4, 4, 3)))
     said = data.read(name).notes
     assert "has 3 files that are not read (there are 2 .gif, 1 .tif)" in said[0]
-    assert "1 folders inside of class folders" in said[1] and len(said) == 2
+    assert "1 folders inside of class folders" in said[1] and len(said) == 3
+    assert "2 images in no class folder" in said[2]
     assert not set(folders.ENDINGS) & set(folders.OTHER_ENDINGS)
 
 

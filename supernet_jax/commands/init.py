@@ -73,10 +73,14 @@ def run(arguments: Arguments) -> None:
 def _name(given: str, data_dir: str | None) -> str:
     """A dataset as configurations name it, its path absolute."""
     kind, _, rest = given.partition(":")
-    if kind in ("folder", "npz") and rest:
-        path = pathlib.Path(rest).expanduser()
+    named = kind in ("folder", "npz") and rest
+    try:
+        path = pathlib.Path(rest if named else given).expanduser()
+    except RuntimeError as error:  # of a user who is not there
+        raise UserError(f"{given}: {error}; write the path in full") from None
+    if named:
         return given if data_dir is not None else f"{kind}:{path.absolute()}"
-    path = (pathlib.Path(data_dir or ".") / pathlib.Path(given).expanduser()).absolute()
+    path = (pathlib.Path(data_dir or ".") / path).absolute()
     if given == "digits" or kind == "tfds":
         return given
     if path.is_dir():

@@ -65,11 +65,13 @@ class _Listed(NamedTuple):
         classes: names of image files by the name of their class folder.
         unread: how many other images there are, by their ending.
         deeper: number of folders inside of class folders.
+        beside: number of images in no class folder.
     """
 
     classes: dict[str, list[str]]
     unread: collections.Counter[str]
     deeper: int
+    beside: int
 
 
 def find(path: Path) -> Found:
@@ -125,8 +127,11 @@ def _list(path: Path) -> _Listed:
     """The image files of each class folder, sorted, so that no file system changes the order."""
     lost: list[str] = []
     with os.scandir(path) as entries:
-        folders = [e for e in entries if not e.name.startswith(".") and _leads_to(e, lost) == "dir"]
-    _check_names(path, sorted(folder.name for folder in folders))
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    folders = [entry for entry in shown if _leads_to(entry, lost) == "dir"]
+    names = {folder.name for folder in folders}
+    _check_names(path, sorted(names))
+    beside = sum(entry.name not in names and _ending(entry.name) in ENDINGS for entry in shown)
     classes: dict[str, list[str]] = {}
     unread: collections.Counter[str] = collections.Counter()
     deeper = 0
@@ -134,7 +139,7 @@ def _list(path: Path) -> _Listed:
         images: list[str] = []
         with os.scandir(folder.path) as entries:
             for entry in entries:
-                ending = os.path.splitext(entry.name)[1].lower()
+                ending = _ending(entry.name)
                 if entry.name.startswith("."):
                     continue
                 if ending in ENDINGS:
@@ -152,12 +157,16 @@ def _list(path: Path) -> _Listed:
         )
     empty = [str(path / name) for name, images in classes.items() if not images]
     if empty or not classes:
-        shown = ", ".join(empty[:NAMED]) or path
+        named = ", ".join(empty[:NAMED]) or path
         raise UserError(
-            f"no image in {shown}{_other_images(unread)}; every class needs a folder with images "
+            f"no image in {named}{_other_images(unread)}; every class needs a folder with images "
             f"in it ({', '.join(ENDINGS)}): add or convert some, or move the folder elsewhere"
         )
-    return _Listed(classes, unread, deeper)
+    return _Listed(classes, unread, deeper, beside)
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _leads_to(entry: os.DirEntry[str], lost: list[str]) -> str:
@@ -192,6 +201,7 @@ def _check_names(path: Path, names: list[str]) -> None:
 def _notes(path: Path, parts: list[_Listed]) -> tuple[str, ...]:
     unread = sum((part.unread for part in parts), collections.Counter())
     deeper = sum(part.deeper for part in parts)
+    beside = sum(part.beside for part in parts)
     notes = []
     if unread:
         notes.append(
@@ -202,6 +212,11 @@ def _notes(path: Path, parts: list[_Listed]) -> tuple[str, ...]:
         notes.append(
             f"{path} has {deeper} folders inside of class folders, whose images are not read; "
             "images must lie in the class folders themselves"
+        )
+    if beside:
+        notes.append(
+            f"{path} has {beside} images in no class folder, which are not read; every image must "
+            "lie in the folder of its class"
         )
     return tuple(notes)
 
