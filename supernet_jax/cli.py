@@ -25,6 +25,7 @@ from supernet_jax.storage import files
 # Each is a module of `commands`, imported when it is asked for: some need much that others do not.
 COMMANDS = {
     "info": "draw a space, or count the MACs and parameters of archs",
+    "init": "look at your images, write a config file to begin with",
     "train": "train a supernet from a config file",
     "evaluate": "calibrate and evaluate subnets of a run",
     "search": "search a run's space under a budget",

@@ -7,6 +7,7 @@ A run folder holds `config.json`, `metrics.jsonl`, `times.jsonl`, `checkpoints/`
 import functools
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -35,6 +36,7 @@ from supernet_jax.data import Dataset
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError, near
 from supernet_jax.evaluate import EvaluationData, How
+from supernet_jax.importers import classes as class_names
 from supernet_jax.network import Space
 from supernet_jax.sampling import Sampler
 
@@ -85,7 +87,11 @@ def build(settings: Config) -> Experiment:
         size=d.size,
         storage=d.storage,
         crop=d.crop,
+        upright=d.upright,
+        background=d.background,
     )
+    for note in dataset.notes:
+        _warn(note)
     classes, channels = len(dataset.class_names), dataset.train.images.shape[-1]
     space = _built("space", settings, Space, classes=classes, input_channels=channels)
     prepare = functools.partial(augment.normalise, mean=dataset.mean, std=dataset.std)
@@ -212,15 +218,29 @@ def taught(experiment: Experiment) -> Experiment:
             f"train.teacher {folder} tells {classes} classes apart in images of {channels} "
             f"channels; the data has {own[0]} classes and {own[1]} channels"
         )
+    order = class_names.matched(description["classes"], dataset.class_names)
+    if order is None:
+        difference = class_names.first_difference(description["classes"], dataset.class_names)
+        _warn(
+            f"the classes of train.teacher {folder} have other names than those of the "
+            f"data{difference}; they are taken by their places"
+        )
     kept = jax.device_get(variables)
     mean, std = (np.asarray(description[name], np.float32) for name in ("mean", "std"))
     scale = (np.asarray(dataset.std, np.float32) / std).reshape(1, 1, 1, -1)
     shift = ((np.asarray(dataset.mean, np.float32) - mean) / std).reshape(1, 1, 1, -1)
 
     def teacher(images: Array) -> Array:
-        return jnp.asarray(network.apply(kept, images * scale + shift))
+        logits = jnp.asarray(network.apply(kept, images * scale + shift))
+        in_place = order is None or order == sorted(order)
+        return logits if in_place else logits[..., np.asarray(order)]
 
     return experiment._replace(recipe=experiment.recipe._replace(teacher=teacher))
+
+
+def _warn(text: str) -> None:
+    if jax.process_index() == 0:
+        print(f"supernet: warning: {text}", file=sys.stderr)
 
 
 def evaluation_how(experiment: Experiment) -> How:

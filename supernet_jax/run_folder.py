@@ -105,8 +105,8 @@ def _check_same(folder: pathlib.Path, old: dict[str, Any], settings: Config) -> 
     """The harmless differences of a run's configuration to another one; of others, an error."""
     parts = [getattr(settings, field.name) for field in dataclasses.fields(settings)]
     types = {**config.LIBRARY, **{type(part).__name__: type(part) for part in parts}}
-    old = schema.completed(old, types)
-    differing = dict(_differences(old, config.to_json(settings)))
+    old = config.absolute(schema.completed(old, types))
+    differing = dict(_differences(old, config.absolute(config.to_json(settings))))
     harmful = {name: said for name, said in differing.items() if not name.startswith(HARMLESS)}
     if harmful.keys() == {"train.steps"} and old["train"]["steps"] < settings.train.steps:
         _check_goes_further(folder, old["train"]["steps"], settings)
@@ -158,6 +158,8 @@ def _shown(value: Any) -> str:
 
 
 def describe_config(settings: Config) -> dict[str, Any]:
-    """What `config.json` holds: the configuration, and the user's files that it needs."""
-    files = config.user_files(settings)
-    return {**config.to_json(settings), **({config.FILES: files} if files else {})}
+    """What `config.json` holds: the configuration, its paths absolute, and the user's files that
+    it needs.
+    """
+    own = config.user_files(settings)
+    return {**config.absolute(config.to_json(settings)), **({config.FILES: own} if own else {})}

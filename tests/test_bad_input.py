@@ -185,7 +185,12 @@ TRAINING: list[Case] = [
     ),
     ("no data folder", TRAIN + "--data.name folder:TMP/cats", nothing, ("cats does not exist",)),
     ("no npz", TRAIN + "--data.name npz:TMP/images.npz", nothing, ("no file TMP/images.npz",)),
-    ("npz cut", TRAIN + "--data.name npz:TMP/images.npz", broken_npz, ("whole npz", "savez")),
+    (
+        "npz cut",
+        TRAIN + "--data.name npz:TMP/images.npz",
+        broken_npz,
+        ("images.npz is not a npz file", "savez", "cut short"),
+    ),
     ("npz parts", TRAIN + "--data.name npz:TMP/images.npz", not_an_array, ("no y_train", "x_test")),
     ("too many devices", TRAIN + "--devices 99", nothing, ("--devices is 99", "there are 8")),
     ("devices", TRAIN + "--devices -1", nothing, ("--devices is -1", "there are 8", "0 uses all")),

@@ -232,6 +232,77 @@ def test_a_run_that_never_began_may_change(tmp_path: pathlib.Path) -> None:
     assert config.read(folder / "config.json") == second
 
 
+HERE = Config(
+    data=config.Data(name="folder:images"),
+    sampler=config.Attentive(table="table.json"),
+    train=Train(teacher="networks/large", teacher_file="mine.py"),
+)
+RELATIVE: dict[str, tuple[Config, dict[str, Any]]] = {
+    "all": (
+        HERE,
+        {
+            "data": {"name": "folder:PLACE/images", "data_dir": None},
+            "sampler": {"table": "PLACE/table.json"},
+            "train": {"teacher": "PLACE/networks/large", "teacher_file": "PLACE/mine.py"},
+        },
+    ),
+    "npz": (
+        Config(data=config.Data(name="npz:../a.npz"), sampler=config.Preferred(archs="a.json")),
+        {"data": {"name": "npz:PLACE/../a.npz"}, "sampler": {"archs": "PLACE/a.json"}},
+    ),
+    "in data_dir": (
+        Config(data=config.Data(name="folder:images", data_dir="data")),
+        {"data": {"name": "folder:images", "data_dir": "PLACE/data"}},
+    ),
+    "of TFDS": (
+        Config(data=config.Data(name="tfds:cifar10", data_dir="data"), sampler=config.Shift()),
+        {"data": {"name": "tfds:cifar10", "data_dir": "PLACE/data"}, "sampler": {"table": None}},
+    ),
+    "at home": (
+        Config(data=config.Data(name="folder:~/images")),
+        {"data": {"name": "folder:HOME/images"}},
+    ),
+    "absolute": (
+        Config(data=config.Data(name="npz:/a.npz", data_dir="/data")),
+        {"data": {"name": "npz:/a.npz", "data_dir": "/data"}},
+    ),
+    "none": (Config(), {"data": {"name": "digits", "data_dir": None}, "train": {"teacher": None}}),
+}
+
+
+@pytest.mark.parametrize("case", RELATIVE)
+def test_paths_of_a_run_are_absolute(
+    case: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it opens from any folder; the same command from the same folder goes on with it."""
+    settings, parts = RELATIVE[case]
+    place, other = tmp_path / "place", tmp_path / "other"
+    place.mkdir()
+    other.mkdir()
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir(place)
+    run_folder.start_run(place / "run", settings)
+    (place / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
+    file = place / "run" / "config.json"
+    value = json.loads(file.read_text())
+    for part, fields in parts.items():
+        wanted = json.loads(
+            json.dumps(fields).replace("PLACE", str(place)).replace("HOME", "/home/me")
+        )
+        assert {name: value[part][name] for name in wanted} == wanted
+    run_folder.start_run(place / "run", settings)
+    run_folder.start_run(place / "run", config.read(file))
+    monkeypatch.chdir(other)
+    run_folder.start_run(place / "run", config.read(file))
+    if str(place) in json.dumps(parts).replace("PLACE", str(place)):
+        with pytest.raises(UserError, match="another configuration"):
+            run_folder.start_run(place / "run", settings)  # these are other files
+    # A run from before paths were made absolute goes on where it was begun.
+    monkeypatch.chdir(place)
+    file.write_text(json.dumps(config.to_json(settings)))
+    run_folder.start_run(place / "run", settings)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_config_files(path: pathlib.Path) -> None:
     text = path.read_text(encoding="utf-8")

@@ -88,9 +88,11 @@ def whole(content: bytes) -> Callable[[pathlib.Path], Any]:
 
 WRONG_FILES: dict[str, tuple[str, Callable[[pathlib.Path], Any], str]] = {
     "nothing there": ("x.safetensors", lambda path: None, "there is no file"),
-    "a folder": ("x.safetensors", lambda path: path.mkdir(), "there is no file"),
+    "a folder": ("x.safetensors", lambda path: path.mkdir(), "is a folder; give the file"),
     "another suffix": ("x.npz", whole(b""), "ends with '.npz'; allowed are .safetensors"),
-    "empty": ("x.safetensors", whole(b""), "it has 0 bytes"),
+    "empty": ("x.safetensors", whole(b""), "is empty, so it was cut short (it has 0 bytes"),
+    "empty, PyTorch's": ("x.pt", whole(b""), "is empty, so it was cut short"),
+    "a link in a circle": ("x.pt", lambda path: path.symlink_to(path), "there is no file"),
     "no tensors": ("x.safetensors", whole(header({})), "holds no tensors"),
     "pickle as safetensors": ("x.safetensors", whole(pickle.dumps({"w": 1})), "a Python pickle"),
     "zip as safetensors": ("x.safetensors", torch_file(lambda t: {"w": t.ones(2)}), "zip archive"),
@@ -267,3 +269,17 @@ def test_two_thousand_mutations_of_a_file(tmp_path: pathlib.Path) -> None:
         assert total == len(content) - 8 - len(text)
         read += 1
     assert refused > 1000 and read > 100
+
+
+def test_a_file_that_this_user_may_not_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("x.pt", "x.safetensors"):
+        (tmp_path / name).write_bytes(b"1234")
+
+        def closed(path: pathlib.Path, *_: object) -> object:  # root may read everything
+            raise PermissionError(13, "Permission denied", str(path))
+
+        with monkeypatch.context() as patched, pytest.raises(UserError, match="by this user"):
+            patched.setattr(pathlib.Path, "open", closed)
+            files.read(tmp_path / name)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 import processes
 import pytest
 import tiny_run
+from image_files import folder
 from test_extract import variables_of
 from test_ordering import sort as sorted_channels
 from test_train import QUICK, bitwise
@@ -35,7 +37,7 @@ from supernet_jax import (
 )
 from supernet_jax.commands import train
 from supernet_jax.errors import UserError
-from supernet_jax.importers import attentivenas, files, mapping
+from supernet_jax.importers import attentivenas, classes, files, mapping
 from supernet_jax.importers import network as networks
 from supernet_jax.network import Bank, Space
 from supernet_jax.spaces import mobilenet
@@ -319,9 +321,9 @@ def test_an_extracted_network_becomes_a_run(
     assert checkpoint.steps(out / "checkpoints") == (0, 15, 30) and before.step == 0
     rng = np.random.default_rng(0)
     other, five = tmp_path / "other.npz", tmp_path / "five.npz"
-    for path, classes in ((other, 10), (five, 5)):
+    for path, many in ((other, 10), (five, 5)):
         parts = {f"x_{part}": rng.integers(0, 256, (40, 8, 8), np.uint8) for part in SPLITS}
-        labels = {f"y_{part}": np.arange(40) % classes for part in SPLITS}
+        labels = {f"y_{part}": np.arange(40) % many for part in SPLITS}
         np.savez(path, **parts, **labels)
     for arguments, message in (
         ([made, *own, "--data.name", f"npz:{other}"], "with the mean 0.304, those"),
@@ -344,6 +346,7 @@ WRONG_COMMANDS = {
     "config as file": ("attentivenas MINE --config MINE --out OUT", "ends with '.py'"),
     "wrong std": ("attentivenas FILE --config=MINE --out OUT", "must be 1 numbers above 0"),
     "zero std": ("attentivenas FILE --config MINE --out OUT --std 0", "must be 1 numbers above 0"),
+    "class order": ("network TMP --config MINE --out OUT --class-order text", "for published sup"),
     "sorted": ("attentivenas FILE --config MINE --out OUT --sort-channels", "is for networks"),
     "other space": (f"attentivenas FILE --config {tiny_run.CONFIG} --out OUT", "not of the Attent"),
     "other sizes": (
@@ -368,3 +371,107 @@ def test_commands_that_are_refused(
     said = supernet(capsys, "import", *line.split())
     assert said.status == 2 and message in said.err and "Traceback" not in said.err
     assert sorted(place.tmp.iterdir()) == before and list(tmp_path.iterdir()) == []
+
+
+# --- the order of classes -----------------------------------------------------------------------
+
+ELEVEN = tuple(sorted(map(str, range(11))))  # 0, 1, 10, 2, ...: as folders are sorted
+
+
+def numbered(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Folders 0 to 10 of grey images, and weights of which output 7 has the bias 7.0."""
+    folder(path / "images", parts=("",), classes=ELEVEN, n=4, shape=(8, 8))
+    space = processes_space(path, classes=11)
+    flat = dict(flax.traverse_util.flatten_dict(variables_of(space, seed=5)[0]))
+    flat["head", "classifier", "bias"] = np.arange(11, dtype=np.float32)
+    tensors.write(path / "x.safetensors", published(space, flax.traverse_util.unflatten_dict(flat)))
+    return path / "tiny.py", path / "x.safetensors"
+
+
+def processes_space(path: pathlib.Path, classes: int) -> Space:
+    settings = config.load_file(processes.write_config(path))[0]
+    return settings.space.build(classes=classes, input_channels=1)
+
+
+def test_numbered_classes_are_asked_for_and_put_in_their_places(
+    capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> None:
+    file, weights = numbered(tmp_path)
+    data = ["--data.name", f"folder:{tmp_path / 'images'}", "--std", "1"]
+
+    def imported(out: str, *how: str) -> tiny_run.Said:
+        more = ["--config", file, "--out", tmp_path / out, *data, *how]
+        return supernet(capsys, "import", "attentivenas", weights, *more)
+
+    said = imported("asked")
+    assert said.status == 2 and not (tmp_path / "asked").exists()
+    assert "--class-order text (0, 1, 10, 2, ...;" in said.err
+    assert "--class-order number (0, 1, 2, 3, ...)" in said.err
+    for order, wanted in (("number", [int(name) for name in ELEVEN]), ("text", range(11))):
+        said = imported(order, "--class-order", order)
+        assert said.status == 0, said.err
+        params = opened(tmp_path / order, file).params
+        assert params["head"]["classifier"]["bias"].tolist() == list(map(float, wanted))
+        about = json.loads((tmp_path / order / "import.json").read_text())
+        assert about["class_order"] == order
+    kernels = [
+        opened(tmp_path / order, file).params["head"]["classifier"]["kernel"]
+        for order in ("text", "number")
+    ]
+    np.testing.assert_array_equal(kernels[0][:, [int(name) for name in ELEVEN]], kernels[1])
+
+
+@pytest.mark.parametrize(
+    ("names", "asked"),
+    [
+        (ELEVEN, True),
+        (sorted(ELEVEN, key=int), True),  # of an npz file, say
+        (("class1", "class10", "class2"), True),
+        (("3", "10", "2"), False),  # in an order of their own
+        (tuple("0123456789"), False),
+        (("00", "01", "02", "10"), False),
+        (("n01440764", "n01443537", "n02102040"), False),
+        (("cat", "dog", "Übung"), False),
+    ],
+)
+def test_when_the_order_is_asked_for(names: tuple[str, ...], asked: bool) -> None:
+    if asked:
+        with pytest.raises(UserError, match=r"--class-order text .* or --class-order number"):
+            classes.rows(names, None, "it")
+    else:
+        assert classes.rows(names, None, "it") == list(range(len(names)))
+    for order, key in (("text", str), ("number", lambda name: int(re.sub(r"\D", "", name) or 0))):
+        rows = classes.rows(names, order, "it")
+        assert [sorted(names, key=key)[row] for row in rows] == list(names) or "Übung" in names
+
+
+def test_far_differences_are_shown() -> None:
+    names = tuple(sorted(f"{i}" for i in [*range(100, 200), 1000, 2000, 19]))
+    with pytest.raises(UserError, match=r"text \(100, 1000, \.\.\.;.* number \(19, 100, \.\.\.\)"):
+        classes.rows(names, None, "it")
+
+
+def test_a_teacher_knows_classes_by_their_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Echo:
+        """Its output i is i."""
+
+        def apply(self, variables: Any, images: Any) -> Any:
+            return jax.numpy.broadcast_to(jax.numpy.arange(10.0), (len(images), 10))
+
+    built = experiment.build(config.Config(train=config.Train(teacher="network")))
+    described = {"input_channels": 1, "mean": [0.5], "std": [0.5]}
+    for theirs, wanted in (
+        (list("0123456789"), list(range(10))),
+        (list("9876543210"), list(range(10))[::-1]),
+        (list("abcdefghij"), list(range(10))),
+    ):
+        about = {**described, "classes": theirs}
+        monkeypatch.setattr(extracted, "load", lambda *_, **__: (Echo(), {}))
+        monkeypatch.setattr(extracted, "read_description", lambda _, about=about: about)
+        teacher = experiment.taught(built).recipe.teacher
+        assert teacher is not None
+        assert teacher(np.zeros((2, 8, 8, 1), np.float32)).tolist() == [wanted] * 2
+        warned = "by their places" in capsys.readouterr().err
+        assert warned == (theirs[0] == "a")

@@ -34,7 +34,7 @@ ROWS = (
     ("fit", "search", "slices", "extract", "extracted", "card", "timing"),
     ("export", "importers"),
     (
-        *("config", "experiment", "run_folder", "results", "raced"),
+        *("config", "experiment", "run_folder", "proposal", "results", "raced"),
         *("report", "rehearsal", "visits", "takeout"),
     ),
     ("commands",),

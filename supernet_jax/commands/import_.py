@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from supernet_jax.data import Dataset
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
-from supernet_jax.importers import attentivenas, files, mapping, network, ofa
+from supernet_jax.importers import attentivenas, classes, files, mapping, network, ofa
 from supernet_jax.importers.report import Report
 from supernet_jax.network import Space
 from supernet_jax.storage.files import write_json
@@ -38,16 +38,20 @@ class Family(NamedTuple):
         load: `(tensors, space) -> (parameters, report)`.
         std: per channel, of pixels in 0..1, by what the images were divided that it was trained on.
         stem: path of the kernel that reads the images.
+        classifier: path of the layer that tells classes apart.
     """
 
     load: Callable[[Mapping[str, np.ndarray], Space], tuple[Tree, Report]]
     std: tuple[float, ...]
     stem: tuple[str, ...]
+    classifier: tuple[str, ...]
 
 
 FAMILIES = {
-    "attentivenas": Family(attentivenas.load, attentivenas.STD, attentivenas.STEM),
-    "ofa": Family(ofa.load, ofa.STD, ofa.STEM),
+    "attentivenas": Family(
+        attentivenas.load, attentivenas.STD, attentivenas.STEM, attentivenas.CLASSIFIER
+    ),
+    "ofa": Family(ofa.load, ofa.STD, ofa.STEM, ofa.CLASSIFIER),
 }
 NETWORK = "network"
 
@@ -72,6 +76,9 @@ class Arguments:
     std: tuple[float, ...] | None = None
     """per channel, by what the published supernet's images were divided (pixels in 0..1), if not by
     ImageNet's usual numbers"""
+    class_order: Literal["text", "number"] | None = None
+    """how the classes of the published supernet were sorted, where their names are numbered: text
+    puts 10 before 2, as this library and PyTorch's ImageFolder sort folders, number after it"""
     sort_channels: bool = False
     """with network: put channels in the order of their importance first, so that smaller subnets
     keep those that matter"""
@@ -103,6 +110,8 @@ def run(arguments: Arguments) -> None:
         )
     if arguments.kind == NETWORK and arguments.std is not None:
         raise UserError("--std is for published supernets; an extracted network says its own")
+    if arguments.kind == NETWORK and arguments.class_order is not None:
+        raise UserError("--class-order is for published supernets; a network names its classes")
     if arguments.kind != NETWORK and arguments.sort_channels:
         raise UserError("--sort-channels is for networks; the channels of a supernet have an order")
     folder = extract.check_free(arguments.out)
@@ -125,7 +134,14 @@ def _supernet(arguments: Arguments) -> tuple[Experiment, Imported]:
             f"--std is {list(std)}, but must be {len(ours)} numbers above 0, one for each channel"
         )
     ratio = [own / its for own, its in zip(ours, std, strict=True)]
-    about = {"sha256": files.digest(arguments.source), "std": list(std)}
+    names = built.dataset.class_names
+    rows = classes.rows(names, arguments.class_order, built.dataset.name)
+    params = mapping.with_classes(params, family.classifier, rows)
+    about = {
+        "sha256": files.digest(arguments.source),
+        "std": list(std),
+        "class_order": arguments.class_order,
+    }
     said = (
         f"its images were divided by {_numbers(std)}, those of --config are by {_numbers(ours)}: "
         f"{'/'.join(family.stem)} is multiplied by {_numbers(ratio)} instead"
@@ -140,10 +156,12 @@ def _network(arguments: Arguments) -> tuple[Experiment, Imported]:
     described = extracted.read_description(arguments.source)
     built = experiment.build(arguments.settings)
     space, dataset = built.space, built.dataset
-    if described["classes"] != list(dataset.class_names):
+    theirs, ours = described["classes"], dataset.class_names
+    if theirs != list(ours):
         raise UserError(
-            f"the network tells {_classes(described['classes'])} apart, the data of --config has "
-            f"{_classes(dataset.class_names)}; give a config of the same data"
+            f"the network tells {_classes(theirs)} apart, the data of --config has "
+            f"{_classes(ours)}{classes.first_difference(theirs, ours)}; give a config of the same "
+            "data"
         )
     _check_normalised(described, dataset)
     key = jax.random.key(built.config.train.seed)

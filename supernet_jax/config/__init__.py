@@ -33,6 +33,7 @@ from supernet_jax.config.losses import ReverseKL as ReverseKL
 from supernet_jax.config.losses import SoftCrossEntropy as SoftCrossEntropy
 from supernet_jax.config.optimizers import AdamW as AdamW
 from supernet_jax.config.optimizers import Sgd as Sgd
+from supernet_jax.config.paths import absolute as absolute
 from supernet_jax.config.samplers import Attentive as Attentive
 from supernet_jax.config.samplers import Delayed as Delayed
 from supernet_jax.config.samplers import Fair as Fair
@@ -77,6 +78,10 @@ class Data:
     """decoding threads of streams, in each process; 0 for as many as there are cores"""
     workers: int = 0
     """processes that decode streams; 0 decodes in threads of the training process"""
+    upright: bool = False
+    """turn image files as the rotation that they note (EXIF, of cameras) says; else it is left"""
+    background: Literal["none", "black", "grey", "white"] = "none"
+    """what lies behind transparent pixels; with none they have whatever colours they hide"""
     pad: int = 0
     """random crops after padding by this many pixels"""
     flip: bool = False

@@ -9,21 +9,23 @@ are held in memory, decoded; of large ones only names and labels are, see `Stora
 """
 
 import dataclasses
-import os
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from supernet_jax.data import decode, sources, splits
+from supernet_jax.data import decode, notes, sources, splits
 from supernet_jax.data.batches import batch_indices, calibration_subset, padded_batches, shuffled
-from supernet_jax.data.decode import Crop, Encoded
+from supernet_jax.data.decode import Background, Crop, Encoded, Header, How, Odd
 from supernet_jax.data.feeding import Examples, Reading, feed
 from supernet_jax.data.images import Images, Stored, leave_stored
 from supernet_jax.data.splits import SPLIT, random_stream
+from supernet_jax.data.survey import Survey, survey
 from supernet_jax.errors import UserError
+from supernet_jax.storage import files
 
 __all__ = [
+    "Background",
     "Crop",
     "Dataset",
     "Examples",
@@ -32,6 +34,7 @@ __all__ = [
     "Source",
     "Storage",
     "Stored",
+    "Survey",
     "batch_indices",
     "calibration_subset",
     "feed",
@@ -40,11 +43,11 @@ __all__ = [
     "padded_batches",
     "read",
     "shuffled",
+    "survey",
 ]
 
 Storage = Literal["auto", "memory", "stream"]
 MEMORY = 4 * 2**30  # bytes of decoded images above which `auto` leaves them in their files
-LOOKED_AT = 64  # stored images whose headers say whether all are grey
 TEST_SEED = 0  # of the fifth set aside where a source has no test images of its own
 
 
@@ -60,6 +63,7 @@ class Dataset:
     mean: tuple[float, ...]  # C numbers: of the pixels of `train`, in 0..1 (of a sample, if stored)
     std: tuple[float, ...]  # C numbers: the same, at least one grey level (1/255)
     fingerprint: str  # 16 hex digits over pixels (or files), labels, names, split seed
+    notes: tuple[str, ...] = ()  # what users should be told before they train on it, a line each
 
 
 class Source(NamedTuple):
@@ -68,6 +72,7 @@ class Source(NamedTuple):
     train: Images
     test: Images
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what users should be told of it, a line each
 
 
 def load(
@@ -79,6 +84,8 @@ def load(
     size: int | None = None,
     storage: Storage = "auto",
     crop: Crop = "stretch",
+    upright: bool = False,
+    background: Background = "none",
 ) -> Dataset:
     """A dataset with its held-out part taken from the training data, stratified by class.
 
@@ -93,20 +100,42 @@ def load(
             are random.
         crop: which part of an image becomes the square: all of it (`stretch`), the middle
             (`centre`), or, in training batches, a random part (`random`; the middle elsewhere).
+        upright: whether image files are turned as the rotation noted in them (EXIF) says.
+        background: what lies behind transparent pixels of image files; with `none` they have the
+            colours that they hide.
 
     Raises:
-        UserError: for an unknown name, data that is missing, broken or of the wrong kind, or a
-            held-out part that leaves a class without a training image.
+        UserError: for an unknown name, data that is missing, broken or of the wrong kind, one
+            class alone, or a held-out part that leaves a class without a training image.
     """
     if seed < 0:
         raise UserError(f"the seed of the held-out split is {seed}; give one of at least 0")
-    source = read(name, data_dir=data_dir, size=size, storage=storage, crop=crop)
+    source = read(
+        name,
+        data_dir=data_dir,
+        size=size,
+        storage=storage,
+        crop=crop,
+        upright=upright,
+        background=background,
+    )
     count = splits.count(held_out, source.train.labels, what="held_out")
     train, part = splits.split(source.train, count, rng=random_stream(seed, SPLIT))
     mean, std = splits.statistics(splits.sample(train))
     about = (source.class_names, seed)
     fingerprint = splits.fingerprint(train, part, source.test, about=about)
-    return Dataset(name, train, part, source.test, source.class_names, mean, std, fingerprint)
+    labels = (train.labels, part.labels, source.test.labels)
+    return Dataset(
+        name,
+        train,
+        part,
+        source.test,
+        source.class_names,
+        mean,
+        std,
+        fingerprint,
+        (*source.notes, *notes.thin(name, source.class_names, *labels)),
+    )
 
 
 def read(
@@ -116,6 +145,8 @@ def read(
     size: int | None = None,
     storage: Storage = "auto",
     crop: Crop = "stretch",
+    upright: bool = False,
+    background: Background = "none",
 ) -> Source:
     """A dataset as it comes, checked; where it has no test part, a fixed fifth becomes one.
 
@@ -125,13 +156,24 @@ def read(
         raise UserError(f"images cannot be resized to {size} pixels; give a size of at least 1")
     if size is None and crop != "stretch":
         raise UserError(f"a {crop} crop needs a size to bring it to; give one, as size=224")
+    decode.quiet()
     found = sources.find(name, data_dir=data_dir)
-    if found.files:
-        parts = _from_files(name, found.files, size=size, storage=storage, crop=crop)
-    else:
-        parts = _from_arrays(name, found.arrays, storage=storage, crop=crop)
     class_names = found.class_names
+    told: list[str] = []
+    if found.files:
+        notes.check_classes(name, class_names)
+        how = How(upright, background)
+        parts, told = _from_files(name, found.files, size=size, storage=storage, crop=crop, how=how)
+    else:
+        if upright or background != "none":
+            asked = "upright" if upright else f"background {background}"
+            raise UserError(
+                f"{name} comes as an array of pixels, without the notes of image files, so "
+                f"`{asked}` cannot be had; it is for tfds:NAME and folder:PATH"
+            )
+        parts = _from_arrays(name, found.arrays, storage=storage, crop=crop)
     train = _checked(parts[0], f"{name}, train", classes=len(class_names))
+    notes.check_classes(name, class_names)
     absent = np.flatnonzero(np.bincount(train.labels, minlength=len(class_names)) == 0)
     if absent.size:
         raise UserError(
@@ -139,8 +181,12 @@ def read(
             "every class needs one: add images, or number the labels without gaps"
         )
     if len(parts) == 1:
-        what = f"the test part missing from {name}, a fraction of"
-        count = splits.count(0.2, train.labels, what=what)
+        count = splits.count(
+            0.2,
+            train.labels,
+            what=f"{name} has no test part, and the fifth of its images that becomes one,",
+            remedy="add images, or a test part of your own",
+        )
         train, test = splits.split(train, count, rng=random_stream(TEST_SEED, SPLIT))
     else:
         test = parts[1]
@@ -153,54 +199,75 @@ def read(
             f"{test.images.shape[1:]} (height, width, channels); they must agree: pass a size, or "
             "convert one of them"
         )
-    return Source(train, test, class_names)
+    return Source(train, test, class_names, (*found.notes, *told))
 
 
-def pack(name: str, path: str, *, data_dir: str | None = None, size: int | None = None) -> None:
+def pack(
+    name: str,
+    path: str,
+    *,
+    data_dir: str | None = None,
+    size: int | None = None,
+    upright: bool = False,
+    background: Background = "none",
+) -> None:
     """Write a dataset, decoded, as an npz file that `load("npz:PATH")` reads in a moment.
 
     The parts and the fingerprint are then the same. The file appears whole or not at all.
 
-    Args and errors are those of `load`; also a UserError if the file cannot be written.
+    Args and errors are those of `load`; also a UserError if there is such a file already, or it
+    cannot be written.
     """
-    source = read(name, data_dir=data_dir, size=size, storage="memory")
     place = Path(path).expanduser()
-    part = place.with_name(f"{place.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            np.savez(
-                file,
-                x_train=source.train.images[:],
-                y_train=source.train.labels,
-                x_test=source.test.images[:],
-                y_test=source.test.labels,
-                class_names=np.array(source.class_names),
-            )
-        part.replace(place)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written ({error}); choose another place") from error
+    if place.exists():
+        raise UserError(f"{path} exists already; choose another place for the decoded copy")
+    if not place.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {place.parent}; make it or choose another place")
+    source = read(
+        name,
+        data_dir=data_dir,
+        size=size,
+        storage="memory",
+        upright=upright,
+        background=background,
+    )
+    arrays: dict[str, Any] = {
+        "x_train": source.train.images[:],
+        "y_train": source.train.labels,
+        "x_test": source.test.images[:],
+        "y_test": source.test.labels,
+        "class_names": np.array(source.class_names),
+    }
+    files.write_bytes(place, lambda stream: np.savez(stream, **arrays))
 
 
 # --- in memory or not -----------------------------------------------------------------------
 
 
 def _from_files(
-    name: str, parts: list[Encoded], *, size: int | None, storage: Storage, crop: Crop
-) -> list[Images]:
+    name: str, parts: list[Encoded], *, size: int | None, storage: Storage, crop: Crop, how: How
+) -> tuple[list[Images], list[str]]:
+    """The parts, and what users should be told of them."""
     for part in parts:
         if not part.length:
             raise UserError(f"{part.title} has no image; every part needs some: add images")
     if not _left_in_files(name, parts, size=size, storage=storage, crop=crop):
-        return [Images(*part) for part in decode.decode(parts, size=size, crop=crop)]
+        odd: list[Odd] = []
+        decoded = decode.decode(parts, size=size, crop=crop, how=how, seen=odd)
+        total = sum(part.length for part in parts)
+        return [Images(*part) for part in decoded], notes.odd(name, odd, total, total, how)
     if size is None:
         raise UserError(
             f"{name} is to be streamed, for which all images must be of one size; give it, as "
             "--data.size 224"
         )
-    seen = [_headers(part) for part in parts]
-    channels = max((one[2] for some in seen for one in some), default=3)
-    return [leave_stored(part, size=size, channels=channels, crop=crop) for part in parts]
+    seen = [header for part in parts for header in decode.headers(part)]
+    channels = max((header.channels for header in seen), default=3)
+    stored = [
+        leave_stored(part, size=size, channels=channels, crop=crop, how=how) for part in parts
+    ]
+    odd = [one for header in seen for one in header.odd]
+    return stored, notes.odd(name, odd, len(seen), sum(part.length for part in parts), how)
 
 
 def _left_in_files(
@@ -213,7 +280,7 @@ def _left_in_files(
         )
     if storage != "auto":
         return storage == "stream"
-    height, width, channels = next(iter(_headers(parts[0])), (1, 1, 3))
+    height, width, channels, _ = next(iter(decode.headers(parts[0])), Header(1, 1, 3, ()))
     pixels = size * size if size is not None else height * width
     total = sum(part.length for part in parts) * pixels * channels
     if crop != "random" and total > MEMORY and size is None:
@@ -223,13 +290,6 @@ def _left_in_files(
             "or have them all in memory with --data.storage memory"
         )
     return crop == "random" or total > MEMORY
-
-
-def _headers(part: Encoded) -> list[tuple[int, int, int]]:
-    """Height, width and channels of some images, evenly spread, of those that can be told."""
-    places = np.linspace(0, part.length - 1, min(part.length, LOOKED_AT)).astype(int)
-    found = [decode.header(item) for item in part.items(places.tolist())]
-    return [one for one in found if one is not None]
 
 
 def _from_arrays(name: str, parts: list[Images], *, storage: Storage, crop: Crop) -> list[Images]:

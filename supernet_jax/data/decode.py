@@ -3,9 +3,11 @@
 Shapes: N images of a part, H x W pixels of C channels (1 for grey).
 """
 
+import errno
 import io
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,9 +25,29 @@ NAMED = 10  # how many bad files an error names
 CHUNK = 64  # images that a thread takes at once
 CENTRE = 0.875  # of the shorter side: 224 of 256 pixels
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop: share of the image, width by height
+LOOKED_AT = 64  # images of a part whose headers are read
+LARGE = 89_000_000  # pixels; decoded, such an image takes hundreds of MB
+ORIENTATION = 0x0112  # the tag of EXIF
+TURNS = {  # by its value: what brings the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+REASONS = {
+    errno.ENOENT: "there is no such file",
+    errno.EACCES: "not readable by this user",
+    errno.EPERM: "not readable by this user",
+    errno.ELOOP: "a link in a circle",
+}
 
 Result = TypeVar("Result")
 Crop = Literal["stretch", "centre", "random"]
+Background = Literal["none", "black", "grey", "white"]
+Odd = Literal["rotated", "transparent", "large"]  # what users should be told of their images
 Box = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
 Part = Callable[[int, int], Box]  # (width, height) -> which part of an image becomes the square
 
@@ -38,6 +60,31 @@ class Item(NamedTuple):
     label: int
 
 
+class How(NamedTuple):
+    """How image files become pixels.
+
+    Attributes:
+        upright: whether an image is turned as the rotation that it notes (EXIF) says.
+        background: what lies behind transparent pixels; with "none" they have the colours that
+            they hide.
+    """
+
+    upright: bool = False
+    background: Background = "none"
+
+
+AS_THEY_LIE = How()
+
+
+class Header(NamedTuple):
+    """What a file says of its image before it is decoded."""
+
+    height: int
+    width: int
+    channels: int  # 1 or 3
+    odd: tuple[Odd, ...]  # "transparent" where it has an alpha channel
+
+
 class Encoded(NamedTuple):
     """A part of a dataset whose images are still to be decoded."""
 
@@ -46,6 +93,14 @@ class Encoded(NamedTuple):
     items: Callable[[Sequence[int]], list[Item]]  # those at some places; called by several threads
     labels: Callable[[], np.ndarray]  # int64 [N], without decoding
     identity: Callable[[], str]  # what tells it from other data, without decoding
+
+
+def quiet() -> None:
+    """Keeps Pillow's warnings off the screen: what they are about is counted and said once."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+quiet()  # here for processes of their own, which import this module and decode
 
 
 def whole(width: int, height: int) -> Box:
@@ -87,9 +142,16 @@ def fixed_part(crop: Crop) -> Part:
 
 
 def decode(
-    parts: list[Encoded], *, size: int | None, crop: Crop = "stretch"
+    parts: list[Encoded],
+    *,
+    size: int | None,
+    crop: Crop = "stretch",
+    how: How = AS_THEY_LIE,
+    seen: list[Odd] | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Decodes every image of every part; a part of each becomes size x size, if that is given.
+
+    What is odd about an image is added to `seen`.
 
     Returns:
         Images uint8 [N, H, W, C] and labels int64 [N] of each part; C is 1 if all are grey, else 3.
@@ -99,7 +161,7 @@ def decode(
     """
     decoded, bad = [], []
     for part in parts:
-        pixels, labels, wrong = _decode_part(part, size=size, crop=crop)
+        pixels, labels, wrong = _decode_part(part, size=size, crop=crop, how=how, seen=seen)
         decoded.append((pixels, labels))
         bad.extend(wrong)
     refuse(bad)
@@ -125,7 +187,7 @@ def refuse(bad: list[str]) -> None:
         more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
         raise UserError(
             f"{len(bad)} images do not decode: {'; '.join(bad[:NAMED])}{more}; every one must be a "
-            "whole 8-bit image: replace or remove them"
+            "whole 8-bit image that this user may read: mend or replace them"
         )
 
 
@@ -137,13 +199,16 @@ def _channels(image: np.ndarray, *, colour: bool) -> np.ndarray:
 
 
 def _decode_part(
-    part: Encoded, *, size: int | None, crop: Crop
+    part: Encoded, *, size: int | None, crop: Crop, how: How, seen: list[Odd] | None
 ) -> tuple[list[np.ndarray], list[int], list[str]]:
     """Pixels and labels of the images that decode, and what is wrong with the others."""
     box = fixed_part(crop)
 
     def work(at: range) -> list[tuple[np.ndarray | str, int]]:
-        return [(decode_one(item, size=size, box=box), item.label) for item in part.items(at)]
+        return [
+            (decode_one(item, size=size, box=box, how=how, seen=seen), item.label)
+            for item in part.items(at)
+        ]
 
     results = [
         one for some in in_threads(work, part.length, f"decoding {part.title}") for one in some
@@ -169,7 +234,13 @@ def in_threads(work: Callable[[range], Result], length: int, what: str) -> Itera
 
 
 def decode_one(
-    item: Item, *, size: int | None, box: Part = whole, mode: str | None = None
+    item: Item,
+    *,
+    size: int | None,
+    box: Part = whole,
+    mode: str | None = None,
+    how: How = AS_THEY_LIE,
+    seen: list[Odd] | None = None,
 ) -> np.ndarray | str:
     """One image, or in one line why not.
 
@@ -178,6 +249,8 @@ def decode_one(
         size: pixels of the square that a part of it becomes; None leaves it as it is.
         box: which part that is.
         mode: "L" or "RGB"; None takes the image's own.
+        how: whether it is turned, and what lies behind it.
+        seen: what is odd about it is added; "rotated" also where it is turned.
 
     Returns:
         uint8 [H, W] or [H, W, 3].
@@ -187,17 +260,65 @@ def decode_one(
             if image.mode not in GREY + COLOUR:
                 return f"{item.where} (pixels of mode {image.mode}, not of 8 bits)"
             mode = mode or ("L" if image.mode in GREY else "RGB")
-            place = None if size is None else _shrink(image, box(*image.size), size)
-            plain = image if image.mode == mode else image.convert(mode)
+            odd: list[Odd] = ["large"] * (image.width * image.height > LARGE)
+            noted = _orientation(image)
+            odd += ["rotated"] * (noted != 1)
+            turn = TURNS.get(noted) if how.upright else None
+            sides = image.size[::-1] if how.upright and noted >= 5 else image.size
+            place = None if size is None else _shrink(image, box(*sides), size)
+            if _has_transparency(image):
+                plain, through = _laid_over(image, how.background)
+                odd += ["transparent"] * through
+            else:
+                plain = image
+            plain = plain if plain.mode == mode else plain.convert(mode)
+            plain = plain if turn is None else plain.transpose(turn)
             if size is not None:
                 plain = plain.resize((size, size), Image.Resampling.BILINEAR, box=place)
             shape = (plain.height, plain.width) + ((3,) if mode == "RGB" else ())
             # twice as fast as np.asarray(image) on small images
-            return np.frombuffer(plain.tobytes(), np.uint8).reshape(shape)
+            pixels = np.frombuffer(plain.tobytes(), np.uint8).reshape(shape)
+            if seen is not None:
+                seen += odd
+            return pixels
     except UnidentifiedImageError:
-        return f"{item.where} (not an image)"
+        empty = isinstance(item.file, Path) and item.file.stat().st_size == 0
+        return f"{item.where} ({'empty, so it was cut short' if empty else 'not an image'})"
     except Exception as error:  # Pillow's decoders raise all sorts; the file is at fault anyway
-        return f"{item.where} ({str(error).partition(chr(10))[0] or type(error).__name__})"
+        return f"{item.where} ({_reason(error)})"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return REASONS.get(error.errno, f"could not be read: {error.strerror}")
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _orientation(image: Image.Image) -> int:
+    """Which rotation an image notes: 2 to 8 as in EXIF, 1 for none."""
+    # Pillow would decode all of a PNG to look for notes behind its pixels.
+    if image.format == "PNG" and not {"exif", "xmp", "Raw profile type exif"} & image.info.keys():
+        return 1
+    try:
+        noted = image.getexif().get(ORIENTATION)
+    except Exception:  # a broken note raises all sorts, and says nothing about the pixels
+        return 1
+    return noted if isinstance(noted, int) and noted in TURNS else 1
+
+
+def _has_transparency(image: Image.Image) -> bool:
+    return image.mode in ("LA", "RGBA") or "transparency" in image.info
+
+
+def _laid_over(image: Image.Image, background: Background) -> tuple[Image.Image, bool]:
+    """An image over a background, and whether that shows through anywhere."""
+    layered = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+    through = layered.getchannel("A").getextrema()[0] != 255
+    if background == "none" or not through:
+        return image, through
+    below = Image.new("RGBA", image.size, background)
+    below.alpha_composite(layered.convert("RGBA"))
+    return below, through
 
 
 def _shrink(image: Image.Image, box: Box, size: int) -> Box:
@@ -224,10 +345,21 @@ def resize(images: np.ndarray, size: int | None, *, crop: Crop = "stretch") -> n
     return out
 
 
-def header(item: Item) -> tuple[int, int, int] | None:
-    """Height, width and channels of an image, undecoded; None where it cannot be told."""
+def header(item: Item) -> Header | None:
+    """What a file says of its image, undecoded; None where it cannot be told."""
     try:
         with Image.open(item.file) as image:
-            return image.height, image.width, 1 if image.mode in GREY else 3
+            odd: list[Odd] = ["rotated"] * (_orientation(image) != 1)
+            odd += ["transparent"] * _has_transparency(image)
+            odd += ["large"] * (image.width * image.height > LARGE)
+            channels = 1 if image.mode in GREY else 3
+            return Header(image.height, image.width, channels, tuple(odd))
     except Exception:  # it will be named when it is decoded
         return None
+
+
+def headers(part: Encoded) -> list[Header]:
+    """Headers of some images, evenly spread, of those that can be told."""
+    places = np.linspace(0, part.length - 1, min(part.length, LOOKED_AT)).astype(int)
+    found = [header(item) for item in part.items(places.tolist())]
+    return [one for one in found if one is not None]

@@ -6,9 +6,12 @@ is saved in a checkpoint, and the numbers of threads and workers change only the
 
 import dataclasses
 import functools
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -106,6 +109,13 @@ class _Chunks:
     @property
     def per_step(self) -> int:
         return -(-len(self.order.rows) // CHUNK)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrives at a worker, which leaves Ctrl-C, sent by a terminal to all, to its parent."""
+        self.__dict__.update(state)
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and multiprocessing.parent_process() is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def __call__(self, number: int) -> tuple[np.ndarray, list[str]]:
         """Pixels of a chunk, and what is wrong with images that do not decode."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from supernet_jax.data import decode
-from supernet_jax.data.decode import Crop, Encoded, Part
+from supernet_jax.data.decode import AS_THEY_LIE, Crop, Encoded, How, Part
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,6 +20,7 @@ class Stored:
         size: pixels of the square that a part of each becomes.
         channels: 1 or 3; the others are converted.
         crop: which part. What is random is for training batches alone: indexing takes the middle.
+        how: whether they are turned, and what lies behind them.
     """
 
     source: Encoded
@@ -27,6 +28,7 @@ class Stored:
     size: int
     channels: int
     crop: Crop
+    how: How = AS_THEY_LIE
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -67,7 +69,7 @@ class Stored:
         mode = "L" if self.channels == 1 else "RGB"
         items = self.source.items([int(place) for place in self.places[np.asarray(indices)]])
         for out, item, part in zip(pixels, items, parts, strict=True):
-            image = decode.decode_one(item, size=self.size, box=part, mode=mode)
+            image = decode.decode_one(item, size=self.size, box=part, mode=mode, how=self.how)
             if isinstance(image, str):
                 bad.append(image)
             else:
@@ -88,6 +90,22 @@ class Images(NamedTuple):
     labels: np.ndarray  # int32 [N]
 
 
+class Found(NamedTuple):
+    """What a source has: training images and perhaps test images, as arrays or as files.
+
+    Attributes:
+        arrays: the parts, where they come as arrays.
+        files: the parts, where they come as files.
+        class_names: by label.
+        notes: what users should be told, one line each.
+    """
+
+    arrays: list[Images]
+    files: list[Encoded]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
 def select(images: Images, places: np.ndarray) -> Images:
     """Some of the images, in this order; nothing is decoded."""
     pixels, labels = images
@@ -101,7 +119,9 @@ def select_stored(images: Stored, places: np.ndarray) -> Stored:
     return dataclasses.replace(images, places=images.places[places])
 
 
-def leave_stored(part: Encoded, *, size: int, channels: int, crop: Crop) -> Images:
+def leave_stored(
+    part: Encoded, *, size: int, channels: int, crop: Crop, how: How = AS_THEY_LIE
+) -> Images:
     """A part whose images stay in their files; its labels are read."""
     places = np.arange(part.length)
-    return Images(Stored(part, places, size, channels, crop), part.labels())
+    return Images(Stored(part, places, size, channels, crop, how), part.labels())

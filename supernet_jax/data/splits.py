@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from supernet_jax.data.decode import AS_THEY_LIE
 from supernet_jax.data.images import Images, Stored, select
 from supernet_jax.errors import UserError
 
@@ -18,8 +19,19 @@ def random_stream(seed: int, purpose: int, *more: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *more)))
 
 
-def count(held_out: float | int, labels: np.ndarray, *, what: str) -> int:
-    """How many images to take away, given a fraction or a number."""
+def count(
+    held_out: float | int,
+    labels: np.ndarray,
+    *,
+    what: str,
+    remedy: str = "take fewer, or add images",
+) -> int:
+    """How many images to take away, given a fraction or a number.
+
+    Raises:
+        UserError: it is neither, or takes the last image of a class. It begins with `what`, and
+            ends with `remedy`, unless no number at all would do.
+    """
     n, classes = len(labels), len(np.unique(labels))
     fraction = isinstance(held_out, float)
     if isinstance(held_out, bool) or not (0 < held_out < 1 if fraction else held_out >= 1):
@@ -29,9 +41,14 @@ def count(held_out: float | int, labels: np.ndarray, *, what: str) -> int:
         )
     wanted = max(1, round(held_out * n)) if fraction else int(held_out)
     if wanted > n - classes:
+        if n == classes:
+            raise UserError(
+                f"{what} {held_out} would take {wanted} of {n} training images, but each of the "
+                f"{classes} classes has one alone, which it must keep; add images"
+            )
         raise UserError(
             f"{what} {held_out} would take {wanted} of {n} training images; at most {n - classes} "
-            f"can go, so that each of the {classes} classes keeps one: take fewer or add images"
+            f"can go, so that each of the {classes} classes keeps one: {remedy}"
         )
     return wanted
 
@@ -95,5 +112,7 @@ def fingerprint(*parts: Images, about: Any) -> str:
 
 def _identity(stored: Stored) -> bytes:
     """The files, which of them these are, and how they are decoded."""
-    about = (stored.source.identity(), stored.crop)
+    about: tuple = (stored.source.identity(), stored.crop)
+    if stored.how != AS_THEY_LIE:  # of the others the fingerprint is older than this setting
+        about = (*about, *stored.how)
     return repr(about).encode() + stored.places.astype("<i8").tobytes()

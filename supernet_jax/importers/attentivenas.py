@@ -47,6 +47,7 @@ NEVER_READ = "no subnet reads it: input and output of this block always have equ
 WHAT = "a published AttentiveNAS or AlphaNet supernet of this space"
 MEAN, STD = mapping.MEAN, mapping.STD
 STEM: Leaf = ("stem", "conv", "kernel")
+CLASSIFIER: Leaf = ("head", "classifier")
 
 
 def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from supernet_jax import tensors
 from supernet_jax.errors import UserError
+from supernet_jax.storage.files import unreadable
 
 TORCH = (".pth", ".pt", ".tar", ".bin", ".ckpt")  # the published ones end with .pth.tar
 OLDEST_TORCH = (2, 6)  # before it, weights_only could be tricked (CVE-2025-32434)
@@ -40,6 +41,8 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
             tensors; odd names; numbers that are not finite.
     """
     path = pathlib.Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the file of published weights in it")
     if not path.is_file():
         raise UserError(f"there is no file {path}; give the file of published weights")
     if path.suffix not in (".safetensors", *TORCH):
@@ -47,6 +50,13 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
             f"{path} ends with {path.suffix!r}; allowed are .safetensors and, with PyTorch, "
             f"{', '.join(TORCH)}: rename or convert it"
         )
+    try:
+        with path.open("rb") as opened:
+            empty = not opened.read(1)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if empty:
+        raise UserError(f"{path} is empty, so it was cut short (it has 0 bytes); copy it again")
     found = tensors.read(path) if path.suffix == ".safetensors" else _read_torch(path)
     found = _unwrapped(found, path)
     for name in found:

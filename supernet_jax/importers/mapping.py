@@ -112,6 +112,19 @@ def rescaled(params: Tree, leaf: Leaf, ratio: Sequence[float]) -> Tree:
     return flax.traverse_util.unflatten_dict(flat)
 
 
+def with_classes(params: Tree, layer: Leaf, rows: Sequence[int]) -> Tree:
+    """The parameters with the outputs of the classifier in another order.
+
+    Args:
+        params: NumPy.
+        layer: path of the classifier.
+        rows: for each class of ours, which output it was.
+    """
+    flat = flax.traverse_util.flatten_dict(params)
+    moved = {leaf: flat[leaf][..., list(rows)] for leaf in flat if leaf[: len(layer)] == layer}
+    return flax.traverse_util.unflatten_dict({**flat, **moved})
+
+
 def _check_names(
     tensors: Mapping[str, np.ndarray], places: Iterable[str], spares: Iterable[str], what: str
 ) -> None:

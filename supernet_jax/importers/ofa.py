@@ -48,6 +48,7 @@ SPELLINGS = (  # of elastic layers, which hold an ordinary one, and of older fil
 WHAT = "a published Once-for-All MobileNetV3 supernet of this space"
 MEAN, STD = mapping.MEAN, mapping.STD
 STEM: Leaf = ("stem", "conv", "kernel")
+CLASSIFIER: Leaf = ("head", "classifier")
 
 
 def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]:

@@ -1,0 +1,44 @@
+"""Paths in a configuration, made absolute: a run is opened from other folders than its own."""
+
+import pathlib
+from typing import Any
+
+PATHS = {  # which fields are paths, by the type of a part; those of `Data` are below
+    "Train": ("teacher", "teacher_file"),
+    "Attentive": ("table",),
+    "Shift": ("table",),
+    "Preferred": ("archs",),
+}
+
+
+def absolute(value: Any) -> Any:
+    """A configuration as JSON, with its relative paths as they are from the current folder.
+
+    Args:
+        value: what `schema.to_json` gave, or what a run's `config.json` holds.
+    """
+    if isinstance(value, list):
+        return [absolute(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    made = {key: absolute(item) for key, item in value.items()}
+    for name in PATHS.get(str(value.get("type")), ()):
+        if isinstance(made.get(name), str) and made[name]:
+            made[name] = str(pathlib.Path(made[name]).absolute())
+    return made | _of_data(made) if value.get("type") == "Data" else made
+
+
+def _of_data(value: dict[str, Any]) -> dict[str, str]:
+    """Where images lie; a relative path in the name starts at `data_dir`, if there is one."""
+    name, folder = value.get("name"), value.get("data_dir")
+    if isinstance(folder, str):
+        return {"data_dir": _expanded(folder)}
+    kind, _, path = name.partition(":") if isinstance(name, str) else ("", "", "")
+    return {"name": f"{kind}:{_expanded(path)}"} if kind in ("folder", "npz") and path else {}
+
+
+def _expanded(path: str) -> str:
+    try:
+        return str(pathlib.Path(path).expanduser().absolute())
+    except RuntimeError:  # of a user who is not there, which is said where it is read
+        return path
