@@ -23,13 +23,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import checkpoint, choices, costs, elastic, extracted, machine, network, userfile
+from supernet_jax import (
+    checkpoint,
+    choices,
+    costs,
+    elastic,
+    extracted,
+    machine,
+    manifest,
+    network,
+    userfile,
+)
 from supernet_jax.card import model_card
 from supernet_jax.choices import Arch, Array
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError
 from supernet_jax.extracted import Block, Description, Network, Variables, load, read_description
 from supernet_jax.network import Space, Strategy
+from supernet_jax.preparation import Preparation
 from supernet_jax.schema import parse
 from supernet_jax.storage import files
 
@@ -194,6 +205,7 @@ def describe(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    preparation: Preparation | None = None,
     classes: Sequence[str] | None = None,
     accuracy: Mapping[str, float],
     calibration: tuple[int, int],
@@ -201,7 +213,7 @@ def describe(
     proof: float,
     proof_images: int,
 ) -> dict[str, Any]:
-    """What `network.json` says of an extracted network; see `extracted.Description`.
+    """What `network.json` says of an extracted network; see `manifest.Description`.
 
     Args:
         space: the space.
@@ -210,6 +222,8 @@ def describe(
         variables: its variables.
         mean: per channel, of pixels in 0..1, subtracted before the network.
         std: per channel, likewise, divided by.
+        preparation: how an image became the pixels that the network was trained and measured on;
+            None where that is not known.
         classes: their names in the order of the logits; None numbers them.
         accuracy: share classified correctly in [0, 1] by the name of the split, with statistics of
             this calibration.
@@ -232,14 +246,15 @@ def describe(
             raise UserError(f"{len(given)} {what} were given, but the space has {needed}")
     leaves = jax.tree.leaves(variables["params"])
     value = {
-        "format": extracted.FORMAT,
-        "version": extracted.VERSION,
+        "format": manifest.FORMAT,
+        "version": manifest.VERSION,
         "space": space.name,
         "arch": choices.to_notation(space.menu, arch),
         "resolution": made.resolution,
         "input_channels": space.input_channels,
         "mean": [float(m) for m in mean],
         "std": [float(s) for s in std],
+        "preparation": None if preparation is None else dataclasses.asdict(preparation),
         "classes": list(classes),
         "blocks": [_block(block) for block in made.blocks],
         "code": _code(made),
@@ -365,7 +380,8 @@ def _block(block: Block) -> dict[str, Any]:
     """A block as JSON values, which must give the same spec when they are read."""
     kind, spec = block.module, type(block.spec)
     own = extracted.LIBRARY.get(kind.__name__, (None, None))[0] is not kind
-    fields = json.loads(json.dumps(dataclasses.asdict(block.spec), default=repr))
+    written = json.dumps(dataclasses.asdict(block.spec), default=repr)
+    fields = json.loads(written, parse_constant=lambda constant: None)  # no NaN in any file
     if parse(spec, fields, f"the spec of block {block.name}") != block.spec:
         raise UserError(
             f"{block.spec} of block {block.name} holds more than plain numbers and text"

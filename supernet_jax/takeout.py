@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 
 from supernet_jax import choices, costs, evaluate, experiment, extract, extracted, machine, network
 from supernet_jax.choices import Arch
+from supernet_jax.data import decode
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError
 from supernet_jax.evaluate import EvaluationData
@@ -27,6 +28,7 @@ from supernet_jax.export import formats as export_formats
 from supernet_jax.export import orbax
 from supernet_jax.export.format import Export, Format
 from supernet_jax.extracted import Description, Network, Variables
+from supernet_jax.preparation import Preparation
 from supernet_jax.schema import parse
 
 PROOF_IMAGES = 64  # real images on which logits are compared
@@ -139,17 +141,19 @@ def is_finished(opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted) -
         return False
     there = parse(Description, extracted.read_description(folder), "network.json")
     space, source = opened.experiment.space, there.source
-    size = wanted.size or _data_size(opened.experiment)
+    size = _fed_size(opened.experiment, wanted)
     own = {
         "arch": choices.to_notation(space.menu, arch),
         "checkpoint": opened.step,
         "run": str(opened.folder.resolve()),
+        "preparation": preparation_of(opened.experiment),
         "formats": {f.name: (size, wanted.pixels) for f in wanted.formats},
     }
     theirs = {
         "arch": there.arch,
         "checkpoint": source.get("checkpoint"),
         "run": str(pathlib.Path(str(source.get("run"))).resolve()),
+        "preparation": there.preparation,
         "formats": {name: (f.size, f.pixels) for name, f in there.formats.items()},
     }
     other = [key for key in own if own[key] != theirs[key]]
@@ -185,6 +189,7 @@ def _save(
         made.variables,
         mean=dataset.mean,
         std=dataset.std,
+        preparation=preparation_of(built),
         classes=dataset.class_names,
         accuracy=made.accuracy,
         calibration=made.calibration,
@@ -200,7 +205,7 @@ def _save(
         proof=made.proof,
         proof_images=len(images),
     )
-    size = wanted.size or _data_size(built)
+    size = _fed_size(built, wanted)
     export = Export(made.module, made.variables, description, size, wanted.pixels)
     return extract.save(
         folder,
@@ -217,8 +222,19 @@ def _size(calibration: Any) -> tuple[int, int]:
     return calibration.shape[0], calibration.shape[1]
 
 
-def _data_size(built: Experiment) -> int:
-    return built.dataset.test.images.shape[1]
+def preparation_of(built: Experiment) -> Preparation:
+    """How images of a run's data become pixels wherever nothing is random."""
+    _, height, width, _ = built.dataset.test.images.shape
+    centre = None if built.config.data.crop == "stretch" else decode.CENTRE
+    return Preparation(height, width, centre)
+
+
+def _fed_size(built: Experiment, wanted: Wanted) -> tuple[int, int]:
+    """Height and width of the images that programs take."""
+    if wanted.size is not None:
+        return wanted.size, wanted.size
+    _, height, width, _ = built.dataset.test.images.shape
+    return height, width
 
 
 # ---------------------------------------------------------------------------- one by itself

@@ -42,7 +42,7 @@ def test_one_network_in_several_formats(
     assert said.status == 0 and "logits differ by: safetensors 0.0e+00, stablehlo " in said.out
     description = extracted.read_description(folder)
     assert list(description["formats"]) == list(given)
-    assert all(one["size"] == 12 for one in description["formats"].values())
+    assert all(one["size"] == [12, 12] for one in description["formats"].values())
     assert not (folder / "weights").exists()
     module, variables = extracted.load(folder, space_file=CONFIG)
     images = np.random.default_rng(0).normal(size=(3, 12, 12, 1)).astype(np.float32)

@@ -132,7 +132,7 @@ def test_nothing_but_constants_differs(tmp_path: pathlib.Path) -> None:
     )
     assert constants == {
         **{"PIXELS": False, "RESOLUTION": 13, "CHANNELS": 3, "EPSILON": 1e-5},
-        **{"MEAN": (0.5, 0.25, 0.4), "STD": (0.3, 0.2, 0.25)},
+        **{"MEAN": (0.5, 0.25, 0.4), "STD": (0.3, 0.2, 0.25), "SIZE": (22, 22), "CENTRE": None},
     }
     taken(template)
     assert ast.dump(parsed) == ast.dump(template)
@@ -143,7 +143,8 @@ def test_nothing_but_constants_differs(tmp_path: pathlib.Path) -> None:
         for name in [getattr(node, "module", None) or node.names[0].name]
     }
     assert imported == {
-        *("pathlib", "sys", "collections", "functools", "torch", "safetensors", "PIL")
+        *("io", "os", "pathlib", "sys", "collections", "functools"),
+        *("torch", "safetensors", "PIL"),
     }
 
 

@@ -294,7 +294,7 @@ EDITS: dict[str, tuple[Callable[[dict], Any], str]] = {
     "list": (put("mean", to=0.5), r"mean is 0\.5, but must be a list"),
     "element": (put("std", 1, to=None), r"std\[1\] is null, but must be a number"),
     "null": (put("proof", to=None), r"proof is null, but must be an object"),
-    "version": (put("version", to=9), "version 9, this library reads 1 to 2; install"),
+    "version": (put("version", to=9), "version 9, this library reads 1 to 3; install"),
     "type": (
         put("blocks", 0, "type", to="os.system"),
         r"blocks\[0\]\.type is 'os\.system', but the",

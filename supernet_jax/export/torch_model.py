@@ -4,13 +4,18 @@ Its weights are in `model.safetensors` beside it.
 
     import model
     network = model.load()                           # in eval mode
+    images = model.read("cat.jpg", "dog.jpg")        # needs pillow
     logits = network(images)                         # [B, classes]
     probabilities = logits.softmax(-1)
 
-`network.train()` makes it an ordinary network to train further, with dropout and statistics of
-BatchNorm. `python model.py IMAGE` tells the likeliest classes of an image.
+`read` crops, resizes and normalises image files as those were that the network was trained and
+measured on; do the same where images come from elsewhere. `network.train()` makes it an ordinary
+network to train further, with dropout and statistics of BatchNorm. `python model.py IMAGE` tells
+the likeliest classes of an image.
 """
 
+import io
+import os
 import pathlib
 import sys
 from collections import OrderedDict
@@ -25,6 +30,9 @@ from torch import Tensor, nn
 # PIXELS: whether images are uint8 [B, H, W, C], rather than float [B, C, H, W], normalised.
 # RESOLUTION: images of any size are resized to so many pixels on each side.
 # MEAN, STD: of each channel, of pixels in 0..1; the network sees `(pixel / 255 - mean) / std`.
+# SIZE, CENTRE: what was done to images before; all of an image, or the square in its middle whose
+# side is this share of the shorter side, was resized to these pixels (height, width), bilinearly.
+# None where that is not known.
 # EPSILON: of BatchNorm. CLASSES: their names, in the order of the logits.
 # BLOCKS: the name of each, its class below, and its sizes, in the order in which they run.
 
@@ -35,6 +43,8 @@ RESOLUTION = 8
 CHANNELS = 1
 MEAN = (0.0,)
 STD = (1.0,)
+SIZE = (8, 8)
+CENTRE = None
 EPSILON = 1e-05
 CLASSES = ["zero", "one"]
 BLOCKS: list[tuple[str, str, dict]] = [
@@ -253,18 +263,46 @@ def load() -> Network:
     return network.eval()
 
 
+def read(*files: str | os.PathLike) -> Tensor:
+    """Image files as the network takes them, prepared as for its training: a batch."""
+    pixels = torch.stack([read_pixels(file) for file in files])
+    return pixels if PIXELS else normalise(pixels)
+
+
+def read_pixels(file: str | os.PathLike) -> Tensor:
+    """An image file -> uint8 [H, W, C], cropped and resized."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "P", "CMYK", "YCbCr"):
+            raise ValueError(f"{file} has pixels of mode {image.mode}, not of 8 bits")
+        w, h = image.size
+        height, width = SIZE or (h, w)
+        left, upper, right, lower = 0.0, 0.0, float(w), float(h)
+        if CENTRE is not None:
+            side = CENTRE * min(w, h)
+            left, upper = (w - side) / 2, (h - side) / 2
+            right, lower = left + side, upper + side
+        spare = min((right - left) / width, (lower - upper) / height)
+        factor = max((f for f in (2, 4, 8) if f <= spare), default=1)  # JPEGs are decoded smaller
+        if factor == 1 or not image.draft(image.mode, (w // factor, h // factor)):
+            factor = 1
+        box = (left / factor, upper / factor, right / factor, lower / factor)
+        bands = image.convert({1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[CHANNELS]).split()
+        small = [band.resize((width, height), Image.Resampling.BILINEAR, box=box) for band in bands]
+    values = [torch.frombuffer(bytearray(band.tobytes()), dtype=torch.uint8) for band in small]
+    return torch.stack([value.view(height, width) for value in values], dim=-1)
+
+
 def main() -> None:
     """Tells the likeliest classes of one image."""
     if len(sys.argv) != 2:
         print("usage: python model.py IMAGE   (reading images needs pillow)")
         return
-    from PIL import Image
-
-    image = Image.open(sys.argv[1]).convert({1: "L", 3: "RGB", 4: "RGBA"}[CHANNELS])
-    values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    pixels = values.view(1, image.height, image.width, CHANNELS)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of classes may hold any letters
+        sys.stdout.reconfigure(errors="backslashreplace")
     with torch.inference_mode():
-        logits = load()(pixels if PIXELS else normalise(pixels))
+        logits = load()(read(sys.argv[1]))
     shares = logits[0].softmax(0)
     for place in shares.argsort(descending=True)[:5].tolist():
         print(f"{shares[place]:6.1%}  {CLASSES[place]}")

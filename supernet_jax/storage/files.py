@@ -79,6 +79,18 @@ def read_text(path: str | os.PathLike, *, kind: str = "UTF-8 text file") -> str:
         raise unreadable(path, error, kind=kind) from error
 
 
+def read_bytes(path: str | os.PathLike, *, kind: str = "file") -> bytes:
+    """The content of a file.
+
+    Raises:
+        UserError: it is missing or not readable; the message says which.
+    """
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise unreadable(path, error, kind=kind) from error
+
+
 def read_json(path: str | os.PathLike) -> Any:
     """The value of a JSON file.
 
