@@ -37,7 +37,7 @@ from supernet_jax.data import Dataset
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError, near
 from supernet_jax.evaluate import EvaluationData, How
-from supernet_jax.network import Space
+from supernet_jax.network import Space, geometry
 from supernet_jax.sampling import Sampler
 from supernet_jax.storage import files
 
@@ -91,6 +91,7 @@ def build(settings: Config) -> Experiment:
     )
     classes, channels = len(dataset.class_names), dataset.train.images.shape[-1]
     space = _built("space", settings, Space, classes=classes, input_channels=channels)
+    geometry(space, space.resolutions[0])  # a block that cannot be is refused before any work
     prepare = functools.partial(augment.normalise, mean=dataset.mean, std=dataset.std)
     recipe = _recipe(settings, space, prepare)
     return Experiment(settings, dataset, space, prepare, recipe, sharding.data_mesh())
