@@ -140,12 +140,15 @@ def read_description(folder: str | pathlib.Path) -> dict[str, Any]:
         UserError: it is missing, not JSON, or has missing, unknown or wrong fields.
     """
     path = pathlib.Path(folder) / "network.json"
-    if pathlib.Path(folder).is_dir() and not path.exists():
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
         raise UserError(
             f"{folder} is not an extracted network: it has no network.json; "
             "`supernet extract` writes such folders"
-        )
-    text = files.read_text(path, kind="network.json of an extracted network")
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise files.unreadable(path, error, kind="JSON file") from error
     try:
         value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:

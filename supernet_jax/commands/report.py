@@ -34,7 +34,7 @@ def run(arguments: Arguments) -> None:
     path = arguments.run / "report.html" if arguments.out is None else arguments.out
     types = config.load_file(arguments.config)[1] if arguments.config is not None else None
     text = page.report(arguments.run, types=types)
-    _check_free(path)
+    _check_free(path)  # after the run was found to be one
     files.write_text(path, text)
     print(f"wrote {path} ({len(text.encode()) / 1e3:,.0f} kB); open it in any browser")
 

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from supernet_jax.storage import files
+
 
 class Broken(NamedTuple):
     """What of a file could not be read.
@@ -53,7 +55,7 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 def notation(arch: Any) -> str:
     """An arch as one line of JSON."""
-    return json.dumps(arch)
+    return files.dumps(arch)
 
 
 def read(path: pathlib.Path) -> tuple[Any, Broken | None]:
@@ -63,7 +65,12 @@ def read(path: pathlib.Path) -> tuple[Any, Broken | None]:
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, RecursionError) as error:
-        return None, Broken(path.name, 1, 0, f"{type(error).__name__}: {error}")
+        return None, Broken(path.name, 1, 0, _reason(path, error))
+
+
+def _reason(path: pathlib.Path, error: Exception) -> str:
+    """Why a file could not be read, without its path."""
+    return str(files.unreadable(path, error, kind="JSON file")).removeprefix(f"{path} ")
 
 
 class Lines:
@@ -85,7 +92,7 @@ class Lines:
         except FileNotFoundError:
             return
         except OSError as error:
-            self.broken = Broken(self._path.name, 1, 0, str(error))
+            self.broken = Broken(self._path.name, 1, 0, _reason(self._path, error))
             return
         with file:
             for self.place, line in enumerate(file, 1):
