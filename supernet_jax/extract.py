@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax import (
-    checkpoint,
     choices,
     costs,
     elastic,
@@ -320,16 +319,19 @@ def check_free(folder: str | pathlib.Path) -> pathlib.Path:
     """The path, if `save` could write there.
 
     Raises:
-        UserError: it is a file, or a folder that is not empty.
+        UserError: it is a file, a folder that is not empty, or cannot be looked into.
     """
     path = pathlib.Path(folder).expanduser().absolute()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} exists already; pass a new or an empty folder")
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} exists already; pass a new or an empty folder")
+    except OSError as error:
+        raise files.unwritable(path, error) from error
     return path
 
 
 def _write_weights(folder: pathlib.Path, variables: Variables) -> dict[str, Any]:
-    checkpoint.write_tree(folder / extracted.WEIGHTS, extracted.filled(variables))
+    extracted.write_orbax(folder, variables)
     return {}
 
 
@@ -460,6 +462,6 @@ def unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         yield path
         path.replace(folder)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error}; pass another folder") from error
+        raise files.unwritable(folder, error) from error
     finally:
         shutil.rmtree(path, ignore_errors=True)

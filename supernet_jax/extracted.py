@@ -51,6 +51,7 @@ from supernet_jax.manifest import BlockDescription
 from supernet_jax.manifest import Description as Description
 from supernet_jax.manifest import read_description as read_description
 from supernet_jax.schema import parse
+from supernet_jax.storage import files
 
 Array = jax.Array
 Variables = dict[str, Any]  # {"params": ..., "stats": ...}, each {block: {layer: ...}}
@@ -254,6 +255,7 @@ def read_variables(
         check_fit(module, tensors.nested(tensors.shapes(path), path), description)
         variables = tensors.nested(tensors.read(path), path)
     else:
+        check_orbax(folder)
         check_fit(module, checkpoint.tree_shapes(path), description)
         variables = checkpoint.read_tree(path)
     if digest(description, variables) != description.sha256:
@@ -336,6 +338,25 @@ def digest(description: Description, variables: Variables) -> str:
         total.update(f"{name} {array.dtype} {array.shape}".encode())
         total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
+
+
+def write_orbax(folder: pathlib.Path, variables: Variables) -> None:
+    """Writes variables into a folder as an Orbax checkpoint, `WEIGHTS`.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    check_orbax(folder)
+    checkpoint.write_tree(folder / WEIGHTS, filled(variables))
+
+
+def check_orbax(folder: pathlib.Path) -> None:
+    """Makes sure that Orbax can find a folder.
+
+    Raises:
+        UserError: its path is not UTF-8.
+    """
+    files.check_utf8(folder, "weights in Orbax's format need (safetensors do not)")
 
 
 def filled(variables: Variables) -> Variables:

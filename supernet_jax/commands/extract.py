@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from supernet_jax import experiment, extract, progress, results, takeout
+from supernet_jax import experiment, extract, extracted, progress, results, takeout
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
@@ -56,6 +56,8 @@ def run(arguments: Arguments) -> None:
         raise UserError("say which subnets: --arch for one or a file of several, or --front")
     given = formats.chosen(arguments.format, pixels=arguments.pixels, size=arguments.input_size)
     wanted = Wanted(given, arguments.pixels, arguments.input_size)
+    if "orbax" in arguments.format:
+        extracted.check_orbax(arguments.out)
     opened = common.open_run(arguments.run, arguments.config, read=False)
     archs = _archs(opened, arguments)
     if not _reads_slices(opened, arguments.read):
