@@ -98,9 +98,14 @@ def _inputs(d: Description, exported: Exported) -> list[str]:
     if how is None or d.input_channels not in preparation.MODES:
         return lines + _block(["import numpy as np", "", _zeros(d, height, width), *numbers])
     given = f'{width}, {height}, "{preparation.MODES[d.input_channels]}", {how.centre}'
-    made = f'images = np.stack([pixels(file, {given}) for file in ["IMAGE"]])  # files, yours'
-    imports = ["import numpy as np", "from PIL import Image"]
-    lines += _block([*imports, "", "", *preparation.text().splitlines(), "", "", made, *numbers])
+    if how.upright or how.background != "none":
+        given += f', {how.upright}, "{how.background}"'
+    made = [
+        f'images = [prepared(file, {given}) for file in ["IMAGE"]]  # files, yours',
+        f"images = np.stack(images).reshape(-1, {height}, {width}, {d.input_channels})",
+    ]
+    function = ["", "", *preparation.text().splitlines(), "", ""]
+    lines += _block(["import numpy as np", *function, *made, *numbers])
     if (height, width) != (how.height, how.width):
         lines += ["", f"The accuracies are of images of {how.width} x {how.height} pixels."]
     return lines

@@ -162,7 +162,7 @@ def inputs(folder: str | pathlib.Path, images: Sequence[str | pathlib.Path]) -> 
         )
     if not images:
         raise UserError("there is no image to prepare; give at least one file")
-    made = [preparation.read(image, d.preparation, d.input_channels) for image in images]
+    made = [preparation.pixels(image, d.preparation, d.input_channels) for image in images]
     return np.asarray(augment.normalise(jnp.asarray(np.stack(made)), mean=d.mean, std=d.std))
 
 

@@ -1,19 +1,21 @@
 """From an image file to the pixels that a network was trained and measured on.
 
-It travels with every extracted network: as data in its description, and as the text of `pixels` in
-its card, which needs nothing of this library. Pixels are those of `data.decode`, to the bit.
+It travels with every extracted network: as data in its description, and as the text of `prepared`
+in its card and its PyTorch module, which needs Pillow alone. Pixels are those of `data.decode`, to
+the bit.
 """
 
 import dataclasses
 import inspect
 import os
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from supernet_jax.storage import files
 
 BILINEAR = "bilinear"
+BACKGROUNDS = ("none", "black", "grey", "white")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 
 
@@ -27,12 +29,17 @@ class Preparation:
         centre: None stretches all of an image. Otherwise the square in its middle is taken, whose
             side is this share of the shorter side, in (0, 1].
         filter: by which it is resized, as Pillow calls it: always `BILINEAR`.
+        upright: whether an image is turned first, as the rotation that it notes (EXIF) says.
+        background: what lies behind transparent pixels, one of `BACKGROUNDS`; with "none" they
+            have the colours that they hide.
     """
 
     height: int
     width: int
     centre: float | None
     filter: str = BILINEAR
+    upright: bool = False
+    background: str = "none"
 
     def __post_init__(self) -> None:
         if not (self.height > 0 and self.width > 0):
@@ -41,38 +48,72 @@ class Preparation:
             raise ValueError(f"centre is {self.centre}, but must be null or in (0, 1]")
         if self.filter != BILINEAR:
             raise ValueError(f"filter is {self.filter!r}, but only {BILINEAR} is known")
+        if self.background not in BACKGROUNDS:
+            allowed = ", ".join(BACKGROUNDS)
+            raise ValueError(f"background is {self.background!r}, allowed: {allowed}")
 
     @property
     def words(self) -> str:
         """In a line."""
-        part = "all of an image, stretched to"
+        part = "all of it, stretched to"
         if self.centre is not None:
-            part = f"the square in the middle, {self.centre:g} of the shorter side, brought to"
-        return f"{part} {self.width} x {self.height} ({self.filter})"
+            part = f"the square in its middle, {self.centre:g} of the shorter side, brought to"
+        turned = ", upright as EXIF says" if self.upright else ""
+        behind = f", over {self.background} where transparent" if self.background != "none" else ""
+        return f"{part} {self.width} x {self.height} ({self.filter}){turned}{behind}"
 
 
-def pixels(file, width, height, mode, centre):  # type: ignore[no-untyped-def]
-    """An image file -> uint8 [height, width, channels], as the network was trained and measured."""
+def prepared(
+    file: Any,
+    width: int,
+    height: int,
+    mode: str,
+    centre: float | None,
+    upright: bool = False,
+    background: str = "none",
+) -> Any:
+    """An image file -> what a network was trained and measured on: pixels, as an image of Pillow.
+
+    `centre` is None for all of the image, or the side of the square in its middle, as a share of
+    the shorter side; `upright` turns it as EXIF says; `background` is put behind what is
+    transparent.
+    """
+    from PIL import Image
+
     with Image.open(file) as image:
         if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "P", "CMYK", "YCbCr"):
             raise ValueError(f"{file} has pixels of mode {image.mode}, not of 8 bits")
-        w, h = image.size
+        noted = None
+        late = {"exif", "xmp", "Raw profile type exif"}.isdisjoint(image.info)
+        if upright and not (image.format == "PNG" and late):
+            try:
+                noted = image.getexif().get(0x0112)
+            except Exception:  # a broken note, of intact pixels
+                noted = None
+        turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(noted)
+        w, h = image.size[::-1] if turn in (2, 4, 5, 6) else image.size
         left, upper, right, lower = 0.0, 0.0, float(w), float(h)
-        if centre is not None:  # the square in the middle, not all of it
+        if centre is not None:
             side = centre * min(w, h)
             left, upper = (w - side) / 2, (h - side) / 2
             right, lower = left + side, upper + side
         spare = min((right - left) / width, (lower - upper) / height)
         factor = max((f for f in (2, 4, 8) if f <= spare), default=1)  # JPEGs are decoded smaller
-        if factor == 1 or not image.draft(image.mode, (w // factor, h // factor)):
+        smaller = image.width // factor, image.height // factor
+        if factor == 1 or not image.draft(image.mode, smaller):
             factor = 1
+        plain: Any = image
+        if background != "none" and image.has_transparency_data:
+            plain = Image.new("RGBA", image.size, background)
+            plain.alpha_composite(image.convert("RGBA"))
+        plain = plain.convert(mode)
+        plain = plain if turn is None else plain.transpose(Image.Transpose(turn))
         box = (left / factor, upper / factor, right / factor, lower / factor)
-        bands = image.convert(mode).split()
-        small = [band.resize((width, height), Image.Resampling.BILINEAR, box=box) for band in bands]
-        return np.stack([np.asarray(band) for band in small], axis=-1)
+        bands = [b.resize((width, height), Image.Resampling.BILINEAR, box) for b in plain.split()]
+        return Image.merge(mode, bands)
 
 
-def read(file: str | os.PathLike, how: Preparation, channels: int) -> np.ndarray:
+def pixels(file: str | os.PathLike, how: Preparation, channels: int) -> np.ndarray:
     """An image file as `how` wants it, uint8 `[height, width, channels]`.
 
     Args:
@@ -83,15 +124,18 @@ def read(file: str | os.PathLike, how: Preparation, channels: int) -> np.ndarray
     Raises:
         UserError: it is missing, not readable, cut short, or no 8-bit image.
     """
+    given = (how.width, how.height, MODES[channels], how.centre, how.upright, how.background)
     try:
-        made: np.ndarray = pixels(file, how.width, how.height, MODES[channels], how.centre)
+        image = prepared(file, *given)
     except Exception as error:  # Pillow's decoders raise all sorts; the file is at fault anyway
         of_system = isinstance(error, OSError) and error.errno is not None
         reason = error if of_system else ValueError(str(error))
         raise files.unreadable(file, reason, kind="whole 8-bit image") from error
-    return made
+    return np.asarray(image).reshape(how.height, how.width, channels)
 
 
 def text() -> str:
-    """The function `pixels` as Python text; it needs `import numpy as np` and Pillow's `Image`."""
-    return inspect.getsource(pixels).replace("  # type: ignore[no-untyped-def]", "")
+    """The function `prepared` as Python text without types."""
+    source = inspect.getsource(prepared)
+    head = 'def prepared(file, width, height, mode, centre, upright=False, background="none"):\n'
+    return head + source[source.index('    """') :]

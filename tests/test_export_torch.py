@@ -121,6 +121,10 @@ def test_nothing_but_constants_differs(tmp_path: pathlib.Path) -> None:
     text = (tmp_path / "torch" / "model.py").read_text()
     parsed, template = (ast.parse(t) for t in (text, torch_format.TEMPLATE.read_text()))
     constants = taken(parsed)
+    assert constants.pop("PREPARATION") == {
+        **{"height": 22, "width": 22, "centre": None, "filter": "bilinear"},
+        **{"upright": False, "background": "none"},
+    }
     assert constants.pop("CLASSES") == nasty * 2
     assert constants.pop("BLOCKS")[1] == (
         "plain",
@@ -132,7 +136,7 @@ def test_nothing_but_constants_differs(tmp_path: pathlib.Path) -> None:
     )
     assert constants == {
         **{"PIXELS": False, "RESOLUTION": 13, "CHANNELS": 3, "EPSILON": 1e-5},
-        **{"MEAN": (0.5, 0.25, 0.4), "STD": (0.3, 0.2, 0.25), "SIZE": (22, 22), "CENTRE": None},
+        **{"MEAN": (0.5, 0.25, 0.4), "STD": (0.3, 0.2, 0.25)},
     }
     taken(template)
     assert ast.dump(parsed) == ast.dump(template)
@@ -143,7 +147,7 @@ def test_nothing_but_constants_differs(tmp_path: pathlib.Path) -> None:
         for name in [getattr(node, "module", None) or node.names[0].name]
     }
     assert imported == {
-        *("io", "os", "pathlib", "sys", "collections", "functools"),
+        *("io", "typing", "pathlib", "sys", "collections", "functools"),
         *("torch", "safetensors", "PIL"),
     }
 

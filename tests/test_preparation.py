@@ -1,6 +1,7 @@
 """From image files to pixels: what was done for training travels with every network."""
 
 import dataclasses
+import inspect
 import io
 import json
 import pathlib
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_run
 from image_files import png
-from PIL import Image
+from PIL import Image, ImageOps
 
 from supernet_jax import augment, data, experiment, extracted, preparation, takeout
 from supernet_jax.config import Data
@@ -122,7 +123,8 @@ def test_in_use_as_good_as_reported(network: pathlib.Path) -> None:
     # Whoever takes all of an image cannot tell one class from the other.
     module, variables = extracted.load(network)
     d = parse(Description, extracted.read_description(network), "")
-    all_of_it = [preparation.pixels(file, 12, 12, "RGB", None) for file in files(network)]
+    how = Preparation(12, 12, None)
+    all_of_it = [preparation.pixels(file, how, 3) for file in files(network)]
     given = augment.normalise(jnp.asarray(np.stack(all_of_it)), mean=d.mean, std=d.std)
     assert share(network, module.apply(variables, given)) <= 0.6
 
@@ -133,7 +135,7 @@ def test_pixels_are_those_of_the_run(network: pathlib.Path) -> None:
     ).experiment
     wanted = {image.tobytes() for image in np.asarray(built.dataset.test.images[:])}
     own: dict[str, Any] = {}
-    [inputs] = [s for s in snippets(network) if "def pixels" in s]
+    [inputs] = [s for s in snippets(network) if "def prepared" in s]
     exec(inputs, own)
     assert {image.tobytes() for image in own["images"]} == wanted
     theirs = extracted.inputs(network, files(network))
@@ -146,6 +148,7 @@ def test_every_file_says_how(network: pathlib.Path) -> None:
     import safetensors
 
     said = {"height": 12, "width": 12, "centre": 0.875, "filter": "bilinear"}
+    said |= {"upright": False, "background": "none"}
     assert extracted.read_description(network)["preparation"] == said
     with safetensors.safe_open(network / extracted.TENSORS, "np") as file:
         assert json.loads(file.metadata()["preparation"]) == said
@@ -154,7 +157,7 @@ def test_every_file_says_how(network: pathlib.Path) -> None:
     properties = onnx_files.load(network / onnx.FILE).metadata_props
     assert {"preparation": json.dumps(said)}.items() <= {p.key: p.value for p in properties}.items()
     card = (network / "README.md").read_text("utf-8")
-    assert "| of an image | the square in the middle, 0.875 of the shorter side, brought to" in card
+    assert "| of an image | the square in its middle, 0.875 of the shorter side, brought to" in card
 
 
 @pytest.mark.parametrize("name", ["onnx", "stablehlo"])
@@ -208,20 +211,55 @@ def cases() -> list[tuple[bytes, int, Any, str, np.ndarray]]:
     return made
 
 
-def test_pixels_are_those_of_training() -> None:
+def test_pixels_are_those_of_training(tmp_path: pathlib.Path) -> None:
     for content, size, centre, mode, seen in cases():
-        own = preparation.pixels(io.BytesIO(content), size, size, mode, centre)
-        np.testing.assert_array_equal(own, seen, strict=True)
+        own = preparation.prepared(io.BytesIO(content), size, size, mode, centre)
+        np.testing.assert_array_equal(np.asarray(own).reshape(seen.shape), seen, strict=True)
 
 
-def test_pixels_of_pytorch(tmp_path: pathlib.Path) -> None:
-    pytest.importorskip("torch", reason="PyTorch is not installed; it is no dependency")
-    torch_format.FORMAT.write(tmp_path, exported.export("everything"))
-    model = runpy.run_path(str(tmp_path / "torch" / "model.py"))
-    read = model["read_pixels"]
-    for content, size, centre, mode, seen in cases():
-        read.__globals__.update(SIZE=(size, size), CENTRE=centre, CHANNELS=len(mode))
-        np.testing.assert_array_equal(read(io.BytesIO(content)).numpy(), seen, strict=True)
+def test_one_function_for_all() -> None:
+    text = preparation.text()
+    own: dict[str, Any] = {}
+    exec(text, own)
+    content, size, centre, mode, seen = cases()[0]
+    made = own["prepared"](io.BytesIO(content), size, size, mode, centre)
+    np.testing.assert_array_equal(np.asarray(made).reshape(seen.shape), seen)
+    assert inspect.getsource(preparation.prepared) in torch_format.TEMPLATE.read_text("utf-8")
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_images_that_note_a_rotation(value: int, kind: str, tmp_path: pathlib.Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
+    notes = Image.Exif()
+    notes[0x0112] = value
+    image.save(tmp_path / "a", kind, exif=notes, quality=95)
+    with Image.open(tmp_path / "a") as noted:
+        upright = ImageOps.exif_transpose(noted).convert("RGB")
+    width, height = upright.size
+    for given, wanted in ((True, upright), (False, Image.open(tmp_path / "a"))):
+        own = preparation.prepared(tmp_path / "a", *wanted.size, "RGB", None, given)
+        np.testing.assert_array_equal(np.asarray(own), np.asarray(wanted), strict=True)
+    # Its middle, from a JPEG that is decoded at half its size.
+    small = np.asarray(preparation.prepared(tmp_path / "a", 20, 20, "RGB", 0.8, True), np.int32)
+    side = 0.8 * min(width, height)
+    box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    wanted = upright.resize((20, 20), Image.Resampling.BILINEAR, box=box)
+    assert np.abs(small - np.asarray(wanted, np.int32)).mean() < (12 if kind == "JPEG" else 0.5)
+
+
+@pytest.mark.parametrize("background, value", [("black", 0), ("grey", 128), ("white", 255)])
+def test_what_lies_behind(background: str, value: int, tmp_path: pathlib.Path) -> None:
+    hidden = np.zeros((4, 6, 4), np.uint8)
+    hidden[..., 0] = 200  # red, of which nothing shows in the left half
+    hidden[:, 3:, 3] = 255
+    Image.fromarray(hidden).save(tmp_path / "a.png")
+    seen = np.asarray(
+        preparation.prepared(tmp_path / "a.png", 6, 4, "RGB", None, False, background)
+    )
+    assert (seen[:, :3] == value).all() and (seen[:, 3:] == [200, 0, 0]).all()
+    as_it_lies = np.asarray(preparation.prepared(tmp_path / "a.png", 6, 4, "RGB", None))
+    assert (as_it_lies == [200, 0, 0]).all()
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -234,9 +272,10 @@ def test_pixels_of_arrays(channels: int, crop: Any, tmp_path: pathlib.Path) -> N
     bands = [Image.fromarray(image[:, :, c]) for c in range(channels)]
     Image.merge(mode, bands).save(tmp_path / "a.png")
     centre = decode.CENTRE if crop == "centre" else None
-    own = preparation.pixels(tmp_path / "a.png", 9, 9, mode, centre)
+    own = preparation.pixels(tmp_path / "a.png", Preparation(9, 9, centre), channels)
     np.testing.assert_array_equal(own, decode.resize(image[None], 9, crop=crop)[0], strict=True)
-    np.testing.assert_array_equal(preparation.pixels(tmp_path / "a.png", 50, 30, mode, None), image)
+    same = preparation.pixels(tmp_path / "a.png", Preparation(30, 50, None), channels)
+    np.testing.assert_array_equal(same, image, strict=True)
 
 
 def test_what_no_pixels_can_be_made_of(tmp_path: pathlib.Path) -> None:
@@ -254,7 +293,7 @@ def test_what_no_pixels_can_be_made_of(tmp_path: pathlib.Path) -> None:
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=told):
-            preparation.read(tmp_path / name, how, 3)
+            preparation.pixels(tmp_path / name, how, 3)
 
 
 # --- what is known -----------------------------------------------------------------------------
@@ -306,6 +345,7 @@ def test_earlier_versions_do_not_say(network: pathlib.Path, tmp_path: pathlib.Pa
         ({"centre": 1.5}, r"centre is 1\.5, but must be null or in"),
         ({"filter": "nearest"}, "filter is 'nearest', but only bilinear is known"),
         ({"centre": 0.9}, "has been changed since it was written"),
+        ({"background": "red"}, "background is 'red', allowed: none, black, grey, white"),
         ({"rotate": True}, "preparation has fields unknown rotate"),
     ],
 )
