@@ -304,7 +304,7 @@ def prepared(
     with Image.open(file) as image:
         if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "P", "CMYK", "YCbCr"):
             raise ValueError(f"{file} has pixels of mode {image.mode}, not of 8 bits")
-        noted = None
+        noted: Any = None
         late = {"exif", "xmp", "Raw profile type exif"}.isdisjoint(image.info)
         if upright and not (image.format == "PNG" and late):
             try:
