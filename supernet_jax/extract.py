@@ -408,7 +408,7 @@ def _code(made: Network) -> dict[str, Any] | None:
     path = _source(own[-1])
     return {
         "file": str(path),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(files.read_bytes(path)).hexdigest(),
         "forward": None if made.forward is None else made.forward.__name__,
     }
 

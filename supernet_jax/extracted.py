@@ -225,9 +225,9 @@ def _user_code(
             "look at it, for it will be run, and pass space_file=..."
         )
     path = pathlib.Path(space_file)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"there is no file {path} to load the network's blocks from; {seen}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(files.read_bytes(path, kind="Python file")).hexdigest()
     if recorded and digest != recorded.sha256:
         warnings.warn(
             f"{path} is not the file that the network was extracted with: {seen}", stacklevel=3
@@ -288,7 +288,7 @@ def check_fit(module: Network, shapes: Any, description: Description) -> None:
     leaves = tuple((name, leaf.shape, leaf.dtype) for name, leaf in _leaves(shapes).items())
     try:
         own, logits = _own_shapes(module, leaves, description.input_channels)
-    except Exception as error:
+    except Exception as error:  # whatever a block, of the user's perhaps, makes of other sizes
         reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
         raise UserError(f"network.json does not fit the weights beside it: {reason}") from error
     for name in [*own, *there]:

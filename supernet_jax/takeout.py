@@ -7,7 +7,6 @@ resolution; what is extracted is a program of its own in any case.
 
 import functools
 import hashlib
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from supernet_jax.export.format import Export, Format
 from supernet_jax.extracted import Description, Network, Variables
 from supernet_jax.preparation import Preparation
 from supernet_jax.schema import parse
+from supernet_jax.storage import files
 
 PROOF_IMAGES = 64  # real images on which logits are compared
 
@@ -126,7 +126,7 @@ def folder_names(opened: Run, archs: Sequence[Arch]) -> list[str]:
     """A name for each arch's folder, which depends on nothing but the arch and its space."""
     space = opened.experiment.space
     macs = costs.macs(space)
-    notations = [json.dumps(choices.to_notation(space.menu, arch)) for arch in archs]
+    notations = [files.dumps(choices.to_notation(space.menu, arch)) for arch in archs]
     digests = [hashlib.sha256(notation.encode()).hexdigest()[:8] for notation in notations]
     return [f"macs-{int(macs(a))}-{d}" for a, d in zip(archs, digests, strict=True)]
 
@@ -135,10 +135,13 @@ def is_finished(opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted) -
     """Whether an earlier, perhaps interrupted, command has written this very network there.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or cannot be looked into.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
+    try:
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return False
+    except OSError as error:
+        raise files.unreadable(folder, error, kind="folder") from error
     there = parse(Description, extracted.read_description(folder), "network.json")
     space, source = opened.experiment.space, there.source
     size = _fed_size(opened.experiment, wanted)

@@ -1,7 +1,9 @@
 """Formats of extracted networks: each gives the same logits, and nothing else is ever kept."""
 
+import errno
 import functools
 import json
+import os
 import pathlib
 import pickle
 import re
@@ -224,6 +226,76 @@ def test_a_format_that_is_not_the_same(
     with pytest.raises(UserError, match=message):
         written(tmp_path / "net", (format_of("safetensors"), wrong(change)))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [*NAMES, "network.json", "README.md"])
+def test_a_full_disk_leaves_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    by_format = {
+        "orbax": "files.json",
+        "torch": "torch/.model.py.",
+        "safetensors": "model.safetensors",
+    }
+    full = by_format.get(name, "" if name in NAMES else name) or f"model.{name}"
+    given = chosen(name if name in NAMES else "safetensors")
+    sync = os.fsync
+
+    def sync_or_refuse(number: int) -> None:
+        if full in os.readlink(f"/proc/self/fd/{number}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(number)
+
+    if name == "orbax":  # which writes by itself, and says so by a system's error of its own
+
+        def write_tree(folder: Any, tree: Any) -> None:
+            (folder / "d").mkdir(parents=True)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(extracted.checkpoint, "write_tree", write_tree)
+    monkeypatch.setattr(os, "fsync", sync_or_refuse)
+    with pytest.raises(UserError, match=r"cannot write .*No space left.*start the same command"):
+        written(tmp_path / "net", given)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    written(tmp_path / "net", given)  # and it goes on
+
+
+NASTY = ("Übung", "b\udcfcro", '"; import os #', "a|b\n`c`", "日本")
+
+
+def test_names_of_any_letters(tmp_path: pathlib.Path) -> None:
+    module, variables, description = taken()
+    source = {"run": "runs/b\udcfcro", "data": "folder:Übung"}
+    named = {**description, "classes": list(NASTY), "source": source, "space": "Übung \udcfc"}
+    described = formats.parse(extracted.Description, named, "")
+    named["sha256"] = extracted.digest(described, variables)
+    export = Export(module, variables, named, (SIZE, SIZE), False)
+    given = chosen(*(name for name in NAMES if name != "orbax"))
+    write = formats.writer(given, export, formats.fed(pixels(3), export))
+    for i, folder in enumerate(("Übung", "b\udcfcro", 'quo"te', "back\\slash", "it's")):
+        path = tmp_path / folder
+        card = formats.card(given)
+        if i:  # once is enough to see that all formats can
+            shutil.copytree(tmp_path / "Übung", path)
+            (path / "README.md").write_text(card(named, folder=str(path)), "utf-8", "replace")
+        else:
+            extract.save(path, module, variables, description=named, write=write, card=card)
+        assert tuple(extracted.read_description(path)["classes"]) == NASTY
+        snippets = re.findall(
+            r"```python\n(.*?)```",
+            card(extracted.read_description(path), folder=str(path)),
+            flags=re.DOTALL,
+        )
+        own: dict[str, Any] = {"given": pixels(1)}
+        for snippet in snippets:
+            exec(re.sub(r"np\.zeros\(.*?uint8\)", "given", snippet), own)
+        assert difference(np.asarray(own["logits"]), expected(1)) <= TOLERANCE
+    text = (tmp_path / "Übung" / "README.md").read_text("utf-8")
+    assert "Übung" in text and "b?ro" in text
+    with pytest.raises(UserError, match="is not UTF-8 in this locale, which weights in Orbax"):
+        written(tmp_path / "\udcfc", chosen("orbax"))
+    assert not (tmp_path / "\udcfc").exists()
 
 
 def test_a_topology_that_needs_the_batch_size(tmp_path: pathlib.Path) -> None:

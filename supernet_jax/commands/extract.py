@@ -1,6 +1,7 @@
 """`supernet extract`: take subnets out as ordinary networks, and prove them the same."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -103,7 +104,7 @@ def _one(opened: Run, arch: Arch, out: pathlib.Path, wanted: Wanted) -> None:
 
 
 def _many(opened: Run, archs: Sequence[Arch], out: pathlib.Path, wanted: Wanted) -> None:
-    if (out / "network.json").exists() or (out.exists() and not out.is_dir()):
+    if os.path.exists(out / "network.json") or (os.path.exists(out) and not os.path.isdir(out)):
         raise UserError(f"{out} is not a folder for several networks; choose another --out")
     names = takeout.folder_names(opened, archs)
     folders = {out / name: arch for name, arch in zip(names, archs, strict=True)}

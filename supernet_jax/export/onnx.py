@@ -65,7 +65,8 @@ def load(folder: pathlib.Path) -> Runner:
 SNIPPET = """\
 import onnxruntime
 
-session = onnxruntime.InferenceSession("FOLDER/model.onnx", providers=["CPUExecutionProvider"])
+with open("FOLDER/model.onnx", "rb") as file:
+    session = onnxruntime.InferenceSession(file.read(), providers=["CPUExecutionProvider"])
 given = inputs if inputs.dtype == np.uint8 else inputs.transpose(0, 3, 1, 2)  # floats [B, C, H, W]
 [logits] = session.run(None, {"images": given})"""
 FORMAT = Format(

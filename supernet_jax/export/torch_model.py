@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load as arrays
 from torch import Tensor, nn
 
 # PIXELS: whether images are uint8 [B, H, W, C], rather than float [B, C, H, W], normalised.
@@ -263,7 +263,8 @@ def resize(x: Tensor) -> Tensor:
 def load() -> Network:
     """The network with its weights, in eval mode."""
     network = Network()
-    network.load_state_dict(load_file(pathlib.Path(__file__).with_name("model.safetensors")))
+    weights = pathlib.Path(__file__).with_name("model.safetensors")
+    network.load_state_dict(arrays(weights.read_bytes()))
     return network.eval()
 
 
