@@ -138,4 +138,4 @@ def text() -> str:
     """The function `prepared` as Python text without types."""
     source = inspect.getsource(prepared)
     head = 'def prepared(file, width, height, mode, centre, upright=False, background="none"):\n'
-    return head + source[source.index('    """') :]
+    return head + source[source.index('    """') :].replace(": Any", "")

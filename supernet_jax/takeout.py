@@ -7,6 +7,7 @@ resolution; what is extracted is a program of its own in any case.
 
 import functools
 import hashlib
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -148,14 +149,14 @@ def is_finished(opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted) -
     own = {
         "arch": choices.to_notation(space.menu, arch),
         "checkpoint": opened.step,
-        "run": str(opened.folder.resolve()),
+        "run": os.path.realpath(opened.folder),
         "preparation": preparation_of(opened.experiment),
         "formats": {f.name: (size, wanted.pixels) for f in wanted.formats},
     }
     theirs = {
         "arch": there.arch,
         "checkpoint": source.get("checkpoint"),
-        "run": str(pathlib.Path(str(source.get("run"))).resolve()),
+        "run": os.path.realpath(str(source.get("run"))),
         "preparation": there.preparation,
         "formats": {name: (f.size, f.pixels) for name, f in there.formats.items()},
     }

@@ -228,17 +228,15 @@ def test_a_format_that_is_not_the_same(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [*NAMES, "network.json", "README.md"])
+# The other programs are written through the same door.
+@pytest.mark.parametrize(
+    "name", ["orbax", "safetensors", "network.json", "README.md", *({"torch"} & set(NAMES))]
+)
 def test_a_full_disk_leaves_nothing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    by_format = {
-        "orbax": "files.json",
-        "torch": "torch/.model.py.",
-        "safetensors": "model.safetensors",
-    }
-    full = by_format.get(name, "" if name in NAMES else name) or f"model.{name}"
-    given = chosen(name if name in NAMES else "safetensors")
+    of_format = {"orbax": "files.json", "safetensors": extracted.TENSORS, "torch": "torch/.model"}
+    full, given = of_format.get(name, name), chosen(name if name in NAMES else "safetensors")
     sync = os.fsync
 
     def sync_or_refuse(number: int) -> None:
@@ -271,7 +269,7 @@ def test_names_of_any_letters(tmp_path: pathlib.Path) -> None:
     described = formats.parse(extracted.Description, named, "")
     named["sha256"] = extracted.digest(described, variables)
     export = Export(module, variables, named, (SIZE, SIZE), False)
-    given = chosen(*(name for name in NAMES if name != "orbax"))
+    given = chosen(*(name for name in NAMES if name in ("safetensors", "onnx", "torch")))
     write = formats.writer(given, export, formats.fed(pixels(3), export))
     for i, folder in enumerate(("Übung", "b\udcfcro", 'quo"te', "back\\slash", "it's")):
         path = tmp_path / folder

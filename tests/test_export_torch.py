@@ -1,6 +1,7 @@
 """PyTorch: the same logits and the same training from a file that needs nothing of this library."""
 
 import ast
+import json
 import pathlib
 from typing import Any
 
@@ -8,6 +9,7 @@ import exported
 import jax
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 from PIL import Image
 
@@ -171,6 +173,8 @@ def test_weights_without_pytorch(tmp_path: pathlib.Path) -> None:
     kernel = made.variables["params"]["pooled"]["depthwise"]["kernel"]
     np.testing.assert_array_equal(state["pooled.depthwise.weight"], kernel.transpose(3, 2, 0, 1))
     assert state["pooled.depthwise.weight"].shape == (24, 1, 3, 3)
+    with safetensors.safe_open(tmp_path / "torch" / "model.safetensors", "np") as file:
+        assert json.loads(file.metadata()["preparation"]) == made.description["preparation"]
     assert state["head.classifier.weight"].shape == (7, 16)
     assert state["stem.norm.num_batches_tracked"] == 8
     assert state["stem.norm.num_batches_tracked"].shape == ()

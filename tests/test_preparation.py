@@ -18,6 +18,7 @@ from image_files import png
 from PIL import Image, ImageOps
 
 from supernet_jax import augment, data, experiment, extracted, preparation, takeout
+from supernet_jax.card import model_card
 from supernet_jax.config import Data
 from supernet_jax.data import decode
 from supernet_jax.errors import UserError
@@ -152,12 +153,27 @@ def test_every_file_says_how(network: pathlib.Path) -> None:
     assert extracted.read_description(network)["preparation"] == said
     with safetensors.safe_open(network / extracted.TENSORS, "np") as file:
         assert json.loads(file.metadata()["preparation"]) == said
-    with safetensors.safe_open(network / "torch" / "model.safetensors", "np") as file:
-        assert json.loads(file.metadata()["preparation"]) == said
     properties = onnx_files.load(network / onnx.FILE).metadata_props
     assert {"preparation": json.dumps(said)}.items() <= {p.key: p.value for p in properties}.items()
     card = (network / "README.md").read_text("utf-8")
     assert "| of an image | the square in its middle, 0.875 of the shorter side, brought to" in card
+
+
+def test_cards_of_programs_that_take_pixels_of_another_size(network: pathlib.Path) -> None:
+    value = extracted.read_description(network)
+    one = {**value["formats"]["onnx"], "size": [30, 20], "pixels": True}
+    how = {**value["preparation"], "upright": True, "background": "grey"}
+    made = {**value, "formats": {"onnx": one}, "preparation": how}
+    card = model_card(made, snippets={"onnx": "logits = inputs"})
+    inputs, _ = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    own: dict[str, Any] = {}
+    exec(inputs.replace('["IMAGE"]', repr(files(network)[:2])), own)
+    taken = Preparation(30, 20, 0.875, upright=True, background="grey")
+    wanted = [preparation.pixels(file, taken, 3) for file in files(network)[:2]]
+    np.testing.assert_array_equal(own["inputs"], np.stack(wanted), strict=True)
+    assert "The accuracies are of images of 12 x 12 pixels." in card
+    assert "The accuracies are" not in (network / "README.md").read_text("utf-8")
+    assert "upright as EXIF says, over grey where transparent" in card
 
 
 @pytest.mark.parametrize("name", ["onnx", "stablehlo"])
@@ -308,13 +324,12 @@ def test_what_a_run_does_where_nothing_is_random(crop: Any, centre: float | None
     assert takeout.preparation_of(built) == Preparation(5, 7, centre)
 
 
-@pytest.mark.parametrize("pixels", [False, True])
-def test_images_that_are_no_square(tmp_path: pathlib.Path, pixels: bool) -> None:
-    made = exported.export("digits, smallest", pixels=pixels)._replace(size=(18, 31))
+def test_images_that_are_no_square(tmp_path: pathlib.Path) -> None:
+    made = exported.export("digits, smallest", pixels=True)._replace(size=(18, 31))
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 18, 31, 1), np.uint8)
     fed = formats.fed(images, made)
-    assert (fed.dtype == np.uint8) == pixels and fed.shape == images.shape
+    np.testing.assert_array_equal(fed, images, strict=True)
     write = formats.writer([onnx.FORMAT, stablehlo.FORMAT], made, fed)
     proven = write(tmp_path)  # raises where a format gives other logits
     assert [one["size"] for one in proven.values()] == [[18, 31]] * 2

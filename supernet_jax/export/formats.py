@@ -121,9 +121,16 @@ def load(folder: str | pathlib.Path, name: str) -> Runner:
     [format] = chosen([name], pixels=False, size=None)
     for file, digest in there[name].files.items():
         path = folder / file
-        if not path.resolve().is_relative_to(folder.resolve()) or not os.path.isfile(path):
+        inside = pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+        try:
+            content = path.read_bytes() if inside else None
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            content = None
+        except OSError as error:
+            raise files.unreadable(path, error) from error
+        if content is None:
             raise UserError(f"{folder} has no file {file}; copy the folder again")
-        if hashlib.sha256(files.read_bytes(path)).hexdigest() != digest:
+        if hashlib.sha256(content).hexdigest() != digest:
             raise UserError(
                 f"{path} has been changed since it was written: network.json has another sha256; "
                 "copy the folder again, or extract the network again"

@@ -250,7 +250,7 @@ def _names(description: Mapping[str, Any], run: pathlib.Path) -> bool:
     source = description["source"].get("run")
     try:
         return isinstance(source, str) and pathlib.Path(source).resolve() == run.resolve()
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # no path, or links in a circle
         return False
 
 
