@@ -160,8 +160,8 @@ def inputs(folder: str | pathlib.Path, images: Sequence[str | pathlib.Path]) -> 
             f"{folder} does not say how an image file becomes the pixels that it was trained on; "
             "give it float arrays [B, H, W, C], (pixel / 255 - mean) / std, or extract it again"
         )
-    if not images:
-        raise UserError("there is no image to prepare; give at least one file")
+    if isinstance(images, str | pathlib.Path) or not images:
+        raise UserError(f"images is {str(images)!r}, but must be a list of at least one file")
     made = [preparation.pixels(image, d.preparation, d.input_channels) for image in images]
     return np.asarray(augment.normalise(jnp.asarray(np.stack(made)), mean=d.mean, std=d.std))
 

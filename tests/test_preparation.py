@@ -142,6 +142,9 @@ def test_pixels_are_those_of_the_run(network: pathlib.Path) -> None:
     theirs = extracted.inputs(network, files(network))
     np.testing.assert_allclose(theirs, own["inputs"], rtol=1e-5, atol=1e-6)
     assert takeout.preparation_of(built) == Preparation(12, 12, 0.875)
+    for wrong in ("cat.jpg", []):
+        with pytest.raises(UserError, match="must be a list of at least one file"):
+            extracted.inputs(network, wrong)
 
 
 def test_every_file_says_how(network: pathlib.Path) -> None:

@@ -86,15 +86,15 @@ def model(export: Export, description: Description) -> Any:
     height, width = export.size
     channels = description.input_channels
     kind, shape = TensorProto.FLOAT, (channels, height, width)
-    taken = f"float32 {[BATCH, *shape]}, (pixel / 255 - mean) / std"
+    taken = f"float32 [{BATCH}, {channels}, {height}, {width}], (pixel / 255 - mean) / std"
     if export.pixels:
         kind, shape = TensorProto.UINT8, (height, width, channels)
-        taken = f"uint8 {[BATCH, *shape]}, 0 to 255"
+        taken = f"uint8 [{BATCH}, {height}, {width}, {channels}], 0 to 255"
     made = graph.of_export(export, description)
     logits = (BATCH, len(description.classes))
     name = description.space.encode("utf-8", "replace").decode()
     proto = model_of(made, name, kind, (BATCH, *shape), logits)
-    said = {"images": files.dumps(taken.replace("'", "")), **facts(export)}
+    said = {"images": files.dumps(taken), **facts(export)}
     helper.set_model_props(proto, said)
     return proto
 

@@ -22,7 +22,6 @@ from supernet_jax.report.values import (
 NETWORKS = 200  # extracted networks that are shown
 FOLDERS = 5000  # that are looked into around a run
 DEPTH = 3  # of folders beside a run, as networks/front/NETWORK
-LEFT_OUT = ("checkpoints", "weights", "torch")  # folders that hold no networks, but many files
 
 
 class Subnet(NamedTuple):
@@ -231,19 +230,18 @@ def _folders(parent: pathlib.Path, *, depth: int | None) -> Iterator[pathlib.Pat
 
     Args:
         parent: where to begin.
-        depth: levels of folders that are gone down; None for all. Other runs then stay out.
+        depth: levels that are gone down, not into other runs; None goes down all the way.
     """
-    walk = os.walk(parent)
-    for place, folders, names in itertools.islice(walk, FOLDERS):
-        path = pathlib.Path(place)
+    for place, folders, names in itertools.islice(os.walk(parent), FOLDERS):
+        path, is_run = pathlib.Path(place), "config.json" in names
         level = len(path.relative_to(parent).parts)
         if level and "network.json" in names:
             yield path
             folders.clear()
-        foreign = level > 0 and "config.json" in names  # another run, whose networks name it
-        if depth is not None and (level >= depth or foreign):
+        if depth is not None and (level >= depth or (level and is_run)):
             folders.clear()
-        folders[:] = sorted(f for f in folders if f not in LEFT_OUT and not f.startswith("."))
+        left_out = {"checkpoints"} if is_run else set()  # many files, and none of them a network
+        folders[:] = sorted(f for f in folders if f not in left_out and not f.startswith("."))
 
 
 def _names(description: Mapping[str, Any], run: pathlib.Path) -> bool:

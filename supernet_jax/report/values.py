@@ -88,19 +88,17 @@ class Lines:
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         try:
-            file = self._path.open(encoding="utf-8", errors="replace")
+            with self._path.open(encoding="utf-8", errors="replace") as file:
+                for self.place, line in enumerate(file, 1):
+                    value, why = _object(line)
+                    if why:
+                        self.note(why if line.endswith("\n") else f"cut off: {why}")
+                    elif value is not None:
+                        yield value
         except FileNotFoundError:
             return
         except OSError as error:
             self.broken = Broken(self._path.name, 1, 0, _reason(self._path, error))
-            return
-        with file:
-            for self.place, line in enumerate(file, 1):
-                value, why = _object(line)
-                if why:
-                    self.note(why if line.endswith("\n") else f"cut off: {why}")
-                elif value is not None:
-                    yield value
 
     def note(self, why: str) -> None:
         """Counts the line that came last as one that cannot be used."""
