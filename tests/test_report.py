@@ -3,6 +3,7 @@
 import html.parser
 import json
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -258,9 +259,17 @@ def test_files_that_may_not_be_read(
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path, *arguments, **options)
 
+    looked = os.scandir
+
+    def look_or_refuse(path: Any) -> Any:
+        if str(path).endswith("two"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return looked(path)
+
     monkeypatch.setattr(pathlib.Path, "open", open_or_refuse)
+    monkeypatch.setattr(os, "scandir", look_or_refuse)
     text = Parsed(page.report(run)).text
-    for name in refused:
+    for name in (*refused, "networks/two"):
         assert re.search(rf"{name}: .*is not readable by this user \(Permission denied\)", text), (
             name
         )

@@ -18,6 +18,7 @@ from supernet_jax.report.values import (
     read,
     share,
 )
+from supernet_jax.storage import files
 
 NETWORKS = 200  # extracted networks that are shown
 FOLDERS = 5000  # that are looked into around a run
@@ -207,12 +208,17 @@ def networks(run: pathlib.Path) -> tuple[list[Network], list[Broken]]:
     nearby = dict.fromkeys((home, home.parent / "networks", pathlib.Path.cwd()))
     found: dict[pathlib.Path, Network] = {}
     broken: list[Broken] = []
-    for folder in _folders(run, depth=None):
+    refused: list[OSError] = []
+    for folder in _folders(run, depth=None, refused=refused):
         try:
             found[folder.resolve()] = Network(folder, extracted.read_description(folder))
         except UserError as error:
-            name = f"{folder.relative_to(run)}/network.json"
-            broken.append(Broken(name, 1, 0, str(error)))
+            why = str(error).removeprefix(f"{folder}/network.json ")
+            broken.append(Broken(f"{folder.relative_to(run)}/network.json", 1, 0, why))
+    for one in refused:
+        place = os.path.relpath(one.filename or run, run)
+        why = str(files.unreadable(place, one, kind="folder")).removeprefix(f"{place} ")
+        broken.append(Broken(place, 1, 0, why))
     for folder in itertools.chain(*(_folders(parent, depth=DEPTH) for parent in nearby)):
         if folder.resolve() in found:
             continue
@@ -225,14 +231,18 @@ def networks(run: pathlib.Path) -> tuple[list[Network], list[Broken]]:
     return list(found.values())[:NETWORKS], broken
 
 
-def _folders(parent: pathlib.Path, *, depth: int | None) -> Iterator[pathlib.Path]:
+def _folders(
+    parent: pathlib.Path, *, depth: int | None, refused: list[OSError] | None = None
+) -> Iterator[pathlib.Path]:
     """Folders below one that hold a `network.json`, by name; hidden ones are unfinished.
 
     Args:
         parent: where to begin.
         depth: levels that are gone down, not into other runs; None goes down all the way.
+        refused: what goes wrong with folders that cannot be looked into is added.
     """
-    for place, folders, names in itertools.islice(os.walk(parent), FOLDERS):
+    walk = os.walk(parent, onerror=None if refused is None else refused.append)
+    for place, folders, names in itertools.islice(walk, FOLDERS):
         path, is_run = pathlib.Path(place), "config.json" in names
         level = len(path.relative_to(parent).parts)
         if level and "network.json" in names:
