@@ -37,8 +37,9 @@ from supernet_jax.data import Dataset
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError, near
 from supernet_jax.evaluate import EvaluationData, How
-from supernet_jax.network import Space, geometry
+from supernet_jax.network import Space
 from supernet_jax.sampling import Sampler
+from supernet_jax.space import geometry
 from supernet_jax.storage import files
 
 
