@@ -134,6 +134,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "front": ("--arch front:99", "the front has front:0 to front:"),
     "letters": ("--arch front:a", "the front has front:0 to front:"),
     "taken": ("--arch largest --out TAKEN", "exists already; pass a new or an empty folder"),
+    "bytes": ("--arch largest --out b\udcfcro", "is not UTF-8 in this locale, which weights in"),
     "a file": ("--front --out TAKEN/file", "is not a folder for several networks"),
 }
 

@@ -1,16 +1,19 @@
 """Names that no file could hold are refused when a space is built, not after it was trained."""
 
 import dataclasses
+import io
 import pathlib
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from tiny_run import supernet
 
-from supernet_jax import layers, network
+from supernet_jax import layers, network, userfile
 from supernet_jax.choices import Choice
+from supernet_jax.commands import info
 from supernet_jax.elastic import ElasticBlock, elastic
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
@@ -107,6 +110,21 @@ def test_a_topology_without_its_block() -> None:
     odd = dataclasses.replace(space(), forward=network.chain(("onyl",)))
     with pytest.raises(UserError, match=r"runs a block 'onyl', which is not .* did you mean only"):
         network.parameter_shapes(odd)
+
+
+def test_a_file_whose_path_is_no_text(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "b\udcfcro.py"
+    path.write_text("config = None", encoding="utf-8")
+    with pytest.raises(UserError, match=r"the path .*b\\udcfcro\.py is not UTF-8 in this locale"):
+        userfile.run(path)
+
+
+def test_bars_where_there_are_no_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, bars in (("ascii", "@"), ("latin-1", "@"), ("utf-8", "█")):
+        written = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=encoding))
+        print(info._bars(np.array([1.0, 1.0, 5.0]), 0, 10), flush=True)
+        assert bars in written.getvalue().decode(encoding)
 
 
 @pytest.mark.parametrize("where", ["blocks", "layers"])

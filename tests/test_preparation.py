@@ -327,6 +327,18 @@ def test_what_a_run_does_where_nothing_is_random(crop: Any, centre: float | None
     assert takeout.preparation_of(built) == Preparation(5, 7, centre)
 
 
+TRAVELS = {"size", "crop"}  # as a preparation
+OF_TRAINING = {"pad", "flip", "policy", "layers", "magnitude", "deviation", "erase", "mixup"}
+NOT_OF_PIXELS = {"name", "data_dir", "held_out", "split_seed", "storage", "threads", "workers"}
+
+
+def test_no_setting_of_data_is_forgotten() -> None:
+    # Whatever changes the pixels of images that are evaluated has to travel with networks.
+    assert {field.name for field in dataclasses.fields(Data)} == (
+        TRAVELS | OF_TRAINING | NOT_OF_PIXELS
+    )
+
+
 def test_images_that_are_no_square(tmp_path: pathlib.Path) -> None:
     made = exported.export("digits, smallest", pixels=True)._replace(size=(18, 31))
     rng = np.random.default_rng(0)
