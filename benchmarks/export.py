@@ -66,14 +66,14 @@ def network_of(name: str) -> Export:
         proof=0.0,
         proof_images=0,
     )
-    return Export(module, variables, description, size, False)
+    return Export(module, variables, description, (size, size), False)
 
 
 def measured(export: Export, folder: pathlib.Path, rounds: int) -> list[dict[str, Any]]:
     """One row for each format that there is, and one for the Flax module."""
     there = available()
     rng = np.random.default_rng(1)
-    images = rng.normal(size=(64, export.size, export.size, 3)).astype(np.float32)
+    images = rng.normal(size=(64, *export.size, 3)).astype(np.float32)
     write = formats.writer(there, export, images)
     made = extract.save(
         folder, export.network, export.variables, description=export.description, write=write

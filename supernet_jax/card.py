@@ -1,11 +1,15 @@
 """The model card of an extracted network."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from supernet_jax.extracted import SOURCES, Description, Exported
+from supernet_jax import preparation
+from supernet_jax.extracted import SOURCES, Description
+from supernet_jax.manifest import Exported
 from supernet_jax.schema import parse
+from supernet_jax.storage import files
+
+NUMBERS = "print(logits.argmax(-1))  # numbers of classes, in the order above"
 
 
 def model_card(
@@ -23,19 +27,18 @@ def model_card(
             `export.format.Format`; those of weights need none.
     """
     d = parse(Description, dict(description), "the description")
-    snippets = snippets or {}
     flax = [name for name in d.formats if name in SOURCES]
+    programs = [name for name in d.formats if name in (snippets or {})]
     lines = [*_facts(d), ""]
     if flax or not d.formats:
         lines += [f"In Flax{_from(flax)}:", "", *_block(_flax(d, folder)), ""]
-    for name, exported in d.formats.items():
-        if name in snippets:
-            kind = "uint8 pixels" if exported.pixels else "float32, normalised"
-            shape = f"`[B, {exported.size}, {exported.size}, {d.input_channels}]`"
-            lines += [f"As {name}, images {shape}, {kind}:", ""]
-            lines += [*_block(_program(d, exported, snippets[name], folder)), ""]
+    if programs:
+        lines += [*_inputs(d, d.formats[programs[0]]), ""]  # all of them take the same
+    for name in programs:
+        lines += [f"As {name}, of these `inputs`:", ""]
+        lines += [*_block(_program((snippets or {})[name], folder)), ""]
     lines += ["Source:", "", *(f"- {key}: {value}" for key, value in d.source.items())]
-    lines += [f"- arch: `{json.dumps(d.arch)}`"]
+    lines += [f"- arch: `{files.dumps(d.arch)}`"]
     return "\n".join(lines) + "\n"
 
 
@@ -46,6 +49,7 @@ def _facts(d: Description) -> list[str]:
         f"| same as {name} | logits within {e.difference:.1e} of the largest, {e.images} images |"
         for name, e in d.formats.items()
     ]
+    taken = d.preparation.words if d.preparation else "not recorded: prepare it as for training"
     return [
         f"# {d.space}, {d.macs:,} MACs",
         "",
@@ -57,6 +61,7 @@ def _facts(d: Description) -> list[str]:
         *accuracy,
         f"| MACs | {d.macs:,} |",
         f"| parameters | {d.parameters:,} ({d.dtype}) |",
+        f"| of an image | {taken} |",
         f"| input | `[B, H, W, {d.input_channels}]`, resized to {d.resolution} x {d.resolution} |",
         f"| normalisation | pixels in 0..1, mean {_numbers(d.mean)}, std {_numbers(d.std)} |",
         f"| calibration | {d.calibration.batches} batches of {d.calibration.batch} images |",
@@ -70,38 +75,61 @@ def _facts(d: Description) -> list[str]:
 
 
 def _flax(d: Description, folder: str) -> list[str]:
-    own = f', space_file="{d.code.file}"' if d.code else ""
-    return [
-        "import jax, numpy as np",
-        "from supernet_jax import extracted",
-        "",
-        f'module, variables = extracted.load("{folder}"{own})',
-        *_normalised(d, d.resolution, "yours, any size"),
-        "logits = jax.jit(module.apply)(variables, inputs)",
-        "print(logits.argmax(-1))  # numbers of classes, in the order above",
+    own = f', space_file="{_quoted(d.code.file)}"' if d.code else ""
+    load = f'module, variables = extracted.load("{_quoted(folder)}"{own})'
+    run = ["logits = jax.jit(module.apply)(variables, inputs)", NUMBERS]
+    if d.preparation is not None and d.input_channels in preparation.MODES:
+        made = f'inputs = extracted.inputs("{_quoted(folder)}", ["IMAGE"])  # files, yours'
+        return ["import jax", "from supernet_jax import extracted", "", load, made, *run]
+    given = d.preparation or preparation.Preparation(d.resolution, d.resolution, None)
+    zeros = _zeros(d, given.height, given.width)
+    imports = ["import jax, numpy as np", "from supernet_jax import extracted", ""]
+    return [*imports, load, zeros, *_normalised(d), *run]
+
+
+def _inputs(d: Description, exported: Exported) -> list[str]:
+    """How to make what a program takes."""
+    height, width = exported.size
+    kind = "uint8 pixels" if exported.pixels else "float32, normalised"
+    shape = f"`[B, {height}, {width}, {d.input_channels}]`"
+    lines = [f"The other formats take `inputs`, images {shape}, {kind}:", ""]
+    numbers = ["inputs = images"] if exported.pixels else _normalised(d)
+    how = d.preparation
+    if how is None or d.input_channels not in preparation.MODES:
+        return lines + _block(["import numpy as np", "", _zeros(d, height, width), *numbers])
+    given = f'{width}, {height}, "{preparation.MODES[d.input_channels]}", {how.centre}'
+    if how.upright or how.background != "none":
+        given += f', {how.upright}, "{how.background}"'
+    made = [
+        f'images = [prepared(file, {given}) for file in ["IMAGE"]]  # files, yours',
+        f"images = np.stack(images).reshape(-1, {height}, {width}, {d.input_channels})",
     ]
+    function = ["", "", *preparation.text().splitlines(), "", ""]
+    lines += _block(["import numpy as np", *function, *made, *numbers])
+    if (height, width) != (how.height, how.width):
+        lines += ["", f"The accuracies are of images of {how.width} x {how.height} pixels."]
+    return lines
 
 
-def _program(d: Description, exported: Exported, snippet: str, folder: str) -> list[str]:
-    imports, _, body = snippet.replace("FOLDER", folder).partition("\n\n")
-    mean, images, inputs = _normalised(d, exported.size, "yours")
-    pixels = [images.replace("images", "inputs", 1)]
-    return [
-        *imports.splitlines(),
-        "import numpy as np",
-        "",
-        *(pixels if exported.pixels else [mean, images, inputs]),
-        *body.splitlines(),
-        "print(logits.argmax(-1))  # numbers of classes, in the order above",
-    ]
+def _program(snippet: str, folder: str) -> list[str]:
+    return [*snippet.replace("FOLDER", _quoted(folder)).splitlines(), NUMBERS]
 
 
-def _normalised(d: Description, size: int, whose: str) -> list[str]:
+def _zeros(d: Description, height: int, width: int) -> str:
+    return f"images = np.zeros((1, {height}, {width}, {d.input_channels}), np.uint8)  # yours"
+
+
+def _normalised(d: Description) -> list[str]:
     return [
         f"mean, std = np.array({list(d.mean)}), np.array({list(d.std)})",
-        f"images = np.zeros((1, {size}, {size}, {d.input_channels}), np.uint8)  # {whose}",
         'inputs = ((images / 255 - mean) / std).astype("float32")',
     ]
+
+
+def _quoted(text: str) -> str:
+    """A text as it stands between the double quotes of a Python literal."""
+    plain = (c if c.isprintable() and c not in '"\\' else repr(c)[1:-1] for c in text)
+    return "".join('\\"' if c == '"' else c for c in plain)
 
 
 def _from(formats: Sequence[str]) -> str:

@@ -39,6 +39,7 @@ from supernet_jax.evaluate import EvaluationData, How
 from supernet_jax.importers import classes as class_names
 from supernet_jax.network import Space
 from supernet_jax.sampling import Sampler
+from supernet_jax.space import geometry
 
 
 class Experiment(NamedTuple):
@@ -94,6 +95,7 @@ def build(settings: Config) -> Experiment:
         _warn(note)
     classes, channels = len(dataset.class_names), dataset.train.images.shape[-1]
     space = _built("space", settings, Space, classes=classes, input_channels=channels)
+    geometry(space, space.resolutions[0])  # a block that cannot be is refused before any work
     prepare = functools.partial(augment.normalise, mean=dataset.mean, std=dataset.std)
     recipe = _recipe(settings, space, prepare)
     return Experiment(settings, dataset, space, prepare, recipe, sharding.data_mesh())

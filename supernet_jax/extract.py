@@ -23,13 +23,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import checkpoint, choices, costs, elastic, extracted, machine, network, userfile
+from supernet_jax import (
+    choices,
+    costs,
+    elastic,
+    extracted,
+    machine,
+    manifest,
+    network,
+    userfile,
+)
 from supernet_jax.card import model_card
 from supernet_jax.choices import Arch, Array
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError
 from supernet_jax.extracted import Block, Description, Network, Variables, load, read_description
 from supernet_jax.network import Space, Strategy
+from supernet_jax.preparation import Preparation
 from supernet_jax.schema import parse
 from supernet_jax.storage import files
 
@@ -194,6 +204,7 @@ def describe(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    preparation: Preparation | None = None,
     classes: Sequence[str] | None = None,
     accuracy: Mapping[str, float],
     calibration: tuple[int, int],
@@ -201,7 +212,7 @@ def describe(
     proof: float,
     proof_images: int,
 ) -> dict[str, Any]:
-    """What `network.json` says of an extracted network; see `extracted.Description`.
+    """What `network.json` says of an extracted network; see `manifest.Description`.
 
     Args:
         space: the space.
@@ -210,6 +221,8 @@ def describe(
         variables: its variables.
         mean: per channel, of pixels in 0..1, subtracted before the network.
         std: per channel, likewise, divided by.
+        preparation: how an image became the pixels that the network was trained and measured on;
+            None where that is not known.
         classes: their names in the order of the logits; None numbers them.
         accuracy: share classified correctly in [0, 1] by the name of the split, with statistics of
             this calibration.
@@ -232,14 +245,15 @@ def describe(
             raise UserError(f"{len(given)} {what} were given, but the space has {needed}")
     leaves = jax.tree.leaves(variables["params"])
     value = {
-        "format": extracted.FORMAT,
-        "version": extracted.VERSION,
+        "format": manifest.FORMAT,
+        "version": manifest.VERSION,
         "space": space.name,
         "arch": choices.to_notation(space.menu, arch),
         "resolution": made.resolution,
         "input_channels": space.input_channels,
         "mean": [float(m) for m in mean],
         "std": [float(s) for s in std],
+        "preparation": None if preparation is None else dataclasses.asdict(preparation),
         "classes": list(classes),
         "blocks": [_block(block) for block in made.blocks],
         "code": _code(made),
@@ -305,16 +319,19 @@ def check_free(folder: str | pathlib.Path) -> pathlib.Path:
     """The path, if `save` could write there.
 
     Raises:
-        UserError: it is a file, or a folder that is not empty.
+        UserError: it is a file, a folder that is not empty, or cannot be looked into.
     """
     path = pathlib.Path(folder).expanduser().absolute()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} exists already; pass a new or an empty folder")
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} exists already; pass a new or an empty folder")
+    except OSError as error:
+        raise files.unwritable(path, error) from error
     return path
 
 
 def _write_weights(folder: pathlib.Path, variables: Variables) -> dict[str, Any]:
-    checkpoint.write_tree(folder / extracted.WEIGHTS, extracted.filled(variables))
+    extracted.write_orbax(folder, variables)
     return {}
 
 
@@ -365,7 +382,8 @@ def _block(block: Block) -> dict[str, Any]:
     """A block as JSON values, which must give the same spec when they are read."""
     kind, spec = block.module, type(block.spec)
     own = extracted.LIBRARY.get(kind.__name__, (None, None))[0] is not kind
-    fields = json.loads(json.dumps(dataclasses.asdict(block.spec), default=repr))
+    written = json.dumps(dataclasses.asdict(block.spec), default=repr)
+    fields = json.loads(written, parse_constant=lambda constant: None)  # no NaN in any file
     if parse(spec, fields, f"the spec of block {block.name}") != block.spec:
         raise UserError(
             f"{block.spec} of block {block.name} holds more than plain numbers and text"
@@ -390,7 +408,7 @@ def _code(made: Network) -> dict[str, Any] | None:
     path = _source(own[-1])
     return {
         "file": str(path),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(files.read_bytes(path)).hexdigest(),
         "forward": None if made.forward is None else made.forward.__name__,
     }
 
@@ -444,6 +462,6 @@ def unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         yield path
         path.replace(folder)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error}; pass another folder") from error
+        raise files.unwritable(folder, error) from error
     finally:
         shutil.rmtree(path, ignore_errors=True)

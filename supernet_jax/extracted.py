@@ -6,7 +6,8 @@ what the network is made of, its variables in `weights` (an Orbax checkpoint) or
 loaded without this library.
 
     module, variables = load(folder)
-    logits = module.apply(variables, images)  # float [B, H, W, C], normalised -> float32 [B, K]
+    images = inputs(folder, ["cat.jpg"])  # float [B, H, W, C], as it was trained and measured
+    logits = module.apply(variables, images)  # float32 [B, K]
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import hashlib
 import json
 import pathlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -24,7 +25,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import checkpoint, layers, machine, tensors, userfile
+from supernet_jax import (
+    augment,
+    checkpoint,
+    layers,
+    machine,
+    preparation,
+    tensors,
+    userfile,
+)
 from supernet_jax.blocks import (
     HardHead,
     HardStem,
@@ -38,14 +47,16 @@ from supernet_jax.blocks import (
     StemSpec,
 )
 from supernet_jax.errors import UserError
+from supernet_jax.manifest import BlockDescription
+from supernet_jax.manifest import Description as Description
+from supernet_jax.manifest import read_description as read_description
 from supernet_jax.schema import parse
+from supernet_jax.storage import files
 
 Array = jax.Array
 Variables = dict[str, Any]  # {"params": ..., "stats": ...}, each {block: {layer: ...}}
-FORMAT, VERSION = "supernet_jax network", 2  # version 1 had no field `formats`
 WEIGHTS, TENSORS = "weights", "model.safetensors"  # where variables are, the first that is there
 SOURCES = {"orbax": WEIGHTS, "safetensors": TENSORS}  # by the name of the format
-LARGEST_RESOLUTION = 4096
 LIBRARY: dict[str, tuple[type[nn.Module], type]] = {
     "Stem": (Stem, StemSpec),
     "MBConv": (MBConv, MBConvSpec),
@@ -100,122 +111,6 @@ class _Run:
         return inputs[0] if module is None else module(*inputs)
 
 
-@dataclasses.dataclass(frozen=True)
-class BlockDescription:
-    """A block in `network.json`.
-
-    Attributes:
-        name: of its variables.
-        type: class of its module.
-        spec: fields of its spec.
-        spec_type: class of its spec where both are in the user's file; None for the library's own.
-    """
-
-    name: str
-    type: str
-    spec: dict
-    spec_type: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Code:
-    """Which file of the user's defines blocks or the topology.
-
-    Attributes:
-        file: where it was.
-        sha256: of its content.
-        forward: name of the topology function in it; None for a chain.
-    """
-
-    file: str
-    sha256: str
-    forward: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-    """How many batches of how many training images the statistics were calibrated on."""
-
-    batches: int
-    batch: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Proof:
-    """Largest difference of logits from the supernet's, relative to the largest logit."""
-
-    difference: float
-    images: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Exported:
-    """One format of a network, loaded from its files by its own runtime and compared.
-
-    Attributes:
-        difference: largest one of a logit from the Flax network's, relative to the largest logit.
-        images: on how many.
-        size: height and width in pixels of the images that are fed.
-        pixels: whether they are uint8, normalised by the network itself.
-        files: SHA-256 of each; what holds variables for Flax is covered by the network's own.
-    """
-
-    difference: float
-    images: int
-    size: int
-    pixels: bool
-    files: dict[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """`network.json`, field by field; all of them are always there.
-
-    Attributes:
-        format: always `FORMAT`.
-        version: of the format.
-        space: name of the search space that it was taken from.
-        arch: the decisions, as the space notes them.
-        resolution: pixels to which the network resizes its input.
-        input_channels: of the images.
-        mean: per channel, of pixels in 0..1; `(pixel / 255 - mean) / std` is the input.
-        std: per channel, likewise.
-        classes: names of the classes, in the order of the logits.
-        blocks: in order.
-        code: the user's file that it needs, if any.
-        macs: multiply-accumulates for one image.
-        parameters: how many numbers it has, statistics of normalisations aside.
-        accuracy: share of images classified correctly in [0, 1], by the name of the split.
-        calibration: of the statistics.
-        source: where it came from: run, checkpoint, ...
-        proof: that it is the same network as in the supernet.
-        dtype: of the parameters.
-        sha256: of structure and weights.
-        formats: in which the folder holds the network, by name.
-    """
-
-    format: str
-    version: int
-    space: str
-    arch: Any
-    resolution: int
-    input_channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    classes: tuple[str, ...]
-    blocks: tuple[BlockDescription, ...]
-    code: Code | None
-    macs: int
-    parameters: int
-    accuracy: dict[str, float]
-    calibration: Calibration
-    source: dict
-    proof: Proof
-    dtype: str
-    sha256: str
-    formats: dict[str, Exported]
-
-
 @functools.lru_cache(maxsize=2)
 def compiled_quickly(network: Network) -> Callable[[Variables, Any], Array]:
     """`(variables, images) -> logits`, compiled for a few runs rather than for many."""
@@ -246,35 +141,29 @@ def load(
     return module, read_variables(folder, description, module, source=source)
 
 
-def read_description(folder: str | pathlib.Path) -> dict[str, Any]:
-    """The content of `network.json`, checked field by field; see `Description`.
+def inputs(folder: str | pathlib.Path, images: Sequence[str | pathlib.Path]) -> np.ndarray:
+    """Image files as the network takes them: float32 `[B, H, W, C]`.
+
+    Cropped, resized and normalised as the images that it was trained and measured on.
+
+    Args:
+        folder: of an extracted network.
+        images: files that Pillow reads.
 
     Raises:
-        UserError: it is missing, not JSON, or has missing, unknown or wrong fields.
+        UserError: the folder does not say how images were prepared; no image, or a file that is
+            none or cannot be read.
     """
-    path = pathlib.Path(folder) / "network.json"
-    try:
-        value = json.loads(path.read_text("utf-8"), parse_constant=_refuse)
-    except FileNotFoundError:
+    d = parse(Description, read_description(folder), "network.json")
+    if d.preparation is None or d.input_channels not in preparation.MODES:
         raise UserError(
-            f"{folder} is not an extracted network: it has no network.json; "
-            "`supernet extract` writes such folders"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
-    if isinstance(value, dict) and value.get("version", VERSION) not in (1, VERSION):
-        raise UserError(
-            f"{path} has version {value['version']}, this library reads 1 to {VERSION}; "
-            "install the version of supernet_jax that wrote it"
+            f"{folder} does not say how an image file becomes the pixels that it was trained on; "
+            "give it float arrays [B, H, W, C], (pixel / 255 - mean) / std, or extract it again"
         )
-    if isinstance(value, dict) and value.get("version") == 1:
-        value = {**value, "formats": {}}
-    described = parse(Description, value, str(path))
-    if not 0 < described.resolution <= LARGEST_RESOLUTION:
-        raise UserError(
-            f"{path} has resolution {described.resolution}, allowed are 1 to {LARGEST_RESOLUTION}"
-        )
-    return value
+    if isinstance(images, str | pathlib.Path) or not images:
+        raise UserError(f"images is {str(images)!r}, but must be a list of at least one file")
+    made = [preparation.pixels(image, d.preparation, d.input_channels) for image in images]
+    return np.asarray(augment.normalise(jnp.asarray(np.stack(made)), mean=d.mean, std=d.std))
 
 
 def build(description: Description, code: Mapping[str, Any]) -> Network:
@@ -336,9 +225,9 @@ def _user_code(
             "look at it, for it will be run, and pass space_file=..."
         )
     path = pathlib.Path(space_file)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"there is no file {path} to load the network's blocks from; {seen}")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(files.read_bytes(path, kind="Python file")).hexdigest()
     if recorded and digest != recorded.sha256:
         warnings.warn(
             f"{path} is not the file that the network was extracted with: {seen}", stacklevel=3
@@ -366,6 +255,7 @@ def read_variables(
         check_fit(module, tensors.nested(tensors.shapes(path), path), description)
         variables = tensors.nested(tensors.read(path), path)
     else:
+        check_orbax(folder)
         check_fit(module, checkpoint.tree_shapes(path), description)
         variables = checkpoint.read_tree(path)
     if digest(description, variables) != description.sha256:
@@ -398,7 +288,7 @@ def check_fit(module: Network, shapes: Any, description: Description) -> None:
     leaves = tuple((name, leaf.shape, leaf.dtype) for name, leaf in _leaves(shapes).items())
     try:
         own, logits = _own_shapes(module, leaves, description.input_channels)
-    except Exception as error:
+    except Exception as error:  # whatever a block, of the user's perhaps, makes of other sizes
         reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
         raise UserError(f"network.json does not fit the weights beside it: {reason}") from error
     for name in [*own, *there]:
@@ -441,6 +331,7 @@ def digest(description: Description, variables: Variables) -> str:
     d = description
     structure = [d.resolution, d.input_channels, d.mean, d.std, d.classes, d.dtype]
     structure += [[dataclasses.asdict(block) for block in d.blocks], d.code and d.code.forward]
+    structure += [] if d.preparation is None else [dataclasses.asdict(d.preparation)]
     total = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
     for name, leaf in sorted(_leaves(variables).items()):
         array = np.asarray(leaf)
@@ -449,13 +340,28 @@ def digest(description: Description, variables: Variables) -> str:
     return total.hexdigest()
 
 
+def write_orbax(folder: pathlib.Path, variables: Variables) -> None:
+    """Writes variables into a folder as an Orbax checkpoint, `WEIGHTS`.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    check_orbax(folder)
+    checkpoint.write_tree(folder / WEIGHTS, filled(variables))
+
+
+def check_orbax(folder: pathlib.Path) -> None:
+    """Makes sure that Orbax can find a folder.
+
+    Raises:
+        UserError: its path is not UTF-8.
+    """
+    files.check_utf8(folder, "weights in Orbax's format need (safetensors do not)")
+
+
 def filled(variables: Variables) -> Variables:
     """The kinds of variables of which there are any: only those are stored."""
     return {kind: tree for kind, tree in variables.items() if jax.tree.leaves(tree)}
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number")
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def to_json(config: Any) -> Any:
     """Dataclasses as JSON values; each says its type.
 
     Raises:
-        UserError: a value in it is no dataclass, number, text, list or tuple.
+        UserError: a value in it is no dataclass, finite number, text, list or tuple.
     """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
@@ -126,6 +126,11 @@ def to_json(config: Any) -> Any:
         raise UserError(
             f"a {type(config).__name__} in the configuration cannot be written as JSON; make it a "
             "dataclass (@dataclasses.dataclass(frozen=True)) of numbers, text and tuples"
+        )
+    if isinstance(config, float) and not math.isfinite(config):
+        raise UserError(
+            f"a number in the configuration is {config}, which JSON does not have; give a finite "
+            "one, or None"
         )
     return config
 

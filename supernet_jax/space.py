@@ -6,7 +6,7 @@ Shape letters: `B` images, `C` channels, `K` classes, `N` rows of a parameter ba
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,11 @@ import numpy as np
 from supernet_jax import choices, elastic
 from supernet_jax.choices import Arch, Array, Lookup, Menu, Path
 from supernet_jax.elastic import ElasticBlock
+from supernet_jax.errors import UserError, near
 
 Run = Callable[..., Array]
 Topology = Callable[[Run, Array], Array]
+LONGEST_NAME = 100  # characters; names of a few levels are one in the files of extracted networks
 
 
 class Bank(NamedTuple):
@@ -46,6 +48,9 @@ class Space:
         resolution: where the input resolution stands in the menu. It is a shape, hence never
             traced: each resolution has a program of its own.
         bank: a parameter bank, or None for one set of parameters without an extra axis.
+
+    Raises:
+        UserError: a decision, a block or its group has a name that no file could hold.
     """
 
     name: str
@@ -57,10 +62,46 @@ class Space:
     resolution: Path = ("resolution",)
     bank: Bank | None = None
 
+    def __post_init__(self) -> None:
+        _check_keys(self.menu, "a decision in the menu")
+        for name, block in self.blocks.items():
+            check_name(name, "a block")
+            if block.group is not None:
+                check_name(block.group, f"the group of block {name!r}")
+
     @property
     def resolutions(self) -> tuple[int, ...]:
         """The input resolutions on offer, smallest first."""
         return tuple(int(r) for r in choices.get(self.menu, self.resolution).values)
+
+
+def check_name(name: Any, what: str) -> None:
+    """Makes sure that a name can be a key of parameters in every file.
+
+    Args:
+        name: of anything whose parameters or decisions are kept by name.
+        what: that is called so, for the message.
+
+    Raises:
+        UserError: it cannot.
+    """
+    fits = isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and name.isprintable()
+    if not fits or {"/", "\\"} & set(name) or name in (".", ".."):
+        raise UserError(
+            f"{what} is called {ascii(name)[:80]}; names are text of 1 to {LONGEST_NAME} printable "
+            "characters, without / and \\, and not . or ..: rename it"
+        )
+
+
+def _check_keys(tree: Any, what: str) -> None:
+    """Holds the keys of nested dicts, and of what lists among them hold, to `check_name`."""
+    if isinstance(tree, Mapping):
+        for name, inner in tree.items():
+            check_name(name, what)
+            _check_keys(inner, what)
+    elif isinstance(tree, list | tuple):
+        for inner in tree:
+            _check_keys(inner, what)
 
 
 def group(space: Space, name: str) -> str:
@@ -77,18 +118,43 @@ class Geometry(NamedTuple):
 
 @functools.cache
 def geometry(space: Space, resolution: int) -> dict[str, Geometry]:
-    """Shapes of every union block at one input resolution."""
+    """Shapes of every union block at one input resolution.
+
+    Raises:
+        UserError: the topology runs a block that is not there, or a block has parameters that no
+            file could hold.
+    """
     found: dict[str, Geometry] = {}
 
     def run(name: str, *inputs: Array) -> Array:
+        if name not in space.blocks:
+            raise UserError(
+                f"the topology of the space {space.name} runs a block {name!r}, which is not among "
+                f"its blocks{near(str(name), space.blocks)}"
+            )
         block = space.blocks[name]
         shapes = tuple(x.shape for x in inputs)
         found[name] = Geometry(shapes, elastic.shapes(block, block.union, shapes))
+        for tree in found[name].shapes[:2]:  # parameters and statistics
+            _check_parameters(tree, f"in block {name!r}")
         return jnp.zeros(found[name].shapes.output.shape)
 
     images = jax.ShapeDtypeStruct((1, resolution, resolution, space.input_channels), jnp.float32)
     jax.eval_shape(functools.partial(space.forward, run), images)
     return found
+
+
+def _check_parameters(tree: Any, where: str) -> None:
+    """Makes sure that parameters are nested dicts of arrays, under names that files can hold."""
+    if isinstance(tree, Mapping):
+        for name, inner in tree.items():
+            check_name(name, f"a layer or parameter {where}")
+            _check_parameters(inner, where)
+    elif not isinstance(tree, jax.ShapeDtypeStruct):
+        raise UserError(
+            f"{where} there is a parameter that is a {type(tree).__name__}, not an array; make "
+            "each array a parameter of its own"
+        )
 
 
 def identity(space: Space, resolution: int, archs: Arch) -> Array | np.ndarray:

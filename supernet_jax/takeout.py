@@ -7,7 +7,7 @@ resolution; what is extracted is a program of its own in any case.
 
 import functools
 import hashlib
-import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 
 from supernet_jax import choices, costs, evaluate, experiment, extract, extracted, machine, network
 from supernet_jax.choices import Arch
+from supernet_jax.data import decode
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError
 from supernet_jax.evaluate import EvaluationData
@@ -27,7 +28,9 @@ from supernet_jax.export import formats as export_formats
 from supernet_jax.export import orbax
 from supernet_jax.export.format import Export, Format
 from supernet_jax.extracted import Description, Network, Variables
+from supernet_jax.preparation import Preparation
 from supernet_jax.schema import parse
+from supernet_jax.storage import files
 
 PROOF_IMAGES = 64  # real images on which logits are compared
 
@@ -124,7 +127,7 @@ def folder_names(opened: Run, archs: Sequence[Arch]) -> list[str]:
     """A name for each arch's folder, which depends on nothing but the arch and its space."""
     space = opened.experiment.space
     macs = costs.macs(space)
-    notations = [json.dumps(choices.to_notation(space.menu, arch)) for arch in archs]
+    notations = [files.dumps(choices.to_notation(space.menu, arch)) for arch in archs]
     digests = [hashlib.sha256(notation.encode()).hexdigest()[:8] for notation in notations]
     return [f"macs-{int(macs(a))}-{d}" for a, d in zip(archs, digests, strict=True)]
 
@@ -133,23 +136,28 @@ def is_finished(opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted) -
     """Whether an earlier, perhaps interrupted, command has written this very network there.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or cannot be looked into.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
+    try:
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return False
+    except OSError as error:
+        raise files.unreadable(folder, error, kind="folder") from error
     there = parse(Description, extracted.read_description(folder), "network.json")
     space, source = opened.experiment.space, there.source
-    size = wanted.size or _data_size(opened.experiment)
+    size = _fed_size(opened.experiment, wanted)
     own = {
         "arch": choices.to_notation(space.menu, arch),
         "checkpoint": opened.step,
-        "run": str(opened.folder.resolve()),
+        "run": os.path.realpath(opened.folder),
+        "preparation": preparation_of(opened.experiment),
         "formats": {f.name: (size, wanted.pixels) for f in wanted.formats},
     }
     theirs = {
         "arch": there.arch,
         "checkpoint": source.get("checkpoint"),
-        "run": str(pathlib.Path(str(source.get("run"))).resolve()),
+        "run": os.path.realpath(str(source.get("run"))),
+        "preparation": there.preparation,
         "formats": {name: (f.size, f.pixels) for name, f in there.formats.items()},
     }
     other = [key for key in own if own[key] != theirs[key]]
@@ -185,6 +193,7 @@ def _save(
         made.variables,
         mean=dataset.mean,
         std=dataset.std,
+        preparation=preparation_of(built),
         classes=dataset.class_names,
         accuracy=made.accuracy,
         calibration=made.calibration,
@@ -200,7 +209,7 @@ def _save(
         proof=made.proof,
         proof_images=len(images),
     )
-    size = wanted.size or _data_size(built)
+    size = _fed_size(built, wanted)
     export = Export(made.module, made.variables, description, size, wanted.pixels)
     return extract.save(
         folder,
@@ -217,8 +226,20 @@ def _size(calibration: Any) -> tuple[int, int]:
     return calibration.shape[0], calibration.shape[1]
 
 
-def _data_size(built: Experiment) -> int:
-    return built.dataset.test.images.shape[1]
+def preparation_of(built: Experiment) -> Preparation:
+    """How images of a run's data become pixels wherever nothing is random."""
+    _, height, width, _ = built.dataset.test.images.shape
+    d = built.config.data
+    centre = None if d.crop == "stretch" else decode.CENTRE
+    return Preparation(height, width, centre, upright=d.upright, background=d.background)
+
+
+def _fed_size(built: Experiment, wanted: Wanted) -> tuple[int, int]:
+    """Height and width of the images that programs take."""
+    if wanted.size is not None:
+        return wanted.size, wanted.size
+    _, height, width, _ = built.dataset.test.images.shape
+    return height, width
 
 
 # ---------------------------------------------------------------------------- one by itself

@@ -3,21 +3,24 @@
 import hashlib
 import importlib.util
 import inspect
+import os
 import pathlib
 import sys
 import traceback
 from typing import Any
 
 from supernet_jax.errors import UserError
+from supernet_jax.storage import files
 
 
 def run(path: pathlib.Path) -> Any:
     """Imports a Python file by its path, under a name of its own.
 
     Raises:
-        UserError: it is not a Python file, or does not run.
+        UserError: it is not a Python file, does not run, or has a path that is not UTF-8.
     """
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    files.check_utf8(path, "JAX needs of files that it compiles functions from")
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
     name = f"supernet_user_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

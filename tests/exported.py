@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from supernet_jax import augment, choices, extract, extracted
+from supernet_jax import augment, choices, extract, extracted, manifest
 from supernet_jax.blocks import (
     CONV,
     IDENTITY,
@@ -26,6 +26,7 @@ from supernet_jax.blocks import (
 from supernet_jax.export.format import Export
 from supernet_jax.extracted import Block, Network
 from supernet_jax.network import Space
+from supernet_jax.preparation import Preparation
 from supernet_jax.spaces import mobilenet, ofa
 
 TOLERANCE = 1e-5  # float32 sums in another order
@@ -112,30 +113,30 @@ def export(case: str, pixels: bool = False) -> Export:
         for kind, collection in (("params", "params"), ("stats", "moments"))
     }
     described = extracted.Description(
-        format=extracted.FORMAT,
-        version=extracted.VERSION,
+        format=manifest.FORMAT,
+        version=manifest.VERSION,
         space=case,
         arch={"a": 1},
         resolution=network.resolution,
         input_channels=channels,
         mean=(0.5, 0.25, 0.4)[:channels],
         std=(0.3, 0.2, 0.25)[:channels],
+        preparation=Preparation(size, size, None),
         classes=tuple("abcdefg"),
         blocks=(),
         code=None,
         macs=12,
         parameters=34,
         accuracy={"test": 0.5},
-        calibration=extracted.Calibration(8, 64),
+        calibration=manifest.Calibration(8, 64),
         source={},
-        proof=extracted.Proof(0.0, 1),
+        proof=manifest.Proof(0.0, 1),
         formats={},
         dtype="float32",
         sha256="56",
     )
-    return Export(
-        network, variables, json.loads(json.dumps(dataclasses.asdict(described))), size, pixels
-    )
+    description = json.loads(json.dumps(dataclasses.asdict(described)))
+    return Export(network, variables, description, (size, size), pixels)
 
 
 def _random(rng: np.random.Generator, path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:

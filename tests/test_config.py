@@ -136,6 +136,19 @@ def test_json_round_trip_of_ones_own() -> None:
         through_json(whole)
 
 
+@dataclasses.dataclass(frozen=True)
+class Bounded:
+    """A part of a user's own, whose fields nobody checks."""
+
+    limit: float = 1.0
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_numbers_that_json_lacks_are_refused(value: float) -> None:
+    with pytest.raises(UserError, match=f"is {value}, which JSON does not have; give a finite one"):
+        config.to_json(dataclasses.replace(Config(), loss=(Bounded(), Bounded(value))))
+
+
 def test_unknown_and_missing_fields_are_named() -> None:
     value = config.to_json(Config())
     value["train"]["stepz"] = value["train"].pop("steps")

@@ -42,7 +42,7 @@ def test_one_network_in_several_formats(
     assert said.status == 0 and "logits differ by: safetensors 0.0e+00, stablehlo " in said.out
     description = extracted.read_description(folder)
     assert list(description["formats"]) == list(given)
-    assert all(one["size"] == 12 for one in description["formats"].values())
+    assert all(one["size"] == [12, 12] for one in description["formats"].values())
     assert not (folder / "weights").exists()
     module, variables = extracted.load(folder, space_file=CONFIG)
     images = np.random.default_rng(0).normal(size=(3, 12, 12, 1)).astype(np.float32)
@@ -134,6 +134,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "front": ("--arch front:99", "the front has front:0 to front:"),
     "letters": ("--arch front:a", "the front has front:0 to front:"),
     "taken": ("--arch largest --out TAKEN", "exists already; pass a new or an empty folder"),
+    "bytes": ("--arch largest --out b\udcfcro", "is not UTF-8 in this locale, which weights in"),
     "a file": ("--front --out TAKEN/file", "is not a folder for several networks"),
 }
 

@@ -1,6 +1,7 @@
 """PyTorch: the same logits and the same training from a file that needs nothing of this library."""
 
 import ast
+import json
 import pathlib
 from typing import Any
 
@@ -8,6 +9,7 @@ import exported
 import jax
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 from PIL import Image
 
@@ -121,6 +123,10 @@ def test_nothing_but_constants_differs(tmp_path: pathlib.Path) -> None:
     text = (tmp_path / "torch" / "model.py").read_text()
     parsed, template = (ast.parse(t) for t in (text, torch_format.TEMPLATE.read_text()))
     constants = taken(parsed)
+    assert constants.pop("PREPARATION") == {
+        **{"height": 22, "width": 22, "centre": None, "filter": "bilinear"},
+        **{"upright": False, "background": "none"},
+    }
     assert constants.pop("CLASSES") == nasty * 2
     assert constants.pop("BLOCKS")[1] == (
         "plain",
@@ -143,7 +149,8 @@ def test_nothing_but_constants_differs(tmp_path: pathlib.Path) -> None:
         for name in [getattr(node, "module", None) or node.names[0].name]
     }
     assert imported == {
-        *("pathlib", "sys", "collections", "functools", "torch", "safetensors", "PIL")
+        *("io", "typing", "pathlib", "sys", "collections", "functools"),
+        *("torch", "safetensors", "PIL"),
     }
 
 
@@ -166,6 +173,8 @@ def test_weights_without_pytorch(tmp_path: pathlib.Path) -> None:
     kernel = made.variables["params"]["pooled"]["depthwise"]["kernel"]
     np.testing.assert_array_equal(state["pooled.depthwise.weight"], kernel.transpose(3, 2, 0, 1))
     assert state["pooled.depthwise.weight"].shape == (24, 1, 3, 3)
+    with safetensors.safe_open(tmp_path / "torch" / "model.safetensors", "np") as file:
+        assert json.loads(file.metadata()["preparation"]) == made.description["preparation"]
     assert state["head.classifier.weight"].shape == (7, 16)
     assert state["stem.norm.num_batches_tracked"] == 8
     assert state["stem.norm.num_batches_tracked"].shape == ()

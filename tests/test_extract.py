@@ -294,7 +294,7 @@ EDITS: dict[str, tuple[Callable[[dict], Any], str]] = {
     "list": (put("mean", to=0.5), r"mean is 0\.5, but must be a list"),
     "element": (put("std", 1, to=None), r"std\[1\] is null, but must be a number"),
     "null": (put("proof", to=None), r"proof is null, but must be an object"),
-    "version": (put("version", to=9), "version 9, this library reads 1 to 2; install"),
+    "version": (put("version", to=9), "version 9, this library reads 1 to 3; install"),
     "type": (
         put("blocks", 0, "type", to="os.system"),
         r"blocks\[0\]\.type is 'os\.system', but the",
@@ -346,6 +346,45 @@ def test_not_a_description(folder: pathlib.Path, tmp_path: pathlib.Path, text: s
     (path / "network.json").write_text(text)
     with pytest.raises(UserError, match=r"network\.json is "):
         extract.load(path)
+
+
+def test_why_a_description_could_not_be_read(
+    folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copied(folder, tmp_path)
+    whole = (path / "network.json").read_text("utf-8")
+    told = []
+    for text in ("", whole[:100], whole.encode("utf-16").decode("latin-1"), "# of another tool"):
+        (path / "network.json").write_text(text, encoding="latin-1")
+        with pytest.raises(UserError) as caught:
+            extract.load(path)
+        told.append(str(caught.value))
+    assert "is empty, so it was cut short" in told[0]
+    assert all("is not a JSON file, or was cut short" in one for one in told[1:])
+    (path / "network.json").write_text(whole, encoding="utf-8")
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pathlib.Path, "read_text", refuse)
+    with pytest.raises(UserError, match=r"network\.json is not readable by this user"):
+        extract.load(path)
+    monkeypatch.undo()
+    (path / "network.json").unlink()
+    (path / "network.json").mkdir()
+    with pytest.raises(UserError, match=r"network\.json is a folder, not a JSON file"):
+        extract.load(path)
+
+
+def test_no_number_that_json_lacks() -> None:
+    own = extract.module(SPACE, ARCHS["smallest"])
+    first, *rest = own.blocks
+    spec = dataclasses.replace(rest[0].spec, drop_path=float("nan"))
+    odd = own.clone(blocks=(first, dataclasses.replace(rest[0], spec=spec), *rest[1:]))
+    _, variables, proof = taken("smallest")
+    with pytest.raises(UserError, match=r"stage1_block1\.drop_path is null, but must be a number"):
+        figures = {**FIGURES, "proof": proof}
+        extract.describe(SPACE, ARCHS["smallest"], odd, variables, **figures)
 
 
 def test_lost_and_changed_weights(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -54,7 +54,7 @@ def test_many_append(tmp_path: pathlib.Path) -> None:
     path.write_text('{"who": 9}\n{"cut', encoding="utf-8")
     assert files.lines(path) == ['{"who": 9}']
     assert path.read_text("utf-8").endswith("cut")  # readers never write
-    spawn = multiprocessing.get_context("fork")
+    spawn = multiprocessing.get_context("spawn")
     workers = [spawn.Process(target=_appends, args=(path, who)) for who in range(3)]
     for worker in workers:
         worker.start()

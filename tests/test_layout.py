@@ -31,7 +31,10 @@ ROWS = (
     ("recipe", "evaluate", "chunks", "checkpoint"),
     ("members",),
     ("train",),
-    ("fit", "search", "slices", "extract", "extracted", "card", "timing"),
+    (
+        *("fit", "search", "slices", "timing"),
+        *("extract", "extracted", "card", "manifest", "preparation"),
+    ),
     ("export", "importers"),
     (
         *("config", "experiment", "run_folder", "proposal", "results", "raced"),

@@ -25,7 +25,7 @@ def holder(tmp_path: pathlib.Path):
     ready = tmp_path / "ready"
     folder = tmp_path / "run"
     folder.mkdir()
-    process = multiprocessing.get_context("fork").Process(target=_hold, args=(folder, str(ready)))
+    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(folder, str(ready)))
     process.start()
     while not ready.exists():
         time.sleep(0.01)

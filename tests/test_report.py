@@ -3,6 +3,7 @@
 import html.parser
 import json
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -19,7 +20,7 @@ from supernet_jax import choices, config, experiment, sampling, train, visits
 from supernet_jax.members import Members
 from supernet_jax.report import axes, history, page, plot, subnets
 from supernet_jax.report.columns import columns
-from supernet_jax.report.found import Pair
+from supernet_jax.report.found import Pair, networks
 from supernet_jax.report.history import Stretch
 from supernet_jax.report.markup import Html, escape, tag
 
@@ -197,6 +198,84 @@ def test_one_spoiled_field_leaves_the_others(tmp_path: pathlib.Path) -> None:
     assert np.isfinite(found.values["loss/smallest"]).all()
 
 
+def test_numbers_written_as_null(tmp_path: pathlib.Path) -> None:
+    # As JSON has no NaN: of a run that diverged, all of them.
+    nothing = {"loss/largest": None, "loss/random_1": None, "gradient_norm": None}
+    rows = [line(10), line(20, **nothing), line(30, **{"accuracy/largest": None})]
+    known = history.read(make(tmp_path, {"m": "\n".join(rows) + "\n"}) / "m")
+    assert known.broken is None and known.steps.tolist() == [10, 20, 30]
+    np.testing.assert_array_equal(np.isnan(known.values["loss/largest"]), [False, True, False])
+    diverged = "".join(line(s, **dict.fromkeys(known.values)) + "\n" for s in (10, 20))
+    null = {"loss": None, "accuracy": None, "latency": None, "test_accuracy": None}
+    kept = {"front": [record("a", loss=None, latency=None, test_accuracy=None)]}
+    parsed = shown(
+        tmp_path,
+        metrics__jsonl=diverged,
+        evaluations__jsonl=json.dumps(record("a", **null)) + "\n",
+        search__json=json.dumps(kept),
+        times__jsonl="".join(json.dumps({"step": s, "time": None}) + "\n" for s in (1, 2)),
+    )
+    assert "step 20 of 100" in parsed.text and "Gradient norm" not in parsed.text
+    assert "evaluations.jsonl: 1 entry, the first is number 1" in parsed.text
+    assert "NaN" not in parsed.text
+
+
+def test_networks_at_any_depth(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(tmp_path / "runs" / "one", {"config.json": json.dumps(PLAIN)})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    of_this = json.dumps({**network("words"), "source": {"run": str(run)}})
+    of_another = json.dumps({**network("words"), "source": {"run": str(run.parent / "two")}})
+    below = ("networks/small", "networks/front/macs-1", "a/b/c/d/e/macs-2", "mine")
+    beside = ("runs/networks/front/macs-3", "networks/front/macs-4", "elsewhere/out/front/macs-5")
+    for name in below:
+        make(run / name, {"network.json": of_another})
+    for name in beside:
+        make(tmp_path / name, {"network.json": of_this})
+    for name in ("elsewhere/out/front/macs-6", "runs/two/networks/macs-7"):
+        make(tmp_path / name, {"network.json": of_another})
+    for name in (".small.unfinished-7", "checkpoints/20", "networks/.macs.unfinished-7"):
+        make(run / name, {"network.json": "half"})
+    found, broken = networks(run)
+    names = {one.folder.name for one in found}
+    assert names == {"small", "macs-1", "macs-2", "mine", "macs-3", "macs-4", "macs-5"}
+    assert len(found) == len(names) and broken == []
+    make(run / "networks/front/macs-8", {"network.json": "{"})
+    _, [bad] = networks(run)
+    assert bad.file == "networks/front/macs-8/network.json" and "is not a JSON file" in bad.why
+    monkeypatch.chdir(run)  # where all of them are met twice
+    assert {one.folder.name for one in networks(pathlib.Path("."))[0]} == names - {"macs-5"}
+
+
+def test_files_that_may_not_be_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(tmp_path, {**files("words"), "races/b.json": '{"front": []}'})
+    refused = ("metrics.jsonl", "evaluations.jsonl", "search.json", "network.json", "a.json")
+    opened = pathlib.Path.open
+
+    def open_or_refuse(path: pathlib.Path, *arguments: Any, **options: Any) -> Any:
+        if path.name in refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    looked = os.scandir
+
+    def look_or_refuse(path: Any) -> Any:
+        if str(path).endswith("two"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return looked(path)
+
+    monkeypatch.setattr(pathlib.Path, "open", open_or_refuse)
+    monkeypatch.setattr(os, "scandir", look_or_refuse)
+    text = Parsed(page.report(run)).text
+    for name in (*refused, "networks/two"):
+        assert re.search(rf"{name}: .*is not readable by this user \(Permission denied\)", text), (
+            name
+        )
+    assert "delete" not in text and "remove" not in text
+
+
 def test_broken_lines_are_counted_and_named(tmp_path: pathlib.Path) -> None:
     rows = [line(10), "{half", line(20), "[1]", '{"event": "refused"}', line(30)[:-20]]
     parsed = shown(tmp_path, metrics__jsonl="\n".join(rows))
@@ -371,7 +450,7 @@ def test_mistakes(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) ->
         ([tmp_path / "nowhere"], "there is no run folder"),
         ([tmp_path / "empty"], "is not a run folder"),
         ([other], "is not that of a run"),
-        ([broken], "cannot be read"),
+        ([broken], "is not a JSON file, or was cut short"),
         ([run, "--out", other / "mine.html"], "is no report; choose another --out"),
         ([run, "--out", other], "is a folder"),
         ([run, "--out", tmp_path / "no" / "where.html"], "there is no folder"),

@@ -1,13 +1,14 @@
 """`supernet extract`: take subnets out as ordinary networks, and prove them the same."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from supernet_jax import experiment, extract, progress, results, takeout
+from supernet_jax import experiment, extract, extracted, progress, results, takeout
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
@@ -56,6 +57,8 @@ def run(arguments: Arguments) -> None:
         raise UserError("say which subnets: --arch for one or a file of several, or --front")
     given = formats.chosen(arguments.format, pixels=arguments.pixels, size=arguments.input_size)
     wanted = Wanted(given, arguments.pixels, arguments.input_size)
+    if "orbax" in arguments.format:
+        extracted.check_orbax(arguments.out)
     opened = common.open_run(arguments.run, arguments.config, read=False)
     archs = _archs(opened, arguments)
     if not _reads_slices(opened, arguments.read):
@@ -101,7 +104,7 @@ def _one(opened: Run, arch: Arch, out: pathlib.Path, wanted: Wanted) -> None:
 
 
 def _many(opened: Run, archs: Sequence[Arch], out: pathlib.Path, wanted: Wanted) -> None:
-    if (out / "network.json").exists() or (out.exists() and not out.is_dir()):
+    if os.path.exists(out / "network.json") or (os.path.exists(out) and not os.path.isdir(out)):
         raise UserError(f"{out} is not a folder for several networks; choose another --out")
     names = takeout.folder_names(opened, archs)
     folders = {out / name: arch for name, arch in zip(names, archs, strict=True)}

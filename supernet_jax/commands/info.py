@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from supernet_jax.commands import common
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
 from supernet_jax.report import sampler as picture
+from supernet_jax.storage import files
 
 EXAMPLES = """
 supernet info attentivenas
@@ -78,7 +80,7 @@ def run(arguments: Arguments) -> None:
         return
     summary = summarise(space, samples=arguments.samples, seed=arguments.seed)
     if arguments.json:
-        print(json.dumps(summary, indent=1))
+        print(files.dumps(summary, indent=1))
     else:
         _print_space(space, summary)
 
@@ -198,7 +200,7 @@ def _histogram(space: Space, summary: dict[str, Any]) -> str:
 def _bars(macs: np.ndarray, low: int, high: int) -> str:
     """How often MACs come, as a row of bars of equal width."""
     counts, _ = np.histogram(macs, bins=48, range=(low, max(high, low + 1)))
-    bars = " ▁▂▃▄▅▆▇█"
+    bars = " ▁▂▃▄▅▆▇█" if (sys.stdout.encoding or "").lower().startswith("utf") else " .:-=+*#@"
     return "".join(bars[int(np.ceil(c / max(counts.max(), 1) * 8))] for c in counts)
 
 
@@ -233,7 +235,7 @@ def _visits(arguments: Arguments) -> None:
     if arguments.out is not None:
         picture.draw(arguments.out, seen.macs, title=title, note="\n".join(notes))
     if arguments.json:
-        print(json.dumps({"sampler": name, "steps": len(steps), **_summary(seen)}, indent=1))
+        print(files.dumps({"sampler": name, "steps": len(steps), **_summary(seen)}, indent=1))
         return
     _print_visits(built.space, seen, title)
     for note in notes:

@@ -1,6 +1,7 @@
 """`supernet report`: a run folder as one HTML file."""
 
 import dataclasses
+import os
 import pathlib
 from typing import Annotated
 
@@ -34,16 +35,16 @@ def run(arguments: Arguments) -> None:
     path = arguments.run / "report.html" if arguments.out is None else arguments.out
     types = config.load_file(arguments.config)[1] if arguments.config is not None else None
     text = page.report(arguments.run, types=types)
-    _check_free(path)
+    _check_free(path)  # after the run was found to be one
     files.write_text(path, text)
     print(f"wrote {path} ({len(text.encode()) / 1e3:,.0f} kB); open it in any browser")
 
 
 def _check_free(path: pathlib.Path) -> None:
     """Raises a `UserError` unless the report may be written there."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path} is a folder; --out is a file, as report.html")
-    if path.exists() and not page.is_report(path):
+    if os.path.exists(path) and not page.is_report(path):
         raise UserError(f"{path} exists already and is no report; choose another --out")
-    if not path.absolute().parent.is_dir():
+    if not os.path.isdir(path.absolute().parent):
         raise UserError(f"there is no folder {path.parent}; make it or choose another --out")

@@ -4,6 +4,7 @@ A format is one file of this folder with a `FORMAT`, and a place in `formats.FOR
 """
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax import augment, extracted
-from supernet_jax.extracted import Network, Variables
+from supernet_jax.extracted import Description, Network, Variables
+from supernet_jax.schema import parse
+from supernet_jax.storage import files
 
 Runner = Callable[[np.ndarray], np.ndarray]  # images [B, H, W, C] -> float32 logits [B, K]
 
@@ -25,16 +28,16 @@ class Export(NamedTuple):
         network: the extracted module.
         variables: its variables, NumPy.
         description: of it, as `extract.describe` made it.
-        size: height and width in pixels of the images that will be fed; the network resizes them
+        size: height and width, in pixels, of the images that will be fed; the network resizes them
             to its own resolution.
-        pixels: whether images are uint8 `[B, size, size, C]`, normalised by what is written, rather
+        pixels: whether images are uint8 `[B, H, W, C]`, normalised by what is written, rather
             than float32, normalised by whoever feeds them.
     """
 
     network: Network
     variables: Variables
     description: Mapping[str, Any]
-    size: int
+    size: tuple[int, int]
     pixels: bool
 
 
@@ -46,8 +49,8 @@ class Format(NamedTuple):
         about: what it is for, a few words.
         write: `(folder, export)` writes the format's files into an existing folder.
         load: `folder -> run`: what was written, in its own runtime on CPU. Images go in as
-            `Export.pixels` says, always `[B, size, size, C]`. Files may be anything, unless it is
-            called by `formats.load`.
+            `Export.pixels` says, always `[B, H, W, C]` of `Export.size`. Files may be anything,
+            unless it is called by `formats.load`.
         packages: pip requirements of writer and runtime beyond the library's own dependencies.
         snippet: Python for the model card: imports, an empty line, and what makes `logits` of the
             NumPy array `inputs`, in which FOLDER stands for the folder. Empty where
@@ -73,6 +76,24 @@ def function(export: Export) -> Callable[[jax.Array], jax.Array]:
         return jnp.asarray(export.network.apply(export.variables, prepared))
 
     return run
+
+
+def facts(export: Export) -> dict[str, str]:
+    """What a file that can hold text says of its network: by name, JSON."""
+    d = parse(Description, dict(export.description), "the description")
+    values = {
+        "mean": d.mean,
+        "std": d.std,
+        "preparation": d.preparation and dataclasses.asdict(d.preparation),
+        "classes": d.classes,
+        "space": d.space,
+        "arch": d.arch,
+        "resolution": d.resolution,
+        "macs": d.macs,
+        "accuracy": d.accuracy,
+        "sha256": d.sha256,
+    }
+    return {name: files.dumps(value) for name, value in values.items()}
 
 
 def flax_runner(network: Network, variables: Variables) -> Runner:

@@ -6,6 +6,7 @@ A format whose runtime is optional imports it only where it writes or loads.
 import functools
 import hashlib
 import importlib.metadata
+import os
 import pathlib
 import re
 import shlex
@@ -16,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import augment, extracted, layers
+from supernet_jax import augment, extracted, layers, manifest
 from supernet_jax.card import model_card
 from supernet_jax.errors import UserError, near
 from supernet_jax.export import onnx, orbax, safetensors, stablehlo, torch
@@ -24,6 +25,7 @@ from supernet_jax.export.format import Export, Format, Runner, flax_runner
 from supernet_jax.extract import LIMIT, difference
 from supernet_jax.extracted import Description
 from supernet_jax.schema import parse
+from supernet_jax.storage import files
 
 FORMATS: tuple[Format, ...] = (
     orbax.FORMAT,
@@ -66,8 +68,8 @@ def chosen(names: Sequence[str], *, pixels: bool, size: int | None) -> tuple[For
             f"--input-size is of the network's program, and {weights[0]} holds weights alone, for "
             f"images of any size; leave it out, or add a format of {programs}"
         )
-    if size is not None and not 0 < size <= extracted.LARGEST_RESOLUTION:
-        raise UserError(f"--input-size is {size}, allowed are 1 to {extracted.LARGEST_RESOLUTION}")
+    if size is not None and not 0 < size <= manifest.LARGEST_RESOLUTION:
+        raise UserError(f"--input-size is {size}, allowed are 1 to {manifest.LARGEST_RESOLUTION}")
     _check_installed(formats)
     return formats
 
@@ -105,8 +107,8 @@ def load(folder: str | pathlib.Path, name: str) -> Runner:
         name: of the format.
 
     Returns:
-        `images -> logits`: float32 `[B, size, size, C]`, or uint8 if its `pixels` are true, see
-        `extracted.Exported`.
+        `images -> logits`: float32 `[B, H, W, C]`, or uint8 if its `pixels` are true, of the size
+        that `manifest.Exported` says.
 
     Raises:
         UserError: no such format, none in this folder, or files that were changed.
@@ -119,9 +121,16 @@ def load(folder: str | pathlib.Path, name: str) -> Runner:
     [format] = chosen([name], pixels=False, size=None)
     for file, digest in there[name].files.items():
         path = folder / file
-        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+        inside = pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+        try:
+            content = path.read_bytes() if inside else None
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            content = None
+        except OSError as error:
+            raise files.unreadable(path, error) from error
+        if content is None:
             raise UserError(f"{folder} has no file {file}; copy the folder again")
-        if _sha256(path) != digest:
+        if hashlib.sha256(content).hexdigest() != digest:
             raise UserError(
                 f"{path} has been changed since it was written: network.json has another sha256; "
                 "copy the folder again, or extract the network again"
@@ -136,8 +145,11 @@ def fed(pixels: np.ndarray, export: Export) -> np.ndarray:
         pixels: uint8 `[B, H, W, C]`.
         export: the network.
     """
-    resized = layers.resize_bicubic(jnp.asarray(pixels, jnp.float32), export.size)
-    whole = np.clip(np.round(np.asarray(resized)), 0, 255).astype(np.uint8)
+    whole = pixels
+    if pixels.shape[1:3] != export.size:
+        rows, columns = map(layers.bicubic_matrix, pixels.shape[1:3], export.size)
+        resized = np.einsum("hH,wW,bHWc->bhwc", rows, columns, pixels, optimize=True)
+        whole = np.clip(np.round(resized), 0, 255).astype(np.uint8)
     return whole if export.pixels else _normalised(whole, export)
 
 
@@ -152,7 +164,7 @@ def writer(
         images: real ones, as `fed` makes them.
 
     Returns:
-        `folder -> formats`, see `extracted.Exported`. It raises a `UserError` if what a format's
+        `folder -> formats`, see `manifest.Exported`. It raises a `UserError` if what a format's
         runtime loads does not give the Flax network's logits, to `extract.LIMIT`.
     """
 
@@ -185,7 +197,7 @@ def _write_one(
     before = set(folder.iterdir())
     format.write(folder, export)
     new = sorted(set(folder.iterdir()) - before - {folder / extracted.WEIGHTS})
-    files = [path for top in new for path in (top, *sorted(top.rglob("*"))) if path.is_file()]
+    written = [path for top in new for path in (top, *sorted(top.rglob("*"))) if path.is_file()]
     logits = _loaded(format, folder, export)(images)
     if logits.shape != expected.shape:
         raise UserError(
@@ -201,9 +213,9 @@ def _write_one(
     return {
         "difference": worst,
         "images": len(images),
-        "size": export.size,
+        "size": list(export.size),
         "pixels": export.pixels,
-        "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
+        "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in written},
     }
 
 

@@ -112,10 +112,11 @@ Activation = Callable[[Part, str, Value], Value]
 def of_export(export: Export, description: Description) -> Graph:
     """A whole network of blocks in `BLOCKS`, from `IMAGES` to `LOGITS`."""
     graph = Graph([], {})
-    x = Value(IMAGES, description.input_channels, export.size)
+    images = IMAGES
     if export.pixels:
-        x = normalise(graph, x, description.mean, description.std)
-    x = resize(graph, x, export.network.resolution)
+        images = normalise(graph, images, description.mean, description.std)
+    images = resize(graph, images, export.size, export.network.resolution)
+    x = Value(images, description.input_channels, export.network.resolution)
     add(graph, export.network.blocks, export.variables, x)
     return graph
 
@@ -129,15 +130,14 @@ def add(graph: Graph, blocks: Sequence[Block], variables: Variables, x: Value) -
     graph.nodes[-1] = graph.nodes[-1]._replace(output=LOGITS)
 
 
-def normalise(graph: Graph, x: Value, mean: Sequence[float], std: Sequence[float]) -> Value:
+def normalise(graph: Graph, images: str, mean: Sequence[float], std: Sequence[float]) -> str:
     """uint8 `[B, H, W, C]` -> float32 `[B, C, H, W]`, `(pixel / 255 - mean) / std`."""
     centre = 255 * np.asarray(mean).reshape(1, -1, 1, 1)
     scale = 1 / (255 * np.asarray(std).reshape(1, -1, 1, 1))
-    name = graph.node("Transpose", "normalise/transpose", x.name, perm=[0, 3, 1, 2])
+    name = graph.node("Transpose", "normalise/transpose", images, perm=[0, 3, 1, 2])
     name = graph.node("Cast", "normalise/cast", name, to=FLOAT)
     name = graph.node("Sub", "normalise/sub", name, graph.weight("normalise/mean", centre))
-    name = graph.node("Mul", "normalise/mul", name, graph.weight("normalise/scale", scale))
-    return x._replace(name=name)
+    return graph.node("Mul", "normalise/mul", name, graph.weight("normalise/scale", scale))
 
 
 def _by_path(tree: Any) -> dict[str, np.ndarray]:
@@ -145,19 +145,20 @@ def _by_path(tree: Any) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf, np.float64) for path, leaf in flat.items()}
 
 
-def resize(graph: Graph, x: Value, size: int) -> Value:
+def resize(graph: Graph, images: str, sizes: tuple[int, int], size: int) -> str:
     """Bicubic, as two products with matrices.
 
     ONNX Runtime's Resize computes places in float32, which is wrong by up to 2e-5 of a pixel's
     value, and takes many times as long.
     """
-    if x.size == size:
-        return x
-    matrix = layers.bicubic_matrix(x.size, size)
-    across = graph.weight("resize/columns/weight", matrix.T)
-    down = graph.weight("resize/rows/weight", matrix)
-    wide = graph.node("MatMul", "resize/columns", x.name, across)
-    return Value(graph.node("MatMul", "resize/rows", down, wide), x.channels, size)
+    height, width = sizes
+    if width != size:
+        across = graph.weight("resize/columns/weight", layers.bicubic_matrix(width, size).T)
+        images = graph.node("MatMul", "resize/columns", images, across)
+    if height != size:
+        down = graph.weight("resize/rows/weight", layers.bicubic_matrix(height, size))
+        images = graph.node("MatMul", "resize/rows", down, images)
+    return images
 
 
 # ---------------------------------------------------------------------------- blocks

@@ -1,23 +1,23 @@
 """ONNX: one file that runs in ONNX Runtime and whatever else reads the format.
 
 The file has opset 17 and IR version 8, of 2022, so that older runtimes read it too:
-ONNX Runtime 1.20 and 1.31 were run. Its input `images` is float32 `[batch, C, size, size]`,
-normalised, or with `Export.pixels` uint8 `[batch, size, size, C]`; its output `logits` is float32
+ONNX Runtime 1.20 and 1.31 were run. Its input `images` is float32 `[batch, C, H, W]`,
+normalised, or with `Export.pixels` uint8 `[batch, H, W, C]`; its output `logits` is float32
 `[batch, K]`. The batch size is free. What the network is stands in the file's metadata, as JSON:
-see `_metadata`.
+see `format.facts`.
 """
 
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from supernet_jax.export import chain, graph
-from supernet_jax.export.format import Export, Format, Runner
+from supernet_jax.export.format import Export, Format, Runner, facts
 from supernet_jax.export.graph import IMAGES, LOGITS
 from supernet_jax.extracted import Description
 from supernet_jax.schema import parse
+from supernet_jax.storage import files
 
 FILE = "model.onnx"
 OPSET, IR_VERSION = 17, 8
@@ -36,14 +36,22 @@ def write(folder: pathlib.Path, export: Export) -> None:
     description = parse(Description, dict(export.description), "the description")
     made = model(export, description)
     onnx.checker.check_model(made, full_check=True)
-    (folder / FILE).write_bytes(made.SerializeToString())
+    files.write_bytes(folder / FILE, lambda file: file.write(made.SerializeToString()))
 
 
 def load(folder: pathlib.Path) -> Runner:
-    """What `write` wrote, in ONNX Runtime on CPU."""
+    """What `write` wrote, in ONNX Runtime on CPU.
+
+    Raises:
+        UserError: it is missing, not readable, or nothing that this runtime can run.
+    """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+    content = files.read_bytes(folder / FILE, kind="ONNX file")
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime has exceptions of its own, which it does not name
+        raise files.unreadable(folder / FILE, error, kind="ONNX file") from error
     pixels = session.get_inputs()[0].type == "tensor(uint8)"
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -57,7 +65,8 @@ def load(folder: pathlib.Path) -> Runner:
 SNIPPET = """\
 import onnxruntime
 
-session = onnxruntime.InferenceSession("FOLDER/model.onnx", providers=["CPUExecutionProvider"])
+with open("FOLDER/model.onnx", "rb") as file:
+    session = onnxruntime.InferenceSession(file.read(), providers=["CPUExecutionProvider"])
 given = inputs if inputs.dtype == np.uint8 else inputs.transpose(0, 3, 1, 2)  # floats [B, C, H, W]
 [logits] = session.run(None, {"images": given})"""
 FORMAT = Format(
@@ -74,14 +83,19 @@ def model(export: Export, description: Description) -> Any:
     """The `onnx.ModelProto` of a network."""
     from onnx import TensorProto, helper
 
-    size, channels = export.size, description.input_channels
-    kind, shape = TensorProto.FLOAT, (channels, size, size)
+    height, width = export.size
+    channels = description.input_channels
+    kind, shape = TensorProto.FLOAT, (channels, height, width)
+    taken = f"float32 [{BATCH}, {channels}, {height}, {width}], (pixel / 255 - mean) / std"
     if export.pixels:
-        kind, shape = TensorProto.UINT8, (size, size, channels)
+        kind, shape = TensorProto.UINT8, (height, width, channels)
+        taken = f"uint8 [{BATCH}, {height}, {width}, {channels}], 0 to 255"
     made = graph.of_export(export, description)
     logits = (BATCH, len(description.classes))
-    proto = model_of(made, description.space, kind, (BATCH, *shape), logits)
-    helper.set_model_props(proto, _metadata(export, description))
+    name = description.space.encode("utf-8", "replace").decode()
+    proto = model_of(made, name, kind, (BATCH, *shape), logits)
+    said = {"images": files.dumps(taken), **facts(export)}
+    helper.set_model_props(proto, said)
     return proto
 
 
@@ -116,23 +130,3 @@ def model_of(
         ir_version=IR_VERSION,
         producer_name="supernet_jax",
     )
-
-
-def _metadata(export: Export, description: Description) -> dict[str, str]:
-    """What a file says of itself; each value is JSON."""
-    d, size = description, export.size
-    floats = f"float32 [batch, {d.input_channels}, {size}, {size}], (pixel / 255 - mean) / std"
-    pixels = f"uint8 [batch, {size}, {size}, {d.input_channels}], 0 to 255"
-    values = {
-        "images": pixels if export.pixels else floats,
-        "mean": d.mean,
-        "std": d.std,
-        "classes": d.classes,
-        "space": d.space,
-        "arch": d.arch,
-        "resolution": d.resolution,
-        "macs": d.macs,
-        "accuracy": d.accuracy,
-        "sha256": d.sha256,
-    }
-    return {name: json.dumps(value) for name, value in values.items()}

@@ -2,13 +2,13 @@
 
 import pathlib
 
-from supernet_jax import checkpoint, extracted
+from supernet_jax import extracted
 from supernet_jax.export.format import Export, Format, Runner, flax_runner
 
 
 def write(folder: pathlib.Path, export: Export) -> None:
     """Writes the folder `weights`."""
-    checkpoint.write_tree(folder / extracted.WEIGHTS, extracted.filled(export.variables))
+    extracted.write_orbax(folder, export.variables)
 
 
 def load(folder: pathlib.Path) -> Runner:

@@ -1,6 +1,7 @@
 """`model.safetensors`: the variables in one file that every framework reads.
 
-Names are those of Flax: "params/BLOCK/LAYER/LEAF", and "stats/..." for those of BatchNorm.
+Names are those of Flax: "params/BLOCK/LAYER/LEAF", and "stats/..." for those of BatchNorm. The
+header's metadata says what the network is, and how an image becomes its input.
 """
 
 import pathlib
@@ -8,13 +9,13 @@ import pathlib
 import flax
 
 from supernet_jax import extracted, tensors
-from supernet_jax.export.format import Export, Format, Runner, flax_runner
+from supernet_jax.export.format import Export, Format, Runner, facts, flax_runner
 
 
 def write(folder: pathlib.Path, export: Export) -> None:
     """Writes `model.safetensors`."""
     flat = flax.traverse_util.flatten_dict(extracted.filled(export.variables), sep="/")
-    tensors.write(folder / extracted.TENSORS, flat)
+    tensors.write(folder / extracted.TENSORS, flat, said=facts(export))
 
 
 def load(folder: pathlib.Path) -> Runner:

@@ -13,6 +13,7 @@ import numpy as np
 from supernet_jax import native
 from supernet_jax.errors import UserError
 from supernet_jax.export.format import Export, Format, Runner, function, on_cpu
+from supernet_jax.storage import files
 
 NAME = "model.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -34,7 +35,7 @@ def write(folder: pathlib.Path, export: Export) -> None:
     channels = export.description["input_channels"]
     [batch] = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct(
-        (batch, export.size, export.size, channels), jnp.uint8 if export.pixels else jnp.float32
+        (batch, *export.size, channels), jnp.uint8 if export.pixels else jnp.float32
     )
     run = jax.jit(function(export))
     try:
@@ -48,20 +49,20 @@ def write(folder: pathlib.Path, export: Export) -> None:
             f"the network cannot be written as stablehlo ({reason}); its blocks and topology must "
             "work for a batch of any size and call nothing outside of JAX"
         ) from error
-    (folder / NAME).write_bytes(written)
+    files.write_bytes(folder / NAME, lambda file: file.write(written))
 
 
 def load(folder: pathlib.Path) -> Runner:
     """The program, on CPU.
 
     Raises:
-        UserError: there is none, or this version of JAX cannot read it.
+        UserError: it is missing, not readable, or nothing that this version of JAX can read.
     """
+    content = files.read_bytes(folder / NAME, kind="program of jax.export")
     try:
-        program = jax.export.deserialize(bytearray((folder / NAME).read_bytes()))
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{folder / NAME} is not a program of jax.export ({reason})") from error
+        program = jax.export.deserialize(bytearray(content))
+    except Exception as error:  # flatbuffers and MLIR raise all sorts
+        raise files.unreadable(folder / NAME, error, kind="program of jax.export") from error
 
     def run(images: np.ndarray) -> np.ndarray:
         with on_cpu():

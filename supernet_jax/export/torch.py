@@ -14,14 +14,14 @@ from typing import Any
 
 import flax
 import numpy as np
-import safetensors.numpy
 
-from supernet_jax import extracted
+from supernet_jax import extracted, tensors
 from supernet_jax.export import chain
-from supernet_jax.export.format import Export, Format, Runner
+from supernet_jax.export.format import Export, Format, Runner, facts
 from supernet_jax.extracted import Block, Description, Variables
 from supernet_jax.norm import EPSILON
 from supernet_jax.schema import parse
+from supernet_jax.storage import files
 
 TEMPLATE = pathlib.Path(__file__).with_name("torch_model.py")
 BEGIN, END = "# ---- what this network is\n", "# ---- what it is made of\n"
@@ -39,9 +39,9 @@ def write(folder: pathlib.Path, export: Export) -> None:
     description = parse(Description, dict(export.description), "the description")
     path = folder / FOLDER
     path.mkdir()
-    (path / CODE).write_text(code(export, description), encoding="utf-8")
+    files.write_text(path / CODE, code(export, description))
     weights = state_dict(export.variables, batches=description.calibration.batches)
-    safetensors.numpy.save_file(weights, path / WEIGHTS, metadata={"format": "pt"})
+    tensors.write(path / WEIGHTS, weights, said={"format": "pt", **facts(export)})
 
 
 def load(folder: pathlib.Path) -> Runner:
@@ -51,7 +51,7 @@ def load(folder: pathlib.Path) -> Runner:
     path = folder / FOLDER / CODE
     model: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     exec(
-        compile(path.read_text(encoding="utf-8"), path, "exec"), model
+        compile(files.read_text(path, kind="Python file"), path, "exec"), model
     )  # an import would leave __pycache__
     network, pixels = model["load"](), model["PIXELS"]
 
@@ -85,12 +85,14 @@ FORMAT = Format(
 
 def code(export: Export, description: Description) -> str:
     """The text of `model.py`: constants as Python writes them, nothing else differs."""
+    how = description.preparation
     constants = {
         "PIXELS": bool(export.pixels),
         "RESOLUTION": description.resolution,
         "CHANNELS": description.input_channels,
         "MEAN": description.mean,
         "STD": description.std,
+        "PREPARATION: dict[str, Any] | None": how and dataclasses.asdict(how),
         "EPSILON": EPSILON,
         "CLASSES": list(description.classes),
         "BLOCKS: list[tuple[str, str, dict]]": [_block(block) for block in export.network.blocks],

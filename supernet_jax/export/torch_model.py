@@ -4,27 +4,33 @@ Its weights are in `model.safetensors` beside it.
 
     import model
     network = model.load()                           # in eval mode
+    images = model.read("cat.jpg", "dog.jpg")        # needs pillow
     logits = network(images)                         # [B, classes]
     probabilities = logits.softmax(-1)
 
-`network.train()` makes it an ordinary network to train further, with dropout and statistics of
-BatchNorm. `python model.py IMAGE` tells the likeliest classes of an image.
+`read` crops, resizes and normalises image files as those were that the network was trained and
+measured on; do the same where images come from elsewhere. `network.train()` makes it an ordinary
+network to train further, with dropout and statistics of BatchNorm. `python model.py IMAGE` tells
+the likeliest classes of an image.
 """
 
+import io
 import pathlib
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load as arrays
 from torch import Tensor, nn
 
 # PIXELS: whether images are uint8 [B, H, W, C], rather than float [B, C, H, W], normalised.
 # RESOLUTION: images of any size are resized to so many pixels on each side.
 # MEAN, STD: of each channel, of pixels in 0..1; the network sees `(pixel / 255 - mean) / std`.
+# PREPARATION: how image files became pixels, see `prepared`; None where that is not known.
 # EPSILON: of BatchNorm. CLASSES: their names, in the order of the logits.
 # BLOCKS: the name of each, its class below, and its sizes, in the order in which they run.
 
@@ -35,6 +41,14 @@ RESOLUTION = 8
 CHANNELS = 1
 MEAN = (0.0,)
 STD = (1.0,)
+PREPARATION: dict[str, Any] | None = {
+    "height": 8,
+    "width": 8,
+    "centre": None,
+    "filter": "bilinear",
+    "upright": False,
+    "background": "none",
+}
 EPSILON = 1e-05
 CLASSES = ["zero", "one"]
 BLOCKS: list[tuple[str, str, dict]] = [
@@ -249,8 +263,76 @@ def resize(x: Tensor) -> Tensor:
 def load() -> Network:
     """The network with its weights, in eval mode."""
     network = Network()
-    network.load_state_dict(load_file(pathlib.Path(__file__).with_name("model.safetensors")))
+    weights = pathlib.Path(__file__).with_name("model.safetensors")
+    network.load_state_dict(arrays(weights.read_bytes()))
     return network.eval()
+
+
+def read(*files: Any) -> Tensor:
+    """Image files as the network takes them, prepared as for its training: a batch."""
+    pixels = torch.stack([read_pixels(file) for file in files])
+    return pixels if PIXELS else normalise(pixels)
+
+
+def read_pixels(file: Any) -> Tensor:
+    """An image file -> uint8 [H, W, C]."""
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}.get(CHANNELS)
+    if PREPARATION is None or mode is None:
+        raise ValueError("it is not known how image files become pixels here; give it tensors")
+    height, width = PREPARATION["height"], PREPARATION["width"]
+    others = (PREPARATION[name] for name in ("centre", "upright", "background"))
+    values = bytearray(prepared(file, width, height, mode, *others).tobytes())
+    return torch.frombuffer(values, dtype=torch.uint8).view(height, width, CHANNELS)
+
+
+def prepared(
+    file: Any,
+    width: int,
+    height: int,
+    mode: str,
+    centre: float | None,
+    upright: bool = False,
+    background: str = "none",
+) -> Any:
+    """An image file -> what a network was trained and measured on: pixels, as an image of Pillow.
+
+    `centre` is None for all of the image, or the side of the square in its middle, as a share of
+    the shorter side; `upright` turns it as EXIF says; `background` is put behind what is
+    transparent.
+    """
+    from PIL import Image
+
+    with Image.open(file) as image:
+        if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "P", "CMYK", "YCbCr"):
+            raise ValueError(f"{file} has pixels of mode {image.mode}, not of 8 bits")
+        noted: Any = None
+        late = {"exif", "xmp", "Raw profile type exif"}.isdisjoint(image.info)
+        if upright and not (image.format == "PNG" and late):
+            try:
+                noted = image.getexif().get(0x0112)
+            except Exception:  # a broken note, of intact pixels
+                noted = None
+        turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(noted)
+        w, h = image.size[::-1] if turn in (2, 4, 5, 6) else image.size
+        left, upper, right, lower = 0.0, 0.0, float(w), float(h)
+        if centre is not None:
+            side = centre * min(w, h)
+            left, upper = (w - side) / 2, (h - side) / 2
+            right, lower = left + side, upper + side
+        spare = min((right - left) / width, (lower - upper) / height)
+        factor = max((f for f in (2, 4, 8) if f <= spare), default=1)  # JPEGs are decoded smaller
+        smaller = image.width // factor, image.height // factor
+        if factor == 1 or not image.draft(image.mode, smaller):
+            factor = 1
+        plain: Any = image
+        if background != "none" and image.has_transparency_data:
+            plain = Image.new("RGBA", image.size, background)
+            plain.alpha_composite(image.convert("RGBA"))
+        plain = plain.convert(mode)
+        plain = plain if turn is None else plain.transpose(Image.Transpose(turn))
+        box = (left / factor, upper / factor, right / factor, lower / factor)
+        bands = [b.resize((width, height), Image.Resampling.BILINEAR, box) for b in plain.split()]
+        return Image.merge(mode, bands)
 
 
 def main() -> None:
@@ -258,13 +340,14 @@ def main() -> None:
     if len(sys.argv) != 2:
         print("usage: python model.py IMAGE   (reading images needs pillow)")
         return
-    from PIL import Image
-
-    image = Image.open(sys.argv[1]).convert({1: "L", 3: "RGB", 4: "RGBA"}[CHANNELS])
-    values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    pixels = values.view(1, image.height, image.width, CHANNELS)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of classes may hold any letters
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        images = read(sys.argv[1])
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
     with torch.inference_mode():
-        logits = load()(pixels if PIXELS else normalise(pixels))
+        logits = load()(images)
     shares = logits[0].softmax(0)
     for place in shares.argsort(descending=True)[:5].tolist():
         print(f"{shares[place]:6.1%}  {CLASSES[place]}")

@@ -1,7 +1,7 @@
 """What a run is, how far it is, and what could still be done with it."""
 
 import datetime
-import json
+import os
 import pathlib
 import shlex
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from supernet_jax.report import found, history, values
 from supernet_jax.report.found import Front, Network, Pair, Subnet
 from supernet_jax.report.history import History, Times
 from supernet_jax.report.values import Broken, mapping, number
+from supernet_jax.storage import files
 
 
 class Facts(NamedTuple):
@@ -94,12 +95,12 @@ def gather(folder: pathlib.Path) -> Facts:
 
 
 def _config(folder: pathlib.Path) -> Mapping[str, Any]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"there is no run folder {folder}; `supernet train` makes one")
     path = folder / "config.json"
     value, broken = values.read(path)
     if broken is not None:
-        raise UserError(f"{path} cannot be read ({broken.why}); it must be that of a run")
+        raise UserError(f"{path} {broken.why}; it must be that of a run")
     if value is None:
         raise UserError(f"{folder} is not a run folder: it has no config.json")
     if mapping(value).get("type") != Config.__name__:
@@ -110,7 +111,10 @@ def _config(folder: pathlib.Path) -> Mapping[str, Any]:
 
 def _checkpoint(folder: pathlib.Path) -> tuple[Mapping[str, Any], int | None, Broken | None]:
     """What the last checkpoint says, and its step."""
-    steps = checkpoint.steps(folder) if folder.is_dir() else ()
+    try:
+        steps = checkpoint.steps(folder) if os.path.isdir(folder) else ()
+    except OSError as error:
+        return {}, None, Broken("checkpoints", 1, 0, str(files.unreadable(folder, error)))
     if not steps:
         return {}, None, None
     try:
@@ -167,7 +171,7 @@ def _settings(part: Mapping[str, Any], names: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else files.dumps(value)
 
 
 def _when(facts: Facts) -> str:

@@ -1,7 +1,9 @@
 """What a run folder knows of single subnets: evaluations, searches, races, networks, rankings."""
 
+import itertools
+import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from supernet_jax import extracted
@@ -16,8 +18,11 @@ from supernet_jax.report.values import (
     read,
     share,
 )
+from supernet_jax.storage import files
 
-NETWORKS = 200  # folders that are looked into
+NETWORKS = 200  # extracted networks that are shown
+FOLDERS = 5000  # that are looked into around a run
+DEPTH = 3  # of folders beside a run, as networks/front/NETWORK
 
 
 class Subnet(NamedTuple):
@@ -198,34 +203,62 @@ def _pair(record: Mapping[str, Any]) -> Pair | None:
 
 
 def networks(run: pathlib.Path) -> tuple[list[Network], list[Broken]]:
-    """Extracted networks: those in the run folder, and those nearby that name it as source."""
-    here = pathlib.Path.cwd()
-    inside = [run, run / "networks"]
-    nearby = [run.parent, run.parent / "networks", run.parent.parent / "networks"]
-    nearby += [here / "networks", here]
+    """Extracted networks: all below the run folder, and those nearby that name it as source."""
+    home = run.resolve().parent
+    nearby = dict.fromkeys((home, home.parent / "networks", pathlib.Path.cwd()))
     found: dict[pathlib.Path, Network] = {}
-    broken = []
-    for parent in (*inside, *nearby):
-        for path in sorted(parent.glob("*/network.json"))[:NETWORKS]:
-            folder = path.parent.resolve()
-            if folder in found:
-                continue
-            try:
-                description = extracted.read_description(folder)
-            except UserError as error:
-                if parent in inside:
-                    broken.append(Broken(f"{folder.name}/network.json", 1, 0, str(error)))
-                continue
-            if parent in inside or _names(description, run):
-                found[folder] = Network(path.parent, description)
-    return list(found.values()), broken
+    broken: list[Broken] = []
+    refused: list[OSError] = []
+    for folder in _folders(run, depth=None, refused=refused):
+        try:
+            found[folder.resolve()] = Network(folder, extracted.read_description(folder))
+        except UserError as error:
+            why = str(error).removeprefix(f"{folder}/network.json ")
+            broken.append(Broken(f"{folder.relative_to(run)}/network.json", 1, 0, why))
+    for one in refused:
+        place = os.path.relpath(one.filename or run, run)
+        why = str(files.unreadable(place, one, kind="folder")).removeprefix(f"{place} ")
+        broken.append(Broken(place, 1, 0, why))
+    for folder in itertools.chain(*(_folders(parent, depth=DEPTH) for parent in nearby)):
+        if folder.resolve() in found:
+            continue
+        try:
+            description = extracted.read_description(folder)
+        except UserError:  # nobody says that it is of this run
+            continue
+        if _names(description, run):
+            found[folder.resolve()] = Network(folder, description)
+    return list(found.values())[:NETWORKS], broken
+
+
+def _folders(
+    parent: pathlib.Path, *, depth: int | None, refused: list[OSError] | None = None
+) -> Iterator[pathlib.Path]:
+    """Folders below one that hold a `network.json`, by name; hidden ones are unfinished.
+
+    Args:
+        parent: where to begin.
+        depth: levels that are gone down, not into other runs; None goes down all the way.
+        refused: what goes wrong with folders that cannot be looked into is added.
+    """
+    walk = os.walk(parent, onerror=None if refused is None else refused.append)
+    for place, folders, names in itertools.islice(walk, FOLDERS):
+        path, is_run = pathlib.Path(place), "config.json" in names
+        level = len(path.relative_to(parent).parts)
+        if level and "network.json" in names:
+            yield path
+            folders.clear()
+        if depth is not None and (level >= depth or (level and is_run)):
+            folders.clear()
+        left_out = {"checkpoints"} if is_run else set()  # many files, and none of them a network
+        folders[:] = sorted(f for f in folders if f not in left_out and not f.startswith("."))
 
 
 def _names(description: Mapping[str, Any], run: pathlib.Path) -> bool:
     source = description["source"].get("run")
     try:
         return isinstance(source, str) and pathlib.Path(source).resolve() == run.resolve()
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # no path, or links in a circle
         return False
 
 

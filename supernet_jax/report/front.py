@@ -6,6 +6,8 @@ from typing import Any
 import matplotlib.figure
 import matplotlib.ticker
 
+from supernet_jax.storage import files
+
 
 def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
     """Draws a search result as PNG.
@@ -47,4 +49,4 @@ def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
     axes.set_title(f"{result['space']}: {result['evaluations']} subnets, {result['algorithm']}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(path)
+    files.write_bytes(path, lambda file: figure.savefig(file, format="png"))

@@ -2,7 +2,6 @@
 
 import datetime
 import importlib.resources
-import json
 import pathlib
 from collections.abc import Mapping
 
@@ -13,6 +12,7 @@ from supernet_jax.report import subnets, training
 from supernet_jax.report.facts import Facts
 from supernet_jax.report.markup import NOTHING, Html, join, tag
 from supernet_jax.report.values import mapping
+from supernet_jax.storage import files
 
 GENERATOR = "supernet report"
 MARK = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" \
@@ -35,9 +35,16 @@ def report(folder: pathlib.Path, *, types: Mapping[str, type] | None = None) -> 
 
 
 def is_report(path: pathlib.Path) -> bool:
-    """Whether a file was written by this module."""
-    with path.open("rb") as file:
-        return file.read(len(MARK)) == MARK.encode()
+    """Whether a file was written by this module.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MARK)) == MARK.encode()
+    except OSError as error:
+        raise files.unreadable(path, error) from error
 
 
 def document(facts: Facts, *, types: Mapping[str, type], written: str) -> str:
@@ -90,7 +97,7 @@ def _header(facts: Facts) -> Html:
         *_todo(facts),
         tag("dl", *facts_list),
         _folded("Command", _command(facts)),
-        _folded("Configuration (config.json)", json.dumps(facts.config, indent=1)),
+        _folded("Configuration (config.json)", files.dumps(facts.config, indent=1)),
     )
 
 

@@ -6,6 +6,8 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
+from supernet_jax.storage import files
+
 COLOURS = {"random": "tab:blue", "smallest": "tab:green", "largest": "tab:orange"}
 
 
@@ -33,4 +35,4 @@ def draw(path: pathlib.Path, macs: dict[str, np.ndarray], *, title: str, note: s
     axes.set_ylabel("subnets")
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=3)
-    figure.savefig(path, format="png")
+    files.write_bytes(path, lambda file: figure.savefig(file, format="png"))

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from supernet_jax.storage import files
+
 
 class Broken(NamedTuple):
     """What of a file could not be read.
@@ -53,7 +55,7 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 def notation(arch: Any) -> str:
     """An arch as one line of JSON."""
-    return json.dumps(arch)
+    return files.dumps(arch)
 
 
 def read(path: pathlib.Path) -> tuple[Any, Broken | None]:
@@ -63,7 +65,12 @@ def read(path: pathlib.Path) -> tuple[Any, Broken | None]:
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, RecursionError) as error:
-        return None, Broken(path.name, 1, 0, f"{type(error).__name__}: {error}")
+        return None, Broken(path.name, 1, 0, _reason(path, error))
+
+
+def _reason(path: pathlib.Path, error: Exception) -> str:
+    """Why a file could not be read, without its path."""
+    return str(files.unreadable(path, error, kind="JSON file")).removeprefix(f"{path} ")
 
 
 class Lines:
@@ -81,19 +88,17 @@ class Lines:
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         try:
-            file = self._path.open(encoding="utf-8", errors="replace")
+            with self._path.open(encoding="utf-8", errors="replace") as file:
+                for self.place, line in enumerate(file, 1):
+                    value, why = _object(line)
+                    if why:
+                        self.note(why if line.endswith("\n") else f"cut off: {why}")
+                    elif value is not None:
+                        yield value
         except FileNotFoundError:
             return
         except OSError as error:
-            self.broken = Broken(self._path.name, 1, 0, str(error))
-            return
-        with file:
-            for self.place, line in enumerate(file, 1):
-                value, why = _object(line)
-                if why:
-                    self.note(why if line.endswith("\n") else f"cut off: {why}")
-                elif value is not None:
-                    yield value
+            self.broken = Broken(self._path.name, 1, 0, _reason(self._path, error))
 
     def note(self, why: str) -> None:
         """Counts the line that came last as one that cannot be used."""

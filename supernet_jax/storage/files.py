@@ -67,6 +67,26 @@ def unreadable(path: str | os.PathLike, error: Exception, *, kind: str = "file")
     return UserError(f"{path} is not a {kind}, or was cut short ({_short(error)})")
 
 
+def check_utf8(path: str | os.PathLike, why: str) -> None:
+    """Makes sure that a path, from the root on, is text for libraries that know only UTF-8.
+
+    Args:
+        path: any.
+        why: who needs it, after "which".
+
+    Raises:
+        UserError: it is not: its name holds other bytes, or the locale takes UTF-8 for such.
+    """
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fspath(path).encode("utf-8", "backslashreplace").decode()
+        raise UserError(
+            f"the path {shown} is not UTF-8 in this locale, which {why}; choose another path, or "
+            "set PYTHONUTF8=1 if its name is UTF-8"
+        ) from None
+
+
 def read_text(path: str | os.PathLike, *, kind: str = "UTF-8 text file") -> str:
     """The text of a file.
 
@@ -76,6 +96,18 @@ def read_text(path: str | os.PathLike, *, kind: str = "UTF-8 text file") -> str:
     try:
         return pathlib.Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error, kind=kind) from error
+
+
+def read_bytes(path: str | os.PathLike, *, kind: str = "file") -> bytes:
+    """The content of a file.
+
+    Raises:
+        UserError: it is missing or not readable; the message says which.
+    """
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
         raise unreadable(path, error, kind=kind) from error
 
 
