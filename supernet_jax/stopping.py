@@ -20,7 +20,7 @@ from typing import NamedTuple, NoReturn
 UNFINISHED = 75  # exit status: what was done is saved, the same command goes on (EX_TEMPFAIL)
 INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell's own commands
 SECONDS = 2.0  # from a signal until the process leaves from within compiled code
-HELD_SECONDS = 8.0  # the same while there is a step that is worth finishing
+HELD_SECONDS = 7.0  # the same while there is a step that is worth finishing
 EXIT_SECONDS = 5.0  # for an interpreter that comes down after an error
 GOES_ON = "the same command goes on where it stopped"
 
