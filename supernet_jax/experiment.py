@@ -422,7 +422,8 @@ def read_archs(space: Space, text: str) -> list[Arch]:
     Args:
         space: whose archs.
         text: `smallest`, `largest`, an arch in the notation of the space as JSON, or a path of a
-            JSON file with one arch, a list of them, or results that hold them under "arch".
+            JSON file with one arch, a list of them, results that hold them under "arch", or the
+            result of a search, whose front is taken.
 
     Raises:
         UserError: not readable as any of those; an arch that is not in the space.
@@ -438,6 +439,8 @@ def read_archs(space: Space, text: str) -> list[Arch]:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{source} is not valid JSON: {error}") from None
+    if isinstance(value, dict) and isinstance(value.get("front"), list):
+        value = value["front"]
     items = value if isinstance(value, list) else [value]
     if not items:
         raise UserError(f"{source} holds no arch")
@@ -456,11 +459,11 @@ def _read_text(path: str) -> str:
     try:
         return pathlib.Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        files = [file.name for file in pathlib.Path(path).parent.glob("*.json")]
-        hint = near(pathlib.Path(path).name, ["smallest", "largest", *files])
+        there = [file.name for file in pathlib.Path(path).parent.glob("*.json")]
+        hint = near(pathlib.Path(path).name, ["smallest", "largest", *there])
         raise UserError(
             f"there is no file {path}; give a JSON file, an arch as JSON, `smallest` or `largest`"
             f"{hint}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise files.unreadable(path, error, kind="JSON file") from error

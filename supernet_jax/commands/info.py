@@ -134,7 +134,7 @@ def _print_archs(rows: list[dict[str, Any]]) -> None:
     timed = "latency" in rows[0]
     table = rich.table.Table("arch", "MACs", "parameters", *["ms"] * timed, box=None)
     for row in rows:
-        milliseconds = [f"{row['latency']:.4g}"] if timed else []
+        milliseconds = [str(row["latency"])] if timed else []
         counts = f"{row['macs']:,}", f"{row['parameters']:,}"
         table.add_row(json.dumps(row["arch"]), *counts, *milliseconds)
     rich.console.Console(soft_wrap=True).print(table)

@@ -179,13 +179,51 @@ def lines(path: str | os.PathLike) -> list[str]:
     Raises:
         UserError: it is there and cannot be read.
     """
+    return lines_after(path, 0)[0]
+
+
+def lines_after(path: str | os.PathLike, start: int) -> tuple[list[str], int]:
+    """The whole lines of a file from a place on, and the place after them, for the next call.
+
+    Args:
+        path: of a file of lines, to which others may be appending.
+        start: 0, or the place that an earlier call gave.
+
+    Raises:
+        UserError: it is there and cannot be read.
+    """
     try:
-        content = pathlib.Path(path).read_bytes()
+        with open(path, "rb") as file:
+            file.seek(start)
+            content = file.read()
     except FileNotFoundError:
-        return []
+        return [], start
     except OSError as error:
         raise unreadable(path, error) from error
-    return content[: content.rfind(b"\n") + 1].decode("utf-8", "replace").split("\n")[:-1]
+    whole = content[: content.rfind(b"\n") + 1]
+    return whole.decode("utf-8", "replace").split("\n")[:-1], start + len(whole)
+
+
+@contextlib.contextmanager
+def alone(folder: str | os.PathLike) -> Iterator[None]:
+    """Keeps other processes that say so too out of a folder, to read a file, change and write it.
+
+    Does nothing where there is no such folder, or no locks.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            number = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, number)
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+
+
+def is_writable(path: str | os.PathLike) -> bool:
+    """Whether a file may be written, or made, as far as the system says beforehand."""
+    place = pathlib.Path(path).absolute()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    return os.access(place, os.W_OK | (os.X_OK if os.path.isdir(place) else 0))
 
 
 def _whole(number: int) -> int:
