@@ -50,8 +50,8 @@ def latency(
 ) -> Cost:
     """Milliseconds of one batch, by a measured table: `arch[...] -> [...]`, floating.
 
-    Of NumPy archs in whole nanoseconds: a number that is printed or written, with up to six digits
-    after the point, is the cost itself, and as a bound includes its own arch.
+    Calibrated and of NumPy archs in whole nanoseconds: printed or written with six digits after the
+    point, it is the cost itself, and as a bound includes its own arch.
 
     Args:
         space: whose archs.
@@ -65,7 +65,7 @@ def latency(
     """
     tables = latencies.block_tables(space, table, resolutions=resolutions)
     if not calibrated:
-        return lambda arch: _nanoseconds(_lookup_sum(space, tables, arch, tied=False))
+        return functools.partial(_lookup_sum, space, tables, tied=False)
     known = table.calibration
     if known is None:
         raise UserError(

@@ -338,10 +338,10 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     real: Callable = evaluate.evaluate
 
-    def counting(how: Any, params: Any, archs: Any, data: Any) -> Iterator:
+    def counting(how: Any, params: Any, archs: Any, data: Any, **more: Any) -> Iterator:
         stop = -counts.pop() if counts and counts[-1] < 0 else None
         counts.append(0)
-        for i, (where, result) in enumerate(real(how, params, archs, data)):
+        for i, (where, result) in enumerate(real(how, params, archs, data, **more)):
             if i == stop:
                 raise KeyboardInterrupt
             counts[-1] += len(where)

@@ -223,7 +223,8 @@ def is_writable(path: str | os.PathLike) -> bool:
     place = pathlib.Path(path).absolute()
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
-    return os.access(place, os.W_OK | (os.X_OK if os.path.isdir(place) else 0))
+    wanted = os.W_OK | (os.X_OK if os.path.isdir(place) else 0)
+    return os.access(place, wanted, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _whole(number: int) -> int:
