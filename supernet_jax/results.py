@@ -56,6 +56,7 @@ class Scorer:
 
     Attributes:
         macs: counts those of an arch.
+        keep: as given.
 
     Raises:
         UserError: the run's file is there and cannot be read; of a call, that it cannot be written.
@@ -64,7 +65,7 @@ class Scorer:
     def __init__(self, run: Run, split: str, *, what: str = "evaluating", keep: bool = True):
         self._run = run
         self._what = what
-        self._keep = keep
+        self.keep = keep
         self._conditions = conditions(run, split)
         self._path = file_of(run)
         self._split = split
@@ -95,6 +96,10 @@ class Scorer:
         elif todo:
             self._compute(list(todo.values()), lambda count=1, note="": None)
         return [self._known[k] for k in keys]
+
+    def lacks(self, archs: Sequence[Arch]) -> bool:
+        """Whether any of the archs is not known yet."""
+        return any(key(arch) not in self._known for arch in self._normal(archs))
 
     def add(self, archs: Sequence[Arch], accuracy: np.ndarray, loss: np.ndarray) -> None:
         """Records what was measured elsewhere, on all images and under the same conditions.
@@ -159,7 +164,7 @@ class Scorer:
         """Keeps what was measured of those normal archs that are not known; how many these are."""
         made = zip(map(key, archs), self.records(archs, accuracy, loss), strict=True)
         new = {k: record for k, record in made if k not in self._known}
-        if self._keep and jax.process_index() == 0 and new:
+        if self.keep and jax.process_index() == 0 and new:
             files.append_lines(self._path, list(new.values()))
         self._known |= new
         return len(new)

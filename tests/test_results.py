@@ -573,6 +573,15 @@ def test_results_of_a_run_that_cannot_be_written_to(
         assert json.loads((read_only.parent / "again.json").read_text()) == found["front"]
 
 
+def test_what_a_read_only_run_knows_is_shown(
+    searched: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "is_writable", lambda path: False)
+    for more in (("--front",), ("--random", 9)):
+        said = supernet(capsys, "evaluate", searched, "--config", CONFIG, *more)
+        assert (said.status, said.err) == (0, "")
+
+
 def test_a_search_elsewhere_leaves_the_last_one(searched: pathlib.Path, capsys: Capture) -> None:
     before = {n: (searched / n).read_bytes() for n in ("search.json", "front.png")}
     out = searched.parent / "small.json"

@@ -71,14 +71,16 @@ def run(arguments: Arguments) -> None:
     opened = common.open_run(arguments.run, arguments.config)
     given = _archs(opened, arguments)
     archs = network.distinct(opened.experiment.space, given)
-    keep = common.keeps_results(opened, arguments.out)
+    scorer = results.Scorer(opened, arguments.split)
+    if arguments.race or scorer.lacks(archs):
+        scorer.keep = common.keeps_results(opened, arguments.out)
     if arguments.race:
-        how: dict[str, Any] = {"error": arguments.race_error, "seed": arguments.seed, "keep": keep}
-        records, report = raced.race(opened, arguments.split, archs, **how)
+        how: dict[str, Any] = {"error": arguments.race_error, "seed": arguments.seed}
+        records, report = raced.race(opened, arguments.split, archs, keep=scorer.keep, **how)
     else:
-        records = results.Scorer(opened, arguments.split, keep=keep)(archs)
+        records = scorer(archs)
     if arguments.out is not None:
-        if keep:  # it was free when this began; what is known is not computed again
+        if scorer.keep:  # it was free when this began; what is known is not computed again
             common.check_writable("--out", arguments.out)
         files.write_json(arguments.out, records)
     print_records(records)
