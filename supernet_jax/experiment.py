@@ -299,7 +299,11 @@ def open_run(
         UserError: not a run folder, no usable checkpoint, or one of another space or held-out
             split.
     """
-    if not folder.is_dir():
+    try:
+        is_there = folder.is_dir()
+    except OSError as error:  # a folder above it is closed to this user
+        raise files.unreadable(folder, error) from error
+    if not is_there:
         raise UserError(f"there is no run folder {folder}; `supernet train` makes one")
     experiment = build(config.read(folder / "config.json", types))
     kept = folder / "checkpoints"

@@ -154,6 +154,11 @@ def _print_space(space: Space, summary: dict[str, Any]) -> None:
     for name, label in (("macs", "MACs, M"), ("parameters", "parameters, M")):
         table.add_row(label, *(f"{summary[name][head] / 1e6:,.3f}" for head in heads))
     console.print(table)
+    ends = [
+        f"{summary[name]['smallest']:,} to {summary[name]['largest']:,} {unit}"
+        for name, unit in (("macs", "MACs"), ("parameters", "parameters"))
+    ]
+    print(f"to the unit, as bounds of a search: {', '.join(ends)}")
     console.print(_histogram(space, summary))
 
 
