@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import time
 from collections.abc import Sequence
@@ -106,7 +107,7 @@ class Book:
         self.answers = Answers(
             nothing, nothing.copy(), np.zeros(len(archs)), np.zeros(len(archs), int)
         )
-        if file is not None and file.exists():
+        if file is not None and os.path.lexists(file):
             self.answers = self._read(file)
 
     def look(
@@ -210,7 +211,7 @@ class Book:
         with files.writing(self._file):
             self._file.parent.mkdir(parents=True, exist_ok=True)
         with files.alone(self._file.parent):
-            there = self._read(self._file) if self._file.exists() else self.answers
+            there = self._read(self._file) if os.path.lexists(self._file) else self.answers
             both = self.answers.with_those(there)
             content = {
                 "identity": np.array(json.dumps(self._identity)),

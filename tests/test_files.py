@@ -2,14 +2,15 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import pathlib
+import threading
 
+import numpy as np
 import pytest
 
 from supernet_jax.errors import UserError
-from supernet_jax.storage import files
+from supernet_jax.storage import arrays, files
 
 
 def test_written_whole_or_not_at_all(tmp_path: pathlib.Path) -> None:
@@ -54,8 +55,7 @@ def test_many_append(tmp_path: pathlib.Path) -> None:
     path.write_text('{"who": 9}\n{"cut', encoding="utf-8")
     assert files.lines(path) == ['{"who": 9}']
     assert path.read_text("utf-8").endswith("cut")  # readers never write
-    spawn = multiprocessing.get_context("fork")
-    workers = [spawn.Process(target=_appends, args=(path, who)) for who in range(3)]
+    workers = [threading.Thread(target=_appends, args=(path, who)) for who in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -65,6 +65,73 @@ def test_many_append(tmp_path: pathlib.Path) -> None:
     for who in range(3):
         assert [v["i"] for v in found[1:] if v["who"] == who] == list(range(200))
     assert len(found) == 601
+
+
+def test_only_what_is_new_is_read(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    assert files.lines_after(path, 0) == ([], 0)
+    files.append_lines(path, ["a", "Ü"])
+    first, end = files.lines_after(path, 0)
+    assert first == ['"a"', '"\\u00dc"'] and end == path.stat().st_size
+    assert files.lines_after(path, end) == ([], end)
+    with path.open("ab") as file:
+        file.write(b'"cut')
+    assert files.lines_after(path, end) == ([], end)  # not before it is whole
+    files.append_lines(path, [1])
+    assert files.lines_after(path, end) == (["1"], path.stat().st_size)
+
+
+def test_one_at_a_time(tmp_path: pathlib.Path) -> None:
+    """A second one waits until the first is done."""
+    order = []
+
+    def second() -> None:
+        with files.alone(tmp_path):
+            order.append("second")
+
+    with files.alone(tmp_path / "nowhere"), files.alone(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_what_may_be_written(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: asked.append((path, mode)) or True)
+    (tmp_path / "file").touch()
+    for name in ("file", "new", "far/away/new"):
+        assert files.is_writable(tmp_path / name)
+    folder = (tmp_path, os.W_OK | os.X_OK)
+    assert asked == [(tmp_path / "file", os.W_OK), folder, folder]
+
+
+def test_arrays(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, how = tmp_path / "new" / "a.npz", {"kind": "book", "damaged": "write another"}
+    arrays.write(path, {"a": np.arange(3), ".state.b": np.ones((2, 2), bool)})
+    found = arrays.read(path, **how)
+    assert found.keys() == {"a", ".state.b"} and found["a"].tolist() == [0, 1, 2]
+    good = path.read_bytes()
+    for content in (b"", good[:50], good[:-9], b"PK\x03\x04", b"\x80\x04N."):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"cut short.*; write another$"):
+            arrays.read(path, **how)
+    np.savez(path, a=np.array([{}], object))
+    with pytest.raises(UserError, match="allow_pickle=False"):
+        arrays.read(path, **how)
+    with pytest.raises(UserError, match="there is no file"):
+        arrays.read(tmp_path / "b.npz", **how)
+    path.write_bytes(good)
+
+    def fsync(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    with pytest.raises(UserError, match="free space there"):
+        arrays.write(path, {"a": np.zeros(9)})
+    assert path.read_bytes() == good and len(list(path.parent.iterdir())) == 1
 
 
 def test_a_full_disk_leaves_no_half_line(

@@ -25,6 +25,7 @@ from supernet_jax import (
     network,
     timing,
 )
+from supernet_jax.commands import latency as latency_command
 from supernet_jax.errors import UserError
 from supernet_jax.export import onnx_engine
 from supernet_jax.extracted import Network
@@ -329,6 +330,27 @@ def test_a_table_that_is_broken(
     with pytest.raises(UserError) as error:
         latency.read(tmp_path / "t.json")
     assert words in str(error.value) and str(tmp_path / "t.json") in str(error.value)
+
+
+def test_tables_of_two_processes_become_one(space: Space, tmp_path: pathlib.Path) -> None:
+    path, whole = tmp_path / "t.json", table_of(space, calibration=None)
+    (first, *_), names = whole.kinds, list(whole.kinds)
+    halves = [
+        dataclasses.replace(whole, kinds={name: whole.kinds[name] for name in some})
+        for some in (names[:4], names[4:])
+    ]
+    assert latency_command._write(path, halves[0]) == halves[0]
+    assert latency_command._write(path, halves[1]) == whole == latency.read(path)
+    again = Timing(9.0, 9.0, 9.0, 0.0, 5)  # what was measured here counts
+    later = dataclasses.replace(halves[0], kinds={first: again}, calibration=KNOWN)
+    latency_command._write(path, later)
+    assert latency.read(path).kinds == {**whole.kinds, first: again}
+    assert latency_command._write(path, halves[0]).calibration == KNOWN
+    content = path.read_text()
+    other = dataclasses.replace(whole, conditions=dataclasses.replace(HERE, batch=2))
+    with pytest.raises(UserError, match="batch is 1 there and 2 now"):
+        latency_command._write(path, other)
+    assert path.read_text() == content
 
 
 def test_no_table(tmp_path: pathlib.Path) -> None:

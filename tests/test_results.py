@@ -319,6 +319,22 @@ def test_books_of_two_processes_become_one(
     assert one.answers.known[:6].all()
 
 
+def test_a_book_of_before_is_gone_on_with(trained: pathlib.Path) -> None:
+    """It does not say of how many images losses are."""
+    run = opened(trained)
+    archs, file = all_archs(run.experiment.space), trained / "races" / "book.npz"
+    book = raced.Book(run, "held-out", archs, file=file)
+    some = np.arange(64)
+    book._note(np.array([3]), some, np.ones((1, 64), bool), np.full((1, 64), 0.5))
+    book._news = True
+    book.save()
+    with np.load(file) as archive:
+        old = {name: archive[name] for name in archive.files if name != "summed"}
+    np.savez(file, **old)
+    again = raced.Book(run, "held-out", archs, file=file)
+    assert again.mean_loss()[3] == 0.5 and np.isnan(again.mean_loss()[:3]).all()
+
+
 def test_answers_that_are_cut_off_anywhere_are_not_wrong(trained: pathlib.Path) -> None:
     """As by a signal between any two of the arrays."""
     run = opened(trained)

@@ -71,16 +71,17 @@ def run(arguments: Arguments) -> None:
     opened = common.open_run(arguments.run, arguments.config)
     given = _archs(opened, arguments)
     archs = network.distinct(opened.experiment.space, given)
-    scorer = results.Scorer(opened, arguments.split)
-    if arguments.race or scorer.lacks(archs):
-        scorer.keep = common.keeps_results(opened, arguments.out)
     if arguments.race:
-        how: dict[str, Any] = {"error": arguments.race_error, "seed": arguments.seed}
-        records, report = raced.race(opened, arguments.split, archs, keep=scorer.keep, **how)
+        keep = common.keeps_results(opened, arguments.out)
+        how: dict[str, Any] = {"error": arguments.race_error, "seed": arguments.seed, "keep": keep}
+        records, report = raced.race(opened, arguments.split, archs, **how)
     else:
+        scorer = results.Scorer(opened, arguments.split)
+        keep = not scorer.lacks(archs) or common.keeps_results(opened, arguments.out)
+        scorer.keep = keep
         records = scorer(archs)
     if arguments.out is not None:
-        if scorer.keep:  # it was free when this began; what is known is not computed again
+        if keep:  # it was free when this began; what is known is not computed again
             common.check_writable("--out", arguments.out)
         files.write_json(arguments.out, records)
     print_records(records)

@@ -94,7 +94,10 @@ def _begin(path: pathlib.Path, space: Space, batch: int, engine: Engine) -> Tabl
     if not os.path.lexists(path):
         common.check_writable("--out", path)
         return Table(latency.FORMAT, latency.VERSION, here, {}, {}, None)
-    return _same_conditions(path, here)
+    table = _same_conditions(path, here)
+    if not files.is_writable(path.absolute().parent):
+        raise UserError(f"this user cannot write to the folder of {path}; choose another --out")
+    return table
 
 
 def _measure_kinds(
@@ -150,7 +153,7 @@ def _check(
 def _write(path: pathlib.Path, table: Table) -> Table:
     """Adds what was measured to what others have written there since; all of it."""
     with files.alone(path.absolute().parent):
-        if path.exists():
+        if os.path.lexists(path):
             there = _same_conditions(path, table.conditions)
             table = dataclasses.replace(
                 table,

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -194,7 +195,7 @@ def _state_file(opened: Run, identity: dict[str, Any]) -> pathlib.Path:
     """Where the search is kept. One that an older version began is left alone, and that is said."""
     folder = opened.folder / "searches"
     old, own = (folder / f"{_digest(value)}.npz" for value in (identity, [STATE, identity]))
-    if old.exists() and not own.exists():
+    if os.path.lexists(old) and not os.path.lexists(own):
         print(
             f"supernet: note: {old} was begun by a version that scored some networks more than "
             "once; the search begins anew, and what was evaluated is not computed again",
