@@ -115,7 +115,7 @@ def print_records(records: list[dict[str, Any]]) -> None:
             f"{record['macs']:,}",
             f"{record['parameters']:,}",
             f"{record['accuracy']:.2%}",
-            "not a number" if record["loss"] is None else f"{record['loss']:.3f}",
+            _nats(record["loss"]),
         )
     rich.console.Console().print(table)
     sound = [record for record in records if record["loss"] is not None]
@@ -131,6 +131,12 @@ def print_records(records: list[dict[str, Any]]) -> None:
     print(said)
     if len(sound) < len(records):
         print(f"the loss of {len(records) - len(sound)} of them is not a number")
+
+
+def _nats(loss: float | None) -> str:
+    if loss is None:
+        return "not a number"
+    return f"{loss:.3f}" if loss < 1e6 else f"{loss:.3g}"
 
 
 def _print_race(report: dict[str, Any]) -> None:
