@@ -1,10 +1,13 @@
 """Small files: whole or not at all, by many writers, strict JSON, and words that fit a failure."""
 
 import errno
+import itertools
 import json
 import os
 import pathlib
+import sys
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +29,34 @@ def test_written_whole_or_not_at_all(tmp_path: pathlib.Path) -> None:
         files.write_bytes(path, fails)
     assert files.read_json(path) == {"a": [1.5, "Übung"]}
     assert [p.name for p in path.parent.iterdir()] == ["value.json"]  # no temporary file stays
+
+
+def test_a_signal_at_any_moment_leaves_no_temporary_file(tmp_path: pathlib.Path) -> None:
+    """Thrown in at every line that runs, one after the other."""
+    path = tmp_path / "value.json"
+    files.write_json(path, 0)
+    for moment in itertools.count(1):
+        lines = 0
+
+        def at_line(frame: Any, event: str, argument: Any, moment: int = moment) -> Any:
+            nonlocal lines
+            lines += event == "line" and frame.f_code is files.write_bytes.__code__
+            if lines == moment:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return at_line
+
+        before = sys.gettrace()
+        sys.settrace(at_line)
+        try:
+            files.write_json(path, moment)
+            break
+        except KeyboardInterrupt:
+            assert files.read_json(path) in (0, moment)
+            assert [p.name for p in tmp_path.iterdir()] == ["value.json"], moment
+        finally:
+            sys.settrace(before)
+    assert moment > 8
 
 
 def test_strict_json() -> None:

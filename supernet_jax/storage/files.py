@@ -12,7 +12,7 @@ import json
 import math
 import os
 import pathlib
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -127,15 +127,13 @@ def write_bytes(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> No
     target = pathlib.Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(
-            prefix=f".{target.name[:100]}.", suffix=".unfinished", dir=target.parent
-        )
+        # Named before it is there: a signal at any moment finds it and removes it.
+        name = target.parent / f".{target.name[:100]}.{secrets.token_hex(4)}.unfinished"
         try:
-            with open(number, "wb") as file:
-                os.fchmod(number, 0o666 & ~_umask())
+            with open(name, "xb") as file:
                 write(file)
                 file.flush()
-                os.fsync(number)
+                os.fsync(file.fileno())
             os.replace(name, target)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -249,12 +247,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _reason(error: OSError) -> str:
