@@ -31,6 +31,9 @@ def test_written_whole_or_not_at_all(tmp_path: pathlib.Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["value.json"]  # no temporary file stays
 
 
+# Cut off between opening and entering the block, the file is closed when it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_signal_at_any_moment_leaves_no_temporary_file(tmp_path: pathlib.Path) -> None:
     """Thrown in at every line that runs, one after the other."""
     path = tmp_path / "value.json"
