@@ -25,8 +25,8 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import choices, config, costs, experiment, progress
-from supernet_jax.raced import Book, distinct
+from supernet_jax import choices, config, costs, experiment, network, progress
+from supernet_jax.raced import Book
 from supernet_jax.search import pareto_front, race
 
 # Mean accuracy, its rise from the cheapest to the dearest, its spread around that, noise
@@ -93,10 +93,10 @@ def answers(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, int,
     built = opened.experiment._replace(config=dataclasses.replace(settings, evaluation=limited))
     opened = opened._replace(experiment=built)
     drawn = choices.sample(built.space.menu, jax.random.key(0), (2 * arguments.candidates,))
-    found = distinct(built.space, choices.unstack(drawn))[: arguments.candidates]
+    found = network.distinct(built.space, choices.unstack(drawn))[: arguments.candidates]
     book = Book(opened, "held-out", found, file=arguments.book)
     everyone = np.arange(len(found))
-    known = np.flatnonzero(book.known.all(1))
+    known = np.flatnonzero(book.answers.known.all(1))
     asked = known if arguments.known else everyone
     start = time.perf_counter()
     full, done = len(asked) * book.total, len(known) * book.total

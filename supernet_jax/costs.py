@@ -50,6 +50,9 @@ def latency(
 ) -> Cost:
     """Milliseconds of one batch, by a measured table: `arch[...] -> [...]`, floating.
 
+    Calibrated and of NumPy archs in whole nanoseconds: printed or written with six digits after the
+    point, it is the cost itself, and as a bound includes its own arch.
+
     Args:
         space: whose archs.
         table: as `supernet latency` writes it and `latency.read` reads it.
@@ -70,7 +73,12 @@ def latency(
             "again, and it goes on"
         )
     scaled = {name: known.scale * milliseconds for name, milliseconds in tables.items()}
-    return lambda arch: known.constant + _lookup_sum(space, scaled, arch, tied=False)
+    return lambda arch: _nanoseconds(known.constant + _lookup_sum(space, scaled, arch, tied=False))
+
+
+def _nanoseconds(ms: Any) -> Any:
+    """Milliseconds in whole nanoseconds; float32 has not the digits, and stays as it is."""
+    return ms if isinstance(ms, jax.Array) else np.round(ms, 6)
 
 
 @functools.cache

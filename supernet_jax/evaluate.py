@@ -39,6 +39,7 @@ from supernet_jax.network import Reuse, Space, Strategy, switched, zero_stats
 
 WHOLE, ARCHS, IMAGES = PartitionSpec(), PartitionSpec("candidates"), PartitionSpec(None, "data")
 Prepare = Callable[[Array], Array]  # uint8 images -> the network's float input
+Wanted = Callable[[np.ndarray], np.ndarray]  # positions of archs -> some of them
 
 
 class How(NamedTuple):
@@ -142,7 +143,7 @@ def calibrate(
 
 
 def evaluate(
-    how: How, params: Tree, archs: Arch, data: EvaluationData
+    how: How, params: Tree, archs: Arch, data: EvaluationData, *, wanted: Wanted | None = None
 ) -> Iterator[tuple[np.ndarray, Result]]:
     """Calibrates and evaluates archs, two programs per resolution however many they are.
 
@@ -155,6 +156,8 @@ def evaluate(
         params: shared parameters.
         archs: `[N]`.
         data: what they are calibrated and evaluated on.
+        wanted: asked before each call with the positions that are left of a resolution, in their
+            order; what it returns of them is left then, in its order.
 
     Yields:
         Positions in `archs` (at most `how.chunk` for each group of devices), and the result of
@@ -162,7 +165,7 @@ def evaluate(
     """
     total = int(np.sum(np.asarray(_host(data.labels)) >= 0))
     batches = np.array([0, len(data.labels)], np.int32)
-    for work in _works(how, archs, data):
+    for work in _works(how, archs, data, wanted):
         stats = work.calibrate(params)
         yield work.where, _result(work.fetch(work.score(params, stats, batches)), total)
 
@@ -270,7 +273,7 @@ class _Work(NamedTuple):
         return jax.tree.map(lambda x: _host(x)[real.reshape(-1)], results)
 
 
-def _works(how: How, archs: Arch, data: EvaluationData) -> Iterator[_Work]:
+def _works(how: How, archs: Arch, data: EvaluationData, wanted: Any = None) -> Iterator[_Work]:
     space = how.space
     packed = np.asarray(choices.pack(archs))
     resolutions = np.asarray(choices.get(archs, space.resolution))
@@ -284,8 +287,8 @@ def _works(how: How, archs: Arch, data: EvaluationData) -> Iterator[_Work]:
         program = Program(space, how.prepare, how.strategy, how.dtype, size, mesh)
         placed = data if mesh is None else sharding.moved(mesh, data, axis=1)
         groups = 1 if mesh is None else mesh.shape["candidates"]
-        for start in range(0, len(group), groups * how.chunk):
-            where = group[start : start + groups * how.chunk]
+        while len(group := group if wanted is None else wanted(group)):
+            where, group = np.split(group, [groups * how.chunk])
             parts = np.array_split(where, groups)
             filled = [np.resize(part if len(part) else where, how.chunk) for part in parts]
             places = np.concatenate(filled)
@@ -490,5 +493,6 @@ def _score(logits: Array, labels: Array) -> Scores:
     """Which images of a batch are right, and their losses; label -1 does not count."""
     real = labels >= 0
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-    right = real & (jnp.argmax(logits, -1) == labels)
+    # Of logits that are not numbers the first would be the largest.
+    right = real & (jnp.argmax(logits, -1) == labels) & jnp.isfinite(losses)
     return Scores(right, jnp.where(real, losses, 0.0))

@@ -40,6 +40,7 @@ from supernet_jax.importers import classes as class_names
 from supernet_jax.network import Space
 from supernet_jax.sampling import Sampler
 from supernet_jax.space import geometry
+from supernet_jax.storage import files
 
 
 class Experiment(NamedTuple):
@@ -318,7 +319,11 @@ def open_run(
         UserError: not a run folder, no usable checkpoint, or one of another space or held-out
             split.
     """
-    if not folder.is_dir():
+    try:
+        is_there = folder.is_dir()
+    except OSError as error:  # a folder above it is closed to this user
+        raise files.unreadable(folder, error) from error
+    if not is_there:
         raise UserError(f"there is no run folder {folder}; `supernet train` makes one")
     experiment = build(config.read(folder / "config.json", types))
     kept = folder / "checkpoints"
@@ -375,7 +380,8 @@ def read_archs(space: Space, text: str) -> list[Arch]:
     Args:
         space: whose archs.
         text: `smallest`, `largest`, an arch in the notation of the space as JSON, or a path of a
-            JSON file with one arch, a list of them, or results that hold them under "arch".
+            JSON file with one arch, a list of them, results that hold them under "arch", or the
+            result of a search, whose front is taken.
 
     Raises:
         UserError: not readable as any of those; an arch that is not in the space.
@@ -391,6 +397,8 @@ def read_archs(space: Space, text: str) -> list[Arch]:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{source} is not valid JSON: {error}") from None
+    if isinstance(value, dict) and isinstance(value.get("front"), list):
+        value = value["front"]
     items = value if isinstance(value, list) else [value]
     if not items:
         raise UserError(f"{source} holds no arch")
@@ -409,11 +417,11 @@ def _read_text(path: str) -> str:
     try:
         return pathlib.Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        files = [file.name for file in pathlib.Path(path).parent.glob("*.json")]
-        hint = near(pathlib.Path(path).name, ["smallest", "largest", *files])
+        there = [file.name for file in pathlib.Path(path).parent.glob("*.json")]
+        hint = near(pathlib.Path(path).name, ["smallest", "largest", *there])
         raise UserError(
             f"there is no file {path}; give a JSON file, an arch as JSON, `smallest` or `largest`"
             f"{hint}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise files.unreadable(path, error, kind="JSON file") from error

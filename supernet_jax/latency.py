@@ -21,6 +21,7 @@ from supernet_jax.elastic import BlockShapes, Spec
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
 from supernet_jax.schema import parse
+from supernet_jax.storage import files
 
 FORMAT, VERSION = "supernet_jax latency", 1
 
@@ -234,10 +235,12 @@ def read(path: pathlib.Path) -> Table:
         raise UserError(
             f"there is no latency table {path}; `supernet latency SPACE --out {path}` measures one"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise files.unreadable(path, error, kind="latency table") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} is not a latency table ({error}); measure it again under another name"
-        ) from None
+            f"{files.unreadable(path, error, kind='latency table')}; measure one under another name"
+        ) from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UserError(
             f"{path} is not a latency table; `supernet latency SPACE --out FILE` writes such"

@@ -32,9 +32,11 @@ from supernet_jax.space import Bank as Bank
 from supernet_jax.space import Geometry as Geometry
 from supernet_jax.space import Run, Topology
 from supernet_jax.space import Space as Space
+from supernet_jax.space import distinct as distinct
 from supernet_jax.space import geometry as geometry
 from supernet_jax.space import group as group
 from supernet_jax.space import identity as identity
+from supernet_jax.space import normal as normal
 
 LOOP = 3  # so many blocks that are alike run in a loop; for fewer it costs more than it saves
 

@@ -3,13 +3,15 @@
 Shape letters: `N` candidates, `A` some of them, `K` images in all, `E` batches, `B` images of one.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +23,53 @@ from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
 from supernet_jax.network import Space
 from supernet_jax.search import racing
-from supernet_jax.storage import files
+from supernet_jax.storage import arrays, files
 
 SAVE_SECONDS = 20.0  # between writes of the book
 BOOK = 2  # version of its format, so that one of another format is not taken for this
+DAMAGED = "give it another name, and the race begins anew"
+
+
+class Answers(NamedTuple):
+    """What candidates got right.
+
+    Attributes:
+        right: bool `[N, K]`; of no meaning where not known.
+        known: bool `[N, K]`.
+        loss: float64 `[N]`, summed cross-entropy, nats; not finite where that of some image is not.
+        summed: int `[N]`, of how many images. Fewer than are known where two processes that did
+            not know of each other asked for some of the same images.
+    """
+
+    right: np.ndarray
+    known: np.ndarray
+    loss: np.ndarray
+    summed: np.ndarray
+
+    def with_those(self, other: "Answers") -> "Answers":
+        """All answers of both."""
+        apart = ~(self.known & other.known).any(1)
+        more = other.summed > self.summed
+
+        def joined(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+            return np.where(apart, mine + theirs, np.where(more, theirs, mine))
+
+        loss = joined(self.loss, other.loss)
+        broken = ~np.isfinite(self.loss + other.loss)
+        return Answers(
+            np.where(self.known, self.right, other.right),
+            self.known | other.known,
+            np.where(broken, np.nan, loss),
+            joined(self.summed, other.summed),
+        )
 
 
 class Book:
     """What candidates got right, of those images that they were asked for.
 
     What the file knows is not computed again, and a kill at any moment costs less than a minute.
-    `save` writes what is known and was not written yet.
+    `save` writes what is known and was not written yet. Several processes may keep one file: what
+    one writes, the others know when they write next.
 
     Args:
         run: the trained run.
@@ -40,15 +78,13 @@ class Book:
         file: where the book is kept, `*.npz`; None keeps it in memory only.
 
     Attributes:
-        right: bool `[N, K]`; False where not known. Images have the numbers of the split.
-        known: bool `[N, K]`.
-        loss: float64 `[N]`, summed cross-entropy of the known images, nats.
+        answers: of N candidates to K images, which have the numbers of the split.
         total: K.
         batch: B.
         calibration: images that each candidate is calibrated on.
 
     Raises:
-        UserError: the file is damaged, or the book of something else.
+        UserError: the file cannot be read, is damaged, or the book of something else.
     """
 
     def __init__(
@@ -67,11 +103,12 @@ class Book:
         self.batch = int(self._data.labels.shape[1])
         self.total = int(self._identity["images"])
         self.calibration = int(np.prod(self._identity["calibration"]))
-        self.right = np.zeros((len(archs), self.total), bool)
-        self.known = np.zeros((len(archs), self.total), bool)
-        self.loss = np.zeros(len(archs))
-        if file is not None and file.exists():
-            self._read(file)
+        nothing = np.zeros((len(archs), self.total), bool)
+        self.answers = Answers(
+            nothing, nothing.copy(), np.zeros(len(archs)), np.zeros(len(archs), int)
+        )
+        if file is not None and os.path.lexists(file):
+            self.answers = self._read(file)
 
     def look(
         self,
@@ -83,6 +120,8 @@ class Book:
     ) -> np.ndarray:
         """What some candidates get right of the images `order[start:end]`: bool `[A, end - start]`.
 
+        Nothing, where a loss is not a number: such a candidate is to beat nobody.
+
         Args:
             where: the candidates, int `[A]`. Each is calibrated when it is first evaluated.
             order: int `[K]`, all images. A change of it moves them on the devices.
@@ -91,7 +130,7 @@ class Book:
             advance: hears of every chunk that is done.
         """
         images = order[start:end]
-        todo = where[~self.known[np.ix_(where, images)].all(1)]
+        todo = where[~self.answers.known[np.ix_(where, images)].all(1)]
         todo = todo[np.argsort(self._place[todo])]  # those that begin alike share what is alike
         if len(todo):
             self._arrange(order)
@@ -103,11 +142,16 @@ class Book:
                 advance(len(some) * (end - start))
             if time.monotonic() - self._saved > SAVE_SECONDS:
                 self.save()
-        return self.right[np.ix_(where, images)]
+        return self.answers.right[np.ix_(where, images)] & ~self.broken()[where, None]
 
     def mean_loss(self) -> np.ndarray:
-        """Mean cross-entropy of each candidate over the images that are known: float32 `[N]`."""
-        return (self.loss / np.maximum(self.known.sum(1), 1)).astype(np.float32)
+        """Mean cross-entropy of each candidate over all images, NaN if not known: float32 `[N]`."""
+        whole = self.answers.summed == self.total
+        return np.where(whole, self.answers.loss / self.total, np.nan).astype(np.float32)
+
+    def broken(self) -> np.ndarray:
+        """Candidates with a loss that is not a number: bool `[N]`."""
+        return ~np.isfinite(self.answers.loss)
 
     def forget(self, kept: np.ndarray) -> None:
         """Frees the statistics of all but some candidates."""
@@ -139,61 +183,72 @@ class Book:
                 np.asarray(x)[:, slice(*batches)].reshape(len(rows), -1)[:, : len(images)]
                 for x in scores
             )
-            here = np.ix_(rows, images)
-            self.loss[rows] += np.where(self.known[here], 0.0, loss).sum(1)
-            self.right[here], self.known[here] = right, True
+            self._note(rows, images, right, loss)
         self._news = True
+
+    def _note(
+        self, rows: np.ndarray, images: np.ndarray, right: np.ndarray, loss: np.ndarray
+    ) -> None:
+        """Takes down answers. Cut off anywhere, it leaves at most losses that do not count."""
+        here = np.ix_(rows, images)
+        new = ~self.answers.known[here]
+        self.answers.right[here] = right
+        self.answers.known[here] = True
+        self.answers.loss[rows] += np.where(new, loss, 0.0).sum(1)
+        self.answers.summed[rows] += new.sum(1)
 
     def _some(self, where: np.ndarray) -> Arch:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[where], self._archs)
 
     def save(self) -> None:
-        """Writes what is known, if there is anything new.
+        """Writes what is known, if there is anything new, with what others have written since.
 
         Raises:
-            UserError: the file cannot be written.
+            UserError: the file cannot be written, or not be read again.
         """
         if self._file is None or jax.process_index() != 0 or not self._news:
             return
-        unfinished = self._file.with_name(f".{self._file.name}.unfinished")
-        try:
+        with files.writing(self._file):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as stream:
-                np.savez(
-                    stream,
-                    identity=np.array(json.dumps(self._identity)),
-                    right=np.packbits(self.right, axis=1),
-                    known=np.packbits(self.known, axis=1),
-                    loss=self.loss,
-                )
-            unfinished.replace(self._file)
-            self._saved, self._news = time.monotonic(), False
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self._file} ({error}); make room or choose another place"
-            ) from error
+        with files.alone(self._file.parent):
+            there = self._read(self._file) if os.path.lexists(self._file) else self.answers
+            both = self.answers.with_those(there)
+            content = {
+                "identity": np.array(json.dumps(self._identity)),
+                "right": np.packbits(both.right, axis=1),
+                "known": np.packbits(both.known, axis=1),
+                "loss": both.loss,
+                "summed": both.summed,
+            }
+            arrays.write(self._file, content)
+        if jax.process_count() == 1:  # those of one run must know the same
+            self.answers = both
+        self._saved, self._news = time.monotonic(), False
 
-    def _read(self, file: pathlib.Path) -> None:
+    def _read(self, file: pathlib.Path) -> Answers:
+        found = arrays.read(file, kind="book of a race", damaged=DAMAGED)
         try:
-            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                there = json.loads(str(archive["identity"][()]))
-                right, known = (
-                    np.unpackbits(archive[name], axis=1, count=self.total).astype(bool)
-                    for name in ("right", "known")
-                )
-                loss = archive["loss"]
-        except Exception as error:  # a damaged archive makes its reader fail in any way
+            there = json.loads(str(found["identity"][()]))
+            right, known = (
+                np.unpackbits(found[name], axis=1, count=self.total).astype(bool)
+                for name in ("right", "known")
+            )
+            loss = found["loss"].astype(np.float64)
+            summed = found.get("summed", known.sum(1)).astype(int)
+            shapes = {right.shape[:1], known.shape[:1], loss.shape, summed.shape}
+            if shapes != {(len(self._place),)} and there == self._identity:
+                raise ValueError("its parts do not fit together")
+            differing = [k for k, v in self._identity.items() if there.get(k) != v]
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
-                f"{file} is damaged ({type(error).__name__}: {error}); remove it, and what it knew "
-                "is computed again"
+                f"{files.unreadable(file, error, kind='book of a race')}; {DAMAGED}"
             ) from error
-        differing = [k for k, v in self._identity.items() if there.get(k) != v]
         if differing:
             raise UserError(
                 f"{file} was written for other candidates or conditions: {', '.join(differing)} "
                 "differ; choose another file"
             )
-        self.right, self.known, self.loss = right, known, loss
+        return Answers(right, known, loss, summed)
 
 
 def _taken(x: Any, at: np.ndarray) -> Any:
@@ -212,13 +267,14 @@ def _mover(place: jax.sharding.Sharding) -> Any:
 
 
 def race(
-    run: Run, split: str, archs: Sequence[Arch], *, error: float, seed: int
+    run: Run, split: str, archs: Sequence[Arch], *, error: float, seed: int, keep: bool = True
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Races subnets of a run for the front of accuracy and MACs.
 
     Each image of each subnet is kept in the folder `races` of the run, so that an interrupted race
     goes on where it stopped. Who saw all images is recorded in `evaluations.jsonl` too, others are
-    not: their accuracy is an estimate, and they have no loss.
+    not: their accuracy is an estimate, and they have no loss. Who has a loss that is not a number
+    is never on the front.
 
     Args:
         run: the trained run.
@@ -226,22 +282,65 @@ def race(
         archs: the candidates; of those that are the same network the first races.
         error: the most probability that the front is not that of full evaluation.
         seed: of the order in which images are seen.
+        keep: whether anything is kept in the run's folder.
 
     Returns:
         The records of the front, cheapest first, as `results.Scorer` gives them; and a report as
         JSON values, with what the race cost and the records of all, each with the number of images
         it saw. The report is also in the folder `races`.
+
+    Raises:
+        UserError: no subnet has a loss that is a number; a file cannot be read or written.
     """
-    scorer = results.Scorer(run, split, what="")
-    unique = distinct(run.experiment.space, archs)
+    scorer = results.Scorer(run, split, what="", keep=keep)
+    unique = network.distinct(run.experiment.space, archs)
     about = [BOOK, results.conditions(run, split), seed, len(unique)]
     name = _digest(json.dumps(about).encode()) + "-" + _digest(b"".join(map(results.key, unique)))
-    folder = run.folder / "races"
-    book = Book(run, split, unique, file=folder / f"{name}.npz")
+    file = run.folder / "races" / f"{name}.json" if keep else None
+    book = Book(run, split, unique, file=None if file is None else file.with_suffix(".npz"))
     costs = np.array([scorer.macs(arch) for arch in unique], np.float64)
-    full = len(unique) * book.total
-    with progress.bar("racing", full, unit="image") as advance:
-        bar = _Bar(advance, len(unique), book.total)
+    try:
+        raced = _raced(book, costs, error=error, seed=seed)
+    except BaseException:
+        with contextlib.suppress(UserError):  # what went wrong before says more
+            book.save()
+        raise
+    book.save()
+    whole = raced.images == book.total
+    accuracy, loss, broken = raced.accuracy, book.mean_loss(), book.broken()
+    accuracy[whole] = raced.right[whole] / book.total
+    told = np.flatnonzero(whole & ((book.answers.summed == book.total) | broken))
+    scorer.add([unique[i] for i in told], accuracy[told], loss[told])
+    results.require_numbers(len(unique), int(broken.sum()))
+    front = scorer([unique[i] for i in raced.front if not broken[i]])
+    records = scorer.records(unique, accuracy, np.where(whole, loss, np.nan))
+    report = {
+        "run": str(run.folder),
+        "file": None if file is None else str(file),
+        **results.conditions(run, split),
+        "error": error,
+        "seed": seed,
+        "candidates": len(unique),
+        "not_a_number": int(broken.sum()),
+        "images_seen": int(raced.images.sum()),
+        "images_of_full_evaluation": len(unique) * book.total,
+        "calibration_images": len(unique) * book.calibration,
+        "front": front,
+        "all": [
+            {**record, "images": int(images)}
+            for record, images in zip(records, raced.images, strict=True)
+        ],
+    }
+    if file is not None:
+        files.write_json(file, report)
+    return front, report
+
+
+def _raced(book: Book, costs: np.ndarray, *, error: float, seed: int) -> racing.Raced:
+    """The race itself, with a progress bar."""
+    candidates = len(costs)
+    with progress.bar("racing", candidates * book.total, unit="image") as advance:
+        bar = _Bar(advance, candidates, book.total)
 
         def look(where: np.ndarray, order: np.ndarray, start: int, end: int) -> np.ndarray:
             return book.look(where, order, start, end, bar.evaluated)
@@ -250,7 +349,7 @@ def race(
             book.forget(alive)
             bar.left(len(alive), int(np.sum(book.total - images)))
 
-        raced = racing.race(
+        return racing.race(
             costs,
             look,
             total=book.total,
@@ -259,34 +358,6 @@ def race(
             seed=seed,
             on_round=on_round,
         )
-    book.save()
-    whole = np.flatnonzero(raced.images == book.total)
-    accuracy, loss = raced.accuracy, book.mean_loss()
-    accuracy[whole] = raced.right[whole] / book.total
-    scorer.add([unique[i] for i in whole], accuracy[whole], loss[whole])
-    front = scorer([unique[i] for i in raced.front])
-    report = {
-        "run": str(run.folder),
-        "file": str(folder / f"{name}.json"),
-        **results.conditions(run, split),
-        "error": error,
-        "seed": seed,
-        "candidates": len(unique),
-        "images_seen": int(raced.images.sum()),
-        "images_of_full_evaluation": full,
-        "calibration_images": len(unique) * book.calibration,
-        "front": front,
-        "all": [
-            {
-                **scorer.record(arch, float(accuracy[i]), float(loss[i])),
-                **({} if raced.images[i] == book.total else {"loss": None}),
-                "images": int(raced.images[i]),
-            }
-            for i, arch in enumerate(unique)
-        ],
-    }
-    files.write_json(folder / f"{name}.json", report)
-    return front, report
 
 
 class _Bar:
@@ -311,13 +382,6 @@ class _Bar:
         done = self._candidates * self._total - images
         self._advance(done - self._done, self._note)
         self._done = done
-
-
-def distinct(space: Space, archs: Sequence[Arch]) -> list[Arch]:
-    """The first of those archs that differ in nothing but decisions about skipped blocks."""
-    networks = _networks(space, choices.stack(list(archs)))
-    _, first = np.unique(networks, axis=0, return_index=True)
-    return [archs[i] for i in np.sort(first)]
 
 
 def _networks(space: Space, archs: Arch) -> np.ndarray:

@@ -1,14 +1,24 @@
-"""Evaluations on disk: one JSON line per subnet, written as it comes and never computed twice."""
+"""Evaluations on disk: one JSON line per subnet, written as it comes and never computed twice.
+
+Equal networks are one subnet, however they are written: records name the arch in its normal form
+(`network.normal`), and those of older files count for all archs of their network.
+
+Several processes may evaluate subnets of one run at once: each appends whole lines, and looks at
+what the others have appended before it computes more.
+"""
 
 import functools
 import json
+import math
+import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from supernet_jax import choices, costs, evaluate, experiment, progress
+from supernet_jax import choices, costs, evaluate, experiment, network, progress
 from supernet_jax.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
@@ -42,26 +52,42 @@ class Scorer:
         run: the trained run.
         split: "held-out" or "test".
         what: the name of the progress bar; empty for none.
+        keep: whether results are appended to the run's file.
 
     Attributes:
         macs: counts those of an arch.
+        keep: as given.
+
+    Raises:
+        UserError: the run's file is there and cannot be read; of a call, that it cannot be written.
     """
 
-    def __init__(self, run: Run, split: str, *, what: str = "evaluating"):
+    def __init__(self, run: Run, split: str, *, what: str = "evaluating", keep: bool = True):
         self._run = run
         self._what = what
+        self.keep = keep
         self._conditions = conditions(run, split)
-        self._path = run.folder / "evaluations.jsonl"
+        self._path = file_of(run)
         self._split = split
         self.macs = costs.macs(run.experiment.space)
         self._parameters = costs.parameters(run.experiment.space)
-        self._known = self._read()
+        self._known: dict[bytes, dict[str, Any]] = {}
+        self._end = 0  # of what was read of the file
+        damaged = self._read()
+        if damaged:
+            print(
+                f"supernet: warning: {self._path} has damaged lines ({len(damaged)}, the first is "
+                f"line {damaged[0]}); they stay as they are, and what they knew is computed again",
+                file=sys.stderr,
+            )
 
     def __call__(self, archs: Sequence[Arch]) -> list[dict[str, Any]]:
-        """One record per arch: its notation, accuracy in [0, 1], loss, MACs, parameters, and the
-        conditions it was measured under.
+        """One record per arch: the notation of its normal form, accuracy in [0, 1], loss (None
+        where it is not a number), MACs, parameters, and the conditions it was measured under.
         """
+        archs = self._normal(archs)
         keys = [key(arch) for arch in archs]
+        self._catch_up()
         todo = {k: a for k, a in zip(keys, archs, strict=True) if k not in self._known}
         if todo and self._what:
             done = len(set(keys)) - len(todo)
@@ -71,6 +97,10 @@ class Scorer:
             self._compute(list(todo.values()), lambda count=1, note="": None)
         return [self._known[k] for k in keys]
 
+    def lacks(self, archs: Sequence[Arch]) -> bool:
+        """Whether any of the archs is not known yet."""
+        return any(key(arch) not in self._known for arch in self._normal(archs))
+
     def add(self, archs: Sequence[Arch], accuracy: np.ndarray, loss: np.ndarray) -> None:
         """Records what was measured elsewhere, on all images and under the same conditions.
 
@@ -79,65 +109,137 @@ class Scorer:
             accuracy: `[N]`, in [0, 1].
             loss: `[N]`, mean cross-entropy in nats.
         """
-        new = [i for i, arch in enumerate(archs) if key(arch) not in self._known]
-        records = [self.record(archs[i], float(accuracy[i]), float(loss[i])) for i in new]
-        self._append([archs[i] for i in new], records)
+        self._catch_up()
+        self._record(self._normal(archs), accuracy, loss)
 
     @functools.cached_property
     def _data(self) -> evaluate.EvaluationData:
         return experiment.evaluation_data(self._run.experiment, self._split)
 
     def _compute(self, archs: list[Arch], advance: progress.Advance) -> None:
-        e = self._run.experiment
+        """Evaluates normal archs, none of them twice or known yet."""
+        e, keys, rng = self._run.experiment, [key(a) for a in archs], np.random.default_rng()
+        news = met = False
+
+        def wanted(rest: np.ndarray) -> np.ndarray:
+            if not news:
+                return rest
+            left = np.array([i for i in rest if keys[i] not in self._known], int)
+            advance(len(rest) - len(left))
+            return np.roll(left, rng.integers(len(left))) if met and len(left) else left
+
         results = evaluate.evaluate(
-            experiment.evaluation_how(e), self._run.params, choices.stack(archs), self._data
+            experiment.evaluation_how(e),
+            self._run.params,
+            choices.stack(archs),
+            self._data,
+            wanted=wanted,
         )
         for where, result in results:
-            part = [archs[i] for i in where]
-            records = [
-                self.record(arch, float(accuracy), float(loss))
-                for arch, accuracy, loss in zip(part, result.accuracy, result.loss, strict=True)
-            ]
-            self._append(part, records)
-            best = max(record["accuracy"] for record in self._known.values())
-            advance(len(part), f"best {best:.2%}")
+            news = self._catch_up()
+            recorded = self._record([archs[i] for i in where], result.accuracy, result.loss)
+            # Where another process evaluates the same archs in the same order, go on elsewhere.
+            met = recorded < len(where)
+            numbers = [r["accuracy"] for r in self._known.values() if r["loss"] is not None]
+            advance(len(where), f"best {max(numbers):.2%}" if numbers else "no loss is a number")
 
-    def record(self, arch: Arch, accuracy: float, loss: float) -> dict[str, Any]:
-        """A record of one arch, with the conditions of all."""
-        return {
-            "arch": choices.to_notation(self._run.experiment.space.menu, arch),
-            "accuracy": round(accuracy, 6),
-            "loss": round(loss, 6),
-            "macs": int(self.macs(arch)),
-            "parameters": int(self._parameters(arch)),
-            **self._conditions,
-        }
-
-    def _append(self, archs: list[Arch], records: list[dict[str, Any]]) -> None:
-        self._known |= {key(a): r for a, r in zip(archs, records, strict=True)}
-        if jax.process_index() == 0:
-            files.append_lines(self._path, records)
-
-    def _read(self) -> dict[bytes, dict[str, Any]]:
-        """What the file knows under these conditions; a line cut off by a kill is forgotten."""
-        known = {}
+    def records(
+        self, archs: Sequence[Arch], accuracy: np.ndarray, loss: np.ndarray
+    ) -> list[dict[str, Any]]:
+        """Records of archs, with the conditions of all; arguments are those of `add`."""
         menu = self._run.experiment.space.menu
-        for number, line in enumerate(files.lines(self._path), 1):
+        return [
+            {
+                "arch": choices.to_notation(menu, arch),
+                "accuracy": round(float(right), 6),
+                "loss": round(float(nats), 6) if math.isfinite(nats) else None,
+                "macs": int(self.macs(arch)),
+                "parameters": int(self._parameters(arch)),
+                **self._conditions,
+            }
+            for arch, right, nats in zip(self._normal(archs), accuracy, loss, strict=True)
+        ]
+
+    def _record(self, archs: Sequence[Arch], accuracy: np.ndarray, loss: np.ndarray) -> int:
+        """Keeps what was measured of those normal archs that are not known; how many these are."""
+        made = zip(map(key, archs), self.records(archs, accuracy, loss), strict=True)
+        new = {k: record for k, record in made if k not in self._known}
+        if self.keep and jax.process_index() == 0 and new:
+            files.append_lines(self._path, list(new.values()))
+        self._known |= new
+        return len(new)
+
+    def _normal(self, archs: Sequence[Arch]) -> list[Arch]:
+        """Archs as all of the same network are written."""
+        if not archs:
+            return []
+        return choices.unstack(network.normal(self._run.experiment.space, choices.stack(archs)))
+
+    def _catch_up(self) -> bool:
+        """Takes over what others have evaluated since; whether there was any that is not known.
+
+        The processes of one run must compute the same, so they look at the file once.
+        """
+        before = len(self._known)
+        if jax.process_count() == 1:
+            self._read()
+        return len(self._known) > before
+
+    def _read(self) -> list[int]:
+        """Learns what is new in the file under these conditions; which lines of it are damaged."""
+        lines, self._end = files.lines_after(self._path, self._end)
+        menu = self._run.experiment.space.menu
+        archs, records, damaged = [], [], []
+        for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
-                if {k: record.get(k) for k in self._conditions} == self._conditions:
-                    known[key(choices.from_notation(menu, record["arch"]))] = record
-            except (ValueError, KeyError, AttributeError, UserError) as error:
-                raise UserError(
-                    f"{self._path}, line {number}, is damaged ({error}); remove the line, and what "
-                    "it knew is computed again"
-                ) from None
-        return known
+                if {k: record.get(k) for k in self._conditions} != self._conditions:
+                    continue
+                known = _checked(record)
+                archs.append(choices.from_notation(menu, record["arch"]))
+                records.append(known)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
+                damaged.append(number)
+        for arch, record in zip(self._normal(archs), records, strict=True):
+            self._known[key(arch)] = {**record, "arch": choices.to_notation(menu, arch)}
+        return damaged
+
+
+def file_of(run: Run) -> pathlib.Path:
+    """Where the evaluations of a run are kept."""
+    return run.folder / "evaluations.jsonl"
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    """A record that can be taken for one of ours; a loss that is no number becomes None.
+
+    Raises:
+        ValueError: something is missing or of another kind.
+    """
+    accuracy, loss = record["accuracy"], record["loss"]
+    if not all(isinstance(record[name], int) for name in ("macs", "parameters")):
+        raise ValueError("no whole number")
+    if not 0 <= accuracy <= 1:
+        raise ValueError(f"accuracy is {accuracy}")
+    return {**record, "loss": loss if loss is not None and math.isfinite(loss) else None}
+
+
+def require_numbers(subnets: int, broken: int) -> None:
+    """Makes sure that not all subnets have a loss that is not a number.
+
+    Raises:
+        UserError: they have.
+    """
+    if broken == subnets:
+        raise UserError(
+            f"none of the {subnets:,} subnets has a loss that is a number, so none is best; the "
+            "run's weights have diverged: train it again, with a smaller learning rate"
+        )
 
 
 def dump(rows: list[Any]) -> str:
     """A JSON list with one line for each entry."""
-    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]"
+    return "[\n" + ",\n".join(map(files.dumps, rows)) + "\n]"
 
 
 def key(arch: Arch) -> bytes:

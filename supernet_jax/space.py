@@ -5,7 +5,7 @@ Shape letters: `B` images, `C` channels, `K` classes, `N` rows of a parameter ba
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -173,3 +173,65 @@ def identity(space: Space, resolution: int, archs: Arch) -> Array | np.ndarray:
             which if block.alive is None else xp.where(block.alive(archs) > 0, which, -1)
         )
     return xp.stack(columns, axis=-1)
+
+
+def normal(space: Space, archs: Arch) -> Arch:
+    """The archs as every arch of the same network is written: equal networks, equal archs.
+
+    A decision that changes nothing of what the others make of the network, as one for a block that
+    is skipped, takes its first option; so does one of which several options make the same sizes
+    take the first of these. (Where only changing several decisions at once leaves a network as it
+    is, archs stay apart.)
+
+    Args:
+        space: whose archs.
+        archs: `[...]`, concrete.
+
+    Returns:
+        NumPy archs `[...]`, of the same `identity` and resolution.
+    """
+    archs = jax.tree.map(lambda leaf: np.asarray(leaf, np.int32), archs)
+    for path, read in _readers(space).items():
+        if path == space.resolution:
+            continue
+        own = choices.get(archs, path)
+        best, before = own, [_answer(ask, archs) for ask in read]
+        for option in reversed(range(len(choices.get(space.menu, path)) - 1)):
+            other = choices.replace(archs, path, np.full_like(own, option))
+            same = [_answer(ask, other) == seen for ask, seen in zip(read, before, strict=True)]
+            best = np.where(functools.reduce(np.logical_and, same, own > option), option, best)
+        archs = choices.replace(archs, path, best)
+    return archs
+
+
+def distinct(space: Space, archs: Sequence[Arch]) -> list[Arch]:
+    """The first of those archs that are the same network, as they were given."""
+    if not archs:
+        return []
+    rows = np.asarray(choices.pack(normal(space, choices.stack(archs))))
+    _, first = np.unique(rows, axis=0, return_index=True)
+    return [archs[i] for i in np.sort(first)]
+
+
+_Ask = tuple[Lookup, Lookup | None]  # which spec or row, and whether it is there at all
+
+
+@functools.cache
+def _readers(space: Space) -> dict[Path, list[_Ask]]:
+    """What depends on each decision: the blocks that ask for it, and the row of the bank."""
+    asks: list[_Ask] = [(block.index, block.alive) for block in space.blocks.values()]
+    asks += [] if space.bank is None else [(space.bank.row, None)]
+    return {
+        path: [
+            (index, alive)
+            for index, alive in asks
+            if path in index.paths or (alive is not None and path in alive.paths)
+        ]
+        for path in choices.paths(space.menu)
+    }
+
+
+def _answer(ask: _Ask, archs: Arch) -> np.ndarray:
+    index, alive = ask
+    which = np.asarray(index(archs))
+    return which if alive is None else np.where(np.asarray(alive(archs)) > 0, which, -1)

@@ -185,7 +185,7 @@ def notation(space: Space, arch: Arch) -> str:
 def archs(space: Space, resolutions: Sequence[int], n: int) -> tuple[list[Arch], list[Arch]]:
     """Archs to calibrate on, the smallest and the largest among them, and `n` others to check on.
 
-    Uniform, none twice; of a small space there may be fewer.
+    Uniform, no network twice; of a small space there may be fewer.
     """
     places = np.asarray([space.resolutions.index(r) for r in sorted(resolutions)], np.int32)
 
@@ -196,8 +196,7 @@ def archs(space: Space, resolutions: Sequence[int], n: int) -> tuple[list[Arch],
     many = jax.tree.map(np.asarray, many)
     many = at(many, choices.get(many, space.resolution) % len(places))
     ends = [at(choices.smallest(space.menu), 0), at(choices.largest(space.menu), -1)]
-    distinct = {notation(space, arch): arch for arch in [*ends, *choices.unstack(many)]}
-    drawn = list(distinct.values())
+    drawn = network.distinct(space, [*ends, *choices.unstack(many)])
     fitted = min(FITTED, len(drawn) // 2)
     return drawn[:fitted], drawn[fitted : fitted + n]
 

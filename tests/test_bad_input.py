@@ -83,6 +83,16 @@ def removed(name: str) -> Before:
     return remove
 
 
+def folder_instead(name: str) -> Before:
+    """A folder of the name of a file of the run."""
+
+    def make(place: Place) -> None:
+        removed(name)(place)
+        (place.run / name).mkdir()
+
+    return make
+
+
 def cut(place: Place) -> None:
     """The largest file of the last checkpoint, cut."""
     files = (path for path in (place.run / "checkpoints" / "30").rglob("*") if path.is_file())
@@ -261,7 +271,7 @@ INFOS: list[Case] = [
     ("no samples", "info CONFIG --samples 0", nothing, ("--samples is 0", "at least 1")),
     ("not Python", "info TMP/archs.json", archs([]), ("archs.json is not a Python file",)),
     ("no archs file", "info CONFIG --archs TMP/arch.json", archs([]), ("mean archs.json?",)),
-    ("archs is a folder", "info CONFIG --archs TMP", nothing, ("TMP cannot be read",)),
+    ("archs is a folder", "info CONFIG --archs TMP", nothing, ("TMP is a folder, not a JSON",)),
     ("not JSON", INFO, archs("{resolution"), ("archs.json is not valid JSON", "line 1")),
     ("nested without end", INFO, archs("[" * 100_000), ("archs.json is not valid JSON",)),
     ("no arch", INFO, archs([]), ("archs.json holds no arch",)),
@@ -316,8 +326,8 @@ RUNS: list[Case] = [
     (
         "results damaged",
         RANDOM,
-        written("evaluations.jsonl", '{"arch": {}}\n[]\n'),
-        ("evaluations.jsonl, line 2", "remove the line"),
+        folder_instead("evaluations.jsonl"),
+        ("evaluations.jsonl is a folder, not a file",),
     ),
     ("no subnets", EVALUATE, nothing, ("--archs FILE, --random N or --front",)),
     ("two kinds", EVALUATE + "--random 1 --front", nothing, ("exactly one",)),
@@ -352,7 +362,7 @@ SEARCHES: list[Case] = [
         nothing,
         ("--mutations + --crossovers is 0", "at least 1"),
     ),
-    ("state cut", SEARCH + "--algorithm random", broken_search, ("state of a search", "remove it")),
+    ("state cut", SEARCH + "--algorithm random", broken_search, ("search state", "begins anew")),
 ]
 EXTRACTIONS: list[Case] = [
     ("beyond", EXTRACT + "--arch front:99 --out OUT", nothing, ("'front:99'", "front:0 to front:")),
@@ -377,13 +387,13 @@ EXTRACTIONS: list[Case] = [
         "search cut",
         EXTRACT + "--arch front:0 --out OUT",
         written("search.json", '{"front"'),
-        ("search.json is damaged", "run the search again"),
+        ("search.json is not a result of a search, or was cut short", "supernet search RUN"),
     ),
     (
         "search of others",
         EXTRACT + "--arch front:0 --out OUT",
         written("search.json", "[]"),
-        ("search.json is damaged", "run the search again"),
+        ("search.json is not the result of a search of this run", "supernet search RUN"),
     ),
     ("no search", EXTRACT + "--arch front:0 --out OUT", removed("search.json"), ("no search yet",)),
     ("no steps", "quickstart --steps 0", nothing, ("--steps is 0", "at least 1")),

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import tiny_run
 from conftest import ROOT
-from tiny_run import ARCH, ARCHS, CONFIG, COSTS, supernet
+from tiny_run import ARCH, ARCHS, CONFIG, COSTS, NETWORKS, supernet
 
 from supernet_jax import (
     checkpoint,
@@ -470,7 +470,7 @@ def test_other_images_than_in_training(
     assert said.status == 0
     assert "warning: digits no longer gives the images that" in said.err
     assert f"fingerprint 0123456789abcdef, then {loaded.fingerprint}" in said.err
-    assert len(lines(searched / "evaluations.jsonl")) == ARCHS + 1  # not taken for the same
+    assert len(lines(searched / "evaluations.jsonl")) == NETWORKS + 1  # not taken for the same
 
 
 # --- search ----------------------------------------------------------------------------------
@@ -568,7 +568,7 @@ def test_search_without_a_budget(searched: pathlib.Path) -> None:
     result = json.loads((searched / "search.json").read_text())
     assert result["high"] is None and math.isfinite(result["low"])
     known = {json.dumps(line["arch"]) for line in lines(searched / "evaluations.jsonl")}
-    assert result["evaluations"] == ARCHS == len(known) == len(result["all"])
+    assert result["evaluations"] == NETWORKS == len(known) == len(result["all"])
     assert {spent for spent, _ in result["all"]} >= set(COSTS)
 
 
@@ -636,7 +636,7 @@ def test_quickstart(
     settings, own = config.load_file(CONFIG)
     monkeypatch.setitem(config.LIBRARY, "TinySpace", own["TinySpace"])
     monkeypatch.setattr(quickstart, "_settings", lambda arguments: settings)
-    monkeypatch.setattr(quickstart, "EVALUATIONS", ARCHS)
+    monkeypatch.setattr(quickstart, "EVALUATIONS", NETWORKS)
     folder = tmp_path / "quick"
     out = done(capsys, "quickstart", "--out", folder, "--steps", 6)
     results = json.loads((folder / "results.json").read_text())
@@ -644,7 +644,7 @@ def test_quickstart(
     assert names == list(quickstart.NETWORKS[: len(names)]) and names
     assert {path.name for path in (folder / "networks").iterdir()} == set(names)
     search = json.loads((folder / "search.json").read_text())
-    assert search["split"] == "held-out" and search["evaluations"] == ARCHS
+    assert search["split"] == "held-out" and search["evaluations"] == NETWORKS
     for entry in results["networks"]:
         assert entry["logit_difference"] <= 1e-5
         assert f"{entry['test_accuracy']:.2%}" in out

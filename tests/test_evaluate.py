@@ -122,6 +122,31 @@ def test_equals_statistics_and_accuracy_by_hand(strategy: Any) -> None:
     np.testing.assert_allclose(loss, [w for _, w in wanted], rtol=SUMS)
 
 
+def test_what_is_no_longer_wanted_is_left_out() -> None:
+    data, left, done = some_data(), [], []
+
+    def wanted(rest: np.ndarray) -> np.ndarray:
+        left.append(rest.tolist())
+        return rest[::-1][: len(rest) - len(left) % 2]  # from the other end, sometimes one fewer
+
+    how = evaluate.How(SPACE, prepare=prepare, chunk=2)
+    whole = measured(data)
+    for where, result in evaluate.evaluate(how, PARAMS, ARCHS, data, wanted=wanted):
+        done += where.tolist()
+        np.testing.assert_array_equal(result.correct, whole[0][where])
+        np.testing.assert_array_equal(result.loss, whole[1][where])
+    out = sum(n % 2 for n, rest in enumerate(left, 1) if rest)
+    assert len(set(done)) == len(done) == len(ARCHS["width"]) - out and out > 1
+
+
+def test_logits_that_are_no_numbers_are_never_right() -> None:
+    labels = jnp.zeros((3,), jnp.int32)
+    logits = jnp.asarray([[2.0, 1.0], [np.nan, np.nan], [np.inf, 1.0]])
+    scores = evaluate._score(logits, labels)
+    assert scores.right.tolist() == [True, False, False]
+    assert np.isfinite(scores.loss).tolist() == [True, False, False]
+
+
 def test_calibrated_statistics_by_hand() -> None:
     data = some_data()
     arch = {"resolution": np.int32(1), "width": np.int32(1), "depth": np.int32(1)}
@@ -338,10 +363,10 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     real: Callable = evaluate.evaluate
 
-    def counting(how: Any, params: Any, archs: Any, data: Any) -> Iterator:
+    def counting(how: Any, params: Any, archs: Any, data: Any, **more: Any) -> Iterator:
         stop = -counts.pop() if counts and counts[-1] < 0 else None
         counts.append(0)
-        for i, (where, result) in enumerate(real(how, params, archs, data)):
+        for i, (where, result) in enumerate(real(how, params, archs, data, **more)):
             if i == stop:
                 raise KeyboardInterrupt
             counts[-1] += len(where)

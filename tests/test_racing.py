@@ -15,7 +15,7 @@ import tiny_run
 import tiny_space
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import choices, evaluate, raced
+from supernet_jax import choices, evaluate, network, raced
 from supernet_jax.errors import UserError
 from supernet_jax.search import front, racing
 
@@ -377,7 +377,7 @@ def test_racing_finds_the_front_of_full_evaluation(trained: pathlib.Path, capsys
 def test_an_interrupted_race_goes_on(
     trained: pathlib.Path, images: list[int], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(raced, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(raced, "SAVE_SECONDS", math.inf)  # only what interrupts it has it saved
     whole = shutil.copytree(trained, trained.parent / "whole")
     assert supernet(capsys, *command(whole, "--race")).status == 0
     once, images[:] = sum(images), [-9]  # in the second round: six chunks are a round at first
@@ -399,7 +399,7 @@ def test_the_same_network_races_once() -> None:
     """What is decided for a skipped block makes no other network."""
     space = tiny_space.transforming()
     archs = choices.unstack(choices.sample(space.menu, jax.random.key(0), (60,)))
-    found = raced.distinct(space, archs)
+    found = network.distinct(space, archs)
     skips = [choices.to_notation(space.menu, arch)["d"] == [1] for arch in archs]
     assert any(skips) and not all(skips)
     built = [
@@ -418,4 +418,5 @@ def test_mistakes(trained: pathlib.Path, capsys: Capture) -> None:
     (book,) = folder.glob("*.npz")
     book.write_bytes(book.read_bytes()[:-40])
     said = supernet(capsys, *command(trained, "--race"))
-    assert said.status == 2 and f"{book} is damaged" in said.err
+    assert said.status == 2 and f"{book} is not a book of a race, or was cut short" in said.err
+    assert "give it another name, and the race begins anew" in said.err

@@ -116,7 +116,7 @@ def test_mistakes(arguments: tuple[object, ...], words: str, capsys: Capture) ->
         (Preferred(), "sampler.archs is not set"),
         (Attentive(trials=0), "sampler.trials is 0"),
         (Shift(floor=0.0), "sampler.floor is 0.0, must be above 0"),
-        (Attentive(table="nowhere.json"), "nowhere.json cannot be read as a table of MACs"),
+        (Attentive(table="nowhere.json"), "no file nowhere.json; `supernet table SPACE"),
     ],
 )
 def test_samplers_that_cannot_be_built(sampler: Any, words: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Iterable
@@ -9,11 +10,12 @@ from typing import Any
 
 import jax
 
-from supernet_jax import config, experiment, network
+from supernet_jax import config, experiment, network, results
 from supernet_jax.choices import Arch
 from supernet_jax.errors import UserError, near
 from supernet_jax.experiment import Run
 from supernet_jax.network import Space
+from supernet_jax.storage import files
 
 CLASSES = {"attentivenas": 1000, "ofa_mobilenetv3": 1000}  # of published spaces; 10 elsewhere
 CHANNELS = {"digits": 1}
@@ -73,18 +75,19 @@ def read_search(run: Run) -> dict[str, Any]:
     """The result of the run's last search.
 
     Raises:
-        UserError: there was none, or its file is damaged.
+        UserError: there was none, or its file cannot be read.
     """
     path = run.folder / SEARCH_FILE
+    if not os.path.lexists(path):
+        raise UserError(f"{run.folder} has no search yet; run `supernet search {run.folder}`")
+    text = files.read_text(path, kind="result of a search")
     try:
-        result = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{run.folder} has no search yet; run `supernet search {run.folder}`"
-        ) from None
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); run the search again") from None
-    return result
+        raise UserError(
+            f"{files.unreadable(path, error, kind='result of a search')}; "
+            f"`supernet search {run.folder}` writes one"
+        ) from None
 
 
 def front(run: Run) -> list[Arch]:
@@ -95,13 +98,39 @@ def front(run: Run) -> list[Arch]:
         return experiment.read_archs(run.experiment.space, archs)
     except (UserError, KeyError, TypeError) as error:
         raise UserError(
-            f"{run.folder / SEARCH_FILE} is damaged ({error}); run the search again"
+            f"{run.folder / SEARCH_FILE} is not the result of a search of this run ({error}); "
+            f"`supernet search {run.folder}` writes one"
         ) from None
 
 
 def check_writable(option: str, path: pathlib.Path) -> None:
-    """Raises a `UserError` if a file is there already, or has no folder to be written to."""
-    if path.exists():
+    """Raises a `UserError` if a file is there already, or cannot be made where it is to be."""
+    if os.path.lexists(path):
         raise UserError(f"{path} exists already; choose another {option}")
-    if not path.absolute().parent.is_dir():
+    if not os.path.isdir(path.absolute().parent):
         raise UserError(f"there is no folder {path.parent}; make it or choose another {option}")
+    if not files.is_writable(path):
+        raise UserError(
+            f"this user cannot write to the folder {path.parent}; choose another {option}"
+        )
+
+
+def keeps_results(run: Run, out: pathlib.Path | None) -> bool:
+    """Whether results can be kept in the run's folder; if they cannot, that is said.
+
+    Raises:
+        UserError: they cannot, and no other place is given.
+    """
+    if files.is_writable(results.file_of(run)) and files.is_writable(run.folder):
+        return True
+    if out is None:
+        raise UserError(
+            f"this user cannot write to {run.folder}, where results are kept; give --out FILE, and "
+            "they are written there alone"
+        )
+    print(
+        f"supernet: note: this user cannot write to {run.folder}, so no record is kept there: "
+        f"results are in {out} alone, and an interrupted command begins anew",
+        file=sys.stderr,
+    )
+    return False

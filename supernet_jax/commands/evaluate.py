@@ -9,7 +9,7 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import choices, experiment, raced, results
+from supernet_jax import choices, experiment, network, raced, results
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
@@ -50,7 +50,8 @@ class Arguments:
     seed: int = 0
     """of the random subnets, and of the order of the images in a race"""
     out: pathlib.Path | None = None
-    """also write the results (of a race: those of the front) to this JSON file"""
+    """also write the results (of a race: those of the front) to this JSON file; of a run folder
+    that cannot be written to, nothing else is kept"""
     config: pathlib.Path | None = None
     """the config file that defines your own parts, for runs that use such"""
 
@@ -68,17 +69,28 @@ def run(arguments: Arguments) -> None:
     if arguments.out is not None:
         common.check_writable("--out", arguments.out)
     opened = common.open_run(arguments.run, arguments.config)
-    archs = _archs(opened, arguments)
+    given = _archs(opened, arguments)
+    archs = network.distinct(opened.experiment.space, given)
     if arguments.race:
-        error, seed = arguments.race_error, arguments.seed
-        records, report = raced.race(opened, arguments.split, archs, error=error, seed=seed)
+        keep = common.keeps_results(opened, arguments.out)
+        how: dict[str, Any] = {"error": arguments.race_error, "seed": arguments.seed, "keep": keep}
+        records, report = raced.race(opened, arguments.split, archs, **how)
     else:
-        records = results.Scorer(opened, arguments.split)(archs)
+        scorer = results.Scorer(opened, arguments.split)
+        keep = not scorer.lacks(archs) or common.keeps_results(opened, arguments.out)
+        scorer.keep = keep
+        records = scorer(archs)
     if arguments.out is not None:
+        if keep:  # it was free when this began; what is known is not computed again
+            common.check_writable("--out", arguments.out)
         files.write_json(arguments.out, records)
     print_records(records)
+    if len(archs) < len(given):
+        print(f"{len(given)} archs were given; equal networks are one subnet")
     if arguments.race:
         _print_race(report)
+    broken = sum(record["loss"] is None for record in records)
+    results.require_numbers(len(records), broken)
 
 
 def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
@@ -92,7 +104,7 @@ def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
 
 
 def print_records(records: list[dict[str, Any]]) -> None:
-    """A table of results, cheapest first; of many, evenly spaced ones."""
+    """A table of different subnets' results, cheapest first; of many, evenly spaced ones."""
     ordered = sorted(records, key=lambda record: record["macs"])
     shown = [ordered[i * len(ordered) // SHOWN] for i in range(SHOWN)]
     shown = ordered if len(ordered) <= SHOWN else shown
@@ -103,16 +115,28 @@ def print_records(records: list[dict[str, Any]]) -> None:
             f"{record['macs']:,}",
             f"{record['parameters']:,}",
             f"{record['accuracy']:.2%}",
-            f"{record['loss']:.3f}",
+            _nats(record["loss"]),
         )
     rich.console.Console().print(table)
-    best = max(records, key=lambda record: record["accuracy"])
+    sound = [record for record in records if record["loss"] is not None]
     batches, batch = first["calibration"]
     subnets = "1 subnet" if len(records) == 1 else f"{len(records)} subnets"
-    print(
+    said = (
         f"{subnets} on {first['images']} {first['split']} images, each calibrated on "
-        f"{batches} batches of {batch}; best {best['accuracy']:.2%} with {best['macs']:,} MACs"
+        f"{batches} batches of {batch}"
     )
+    if sound:
+        best = max(sound, key=lambda record: record["accuracy"])
+        said += f"; best {best['accuracy']:.2%} with {best['macs']:,} MACs"
+    print(said)
+    if len(sound) < len(records):
+        print(f"the loss of {len(records) - len(sound)} of them is not a number")
+
+
+def _nats(loss: float | None) -> str:
+    if loss is None:
+        return "not a number"
+    return f"{loss:.3f}" if loss < 1e6 else f"{loss:.3g}"
 
 
 def _print_race(report: dict[str, Any]) -> None:
@@ -122,4 +146,7 @@ def _print_race(report: dict[str, Any]) -> None:
         f"({seen / full:.1%}), and {report['calibration_images']:,} for calibration; with "
         f"probability {1 - report['error']:.10g} or more it is the front of full evaluation"
     )
-    print(f"what each subnet saw is in {report['file']}")
+    if report["not_a_number"]:
+        print(f"the loss of {report['not_a_number']} of them is not a number; they are on no front")
+    if report["file"] is not None:
+        print(f"what each subnet saw is in {report['file']}")

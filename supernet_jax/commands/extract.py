@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from supernet_jax import experiment, extract, extracted, progress, results, takeout
+from supernet_jax import experiment, extract, extracted, network, progress, takeout
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
@@ -88,7 +88,7 @@ def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
         found = [front[int(number)]]
     else:
         found = experiment.read_archs(opened.experiment.space, arguments.arch)
-    return list({results.key(arch): arch for arch in found}.values())
+    return network.distinct(opened.experiment.space, found)
 
 
 def _one(opened: Run, arch: Arch, out: pathlib.Path, wanted: Wanted) -> None:

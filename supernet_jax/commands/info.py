@@ -136,7 +136,7 @@ def _print_archs(rows: list[dict[str, Any]]) -> None:
     timed = "latency" in rows[0]
     table = rich.table.Table("arch", "MACs", "parameters", *["ms"] * timed, box=None)
     for row in rows:
-        milliseconds = [f"{row['latency']:.4g}"] if timed else []
+        milliseconds = [str(row["latency"])] if timed else []
         counts = f"{row['macs']:,}", f"{row['parameters']:,}"
         table.add_row(json.dumps(row["arch"]), *counts, *milliseconds)
     rich.console.Console(soft_wrap=True).print(table)
@@ -156,6 +156,11 @@ def _print_space(space: Space, summary: dict[str, Any]) -> None:
     for name, label in (("macs", "MACs, M"), ("parameters", "parameters, M")):
         table.add_row(label, *(f"{summary[name][head] / 1e6:,.3f}" for head in heads))
     console.print(table)
+    ends = [
+        f"{summary[name]['smallest']:,} to {summary[name]['largest']:,} {unit}"
+        for name, unit in (("macs", "MACs"), ("parameters", "parameters"))
+    ]
+    print(f"to the unit, as bounds of a search: {', '.join(ends)}")
     console.print(_histogram(space, summary))
 
 

@@ -1,6 +1,7 @@
 """`supernet latency`: measure how long each kind of block takes here, as a cost for searches."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from supernet_jax import choices, extract, latency, progress, timing
 from supernet_jax.commands import common
 from supernet_jax.errors import UserError
 from supernet_jax.export import formats, onnx_engine
-from supernet_jax.latency import Calibration, Table
+from supernet_jax.latency import Calibration, Conditions, Table
 from supernet_jax.network import Space
 from supernet_jax.storage import files
 from supernet_jax.timing import Engine
@@ -90,16 +91,12 @@ def _resolutions(space: Space, asked: Sequence[int]) -> tuple[int, ...]:
 def _begin(path: pathlib.Path, space: Space, batch: int, engine: Engine) -> Table:
     """The table that is there, if it was measured under the same conditions, or an empty one."""
     here = timing.conditions(space, batch=batch, engine=engine)
-    if not path.exists():
+    if not os.path.lexists(path):
         common.check_writable("--out", path)
         return Table(latency.FORMAT, latency.VERSION, here, {}, {}, None)
-    table = latency.read(path)
-    differing = latency.differences(table.conditions, here)
-    if differing:
-        raise UserError(
-            f"{path} was measured under other conditions ({'; '.join(differing)}), and latencies "
-            "do not mix; choose another --out"
-        )
+    table = _same_conditions(path, here)
+    if not files.is_writable(path.absolute().parent):
+        raise UserError(f"this user cannot write to the folder of {path}; choose another --out")
     return table
 
 
@@ -123,7 +120,7 @@ def _measure_kinds(
     with progress.bar("blocks", len(wanted), done=done, unit="kind") as advance:
         for more in timing.kinds(todo, on_ready=advance, **how):
             table = dataclasses.replace(table, kinds={**table.kinds, **more})
-            _write(arguments.out, table)
+            table = _write(arguments.out, table)
     return table
 
 
@@ -148,16 +145,40 @@ def _check(
         with progress.bar("networks", len(wanted), done=done, unit="network") as advance:
             for more in timing.networks(space, todo, on_ready=advance, **how):
                 table = dataclasses.replace(table, networks={**table.networks, **more})
-                _write(arguments.out, table)
+                table = _write(arguments.out, table)
     known = timing.calibrate(space, table, fitted, checked, resolutions)
     return dataclasses.replace(table, calibration=known)
 
 
-def _write(path: pathlib.Path, table: Table) -> None:
-    try:
+def _write(path: pathlib.Path, table: Table) -> Table:
+    """Adds what was measured to what others have written there since; all of it."""
+    with files.alone(path.absolute().parent):
+        if os.path.lexists(path):
+            there = _same_conditions(path, table.conditions)
+            table = dataclasses.replace(
+                table,
+                kinds={**there.kinds, **table.kinds},
+                networks={**there.networks, **table.networks},
+                calibration=table.calibration or there.calibration,
+            )
         files.write_json(path, dataclasses.asdict(table))
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error}); choose another --out") from error
+    return table
+
+
+def _same_conditions(path: pathlib.Path, here: Conditions) -> Table:
+    """The table that is there.
+
+    Raises:
+        UserError: it cannot be read, or was measured under other conditions.
+    """
+    table = latency.read(path)
+    differing = latency.differences(table.conditions, here)
+    if differing:
+        raise UserError(
+            f"{path} was measured under other conditions ({'; '.join(differing)}), and latencies "
+            "do not mix; choose another --out"
+        )
+    return table
 
 
 def _print(table: Table) -> None:

@@ -1,10 +1,13 @@
 """`supernet search`: the best subnets under a budget, on images held out of training."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
+import os
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -14,7 +17,7 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import choices, costs, latency, progress, results
+from supernet_jax import choices, costs, latency, network, progress, results
 from supernet_jax.choices import Arch
 from supernet_jax.commands import common
 from supernet_jax.costs import Cost
@@ -30,10 +33,12 @@ EXAMPLES = """
 supernet search runs/digits --high 300000
 supernet search runs/digits --algorithm random --evaluations 500
 supernet search runs/digits --cost parameters --high 50000
-supernet search runs/digits --cost latency:latency.json --high 0.5"""
+supernet search runs/digits --cost latency:latency.json --high 0.5
+supernet search runs/digits --high 300000 --out small.json"""
 COSTS: dict[str, Callable] = {"macs": costs.macs, "parameters": costs.parameters}
 UNITS = {"macs": "MACs", "parameters": "parameters", "latency": "ms"}
 LATENCY = "latency:"
+STATE = 2  # version of what a search asks for, so that one of another version is not gone on with
 SPLIT = "held-out"  # taken from the training images; the test split is never searched on
 
 
@@ -65,6 +70,9 @@ class Arguments:
     """cost bins; the best subnet of each is a parent (evolution)"""
     seed: int = 0
     """of the search"""
+    out: pathlib.Path | None = None
+    """write the result to this JSON file and its picture beside it (default: search.json and
+    front.png of the run folder, those of the last search)"""
     config: pathlib.Path | None = None
     """the config file that defines your own parts, for runs that use such"""
 
@@ -88,14 +96,33 @@ def run(arguments: Arguments) -> None:
         raise UserError(
             f"--mutation-rate is {arguments.mutation_rate}, but must be above 0 and at most 1"
         )
+    path, picture = _places(arguments)
     opened = common.open_run(arguments.run, arguments.config)
     result = find(opened, arguments)
-    path = arguments.run / common.SEARCH_FILE
+    if arguments.out is not None and files.is_writable(opened.folder):
+        _places(arguments)  # they were free when this began; what is known is not computed again
     files.write_json(path, result)
-    report.draw(arguments.run / "front.png", result)
+    report.draw(picture, result)
     _print(result)
-    print(f"wrote {path} and {arguments.run / 'front.png'}")
-    print(f"next: supernet extract {arguments.run} --arch front:0 --out network")
+    print(f"wrote {path} and {picture}")
+    which = "front:0 --out network" if arguments.out is None else f"{path} --out networks"
+    print(f"next: supernet extract {arguments.run} --arch {which}")
+
+
+def _places(arguments: Arguments) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where the result and its picture are written.
+
+    Raises:
+        UserError: with `--out`, something is there already, or nothing can be written there.
+    """
+    out = arguments.out
+    if out is None:
+        return arguments.run / common.SEARCH_FILE, arguments.run / "front.png"
+    if out.suffix != ".json":
+        raise UserError(f"--out is {out}, but the result is JSON; end it in .json")
+    for path in (out, out.with_suffix(".png")):
+        common.check_writable("--out", path)
+    return out, out.with_suffix(".png")
 
 
 def find(opened: Run, arguments: Arguments) -> dict[str, Any]:
@@ -103,50 +130,82 @@ def find(opened: Run, arguments: Arguments) -> dict[str, Any]:
 
     Returns:
         The result as JSON values: the front, all that was scored, and where it came from.
+
+    Raises:
+        UserError: nothing can be kept in the run's folder, and there is no other place; no subnet
+            has a loss that is a number.
     """
-    spent = _spent(opened.experiment.space, arguments.cost)
-    identity = _identity(opened, arguments, spent)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    folder = opened.folder / "searches"
-    folder.mkdir(exist_ok=True)
+    keep = common.keeps_results(opened, arguments.out)
     space = opened.experiment.space
-    scorer = results.Scorer(opened, SPLIT, what="")
+    spent = _spent(space, arguments.cost)
+    identity = _identity(opened, arguments, spent)
+    scorer = results.Scorer(opened, SPLIT, what="", keep=keep)
     with progress.bar("searching", arguments.evaluations, unit="subnet") as advance:
         scored = 0
 
         def score(archs: Arch) -> np.ndarray:
             records = scorer(choices.unstack(archs))
-            return np.asarray([record["accuracy"] for record in records])
+            return np.asarray([_score(record) for record in records])
 
         def on_progress(history: History) -> None:
             nonlocal scored
-            advance(len(history.scores) - scored, f"best {np.nanmax(history.scores):.2%}")
+            numbers = history.scores[~np.isnan(history.scores)]
+            note = f"best {numbers.max():.2%}" if len(numbers) else "no loss is a number"
+            advance(len(history.scores) - scored, note)
             scored = len(history.scores)
 
         found = run_search(
-            _searcher(space.menu, spent, arguments),
+            _searcher(space, spent, arguments),
             score,
             cost=spent.cost,
             key=jax.random.key(arguments.seed),
             evaluations=arguments.evaluations,
-            state_file=folder / f"{digest}.npz",
+            state_file=_state_file(opened, identity) if keep else None,
             identity=identity,
             on_progress=on_progress,
         )
     records = scorer(choices.unstack(choices.unpack(space.menu, found.archs)))
     if spent.key not in COSTS:  # those are in every record
         records = [
-            {**record, spent.key: round(float(value), 6)}
+            {**record, spent.key: float(value)}
             for record, value in zip(records, found.costs, strict=True)
         ]
+    broken = sum(record["loss"] is None for record in records)
+    results.require_numbers(len(records), broken)
     return {
         "run": str(opened.folder),
         **identity,
         "unit": UNITS[spent.key],
         "evaluations": len(records),
+        "not_a_number": broken,
         "front": [records[i] for i in pareto_front(found.scores, found.costs)],
-        "all": [[record[spent.key], record["accuracy"]] for record in records],
+        "all": [
+            [record[spent.key], None if record["loss"] is None else record["accuracy"]]
+            for record in records
+        ],
     }
+
+
+def _score(record: dict[str, Any]) -> float:
+    """Accuracy, NaN of a subnet whose loss is not a number: it is on no front."""
+    return math.nan if record["loss"] is None else record["accuracy"]
+
+
+def _state_file(opened: Run, identity: dict[str, Any]) -> pathlib.Path:
+    """Where the search is kept. One that an older version began is left alone, and that is said."""
+    folder = opened.folder / "searches"
+    old, own = (folder / f"{_digest(value)}.npz" for value in (identity, [STATE, identity]))
+    if os.path.lexists(old) and not os.path.lexists(own):
+        print(
+            f"supernet: note: {old} was begun by a version that scored some networks more than "
+            "once; the search begins anew, and what was evaluated is not computed again",
+            file=sys.stderr,
+        )
+    return own
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class _Spent(NamedTuple):
@@ -183,10 +242,12 @@ def _spent(space: Space, name: str) -> _Spent:
     return _Spent("latency", costs.latency(space, table), 1e-6, {"latency_table": source})
 
 
-def _searcher(menu: Any, spent: _Spent, arguments: Arguments) -> Searcher:
-    cost, budget = spent.cost, Budget(arguments.low, arguments.high, UNITS[spent.key])
+def _searcher(space: Space, spent: _Spent, arguments: Arguments) -> Searcher:
+    menu, cost, normal = space.menu, spent.cost, functools.partial(network.normal, space)
+    budget = Budget(arguments.low, arguments.high, UNITS[spent.key])
     if arguments.algorithm == "random":
-        return random_search(menu, cost=cost, budget=budget, batch=arguments.population)
+        batch = arguments.population
+        return random_search(menu, cost=cost, budget=budget, batch=batch, normal=normal)
     low = max(arguments.low, float(cost(choices.smallest(menu))))
     high = min(arguments.high, float(cost(choices.largest(menu))))
     return evolution(
@@ -198,15 +259,17 @@ def _searcher(menu: Any, spent: _Spent, arguments: Arguments) -> Searcher:
         mutations=arguments.mutations,
         crossovers=arguments.crossovers,
         mutation_rate=arguments.mutation_rate,
+        normal=normal,
     )
 
 
 def _identity(opened: Run, arguments: Arguments, spent: _Spent) -> dict[str, Any]:
     """All that tells this search from another, except for how long it goes on."""
     settings = dataclasses.asdict(arguments)
-    for name in ("run", "config", "evaluations"):
+    for name in ("run", "config", "evaluations", "out"):
         del settings[name]
-    settings["high"] = None if math.isinf(arguments.high) else arguments.high
+    for name in ("low", "high"):
+        settings[name] = None if math.isinf(settings[name]) else settings[name]
     settings["cost"] = spent.key
     return {**settings, **spent.source, **results.conditions(opened, SPLIT)}
 
@@ -216,13 +279,15 @@ def _print(result: dict[str, Any]) -> None:
     table = rich.table.Table("front", *["ms"] * timed, "MACs", "parameters", "accuracy", box=None)
     for i, entry in enumerate(result["front"]):
         cells = [f"{entry['macs']:,}", f"{entry['parameters']:,}", f"{entry['accuracy']:.2%}"]
-        milliseconds = [f"{entry['latency']:.4g}"] if timed else []
+        milliseconds = [str(entry["latency"])] if timed else []  # such that it can be a bound
         table.add_row(f"front:{i}", *milliseconds, *cells)
     console = rich.console.Console()
     console.print(table)
     console.print(
         f"{result['evaluations']} subnets scored on {result['images']} images held out of training"
     )
+    if result["not_a_number"]:
+        print(f"the loss of {result['not_a_number']} of them is not a number; they are on no front")
     if timed:
         source = result["latency_table"]
         print(f"milliseconds from {source['file']}: {source['measured']}")

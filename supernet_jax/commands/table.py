@@ -97,24 +97,30 @@ def _preferred(arguments: Arguments, samples: int) -> None:
         for arch in choices.unstack(archs):
             scores.append(float(score(arch)))
             advance(1)
-    chosen = select(
-        np.asarray(macs(archs)), np.asarray(scores), bins=arguments.bins, keep=arguments.keep
-    )
+    numbers = np.flatnonzero(np.isfinite(scores))
+    if not len(numbers):
+        raise UserError(
+            f"the score of none of {count:,} archs is a number; try another --seed or --batch"
+        )
+    how = {"bins": arguments.bins, "keep": arguments.keep}
+    chosen = numbers[select(np.asarray(macs(archs))[numbers], np.asarray(scores)[numbers], **how)]
     records = [_record(space, archs, int(i), macs, scores[i], arguments.score) for i in chosen]
     _write(arguments.out, records)
     print(
         f"wrote {arguments.out}: {len(records)} archs of {space.name}, the best "
         f"{arguments.keep} by {arguments.score} in each of {arguments.bins} ranges of MACs, of "
-        f"{count:,} different random ones"
+        f"{count:,} different networks among {samples:,} random archs"
     )
+    if len(numbers) < count:
+        print(f"the score of {count - len(numbers)} of these is not a number; they are left out")
     print(f'next: sampler=Preferred(archs="{arguments.out}") in a config file')
 
 
 def _distinct(space: network.Space, key: choices.Array, samples: int) -> choices.Arch:
-    """So many uniform archs, each once, at the largest resolution, at which they are scored."""
+    """The networks of so many uniform archs, at the largest resolution: there they are scored."""
     archs = jax.device_get(choices.sample(space.menu, key, (samples,)))
     last = np.full(samples, len(space.resolutions) - 1, np.int32)
-    archs = choices.replace(archs, space.resolution, last)
+    archs = network.normal(space, choices.replace(archs, space.resolution, last))
     return choices.unpack(space.menu, np.unique(np.asarray(choices.pack(archs)), axis=0))
 
 
@@ -146,6 +152,7 @@ def _record(
 
 
 def _write(path: pathlib.Path, value: Any) -> None:
+    common.check_writable("--out", path)  # it was free when this began
     files.write_text(
         path, (results.dump(value) if isinstance(value, list) else files.dumps(value)) + "\n"
     )

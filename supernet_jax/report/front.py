@@ -14,12 +14,16 @@ def draw(path: pathlib.Path, result: dict[str, Any]) -> None:
 
     Args:
         path: of the picture; replaced if it exists.
-        result: as `search.json` holds it: "all" as (cost, accuracy) pairs, "front" as records,
-            "cost" and "unit". A record with "test_accuracy" gets a second mark.
+        result: as `search.json` holds it: "all" as (cost, accuracy) pairs, the accuracy None of
+            those that are on no front, "front" as records, "cost" and "unit". A record with
+            "test_accuracy" gets a second mark.
+
+    Raises:
+        UserError: the picture cannot be written.
     """
     figure = matplotlib.figure.Figure(figsize=(7.0, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
-    xs, ys = zip(*result["all"], strict=True)
+    xs, ys = zip(*(pair for pair in result["all"] if pair[1] is not None), strict=True)
     axes.scatter(xs, [100 * y for y in ys], s=10, color="0.75", label="scored")
     cost = [entry[result["cost"]] for entry in result["front"]]
     held_out = [100 * entry["accuracy"] for entry in result["front"]]

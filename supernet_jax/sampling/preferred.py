@@ -12,6 +12,7 @@ from supernet_jax import choices
 from supernet_jax.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
 from supernet_jax.sampling.hook import Sampler, Score, stateless
+from supernet_jax.storage import files
 
 
 def preferred(menu: Menu, archs: Arch, *, n_random: int = 2) -> Sampler:
@@ -57,18 +58,21 @@ def read(path: pathlib.Path, menu: Menu) -> Arch:
     """The archs of a file that `supernet table --score` wrote: NumPy, `[N]`.
 
     Raises:
-        UserError: no such file, it is damaged, or its archs are of another space.
+        UserError: no such file, it cannot be read, it is damaged, or its archs are of another
+            space.
     """
     try:
         records: Sequence[dict] = json.loads(path.read_text(encoding="utf-8"))
         archs = [choices.from_notation(menu, record["arch"]) for record in records]
     except UserError as error:
         raise UserError(f"{path} holds archs of another space: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except PermissionError as error:
+        raise files.unreadable(path, error) from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read as preferred archs ({error}); make them with `supernet table "
-            f"CONFIG --score snip --out {path}`"
-        ) from None
+            f"{files.unreadable(path, error, kind='list of preferred archs')}; `supernet table "
+            "CONFIG --score snip --out FILE` makes one"
+        ) from error
     if not archs:
         raise UserError(f"{path} holds no arch")
     return choices.stack(archs)

@@ -26,6 +26,7 @@ from supernet_jax.choices import Arch, Array, Menu
 from supernet_jax.costs import Cost
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
+from supernet_jax.storage import files
 
 FORMAT, VERSION = "supernet_jax table of MACs", 1
 CHUNK = 10_000  # archs that are counted at once
@@ -147,11 +148,13 @@ def read(path: pathlib.Path) -> Table:
     Raises:
         UserError: no such file, or it is not such a table.
     """
-    hint = f"make one with `supernet table SPACE --out {path}`"
+    hint = "`supernet table SPACE --out FILE` makes one"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise files.unreadable(path, error) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as a table of MACs ({error}); {hint}") from None
+        raise UserError(f"{files.unreadable(path, error, kind='table of MACs')}; {hint}") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UserError(f"{path} is not a table of MACs; {hint}")
     if value.get("version") != VERSION:

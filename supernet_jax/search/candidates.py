@@ -3,6 +3,8 @@
 Drawing is rejection: batches of one fixed size are proposed, and what fits and is new is kept.
 Where a budget is so tight that uniform draws hardly ever fit, a random walk goes on from them.
 
+Archs that are the same network count as one, if the region is told what is the same.
+
 Archs are packed here, a NumPy row each. Shape letters: `M` proposals, `N` rows, `D` decisions.
 """
 
@@ -15,13 +17,14 @@ import jax
 import numpy as np
 
 from supernet_jax import choices
-from supernet_jax.choices import Array, Menu
+from supernet_jax.choices import Arch, Array, Menu
 from supernet_jax.costs import Cost
 from supernet_jax.errors import UserError
 from supernet_jax.search.searcher import Budget, pack
 
 Propose = Callable[[Array], np.ndarray]  # key -> rows [M, D]
 Draw = Callable[[Array, int, np.ndarray], np.ndarray]  # key, n, known [., D] -> rows [<= n, D]
+Normal = Callable[[Arch], Arch]  # archs [N] -> archs [N], equal ones for the same network
 
 CHUNK = 1024  # proposals at a time: one shape, hence one compiled program
 ROUNDS = 32  # batches proposed before rejection gives up, per CHUNK rows wanted
@@ -38,11 +41,13 @@ class Region:
         menu: what may be chosen.
         cost: pure function of archs with one batch axis, NumPy.
         budget: in the units of the cost.
+        normal: as `network.normal` of a space; None where every arch is another network.
     """
 
     menu: Menu
     cost: Cost
     budget: Budget
+    normal: Normal | None = None
 
     def costs(self, rows: np.ndarray) -> np.ndarray:
         """Cost of each row, float64 `[M]`."""
@@ -57,6 +62,12 @@ class Region:
     def contains(self, rows: np.ndarray) -> np.ndarray:
         """Which rows are within the budget, bool `[M]`."""
         return self.budget.allows(self.costs(rows))
+
+    def networks(self, rows: np.ndarray) -> list[bytes]:
+        """What tells the network of each row from others."""
+        if self.normal is not None and len(rows):
+            rows = pack(self.normal(choices.unpack(self.menu, rows)))
+        return [row.tobytes() for row in np.ascontiguousarray(rows, np.int32)]
 
 
 class Operators(NamedTuple):
@@ -85,18 +96,20 @@ def collect(
         propose: gives the proposals of a key.
         key: round `i` proposes from `fold_in(key, i)`.
         n: rows wanted.
-        known: rows `[., D]` that do not count as new; nor does a row that was just collected.
+        known: rows `[., D]` that do not count as new, nor do others of the same networks; nor does
+            what was just collected.
         rounds: batches proposed before giving up, per `CHUNK` rows wanted.
 
     Returns:
         int32 `[N, D]`, N <= n, in the order of proposing.
     """
-    seen = {row.tobytes() for row in np.ascontiguousarray(known, np.int32)}
+    seen = set(region.networks(known))
     found = [np.zeros((0, known.shape[1]), np.int32)]
     for i in range(rounds * -(-n // CHUNK)):
         rows = propose(jax.random.fold_in(key, i))
         fitting = rows[region.contains(rows)]
-        new = [row for row in fitting if _add(seen, row.tobytes())]
+        named = zip(fitting, region.networks(fitting), strict=True)
+        new = [row for row, name in named if _add(seen, name)]
         found.append(np.reshape(new, (len(new), rows.shape[1])).astype(np.int32))
         if sum(map(len, found)) >= n:
             break
@@ -222,9 +235,9 @@ def require_any(region: Region, using: Operators, key: Array) -> None:
     nearest = costs[np.nanargmin(region.budget.excess(costs))]
     raise UserError(
         f"no arch {'costs' if whole else 'was found that costs'} {region.budget}: the smallest "
-        f"arch costs {region.costs(ends)[0]:,.10g}, the {len(tried):,} "
-        f"{'of the space' if whole else 'tried'} cost {low:,.10g} to {high:,.10g}, the nearest of "
-        f"them {nearest:,.10g}; choose a budget that includes such a cost"
+        f"arch costs {region.costs(ends)[0]:,.15g}, the {len(tried):,} "
+        f"{'of the space' if whole else 'tried'} cost {low:,.15g} to {high:,.15g}, the nearest of "
+        f"them {nearest:,.15g}; choose a budget that includes such a cost"
     )
 
 

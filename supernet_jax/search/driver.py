@@ -1,5 +1,6 @@
 """The loop of a search: ask, score, tell, save."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def _begin(searcher: Searcher, key: Array, file: Path | None, identity: Mapping[
     fresh = Saved(searcher.init(key), no_history(0), 0)
     if file is None:
         return fresh
-    if file.exists():
+    if os.path.lexists(file):
         return saving.read(file, fresh, identity)
     saving.write(file, fresh, identity)  # to fail now rather than after a generation was scored
     return fresh

@@ -11,7 +11,7 @@ from supernet_jax.choices import Arch, Array, Menu
 from supernet_jax.costs import Cost
 from supernet_jax.errors import UserError
 from supernet_jax.search import candidates
-from supernet_jax.search.candidates import CHUNK, Propose
+from supernet_jax.search.candidates import CHUNK, Normal, Propose
 from supernet_jax.search.front import front_per_bin
 from supernet_jax.search.searcher import (
     Budget,
@@ -35,6 +35,7 @@ def evolution(
     mutations: int = 128,
     crossovers: int = 128,
     mutation_rate: float = 0.2,
+    normal: Normal | None = None,
 ) -> Searcher:
     """Mutants and crossings of the best arch of each cost bin.
 
@@ -44,7 +45,7 @@ def evolution(
     mutants and `crossovers` crossings, their parents drawn uniformly from the bins of all archs
     scored so far, and drawn anew until the child is within the budget.
 
-    Three things differ from the publication: an arch is never asked for twice; the smallest arch is
+    Three things differ from the publication: no network is asked for twice; the smallest arch is
     left out where it is not within the budget; and where the operators find too few new archs the
     generation is filled up with uniform ones (see `candidates.drawer`).
 
@@ -57,12 +58,14 @@ def evolution(
         mutations: mutants of a later generation.
         crossovers: crossings of a later generation.
         mutation_rate: probability with which each decision of a mutant takes another option.
+        normal: `archs [N] -> archs [N]`, equal ones for the same network, as `network.normal` of a
+            space; None where every arch is another network.
 
     Raises:
         UserError: for a setting out of range; `init` raises it if no arch meets the budget.
     """
     _check(step, population, mutations, crossovers, mutation_rate)
-    region = candidates.Region(menu, cost, budget)
+    region = candidates.Region(menu, cost, budget, normal)
     using = candidates.operators(menu)
     draw = candidates.drawer(region, using)
 

@@ -7,6 +7,7 @@ from supernet_jax.choices import Arch, Array, Menu
 from supernet_jax.costs import Cost
 from supernet_jax.errors import UserError
 from supernet_jax.search import candidates
+from supernet_jax.search.candidates import Normal
 from supernet_jax.search.searcher import (
     Budget,
     Searcher,
@@ -17,8 +18,10 @@ from supernet_jax.search.searcher import (
 )
 
 
-def random_search(menu: Menu, *, cost: Cost, budget: Budget, batch: int) -> Searcher:
-    """Uniform archs within a budget, none of them twice.
+def random_search(
+    menu: Menu, *, cost: Cost, budget: Budget, batch: int, normal: Normal | None = None
+) -> Searcher:
+    """Uniform archs within a budget, no network twice.
 
     A generation smaller than `batch` says that little is left (see `candidates.drawer`, also for
     how budgets are met that uniform archs hardly ever meet), an empty one that nothing is.
@@ -28,13 +31,15 @@ def random_search(menu: Menu, *, cost: Cost, budget: Budget, batch: int) -> Sear
         cost: `archs [N] -> [N]`, pure; called on NumPy archs.
         budget: in units of the cost.
         batch: archs of a generation, at least 1.
+        normal: `archs [N] -> archs [N]`, equal ones for the same network, as `network.normal` of a
+            space; None where every arch is another network.
 
     Raises:
         UserError: for a batch below 1; `init` raises it if no arch meets the budget.
     """
     if batch < 1:
         raise UserError(f"batch is {batch}; it must be at least 1")
-    region = candidates.Region(menu, cost, budget)
+    region = candidates.Region(menu, cost, budget, normal)
     using = candidates.operators(menu)
     draw = candidates.drawer(region, using)
 

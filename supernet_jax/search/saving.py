@@ -4,7 +4,6 @@ It holds every leaf of the searcher's state, the history, and as JSON what the s
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,9 @@ import numpy as np
 
 from supernet_jax.errors import UserError
 from supernet_jax.search.searcher import History
+from supernet_jax.storage import arrays, files
 
+DAMAGED = "give it another name, and the search begins anew"
 IDENTITY = "identity"  # the entry with the JSON; leaves have names like ".state.key"
 
 
@@ -47,19 +48,7 @@ def write(file: Path, saved: Saved, identity: Mapping[str, Any]) -> None:
     """
     entries: dict[str, Any] = {IDENTITY: np.array(json.dumps(identity))}
     entries |= {name: _to_array(name, leaf) for name, leaf in _named(saved).items()}
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "wb") as stream:
-            np.savez(stream, **entries)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(unfinished, file)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the search's state to {file} ({error}); choose a file in a folder with "
-            "room that you may write to"
-        ) from error
+    arrays.write(file, entries)
 
 
 def read(file: Path, like: Saved, identity: Mapping[str, Any]) -> Saved:
@@ -71,40 +60,29 @@ def read(file: Path, like: Saved, identity: Mapping[str, Any]) -> Saved:
         identity: what the search should belong to.
 
     Raises:
-        UserError: the file is damaged, belongs to something else, or another searcher wrote it.
+        UserError: the file cannot be read, is damaged, belongs to something else, or another
+            searcher wrote it.
     """
-    arrays = _read_arrays(file)
+    found = arrays.read(file, kind="search state", damaged=DAMAGED)
     try:
-        belongs = json.loads(str(arrays.pop(IDENTITY)[()]))
-    except (KeyError, ValueError) as error:
-        raise _damaged(file, error) from error
+        belongs = json.loads(str(found.pop(IDENTITY)[()]))
+        if not isinstance(belongs, dict):
+            raise ValueError("its identity is no object")
+    except (KeyError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{files.unreadable(file, error, kind='search state')}; {DAMAGED}"
+        ) from error
     _compare(file, belongs, json.loads(json.dumps(identity)))
     leaves = _named(like)
-    wrong = set(leaves) ^ set(arrays)
-    wrong |= {n for n in set(leaves) & set(arrays) if not _alike(n, leaves[n], arrays[n])}
+    wrong = set(leaves) ^ set(found)
+    wrong |= {n for n in set(leaves) & set(found) if not _alike(n, leaves[n], found[n])}
     if wrong:
         raise UserError(
             f"{file} was written by another searcher: they differ in {', '.join(sorted(wrong))}; "
             "use the searcher that wrote it, or another state file"
         )
-    restored = [_from_array(leaf, arrays[name]) for name, leaf in leaves.items()]
+    restored = [_from_array(leaf, found[name]) for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), restored)
-
-
-def _read_arrays(file: Path) -> dict[str, np.ndarray]:
-    try:
-        # Opened here, because np.load leaves a damaged file open.
-        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # a damaged archive makes its reader fail in any way
-        raise _damaged(file, error) from error
-
-
-def _damaged(file: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{file} cannot be read as the state of a search ({type(error).__name__}: {error}); remove "
-        "it to search from the start, or give another state file"
-    )
 
 
 def _compare(file: Path, there: Any, here: Any) -> None:

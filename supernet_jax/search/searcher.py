@@ -85,7 +85,7 @@ class Budget:
             )
 
     def __str__(self) -> str:
-        return f"{self.low:,.10g} to {self.high:,.10g} {self.unit}".rstrip()
+        return f"{self.low:,.15g} to {self.high:,.15g} {self.unit}".rstrip()
 
     def excess(self, costs: np.ndarray) -> np.ndarray:
         """How far costs lie outside: 0 within the budget, NaN for a NaN; float64 `[...]`."""

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import pathlib
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -159,15 +159,13 @@ def write_bytes(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> No
     target = pathlib.Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(
-            prefix=f".{target.name[:100]}.", suffix=".unfinished", dir=target.parent
-        )
+        # Named before it is there: a signal at any moment finds it and removes it.
+        name = target.parent / f".{target.name[:100]}.{secrets.token_hex(4)}.unfinished"
         try:
-            with open(number, "wb") as file:
-                os.fchmod(number, 0o666 & ~_umask())
+            with open(name, "xb") as file:
                 write(file)
                 file.flush()
-                os.fsync(number)
+                os.fsync(file.fileno())
             os.replace(name, target)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -211,13 +209,52 @@ def lines(path: str | os.PathLike) -> list[str]:
     Raises:
         UserError: it is there and cannot be read.
     """
+    return lines_after(path, 0)[0]
+
+
+def lines_after(path: str | os.PathLike, start: int) -> tuple[list[str], int]:
+    """The whole lines of a file from a place on, and the place after them, for the next call.
+
+    Args:
+        path: of a file of lines, to which others may be appending.
+        start: 0, or the place that an earlier call gave.
+
+    Raises:
+        UserError: it is there and cannot be read.
+    """
     try:
-        content = pathlib.Path(path).read_bytes()
+        with open(path, "rb") as file:
+            file.seek(start)
+            content = file.read()
     except FileNotFoundError:
-        return []
+        return [], start
     except OSError as error:
         raise unreadable(path, error) from error
-    return content[: content.rfind(b"\n") + 1].decode("utf-8", "replace").split("\n")[:-1]
+    whole = content[: content.rfind(b"\n") + 1]
+    return whole.decode("utf-8", "replace").split("\n")[:-1], start + len(whole)
+
+
+@contextlib.contextmanager
+def alone(folder: str | os.PathLike) -> Iterator[None]:
+    """Keeps other processes that say so too out of a folder, to read a file, change and write it.
+
+    Does nothing where there is no such folder, or no locks.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            number = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, number)
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+
+
+def is_writable(path: str | os.PathLike) -> bool:
+    """Whether a file may be written, or made, as far as the system says beforehand."""
+    place = pathlib.Path(path).absolute()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    wanted = os.W_OK | (os.X_OK if os.path.isdir(place) else 0)
+    return os.access(place, wanted, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _whole(number: int) -> int:
@@ -242,12 +279,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _reason(error: OSError) -> str:
