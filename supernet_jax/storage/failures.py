@@ -1,0 +1,80 @@
+"""What arrays on disk fail with, in words: Orbax raises whatever it stumbles over, and TensorStore
+has the system's errors as text.
+"""
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+import jax
+
+from supernet_jax.errors import UserError
+from supernet_jax.storage import files
+
+
+def reading(what: str, error: Exception, advice: str) -> UserError:
+    """What to tell whoever wanted arrays that could not be read: which of all reasons it is.
+
+    Args:
+        what: "the checkpoint of step 4 in ...".
+        error: what its reader raised.
+        advice: what to do if it is damaged; it must lose nothing.
+
+    Raises:
+        Exception: `error` itself, where memory ran out or a device failed: what is on disk is as
+            it was.
+    """
+    cause = _root(error)
+    number = _number(cause)
+    if isinstance(cause, MemoryError | jax.errors.JaxRuntimeError):
+        raise error
+    if number is None and "RESOURCE_EXHAUSTED" in str(cause):
+        raise error
+    said = first_line(cause)
+    if number in (errno.EACCES, errno.EPERM):
+        return UserError(
+            f"{what} is not readable by this user ({said}); ask its owner for the right"
+        )
+    if number not in (None, errno.ENOENT, errno.ENOTDIR):
+        return UserError(f"{what} could not be read ({said}); it may well be whole")
+    return UserError(f"{what} is damaged ({said}); {advice}")
+
+
+@contextlib.contextmanager
+def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns the refusal to write arrays into a `UserError` about this folder."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        cause = _root(error)
+        number = _number(cause)
+        if isinstance(cause, OSError) or number is not None:
+            said = OSError(number or 0, first_line(cause))
+            raise files.unwritable(folder, said) from error
+        if not re.match(r"[A-Z_]+: ", str(cause)):
+            raise
+        raise UserError(
+            f"cannot write {folder} ({first_line(cause)}); choose another place"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """An error without TensorStore's pages of detail."""
+    line = re.split(r" \[\w+='", f"{type(error).__name__}: {error}".splitlines()[0])[0]
+    return line if len(line) <= 200 else f"{line[:80]} ... {line[-120:]}"
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error; TensorStore's end with the text of one."""
+    if isinstance(error, OSError):
+        return error.errno
+    texts = {os.strerror(number): number for number in files.REMEDIES}
+    return next((number for text, number in texts.items() if text in str(error)), None)
