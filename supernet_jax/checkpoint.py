@@ -15,7 +15,6 @@ import glob
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -145,7 +144,7 @@ class Checkpoints:
             with failures.writing(self.folder):
                 yield
         except UserError:
-            _remove_unfinished(self.folder)
+            failures.remove(self.folder, f"*{UNFINISHED}*")
             raise
 
     def close(self) -> None:
@@ -163,8 +162,20 @@ class Checkpoints:
 
 
 def steps(folder: Folder) -> tuple[int, ...]:
-    """Steps of the finished checkpoints in a folder, ascending."""
-    found = ocp.path.step.standard_name_format().find_all(absolute(folder))
+    """Steps of the finished checkpoints in a folder, ascending; none where there is no folder.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    path = absolute(folder)
+    try:
+        if isinstance(path, Local):
+            path.stat()  # Orbax takes what may not be looked at for what is not there
+        found = list(ocp.path.step.standard_name_format().find_all(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise files.unreadable(path, error) from error
     return tuple(sorted(metadata.step for metadata in found))
 
 
@@ -261,11 +272,12 @@ def write_tree(folder: Folder, tree: Tree) -> None:
         UserError: it cannot be written, or does not read back.
     """
     path = absolute(folder)
+    chunks.quiet()
     try:
         with failures.writing(path), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
             writer.save(path, args=ocp.args.StandardSave(tree))
     except UserError:
-        _remove_unfinished(path.parent, glob.escape(path.name))
+        failures.remove(path.parent, f"{glob.escape(path.name)}{UNFINISHED}*")
         raise
     _believe(functools.partial(chunks.check, arrays=chunks.stored(tree)), path)
 
@@ -274,10 +286,11 @@ def tree_shapes(folder: Folder) -> Tree:
     """Nested dicts of `jax.ShapeDtypeStruct`: what `write_tree` wrote.
 
     Raises:
-        UserError: there is nothing, or it is damaged.
+        UserError: there is nothing, it is something else, or it is damaged.
     """
     path = absolute(folder)
     _reading(record.check, path)
+    chunks.check_is_tree(path)
     saved = _reading(_metadata, path)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
 
@@ -286,7 +299,7 @@ def read_tree(folder: Folder) -> Tree:
     """Nested dicts of arrays on the first local device: what `write_tree` wrote.
 
     Raises:
-        UserError: there is nothing, or it is damaged.
+        UserError: there is nothing, it is something else, or it is damaged.
     """
     path, shapes = absolute(folder), tree_shapes(folder)
     return _reading(functools.partial(_read, part=shapes, wanted=_leaves(shapes)), path)
@@ -467,13 +480,6 @@ def _check_saved(path: epath.Path, saved: tuple[Mapping[str, Any], dict[str, Any
     chunks.check(path / "state", saved[0])
     if _read_json(path / "meta") != saved[1]:
         raise ValueError("meta is not what was saved")
-
-
-def _remove_unfinished(folder: epath.Path, name: str = "*") -> None:
-    """Removes what a failed save left in a folder; its name as a pattern."""
-    if isinstance(folder, Local) and not jax.process_index():
-        for path in folder.glob(f"{name}{UNFINISHED}*"):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

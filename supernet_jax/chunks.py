@@ -7,8 +7,10 @@ one index of those before, as rows of a bank and places of a kernel.
 
 import collections
 import dataclasses
+import functools
 import logging
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -133,6 +135,21 @@ def read(
     }
 
 
+def check_is_tree(path: epath.Path) -> None:
+    """Makes sure that there is a folder that Orbax may have written.
+
+    Raises:
+        UserError: there is none, or it is something else.
+    """
+    if not path.is_dir():
+        raise UserError(f"there is no folder {path}; copy it from where it was written")
+    if not (path / "_METADATA").exists():
+        raise UserError(
+            f"{path} has no _METADATA, so it is no checkpoint of Orbax or not all of one; copy it "
+            "again from where it was written"
+        )
+
+
 def stored(tree: Tree) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes on disk of a pytree of arrays, by the names that Orbax gives."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -198,9 +215,24 @@ class _Opened:
 
 
 def quiet() -> None:
-    """Leaves out what Orbax has to say of each small chunk, in threads of its own."""
+    """Leaves out what Orbax has to say of each small chunk, in threads of its own, and what
+    TensorStore says of chunks that are written after another one has failed: that one is raised.
+    """
     logging.getLogger("absl").addFilter(_not_of_chunks)
+    _leave_out_late_chunks()
 
 
 def _not_of_chunks(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Setting the target_byte_size too small")
+
+
+@functools.cache  # once in a process
+def _leave_out_late_chunks() -> None:
+    before = sys.unraisablehook
+
+    def told(seen: Any) -> None:
+        late = isinstance(seen.exc_value, RuntimeError) and seen.object is None
+        if not (late and str(seen.exc_value) == "Event loop is closed"):
+            before(seen)
+
+    sys.unraisablehook = told

@@ -374,8 +374,13 @@ def test_trees_alone(tmp_path: pathlib.Path) -> None:
     same(checkpoint.read_tree(tmp_path / "weights"), tree)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
     assert checkpoint.tree_shapes(tmp_path / "weights") == shapes
-    with pytest.raises(UserError, match=r"damaged.*copy it again"):
+    with pytest.raises(UserError, match=r"no folder .*other; copy it"):
         checkpoint.read_tree(tmp_path / "other")
+    with pytest.raises(UserError, match=r"no checkpoint of Orbax or not all of one"):
+        checkpoint.read_tree(tmp_path)
+    (tmp_path / "weights" / "_METADATA").write_text("{")
+    with pytest.raises(UserError, match=r"_METADATA has 1 of \d+ bytes.*copy it again"):
+        checkpoint.read_tree(tmp_path / "weights")
 
 
 def test_the_space_of_a_checkpoint() -> None:

@@ -6,12 +6,15 @@ import contextlib
 import errno
 import os
 import re
+import shutil
+import time
 from collections.abc import Iterator
 
 import jax
+from etils import epath
 
 from supernet_jax.errors import UserError
-from supernet_jax.storage import files
+from supernet_jax.storage import files, paths
 
 
 def reading(what: str, error: Exception, advice: str) -> UserError:
@@ -28,10 +31,8 @@ def reading(what: str, error: Exception, advice: str) -> UserError:
     """
     cause = _root(error)
     number = _number(cause)
-    if isinstance(cause, MemoryError | jax.errors.JaxRuntimeError):
-        raise error
-    if number is None and "RESOURCE_EXHAUSTED" in str(cause):
-        raise error
+    if _is_memory(cause, number):
+        raise cause
     said = first_line(cause)
     if number in (errno.EACCES, errno.EPERM):
         return UserError(
@@ -50,7 +51,9 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
     except (OSError, ValueError) as error:
         cause = _root(error)
         number = _number(cause)
-        if isinstance(cause, OSError) or number is not None:
+        if _is_memory(cause, number):
+            raise
+        if number is not None or isinstance(cause, OSError):
             said = OSError(number or 0, first_line(cause))
             raise files.unwritable(folder, said) from error
         if not re.match(r"[A-Z_]+: ", str(cause)):
@@ -58,6 +61,18 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
         raise UserError(
             f"cannot write {folder} ({first_line(cause)}); choose another place"
         ) from error
+
+
+def remove(folder: epath.Path, pattern: str) -> None:
+    """Removes folders that a failed save left, by a pattern of their names; not in buckets."""
+    if not isinstance(folder, paths.Local) or jax.process_index():
+        return
+    for path in folder.glob(pattern):
+        for _ in range(20):  # threads that Orbax gave up may still be writing
+            shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0.05)
+            if not path.exists():
+                break
 
 
 def first_line(error: BaseException) -> str:
@@ -72,9 +87,19 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
+def _is_memory(error: BaseException, number: int | None) -> bool:
+    """Whether memory ran out, or a device failed: nothing that is on disk is the reason."""
+    told = number is None and "RESOURCE_EXHAUSTED" in str(error)
+    return (
+        isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
+        or number == errno.ENOMEM
+        or told
+    )
+
+
 def _number(error: BaseException) -> int | None:
     """The system's number of an error; TensorStore's end with the text of one."""
     if isinstance(error, OSError):
         return error.errno
-    texts = {os.strerror(number): number for number in files.REMEDIES}
+    texts = {os.strerror(number): number for number in (*files.REMEDIES, errno.ENOMEM)}
     return next((number for text, number in texts.items() if text in str(error)), None)

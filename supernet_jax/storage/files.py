@@ -29,6 +29,7 @@ REMEDIES = {
     errno.EISDIR: "it is a folder, not a file; choose another place",
     errno.ENOENT: "its folder is gone; make it again or choose another place",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EFBIG: "a file may not be as large there; choose another place",
     errno.EIO: "the device has failed; look at its health and choose another place",
     errno.ESTALE: "the file server has lost it; mount it again",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
