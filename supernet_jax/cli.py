@@ -11,14 +11,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import tyro
 
 import supernet_jax
-from supernet_jax import commands, machine
+from supernet_jax import commands, compilation, machine
 from supernet_jax.config import Config, load_file
 from supernet_jax.errors import UserError, near
-from supernet_jax.native import cache_folder
 
 # Each is a module of `commands`, imported when it is asked for: some need much that others do not.
 COMMANDS = {
@@ -142,7 +140,4 @@ def _quiet() -> None:
     for name in ("absl", "orbax", "asyncio"):  # a failed write is reported by its UserError
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
-    # JAX has read JAX_COMPILATION_CACHE_DIR into its configuration already.
-    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    compilation.keep_programs()
