@@ -118,6 +118,8 @@ def test_without_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Pat
     monkeypatch.setattr(remembered, "_file", lambda: tmp_path / "file" / "kept.jsonl")
     remembered.keep("a", 1)  # cannot be written; in this process it is there
     assert remembered.recall("a") == 1
+    monkeypatch.setattr(remembered, "_file", lambda: tmp_path)  # a folder where the file should be
+    assert remembered.recall("a") is None
 
 
 def test_leaves_nothing_in_what_is_traced(another_process: Callable[[], None]) -> None:
