@@ -231,7 +231,9 @@ def test_meta_is_json_as_any_reader_takes_it(tmp_path: pathlib.Path) -> None:
 REASONS = {
     "not readable by this user": [
         PermissionError(errno.EACCES, "Permission denied"),
-        ValueError("PERMISSION_DENIED: Error reading [a='b']: Permission denied [x='13']"),
+        ValueError(
+            "PERMISSION_DENIED: Error reading [a='b']: Permission denied [source locations='x' y]"
+        ),
     ],
     r"could not be read .*it may well be whole": [
         OSError(errno.EIO, "Input/output error"),

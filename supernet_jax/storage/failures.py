@@ -77,7 +77,7 @@ def remove(folder: epath.Path, pattern: str) -> None:
 
 def first_line(error: BaseException) -> str:
     """An error without TensorStore's pages of detail."""
-    line = re.split(r" \[\w+='", f"{type(error).__name__}: {error}".splitlines()[0])[0]
+    line = re.split(r" \[[\w ]+='", f"{type(error).__name__}: {error}".splitlines()[0])[0]
     return line if len(line) <= 200 else f"{line[:80]} ... {line[-120:]}"
 
 
