@@ -20,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from supernet_jax.errors import UserError
+from supernet_jax.storage import files
 
 LONGEST_HEADER = 16 * 2**20  # bytes; 100,000 tensors take about 10 MB
 LONGEST_NAME = 512
@@ -67,7 +68,7 @@ def shapes(path: str | pathlib.Path) -> dict[str, jax.ShapeDtypeStruct]:
             file.seek(8)
             text = file.read(length)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise files.unreadable(path, error, kind="safetensors file") from None
     return _parsed(path, text, size - 8 - length)
 
 
@@ -82,7 +83,7 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     try:
         found = safetensors.deserialize(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise files.unreadable(path, error, kind="safetensors file") from None
     except safetensors.SafetensorError as error:
         raise _broken(path, str(error)) from None
     arrays = {name: _array(entry) for name, entry in found}
@@ -94,9 +95,13 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def write(path: str | pathlib.Path, arrays: Mapping[str, Any]) -> None:
-    """Writes arrays, NumPy or JAX, into a new safetensors file."""
+    """Writes arrays, NumPy or JAX, into a safetensors file, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    safetensors.numpy.save_file(whole, path)
+    files.write_bytes(path, lambda file: file.write(safetensors.numpy.save(whole)))
 
 
 def nested(flat: Mapping[str, Any], where: str | pathlib.Path) -> dict[str, Any]:

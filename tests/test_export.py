@@ -345,7 +345,7 @@ def test_weights_that_are_not_numbers(weights: pathlib.Path) -> None:
 def test_a_file_that_is_none(weights: pathlib.Path) -> None:
     (weights / extracted.TENSORS).unlink()
     (weights / extracted.TENSORS).mkdir()
-    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
+    with pytest.raises(UserError, match=r"model\.safetensors is a folder, not a safetensors file"):
         extracted.load(weights)
 
 

@@ -10,7 +10,6 @@ are held in memory, decoded; of large ones only names and labels are, see `Stora
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from supernet_jax.data.feeding import Examples, Reading, feed
 from supernet_jax.data.images import Images, Stored, leave_stored
 from supernet_jax.data.splits import SPLIT, random_stream
 from supernet_jax.errors import UserError
+from supernet_jax.storage.paths import expanded
 
 __all__ = [
     "Crop",
@@ -164,7 +164,7 @@ def pack(name: str, path: str, *, data_dir: str | None = None, size: int | None 
     Args and errors are those of `load`; also a UserError if the file cannot be written.
     """
     source = read(name, data_dir=data_dir, size=size, storage="memory")
-    place = Path(path).expanduser()
+    place = expanded(path)
     part = place.with_name(f"{place.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:

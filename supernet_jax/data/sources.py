@@ -18,6 +18,7 @@ import numpy as np
 from supernet_jax.data.decode import Encoded, Item, in_threads
 from supernet_jax.data.images import Images
 from supernet_jax.errors import UserError
+from supernet_jax.storage.paths import expanded
 
 KINDS = ("digits", "tfds:NAME", "folder:PATH", "npz:PATH")
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".webp")
@@ -38,7 +39,7 @@ def find(name: str, *, data_dir: str | None) -> Found:
         UserError: for an unknown name, or data that is missing or broken.
     """
     kind, _, rest = name.partition(":")
-    path = Path(data_dir or ".").expanduser() / Path(rest).expanduser()
+    path = expanded(data_dir or ".") / expanded(rest)
     match kind:
         case "digits" if not rest:
             return _read_digits()
@@ -276,7 +277,7 @@ def _open_tfds(name: str, *, data_dir: str | None) -> Any:
             return builder
     except (AssertionError, ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
         cause = error  # long and often misleading, so it is not shown
-    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    folder = expanded(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
     found = sorted(f.name for f in folder.iterdir() if f.is_dir()) if folder.is_dir() else []
     near = difflib.get_close_matches(name, found, n=1)
     hint = f"did you mean tfds:{near[0]}? Else " if near else ""

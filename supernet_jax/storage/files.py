@@ -52,7 +52,7 @@ def unreadable(path: str | os.PathLike, error: Exception, *, kind: str = "file")
         error: what its reader raised.
         kind: what the file should be, as "JSON file"; for those that are not.
     """
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return UserError(f"there is no file {path}")
     if isinstance(error, IsADirectoryError):
         return UserError(f"{path} is a folder, not a {kind}")
