@@ -32,7 +32,7 @@ from supernet_jax.extracted import Block, Description, Network, Variables, load,
 from supernet_jax.network import Space, Strategy
 from supernet_jax.schema import parse
 from supernet_jax.storage import files
-from supernet_jax.storage.paths import expanded
+from supernet_jax.storage.paths import absolute, expanded
 
 __all__ = [
     "check_free",
@@ -306,9 +306,10 @@ def check_free(folder: str | pathlib.Path) -> pathlib.Path:
     """The path, if `save` could write there.
 
     Raises:
-        UserError: it is a file, or a folder that is not empty.
+        UserError: it is a file, or a folder that is not empty, or its name is one that no array
+            store takes.
     """
-    path = expanded(folder).absolute()
+    path = pathlib.Path(absolute(expanded(folder)))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists already; pass a new or an empty folder")
     return path

@@ -97,6 +97,13 @@ def test_a_home_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(paths.absolute("/a/~")) == "/a/~"
 
 
+@pytest.mark.parametrize("name", ["/s3/run", "/gs/run", "/hf/run", "/az"])
+def test_folders_that_are_called_like_buckets(name: str) -> None:
+    assert str(paths.absolute(name)) == name
+    assert not paths.absolute(name).exists()
+    assert str(paths.absolute(f"{name[1:3]}://bucket/run")) == f"{name[1:3]}://bucket/run"
+
+
 @pytest.fixture
 def small_files() -> Iterator[None]:
     """Files of at most 20 kB, as on a disk that is full: the write of a larger one fails."""

@@ -20,9 +20,11 @@ class Local(_Posix):
     """A local path as Orbax takes it, of any name and anybody's.
 
     The class of `etils` takes the characters `*?[` of a folder's own name for a pattern when it
-    looks for files in it, and asks who the owner of a file is, which fails where the owner or the
-    group has a number but no name.
+    looks for files in it, asks who the owner of a file is, which fails where the owner or the group
+    has a number but no name, and takes the local folder `/s3` for all buckets of S3.
     """
+
+    _uri_scheme = None  # what it asks for to tell buckets
 
     def glob(self, pattern: str) -> Iterator["Local"]:
         """Whatever in this folder matches a pattern."""
