@@ -126,11 +126,15 @@ def test_overview(flag: str, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--version", "version"])
-def test_version_and_console_script(flag: str, capsys: Capture) -> None:
+def test_version_and_console_script(
+    flag: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert done(capsys, flag) == f"{project['version']}\n"
     module, _, name = project["scripts"]["supernet"].partition(":")
-    assert vars(importlib.import_module(module))[name] is cli.main
+    monkeypatch.setattr("sys.argv", ["supernet", flag])
+    vars(importlib.import_module(module))[name]()
+    assert capsys.readouterr().out == f"{project['version']}\n"
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
