@@ -65,9 +65,8 @@ class Checkpoints:
             # Else threads that wait for a folder which could not be made do so for five minutes.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        self._unread: dict[
-            int, tuple[dict[str, Any], dict[str, Any]]
-        ] = {}  # saved, not yet read back
+        # Arrays and meta of what was saved and not yet read back, by step.
+        self._unread: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         with failures.writing(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
