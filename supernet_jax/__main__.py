@@ -1,15 +1,23 @@
 """The `supernet` command, also as `python -m supernet_jax`."""
 
+import sys
+
 from supernet_jax import stopping
+from supernet_jax.errors import UserError
 
 
 def main() -> None:
-    """Runs the command line. Signals are heard before anything large is imported."""
+    """Entry point of the `supernet` command: `cli.main`, which imports much. Signals are heard
+    before that, and what is said of versions that do not fit is one line.
+    """
     with stopping.listening():
         try:
             from supernet_jax import cli
 
             cli.main()
+        except UserError as error:
+            print(f"supernet: {error}", file=sys.stderr)
+            sys.exit(2)
         except BaseException as error:
             stopped = stopping.thrown()
             if stopped is not None:  # while modules were imported, which makes other errors of it

@@ -11,11 +11,10 @@ call every function here, on a folder that all of them see.
 import contextlib
 import dataclasses
 import functools
+import glob
 import hashlib
 import json
 import os
-import pathlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,13 +24,15 @@ from etils import epath
 
 from supernet_jax import chunks
 from supernet_jax.errors import UserError
+from supernet_jax.storage import failures, files, record
+from supernet_jax.storage.paths import Local, absolute
 
 if TYPE_CHECKING:  # whoever only loads arrays needs no supernet
     from supernet_jax.network import Space
 
 Result = TypeVar("Result")
 Folder = str | os.PathLike[str]
-FILES = "files.json"  # sizes of a checkpoint's files, in its folder
+UNFINISHED = ".orbax-checkpoint-tmp"  # ends the names of what Orbax has not finished
 SLICED = ("params", "ema")  # subtrees of a state of which parts may be read
 Tree = Any  # pytree of arrays, or of jax.ShapeDtypeStruct
 
@@ -39,8 +40,10 @@ Tree = Any  # pytree of arrays, or of jax.ShapeDtypeStruct
 class Checkpoints:
     """Where one training run writes its checkpoints; the only writer of its folder.
 
-    Saving is asynchronous: the state may be donated as soon as `save` returns. Leftovers of a save
-    that was killed are removed. Close it, or use it in a `with` statement.
+    Saving is asynchronous: the state may be donated as soon as `save` returns. What was saved is
+    believed when it was read back: names, shapes, types and number of chunks of all arrays, and
+    `meta`. Leftovers of a save that failed or was killed are removed. Close it, or use it in a
+    `with` statement.
 
     Args:
         folder: made if it does not exist.
@@ -55,12 +58,16 @@ class Checkpoints:
             raise UserError(
                 f"keep={keep} checkpoints leaves nothing to resume from; keep at least 1"
             )
-        self.folder = _absolute(folder)
+        self.folder = absolute(folder)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(n=keep),
             cleanup_tmp_directories=True,
+            # Else threads that wait for a folder which could not be made do so for five minutes.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        with _writing(self.folder):
+        # Arrays and meta of what was saved and not yet read back, by step.
+        self._unread: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+        with failures.writing(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def save(self, step: int, state: Tree, meta: Mapping[str, Any], *, wait: bool = False) -> bool:
@@ -69,26 +76,28 @@ class Checkpoints:
         Args:
             step: number of finished training steps.
             state: pytree of arrays.
-            meta: what JSON can hold.
-            wait: return only when it is on disk.
+            meta: what JSON can hold; numbers that it cannot become null.
+            wait: return only when it is on disk and was read back.
 
         Returns:
             False where this step is saved already; it is left as it is.
 
         Raises:
-            UserError: this or the previous save could not be written, as on a full disk.
+            UserError: this or the previous save could not be written, as on a full disk, or the
+                previous one does not read back.
             TypeError: `meta` holds what JSON cannot.
         """
-        json.dumps(meta)  # here, not in the thread that writes
+        described = json.loads(files.dumps(dict(meta)))  # here, not in the thread that writes
         if step in self._manager.all_steps():
             return False
         self.wait()
         kept, how = chunks.laid_out(state, lambda path: _name(path).split("/")[0] in SLICED)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(kept, save_args=how), meta=ocp.args.JsonSave(dict(meta))
+            state=ocp.args.StandardSave(kept, save_args=how), meta=ocp.args.JsonSave(described)
         )
-        with _writing(self.folder):
+        with self._writing():
             self._manager.save(step, args=items, force=True)
+        self._unread[step] = (chunks.stored(state), described)
         if wait:
             self.wait()
         return True
@@ -114,23 +123,28 @@ class Checkpoints:
         for later in [s for s in self._manager.all_steps() if s > step]:
             self._manager.delete(later)
 
-    def preempted(self, step: int) -> bool:
-        """Whether the machine is about to be taken away, so that all processes should save now.
-
-        To be asked after every step: in a distributed run the signal no longer ends a process.
-        """
-        return self._manager.reached_preemption(step)
-
     def wait(self) -> None:
-        """Returns when everything is on disk.
+        """Returns when everything is on disk and was read back.
 
         Raises:
-            UserError: it could not be written.
+            UserError: it could not be written, or does not read back.
         """
-        with _writing(self.folder):
+        unread, self._unread = self._unread, {}
+        with self._writing():
             self._manager.wait_until_finished()
-            for step in steps(self.folder):
-                _record_files(self.folder / str(step))
+        for step, saved in unread.items():
+            check = functools.partial(_check_saved, saved=saved)
+            _believe(check, self.folder / str(step), self.folder, step)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What a failed save leaves is removed, or it would take the room that was lacking."""
+        try:
+            with failures.writing(self.folder):
+                yield
+        except UserError:
+            failures.remove(self.folder, f"*{UNFINISHED}*")
+            raise
 
     def close(self) -> None:
         """Waits, and ends the threads."""
@@ -147,8 +161,20 @@ class Checkpoints:
 
 
 def steps(folder: Folder) -> tuple[int, ...]:
-    """Steps of the finished checkpoints in a folder, ascending."""
-    found = ocp.path.step.standard_name_format().find_all(_absolute(folder))
+    """Steps of the finished checkpoints in a folder, ascending; none where there is no folder.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    path = absolute(folder)
+    try:
+        if isinstance(path, Local):
+            path.stat()  # Orbax takes what may not be looked at for what is not there
+        found = list(ocp.path.step.standard_name_format().find_all(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise files.unreadable(path, error) from error
     return tuple(sorted(metadata.step for metadata in found))
 
 
@@ -235,27 +261,35 @@ def read_meta(folder: Folder, *, step: int | None = None) -> dict[str, Any]:
         UserError: no such checkpoint, or a damaged one.
     """
     run, step = _find(folder, step)
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        read = functools.partial(reader.restore, args=ocp.args.JsonRestore())
-        return _reading(read, run / str(step) / "meta", run, step)
+    return _reading(_read_json, run / str(step) / "meta", run, step)
 
 
 def write_tree(folder: Folder, tree: Tree) -> None:
-    """Writes a pytree of arrays as an ordinary Orbax checkpoint, alone in a new folder."""
-    path = _absolute(folder)
-    with _writing(path), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
-        writer.save(path, args=ocp.args.StandardSave(tree))
-        _record_files(path)
+    """Writes a pytree of arrays as an ordinary Orbax checkpoint, alone in a new folder.
+
+    Raises:
+        UserError: it cannot be written, or does not read back.
+    """
+    path = absolute(folder)
+    chunks.quiet()
+    try:
+        with failures.writing(path), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+            writer.save(path, args=ocp.args.StandardSave(tree))
+    except UserError:
+        failures.remove(path.parent, f"{glob.escape(path.name)}{UNFINISHED}*")
+        raise
+    _believe(functools.partial(chunks.check, arrays=chunks.stored(tree)), path)
 
 
 def tree_shapes(folder: Folder) -> Tree:
     """Nested dicts of `jax.ShapeDtypeStruct`: what `write_tree` wrote.
 
     Raises:
-        UserError: there is nothing, or it is damaged.
+        UserError: there is nothing, it is something else, or it is damaged.
     """
-    path = _absolute(folder)
-    _reading(_check_files, path)
+    path = absolute(folder)
+    _reading(record.check, path)
+    chunks.check_is_tree(path)
     saved = _reading(_metadata, path)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
 
@@ -264,9 +298,9 @@ def read_tree(folder: Folder) -> Tree:
     """Nested dicts of arrays on the first local device: what `write_tree` wrote.
 
     Raises:
-        UserError: there is nothing, or it is damaged.
+        UserError: there is nothing, it is something else, or it is damaged.
     """
-    path, shapes = _absolute(folder), tree_shapes(folder)
+    path, shapes = absolute(folder), tree_shapes(folder)
     return _reading(functools.partial(_read, part=shapes, wanted=_leaves(shapes)), path)
 
 
@@ -326,14 +360,9 @@ def _sizes(spec: Any) -> list[Any]:
     return [value for value in values if not isinstance(value, float)]
 
 
-def _absolute(folder: Folder) -> epath.Path:
-    """Orbax takes absolute paths only."""
-    return epath.Path(folder).expanduser().absolute()
-
-
 def _find(folder: Folder, step: int | None) -> tuple[epath.Path, int]:
     """The folder, and the step itself if its checkpoint is there and whole; the last for None."""
-    path, found = _absolute(folder), steps(folder)
+    path, found = absolute(folder), steps(folder)
     if not found:
         seen = "no finished checkpoint in" if path.is_dir() else "no folder"
         raise UserError(f"there is {seen} {path}; pass the folder of checkpoints of a training run")
@@ -341,7 +370,7 @@ def _find(folder: Folder, step: int | None) -> tuple[epath.Path, int]:
         listed = ", ".join(map(str, found))
         raise UserError(f"{path} has no checkpoint of step {step}, only of {listed}")
     step = found[-1] if step is None else step
-    _reading(_check_files, path / str(step), path, step)
+    _reading(record.check, path / str(step), path, step)
     return path, step
 
 
@@ -398,15 +427,9 @@ def _compare(saved: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> 
             raise UserError(f"{what} has no array {name}, which this run needs; {hint}")
         if name not in wanted:
             raise UserError(f"{what} has an array {name}, for which this run has no place; {hint}")
-        there, here = _bits(saved[name]), _bits(wanted[name])
+        there, here = (_signature(chunks.on_disk(of[name])) for of in (saved, wanted))
         if there != here:
             raise UserError(f"{what} has {name} as {there}, but this run needs {here}; {hint}")
-
-
-def _bits(leaf: Any) -> str:
-    """The signature of what is on disk: random keys are saved as their bits."""
-    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return _signature(jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf)
 
 
 def _signature(leaf: Any) -> str:
@@ -420,48 +443,46 @@ def _reading(
     run: epath.Path | None = None,
     step: int | None = None,
 ) -> Result:
-    """What `read(path)` returns, or an error that says which checkpoint is damaged.
-
-    Orbax raises whatever it stumbles over; only running out of memory is something else.
-    """
+    """What `read(path)` returns, or an error that says which checkpoint cannot be read, and why."""
     try:
         return read(path)
-    except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+    except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # Orbax raises whatever it stumbles over
         what = f"the checkpoint in {path}"
         if step is not None:
             what = f"the checkpoint of step {step} in {run}"
-        raise UserError(
-            f"{what} is damaged ({_first_line(error)}); {_advice(run, step)}"
-        ) from error
+        raise failures.reading(what, error, _advice(run, step)) from error
 
 
-def _record_files(folder: epath.Path) -> None:
-    """Notes the sizes of a finished checkpoint's files, so that a lost or cut one can be named.
+def _believe(
+    check: Callable[[epath.Path], None],
+    path: epath.Path,
+    run: epath.Path | None = None,
+    step: int | None = None,
+) -> None:
+    """Reads back what was written just now, and notes the sizes of its files, so that one that is
+    lost or cut later can be named.
 
-    Whoever is killed before this has a checkpoint without it, which is just as good. Buckets keep
-    objects whole.
+    Whoever is killed before this has a checkpoint without the note, which is just as good. Buckets
+    keep objects whole.
     """
-    record = folder / FILES
-    if "://" in str(folder) or jax.process_index() or record.exists():
+    if jax.process_index():
         return
-    local = pathlib.Path(folder)
-    found = {str(p.relative_to(local)): p.stat().st_size for p in local.rglob("*") if p.is_file()}
-    unfinished = folder / f"{FILES}.unfinished"
-    unfinished.write_text(json.dumps(found), encoding="utf-8")
-    unfinished.rename(record)
+    _reading(check, path, run, step)
+    if isinstance(path, Local):
+        with failures.writing(path):
+            record.note(path)
 
 
-def _check_files(folder: epath.Path) -> None:
-    """Looks before Orbax does, which fills the screen with what one lost file does to its reads."""
-    if not (folder / FILES).exists():
-        return
-    for name, size in json.loads((folder / FILES).read_text("utf-8")).items():
-        if not (folder / name).exists():
-            raise ValueError(f"{name} is missing")
-        if (folder / name).stat().length != size:
-            raise ValueError(f"{name} has {(folder / name).stat().length} of {size} bytes")
+def _check_saved(path: epath.Path, saved: tuple[Mapping[str, Any], dict[str, Any]]) -> None:
+    chunks.check(path / "state", saved[0])
+    if _read_json(path / "meta") != saved[1]:
+        raise ValueError("meta is not what was saved")
+
+
+def _read_json(path: epath.Path) -> dict[str, Any]:
+    return ocp.JsonCheckpointHandler().restore(path)
 
 
 def _advice(folder: epath.Path | None, step: int | None) -> str:
@@ -473,26 +494,4 @@ def _advice(folder: epath.Path | None, step: int | None) -> str:
     before = [s for s in left if s < step]
     if not before:
         return "there is no earlier one"
-    return f"remove the folder {folder / str(step)} to go on from step {before[-1]}"
-
-
-@contextlib.contextmanager
-def _writing(folder: epath.Path) -> Iterator[None]:
-    """Says what could not be written: system errors come as such, or as TensorStore's statuses."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError) and not re.match(r"[A-Z_]+: ", str(error)):
-            raise
-        raise UserError(
-            f"cannot write {folder} ({_first_line(error)}); "
-            "free space there, or pass a folder that can be written"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    """The root of an error, without TensorStore's pages of detail."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    line = re.split(r" \[\w+='", f"{type(error).__name__}: {error}".splitlines()[0])[0]
-    return line if len(line) <= 200 else f"{line[:80]} ... {line[-120:]}"
+    return f"move the folder {folder / str(step)} aside to go on from step {before[-1]}"

@@ -5,9 +5,12 @@ it costs all of it. Here chunks of parameters span a part of their last two axes
 one index of those before, as rows of a bank and places of a kernel.
 """
 
+import collections
 import dataclasses
+import functools
 import logging
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -125,23 +128,111 @@ def read(
                 f"{what} has {seen}, of which a subnet needs {list(box.stop)}; take the space "
                 "that it was trained with"
             )
-    base: Any = f"{path}/" if "://" in str(path) else {"driver": "file", "path": f"{path}/"}
-    kept = {"driver": "ocdbt", "base": base, "cache_pool": "cache_pool#nodes"}
-    # Without a cache the index would be read again for every chunk.
-    context = tensorstore.Context({"cache_pool#nodes": {"total_bytes_limit": NODES}})
-    found = {}
-    for name, box in wanted.items():
-        where = {**kept, "path": f"{saved[name].name}/"}
+    opened = _Opened(path)
+    return {
+        name: opened.array(saved[name].name).result()[box.slices()].read().result()
+        for name, box in wanted.items()
+    }
+
+
+def check_is_tree(path: epath.Path) -> None:
+    """Makes sure that there is a folder that Orbax may have written.
+
+    Raises:
+        UserError: there is none, or it is something else.
+    """
+    if not path.is_dir():
+        raise UserError(f"there is no folder {path}; copy it from where it was written")
+    if not (path / "_METADATA").exists():
+        raise UserError(
+            f"{path} has no _METADATA, so it is no checkpoint of Orbax or not all of one; copy it "
+            "again from where it was written"
+        )
+
+
+def stored(tree: Tree) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes on disk of a pytree of arrays, by the names that Orbax gives."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="."): on_disk(x) for p, x in leaves}
+
+
+def on_disk(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of what is saved of an array: random keys are saved as their bits."""
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    found = jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf
+    return jax.ShapeDtypeStruct(found.shape, found.dtype)
+
+
+def check(path: epath.Path, arrays: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Makes sure that these arrays are on disk, and no others; their numbers are not read.
+
+    Args:
+        path: of a tree that Orbax wrote.
+        arrays: as of `stored`.
+
+    Raises:
+        ValueError: an array is missing, has another shape or dtype, or lacks chunks.
+        Exception: whatever Orbax or TensorStore cannot read.
+    """
+    opened = _Opened(path)
+    parts = collections.Counter(opened.names())
+    if parts.keys() != arrays.keys():
+        name = min(parts.keys() ^ arrays.keys())
+        raise ValueError(
+            f"array {name} is {'missing' if name in arrays else 'none of those saved'}"
+        )
+    found = {name: opened.array(name) for name in arrays}
+    for name, array in arrays.items():
+        seen = found[name].result()
+        if (seen.shape, seen.dtype.numpy_dtype) != (array.shape, array.dtype):
+            raise ValueError(f"array {name} is {seen.dtype.numpy_dtype}{list(seen.shape)}")
+        each = seen.chunk_layout.read_chunk.shape or ()  # None of a single number
+        chunks = math.prod(-(-n // size) for n, size in zip(seen.shape, each, strict=True))
+        if parts[name] != chunks + 1:  # and its description
+            raise ValueError(f"array {name} has {parts[name] - 1} of {chunks} chunks")
+
+
+class _Opened:
+    """A tree that Orbax wrote, as TensorStore reads it."""
+
+    def __init__(self, path: epath.Path) -> None:
+        base = f"{path}/" if "://" in str(path) else {"driver": "file", "path": f"{path}/"}
+        self._spec = {"driver": "ocdbt", "base": base, "cache_pool": "cache_pool#nodes"}
+        # Without a cache the index would be read again for every chunk.
+        self._context = tensorstore.Context({"cache_pool#nodes": {"total_bytes_limit": NODES}})
+        # Open all the time, or the cache would go with each array.
+        self._store = tensorstore.KvStore.open(self._spec, context=self._context).result()
+
+    def array(self, name: str) -> Any:
+        """The future of an array."""
+        where = {**self._spec, "path": f"{name}/"}
         spec = {"driver": "zarr", "kvstore": where, "fill_missing_data_reads": False}
-        array = tensorstore.open(spec, open=True, read=True, context=context).result()
-        found[name] = array[box.slices()].read().result()
-    return found
+        return tensorstore.open(spec, open=True, read=True, context=self._context)
+
+    def names(self) -> list[str]:
+        """Of the array of each chunk and of each description."""
+        return [key.decode().rpartition("/")[0] for key in self._store.list().result()]
 
 
 def quiet() -> None:
-    """Leaves out what Orbax has to say of each small chunk, in threads of its own."""
+    """Leaves out what Orbax has to say of each small chunk, in threads of its own, and what
+    TensorStore says of chunks that are written after another one has failed: that one is raised.
+    """
     logging.getLogger("absl").addFilter(_not_of_chunks)
+    _leave_out_late_chunks()
 
 
 def _not_of_chunks(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Setting the target_byte_size too small")
+
+
+@functools.cache  # once in a process
+def _leave_out_late_chunks() -> None:
+    before = sys.unraisablehook
+
+    def told(seen: Any) -> None:
+        late = isinstance(seen.exc_value, RuntimeError) and seen.object is None
+        if not (late and str(seen.exc_value) == "Event loop is closed"):
+            before(seen)
+
+    sys.unraisablehook = told

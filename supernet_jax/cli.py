@@ -1,5 +1,6 @@
 """The command line: `supernet COMMAND`, and what commands there are."""
 
+import dataclasses
 import importlib
 import io
 import itertools
@@ -16,11 +17,11 @@ import jax
 import tyro
 
 import supernet_jax
-from supernet_jax import commands, machine, stopping
+from supernet_jax import commands, compilation, machine, stopping
 from supernet_jax.config import Config, load_file
 from supernet_jax.errors import UserError, near
-from supernet_jax.native import cache_folder
 from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
 
 # Each is a module of `commands`, imported when it is asked for: some need much that others do not.
 COMMANDS = {
@@ -68,7 +69,7 @@ def _told(error: BaseException) -> int:
             stopping.leave(stopped.status)
         return stopped.status
     if isinstance(error, UserError):
-        print(f"supernet: {error}", file=sys.stderr)
+        print(f"supernet: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     if isinstance(error, KeyboardInterrupt):
         print(f"supernet: interrupted; {stopping.GOES_ON}", file=sys.stderr)
@@ -76,7 +77,8 @@ def _told(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):  # the reader, e.g. `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if isinstance(error, MemoryError | OSError | jax.errors.JaxRuntimeError):
+    kinds = MemoryError | OSError | jax.errors.JaxRuntimeError | ValueError  # TensorStore's
+    if isinstance(error, kinds):
         status, said = _refusal(error)
         if said:
             print(f"supernet: {said}", file=sys.stderr)
@@ -165,13 +167,16 @@ def _import(import_: Any, arguments: list[str]) -> Any:
 
 
 def _parse(command: Any, arguments: list[str], name: str, **options: Any) -> Any:
-    return tyro.cli(
+    parsed = tyro.cli(
         command.Arguments,
         args=arguments,
         prog=f"supernet {name}",
         description=f"{command.Arguments.__doc__}\n\n{_examples(command.EXAMPLES)}",
         **options,
     )
+    given = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
+    whole = {name: expanded(p) for name, p in given.items() if isinstance(p, pathlib.Path)}
+    return dataclasses.replace(parsed, **whole)
 
 
 def _examples(text: str) -> str:
@@ -196,7 +201,4 @@ def _quiet() -> None:
     for name in ("absl", "orbax", "asyncio"):  # a failed write is reported by its UserError
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
-    # JAX has read JAX_COMPILATION_CACHE_DIR into its configuration already.
-    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    compilation.keep_programs()

@@ -12,7 +12,10 @@ import hashlib
 import os
 import pathlib
 import pickle
+import sys
+import tempfile
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -21,11 +24,50 @@ import jax
 from jax.experimental import serialize_executable
 
 from supernet_jax import digest, machine, native, remembered
+from supernet_jax.errors import UserError
+from supernet_jax.storage import files
 
 PREFIX = "supernet-program-"  # of the files' names
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
 # Of JAX's settings, those that change no program. A setting not named here counts.
 WITHOUT_EFFECT = ("jax_compilation_cache", "jax_persistent_cache", "jax_log")
+
+
+def keep_programs() -> None:
+    """Keeps the compiled programs of this process on disk, if they can be kept; for programs, not
+    for libraries.
+
+    They lie where JAX was told (`JAX_COMPILATION_CACHE_DIR`), or else in the user's cache folder.
+    One line on stderr says so where it cannot be written; what is in it is used all the same.
+    """
+    config: Any = jax.config
+    # JAX says of each program in two lines that it could not be read or written.
+    warnings.filterwarnings("ignore", message=".*persistent compilation cache entry")
+    if config.jax_compilation_cache_dir is None:
+        own = native.cache_folder()
+        if own is None:
+            _not_kept("HOME is not set")
+            return
+        config.update("jax_compilation_cache_dir", str(own / "compiled"))
+        config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    where = remembered.folder()
+    if where is None:
+        return
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=where).close()
+    except OSError as error:
+        _not_kept(f"{where} cannot be written ({error.strerror})")
+        if not os.path.isdir(where):  # JAX would try to make it for each program
+            config.update("jax_enable_compilation_cache", False)
+
+
+def _not_kept(why: str) -> None:
+    print(
+        f"supernet: compiled programs are not kept, so each start takes longer: {why}; another "
+        "folder can be named in the environment variable XDG_CACHE_HOME",
+        file=sys.stderr,
+    )
 
 
 class Compiled(NamedTuple):
@@ -195,12 +237,8 @@ def _write(path: pathlib.Path, compiled: Any) -> None:
         content = pickle.dumps(serialize_executable.serialize(compiled))
     except Exception:  # a backend that cannot save it, a type of a user's that has no name
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    # JAX itself says what is wrong with the folder, when it keeps programs in it.
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(zlib.compress(content, 1))
-        temporary.replace(path)
+    with contextlib.suppress(UserError):  # `keep_programs` has said so
+        files.write_bytes(path, lambda file: file.write(zlib.compress(content, 1)))
 
 
 @contextlib.contextmanager

@@ -42,6 +42,7 @@ from supernet_jax.network import Space, Strategy
 from supernet_jax.preparation import Preparation
 from supernet_jax.schema import parse
 from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
 
 __all__ = [
     "check_free",
@@ -321,7 +322,7 @@ def check_free(folder: str | pathlib.Path) -> pathlib.Path:
     Raises:
         UserError: it is a file, a folder that is not empty, or cannot be looked into.
     """
-    path = pathlib.Path(folder).expanduser().absolute()
+    path = expanded(folder).absolute()
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path} exists already; pass a new or an empty folder")

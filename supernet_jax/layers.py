@@ -21,8 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from supernet_jax import native, norm
+from supernet_jax import native, norm, versions
 from supernet_jax.description import SHAPES_ONLY
+
+versions.check()  # whoever imports a layer, and so all but the reading of files
 
 Array = jax.Array
 Initializer = Callable[..., Array]

@@ -1,5 +1,6 @@
 """This machine: what a figure was measured on, and what its compiler is told."""
 
+import contextlib
 import ctypes
 import gc
 import importlib.util
@@ -77,7 +78,8 @@ def _processor() -> str:
 
 def _told(*names: str) -> str:
     """What Linux says of the first processor under one of these names; "" elsewhere."""
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    lines: list[str] = []
+    with contextlib.suppress(OSError):  # elsewhere, or where it is hidden
+        lines = pathlib.Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     parts = (line.partition(":") for line in lines)
     return next((said.strip() for name, _, said in parts if name.strip() in names), "")

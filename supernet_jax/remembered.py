@@ -9,13 +9,14 @@ cannot be read, as of a process that was killed, is as good as none.
 import contextlib
 import functools
 import json
-import os
 import pathlib
 from typing import Any
 
 import jax
 
 from supernet_jax import digest
+from supernet_jax.errors import UserError
+from supernet_jax.storage import files
 
 
 def recall(key: str) -> Any:
@@ -30,16 +31,9 @@ def keep(key: str, value: Any) -> None:
     if where is None:
         return
     _values(where)[key] = value
-    line = json.dumps([key, value]).encode() + b"\n"
-    # JAX itself says what is wrong with the folder, when it keeps programs in it.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UserError):  # `compilation.keep_programs` has said so
         where.parent.mkdir(parents=True, exist_ok=True)
-        # One write at the end of the file: processes do not mix their lines.
-        file = os.open(where, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(file, line)
-        finally:
-            os.close(file)
+        files.append_lines(where, [[key, value]])
 
 
 def folder() -> pathlib.Path | None:
@@ -59,11 +53,12 @@ def _file() -> pathlib.Path | None:
 @functools.cache
 def _values(path: pathlib.Path) -> dict[str, Any]:
     """All values of a file by key; the last one counts."""
-    if not path.exists():
-        return {}
-    found = {}
-    for line in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError, TypeError):
+    found: dict[str, Any] = {}
+    lines: list[str] = []
+    with contextlib.suppress(UserError):  # as good as none
+        lines = files.lines(path)
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
             key, value = json.loads(line)
             found[key] = value
     return found

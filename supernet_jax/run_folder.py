@@ -13,7 +13,7 @@ import numpy as np
 from supernet_jax import checkpoint, config, schema
 from supernet_jax.config import Config
 from supernet_jax.errors import UserError
-from supernet_jax.storage import files, lock
+from supernet_jax.storage import files, lock, paths
 
 # Settings that change nothing of what is trained, so that a run may go on with others.
 HARMLESS = (
@@ -33,6 +33,7 @@ def writing(folder: pathlib.Path, settings: Config) -> Iterator[None]:
         UserError: as `start_run`, or another process writes it.
     """
     _check_own(folder)
+    describe_config(settings)  # which fails before there is a folder
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with lock.held(folder):
@@ -65,12 +66,15 @@ def start_run(folder: pathlib.Path, settings: Config) -> None:
 
 def _check_own(folder: pathlib.Path) -> None:
     """Raises a `UserError` if a folder holds anything but a run, or what was left of a first start
-    that failed, as on a full disk.
+    that failed, as on a full disk; or if its name is one that no array store takes.
     """
+    paths.absolute(folder)
     if not folder.exists() or (folder / "config.json").exists():
         return
     if not folder.is_dir():
-        raise UserError(f"{folder} is a file, not the folder of a run; choose another --out")
+        raise UserError(
+            f"cannot write {folder}, which is a file, not the folder of a run; choose another --out"
+        )
     with files.reading(folder):
         other = [p.name for p in folder.iterdir() if not _left_over(p)]
     if other:

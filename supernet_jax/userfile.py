@@ -17,9 +17,14 @@ def run(path: pathlib.Path) -> Any:
     """Imports a Python file by its path, under a name of its own.
 
     Raises:
-        UserError: it is not a Python file, does not run, or has a path that is not UTF-8.
+        UserError: it cannot be read, is not a Python file, does not run, or has a path that is not
+            UTF-8.
     """
     files.check_utf8(path, "JAX needs of files that it compiles functions from")
+    try:
+        path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise files.unreadable(path, error, kind="Python file") from error
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
     name = f"supernet_user_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -38,7 +43,7 @@ def run(path: pathlib.Path) -> Any:
 
 def told(error: BaseException, path: pathlib.Path | None) -> str:
     """What an error says, and in which line of the user's file it happened."""
-    text = f"{type(error).__name__}: {error}"
+    text = " ".join(f"{type(error).__name__}: {error}".split())
     if path is None or isinstance(error, SyntaxError):  # which says where itself
         return text
     here = str(path.resolve())
@@ -57,8 +62,15 @@ def source(kind: type) -> pathlib.Path | None:
 
 
 def named(kind: type) -> str:
-    """The file that defines a class, and its hash, as people read it."""
+    """The file that defines a class, and its hash, as people read it.
+
+    Raises:
+        UserError: the file can no longer be read.
+    """
     path = source(kind)
     if path is None:
         return "typed in, in no file"
-    return f"{path}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    try:
+        return f"{path}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    except OSError as error:
+        raise files.unreadable(path, error, kind="Python file") from error

@@ -23,6 +23,7 @@ from supernet_jax import checkpoint
 from supernet_jax.choices import Choice
 from supernet_jax.errors import UserError
 from supernet_jax.spaces import mobilenet
+from supernet_jax.storage import record
 
 META = {"space": {"name": "digits"}, "config": {"lr": 0.1, "names": ["a", "b"]}}
 
@@ -122,7 +123,6 @@ def test_rewind_forgets_what_came_later(tmp_path: pathlib.Path) -> None:
         checkpoints.rewind(1)
         assert checkpoints.latest() == 1
         assert checkpoints.save(2, state(20), META, wait=True)
-        assert not checkpoints.preempted(3)
     same(checkpoint.restore(tmp_path, target(state())), state(20))
 
 
@@ -254,7 +254,7 @@ def damaged(written: pathlib.Path, folder: pathlib.Path, name: str, kept: float 
 
 
 def test_every_lost_or_cut_file_is_noticed(written: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    files = json.loads((written / "4" / checkpoint.FILES).read_text())
+    files = json.loads((written / "4" / record.NAME).read_text())
     assert {"meta/metadata", "state/manifest.ocdbt"} < files.keys() and len(files) > 10
     for name, size in files.items():
         for kept in (None, 0.5) if size else (None,):
@@ -262,7 +262,7 @@ def test_every_lost_or_cut_file_is_noticed(written: pathlib.Path, tmp_path: path
             seen = "is missing" if kept is None else f"has {size // 2} of {size} bytes"
             message = (
                 f"step 4 in {tmp_path / 'copy'} is damaged .*{name} {seen}.*; "
-                f"remove the folder {tmp_path / 'copy' / '4'} to go on from step 2"
+                f"move the folder {tmp_path / 'copy' / '4'} aside to go on from step 2"
             )
             with pytest.raises(UserError, match=message):
                 checkpoint.restore(tmp_path / "copy", target(state()))
@@ -278,6 +278,7 @@ import pathlib, sys
 import jax
 from supernet_jax import checkpoint
 from supernet_jax.errors import UserError
+from supernet_jax.storage import record
 for folder in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     try:
         checkpoint.restore_params(folder)
@@ -295,7 +296,7 @@ def test_damaged_without_a_record(written: pathlib.Path, tmp_path: pathlib.Path)
     cases = [(name, kept) for name in names for kept in (None, 0.5)]
     for i, (name, kept) in enumerate(cases):
         damaged(written, tmp_path / str(i), name, kept)
-        (tmp_path / str(i) / "4" / checkpoint.FILES).unlink()
+        (tmp_path / str(i) / "4" / record.NAME).unlink()
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_RECORD, tmp_path], capture_output=True, text=True, timeout=60
     )
@@ -305,7 +306,7 @@ def test_damaged_without_a_record(written: pathlib.Path, tmp_path: pathlib.Path)
     assert lines.pop(harmless) == "restored"
     for line in lines.values():
         assert re.match(
-            r"\[.*step 4 .* damaged .*; remove the folder .*/4 to go on from step 2.\]$", line
+            r"\[.*step 4 .* damaged .*; move the folder .*/4 aside to go on from step 2.\]$", line
         ), line
 
 
@@ -357,7 +358,7 @@ def test_wrong_folders_and_steps(written: pathlib.Path, tmp_path: pathlib.Path) 
         checkpoint.read_meta(tmp_path / "empty")
     with pytest.raises(UserError, match="no checkpoint of step 3, only of 2, 4"):
         checkpoint.restore(written, target(state()), step=3)
-    with pytest.raises(UserError, match=r"cannot write .*file.*pass a folder"):
+    with pytest.raises(UserError, match=r"cannot write .*file.*choose another place"):
         with checkpoint.Checkpoints(tmp_path / "file") as checkpoints:
             checkpoints.save(1, state(), META)
     with pytest.raises(UserError, match="keep at least 1"):
@@ -373,8 +374,13 @@ def test_trees_alone(tmp_path: pathlib.Path) -> None:
     same(checkpoint.read_tree(tmp_path / "weights"), tree)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
     assert checkpoint.tree_shapes(tmp_path / "weights") == shapes
-    with pytest.raises(UserError, match=r"damaged.*copy it again"):
+    with pytest.raises(UserError, match=r"no folder .*other; copy it"):
         checkpoint.read_tree(tmp_path / "other")
+    with pytest.raises(UserError, match=r"no checkpoint of Orbax or not all of one"):
+        checkpoint.read_tree(tmp_path)
+    (tmp_path / "weights" / "_METADATA").write_text("{")
+    with pytest.raises(UserError, match=r"_METADATA has 1 of \d+ bytes.*copy it again"):
+        checkpoint.read_tree(tmp_path / "weights")
 
 
 def test_the_space_of_a_checkpoint() -> None:

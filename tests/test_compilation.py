@@ -3,6 +3,8 @@
 import functools
 import pathlib
 import random
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +14,17 @@ import numpy as np
 import pytest
 from tiny_space import tiny
 
-from supernet_jax import compilation, evaluate, fit, network, optim, remembered, sharding, train
+from supernet_jax import (
+    compilation,
+    evaluate,
+    fit,
+    native,
+    network,
+    optim,
+    remembered,
+    sharding,
+    train,
+)
 from supernet_jax.compilation import PREFIX, Kept, identity
 from supernet_jax.config import Config
 from supernet_jax.experiment import build
@@ -285,3 +297,49 @@ def test_what_an_evaluation_is_made_of_is_known() -> None:
     first, again = (evaluate.calibrator.__wrapped__(program) for _ in range(2))
     assert first._identity == again._identity is not None
     assert first._identity != evaluate.scorer(program)._identity
+
+
+@pytest.fixture
+def settings() -> Iterator[None]:
+    """JAX's settings of its cache, as they were."""
+    names = ("jax_compilation_cache_dir", "jax_enable_compilation_cache")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_folder_that_cannot_be_written(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    for folder in (tmp_path / "file" / "compiled", tmp_path):
+        monkeypatch.setattr(remembered, "folder", lambda folder=folder: folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            compilation.keep_programs()
+            warnings.warn(
+                "Error writing persistent compilation cache entry for 'f': x", stacklevel=1
+            )
+            with pytest.raises(UserWarning, match="else"):
+                warnings.warn("something else", stacklevel=1)
+        said = capsys.readouterr().err
+        if folder == tmp_path:
+            assert said == "" and list(tmp_path.iterdir()) == [tmp_path / "file"]
+            continue
+        assert said.count("\n") == 1
+        assert re.match(rf"supernet: .* not kept.*{folder} cannot be written \(Not a dir", said)
+        assert not jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("settings")
+def test_without_a_home(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(native, "cache_folder", lambda: None)
+    jax.config.update("jax_compilation_cache_dir", None)
+    with warnings.catch_warnings():
+        compilation.keep_programs()
+    assert jax.config.jax_compilation_cache_dir is None  # type: ignore[attr-defined]
+    assert re.match(r"supernet: .* HOME is not set; .*XDG_CACHE_HOME\n$", capsys.readouterr().err)

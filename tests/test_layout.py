@@ -12,7 +12,7 @@ PACKAGE = ROOT / "supernet_jax"
 # circle. A new module needs a place here.
 ROWS = (
     ("__init__", "errors"),
-    ("storage", "stopping"),
+    ("storage", "stopping", "versions"),
     ("digest", "distributed"),
     ("remembered",),
     (

@@ -1,9 +1,13 @@
 """The compiled kernels give what XLA's convolution gives, and are used only where they can be."""
 
+import errno
 import functools
 import pathlib
+import pwd
+import re
 import shutil
-from typing import Any
+import subprocess
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -198,11 +202,73 @@ def test_when_it_is_used(built: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
     assert which() == (False, False)
 
 
+def test_a_library_that_is_not_whole(
+    built: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Loaded, a part of a library would end the process."""
+    content, path = built.read_bytes(), tmp_path / built.name
+    monkeypatch.setattr(native, "library", lambda cache=None: path)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    for damaged in (b"", content[: len(content) // 2], content[:-1] + b"?"):
+        path.write_bytes(damaged)
+        native._checksum(path).write_bytes(native._checksum(built).read_bytes())
+        native._load.cache_clear()
+        caplog.clear()
+        assert native.available() == "" and native.available() == ""
+        (message,) = caplog.messages
+        assert re.match(r"going on without .* was cut short; supernet native builds it", message)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: shutil.copy(built, command[-1]))
+    assert native.build(tmp_path) == path and path.read_bytes() == content
+    assert native._is_whole(path)
+    native._load.cache_clear()
+
+
+def test_a_library_that_may_not_be_read(
+    built: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def refused(self: pathlib.Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(native, "library", lambda cache=None: built)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(pathlib.Path, "read_bytes", refused)
+    native._load.cache_clear()
+    assert native.available() == ""
+    assert "not readable by this user" in caplog.text
+    with pytest.raises(UserError, match="not readable by this user"):
+        native.build()
+    native._load.cache_clear()
+
+
+def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(number: int) -> NoReturn:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for cache in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+        assert native.cache_folder() == pathlib.Path("/home/somebody/.cache/supernet_jax")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    native.library.cache_clear()
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert native.cache_folder() is None and native.library() is None
+    assert native.available() == ""
+    with pytest.raises(UserError, match=r"no folder to keep .*XDG_CACHE_HOME$"):
+        native.build()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert native.cache_folder() == pathlib.Path("/caches/supernet_jax")
+    native.library.cache_clear()
+
+
 def test_no_compiler(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"no-such-compiler.*CXX"):
         native.build(tmp_path)
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(UserError, match="cannot compile"):
+        native.build(tmp_path)
+    monkeypatch.setenv("CXX", "sh -c 'echo in file >&2; echo an error: of many >&2; exit 1'")
+    with pytest.raises(UserError, match=r"cannot compile \S+ \(an error: of many\); name another"):
         native.build(tmp_path)
     assert list(tmp_path.iterdir()) == []

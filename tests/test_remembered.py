@@ -92,8 +92,8 @@ def test_broken_lines_are_as_good_as_none(another_process: Callable[[], None]) -
     remembered.keep("cut", 7)
     remembered.keep("next", 8)
     another_process()
-    # The line after the broken one is lost with it, and found again the next time.
-    assert remembered.recall("cut") is None and remembered.recall("next") == 8
+    # What that process left of its line does not spoil the next one.
+    assert remembered.recall("cut") == 7 and remembered.recall("next") == 8
 
 
 def test_two_processes_add_to_one_file(another_process: Callable[[], None]) -> None:
@@ -118,6 +118,8 @@ def test_without_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Pat
     monkeypatch.setattr(remembered, "_file", lambda: tmp_path / "file" / "kept.jsonl")
     remembered.keep("a", 1)  # cannot be written; in this process it is there
     assert remembered.recall("a") == 1
+    monkeypatch.setattr(remembered, "_file", lambda: tmp_path)  # a folder where the file should be
+    assert remembered.recall("a") is None
 
 
 def test_leaves_nothing_in_what_is_traced(another_process: Callable[[], None]) -> None:

@@ -89,7 +89,7 @@ def test_a_folder_of_something_else(tmp_path: pathlib.Path) -> None:
         with run_folder.writing(tmp_path, Config()):
             pass
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
-    with pytest.raises(UserError, match="is a file, not the folder of a run"):
+    with pytest.raises(UserError, match="is a file, not the folder"):
         with run_folder.writing(tmp_path / "thesis.tex", Config()):
             pass
 

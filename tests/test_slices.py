@@ -34,6 +34,7 @@ from supernet_jax.choices import Arch, Choice, Lookup
 from supernet_jax.elastic import Transform
 from supernet_jax.errors import UserError
 from supernet_jax.network import Bank, Space, chain
+from supernet_jax.storage import record
 
 INDEX = 40_000  # bytes of Orbax's metadata and of the index of chunks
 
@@ -306,7 +307,7 @@ def test_damaged(
         if kept is not None:
             data.write_bytes(content[: int(kept * len(content))])
     if not recorded:
-        (folder / checkpoint.FILES).unlink()
+        (folder / record.NAME).unlink()
     with pytest.raises(UserError, match=r"step 1 in .*copy is damaged .*there is no earlier one"):
         slices.read(tmp_path / "copy", SPACE, ARCHS["largest"])
 
@@ -357,5 +358,5 @@ def test_written_by_two_processes(tmp_path: pathlib.Path) -> None:
 
 
 def test_chunks_are_few_files(written: pathlib.Path) -> None:
-    files = json.loads((written / "1" / checkpoint.FILES).read_text())
+    files = json.loads((written / "1" / record.NAME).read_text())
     assert len(files) < 40

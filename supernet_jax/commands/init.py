@@ -15,6 +15,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.proposal import Machine, Part
 from supernet_jax.rehearsal import Rehearsal
 from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
 
 EXAMPLES = """
 supernet init photos                       (a folder with a folder for each class)
@@ -47,7 +48,7 @@ def run(arguments: Arguments) -> None:
         raise UserError(f"--out is {arguments.out}; a config file is Python: let it end with .py")
     common.check_writable("--out", arguments.out)
     folder = arguments.data_dir
-    folder = folder and str(pathlib.Path(folder).expanduser().absolute())
+    folder = folder and str(expanded(folder).absolute())
     survey = data.survey(_name(arguments.data, folder), data_dir=folder)
     device = jax.devices()[0]
     here = proposal.machine(device.platform, jax.device_count(), device.device_kind)
@@ -74,10 +75,7 @@ def _name(given: str, data_dir: str | None) -> str:
     """A dataset as configurations name it, its path absolute."""
     kind, _, rest = given.partition(":")
     named = kind in ("folder", "npz") and rest
-    try:
-        path = pathlib.Path(rest if named else given).expanduser()
-    except RuntimeError as error:  # of a user who is not there
-        raise UserError(f"{given}: {error}; write the path in full") from None
+    path = expanded(rest if named else given)
     if named:
         return given if data_dir is not None else f"{kind}:{path.absolute()}"
     path = (pathlib.Path(data_dir or ".") / path).absolute()

@@ -8,7 +8,7 @@ those of a file that the user passes; nothing is imported because a checkpoint s
 """
 
 import dataclasses
-import json
+import os
 import pathlib
 import re
 import typing
@@ -54,6 +54,8 @@ from supernet_jax.errors import UserError, near
 from supernet_jax.network import Strategy
 from supernet_jax.schema import from_json as from_json
 from supernet_jax.schema import to_json as to_json
+from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,10 +259,10 @@ def load_file(path: str | pathlib.Path) -> tuple[Config, dict[str, type]]:
     """Runs a config file. Returns its `config`, and the dataclasses that it defines.
 
     Raises:
-        UserError: no such file, it does not run, or it has no `config`.
+        UserError: no such file, it cannot be read or does not run, or it has no `config`.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
+    path = expanded(path)
+    if not os.path.lexists(path):
         hint = near(path.name, [file.name for file in path.parent.glob("*.py")])
         what = "" if hint else "; give a Python file that sets `config`, as configs/digits.py does"
         raise UserError(f"there is no config file {path}{hint}{what}")
@@ -293,17 +295,20 @@ def read(path: pathlib.Path, types: Mapping[str, type] | None = None) -> Config:
     """Reads a run's `config.json`.
 
     Raises:
-        UserError: the file is missing, is not JSON, or does not describe a `Config`.
+        UserError: the file is missing, cannot be read, is not JSON, or does not describe a
+            `Config`.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a run folder: it has no {path.name}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
+        value = files.read_json(path)
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise UserError(f"{path.parent} is not a run folder: it has no {path.name}") from None
+        raise
     types = types or {}
-    files = value.pop(FILES, {}) if isinstance(value, dict) else {}
-    for name, where in files.items():
+    own = value.pop(FILES, {}) if isinstance(value, dict) else {}
+    if not isinstance(own, dict):
+        raise UserError(f"{path}: {FILES!r} is {own!r}, not files by name; was it edited?")
+    for name, where in own.items():
         if name not in types:
             raise UserError(
                 f"{path.parent} was trained with a {name} of your own; pass the file that defines "

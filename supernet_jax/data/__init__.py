@@ -9,7 +9,6 @@ are held in memory, decoded; of large ones only names and labels are, see `Stora
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from supernet_jax.data.splits import SPLIT, random_stream
 from supernet_jax.data.survey import Survey, survey
 from supernet_jax.errors import UserError
 from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
 
 __all__ = [
     "Background",
@@ -218,7 +218,7 @@ def pack(
     Args and errors are those of `load`; also a UserError if there is such a file already, or it
     cannot be written.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     if place.exists():
         raise UserError(f"{path} exists already; choose another place for the decoded copy")
     if not place.absolute().parent.is_dir():

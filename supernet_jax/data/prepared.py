@@ -16,6 +16,7 @@ from supernet_jax.data.decode import Encoded, Item, in_threads
 from supernet_jax.data.images import Found
 from supernet_jax.errors import UserError
 from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
 
 INFO = "dataset_info.json"  # in the folder of each prepared version
 DESCRIBED = (INFO, "features.json")
@@ -160,7 +161,7 @@ def _open(name: str, *, data_dir: str | None) -> Any:
 
 def _not_opened(name: str, data_dir: str | None, error: Exception) -> UserError:
     """Why a dataset was not opened, found out by a look at the folders."""
-    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    folder = expanded(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
     base = name.partition(":")[0].partition("/")[0]
     try:
         versions = _versions(folder, base)

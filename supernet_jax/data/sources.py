@@ -11,6 +11,7 @@ from supernet_jax.data import folders, prepared
 from supernet_jax.data.images import Found, Images
 from supernet_jax.errors import UserError
 from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
 
 KINDS = ("digits", "tfds:NAME", "folder:PATH", "npz:PATH")
 KEYS = ("x_train", "y_train", "x_test", "y_test")  # of an npz file
@@ -23,11 +24,8 @@ def find(name: str, *, data_dir: str | None) -> Found:
         UserError: for an unknown name, or data that is missing or broken.
     """
     kind, _, rest = name.partition(":")
-    try:
-        # Absolute, so that an error tells where it was looked for.
-        path = (Path(data_dir or ".").expanduser() / Path(rest).expanduser()).absolute()
-    except RuntimeError as error:  # of a user who is not there
-        raise UserError(f"{name} in {data_dir or '.'}: {error}; write the path in full") from None
+    # Absolute, so that an error tells where it was looked for.
+    path = (expanded(data_dir or ".") / expanded(rest)).absolute()
     match kind:
         case "digits" if not rest:
             return _read_digits()

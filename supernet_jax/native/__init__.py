@@ -12,8 +12,10 @@ import ctypes
 import functools
 import hashlib
 import importlib.metadata
+import logging
 import os
 import pathlib
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax.errors import UserError
+from supernet_jax.storage import files
 
 Array = jax.Array
 UNITS = ("depthwise.cc", "norm.cc")
@@ -43,62 +46,112 @@ _TARGETS = {
 
 
 @functools.cache
-def library(cache: pathlib.Path | None = None) -> pathlib.Path:
-    """Where the built library lies: another file for every version of the sources and of jaxlib."""
+def library(cache: pathlib.Path | None = None) -> pathlib.Path | None:
+    """Where the built library lies: another file for every version of the sources and of jaxlib.
+
+    None where there is no place to keep it.
+    """
+    kept = cache_folder()
+    if cache is None and kept is not None:
+        cache = kept / "native"
+    if cache is None:
+        return None
     folder = pathlib.Path(__file__).parent
     digest = hashlib.sha256(importlib.metadata.version("jaxlib").encode())
     for name in SOURCES:
         digest.update((folder / name).read_bytes())
-    return (cache or cache_folder() / "native") / f"kernels-{digest.hexdigest()[:16]}.so"
+    return cache / f"kernels-{digest.hexdigest()[:16]}.so"
 
 
-def cache_folder() -> pathlib.Path:
-    """Where files that can be made again are kept between runs."""
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(root) / "supernet_jax"
+def cache_folder() -> pathlib.Path | None:
+    """Where files that can be made again are kept between runs.
+
+    None where that is not known: without HOME and XDG_CACHE_HOME, for a user without a name.
+    """
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(root):  # others are to be ignored
+        return pathlib.Path(root) / "supernet_jax"
+    try:
+        return pathlib.Path.home() / ".cache" / "supernet_jax"
+    except RuntimeError:
+        return None
 
 
 def build(cache: pathlib.Path | None = None) -> pathlib.Path:
-    """Compiles the kernels, unless that was done before, and returns the library.
+    """Compiles the kernels, unless a whole library is there, and returns the library.
 
     The compiler is that of the environment variable CXX, or else `c++`. Nothing is tuned to the
     machine that compiles: several instruction sets are in the library, and no rule of float32
     arithmetic is relaxed.
 
     Raises:
-        UserError: there is no compiler, or it fails.
+        UserError: there is no compiler, or it fails, or there is no place to keep the library.
     """
     target = library(cache)
-    if target.exists():
+    if target is None:
+        raise UserError(
+            "there is no folder to keep the kernels in, since HOME is not set; name one in the "
+            "environment variable XDG_CACHE_HOME"
+        )
+    if _is_whole(target):
         return target
-    compiler = os.environ.get("CXX", "c++")
+    compiler = os.environ.get("CXX") or "c++"
     folder = pathlib.Path(__file__).parent
     sources = [str(folder / name) for name in UNITS]
     options = ["-std=c++17", "-O3", "-w", "-fPIC", "-shared", f"-I{jax.ffi.include_dir()}"]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as made_in:
-            made = pathlib.Path(made_in) / target.name
-            command = [compiler, *options, *sources, "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-            made.replace(target)
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no C++ compiler {compiler!r}; install one (Debian: apt install g++, macOS: "
-            "xcode-select --install), or name yours in the environment variable CXX"
-        ) from None
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.strip()[-2000:]
-        raise UserError(f"{compiler} cannot compile {folder}:\n{said}") from None
-    except OSError as error:
-        raise UserError(f"cannot write {target} ({error})") from None
+    with tempfile.TemporaryDirectory() as made_in:
+        made = pathlib.Path(made_in) / target.name
+        command = [*shlex.split(compiler), *options, *sources, "-o", str(made)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
+        except OSError as error:
+            raise UserError(
+                f"there is no C++ compiler {compiler!r} ({error.strerror}); install one (Debian: "
+                "apt install g++, macOS: xcode-select --install), or name yours in the environment "
+                "variable CXX"
+            ) from None
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
+            said = next((line for line in lines if "error" in line.lower()), lines[-1])
+            raise UserError(
+                f"{compiler} cannot compile {folder} ({said[:300]}); name another compiler in the "
+                "environment variable CXX"
+            ) from None
+        content = made.read_bytes()
+    files.write_bytes(target, lambda file: file.write(content))
+    files.write_text(_checksum(target), hashlib.sha256(content).hexdigest())
     return target
+
+
+def _checksum(library: pathlib.Path) -> pathlib.Path:
+    return library.with_suffix(".sha256")
+
+
+def _is_whole(library: pathlib.Path) -> bool:
+    """Whether it is what was built: a part of one ends the process when it is loaded.
+
+    Raises:
+        UserError: it is there, but cannot be read.
+    """
+    if not (library.exists() and _checksum(library).exists()):
+        return False
+    try:
+        content = library.read_bytes()
+    except OSError as error:
+        raise files.unreadable(library, error) from error
+    return hashlib.sha256(content).hexdigest() == files.read_text(_checksum(library))
 
 
 @functools.cache
 def _load(path: pathlib.Path) -> bool:
-    """Makes the kernels of a library known to XLA, once."""
-    handle = ctypes.CDLL(str(path))
+    """Makes the kernels of a library known to XLA, once; says so, once, if it cannot be used."""
+    try:
+        if not _is_whole(path):
+            raise UserError(f"{path} was cut short; supernet native builds it again")
+        handle = ctypes.CDLL(str(path))
+    except (UserError, OSError) as error:
+        logging.getLogger(__name__).warning("going on without compiled kernels: %s", error)
+        return False
     for name, symbol in _TARGETS.items():
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handle[symbol]), platform="cpu")
     return True
@@ -109,8 +162,10 @@ def available() -> str:
 
     XLA knows them afterwards, so that programs which call them can be loaded.
     """
-    unwanted = _aside.get() or os.environ.get(SWITCH) == "0" or jax.device_count() > 1
-    return library().name if not unwanted and library().exists() and _load(library()) else ""
+    if _aside.get() or os.environ.get(SWITCH) == "0" or jax.device_count() > 1:
+        return ""
+    path = library()
+    return path.name if path is not None and os.path.exists(path) and _load(path) else ""
 
 
 def only_cpu() -> bool:

@@ -29,6 +29,7 @@ REMEDIES = {
     errno.EISDIR: "it is a folder, not a file; choose another place",
     errno.ENOENT: "its folder is gone; make it again or choose another place",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EFBIG: "a file may not be as large there; choose another place",
     errno.EIO: "the device has failed; look at its health and choose another place",
     errno.ESTALE: "the file server has lost it; mount it again",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
@@ -51,7 +52,7 @@ def unreadable(path: str | os.PathLike, error: Exception, *, kind: str = "file")
         error: what its reader raised.
         kind: what the file should be, as "JSON file"; for those that are not.
     """
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return UserError(f"there is no file {path}")
     if isinstance(error, IsADirectoryError):
         return UserError(f"{path} is a folder, not a {kind}")

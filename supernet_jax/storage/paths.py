@@ -1,0 +1,78 @@
+"""Paths as people give them, made ones that mean the same folder to everybody who opens it."""
+
+import glob
+import os
+import pathlib
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+from etils.epath import stat_utils
+
+from supernet_jax.errors import UserError
+
+BUCKETS = ("gs://", "s3://", "az://", "hf://")  # what a path outside this machine begins with
+_Posix: Any = type(epath.Path("/"))
+
+
+class Local(_Posix):
+    """A local path as Orbax takes it, of any name and anybody's.
+
+    The class of `etils` takes the characters `*?[` of a folder's own name for a pattern when it
+    looks for files in it, asks who the owner of a file is, which fails where the owner or the group
+    has a number but no name, and takes the local folder `/s3` for all buckets of S3.
+    """
+
+    _uri_scheme = None  # what it asks for to tell buckets
+
+    def glob(self, pattern: str) -> Iterator["Local"]:
+        """Whatever in this folder matches a pattern."""
+        return (self / name for name in sorted(glob.glob(pattern, root_dir=self)))
+
+    def stat(self) -> stat_utils.StatResult:
+        """Size, time and mode; the owner and the group by their numbers."""
+        found = os.stat(self)
+        return stat_utils.StatResult(
+            is_directory=stat.S_ISDIR(found.st_mode),
+            length=found.st_size,
+            mtime=int(found.st_mtime),
+            owner=str(found.st_uid),
+            group=str(found.st_gid),
+            mode=found.st_mode,
+        )
+
+
+def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
+    """A path without the `~` that it may begin with.
+
+    Raises:
+        UserError: it stands for the home of somebody who is not known here.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{path} begins with a home folder, but it is not known which that is (HOME is not "
+            "set, or there is no such user); give the whole path"
+        ) from None
+
+
+def absolute(folder: str | os.PathLike[str]) -> epath.Path:
+    """The absolute path of a folder, local or in a bucket (`gs://...`), as Orbax takes it.
+
+    Raises:
+        UserError: its `~` cannot be expanded, or its name holds what TensorStore does not keep
+            apart: a backslash, which it takes for a slash, or what is not UTF-8.
+    """
+    if str(folder).startswith(BUCKETS):
+        return epath.Path(folder)
+    path = expanded(folder).absolute()
+    if ".." in path.parts:  # TensorStore leaves a symbolic link before it out
+        path = path.resolve()
+    if "\\" in str(path) or "\0" in str(path) or any("\ud800" <= c <= "\udfff" for c in str(path)):
+        raise UserError(
+            f"{str(path)!r} cannot hold arrays: no folder of its path may have a backslash or what "
+            "is not UTF-8 in its name; choose another place, or rename it"
+        )
+    return Local(path)
