@@ -300,7 +300,12 @@ RUNS: list[Case] = [
         with_config("", "class TinySpace", "class Small", "=TinySpace", "=Small"),
         ("TinySpace of your own", "--config"),
     ),
-    ("config.json cut", RANDOM, written("config.json", '{"type"'), ("config.json", "not a JSON file")),
+    (
+        "config.json cut",
+        RANDOM,
+        written("config.json", '{"type"'),
+        ("config.json", "not a JSON file"),
+    ),
     ("config.json of others", RANDOM, written("config.json", "[]"), ("not describe a Config",)),
     (
         "unknown and missing field",
