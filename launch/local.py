@@ -11,6 +11,7 @@ did; 0 where all finished.
 
 import argparse
 import ctypes
+import math
 import signal
 import socket
 import subprocess
@@ -18,7 +19,8 @@ import sys
 import time
 from typing import Any
 
-STOP_SECONDS = 20.0  # that processes have to end by themselves after a signal, or another's failure
+STOP_SECONDS = 20.0  # that processes have to end by themselves after another has failed
+UNFINISHED = 75  # exit status: saved, not finished
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 DIE_WITH_PARENT = 1  # prctl(2): PR_SET_PDEATHSIG
 
@@ -64,7 +66,8 @@ def main() -> None:
 
 
 def wait(workers: list[subprocess.Popen], stopped: list[float]) -> int:
-    """Waits for all. Where one fails, or after a signal, the others have `STOP_SECONDS` to end.
+    """Waits for all. Where one fails the others have `STOP_SECONDS` to end; after a signal all have
+    the time that they need, as for a save.
 
     Args:
         workers: the processes.
@@ -74,19 +77,20 @@ def wait(workers: list[subprocess.Popen], stopped: list[float]) -> int:
         The exit status of the job.
     """
     failed = 0
-    ending: float | None = None
+    ending = math.inf
     while any(worker.poll() is None for worker in workers):
         failed = failed or next((w.returncode for w in workers if w.poll()), 0)
-        if ending is None and (stopped or failed):
+        if failed and not stopped and ending == math.inf:
             ending = time.monotonic() + STOP_SECONDS
-            if failed and not stopped:
-                for worker in workers:
-                    worker.terminate()
-        if ending is not None and time.monotonic() > ending:
+            for worker in workers:
+                worker.terminate()
+        if time.monotonic() > ending:
             for worker in workers:
                 worker.kill()
         time.sleep(0.1)
-    return failed or next((w.returncode for w in workers if w.returncode), 0)
+    status = failed or next((w.returncode for w in workers if w.returncode), 0)
+    # A process that did not hear signals yet was ended by one.
+    return UNFINISHED if stopped and status in [-number for number in SIGNALS] else status
 
 
 def free_port() -> int:

@@ -1,6 +1,7 @@
 """The command line: `supernet COMMAND`, and what commands there are."""
 
 import dataclasses
+import errno
 import importlib
 import io
 import itertools
@@ -56,8 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.flush()  # here, where a reader that has gone is no surprise
         except BaseException as error:  # raised again if it is none of those that have a status
             status = _told(error)
+            _flush()
             if status:
                 sys.exit(status)
+
+
+def _flush() -> None:
+    """Writes what is left to be written, where somebody reads it; Python would fail on it later."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _told(error: BaseException) -> int:
@@ -75,8 +86,7 @@ def _told(error: BaseException) -> int:
         print(f"supernet: interrupted; {stopping.GOES_ON}", file=sys.stderr)
         return stopping.INTERRUPTED
     if isinstance(error, BrokenPipeError):  # the reader, e.g. `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return stopping.Stopped(stopping.asked()).status if stopping.asked() else 0
     kinds = MemoryError | OSError | jax.errors.JaxRuntimeError | ValueError  # TensorStore's
     if isinstance(error, kinds):
         status, said = _refusal(error)
@@ -90,12 +100,13 @@ def _refusal(error: Exception) -> tuple[int, str]:
     """Exit status and what to tell of an error with which the machine, not the program, refuses;
     "" for others. Most are said where they come from, with more that helps; these are the rest.
     """
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno != errno.ENOMEM:
         remedy = files.REMEDIES.get(error.errno or 0)
         what = error.filename if error.filename is not None else "a file"
         return 2, f"this machine refuses {what} ({error.strerror}); {remedy}" if remedy else ""
     lines = str(error).splitlines() or [""]
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in lines[0]:
+    memory = isinstance(error, MemoryError | OSError)
+    if memory or "RESOURCE_EXHAUSTED" in lines[0]:
         return 2, (
             f"out of memory ({lines[0][:160] or 'of this machine'}); lower --train.batch, "
             "--evaluation.batch or --evaluation.chunk, raise --train.accumulate, or let XLA have "

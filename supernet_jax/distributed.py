@@ -62,9 +62,9 @@ def joined(
                 initialization_timeout=seconds + 60,  # ends the process without a word for users
                 shutdown_timeout_seconds=PART_SECONDS,
             )
-        except UserError:
-            raise
         except Exception as error:  # detecting a cluster fails in ways of its own
+            if options:
+                raise UserError(f"cannot join {what} ({' '.join(str(error).split())})") from error
             raise UserError(
                 "--coordinator auto found no cluster that tells this process its place ("
                 f"{_seen()}; {error or type(error).__name__}{_first(heard)}); start it by `srun`, "
@@ -74,7 +74,8 @@ def joined(
         yield
     finally:
         if not isinstance(sys.exception(), Exception):  # the others may still be at work
-            jax.distributed.shutdown()
+            with stopping.held(patient=True):  # `PART_SECONDS` at most
+                jax.distributed.shutdown()
 
 
 def all_or_none(error: UserError | None) -> None:
@@ -126,15 +127,15 @@ def _said_in_time(what: str, seconds: int) -> Iterator[None]:
     """Says what is waited for, and ends the process in the end: JAX would do so without a word that
     helps, by aborting it.
     """
-    joined = threading.Event()
+    complete = threading.Event()
 
     def watch() -> None:
         start = time.monotonic()
-        if joined.wait(min(SAY_SECONDS, seconds)):
+        if complete.wait(min(SAY_SECONDS, seconds)):
             return
         if seconds > SAY_SECONDS:
             print(f"supernet: waiting for {what}, {seconds} s at most", file=sys.stderr, flush=True)
-        if not joined.wait(max(0.0, start + seconds - time.monotonic())):
+        if not complete.wait(max(0.0, start + seconds - time.monotonic())):
             print(
                 f"supernet: not all of {what} came within {seconds} s; start all of them with the "
                 "same --coordinator, which they must reach, or wait longer with --join-seconds",
@@ -148,7 +149,7 @@ def _said_in_time(what: str, seconds: int) -> Iterator[None]:
     try:
         yield
     finally:
-        joined.set()
+        complete.set()
         thread.join()
 
 

@@ -117,8 +117,10 @@ def fit(job: Job) -> tuple[State, bool]:
             resolutions = train.step_resolutions(job.recipe, step=step, rollbacks=log.rollbacks)
             try:
                 batch = batches.next()
-            except UserError:  # images that do not decode
+            except Exception:  # images that do not decode, or workers that a signal ended
                 _keep(job, step, state, log)
+                if stopping.asked():
+                    break
                 raise
             state, metrics = step_function(state, batch, resolutions=resolutions)
             if step == start:  # from here on, until it is saved, there is something to lose
@@ -203,9 +205,11 @@ def creator(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Callable[..
 
 def _keep(job: Job, step: int, state: State, log: "_Log") -> None:
     """Saves what was trained before an error; several processes need not all have met it."""
-    if jax.process_count() == 1 and step > log.shown:
-        log.flush()
-        job.checkpoints.save(step, state, job.meta, wait=True)
+    if jax.process_count() == 1 and step > log.start:
+        with stopping.held(patient=True):
+            if step > log.shown:
+                log.flush()
+            job.checkpoints.save(step, state, job.meta, wait=True)
 
 
 class Batches:
@@ -272,7 +276,7 @@ class _Log:
     """Metrics on their way from the device to the file, and what the guard saw."""
 
     def __init__(self, job: Job, start: int, rollbacks: int):
-        self.shown = start
+        self.start = self.shown = start
         self.rollbacks = rollbacks
         self.returned: int | None = None  # to which step, the last time
         self._job = job

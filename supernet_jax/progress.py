@@ -91,11 +91,12 @@ def _plain(what: str, total: int, done: int, unit: str) -> Advance:
             return
         last = now
         left = (total - done - finished) / max(speed, 1e-9)
-        print(
-            f"{what}: {done + finished} of {total} {unit}s, {speed:.1f}/s, {left:.0f} s left"
-            + (f", {note}" if note else ""),
-            file=sys.stderr,
-            flush=True,
-        )
+        with contextlib.suppress(OSError):  # a reader that has gone is no reason to stop
+            print(
+                f"{what}: {done + finished} of {total} {unit}s, {speed:.1f}/s, {left:.0f} s left"
+                + (f", {note}" if note else ""),
+                file=sys.stderr,
+                flush=True,
+            )
 
     return advance

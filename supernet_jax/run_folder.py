@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ HARMLESS = (
     "data.threads",
     "data.workers",
 )
+LEFT_SECONDS = 3600  # after which nobody is still writing a temporary file of a run
 
 
 @contextlib.contextmanager
@@ -37,8 +39,17 @@ def writing(folder: pathlib.Path, settings: Config) -> Iterator[None]:
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with lock.held(folder):
+        _tidy(folder)
         start_run(folder, settings)
         yield
+
+
+def _tidy(folder: pathlib.Path) -> None:
+    """Removes temporary files that killed processes left, not those of others that are at work."""
+    for path in folder.glob(".*.unfinished"):
+        with files.writing(path):
+            if path.is_file() and time.time() - path.stat().st_mtime > LEFT_SECONDS:
+                path.unlink(missing_ok=True)
 
 
 def start_run(folder: pathlib.Path, settings: Config) -> None:
@@ -69,13 +80,14 @@ def _check_own(folder: pathlib.Path) -> None:
     that failed, as on a full disk; or if its name is one that no array store takes.
     """
     paths.absolute(folder)
-    if not folder.exists() or (folder / "config.json").exists():
-        return
-    if not folder.is_dir():
-        raise UserError(
-            f"cannot write {folder}, which is a file, not the folder of a run; choose another --out"
-        )
     with files.reading(folder):
+        if not folder.exists() or (folder / "config.json").exists():
+            return
+        if not folder.is_dir():
+            raise UserError(
+                f"cannot write {folder}, which is a file, not the folder of a run; choose another "
+                "--out"
+            )
         other = [p.name for p in folder.iterdir() if not _left_over(p)]
     if other:
         raise UserError(
@@ -96,10 +108,7 @@ def _has_begun(folder: pathlib.Path) -> bool:
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); choose another --out") from None
+    old = files.read_json(path)
     if not isinstance(old, dict) or old.get("type") != config.Config.__name__:
         raise UserError(f"{path} is not that of a run; choose another --out")
     return {key: value for key, value in old.items() if key != config.FILES}
@@ -109,8 +118,8 @@ def _check_same(folder: pathlib.Path, old: dict[str, Any], settings: Config) -> 
     """The harmless differences of a run's configuration to another one; of others, an error."""
     parts = [getattr(settings, field.name) for field in dataclasses.fields(settings)]
     types = {**config.LIBRARY, **{type(part).__name__: type(part) for part in parts}}
-    old = config.absolute(schema.completed(old, types))
-    differing = dict(_differences(old, config.absolute(config.to_json(settings))))
+    old = config.with_absolute_paths(schema.completed(old, types))
+    differing = dict(_differences(old, config.with_absolute_paths(config.to_json(settings))))
     harmful = {name: said for name, said in differing.items() if not name.startswith(HARMLESS)}
     if harmful.keys() == {"train.steps"} and old["train"]["steps"] < settings.train.steps:
         _check_goes_further(folder, old["train"]["steps"], settings)
@@ -166,4 +175,7 @@ def describe_config(settings: Config) -> dict[str, Any]:
     it needs.
     """
     own = config.user_files(settings)
-    return {**config.absolute(config.to_json(settings)), **({config.FILES: own} if own else {})}
+    return {
+        **config.with_absolute_paths(config.to_json(settings)),
+        **({config.FILES: own} if own else {}),
+    }

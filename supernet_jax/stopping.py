@@ -15,7 +15,7 @@ import threading
 import time
 import types
 from collections.abc import Iterator
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 UNFINISHED = 75  # exit status: what was done is saved, the same command goes on (EX_TEMPFAIL)
 INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell's own commands
@@ -72,15 +72,19 @@ def listening() -> Iterator[None]:
     watch.start()
     _listening = True
     unraisable = sys.unraisablehook
-    # Where Python cannot raise, as in a callback of its garbage collector, it would print.
-    sys.unraisablehook = lambda what: (
-        None if isinstance(what.exc_value, Stopped) else unraisable(what)
-    )
+
+    def leave_out(what: Any) -> None:
+        """Where Python cannot raise, as in a callback of its garbage collector, it would print."""
+        if not isinstance(what.exc_value, Stopped):
+            unraisable(what)
+
+    sys.unraisablehook = leave_out
     try:
         yield
     finally:
         _listening, _heard, _thrown = False, None, None
-        sys.unraisablehook = unraisable
+        if sys.unraisablehook is leave_out:
+            sys.unraisablehook = unraisable
         signal.set_wakeup_fd(waker)
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -192,7 +196,7 @@ def _watch(reading: int) -> None:
         return
     start = time.monotonic()
     while _patient or time.monotonic() < (
-        start + HELD_SECONDS if _held else max(start, _released) + SECONDS
+        max(start, _released) + (HELD_SECONDS if _held else SECONDS)
     ):
         time.sleep(0.05)
         if not _listening:

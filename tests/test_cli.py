@@ -9,8 +9,10 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from typing import Any
 
@@ -33,6 +35,7 @@ from supernet_jax import (
     experiment,
     extracted,
     progress,
+    stopping,
 )
 from supernet_jax.commands import extract as extract_command
 from supernet_jax.commands import info, quickstart
@@ -173,6 +176,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
             "this machine .* f .*the right",
         ),
         (MemoryError("Unable to allocate 9 GiB"), "out of memory .*lower --train.batch"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory .*lower --train.batch"),
         (
             jax.errors.JaxRuntimeError(
                 "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nMore"
@@ -190,6 +194,20 @@ def test_what_the_machine_refuses_is_one_line(
     monkeypatch.setattr(info, "run", refused)
     ended = supernet(capsys, "info", "digits")
     assert ended.status == 2 and re.match(f"supernet: {said}[^\n]*\n$", ended.err)
+
+
+def test_a_reader_that_has_gone_hides_no_signal(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def stopped(arguments: Any) -> None:
+        with stopping.held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not stopping.asked():
+                time.sleep(0.01)
+            raise BrokenPipeError  # as the reader was ended by a signal to all
+
+    monkeypatch.setattr(info, "run", stopped)
+    assert supernet(capsys, "info", "digits").status == 75
 
 
 @pytest.mark.parametrize("error", [OSError("no number"), jax.errors.JaxRuntimeError("INTERNAL: x")])

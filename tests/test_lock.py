@@ -1,10 +1,14 @@
 """One writer: who holds a folder is said, and a dead process holds nothing."""
 
+import errno
 import json
 import multiprocessing
 import os
 import pathlib
 import signal
+import socket
+import subprocess
+import threading
 import time
 
 import pytest
@@ -58,17 +62,52 @@ def test_in_one_process_too(tmp_path: pathlib.Path) -> None:
             pass
 
 
-def test_another_host_by_its_sign_of_life(tmp_path: pathlib.Path) -> None:
+def unsupported(*_: object) -> None:
+    """A file system without locks."""
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_another_host_by_its_sign_of_life(
+    locks: bool,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(lock, "STALE_SECONDS", 3.0)
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.1)
+    if not locks:
+        monkeypatch.setattr(lock.fcntl, "flock", unsupported)
     path = tmp_path / lock.FILE
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "then"}), "utf-8")
-    with pytest.raises(UserError, match=r"process 1 on elsewhere.*if it is dead, try again in"):
+    sign = json.dumps({"host": "elsewhere", "pid": 1, "started": "then"})
+    path.write_text(sign, "utf-8")
+    renewed = threading.Timer(1.0, os.utime, (path, (1, 1)))
+    renewed.start()
+    with pytest.raises(UserError, match="is being written by process 1 on elsewhere, since then"):
         with lock.held(tmp_path):
             pass
-    assert [p.name for p in tmp_path.iterdir()] == [lock.FILE]
-    old = time.time() - lock.STALE_SECONDS - 5
+    renewed.join()
+    assert "3 s at most for a sign of its life" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == [lock.FILE] and path.read_text("utf-8") == sign
+
+    old = time.time() - 2.0
     os.utime(path, (old, old))
-    with lock.held(tmp_path):
+    with lock.held(tmp_path):  # after one more second
         pass
+    assert json.loads(path.read_text("utf-8")) == {}
+
+
+def test_without_locks_by_whether_the_process_is_there(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    sign = {"host": socket.gethostname(), "pid": ended.pid, "started": "then"}
+    (tmp_path / lock.FILE).write_text(json.dumps(sign), "utf-8")
+    start = time.monotonic()
+    with lock.held(tmp_path):
+        assert time.monotonic() - start < 2
 
 
 def test_a_sign_of_life_is_given(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

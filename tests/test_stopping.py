@@ -63,8 +63,8 @@ with stopping.listening():
     print("ready", file=sys.stderr, flush=True)
     {BUSY}
 """
-    status, out, seconds = ended(body, signal.SIGTERM)
-    assert status == 75 and seconds < stopping.SECONDS + 3
+    status, out, seconds = ended(body, signal.SIGTERM, wait=0.5)
+    assert status == 75 and seconds < stopping.SECONDS + 4
     assert out == f"supernet: stopped; {stopping.GOES_ON}\nsaid before\n"
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+import shlex
 from typing import Annotated
 
 import jax
@@ -68,7 +69,14 @@ def run(arguments: Arguments) -> None:
         f"wrote {arguments.out}: {settings.train.steps:,} steps of {settings.train.batch} images "
         f"in the space {built.space.name}; {took or 'not timed: --dry-run of train tells'}"
     )
-    print(f"next: supernet train {arguments.out} --out runs/{_short(survey.name)}")
+    print(f"next: {_command(arguments, survey)}")
+
+
+def _command(arguments: Arguments, survey: Survey) -> str:
+    """What trains by the file that is written."""
+    return shlex.join(
+        ["supernet", "train", str(arguments.out), "--out", f"runs/{_short(survey.name)}"]
+    )
 
 
 def _name(given: str, data_dir: str | None) -> str:
@@ -147,7 +155,7 @@ def _head(arguments: Arguments, survey: Survey, here: Machine, took: str) -> str
     low, high = min(survey.counts), max(survey.counts)
     about = [
         f"A supernet on {_short(survey.name)}, as `supernet init` proposes it.",
-        f"    supernet train {arguments.out} --out runs/{_short(survey.name)}",
+        f"    {_command(arguments, survey)}",
         f"{_images(survey)}.",
     ]
     if high >= 3 * low:

@@ -158,7 +158,7 @@ def meta(built: Experiment) -> dict[str, Any]:
     """What is written beside each checkpoint: the whole configuration, and what it was run on."""
     return {
         "space": checkpoint.describe_space(built.space),
-        "config": config.absolute(config.to_json(built.config)),
+        "config": config.with_absolute_paths(config.to_json(built.config)),
         "data": built.dataset.fingerprint,
         "jax": jax.__version__,
         "devices": built.mesh.size,

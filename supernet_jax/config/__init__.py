@@ -33,7 +33,7 @@ from supernet_jax.config.losses import ReverseKL as ReverseKL
 from supernet_jax.config.losses import SoftCrossEntropy as SoftCrossEntropy
 from supernet_jax.config.optimizers import AdamW as AdamW
 from supernet_jax.config.optimizers import Sgd as Sgd
-from supernet_jax.config.paths import absolute as absolute
+from supernet_jax.config.paths import with_absolute_paths as with_absolute_paths
 from supernet_jax.config.samplers import Attentive as Attentive
 from supernet_jax.config.samplers import Delayed as Delayed
 from supernet_jax.config.samplers import Fair as Fair

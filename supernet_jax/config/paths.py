@@ -11,20 +11,20 @@ PATHS = {  # which fields are paths, by the type of a part; those of `Data` are 
 }
 
 
-def absolute(value: Any) -> Any:
+def with_absolute_paths(value: Any) -> Any:
     """A configuration as JSON, with its relative paths as they are from the current folder.
 
     Args:
         value: what `schema.to_json` gave, or what a run's `config.json` holds.
     """
     if isinstance(value, list):
-        return [absolute(item) for item in value]
+        return [with_absolute_paths(item) for item in value]
     if not isinstance(value, dict):
         return value
-    made = {key: absolute(item) for key, item in value.items()}
+    made = {key: with_absolute_paths(item) for key, item in value.items()}
     for name in PATHS.get(str(value.get("type")), ()):
         if isinstance(made.get(name), str) and made[name]:
-            made[name] = str(pathlib.Path(made[name]).absolute())
+            made[name] = _expanded(made[name])
     return made | _of_data(made) if value.get("type") == "Data" else made
 
 

@@ -9,7 +9,7 @@ are held in memory, decoded; of large ones only names and labels are, see `Stora
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from supernet_jax.data.images import Images, Stored, leave_stored
 from supernet_jax.data.splits import SPLIT, random_stream
 from supernet_jax.data.survey import Survey, survey
 from supernet_jax.errors import UserError
-from supernet_jax.storage import files
+from supernet_jax.storage import arrays
 from supernet_jax.storage.paths import expanded
 
 __all__ = [
@@ -231,14 +231,14 @@ def pack(
         upright=upright,
         background=background,
     )
-    arrays: dict[str, Any] = {
+    content = {
         "x_train": source.train.images[:],
         "y_train": source.train.labels,
         "x_test": source.test.images[:],
         "y_test": source.test.labels,
         "class_names": np.array(source.class_names),
     }
-    files.write_bytes(place, lambda stream: np.savez(stream, **arrays))
+    arrays.write(place, content)
 
 
 # --- in memory or not -----------------------------------------------------------------------

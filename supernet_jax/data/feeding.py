@@ -111,11 +111,14 @@ class _Chunks:
         return -(-len(self.order.rows) // CHUNK)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Arrives at a worker, which leaves Ctrl-C, sent by a terminal to all, to its parent."""
+        """Arrives at a worker, which leaves to its parent what a terminal or a scheduler sends all
+        processes: Ctrl-C, SIGUSR1.
+        """
         self.__dict__.update(state)
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and multiprocessing.parent_process() is not None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
 
     def __call__(self, number: int) -> tuple[np.ndarray, list[str]]:
         """Pixels of a chunk, and what is wrong with images that do not decode."""

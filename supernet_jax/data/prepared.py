@@ -5,7 +5,6 @@ import dataclasses
 import difflib
 import io
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from supernet_jax.data.decode import Encoded, Item, in_threads
 from supernet_jax.data.images import Found
 from supernet_jax.errors import UserError
-from supernet_jax.storage import files
+from supernet_jax.storage import arrays, files
 from supernet_jax.storage.paths import expanded
 
 INFO = "dataset_info.json"  # in the folder of each prepared version
@@ -65,10 +64,10 @@ class _Records:
 
     def labels(self) -> np.ndarray:
         """They lie in the records, so all of those are read, once if the folder is writable."""
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            with np.load(self.kept, allow_pickle=False) as file:
-                if str(file["about"]) == self.about:
-                    return file["labels"]
+        with contextlib.suppress(UserError, KeyError):
+            kept = arrays.read(self.kept, kind="file of labels", damaged="they are read again")
+            if str(kept["about"]) == self.about:
+                return kept["labels"]
         label = self.keys[1]
         found = in_threads(
             lambda places: [int(record[label]) for record in self.read(places)],
@@ -77,10 +76,7 @@ class _Records:
         )
         labels = np.array([one for some in found for one in some], np.int64)
         with contextlib.suppress(UserError):  # then they are read again the next time
-            files.write_bytes(
-                self.kept,
-                lambda stream: np.savez(stream, labels=labels, about=np.array(self.about)),
-            )
+            arrays.write(self.kept, {"labels": labels, "about": np.array(self.about)})
         return labels
 
     def identity(self) -> str:

@@ -22,7 +22,7 @@ from supernet_jax.errors import UserError
 REMEDIES = {
     errno.ENOSPC: "free space there and start the same command again",
     errno.EDQUOT: "the quota is used up; free space there and start the same command again",
-    errno.EACCES: "it belongs to somebody else; ask for the right, or choose another place",
+    errno.EACCES: "this user may not write there; ask for the right, or choose another place",
     errno.EPERM: "it may not be changed; ask for the right, or choose another place",
     errno.EROFS: "it lies on a file system that is read-only; choose another place",
     errno.ENOTDIR: "a part of its path is a file, not a folder; choose another place",
@@ -161,7 +161,7 @@ def write_bytes(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> No
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Named before it is there: a signal at any moment finds it and removes it.
-        name = target.parent / f".{target.name[:100]}.{secrets.token_hex(4)}.unfinished"
+        name = target.parent / f".{target.name[:50]}.{secrets.token_hex(4)}.unfinished"
         try:
             with open(name, "xb") as file:
                 write(file)
@@ -195,7 +195,7 @@ def append_lines(path: str | os.PathLike, values: list[Any]) -> None:
             try:
                 while written < len(content):
                     written += os.write(number, content[written:])
-            except OSError:
+            except BaseException:
                 os.ftruncate(number, end)
                 raise
         finally:

@@ -3,7 +3,7 @@
 The lock is a file that stays in the folder. On one machine the system holds it (`flock`) and frees
 it when its process is dead, however it died. Machines that share a folder but not such locks see
 who holds it from what is written in the file, and that it is alive from its time, which the holder
-renews; a lock that was not renewed for `STALE_SECONDS` is no obstacle.
+renews; a lock that was not renewed for `STALE_SECONDS` is no obstacle, and is waited for.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from supernet_jax.storage import files
 FILE = "writer.lock"
 RENEW_SECONDS = 20.0
 STALE_SECONDS = 120.0  # after which the lock of another host is taken for that of a dead process
+SETTLE_SECONDS = 2.0  # after which two hosts that take a lock at once see who has it
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -40,8 +42,12 @@ def held(folder: pathlib.Path) -> Iterator[None]:
     stop = threading.Event()
     try:
         with files.writing(path):
-            _take(number, folder)
-            _sign(number, _self())
+            before, own = _take(number, folder), _self()
+            _sign(number, own)
+            if before:  # another host may take it at this very moment
+                time.sleep(SETTLE_SECONDS)
+                if _holder(number) != own:
+                    raise _taken(folder, _holder(number))
         renewing = threading.Thread(target=_renew, args=(number, stop), daemon=True, name="lock")
         renewing.start()
         try:
@@ -55,35 +61,65 @@ def held(folder: pathlib.Path) -> Iterator[None]:
         os.close(number)  # which frees the lock
 
 
-def _take(number: int, folder: pathlib.Path) -> None:
+def _take(number: int, folder: pathlib.Path) -> dict[str, Any]:
+    """Gets the lock, and returns who held it before without being known to be dead.
+
+    Raises:
+        UserError: somebody holds it.
+    """
+    known = True
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise _taken(folder, _holder(number), "") from None
+        raise _taken(folder, _holder(number)) from None
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-    holder, own = _holder(number), _self()
-    if not holder or holder.get("host") == own["host"]:
-        return  # of this machine, whose dead processes hold no lock
+        known = False
+    holder = _holder(number)
+    here = holder.get("host") == socket.gethostname()
+    if not holder or (here and (known or not _is_alive(holder.get("pid")))):
+        return {}
+    signed = os.fstat(number).st_mtime
     # Times of one file server are compared with each other, not with this machine's clock.
-    before = os.fstat(number).st_mtime
-    age = _now(folder) - before
-    if age < STALE_SECONDS:
-        left = f"; if it is dead, try again in {STALE_SECONDS - age:.0f} s"
-        raise _taken(folder, holder, left)
+    left = STALE_SECONDS - (_now(folder) - signed)
+    if left > 0:
+        print(
+            f"supernet: {folder} was being written by {_named(holder)}; waiting {left:.0f} s at "
+            "most for a sign of its life",
+            file=sys.stderr,
+            flush=True,
+        )
+    end = time.monotonic() + left
+    while time.monotonic() < end:
+        time.sleep(0.5)
+        if os.fstat(number).st_mtime != signed:
+            raise _taken(folder, holder)
+    return holder
 
 
-def _taken(folder: pathlib.Path, holder: dict[str, Any], more: str) -> UserError:
-    who = (
-        f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
-        if {"pid", "host", "started"} <= holder.keys()
-        else "another process"
-    )
+def _taken(folder: pathlib.Path, holder: dict[str, Any]) -> UserError:
     return UserError(
-        f"{folder} is being written by {who}; wait until it has ended, or choose another --out"
-        f"{more}"
+        f"{folder} is being written by {_named(holder)}; wait until it has ended, or choose "
+        "another --out"
     )
+
+
+def _named(holder: dict[str, Any]) -> str:
+    if {"pid", "host", "started"} <= holder.keys():
+        return f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
+    return "another process"
+
+
+def _is_alive(number: Any) -> bool:
+    """Whether there is a process of this number here."""
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, TypeError, ValueError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _self() -> dict[str, Any]:
