@@ -12,7 +12,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import tyro
@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     said in one line; 75 stopped by a signal, the same command goes on; 130 the same by Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
@@ -60,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _flush()
             if status:
                 sys.exit(status)
+
+
+def _nowhere() -> TextIO:
+    """A stream in place of one that was closed before Python began, as by a daemon."""
+    return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
 
 
 def _flush() -> None:
@@ -85,6 +92,8 @@ def _told(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         print(f"supernet: interrupted; {stopping.GOES_ON}", file=sys.stderr)
         return stopping.INTERRUPTED
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        error = error.__context__  # as Rich has it
     if isinstance(error, BrokenPipeError):  # the reader, e.g. `head`, has seen enough
         return stopping.Stopped(stopping.asked()).status if stopping.asked() else 0
     kinds = MemoryError | OSError | jax.errors.JaxRuntimeError | ValueError  # TensorStore's
@@ -104,15 +113,15 @@ def _refusal(error: Exception) -> tuple[int, str]:
         remedy = files.REMEDIES.get(error.errno or 0)
         what = error.filename if error.filename is not None else "a file"
         return 2, f"this machine refuses {what} ({error.strerror}); {remedy}" if remedy else ""
-    lines = str(error).splitlines() or [""]
+    text = " ".join(str(error).split())
     memory = isinstance(error, MemoryError | OSError)
-    if memory or "RESOURCE_EXHAUSTED" in lines[0]:
+    if memory or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
         return 2, (
-            f"out of memory ({lines[0][:160] or 'of this machine'}); lower --train.batch, "
-            "--evaluation.batch or --evaluation.chunk, raise --train.accumulate, or let XLA have "
-            "more of a GPU (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95)"
+            f"out of memory ({text[-160:] or 'of this machine'}); ask for less at once: lower "
+            "--train.batch, --evaluation.batch or --evaluation.chunk, raise --train.accumulate, or "
+            "let XLA have more of a GPU (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95)"
         )
-    if jax.process_count() > 1 and any(word in str(error) for word in PEER_GONE):
+    if jax.process_count() > 1 and any(word in text for word in PEER_GONE):
         return stopping.UNFINISHED, (
             "another process of this job has ended, its own line says why; what was saved stays, "
             "start all of them again"
@@ -135,10 +144,10 @@ def _dispatch(arguments: list[str]) -> None:
         hint = near(name, [*COMMANDS, "--help", "--version"])
         raise UserError(f"there is no command {name!r}, only {known}{hint}")
     machine.collect_rarely()
+    _quiet()
     command = module(name)
     own = {"train": _train, "import": _import}.get(name)
     parsed = own(command, rest) if own is not None else _parse(command, rest, name)
-    _quiet()
     command.run(parsed)
 
 
@@ -209,7 +218,8 @@ def _overview() -> str:
 
 def _quiet() -> None:
     """Keeps other libraries' chatter off the terminal, and compiled programs on disk."""
-    for name in ("absl", "orbax", "asyncio"):  # a failed write is reported by its UserError
+    # A failed write is reported by its UserError.
+    for name in ("absl", "orbax", "asyncio", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     compilation.keep_programs()

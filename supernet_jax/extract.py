@@ -464,5 +464,7 @@ def unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         path.replace(folder)
     except OSError as error:
         raise files.unwritable(folder, error) from error
+    except UserError as error:  # of a name that is gone when it is read
+        raise UserError(str(error).replace(str(path), str(folder))) from error
     finally:
         shutil.rmtree(path, ignore_errors=True)

@@ -71,7 +71,7 @@ def test_a_way_back_over_a_link(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("name", ["a\\b", os.fsdecode(b"a\xff")])
 def test_names_that_no_array_store_takes(tmp_path: pathlib.Path, name: str) -> None:
     for write in (Checkpoints, lambda folder: checkpoint.write_tree(folder, state())):
-        with pytest.raises(UserError, match=r"cannot hold arrays: .*; choose another place"):
+        with pytest.raises(UserError, match=r"arrays.*; choose another"):
             write(tmp_path / name / "run")
     assert list(tmp_path.iterdir()) == []
 
@@ -153,7 +153,7 @@ def test_a_save_that_cannot_make_its_folder(
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state(), {}, wait=True)
         monkeypatch.setattr(os, "makedirs", refused)
-        with pytest.raises(UserError, match=r"Permission denied.*; it belongs to somebody else"):
+        with pytest.raises(UserError, match=r"Permission denied.*; this user may not write there"):
             checkpoints.save(2, state(), {}, wait=True)
     assert waiting() == [], "they wait for a folder that nobody makes"
     assert checkpoint.steps(tmp_path) == (1,)

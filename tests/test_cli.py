@@ -183,6 +183,10 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
             ),
             "out of memory .*allocating 9 bytes.*XLA_PYTHON_CLIENT_MEM_FRACTION",
         ),
+        (
+            jax.errors.JaxRuntimeError("INTERNAL: Error: Out of memory allocating 9 bytes"),
+            "out of memory .*allocating 9 bytes.*lower --train.batch",
+        ),
     ],
 )
 def test_what_the_machine_refuses_is_one_line(
@@ -194,6 +198,19 @@ def test_what_the_machine_refuses_is_one_line(
     monkeypatch.setattr(info, "run", refused)
     ended = supernet(capsys, "info", "digits")
     assert ended.status == 2 and re.match(f"supernet: {said}[^\n]*\n$", ended.err)
+
+
+def test_streams_that_were_closed() -> None:
+    code = "import sys; sys.stdout = None; from supernet_jax.cli import main; main(['--version'])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_seeds_that_would_be_cut(capsys: Capture) -> None:
+    said = supernet(capsys, "info", CONFIG, "--sampler", "--seed", 2**32)
+    assert said.status == 2 and f"--seed is {2**32}, but must be at most {2**32 - 1}" in said.err
+    said = supernet(capsys, "train", CONFIG, "--dry-run", "--train.steps", 2**31)
+    assert said.status == 2 and f"train.steps is {2**31}, but must be at most" in said.err
 
 
 def test_a_reader_that_has_gone_hides_no_signal(

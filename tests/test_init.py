@@ -141,7 +141,7 @@ def test_names_that_users_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for given, words in (
         ("a.txt", "neither a folder nor"),
         ("no/photos", "there is no folder"),
-        ("~nobody-of-this-name/a", "write the path in full"),
+        ("~nobody-of-this-name/a", "give the whole path"),
     ):
         with pytest.raises(UserError, match=words):
             init._name(given, None)

@@ -122,7 +122,7 @@ def test_a_file_in_place_of_a_folder_and_the_other_way_round(tmp_path: Path) -> 
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     assert "leads nowhere" in refused(f"folder:{tmp_path}/loop")
     assert "is a folder, not a npz file" in refused(f"npz:{tmp_path}")
-    assert "write the path in full" in refused("folder:~nobody-of-this-name/images")
+    assert "give the whole path" in refused("folder:~nobody-of-this-name/images")
 
 
 def test_a_relative_path_is_said_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

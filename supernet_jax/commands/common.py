@@ -32,9 +32,11 @@ def one_of(option: str, value: str, allowed: Iterable[str]) -> None:
 
 
 def at_least(option: str, value: float, low: float) -> None:
-    """Raises a `UserError` unless an option's number is large enough."""
+    """Raises a `UserError` unless an option's number is large enough, and one of 32 bits."""
     if not value >= low:
         raise UserError(f"{option} is {value}, but must be at least {low}")
+    if value >= 2**32:  # JAX would take the last bits alone
+        raise UserError(f"{option} is {value}, but must be at most {2**32 - 1}")
 
 
 def open_run(folder: pathlib.Path, file: pathlib.Path | None, *, read: bool = True) -> Run:
@@ -48,6 +50,12 @@ def open_run(folder: pathlib.Path, file: pathlib.Path | None, *, read: bool = Tr
             f"supernet: warning: {run.experiment.dataset.name} no longer gives the images that "
             f"{folder} was trained on (fingerprint {run.experiment.dataset.fingerprint}, then "
             f"{run.trained_on}); held-out images may be ones that it has seen",
+            file=sys.stderr,
+        )
+    steps = run.experiment.config.train.steps
+    if 0 < run.step < steps:
+        print(
+            f"supernet: warning: {folder} has been trained for {run.step} of {steps} steps",
             file=sys.stderr,
         )
     return run

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -211,11 +212,11 @@ def _tell(arguments: Arguments, imported: Imported) -> None:
     for reason, count in reasons.items():
         print(f"left out {count}: {reason}")
     print(imported.said)
-    out = arguments.out
+    out, file = shlex.quote(str(arguments.out)), shlex.quote(str(arguments.config))
     print(
         f"wrote {out}, a run of 0 steps ({FILE} names all tensors); next: "
         f"supernet evaluate {out} --archs largest, supernet search {out}, or train on with "
-        f"supernet train {arguments.config} --out {out} and the same settings"
+        f"supernet train {file} --out {out} and the same settings"
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shlex
 import time
 from typing import Any
 
@@ -131,4 +132,5 @@ def _print(
     console.print(table)
     print(f"{result['evaluations']} subnets searched on images held out; all in {seconds:.0f} s")
     print(f"look at {out / 'front.png'}; the networks are in {out / 'networks'}")
-    print(f"next: supernet search {out} --high 200000   (the best network under a budget)")
+    command = f"supernet search {shlex.quote(str(out))} --high 200000"
+    print(f"next: {command}   (the best network under a budget)")

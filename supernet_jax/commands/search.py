@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
@@ -106,7 +107,7 @@ def run(arguments: Arguments) -> None:
     _print(result)
     print(f"wrote {path} and {picture}")
     which = "front:0 --out network" if arguments.out is None else f"{path} --out networks"
-    print(f"next: supernet extract {arguments.run} --arch {which}")
+    print(f"next: supernet extract {shlex.quote(str(arguments.run))} --arch {which}")
 
 
 def _places(arguments: Arguments) -> tuple[pathlib.Path, pathlib.Path]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -100,7 +101,8 @@ def _train(arguments: Arguments) -> None:
         state, finished = fit.fit(work)
     first = jax.process_index() == 0
     if finished and first:
-        print(f"trained {int(state.step)} steps; next: supernet search {arguments.out}")
+        run = shlex.quote(str(arguments.out))
+        print(f"trained {int(state.step)} steps; next: supernet search {run}")
     elif not finished:
         if first:
             print(

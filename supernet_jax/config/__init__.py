@@ -194,11 +194,17 @@ class Config:
             ("evaluation.limit", evaluation.limit, 0),
         ):
             require(value >= low, f"{name} is {value}, but must be at least {low}")
+            # JAX would take the last bits alone.
+            require(value < 2**31, f"{name} is {value}, but must be at most {2**31 - 1}")
         require(0 <= train.ema < 1, f"train.ema is {train.ema}, but must be in [0, 1)")
         require(
             0 <= data.magnitude <= 10, f"data.magnitude is {data.magnitude}, but must be 0 to 10"
         )
         require(0 <= data.erase <= 1, f"data.erase is {data.erase}, but must be in [0, 1]")
+        require(
+            data.held_out < 1 or data.held_out == int(data.held_out),
+            f"data.held-out is {data.held_out}, but must be a share below 1 or a whole number",
+        )
         require(data.held_out > 0, f"data.held-out is {data.held_out}, but must be above 0")
         require(data.size is None or data.size > 0, f"data.size is {data.size}, must be above 0")
 

@@ -11,6 +11,7 @@ from etils import epath
 from etils.epath import stat_utils
 
 from supernet_jax.errors import UserError
+from supernet_jax.storage import files
 
 BUCKETS = ("gs://", "s3://", "az://", "hf://")  # what a path outside this machine begins with
 _Posix: Any = type(epath.Path("/"))
@@ -70,9 +71,10 @@ def absolute(folder: str | os.PathLike[str]) -> epath.Path:
     path = expanded(folder).absolute()
     if ".." in path.parts:  # TensorStore leaves a symbolic link before it out
         path = path.resolve()
-    if "\\" in str(path) or "\0" in str(path) or any("\ud800" <= c <= "\udfff" for c in str(path)):
+    files.check_utf8(path, "arrays on disk need")
+    if "\\" in str(path) or "\0" in str(path):
         raise UserError(
-            f"{str(path)!r} cannot hold arrays: no folder of its path may have a backslash or what "
-            "is not UTF-8 in its name; choose another place, or rename it"
+            f"{str(path)!r} cannot hold arrays: no folder of its path may have a backslash in its "
+            "name; choose another place, or rename it"
         )
     return Local(path)
