@@ -10,9 +10,11 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
@@ -42,6 +44,7 @@ from supernet_jax.train import Batch, Recipe, State
 TIMES = "times.jsonl"  # beside the metrics: when steps were done, and what did them
 PATIENCE = 5  # refused steps in a row before going back to the last checkpoint
 ROLLBACKS = 3  # times that is tried before giving up
+COPY_SECONDS = 2.0  # a step that takes longer leaves a copy of the state on the host
 SLOW_SECONDS = 0.5  # a step that takes longer is waited for before the next is begun
 
 
@@ -98,8 +101,10 @@ def fit(job: Job) -> tuple[State, bool]:
     log = _Log(job, start, int(state.rollbacks))
     step_function = job.step or train.Step(job.recipe, mesh=job.mesh, rules=job.rules)
     asked = _asked_anywhere(job.mesh)
+    copy = _Copy(job)
     with (
         stopping.listening(),
+        stopping.rescued(stopping.Rescue(copy.is_taken, copy.save)),
         contextlib.ExitStack() as until_saved,
         Batches(
             job.images,
@@ -127,7 +132,8 @@ def fit(job: Job) -> tuple[State, bool]:
                 until_saved.enter_context(stopping.held())
             step += 1
             log.add(step, metrics)
-            log.settle()
+            if log.settle() > COPY_SECONDS:
+                copy.take(step, state)
             last = step == job.steps or asked()
             if step % job.log_every == 0 or step % job.checkpoint_every == 0 or last:
                 note, refused, worst = log.flush()
@@ -141,7 +147,7 @@ def fit(job: Job) -> tuple[State, bool]:
                     log.shown = step
                     continue
                 if (step % job.checkpoint_every == 0 and refused == 0) or last:
-                    with stopping.held(patient=True):
+                    with stopping.held(patient=True), copy.saving:
                         job.checkpoints.save(step, state, job.meta, wait=last)
             if last:
                 break
@@ -210,6 +216,37 @@ def _keep(job: Job, step: int, state: State, log: "_Log") -> None:
             if step > log.shown:
                 log.flush()
             job.checkpoints.save(step, state, job.meta, wait=True)
+
+
+class _Copy:
+    """The state after the last step, on the host, where steps take so long that a signal to stop
+    cannot wait for the next. The arrays of the state itself are given away to that step.
+
+    Attributes:
+        saving: held while somebody saves.
+    """
+
+    def __init__(self, job: Job):
+        self.saving = threading.Lock()
+        self._job = job
+        self._taken: tuple[int, State] | None = None
+
+    def take(self, step: int, state: State) -> None:
+        """Copies the state; several processes would have to agree on when to use it."""
+        if jax.process_count() == 1:
+            self._taken = step, jax.tree.map(lambda x: np.array(x, copy=True), state)
+
+    def is_taken(self) -> bool:
+        """Whether there is a copy."""
+        return self._taken is not None
+
+    def save(self) -> None:
+        """Saves the copy, for a process that is about to leave; nobody saves after it."""
+        assert self._taken is not None
+        self.saving.acquire()
+        step, state = self._taken
+        self._job.checkpoints.save(step, state, self._job.meta, wait=True)
+        os.write(1, f"stopped at step {step} of {self._job.steps} and saved\n".encode())
 
 
 class Batches:
@@ -293,15 +330,17 @@ class _Log:
         """Remembers a step's metrics without waiting for them."""
         self._pending.append((step, metrics))
 
-    def settle(self) -> None:
+    def settle(self) -> float:
         """Waits until no more than one step is under way, and none if they are slow: what was
-        given to the device cannot be taken back when a signal asks to stop.
+        given to the device cannot be taken back when a signal asks to stop. Returns what a step
+        takes, in seconds.
         """
         under_way = 0 if self._seconds > SLOW_SECONDS else 1
         if len(self._pending) > under_way:
             jax.block_until_ready(self._pending[-1 - under_way][1])
         now = time.monotonic()
         self._seconds, self._settled = now - self._settled, now
+        return self._seconds
 
     def flush(self) -> tuple[str, int, int]:
         """Waits for the pending steps. Returns a line to show, how many steps in a row are refused

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 UNFINISHED = 75  # exit status: what was done is saved, the same command goes on (EX_TEMPFAIL)
@@ -42,11 +42,24 @@ class Stopped(KeyboardInterrupt):
         return INTERRUPTED if self.number == signal.SIGINT else UNFINISHED
 
 
+class Rescue(NamedTuple):
+    """What is done before a process leaves from within compiled code, in a thread of its own.
+
+    Attributes:
+        ready: whether there is something to save, so that the main thread is not waited for.
+        save: saves it.
+    """
+
+    ready: Callable[[], bool]
+    save: Callable[[], None]
+
+
 class _Heard(NamedTuple):
     number: int
     time: float
 
 
+_rescue: Rescue | None = None
 _heard: _Heard | None = None  # the first signal of this process; it is on its way out since
 _thrown: Stopped | None = None  # by the handler, into whatever the main thread was doing
 _held = 0  # how many `held` are entered
@@ -123,6 +136,17 @@ def held(*, patient: bool = False) -> Iterator[None]:
         _held, _patient, _released = _held - 1, before, time.monotonic()
 
 
+@contextlib.contextmanager
+def rescued(rescue: Rescue) -> Iterator[None]:
+    """While entered, a process that leaves from within compiled code saves first."""
+    global _rescue
+    before, _rescue = _rescue, rescue
+    try:
+        yield
+    finally:
+        _rescue = before
+
+
 def leave(status: int) -> None:
     """Ends the process now: no thread is waited for, as of a compiler or of a failed save.
 
@@ -195,10 +219,15 @@ def _watch(reading: int) -> None:
     else:
         return
     start = time.monotonic()
-    while _patient or time.monotonic() < (
-        max(start, _released) + (HELD_SECONDS if _held else SECONDS)
+    while _patient or time.monotonic() < max(start, _released) + (
+        HELD_SECONDS if _held and not (_rescue and _rescue.ready()) else SECONDS
     ):
         time.sleep(0.05)
         if not _listening:
             return
+    if _rescue and _rescue.ready():
+        try:
+            _rescue.save()
+        except Exception as error:  # whatever it is, what was saved before stays
+            os.write(2, f"supernet: the last steps are lost: {error}\n".encode())
     _leave_by(numbers[0])

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ import pytest
 from light_space import CHANNELS, CLASSES, light
 from tiny_run import supernet
 
-from supernet_jax import checkpoint, data, fit, losses, sampling, sharding, train
+from supernet_jax import checkpoint, data, fit, losses, sampling, sharding, stopping, train
 from supernet_jax.errors import UserError
 
 STEPS, EVERY = 60, 4  # of the processes' configuration
@@ -270,6 +270,35 @@ def test_a_metrics_file_cut_in_a_line(tmp_path: pathlib.Path) -> None:
     assert bitwise(run(tmp_path / "cut", steps=12), whole)
     assert path.read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
     assert [line["step"] for line in lines(tmp_path / "cut")] == list(range(1, 13))
+
+
+def test_the_copy_that_slow_steps_leave_is_as_good(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(tmp_path / "whole", steps=12)
+    left: list[stopping.Rescue] = []
+
+    @contextlib.contextmanager
+    def rescued(rescue: stopping.Rescue) -> Iterator[None]:
+        left.append(rescue)
+        yield
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fit, "COPY_SECONDS", -1.0)
+        patched.setattr(stopping, "rescued", rescued)
+        run(tmp_path / "cut", steps=5)
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "5")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "3")
+    (rescue,) = left
+    assert rescue.ready()
+    work = job(tmp_path / "cut")
+    copy = rescue.save.__self__
+    copy._job = work  # whose checkpoints are open
+    with work.checkpoints:
+        rescue.save()
+    assert "stopped at step 5 of 15 and saved" in capfd.readouterr().out
+    assert checkpoint.steps(tmp_path / "cut" / "checkpoints") == (5,)
+    assert bitwise(run(tmp_path / "cut", steps=12), whole)
 
 
 def test_goes_back_from_bad_steps_and_takes_another_way(tmp_path: pathlib.Path) -> None:
