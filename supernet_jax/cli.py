@@ -40,6 +40,7 @@ COMMANDS = {
     "quickstart": "all of it on 8x8 digits, in three minutes",
 }
 
+RESUMES = ("train", "evaluate", "search", "latency", "extract", "quickstart")  # when started again
 PEER_GONE = ("closed by peer", "reset by peer", "coordination service", "heartbeat")  # as XLA says
 
 
@@ -82,7 +83,7 @@ def _told(error: BaseException) -> int:
     """Says in one line what ended a command, and returns its exit status. Raises a bug again."""
     stopped = error if isinstance(error, stopping.Stopped) else stopping.thrown()
     if stopped is not None:  # others may have made another error of it on its way
-        print(f"supernet: {stopped}; {stopping.GOES_ON}", file=sys.stderr)
+        print(f"supernet: {stopped}; {stopping.what_next}", file=sys.stderr)
         if stopping.thrown():
             stopping.leave(stopped.status)
         return stopped.status
@@ -90,7 +91,7 @@ def _told(error: BaseException) -> int:
         print(f"supernet: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     if isinstance(error, KeyboardInterrupt):
-        print(f"supernet: interrupted; {stopping.GOES_ON}", file=sys.stderr)
+        print(f"supernet: interrupted; {stopping.what_next}", file=sys.stderr)
         return stopping.INTERRUPTED
     if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
         error = error.__context__  # as Rich has it
@@ -145,6 +146,8 @@ def _dispatch(arguments: list[str]) -> None:
         raise UserError(f"there is no command {name!r}, only {known}{hint}")
     machine.collect_rarely()
     _quiet()
+    if name not in RESUMES or "--dry-run" in rest:
+        stopping.what_next = stopping.ANEW
     command = module(name)
     own = {"train": _train, "import": _import}.get(name)
     parsed = own(command, rest) if own is not None else _parse(command, rest, name)

@@ -23,6 +23,7 @@ SECONDS = 2.0  # from a signal until the process leaves from within compiled cod
 HELD_SECONDS = 7.0  # the same while there is a step that is worth finishing
 EXIT_SECONDS = 5.0  # for an interpreter that comes down after an error
 GOES_ON = "the same command goes on where it stopped"
+ANEW = "it keeps nothing, so the same command begins anew"
 
 
 class Stopped(KeyboardInterrupt):
@@ -63,6 +64,7 @@ _rescue: Rescue | None = None
 _heard: _Heard | None = None  # the first signal of this process; it is on its way out since
 _thrown: Stopped | None = None  # by the handler, into whatever the main thread was doing
 _held = 0  # how many `held` are entered
+what_next = GOES_ON  # for whoever stopped this process; a command that keeps nothing says `ANEW`
 _released = 0.0  # when the last of them was left
 _patient = False  # whether a save is under way, which is waited for as long as it takes
 _listening = False
@@ -73,7 +75,7 @@ def listening() -> Iterator[None]:
     """While entered, signals are heard as this module says. Within itself it does nothing; outside
     the main thread, where Python has no signals, neither.
     """
-    global _listening, _heard, _thrown
+    global _listening, _heard, _thrown, what_next
     if _listening or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -95,7 +97,7 @@ def listening() -> Iterator[None]:
     try:
         yield
     finally:
-        _listening, _heard, _thrown = False, None, None
+        _listening, _heard, _thrown, what_next = False, None, None, GOES_ON
         if sys.unraisablehook is leave_out:
             sys.unraisablehook = unraisable
         signal.set_wakeup_fd(waker)
@@ -204,7 +206,7 @@ def _importing(frame: types.FrameType | None) -> bool:
 
 
 def _leave_by(number: int) -> None:
-    os.write(2, f"supernet: stopped; {GOES_ON}\n".encode())
+    os.write(2, f"supernet: stopped; {what_next}\n".encode())
     leave(Stopped(number).status)
 
 

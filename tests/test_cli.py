@@ -161,6 +161,12 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setattr(info, "run", interrupted)
     said = supernet(capsys, "info", "digits")
     assert said.status == 130
+    assert said.err == (
+        "supernet: interrupted; it keeps nothing, so the same command begins anew\n"
+    )
+    monkeypatch.setattr(extract_command, "run", interrupted)
+    said = supernet(capsys, "extract", "run", "--arch", "largest", "--out", "network")
+    assert said.status == 130
     assert said.err == "supernet: interrupted; the same command goes on where it stopped\n"
 
 
