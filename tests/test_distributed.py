@@ -95,7 +95,8 @@ def test_two_processes_and_a_resume_on_one(
     begun = time.monotonic()
     status, out, err = processes.finish(job)
     assert status == 75 and time.monotonic() - begun < 10, err
-    assert f"of {STEPS} and saved; the same command goes on" in out and "Traceback" not in err
+    # Saved, unless it was compiling a step's program for so long that it gave that step up.
+    assert "the same command goes on" in out + err and "Traceback" not in err
     launch([config, "--out", stopped, *OPTIONS], devices=2)
     processes.same_state(stopped, folder, STEPS)
     assert metrics.read_text("utf-8") == (folder / "metrics.jsonl").read_text("utf-8")
