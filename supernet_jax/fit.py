@@ -134,12 +134,15 @@ def fit(job: Job) -> tuple[State, bool]:
             log.add(step, metrics)
             if log.settle() > COPY_SECONDS:
                 copy.take(step, state)
+            else:
+                copy.drop()
             last = step == job.steps or asked()
             if step % job.log_every == 0 or step % job.checkpoint_every == 0 or last:
                 note, refused, worst = log.flush()
                 advance(step - log.shown, note)
                 log.shown = step
                 if worst >= PATIENCE:
+                    copy.drop()
                     state = _go_back(job, log)
                     step = int(state.step)
                     batches.go_to(step, log.rollbacks)
@@ -236,15 +239,21 @@ class _Copy:
         if jax.process_count() == 1:
             self._taken = step, jax.tree.map(lambda x: np.array(x, copy=True), state)
 
+    def drop(self) -> None:
+        """Forgets the copy: the next step is quick, or starts from another state."""
+        self._taken = None
+
     def is_taken(self) -> bool:
         """Whether there is a copy."""
         return self._taken is not None
 
     def save(self) -> None:
         """Saves the copy, for a process that is about to leave; nobody saves after it."""
-        assert self._taken is not None
         self.saving.acquire()
-        step, state = self._taken
+        taken = self._taken
+        if taken is None:  # dropped just now, so the main thread has gone on
+            return
+        step, state = taken
         self._job.checkpoints.save(step, state, self._job.meta, wait=True)
         os.write(1, f"stopped at step {step} of {self._job.steps} and saved\n".encode())
 

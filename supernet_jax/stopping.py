@@ -64,10 +64,10 @@ _rescue: Rescue | None = None
 _heard: _Heard | None = None  # the first signal of this process; it is on its way out since
 _thrown: Stopped | None = None  # by the handler, into whatever the main thread was doing
 _held = 0  # how many `held` are entered
-what_next = GOES_ON  # for whoever stopped this process; a command that keeps nothing says `ANEW`
 _released = 0.0  # when the last of them was left
 _patient = False  # whether a save is under way, which is waited for as long as it takes
 _listening = False
+what_next = GOES_ON  # for whoever stopped this process; a command that keeps nothing says `ANEW`
 
 
 @contextlib.contextmanager

@@ -301,6 +301,27 @@ def test_the_copy_that_slow_steps_leave_is_as_good(
     assert bitwise(run(tmp_path / "cut", steps=12), whole)
 
 
+def test_a_copy_of_a_slow_step_is_not_kept_for_quick_ones(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready: list[bool] = []
+    seconds = iter([9.0, 0.0, 9.0])  # as of a step that was compiled, a quick and a slow one
+    took = fit._Copy.take, fit._Copy.drop
+
+    def noting(method: Callable[..., None]) -> Callable[..., None]:
+        def call(copy: Any, *given: Any) -> None:
+            method(copy, *given)
+            ready.append(copy.is_taken())
+
+        return call
+
+    monkeypatch.setattr(fit._Copy, "take", noting(took[0]))
+    monkeypatch.setattr(fit._Copy, "drop", noting(took[1]))
+    monkeypatch.setattr(fit._Log, "settle", lambda log: next(seconds))
+    run(tmp_path / "run", steps=3)
+    assert ready == [True, False, True]
+
+
 def test_goes_back_from_bad_steps_and_takes_another_way(tmp_path: pathlib.Path) -> None:
     bad = [7, 8, 9, 10, 11]
     state = run(tmp_path / "run", bad=bad)
