@@ -1,8 +1,9 @@
-"""Run folders and networks that version 0.1.0 wrote open, go on and load as they did.
+"""Run folders and networks that earlier programs wrote open, go on and load as they did.
 
-`fixtures/version_0_1_0` holds a run of `tiny_config.py` that was stopped after 3 of 6 steps, with a
+A folder of `fixtures` holds a run of `tiny_config.py` that was stopped after 3 of 6 steps, with a
 search; the parameters that the same program had after step 6; its largest subnet, extracted by
-`supernet extract --format orbax safetensors` (`network.json` of version 2); and logits of that.
+`supernet extract --format orbax safetensors`; and logits of that. `version_0_1_0` has a
+`network.json` of version 2, `before_the_rooms` one of version 3.
 """
 
 import json
@@ -17,13 +18,17 @@ from tiny_run import CONFIG, supernet
 
 from supernet_jax import checkpoint, extracted
 
-OLD = ROOT / "tests" / "fixtures" / "version_0_1_0"
 Capture = pytest.CaptureFixture[str]
 
 
+@pytest.fixture(params=["version_0_1_0", "before_the_rooms"])
+def old(request: pytest.FixtureRequest) -> pathlib.Path:
+    return ROOT / "tests" / "fixtures" / request.param
+
+
 @pytest.fixture
-def run(tmp_path: pathlib.Path) -> pathlib.Path:
-    return pathlib.Path(shutil.copytree(OLD / "run", tmp_path / "run"))
+def run(old: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(old / "run", tmp_path / "run"))
 
 
 def records(folder: pathlib.Path) -> list[dict]:
@@ -31,12 +36,12 @@ def records(folder: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def test_training_goes_on(run: pathlib.Path, capsys: Capture) -> None:
+def test_training_goes_on(old: pathlib.Path, run: pathlib.Path, capsys: Capture) -> None:
     settings = ("--train.steps", 6, "--train.checkpoint-every", 3)
     said = supernet(capsys, "train", CONFIG, "--out", run, "--devices", 1, *settings)
     assert said.status == 0 and "trained 6 steps" in said.out, said.err
     found = checkpoint.restore_params(run / "checkpoints", step=6)
-    with np.load(OLD / "params_of_step_6.npz") as expected:
+    with np.load(old / "params_of_step_6.npz") as expected:
         leaves = jax.tree_util.tree_leaves_with_path(found)
         named = {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in leaves}
         assert set(named) == set(expected.files)
@@ -72,11 +77,11 @@ def test_its_front_is_extracted_and_reported(run: pathlib.Path, capsys: Capture)
 
 
 @pytest.mark.parametrize("file", [True, False])
-def test_its_network_loads(file: bool, tmp_path: pathlib.Path) -> None:
-    folder = pathlib.Path(shutil.copytree(OLD / "network", tmp_path / "network"))
+def test_its_network_loads(file: bool, old: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = pathlib.Path(shutil.copytree(old / "network", tmp_path / "network"))
     if file:  # without Orbax's weights
         shutil.rmtree(folder / "weights")
     module, variables = extracted.load(folder, space_file=CONFIG)
-    with np.load(OLD / "logits.npz") as expected:
+    with np.load(old / "logits.npz") as expected:
         logits = module.apply(variables, expected["images"])
         np.testing.assert_allclose(logits, expected["logits"], rtol=1e-4, atol=1e-5)
