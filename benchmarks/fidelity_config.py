@@ -16,15 +16,7 @@ import jax
 
 from supernet_jax import choices
 from supernet_jax.choices import Menu
-from supernet_jax.config import (
-    AdamW,
-    Config,
-    Data,
-    Evaluation,
-    Sandwich,
-    SoftCrossEntropy,
-    Train,
-)
+from supernet_jax.config import AdamW, Config, Data, Evaluation, Sandwich, SoftCrossEntropy, Train
 from supernet_jax.network import Space
 from supernet_jax.sampling import Sampler
 from supernet_jax.spaces.mobilenet import Stage, mobilenet

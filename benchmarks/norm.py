@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import measure
 
-from supernet_jax import native, norm
+from supernet_jax import native
+from supernet_jax.nn import batch_norm
 
 SHAPES = [(32, 64, 64, 96), (32, 32, 32, 192), (32, 16, 16, 384), (32, 8, 8, 1200)]
 
@@ -51,10 +52,12 @@ def compare(shape: tuple[int, ...], rounds: int) -> dict[str, dict[str, measure.
 
 def ways(x: jax.Array) -> dict[str, Callable[..., jax.Array]]:
     """What is compared, each `(x, scale, bias) -> y`."""
-    own = functools.partial(norm.batch_norm, swish=True)
+    own = functools.partial(batch_norm.batch_norm, swish=True)
     found = {"autodiff": formula, "own gradient, XLA": lambda *args: own(*args)[0]}
     if native.takes_norm(x):
-        found["own gradient, XLA"] = lambda *args: norm._batch_norm(norm.PLAIN, True, *args)[0]
+        found["own gradient, XLA"] = lambda *args: batch_norm._batch_norm(
+            batch_norm.PLAIN, True, *args
+        )[0]
         found["own gradient, compiled"] = lambda *args: own(*args)[0]
     return found
 
@@ -63,7 +66,7 @@ def formula(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """As the textbook has it."""
     mean = jnp.mean(x, (0, 1, 2))
     variance = jnp.mean(jnp.square(x - mean), (0, 1, 2))
-    return jax.nn.swish((x - mean) * (jax.lax.rsqrt(variance + norm.EPSILON) * scale) + bias)
+    return jax.nn.swish((x - mean) * (jax.lax.rsqrt(variance + batch_norm.EPSILON) * scale) + bias)
 
 
 def forward(way: Callable[..., jax.Array]) -> Callable[..., Any]:

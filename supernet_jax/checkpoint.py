@@ -27,7 +27,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.storage import failures, files, record
 from supernet_jax.storage.paths import Local, absolute
 
-if TYPE_CHECKING:  # whoever only loads arrays needs no supernet
+if TYPE_CHECKING:
     from supernet_jax.network import Space
 
 Result = TypeVar("Result")

@@ -24,6 +24,7 @@ from supernet_jax import latency as latencies
 from supernet_jax.choices import Arch, Array
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
+from supernet_jax.nn import block_shapes
 
 Cost = Callable[[Arch], Any]
 
@@ -96,7 +97,7 @@ def _mac_tables(space: Space) -> dict[str, np.ndarray]:
     return tables
 
 
-def _kernels(shapes: elastic.Shapes) -> dict[tuple[str, ...], int]:
+def _kernels(shapes: block_shapes.Shapes) -> dict[tuple[str, ...], int]:
     """Size of each layer's kernel, by the layer's path."""
     flat = flax.traverse_util.flatten_dict(shapes)
     return {path[:-1]: math.prod(s.shape) for path, s in flat.items() if path[-1] == "kernel"}
@@ -136,5 +137,5 @@ def _lookup_sum(
     return sum(parts.values())
 
 
-def _size(shapes: elastic.Shapes) -> int:
+def _size(shapes: block_shapes.Shapes) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import choices, description
+from supernet_jax import choices
 from supernet_jax.choices import Arch, Array, Code, Lookup, Menu, Path
-from supernet_jax.description import BlockShapes, Shapes
+from supernet_jax.nn import block_shapes
+from supernet_jax.nn.block_shapes import BlockShapes, Shapes
 
 Tree = Any  # nested dicts of arrays, as Flax keeps parameters
 Spec = Any  # a frozen dataclass of plain numbers and strings, made by whoever defines the block
@@ -169,7 +170,7 @@ def shapes(block: ElasticBlock, spec: Spec, inputs: Sequence[tuple[int, ...]]) -
         inputs: shapes of the union's inputs; their channels are replaced by the spec's own.
     """
     own = tuple((*s[:-1], c) for s, c in zip(inputs, block.channels(spec), strict=True))
-    return description.describe(block.module, spec, own)
+    return block_shapes.describe(block.module, spec, own)
 
 
 def cut(tree: Tree, target: Shapes) -> Tree:

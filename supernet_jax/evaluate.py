@@ -31,11 +31,12 @@ from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from supernet_jax import choices, layers, network, sharding
+from supernet_jax import choices, network, sharding
 from supernet_jax.choices import Arch, Array
 from supernet_jax.compilation import Kept, identity
 from supernet_jax.elastic import Tree
 from supernet_jax.network import Reuse, Space, Strategy, switched, zero_stats
+from supernet_jax.nn import resize
 
 WHOLE, ARCHS, IMAGES = PartitionSpec(), PartitionSpec("candidates"), PartitionSpec(None, "data")
 Prepare = Callable[[Array], Array]  # uint8 images -> the network's float input
@@ -465,7 +466,7 @@ def _run(program: Program, params: Tree, arch: Arch, images: Array, **given: Any
 def _prepared(program: Program, images: Array) -> Array:
     """One batch as the network takes it."""
     ready = program.prepare(images).astype(jnp.float32)
-    return layers.resize_bicubic(ready, program.resolution)
+    return resize.resize_bicubic(ready, program.resolution)
 
 
 def _empty_memory(program: Program, images: int, *, moments: bool) -> Tree:

@@ -23,16 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import (
-    choices,
-    costs,
-    elastic,
-    extracted,
-    machine,
-    manifest,
-    network,
-    userfile,
-)
+from supernet_jax import choices, costs, elastic, extracted, machine, manifest, network, userfile
 from supernet_jax.card import model_card
 from supernet_jax.choices import Arch, Array
 from supernet_jax.elastic import Tree

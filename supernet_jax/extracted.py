@@ -25,31 +25,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import (
-    augment,
-    checkpoint,
-    layers,
-    machine,
-    preparation,
-    tensors,
-    userfile,
-)
-from supernet_jax.blocks import (
-    HardHead,
-    HardStem,
-    Head,
-    HeadSpec,
-    InvertedResidual,
-    InvertedResidualSpec,
-    MBConv,
-    MBConvSpec,
-    Stem,
-    StemSpec,
-)
+from supernet_jax import augment, checkpoint, machine, preparation, tensors, userfile
 from supernet_jax.errors import UserError
 from supernet_jax.manifest import BlockDescription
 from supernet_jax.manifest import Description as Description
 from supernet_jax.manifest import read_description as read_description
+from supernet_jax.nn import resize
+from supernet_jax.nn.blocks.mobilenet import Head, HeadSpec, MBConv, MBConvSpec, Stem, StemSpec
+from supernet_jax.nn.blocks.mobilenetv3 import (
+    HardHead,
+    HardStem,
+    InvertedResidual,
+    InvertedResidualSpec,
+)
 from supernet_jax.schema import parse
 from supernet_jax.storage import files
 
@@ -93,7 +81,7 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         """Images `[B, H, W, C]`, float and normalised -> logits, float32 `[B, K]`."""
-        x = layers.resize_bicubic(images.astype(jnp.float32), self.resolution)
+        x = resize.resize_bicubic(images.astype(jnp.float32), self.resolution)
         modules = {b.name: b.module(b.spec, name=b.name) for b in self.blocks}
         if self.forward is not None:
             return self.forward(_Run(modules), x).astype(jnp.float32)

@@ -24,16 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from supernet_jax import (
-    __version__,
-    checkpoint,
-    data,
-    machine,
-    progress,
-    sharding,
-    stopping,
-    train,
-)
+from supernet_jax import __version__, checkpoint, data, machine, progress, sharding, stopping, train
 from supernet_jax.checkpoint import Checkpoints
 from supernet_jax.compilation import Kept, identity
 from supernet_jax.elastic import Tree

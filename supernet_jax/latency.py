@@ -17,9 +17,10 @@ import flax.linen as nn
 import numpy as np
 
 from supernet_jax import elastic, network
-from supernet_jax.elastic import BlockShapes, Spec
+from supernet_jax.elastic import Spec
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
+from supernet_jax.nn.block_shapes import BlockShapes
 from supernet_jax.schema import parse
 from supernet_jax.storage import files
 

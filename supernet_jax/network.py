@@ -24,10 +24,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from supernet_jax import choices, draws, elastic, layers
+from supernet_jax import choices, draws, elastic
 from supernet_jax.call import Call, Static, init_module
 from supernet_jax.choices import Arch, Array, Code
 from supernet_jax.elastic import ElasticBlock, Spec, Tree
+from supernet_jax.nn import block_shapes, resize
 from supernet_jax.space import Bank as Bank
 from supernet_jax.space import Geometry as Geometry
 from supernet_jax.space import Run, Topology
@@ -200,7 +201,7 @@ def empty_memory(
         moments: whether the statistics are those of the batch, rather than given.
     """
 
-    def one(block: elastic.BlockShapes) -> tuple[Array, Tree]:
+    def one(block: block_shapes.BlockShapes) -> tuple[Array, Tree]:
         output = jnp.zeros((images, *block.output.shape[1:]), dtype)
         made = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), block.moments)
         return output, made if moments else {}
@@ -260,7 +261,7 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
         def branch(spec: Spec) -> Callable[..., tuple[Array, Tree]]:
             def compute(operands: Call, *inputs: Array) -> tuple[Array, Tree]:
                 y, moments = operands.at(spec, *inputs)
-                return layers.pad_channels(y, call.out_channels), moments
+                return resize.pad_channels(y, call.out_channels), moments
 
             # Without checkpoint a differentiated switch keeps the residuals of every branch.
             return jax.checkpoint(compute)
@@ -300,7 +301,7 @@ def _forward(
     run = _Pass(
         space, strategy, params, arch, resolution, stats, dropout_key, features, dtype, reuse, loops
     )
-    x = layers.resize_bicubic(images.astype(jnp.float32), resolution).astype(dtype)
+    x = resize.resize_bicubic(images.astype(jnp.float32), resolution).astype(dtype)
     logits = space.forward(run, x).astype(jnp.float32)
     return Output(logits, run.moments, run.kept, run.memory)
 

@@ -16,6 +16,7 @@ from supernet_jax import choices, elastic
 from supernet_jax.choices import Arch, Array, Lookup, Menu, Path
 from supernet_jax.elastic import ElasticBlock
 from supernet_jax.errors import UserError, near
+from supernet_jax.nn import block_shapes
 
 Run = Callable[..., Array]
 Topology = Callable[[Run, Array], Array]
@@ -113,7 +114,7 @@ class Geometry(NamedTuple):
     """Shapes of a union block at one resolution, batch 1: its inputs, and everything of its own."""
 
     inputs: tuple[tuple[int, ...], ...]
-    shapes: elastic.BlockShapes
+    shapes: block_shapes.BlockShapes
 
 
 @functools.cache

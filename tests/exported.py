@@ -10,22 +10,21 @@ import jax
 import numpy as np
 
 from supernet_jax import augment, choices, extract, extracted, manifest
-from supernet_jax.blocks import (
+from supernet_jax.export.format import Export
+from supernet_jax.extracted import Block, Network
+from supernet_jax.network import Space
+from supernet_jax.nn.blocks.mobilenet import (
     CONV,
     IDENTITY,
     RELU,
     Head,
     HeadSpec,
-    InvertedResidual,
-    InvertedResidualSpec,
     MBConv,
     MBConvSpec,
     Stem,
     StemSpec,
 )
-from supernet_jax.export.format import Export
-from supernet_jax.extracted import Block, Network
-from supernet_jax.network import Space
+from supernet_jax.nn.blocks.mobilenetv3 import InvertedResidual, InvertedResidualSpec
 from supernet_jax.preparation import Preparation
 from supernet_jax.spaces import mobilenet, ofa
 

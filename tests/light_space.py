@@ -7,10 +7,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from supernet_jax import layers, network
+from supernet_jax import network
 from supernet_jax.choices import Choice
 from supernet_jax.elastic import elastic
 from supernet_jax.network import Bank, Space
+from supernet_jax.nn import layers
 
 CLASSES, CHANNELS = 5, 2
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import norm
+from supernet_jax.nn import batch_norm
 
 # Of the largest value; float32's last place is 6e-8. A gradient is a difference of terms as large
 # as itself, whose sums of up to 578 products are each a few places off.
@@ -56,7 +56,7 @@ def in_float64(function: Any, inputs: tuple[Any, ...], gradient: Any) -> tuple[A
 def check_by_batch(shape: tuple[int, ...], swish: bool) -> None:
     """`norm.batch_norm` and its gradients, also those of the moments."""
     inputs = operands(shape)[:3]
-    outputs, back = jax.vjp(functools.partial(norm.batch_norm, swish=swish), *_arrays(inputs))
+    outputs, back = jax.vjp(functools.partial(batch_norm.batch_norm, swish=swish), *_arrays(inputs))
     gradient = cotangents(outputs)
     exact = in_float64(functools.partial(by_batch, swish=swish), inputs, gradient)
     # Where a channel hardly varies, the terms of x's gradient are larger than it by this factor.
@@ -68,7 +68,7 @@ def check_given(shape: tuple[int, ...], swish: bool) -> None:
     """`norm.normalise` and its gradients, also those of the statistics."""
     x, scale, bias, mean, variance = operands(shape)
     inputs = (x, mean, variance, scale, bias)
-    y, back = jax.vjp(functools.partial(norm.normalise, swish=swish), *_arrays(inputs))
+    y, back = jax.vjp(functools.partial(batch_norm.normalise, swish=swish), *_arrays(inputs))
     gradient = cotangents(y)
     exact = in_float64(functools.partial(given, swish=swish), inputs, gradient)
     close((y, back(gradient)), exact, BOUND)
@@ -77,7 +77,7 @@ def check_given(shape: tuple[int, ...], swish: bool) -> None:
 def check_moments() -> None:
     """Mean and variance where the mean is 1,000 times the spread."""
     x, scale, bias = operands((4, 30, 30, 40), 3000)[:3]
-    _, moments = norm.batch_norm(*_arrays((x, scale, bias)), swish=False)
+    _, moments = batch_norm.batch_norm(*_arrays((x, scale, bias)), swish=False)
     wide = x.astype(np.float64)
     exact = (wide.mean((0, 1, 2)), wide.var((0, 1, 2)))
     close(moments, exact, BOUND)

@@ -10,9 +10,10 @@ import pytest
 import reference
 from theorem import boxes_of_arch, flat, global_difference, largest_difference
 
-from supernet_jax import choices, layers, network
+from supernet_jax import choices, network
 from supernet_jax.importers import attentivenas
 from supernet_jax.importers.report import Report, name_of
+from supernet_jax.nn import resize
 from supernet_jax.spaces import mobilenet
 
 GOLDEN = reference.golden("parity_attentivenas")
@@ -96,7 +97,7 @@ def test_published_logits(name: str, case: str) -> None:
     at_size = reference.images(2, size, 0)
     compare(batch(at_size).logits, golden["batchstat_logits_input_at_resolution"])
     large = reference.images(2, 224, 0)
-    resized = batch(large if name == "sliced" else layers.resize_bicubic(large, size)).logits
+    resized = batch(large if name == "sliced" else resize.resize_bicubic(large, size)).logits
     compare(resized, golden["batchstat_logits_input_224_bicubic"])
     if name == "masked":
         return

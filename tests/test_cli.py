@@ -36,6 +36,7 @@ from supernet_jax import (
     extracted,
     progress,
     stopping,
+    takeout,
 )
 from supernet_jax.commands import extract as extract_command
 from supernet_jax.commands import info, quickstart
@@ -693,7 +694,7 @@ def test_quickstart(
         assert module.apply(variables, jnp.zeros((1, 8, 8, 1))).shape == (1, 10)
     assert (folder / "front.png").read_bytes().startswith(PNG)
     assert f"next: supernet search {folder} --high" in out
-    monkeypatch.setattr(quickstart.takeout, "take_out", None)  # what is there is taken as it is
+    monkeypatch.setattr(takeout, "take_out", None)  # what is there is taken as it is
     again = done(capsys, "quickstart", "--out", folder, "--steps", 6)
     assert again.splitlines()[: len(names)] == out.splitlines()[: len(names)]
 

@@ -16,8 +16,10 @@ from tiny_space import tiny
 
 from supernet_jax import (
     compilation,
+    digest,
     evaluate,
     fit,
+    machine,
     native,
     network,
     optim,
@@ -122,13 +124,13 @@ def test_settings_and_surroundings_count(
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     process.new("a")(X, Y)
     assert process.traced == 4
-    monkeypatch.setattr(compilation.machine, "instructions", lambda: "another processor")
+    monkeypatch.setattr(machine, "instructions", lambda: "another processor")
     process.new("a")(X, Y)
     assert process.traced == 5
-    monkeypatch.setattr(compilation.native, "available", lambda: "kernels.so")
+    monkeypatch.setattr(native, "available", lambda: "kernels.so")
     process.new("a")(X, Y)
     assert process.traced == 6
-    monkeypatch.setattr(compilation.digest, "versions", lambda: "later")
+    monkeypatch.setattr(digest, "versions", lambda: "later")
     process.new("a")(X, Y)
     assert process.traced == 7
 

@@ -15,7 +15,7 @@ import pytest
 import tiny_run
 from conftest import ROOT
 
-from supernet_jax import augment, config, experiment, network, optim, run_folder, train
+from supernet_jax import augment, choices, config, experiment, network, optim, run_folder, train
 from supernet_jax.commands import quickstart
 from supernet_jax.config import (
     LIBRARY,
@@ -353,7 +353,7 @@ def test_spaces_build(name: str, classes: int, channels: int, count: int | None)
     assert isinstance(space, Space) and space.name == name
     assert (space.classes, space.input_channels) == (classes, channels)
     if count is not None:
-        assert network.choices.count(space.menu) == count
+        assert choices.count(space.menu) == count
 
 
 @pytest.mark.parametrize("kind", [Cifar, OfaSmall, OfaMobileNetV3])

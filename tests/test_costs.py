@@ -13,10 +13,11 @@ import pytest
 import reference
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from supernet_jax import choices, costs, layers
+from supernet_jax import choices, costs
 from supernet_jax.choices import Choice
 from supernet_jax.elastic import elastic
 from supernet_jax.network import Space
+from supernet_jax.nn import layers
 from supernet_jax.spaces import mobilenet
 
 GOLDEN = reference.golden("attentivenas")

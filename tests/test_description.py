@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import pytest
 from tiny_space import tiny
 
-from supernet_jax import layers, network
-from supernet_jax.description import BlockShapes, describe
+from supernet_jax import network
+from supernet_jax.nn import layers
+from supernet_jax.nn.block_shapes import BlockShapes, describe
 
 
 def plainly(make: Callable, spec: Any, inputs: tuple[tuple[int, ...], ...]) -> BlockShapes:

@@ -13,11 +13,12 @@ from flax.traverse_util import flatten_dict
 from theorem import Check, box, boxes, check_of, global_difference, largest_difference
 from tiny_space import tiny
 
-from supernet_jax import choices, elastic, layers, network
-from supernet_jax.blocks import CONV, EITHER, IDENTITY, MBConv, MBConvSpec
+from supernet_jax import choices, elastic, network
 from supernet_jax.choices import Choice
 from supernet_jax.elastic import Transform, union_spec
 from supernet_jax.network import Space, chain
+from supernet_jax.nn import layers
+from supernet_jax.nn.blocks.mobilenet import CONV, EITHER, IDENTITY, MBConv, MBConvSpec
 from supernet_jax.spaces import mobilenet
 from supernet_jax.spaces.mobilenet import Stage
 

@@ -13,21 +13,12 @@ import pytest
 from light_space import CHANNELS, CLASSES, light
 from tiny_space import deep
 
-from supernet_jax import (
-    choices,
-    config,
-    costs,
-    evaluate,
-    experiment,
-    layers,
-    network,
-    results,
-    sharding,
-)
+from supernet_jax import choices, config, costs, evaluate, experiment, network, results, sharding
 from supernet_jax import data as datasets
 from supernet_jax.choices import Arch
 from supernet_jax.evaluate import EvaluationData
 from supernet_jax.network import Space
+from supernet_jax.nn import resize
 
 SPACE = light(dropout=0.5)  # which must not act in evaluation
 MENU = SPACE.menu
@@ -68,7 +59,7 @@ def some_data(seed: int = 0, batch: int = 16) -> EvaluationData:
 def forward(arch: Arch, images: Any, stats: Any = None) -> tuple[np.ndarray, list]:
     """Logits and statistics of a subnet, written out in float64."""
     values = choices.to_notation(MENU, arch)
-    resized = layers.resize_bicubic(prepare(jnp.asarray(images)), values["resolution"])
+    resized = resize.resize_bicubic(prepare(jnp.asarray(images)), values["resolution"])
     x, c, seen = np.asarray(resized, np.float64), values["width"], []
     for i, name in enumerate(("first", "second")[: values["depth"]]):
         mix, norm = PARAMS[name]["mix"], PARAMS[name]["norm"]

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 import tiny_space
 
-from supernet_jax import choices, extract, extracted, layers, native, network, tensors
+from supernet_jax import checkpoint, choices, extract, extracted, native, network, tensors
 from supernet_jax.errors import UserError
 from supernet_jax.export import format as formats_of
 from supernet_jax.export import formats, stablehlo
 from supernet_jax.export.format import Export, Format
+from supernet_jax.nn import resize
 
 TOLERANCE = 1e-5  # float32 sums in another order
 # PyTorch is no dependency; `test_export_torch.py` says so where it is not installed.
@@ -250,7 +251,7 @@ def test_a_full_disk_leaves_nothing(
             (folder / "d").mkdir(parents=True)
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(extracted.checkpoint, "write_tree", write_tree)
+        monkeypatch.setattr(checkpoint, "write_tree", write_tree)
     monkeypatch.setattr(os, "fsync", sync_or_refuse)
     with pytest.raises(UserError, match=r"cannot write .*No space left.*start the same command"):
         written(tmp_path / "net", given)
@@ -484,7 +485,7 @@ MUTATIONS = 2000
 @pytest.fixture(scope="module")
 def smallest(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The quickest network to look at: one block."""
-    from supernet_jax.blocks import Head, HeadSpec
+    from supernet_jax.nn.blocks.mobilenet import Head, HeadSpec
 
     _, _, description = taken()
     spec = {"c_in": 2, "middle": 3, "c_out": 4, "classes": 5, "dropout": 0.1, "dropout_width": 8}
@@ -563,7 +564,7 @@ def test_resizing_what_is_fed() -> None:
     export = Export(module, variables, description, (7, 7), True)
     images = formats.fed(pixels(2), export)
     assert images.shape == (2, 7, 7, 2) and images.dtype == np.uint8
-    smooth = np.asarray(layers.resize_bicubic(pixels(2).astype(np.float32), 7))
+    smooth = np.asarray(resize.resize_bicubic(pixels(2).astype(np.float32), 7))
     assert np.max(np.abs(images - np.clip(smooth, 0, 255))) <= 0.5
     floats = formats.fed(pixels(2), export._replace(pixels=False))
     np.testing.assert_allclose(floats, normalised(images), rtol=1e-5, atol=1e-6)

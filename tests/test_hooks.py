@@ -11,10 +11,11 @@ import pytest
 from theorem import Check, archs_of, check_of, global_difference, largest_difference
 from tiny_space import tiny
 
-from supernet_jax import choices, layers, network
+from supernet_jax import choices, network
 from supernet_jax.choices import Choice, Lookup
 from supernet_jax.elastic import TRANSFORMS, Transform, elastic
 from supernet_jax.network import Bank, Space, chain
+from supernet_jax.nn import layers
 
 
 @dataclasses.dataclass(frozen=True)

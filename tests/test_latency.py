@@ -15,16 +15,7 @@ import pytest
 import tiny_run
 from tiny_run import ARCH, CONFIG, supernet
 
-from supernet_jax import (
-    choices,
-    config,
-    costs,
-    elastic,
-    extract,
-    latency,
-    network,
-    timing,
-)
+from supernet_jax import choices, config, costs, elastic, extract, latency, network, timing
 from supernet_jax.commands import latency as latency_command
 from supernet_jax.errors import UserError
 from supernet_jax.export import onnx_engine

@@ -12,7 +12,7 @@ import pytest
 import reference
 from jax import lax
 
-from supernet_jax import layers, norm
+from supernet_jax.nn import batch_norm, depthwise, layers, resize
 from supernet_jax.spaces import mobilenet
 
 GOLDEN = reference.golden("attentivenas")["misc_goldens"]
@@ -44,7 +44,7 @@ def test_published_bicubic(name: str) -> None:
     wanted = np.asarray(GOLDEN[name]["output"], np.float32)
     # Two images and two channels, each of which must be resized for itself.
     planes = np.stack([source, 2 * source + 1, -source, source.T], -1).reshape(4, 4, 2, 2)
-    found = layers.resize_bicubic(jnp.asarray(planes.transpose(2, 0, 1, 3)), len(wanted))
+    found = resize.resize_bicubic(jnp.asarray(planes.transpose(2, 0, 1, 3)), len(wanted))
     for plane, target in (
         (found[0, ..., 0], wanted),
         (found[0, ..., 1], 2 * wanted + 1),
@@ -57,8 +57,8 @@ def test_published_bicubic(name: str) -> None:
 
 def test_an_image_of_the_right_size_is_not_touched() -> None:
     x = jnp.asarray(normal(1, 5, 5, 2))
-    assert layers.resize_bicubic(x, 5) is x
-    oblong = layers.resize_bicubic(jnp.asarray(normal(1, 5, 7, 2)), 5)
+    assert resize.resize_bicubic(x, 5) is x
+    oblong = resize.resize_bicubic(jnp.asarray(normal(1, 5, 7, 2)), 5)
     assert oblong.shape == (1, 5, 5, 2)
 
 
@@ -149,7 +149,7 @@ def test_moments_of_a_large_mean() -> None:
 def test_gradient_of_bfloat16_norm() -> None:
     inputs = norm_reference.operands((3, 9, 7, 25))[:3]
     x, scale, bias = (jnp.asarray(a, jnp.bfloat16) for a in inputs)
-    own = functools.partial(norm.batch_norm, swish=True)
+    own = functools.partial(batch_norm.batch_norm, swish=True)
     outputs, back = jax.vjp(own, x, scale, bias)
     gradient = norm_reference.cotangents(outputs)
     exact = norm_reference.in_float64(
@@ -173,7 +173,7 @@ def test_norm_with_swish_is_swish_of_norm() -> None:
 
 def test_norm_in_vmap() -> None:
     x, scale, bias = (np.stack([a, 2 * a]) for a in norm_reference.operands((2, 3, 3, 8))[:3])
-    own = functools.partial(norm.batch_norm, swish=True)
+    own = functools.partial(batch_norm.batch_norm, swish=True)
 
     def loss(x: Any, scale: Any, bias: Any) -> Any:
         y, (mean, variance) = own(x, scale, bias)
@@ -236,7 +236,7 @@ def test_depthwise_and_both_gradients(k: int, stride: int, size: tuple[int, int]
     @jax.jit
     def both(x: Any, kernel: Any, weights: Any) -> Any:
         def ours(x: Any, kernel: Any) -> Any:
-            return layers.depthwise(x, kernel, stride)
+            return depthwise.depthwise(x, kernel, stride)
 
         def theirs(x: Any, kernel: Any) -> Any:
             return convolution(x, kernel, stride, groups=3)
@@ -258,7 +258,7 @@ def test_depthwise_and_both_gradients(k: int, stride: int, size: tuple[int, int]
 def test_depthwise_on_cpu_is_not_xlas_convolution() -> None:
     # Both ways of computing it are compared above only if they are two.
     def lowered(platform: str) -> str:
-        run = jax.jit(functools.partial(layers.depthwise, stride=2))
+        run = jax.jit(functools.partial(depthwise.depthwise, stride=2))
         arguments = normal(1, 4, 4, 2), normal(3, 3, 1, 2)
         return run.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
 
@@ -269,7 +269,7 @@ def test_depthwise_on_cpu_is_not_xlas_convolution() -> None:
 def test_depthwise_in_bfloat16() -> None:
     x, kernel = normal(2, 6, 6, 3), normal(3, 3, 1, 3, seed=1)
     half = functools.partial(jnp.asarray, dtype=jnp.bfloat16)
-    y, pull = jax.vjp(lambda x, w: layers.depthwise(x, w, 1), half(x), half(kernel))
+    y, pull = jax.vjp(lambda x, w: depthwise.depthwise(x, w, 1), half(x), half(kernel))
     gradients = pull(jnp.ones_like(y))
     assert {a.dtype for a in (y, *gradients)} == {jnp.dtype(jnp.bfloat16)}
     exact = by_torch_rule(x, kernel, 1)
@@ -316,7 +316,7 @@ def test_parameters_start_as_published(layer: nn.Module, fan_in: int) -> None:
 @pytest.mark.parametrize("size", [(4, 6), (5, 4), (3, 7), (1, 1)])
 def test_average_pool(size: tuple[int, int]) -> None:
     x = normal(2, *size, 3)
-    y = layers.average_pool(jnp.asarray(x), 2)
+    y = resize.average_pool(jnp.asarray(x), 2)
     assert y.shape == (2, -(-size[0] // 2), -(-size[1] // 2), 3)
     for i in range(y.shape[1]):
         for j in range(y.shape[2]):  # an incomplete last window is the mean of what it covers
@@ -341,9 +341,9 @@ def test_squeeze_and_excitation() -> None:
 
 def test_pad_channels() -> None:
     x = normal(2, 3, 4)
-    padded = layers.pad_channels(jnp.asarray(x), 6)
+    padded = resize.pad_channels(jnp.asarray(x), 6)
     np.testing.assert_array_equal(padded, np.concatenate([x, np.zeros((2, 3, 2))], -1))
-    assert layers.pad_channels(padded, 6) is padded
+    assert resize.pad_channels(padded, 6) is padded
 
 
 # ---------------------------------------------------------------------------- noise

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from tiny_run import supernet
 
-from supernet_jax import layers, network, userfile
+from supernet_jax import network, userfile
 from supernet_jax.choices import Choice
 from supernet_jax.commands import info
 from supernet_jax.elastic import ElasticBlock, elastic
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
+from supernet_jax.nn import layers
 
 BAD: tuple[Any, ...] = ("a/b", "a\\b", "..", ".", "", "a\nb", "\udcfc", "x" * 101, 0, 1.5, None)
 GOOD = ("a b", "Übung", "a.b", "_x", "日本", "x" * 100)

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from supernet_jax import layers, native, norm
+from supernet_jax import native
 from supernet_jax.errors import UserError
+from supernet_jax.nn import batch_norm, depthwise
 
 Array = jax.Array
 SHAPES = [(3, 9, 7, 25)]  # odd sizes; channels for vectors of 16, of 8, and alone
@@ -91,8 +92,8 @@ def test_swish_of_every_size() -> None:
     z = np.concatenate([np.linspace(-87, 87, 4001), 10.0 ** np.arange(-20, 1), [88, 200, 1e30]])
     x = jnp.asarray(z, jnp.float32)[:, None]
     zero, one = jnp.zeros(1), jnp.ones(1)
-    swished = functools.partial(norm.normalise, swish=True)
-    y, back = jax.vjp(lambda x: swished(x, zero, one - norm.EPSILON, one, zero), x)
+    swished = functools.partial(batch_norm.normalise, swish=True)
+    y, back = jax.vjp(lambda x: swished(x, zero, one - batch_norm.EPSILON, one, zero), x)
     z = np.asarray(x, np.float64)
     s = 1 / (1 + np.exp(-z))
     # exp is good to two or three last places, 6e-8 each; rounding z * log2(e) adds as much.
@@ -105,8 +106,8 @@ def test_swish_of_every_size() -> None:
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def norm_loss(x: Array, scale: Array, bias: Array, operations: norm.Operations) -> Array:
-    y, (mean, variance) = norm._batch_norm(operations, True, x, scale, bias)
+def norm_loss(x: Array, scale: Array, bias: Array, operations: batch_norm.Operations) -> Array:
+    y, (mean, variance) = batch_norm._batch_norm(operations, True, x, scale, bias)
     return jnp.sum(y**2) + jnp.sum(mean * variance)
 
 
@@ -117,10 +118,10 @@ def test_same_bits_every_time(built: pathlib.Path) -> None:
     scale, bias = kernel[:2, 0, 0]
     gradient = jax.jit(jax.grad(lambda w: jnp.sum(native.depthwise(x, w, 1) ** 2)))
     of_norm = jax.jit(jax.grad(norm_loss, (0, 1, 2)), static_argnums=3)
-    first = np.asarray(gradient(kernel)), of_norm(x, scale, bias, norm.COMPILED)
+    first = np.asarray(gradient(kernel)), of_norm(x, scale, bias, batch_norm.COMPILED)
     for _ in range(10):
         np.testing.assert_array_equal(gradient(kernel), first[0])
-        again = of_norm(x, scale, bias, norm.COMPILED)
+        again = of_norm(x, scale, bias, batch_norm.COMPILED)
         jax.tree.map(np.testing.assert_array_equal, again, first[1])
 
 
@@ -137,8 +138,8 @@ def test_vmap_of_norm(built: pathlib.Path) -> None:
     scale, bias = jax.random.normal(jax.random.key(1), (2, 3, 9))
     gradients = jax.vmap(jax.grad(norm_loss, (0, 1, 2)), (0, 0, 0, None))
     for a, b in zip(
-        gradients(x, scale, bias, norm.COMPILED),
-        gradients(x, scale, bias, norm.PLAIN),
+        gradients(x, scale, bias, batch_norm.COMPILED),
+        gradients(x, scale, bias, batch_norm.PLAIN),
         strict=True,
     ):
         close(a, b)
@@ -151,8 +152,10 @@ def test_the_same_where_there_are_other_backends(monkeypatch: pytest.MonkeyPatch
     scale, bias = kernel[:2, 0, 0]
 
     def loss(x: Array, kernel: Array, scale: Array, bias: Array) -> Array:
-        y, (mean, _) = norm.batch_norm(layers.depthwise(x, kernel, 1), scale, bias, swish=True)
-        z = norm.normalise(y, mean, jnp.ones(9), scale, bias, swish=False)
+        y, (mean, _) = batch_norm.batch_norm(
+            depthwise.depthwise(x, kernel, 1), scale, bias, swish=True
+        )
+        z = batch_norm.normalise(y, mean, jnp.ones(9), scale, bias, swish=False)
         return jnp.sum(z**2)
 
     def program() -> tuple[str, Any]:
@@ -175,9 +178,9 @@ def test_refuses_what_does_not_fit(built: pathlib.Path) -> None:
     with pytest.raises(Exception, match="kernel of 1 to 7"):
         jax.block_until_ready(native.depthwise(x, jnp.zeros((9, 9, 1, 8)), 1))
     with pytest.raises(Exception, match="vectors of"):
-        jax.block_until_ready(norm.COMPILED.given(x, *[jnp.zeros(9)] * 4, swish=True))
+        jax.block_until_ready(batch_norm.COMPILED.given(x, *[jnp.zeros(9)] * 4, swish=True))
     with pytest.raises(Exception, match="vectors of"):
-        jax.block_until_ready(norm.COMPILED.batch(x, *[jnp.zeros(9)] * 2, swish=True))
+        jax.block_until_ready(batch_norm.COMPILED.batch(x, *[jnp.zeros(9)] * 2, swish=True))
 
 
 def test_when_it_is_used(built: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +188,9 @@ def test_when_it_is_used(built: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
 
     def which(x: Array = x) -> tuple[bool, bool]:
         row = jnp.ones(8)
-        program = jax.make_jaxpr(lambda x: norm.normalise(x, row, row, row, row, swish=True))(x)
+        program = jax.make_jaxpr(lambda x: batch_norm.normalise(x, row, row, row, row, swish=True))(
+            x
+        )
         assert ("supernet_norm" in str(program)) == native.takes_norm(x)
         return native.takes(x, kernel.astype(x.dtype)), native.takes_norm(x)
 

@@ -14,10 +14,11 @@ from test_train import QUICK, bitwise
 from theorem import largest_difference
 from tiny_space import deep, tiny, transforming
 
-from supernet_jax import choices, layers, losses, network, ordering, sampling, train
+from supernet_jax import choices, losses, network, ordering, sampling, train
 from supernet_jax.choices import Choice, Lookup
 from supernet_jax.elastic import elastic
 from supernet_jax.network import Bank, Space
+from supernet_jax.nn import layers
 from supernet_jax.sampling import Phase, Reorder
 
 TINY = tiny()

@@ -20,7 +20,6 @@ from supernet_jax import (
     combine,
     experiment,
     extract,
-    layers,
     losses,
     members,
     network,
@@ -34,6 +33,7 @@ from supernet_jax.config import AttentiveNAS, Config, Train
 from supernet_jax.elastic import elastic
 from supernet_jax.errors import UserError
 from supernet_jax.network import Space
+from supernet_jax.nn import layers
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
 BATCH = 16

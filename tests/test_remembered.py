@@ -11,7 +11,9 @@ import jax
 import pytest
 from tiny_space import tiny
 
-from supernet_jax import blocks, description, network, remembered
+from supernet_jax import network, remembered
+from supernet_jax.nn import block_shapes
+from supernet_jax.nn.blocks import mobilenet
 
 
 @pytest.fixture
@@ -21,14 +23,14 @@ def another_process(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> 
 
     def forget() -> None:
         remembered._values.cache_clear()
-        for known in (description.describe, description._known, network.geometry):
+        for known in (block_shapes.describe, block_shapes._known, network.geometry):
             known.cache_clear()
 
     forget()
     return forget
 
 
-def described() -> list[description.BlockShapes]:
+def described() -> list[block_shapes.BlockShapes]:
     """All specs of a space."""
     space, found = tiny(), []
     for name, place in network.geometry(space, 8).items():
@@ -36,7 +38,7 @@ def described() -> list[description.BlockShapes]:
         for spec in block.specs:
             channels = block.channels(spec)
             own = [(*s[:-1], c) for s, c in zip(place.inputs, channels, strict=True)]
-            found.append(description.describe(block.module, spec, tuple(own)))
+            found.append(block_shapes.describe(block.module, spec, tuple(own)))
     return found
 
 
@@ -45,7 +47,7 @@ def test_recalled_without_tracing(
 ) -> None:
     first = described()
     another_process()
-    monkeypatch.setattr(description, "_described", None)  # not callable
+    monkeypatch.setattr(block_shapes, "_described", None)  # not callable
     again = described()
     assert again == first
     assert [list(a.positions) for a in again] == [list(b.positions) for b in first]
@@ -73,10 +75,12 @@ class Mine(nn.Module):
 
 
 def test_only_the_packages_own(another_process: Callable[[], None]) -> None:
-    description.describe(Mine, Sizes(3), ((1, 4),))
-    description.describe(lambda spec: blocks.Stem(spec), blocks.StemSpec(3, 4, 1), ((1, 8, 8, 3),))
+    block_shapes.describe(Mine, Sizes(3), ((1, 4),))
+    block_shapes.describe(
+        lambda spec: mobilenet.Stem(spec), mobilenet.StemSpec(3, 4, 1), ((1, 8, 8, 3),)
+    )
     assert not remembered._file().exists()  # type: ignore[union-attr]
-    description.describe(blocks.Stem, blocks.StemSpec(3, 4, 1), ((1, 8, 8, 3),))
+    block_shapes.describe(mobilenet.Stem, mobilenet.StemSpec(3, 4, 1), ((1, 8, 8, 3),))
     assert len(remembered._file().read_text().splitlines()) == 1  # type: ignore[union-attr]
 
 

@@ -19,16 +19,7 @@ import tiny_space
 from light_space import light
 from tiny_run import ARCH, CONFIG, NETWORKS, supernet
 
-from supernet_jax import (
-    choices,
-    config,
-    costs,
-    evaluate,
-    experiment,
-    network,
-    raced,
-    results,
-)
+from supernet_jax import choices, config, costs, evaluate, experiment, network, raced, results
 from supernet_jax.commands import extract as extract_command
 from supernet_jax.commands import search as search_command
 from supernet_jax.experiment import Run

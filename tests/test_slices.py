@@ -25,7 +25,6 @@ from supernet_jax import (
     elastic,
     evaluate,
     extract,
-    layers,
     network,
     sharding,
     slices,
@@ -34,6 +33,7 @@ from supernet_jax.choices import Arch, Choice, Lookup
 from supernet_jax.elastic import Transform
 from supernet_jax.errors import UserError
 from supernet_jax.network import Bank, Space, chain
+from supernet_jax.nn import layers
 from supernet_jax.storage import record
 
 INDEX = 40_000  # bytes of Orbax's metadata and of the index of chunks

@@ -9,11 +9,11 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
-from supernet_jax import layers
 from supernet_jax.choices import Choice
 from supernet_jax.config import Config, Data, Sgd, Train
 from supernet_jax.elastic import elastic
 from supernet_jax.network import Space, chain
+from supernet_jax.nn import layers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,13 +17,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import augment, extracted, layers, manifest
+from supernet_jax import augment, extracted, manifest
 from supernet_jax.card import model_card
 from supernet_jax.errors import UserError, near
 from supernet_jax.export import onnx, orbax, safetensors, stablehlo, torch
 from supernet_jax.export.format import Export, Format, Runner, flax_runner
 from supernet_jax.extract import LIMIT, difference
 from supernet_jax.extracted import Description
+from supernet_jax.nn import resize
 from supernet_jax.schema import parse
 from supernet_jax.storage import files
 
@@ -147,7 +148,7 @@ def fed(pixels: np.ndarray, export: Export) -> np.ndarray:
     """
     whole = pixels
     if pixels.shape[1:3] != export.size:
-        rows, columns = map(layers.bicubic_matrix, pixels.shape[1:3], export.size)
+        rows, columns = map(resize.bicubic_matrix, pixels.shape[1:3], export.size)
         resized = np.einsum("hH,wW,bHWc->bhwc", rows, columns, pixels, optimize=True)
         whole = np.clip(np.round(resized), 0, 255).astype(np.uint8)
     return whole if export.pixels else _normalised(whole, export)

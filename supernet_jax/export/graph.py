@@ -13,24 +13,26 @@ import flax
 import flax.linen as nn
 import numpy as np
 
-from supernet_jax import layers
-from supernet_jax.blocks import (
+from supernet_jax.export.format import Export
+from supernet_jax.extracted import Block, Description, Variables
+from supernet_jax.nn.batch_norm import EPSILON
+from supernet_jax.nn.blocks.mobilenet import (
     IDENTITY,
     RELU,
-    HardHead,
-    HardStem,
     Head,
     HeadSpec,
-    InvertedResidual,
-    InvertedResidualSpec,
     MBConv,
     MBConvSpec,
     Stem,
     StemSpec,
 )
-from supernet_jax.export.format import Export
-from supernet_jax.extracted import Block, Description, Variables
-from supernet_jax.norm import EPSILON
+from supernet_jax.nn.blocks.mobilenetv3 import (
+    HardHead,
+    HardStem,
+    InvertedResidual,
+    InvertedResidualSpec,
+)
+from supernet_jax.nn.resize import bicubic_matrix
 
 IMAGES, LOGITS = "images", "logits"
 FLOAT = 1  # as ONNX numbers its types
@@ -153,10 +155,10 @@ def resize(graph: Graph, images: str, sizes: tuple[int, int], size: int) -> str:
     """
     height, width = sizes
     if width != size:
-        across = graph.weight("resize/columns/weight", layers.bicubic_matrix(width, size).T)
+        across = graph.weight("resize/columns/weight", bicubic_matrix(width, size).T)
         images = graph.node("MatMul", "resize/columns", images, across)
     if height != size:
-        down = graph.weight("resize/rows/weight", layers.bicubic_matrix(height, size))
+        down = graph.weight("resize/rows/weight", bicubic_matrix(height, size))
         images = graph.node("MatMul", "resize/rows", down, images)
     return images
 

@@ -19,7 +19,7 @@ from supernet_jax import extracted, tensors
 from supernet_jax.export import chain
 from supernet_jax.export.format import Export, Format, Runner, facts
 from supernet_jax.extracted import Block, Description, Variables
-from supernet_jax.norm import EPSILON
+from supernet_jax.nn.batch_norm import EPSILON
 from supernet_jax.schema import parse
 from supernet_jax.storage import files
 

@@ -15,13 +15,13 @@ import flax
 import numpy as np
 
 from supernet_jax import network
-from supernet_jax.blocks import MBConvSpec
 from supernet_jax.elastic import Tree
 from supernet_jax.errors import UserError
 from supernet_jax.importers import mapping
 from supernet_jax.importers.mapping import Leaf, Place, Spare
 from supernet_jax.importers.report import Report
 from supernet_jax.network import Space
+from supernet_jax.nn.blocks.mobilenet import MBConvSpec
 
 # By our layer: the published one. Within a block, and outside of blocks.
 INNER = {

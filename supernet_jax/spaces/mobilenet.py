@@ -8,7 +8,10 @@ All blocks of a stage share their choices.
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from supernet_jax.blocks import (
+from supernet_jax.choices import Choice, Menu, Path
+from supernet_jax.elastic import ElasticBlock, elastic, union_spec
+from supernet_jax.network import Space, chain
+from supernet_jax.nn.blocks.mobilenet import (
     CONV,
     EITHER,
     IDENTITY,
@@ -19,9 +22,6 @@ from supernet_jax.blocks import (
     Stem,
     StemSpec,
 )
-from supernet_jax.choices import Choice, Menu, Path
-from supernet_jax.elastic import ElasticBlock, elastic, union_spec
-from supernet_jax.network import Space, chain
 
 
 @dataclasses.dataclass(frozen=True)

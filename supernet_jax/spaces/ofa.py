@@ -14,19 +14,16 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from supernet_jax.blocks import (
-    HARD_SWISH,
-    RELU,
-    HardHead,
-    HardStem,
-    HeadSpec,
-    InvertedResidual,
-    InvertedResidualSpec,
-    StemSpec,
-)
 from supernet_jax.choices import Array, Choice, Menu
 from supernet_jax.elastic import ElasticBlock, Transform, Tree, elastic
 from supernet_jax.network import Space, chain
+from supernet_jax.nn.blocks.mobilenet import HARD_SWISH, RELU, HeadSpec, StemSpec
+from supernet_jax.nn.blocks.mobilenetv3 import (
+    HardHead,
+    HardStem,
+    InvertedResidual,
+    InvertedResidualSpec,
+)
 from supernet_jax.spaces.mobilenet import make_divisible
 
 

@@ -18,11 +18,11 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from supernet_jax import native, norm, versions
-from supernet_jax.description import SHAPES_ONLY
+from supernet_jax import versions
+from supernet_jax.nn import batch_norm, depthwise
+from supernet_jax.nn.block_shapes import SHAPES_ONLY
 
 versions.check()  # whoever imports a layer, and so all but the reading of files
 
@@ -80,7 +80,7 @@ class Conv(nn.Module):
         """`[B, H, W, C_in]` -> `[B, ceil(H/stride), ceil(W/stride), features]`."""
         k, c = self.kernel, x.shape[-1]
         w = _parameter(self, "kernel", k * k * c, (k, k, c, self.features), self.start)
-        patches = jnp.concatenate(_shifted(x, k, self.stride), axis=-1)
+        patches = jnp.concatenate(depthwise.shifted_views(x, k, self.stride), axis=-1)
         return _rows_dot(patches, w.reshape(k * k * c, self.features).astype(x.dtype))
 
 
@@ -115,7 +115,7 @@ class Depthwise(nn.Module):
         """`[B, H, W, C]` -> `[B, ceil(H/stride), ceil(W/stride), C]`."""
         k, c = self.kernel, x.shape[-1]
         w = _parameter(self, "kernel", k * k, (k, k, 1, c), self.start)
-        return depthwise(x, w.astype(x.dtype), self.stride)
+        return depthwise.depthwise(x, w.astype(x.dtype), self.stride)
 
 
 class Dense(nn.Module):
@@ -156,8 +156,8 @@ class BatchNorm(nn.Module):
         variance: Array
         if self.has_variable("stats", "mean"):
             mean, variance = self.get_variable("stats", "mean"), self.get_variable("stats", "var")
-            return norm.normalise(x, mean, variance, scale, bias, swish=self.swish)
-        y, (mean, variance) = norm.batch_norm(x, scale, bias, swish=self.swish)
+            return batch_norm.normalise(x, mean, variance, scale, bias, swish=self.swish)
+        y, (mean, variance) = batch_norm.batch_norm(x, scale, bias, swish=self.swish)
         n = x.size // c
         self.sow("moments", "mean", mean, reduce_fn=_last)
         self.sow("moments", "var", variance * (n / max(n - 1, 1)), reduce_fn=_last)
@@ -209,168 +209,6 @@ class SqueezeExcite(nn.Module):
         squeezed = jnp.mean(x, (1, 2), keepdims=True)
         hidden = nn.relu(make(self.reduced, name="reduce")(squeezed))
         return x * nn.hard_sigmoid(make(x.shape[-1], name="expand")(hidden))
-
-
-def depthwise(x: Array, kernel: Array, stride: int) -> Array:
-    """Depthwise convolution, symmetric padding `k // 2`.
-
-    On CPU the compiled kernel of `native` if it was built, or else a sum of k x k shifted products
-    with a gradient of its own: XLA's convolution is 14 to 85 times slower than PyTorch's there.
-
-    Args:
-        x: `[B, H, W, C]`.
-        kernel: `[k, k, 1, C]`.
-        stride: of both axes.
-    """
-    taken = native.takes(x, kernel)
-    on_cpu = native.depthwise if taken else _shifted_depthwise
-    return _depthwise(x, kernel, stride, on_cpu, taken and native.only_cpu())
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _depthwise(
-    x: Array, kernel: Array, stride: int, on_cpu: Callable[..., Array], only_cpu: bool
-) -> Array:
-    """Jitted by itself: it has by far the most operations of all layers, and many are alike."""
-    if only_cpu:
-        return on_cpu(x, kernel, stride)
-
-    def convolution(x: Array, kernel: Array) -> Array:
-        k = kernel.shape[0]
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            [(k // 2, k // 2)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
-
-    return lax.platform_dependent(
-        x, kernel, cpu=lambda x, w: on_cpu(x, w, stride), default=convolution
-    )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _shifted_depthwise(x: Array, kernel: Array, stride: int) -> Array:
-    k = kernel.shape[0]
-    taps = kernel.reshape(k * k, 1, 1, 1, -1)
-    products = [tap * w for tap, w in zip(_shifted(x, k, stride), taps, strict=True)]
-    return functools.reduce(jnp.add, products)
-
-
-def _shifted_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return _shifted_depthwise(x, kernel, stride), (x, kernel)
-
-
-def _shifted_backward(
-    stride: int, residuals: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    x, kernel = residuals
-    # Without the barrier XLA computes whatever produced the gradient again for each of the taps.
-    gradient = lax.optimization_barrier(gradient)
-    spread = _spread(gradient, (x.shape[1], x.shape[2]), stride)
-    return _shifted_depthwise(spread, kernel[::-1, ::-1], 1), _tap_sums(x, gradient, kernel, stride)
-
-
-def _spread(gradient: Array, size: tuple[int, int], stride: int) -> Array:
-    """A strided output's gradient at the input's size, zeros between."""
-    if stride == 1:
-        return gradient
-    after = [n - ((m - 1) * stride + 1) for n, m in zip(size, gradient.shape[1:3], strict=True)]
-    config = [(0, 0, 0), *((0, n, stride - 1) for n in after), (0, 0, 0)]
-    return lax.pad(gradient, jnp.zeros((), gradient.dtype), config)
-
-
-def _tap_sums(x: Array, gradient: Array, kernel: Array, stride: int) -> Array:
-    """The kernel's gradient, one image row at a time: autodiff's reads the image k x k times."""
-    k = kernel.shape[0]
-    rows, columns = gradient.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-
-    def add_row(row: Array, total: Array) -> Array:
-        band = lax.dynamic_slice_in_dim(padded, row * stride, k, axis=1).astype(jnp.float32)
-        line = lax.dynamic_slice_in_dim(gradient, row, 1, axis=1).astype(jnp.float32)
-        stops = [(j, j + (columns - 1) * stride + 1) for j in range(k)]
-        sums = [jnp.sum(band[:, :, start:stop:stride] * line, (0, 2)) for start, stop in stops]
-        return total + jnp.stack(sums, axis=1)
-
-    zero = jnp.zeros((k, k, kernel.shape[-1]), jnp.float32)
-    total = lax.fori_loop(0, rows, add_row, zero)
-    return total[:, :, None, :].astype(kernel.dtype)
-
-
-_shifted_depthwise.defvjp(_shifted_forward, _shifted_backward)
-
-
-def average_pool(x: Array, size: int) -> Array:
-    """Mean over `size` x `size` windows at stride `size`; an incomplete last one is its own mean.
-
-    Args:
-        x: `[B, H, W, C]`; the result is `[B, ceil(H/size), ceil(W/size), C]`.
-        size: of window and stride.
-    """
-    window = (1, size, size, 1)
-    pad = [(0, 0), (0, -x.shape[1] % size), (0, -x.shape[2] % size), (0, 0)]
-    total = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, window, pad)
-    covered = [np.minimum(size, n - size * np.arange(-(-n // size))) for n in x.shape[1:3]]
-    counts = np.multiply.outer(*covered)[None, :, :, None]
-    return total / jnp.asarray(counts, x.dtype)
-
-
-def resize_bicubic(x: Array, size: int) -> Array:
-    """Square bicubic resize with a = -0.75, half-pixel centres, edge clamp and no antialiasing.
-
-    PyTorch's `interpolate(mode="bicubic")`; `jax.image.resize` has a = -0.5 and antialiases.
-
-    Args:
-        x: `[B, H, W, C]`.
-        size: of the result's both sides; the input's own size returns `x` itself.
-    """
-    for axis in (1, 2):
-        if x.shape[axis] != size:
-            matrix = jnp.asarray(bicubic_matrix(x.shape[axis], size), x.dtype)
-            x = jnp.moveaxis(
-                jnp.tensordot(matrix, x, (1, axis), precision=lax.Precision.HIGHEST), 0, axis
-            )
-    return x
-
-
-def bicubic_matrix(source: int, target: int) -> np.ndarray:
-    """Interpolation weights `[target, source]` of the cubic convolution kernel (Keys 1981)."""
-    a = -0.75
-    centre = (np.arange(target) + 0.5) * source / target - 0.5
-    base = np.floor(centre).astype(int)
-    matrix = np.zeros((target, source))
-    for tap in range(-1, 3):
-        d = np.abs(centre - (base + tap))
-        near = ((a + 2) * d - (a + 3)) * d * d + 1
-        far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-        column = np.clip(base + tap, 0, source - 1)
-        np.add.at(matrix, (np.arange(target), column), np.where(d <= 1, near, far))
-    return matrix
-
-
-def pad_channels(x: Array, channels: int) -> Array:
-    """An activation with zero channels (last axis) added up to `channels`, if it has fewer."""
-    missing = channels - x.shape[-1]
-    return x if missing <= 0 else jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
-
-
-def _shifted(x: Array, k: int, stride: int) -> list[Array]:
-    """The k x k strided views of a zero-padded image that a convolution multiplies, row by row."""
-    if k == 1 and stride == 1:
-        return [x]
-    height, width = x.shape[1:3]
-    rows, columns = -(-height // stride), -(-width // stride)
-    padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
-    high, wide = (rows - 1) * stride + 1, (columns - 1) * stride + 1
-    corners = [(i, j) for i in range(k) for j in range(k)]
-    batch, channels, steps = x.shape[0], x.shape[-1], (1, stride, stride, 1)
-    return [  # a slice of lax is traced several times faster than an index
-        lax.slice(padded, (0, i, j, 0), (batch, i + high, j + wide, channels), steps)
-        for i, j in corners
-    ]
 
 
 def _rows_dot(x: Array, w: Array) -> Array:

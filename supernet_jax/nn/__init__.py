@@ -1,0 +1,1 @@
+"""Ordinary Flax layers and blocks, and the shapes they have. Nothing here knows of supernets."""
