@@ -148,7 +148,8 @@ def evaluation(space, strategy, size, batch, dtype):
     import jax
     import jax.numpy as jnp
 
-    from supernet_jax import choices, config, evaluate
+    from supernet_jax import config, evaluate
+    from supernet_jax.elastic import choices
 
     params, data = jax.block_until_ready(bench.prepared(space, size, batch, 1))
     archs = jax.device_get(choices.sample(space.menu, jax.random.key(1), (CANDIDATES,)))

@@ -8,7 +8,8 @@ import functools
 import jax
 import measure
 
-from supernet_jax import choices, config, costs
+from supernet_jax import config, costs
+from supernet_jax.elastic import choices
 
 
 def main() -> None:

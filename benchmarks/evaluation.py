@@ -16,10 +16,11 @@ import measure
 import numpy as np
 from compile import SMALL, space_of  # the script beside this one
 
-from supernet_jax import augment, choices, config, machine, network
+from supernet_jax import augment, config, machine
+from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.evaluate import EvaluationData, How, evaluate
 
-STRATEGIES = {"masked": network.masked, "switched": network.switched}
+STRATEGIES = {"masked": strategies.masked, "switched": strategies.switched}
 POPULATIONS = {"uniform": None, "mutants 0.1": 0.1, "mutants 0.2": 0.2}
 # Of the library, as in a run, so that programs are found again.
 prepare = functools.partial(augment.normalise, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -64,7 +65,9 @@ def main() -> None:
 
 def prepared(space, size, batch, batches):
     """Parameters and random images."""
-    make = jax.jit(functools.partial(network.init, space), compiler_options=machine.runs_once())
+    make = jax.jit(
+        functools.partial(shared_params.init, space), compiler_options=machine.runs_once()
+    )
     rng = np.random.default_rng(0)
     shape = (batches, batch, size, size, 3)
     images, calibration = (rng.integers(0, 256, shape, np.uint8) for _ in range(2))

@@ -17,7 +17,8 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import choices, extract, machine, network
+from supernet_jax import extract, machine
+from supernet_jax.elastic import choices, shared_params
 from supernet_jax.export import formats
 from supernet_jax.export.format import Export, Format
 
@@ -45,12 +46,12 @@ def network_of(name: str) -> Export:
     size = measure.SIZES[name]
     space = measure.space_of(name, pixels=size)
     arch = choices.largest(space.menu)
-    begin = functools.partial(network.init, space)
+    begin = functools.partial(shared_params.init, space)
     params = jax.jit(begin, compiler_options=machine.runs_once())(jax.random.key(0))
     rng = np.random.default_rng(0)  # nothing is zero, so that no part of the network hides
     noise = functools.partial(rng.normal, 0, 0.02)
     params = jax.tree.map(lambda p: np.asarray(p + noise(p.shape).astype(np.float32)), params)
-    moments = jax.eval_shape(functools.partial(network.zero_stats, space))
+    moments = jax.eval_shape(functools.partial(shared_params.zero_stats, space))
     stats = jax.tree.map(lambda s: rng.uniform(0.5, 1.5, s.shape).astype(np.float32), moments)
     module, variables = extract.extract(space, params, arch, stats)
     description = extract.describe(

@@ -103,7 +103,7 @@ def space_of(width):
 
 def arch_of(space, name):
     """An arch of the space by its name."""
-    from supernet_jax import choices
+    from supernet_jax.elastic import choices
 
     if name == "middle":
         return jax.tree.map(lambda choice: np.int32(len(choice) // 2), space.menu)
@@ -112,9 +112,10 @@ def arch_of(space, name):
 
 def made(width):
     """Random parameters, split over the devices."""
-    from supernet_jax import network, sharding
+    from supernet_jax import sharding
+    from supernet_jax.elastic import shared_params
 
-    shapes = {"params": network.parameter_shapes(space_of(width))}
+    shapes = {"params": shared_params.parameter_shapes(space_of(width))}
     rng, mesh = np.random.default_rng(0), sharding.data_mesh()
     places = sharding.place(mesh, shapes, rules=sharding.SHARDED)
     draw = lambda s: 0.05 * rng.standard_normal(s.shape, np.float32)  # noqa: E731
@@ -166,7 +167,8 @@ def read(folder, space, arch, *, whole):
 
 def taken(part, arch):
     """The variables of the network, calibrated, and proven to be the subnet."""
-    from supernet_jax import evaluate, extract, machine, network
+    from supernet_jax import evaluate, extract, machine
+    from supernet_jax.elastic import strategies
 
     space, params = part
     rng = np.random.default_rng(1)
@@ -177,7 +179,7 @@ def taken(part, arch):
     )
     statistics = jax.jit(
         lambda params, images: calibrate(
-            params=params, calibration=images, strategy=network.sliced
+            params=params, calibration=images, strategy=strategies.sliced
         ),
         compiler_options=machine.runs_once(),
     )

@@ -33,18 +33,7 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import (
-    choices,
-    config,
-    costs,
-    evaluate,
-    experiment,
-    fit,
-    run_folder,
-    train,
-    visits,
-)
-from supernet_jax.choices import Arch
+from supernet_jax import config, costs, evaluate, experiment, fit, run_folder, train, visits
 from supernet_jax.commands.train import job
 from supernet_jax.config import (
     AlphaDivergence,
@@ -60,6 +49,9 @@ from supernet_jax.config import (
     SoftCrossEntropy,
     Uniform,
 )
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.notation import to_notation
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
 from supernet_jax.storage import files
@@ -220,7 +212,7 @@ class Study:
         menu, asked, found = self._built.space.menu, self._asked, []
         for seed in range(asked.truth_seeds):
             for i, arch in enumerate(choices.unstack(self._archs)):
-                notation = json.dumps(choices.to_notation(menu, arch))
+                notation = json.dumps(to_notation(menu, arch))
                 parts = {"sampler": self._alone(notation), "loss": LABELS}
                 # Switched is faster than masked over many steps, but compiles for longer.
                 strategy = "masked" if asked.quick else "switched"
@@ -324,7 +316,7 @@ class Study:
     ) -> None:
         """What `supernet report` draws, into the folder of each supernet."""
         menu, archs = self._built.space.menu, choices.unstack(self._archs)
-        notations = [choices.to_notation(menu, arch) for arch in archs]
+        notations = [to_notation(menu, arch) for arch in archs]
         for one, record in done:
             if one.method is None:
                 continue

@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 
-from supernet_jax import choices
-from supernet_jax.choices import Menu
 from supernet_jax.config import AdamW, Config, Data, Evaluation, Sandwich, SoftCrossEntropy, Train
-from supernet_jax.network import Space
+from supernet_jax.elastic import notation
+from supernet_jax.elastic.choices import Menu
+from supernet_jax.elastic.space import Space
 from supernet_jax.sampling import Sampler
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
@@ -59,7 +59,7 @@ class Alone:
 
     def build(self, *, menu: Menu) -> Sampler:
         """The sampler for a space's menu."""
-        own: Any = choices.from_notation(menu, json.loads(self.arch))
+        own: Any = notation.from_notation(menu, json.loads(self.arch))
         one = jax.tree.map(lambda leaf: leaf[None], own)
         return Sampler(
             fixed=(),

@@ -83,16 +83,21 @@ def child(name, space_name, size, batch, dtype, rounds):
     import jax.numpy as jnp
     from compile import space_of  # the script beside this one
 
-    from supernet_jax import choices, config, machine, network
+    from supernet_jax import config, machine
+    from supernet_jax.elastic import choices, shared_params, strategies
 
     variant = VARIANTS[name]
     space = space_of(space_name, size)
     how = {"resolution": size, "dtype": config.dtype(dtype)}
     if variant.loops:
         how["loops"] = True
-    run = {"sliced": network.sliced, "masked": network.masked, "switched": network.switched}
+    run = {
+        "sliced": strategies.sliced,
+        "masked": strategies.masked,
+        "switched": strategies.switched,
+    }
     strategy = functools.partial(run[variant.strategy], unrolled(space, variant.unrolled), **how)
-    make = functools.partial(network.init, space)
+    make = functools.partial(shared_params.init, space)
     params = jax.jit(make, compiler_options=machine.runs_once())(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (batch, size, size, 3))
     if variant.strategy == "sliced":

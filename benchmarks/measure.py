@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from supernet_jax import choices, config, machine, native
-from supernet_jax.choices import Choice
-from supernet_jax.network import Space
+from supernet_jax import config, machine, native
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Choice
+from supernet_jax.elastic.space import Space
 
 CHILD = "--child"  # what a script is started with to be one of its own processes
 SIZES = {"digits": 8, "cifar": 32, "attentivenas": 128}  # pixels, unless told otherwise

@@ -42,7 +42,8 @@ import yaml
 from evaluation import population  # the script beside this one
 from torch.nn import functional
 
-from supernet_jax import choices, config, losses, network, optim, sampling, train
+from supernet_jax import config, losses, optim, sampling, train
+from supernet_jax.elastic import choices, notation, strategies
 from supernet_jax.evaluate import EvaluationData, How, evaluate
 from supernet_jax.importers import attentivenas
 from supernet_jax.spaces import mobilenet
@@ -227,7 +228,7 @@ class Peer:
 
     def choose(self, arch):
         """Makes an arch the active one."""
-        self.model.set_active_subnet(**choices.to_notation(self.space.menu, arch))
+        self.model.set_active_subnet(**notation.to_notation(self.space.menu, arch))
 
     def step(self, inputs, targets, archs):
         """One sandwich step; returns the members' losses in the order of `MEMBERS`."""
@@ -356,7 +357,7 @@ def candidates(arguments, space, params, peers, rounds):
 
     runs = {name: functools.partial(theirs, peer, ready(peer)) for name, peer in peers.items()}
     for name in arguments.strategies:
-        runs[name] = functools.partial(ours, getattr(network, name))
+        runs[name] = functools.partial(ours, getattr(strategies, name))
     timings = measure.in_turn(runs, rounds)
     found = {name: run(0) for name, run in runs.items()}
     for name, correct in found.items():

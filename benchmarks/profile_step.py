@@ -28,7 +28,8 @@ from compile import SMALL, space_of  # the script beside this one
 from scaling import computations
 from train_step import prepared
 
-from supernet_jax import choices, config, costs, train
+from supernet_jax import config, costs, train
+from supernet_jax.elastic import choices
 
 MATRIX, DEPTHWISE, ELEMENTWISE, REDUCTION, COLLECTIVE, COPY = (
     "matrix products",

@@ -25,7 +25,8 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import choices, config, costs, experiment, network, progress
+from supernet_jax import config, costs, experiment, progress
+from supernet_jax.elastic import choices, space
 from supernet_jax.raced import Book
 from supernet_jax.search import pareto_front, race
 
@@ -93,7 +94,7 @@ def answers(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, int,
     built = opened.experiment._replace(config=dataclasses.replace(settings, evaluation=limited))
     opened = opened._replace(experiment=built)
     drawn = choices.sample(built.space.menu, jax.random.key(0), (2 * arguments.candidates,))
-    found = network.distinct(built.space, choices.unstack(drawn))[: arguments.candidates]
+    found = space.distinct(built.space, choices.unstack(drawn))[: arguments.candidates]
     book = Book(opened, "held-out", found, file=arguments.book)
     everyone = np.arange(len(found))
     known = np.flatnonzero(book.answers.known.all(1))

@@ -27,7 +27,7 @@ import numpy as np
 from train_step import recipe_of
 
 from supernet_jax import machine, sharding, train
-from supernet_jax.network import Space
+from supernet_jax.elastic.space import Space
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -9,14 +9,12 @@ call every function here, on a folder that all of them see.
 """
 
 import contextlib
-import dataclasses
 import functools
 import glob
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -24,11 +22,9 @@ from etils import epath
 
 from supernet_jax import chunks
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import path_rules
 from supernet_jax.storage import failures, files, record
 from supernet_jax.storage.paths import Local, absolute
-
-if TYPE_CHECKING:
-    from supernet_jax.network import Space
 
 Result = TypeVar("Result")
 Folder = str | os.PathLike[str]
@@ -91,7 +87,9 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return False
         self.wait()
-        kept, how = chunks.laid_out(state, lambda path: _name(path).split("/")[0] in SLICED)
+        kept, how = chunks.laid_out(
+            state, lambda path: path_rules.name_of(path).split("/")[0] in SLICED
+        )
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(kept, save_args=how), meta=ocp.args.JsonSave(described)
         )
@@ -194,9 +192,9 @@ def restore(folder: Folder, target: Tree, *, step: int | None = None) -> Tree:
     run, step = _find(folder, step)
     read = functools.partial(_reading, run=run, step=step, path=run / str(step) / "state")
     saved = read(_metadata)
-    wanted = _leaves(target)
-    _compare(_leaves(saved), wanted, f"the checkpoint of step {step} in {run}")
-    arrays = _leaves(read(functools.partial(_read, part=saved, wanted=wanted)))
+    wanted = path_rules.named_leaves(target)
+    _compare(path_rules.named_leaves(saved), wanted, f"the checkpoint of step {step} in {run}")
+    arrays = path_rules.named_leaves(read(functools.partial(_read, part=saved, wanted=wanted)))
     return jax.tree.unflatten(jax.tree.structure(target), [arrays[name] for name in wanted])
 
 
@@ -222,7 +220,7 @@ def restore_params(
     place = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-        for name, leaf in _leaves(part).items()
+        for name, leaf in path_rules.named_leaves(part).items()
     }
     return read(functools.partial(_read, part=part, wanted=wanted))[subtree]
 
@@ -249,8 +247,10 @@ def read_slices(
             do not hold these parts.
     """
     read, part, what = _part(folder, step, subtree)
-    named = _leaves({subtree: wanted})
-    arrays = read(functools.partial(chunks.read, saved=_leaves(part), wanted=named, what=what))
+    named = path_rules.named_leaves({subtree: wanted})
+    arrays = read(
+        functools.partial(chunks.read, saved=path_rules.named_leaves(part), wanted=named, what=what)
+    )
     return jax.tree.unflatten(jax.tree.structure(wanted), [arrays[name] for name in named])
 
 
@@ -301,63 +301,9 @@ def read_tree(folder: Folder) -> Tree:
         UserError: there is nothing, it is something else, or it is damaged.
     """
     path, shapes = absolute(folder), tree_shapes(folder)
-    return _reading(functools.partial(_read, part=shapes, wanted=_leaves(shapes)), path)
-
-
-def describe_space(space: "Space") -> dict[str, Any]:
-    """What `meta["space"]` holds: name, decisions and a fingerprint that two spaces share only if
-    they give the same sizes to the same archs. Rates, as of dropout, do not count.
-    """
-    menu = {name: list(choice.values) for name, choice in _leaves(space.menu).items()}
-    described = {"input_channels": space.input_channels, "classes": space.classes, "menu": menu}
-    blocks = {
-        name: {
-            "specs": [_sizes(spec) for spec in block.specs],
-            "picks": [block.index.paths, block.index.table.tolist()],
-            "alive": block.alive and [block.alive.paths, block.alive.table.tolist()],
-            "group": block.group,
-        }
-        for name, block in space.blocks.items()
-    }
-    rows = space.bank and space.bank.rows
-    text = json.dumps([described, blocks, rows], sort_keys=True)
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return {"name": space.name, "fingerprint": fingerprint, **described}
-
-
-def check_space(meta: Mapping[str, Any], space: "Space") -> None:
-    """Makes sure that a checkpoint belongs to a space.
-
-    Raises:
-        UserError: it is of another one; the message says in what they differ.
-    """
-    saved, own = meta.get("space"), describe_space(space)
-    if not isinstance(saved, Mapping) or "fingerprint" not in saved:
-        raise UserError(
-            "the checkpoint's meta does not say of which space it is; save it with describe_space"
-        )
-    if saved["fingerprint"] != own["fingerprint"]:
-        raise UserError(
-            f"the checkpoint is of the space {saved.get('name')!r}, not of this {own['name']!r}: "
-            f"{_difference(saved, own)}; pass the space that it was trained with"
-        )
-
-
-def _difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    for key in ("input_channels", "classes"):
-        if saved.get(key) != own[key]:
-            return f"its {key} is {saved.get(key)}, here {own[key]}"
-    theirs, ours = dict(saved.get("menu", {})), own["menu"]
-    for name in {**theirs, **ours}:
-        if theirs.get(name) != ours.get(name):
-            there, here = theirs.get(name, "missing"), ours.get(name, "missing")
-            return f"its decision {name} is {there}, here {here}"
-    return "the decisions are the same, but sizes of its blocks are not"
-
-
-def _sizes(spec: Any) -> list[Any]:
-    values = [type(spec).__name__, *dataclasses.astuple(spec)]
-    return [value for value in values if not isinstance(value, float)]
+    return _reading(
+        functools.partial(_read, part=shapes, wanted=path_rules.named_leaves(shapes)), path
+    )
 
 
 def _find(folder: Folder, step: int | None) -> tuple[epath.Path, int]:
@@ -396,7 +342,7 @@ def _read(path: epath.Path, part: Tree, wanted: Mapping[str, Any]) -> Tree:
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def target(where: Any, _: Any) -> jax.ShapeDtypeStruct:
-        leaf = wanted[_name(where)]
+        leaf = wanted[path_rules.name_of(where)]
         place = leaf.sharding if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else None
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place or default)
 
@@ -405,19 +351,10 @@ def _read(path: epath.Path, part: Tree, wanted: Mapping[str, Any]) -> Tree:
     args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         arrays = reader.restore(path, args=args)
-    for name, array in _leaves(arrays).items():
+    for name, array in path_rules.named_leaves(arrays).items():
         if _signature(array) != _signature(wanted[name]):  # as a random key whose kind was lost
             raise ValueError(f"{name} came back as {_signature(array)}")
     return arrays
-
-
-def _leaves(tree: Tree) -> dict[str, Any]:
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _name(path: Any) -> str:
-    """`params/stem/conv/kernel`, the same for a state and for the nested dicts that are saved."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _compare(saved: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:

@@ -19,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import choices, elastic, network
 from supernet_jax import latency as latencies
-from supernet_jax.choices import Arch, Array
+from supernet_jax.elastic import choices, elastic_block
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.network import Space
 from supernet_jax.nn import block_shapes
 
 Cost = Callable[[Arch], Any]
@@ -85,11 +86,13 @@ def _nanoseconds(ms: Any) -> Any:
 @functools.cache
 def _mac_tables(space: Space) -> dict[str, np.ndarray]:
     """Per block MACs `[resolutions, specs]`, int64."""
-    places = [network.geometry(space, r) for r in space.resolutions]
+    places = [elastic_space.geometry(space, r) for r in space.resolutions]
     tables = {}
     for name, shape in places[0].items():
         block = space.blocks[name]
-        kernels = [_kernels(elastic.shapes(block, s, shape.inputs).params) for s in block.specs]
+        kernels = [
+            _kernels(elastic_block.shapes(block, s, shape.inputs).params) for s in block.specs
+        ]
         # A layer is applied at as many places in a small spec as in the union.
         positions = [place[name].shapes.positions for place in places]
         rows = [[sum(n * at[k] for k, n in own.items()) for own in kernels] for at in positions]
@@ -107,9 +110,9 @@ def _kernels(shapes: block_shapes.Shapes) -> dict[tuple[str, ...], int]:
 def _parameter_tables(space: Space) -> dict[str, np.ndarray]:
     """Per block parameters `[resolutions, specs]`, int64."""
     tables = {}
-    for name, shape in network.geometry(space, space.resolutions[0]).items():
+    for name, shape in elastic_space.geometry(space, space.resolutions[0]).items():
         block = space.blocks[name]
-        counts = [_size(elastic.shapes(block, s, shape.inputs).params) for s in block.specs]
+        counts = [_size(elastic_block.shapes(block, s, shape.inputs).params) for s in block.specs]
         tables[name] = np.tile(np.asarray(counts, np.int64), (len(space.resolutions), 1))
     return tables
 
@@ -127,7 +130,7 @@ def _lookup_sum(
     resolution = choices.get(arch, space.resolution)
     parts: dict[str, Any] = {}
     for name, table in tables.items():
-        block, owner = space.blocks[name], network.group(space, name) if tied else name
+        block, owner = space.blocks[name], elastic_space.group(space, name) if tied else name
         values = jnp.asarray(table.astype(dtype)) if traced else table
         cost = values[resolution, block.index(arch)]
         cost = cost if block.alive is None else cost * block.alive(arch)

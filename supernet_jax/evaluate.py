@@ -31,11 +31,15 @@ from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from supernet_jax import choices, network, sharding
-from supernet_jax.choices import Arch, Array
+from supernet_jax import sharding
 from supernet_jax.compilation import Kept, identity
-from supernet_jax.elastic import Tree
-from supernet_jax.network import Reuse, Space, Strategy, switched, zero_stats
+from supernet_jax.elastic import choices, shared_params, strategies
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.shared_params import zero_stats
+from supernet_jax.elastic.space import Space
+from supernet_jax.elastic.strategies import Reuse, Strategy, switched
 from supernet_jax.nn import resize
 
 WHOLE, ARCHS, IMAGES = PartitionSpec(), PartitionSpec("candidates"), PartitionSpec(None, "data")
@@ -282,7 +286,7 @@ def _works(how: How, archs: Arch, data: EvaluationData, wanted: Any = None) -> I
     for index in np.unique(resolutions):
         size = space.resolutions[index]
         group = np.flatnonzero(resolutions == index)
-        identity = network.identity(space, size, choices.unpack(space.menu, packed[group]))
+        identity = elastic_space.identity(space, size, choices.unpack(space.menu, packed[group]))
         group = group[np.lexsort(np.asarray(identity).T[::-1])]
         mesh = sharding.candidates_mesh(devices, len(group))
         program = Program(space, how.prepare, how.strategy, how.dtype, size, mesh)
@@ -445,9 +449,9 @@ def _fresh(program: Program, archs: Arch, stats: Tree, reuse: Array) -> dict[str
         stats: those of each block, `[n, ...]`, or nothing where they are the batch's.
         reuse: bool; False makes everything fresh.
     """
-    identity = jnp.asarray(network.identity(program.space, program.resolution, archs))
+    identity = jnp.asarray(elastic_space.identity(program.space, program.resolution, archs))
     changed = [identity[1:, i] != identity[:-1, i] for i in range(identity.shape[1])]
-    names = list(network.geometry(program.space, program.resolution))
+    names = list(elastic_space.geometry(program.space, program.resolution))
     for i, name in enumerate(names, start=1):
         for leaf in jax.tree.leaves(stats.get(name, {})):
             # Equal archs may have been calibrated elsewhere, and not be equal to the last bit.
@@ -458,7 +462,9 @@ def _fresh(program: Program, archs: Arch, stats: Tree, reuse: Array) -> dict[str
     return {name: fresh[:, i] for i, name in enumerate(names, start=1)}
 
 
-def _run(program: Program, params: Tree, arch: Arch, images: Array, **given: Any) -> network.Output:
+def _run(
+    program: Program, params: Tree, arch: Arch, images: Array, **given: Any
+) -> strategies.Output:
     how = {"resolution": program.resolution, "dtype": program.dtype}
     return program.strategy(program.space, params, arch, images, **how, **given)
 
@@ -470,7 +476,7 @@ def _prepared(program: Program, images: Array) -> Array:
 
 
 def _empty_memory(program: Program, images: int, *, moments: bool) -> Tree:
-    memory = network.empty_memory(
+    memory = shared_params.empty_memory(
         program.space, program.resolution, images, dtype=program.dtype, moments=moments
     )
     if program.mesh is None:

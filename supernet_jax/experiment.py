@@ -20,7 +20,6 @@ from jax.sharding import Mesh
 from supernet_jax import (
     augment,
     checkpoint,
-    choices,
     config,
     data,
     extracted,
@@ -30,16 +29,17 @@ from supernet_jax import (
     train,
     userfile,
 )
-from supernet_jax.choices import Arch, Array
 from supernet_jax.config import Config
 from supernet_jax.data import Dataset
-from supernet_jax.elastic import Tree
+from supernet_jax.elastic import choices, space_identity
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.notation import from_notation
+from supernet_jax.elastic.space import Space, geometry
 from supernet_jax.errors import UserError, near
 from supernet_jax.evaluate import EvaluationData, How
 from supernet_jax.importers import classes as class_names
-from supernet_jax.network import Space
 from supernet_jax.sampling import Sampler
-from supernet_jax.space import geometry
 from supernet_jax.storage import files
 
 
@@ -331,7 +331,7 @@ def open_run(
     if not steps:
         raise UserError(f"{folder} has no checkpoint yet; run `supernet train` on it first")
     meta = checkpoint.read_meta(kept, step=steps[-1])
-    checkpoint.check_space(meta, experiment.space)
+    space_identity.check_space(meta, experiment.space)
     _check_split(folder, meta, experiment.config)
     run = Run(folder, experiment, None, steps[-1], str(meta.get("data")))
     return with_params(run) if read else run
@@ -406,7 +406,7 @@ def read_archs(space: Space, text: str) -> list[Arch]:
     for i, item in enumerate(items):
         notation = item["arch"] if isinstance(item, dict) and "arch" in item else item
         try:
-            archs.append(choices.from_notation(space.menu, notation))
+            archs.append(from_notation(space.menu, notation))
         except UserError as error:
             place = f"{source}, arch {i}" if len(items) > 1 else source
             raise UserError(f"{place}: {error} (space {space.name})") from None

@@ -23,13 +23,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import choices, costs, elastic, extracted, machine, manifest, network, userfile
+from supernet_jax import costs, extracted, machine, manifest, userfile
 from supernet_jax.card import model_card
-from supernet_jax.choices import Arch, Array
-from supernet_jax.elastic import Tree
+from supernet_jax.elastic import (
+    choices,
+    elastic_block,
+    notation,
+    shared_params,
+    slicing,
+    strategies,
+)
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.space import Space
+from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError
 from supernet_jax.extracted import Block, Description, Network, Variables, load, read_description
-from supernet_jax.network import Space, Strategy
 from supernet_jax.preparation import Preparation
 from supernet_jax.schema import parse
 from supernet_jax.storage import files
@@ -64,7 +74,7 @@ def module(space: Space, arch: Arch) -> Network:
     """
     resolution = space.resolutions[int(choices.get(arch, space.resolution))]
     blocks = []
-    for name in network.geometry(space, resolution):  # in the order in which they run
+    for name in elastic_space.geometry(space, resolution):  # in the order in which they run
         block = space.blocks[name]
         spec = block.spec(arch)
         if spec is None:
@@ -98,22 +108,22 @@ def extract(
         UserError: the space has norms, but there are no statistics.
     """
     made = module(space, arch)
-    geometry = network.geometry(space, made.resolution)
+    geometry = elastic_space.geometry(space, made.resolution)
     if stats is None and any(jax.tree.leaves(geometry[b.name].shapes.moments) for b in made.blocks):
         raise UserError("the subnet needs calibrated statistics; make them with evaluate.calibrate")
 
     # One program, not one for each slice.
     @functools.partial(jax.jit, compiler_options=machine.runs_once())
     def cut(params: Tree, stats: Tree | None) -> Variables:
-        row = network.bank_row(space, params, arch)
+        row = shared_params.bank_row(space, params, arch)
         variables: Variables = {"params": {}, "stats": {}}
         for name, spec in ((b.name, b.spec) for b in made.blocks):
-            block, shared = space.blocks[name], row.get(network.group(space, name))
-            own = elastic.shapes(block, spec, geometry[name].inputs)
+            block, shared = space.blocks[name], row.get(elastic_space.group(space, name))
+            own = elastic_block.shapes(block, spec, geometry[name].inputs)
             if own.params:
-                variables["params"][name] = elastic.weights(block, shared, spec, own.params)
+                variables["params"][name] = slicing.weights(block, shared, spec, own.params)
             if own.moments and stats is not None:
-                variables["stats"][name] = elastic.cut(stats[name], own.moments)
+                variables["stats"][name] = slicing.cut(stats[name], own.moments)
         return variables
 
     return made, jax.device_get(cut(params, stats))
@@ -128,7 +138,7 @@ def prove(
     variables: Variables,
     images: Array | np.ndarray,
     *,
-    strategies: Sequence[Strategy] = (network.sliced,),
+    strategies: Sequence[Strategy] = (strategies.sliced,),
 ) -> float:
     """Compares logits of the extracted network with those of the subnet inside the supernet.
 
@@ -240,7 +250,7 @@ def describe(
         "format": manifest.FORMAT,
         "version": manifest.VERSION,
         "space": space.name,
-        "arch": choices.to_notation(space.menu, arch),
+        "arch": notation.to_notation(space.menu, arch),
         "resolution": made.resolution,
         "input_channels": space.input_channels,
         "mean": [float(m) for m in mean],
@@ -363,7 +373,7 @@ def _logits(
         strategy, resolution=space.resolutions[int(choices.get(arch, space.resolution))]
     )
     once = functools.partial(jax.jit, compiler_options=machine.runs_once())
-    if strategy is network.sliced:
+    if strategy is strategies.sliced:
         run = once(lambda p, s, x: how(space, p, arch, x, stats=s).logits)
         return np.asarray(run(params, stats, images))
     run = once(lambda p, s, x, a: how(space, p, a, x, stats=s).logits)

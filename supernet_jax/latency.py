@@ -16,10 +16,11 @@ from typing import NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from supernet_jax import elastic, network
-from supernet_jax.elastic import Spec
+from supernet_jax.elastic import elastic_block
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.elastic_block import Spec
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.network import Space
 from supernet_jax.nn.block_shapes import BlockShapes
 from supernet_jax.schema import parse
 from supernet_jax.storage import files
@@ -171,12 +172,12 @@ def kinds(space: Space, resolutions: Iterable[int]) -> dict[str, Kind]:
 
 def _each(space: Space, resolution: int) -> Iterator[tuple[str, int, Kind]]:
     """Block, number of the spec, and its kind."""
-    for name, shape in network.geometry(space, resolution).items():
+    for name, shape in elastic_space.geometry(space, resolution).items():
         block = space.blocks[name]
         for i, spec in enumerate(block.specs):
             channels = block.channels(spec)
             own = tuple((*s[1:-1], c) for s, c in zip(shape.inputs, channels, strict=True))
-            shapes = elastic.shapes(block, spec, shape.inputs)
+            shapes = elastic_block.shapes(block, spec, shape.inputs)
             made = type(block.module(spec)).__name__
             yield name, i, Kind(_named(made, spec, own), block.module, spec, own, shapes)
 

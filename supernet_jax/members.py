@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from supernet_jax import choices, network, sharding
-from supernet_jax.choices import Arch, Array
-from supernet_jax.elastic import Tree
+from supernet_jax import sharding
+from supernet_jax.elastic import choices, strategies
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.losses import Feature
-from supernet_jax.network import Strategy
 from supernet_jax.recipe import Metrics, Recipe, State
 from supernet_jax.sampling import roles
 
@@ -58,7 +59,7 @@ class Members(NamedTuple):
         arch, role = recipe.sampler.fixed[place], roles(recipe.sampler)[place]
 
         def run(members: Members, _: None, teacher: Taught | None) -> Any:
-            return members.gradient(network.sliced, arch, role, resolution, teacher)
+            return members.gradient(strategies.sliced, arch, role, resolution, teacher)
 
         (loss, output), gradients = self.in_parts(recipe.norm_shards, run, None, teacher)
         carry = recipe.combine.add(self.begun(carry), gradients, role, self.state.step)

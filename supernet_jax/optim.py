@@ -3,7 +3,6 @@
 Optax does the work. Averages of the parameters are `optax.incremental_update` or `optax.ema`.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import path_rules
+from supernet_jax.runtime.path_rules import Groups, Params
 
 Array = jax.Array
-Params = Any  # nested dicts of arrays: {block: {layer: {kernel | bias | scale}}}
-Groups = tuple[tuple[str, Any], ...]  # (regular expression for a whole path, its group)
 
 DECAY, NO_DECAY = "decay", "no decay"
 # The first expression that matches the path "block/layer/leaf" decides.
@@ -64,39 +63,6 @@ def warmup_cosine(
     return schedule
 
 
-def param_groups(params: Params, *, groups: Groups) -> Params:
-    """The group of every parameter, chosen by its path.
-
-    Args:
-        params: nested dicts with any leaves.
-        groups: the first whose expression matches the whole path, as "block/layer/leaf", decides.
-
-    Returns:
-        A tree of the same structure, of groups.
-
-    Raises:
-        UserError: naming the paths that no expression matches.
-    """
-    unmatched: list[str] = []
-
-    def one(path: tuple[Any, ...], leaf: Any) -> Any:
-        del leaf
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        for pattern, group in groups:
-            if re.fullmatch(pattern, name):
-                return group
-        unmatched.append(name)
-        return ""
-
-    result = jax.tree_util.tree_map_with_path(one, params)
-    if unmatched:
-        raise UserError(
-            f"no group for the parameters {', '.join(unmatched)}; every path must match one of "
-            f"{[pattern for pattern, _ in groups]}: add a (regular expression, group) to groups"
-        )
-    return result
-
-
 def decay_mask(params: Params, *, groups: Groups = DECAY_GROUPS) -> Params:
     """True for the parameters that weight decay shrinks.
 
@@ -111,7 +77,9 @@ def decay_mask(params: Params, *, groups: Groups = DECAY_GROUPS) -> Params:
     Raises:
         UserError: naming the paths that no expression matches.
     """
-    return jax.tree.map(lambda group: group == DECAY, param_groups(params, groups=groups))
+    return jax.tree.map(
+        lambda group: group == DECAY, path_rules.param_groups(params, groups=groups)
+    )
 
 
 def alphanet_sgd(

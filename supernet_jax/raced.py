@@ -17,11 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import choices, evaluate, experiment, network, progress, results
-from supernet_jax.choices import Arch
+from supernet_jax import evaluate, experiment, progress, results
+from supernet_jax.elastic import choices
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
-from supernet_jax.network import Space
 from supernet_jax.search import racing
 from supernet_jax.storage import arrays, files
 
@@ -293,7 +295,7 @@ def race(
         UserError: no subnet has a loss that is a number; a file cannot be read or written.
     """
     scorer = results.Scorer(run, split, what="", keep=keep)
-    unique = network.distinct(run.experiment.space, archs)
+    unique = elastic_space.distinct(run.experiment.space, archs)
     about = [BOOK, results.conditions(run, split), seed, len(unique)]
     name = _digest(json.dumps(about).encode()) + "-" + _digest(b"".join(map(results.key, unique)))
     file = run.folder / "races" / f"{name}.json" if keep else None
@@ -387,7 +389,7 @@ class _Bar:
 def _networks(space: Space, archs: Arch) -> np.ndarray:
     """What the archs are: int `[N, .]`, equal rows for the same network, alike ones begin alike."""
     resolutions = np.asarray(choices.get(archs, space.resolution))
-    blocks = np.asarray(network.identity(space, space.resolutions[0], archs))
+    blocks = np.asarray(elastic_space.identity(space, space.resolutions[0], archs))
     return np.concatenate([resolutions[:, None], blocks], axis=1)
 
 

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from supernet_jax.choices import Array
 from supernet_jax.combine import Combine, unit_sum
-from supernet_jax.elastic import Tree
+from supernet_jax.elastic.choices import Array
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.space import Space
+from supernet_jax.elastic.strategies import Strategy, masked
 from supernet_jax.losses import Loss
-from supernet_jax.network import Space, Strategy, masked
 from supernet_jax.sampling import Sampler, SamplerState
 
 Metrics = dict[str, Array]

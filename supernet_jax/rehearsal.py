@@ -17,10 +17,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from supernet_jax import choices, costs, fit, network, progress, sampling, train
-from supernet_jax.choices import Arch
+from supernet_jax import costs, fit, progress, sampling, train
+from supernet_jax.elastic import choices, strategies
+from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.space import Space
 from supernet_jax.experiment import Experiment
-from supernet_jax.network import Space
 
 TIMED = 5  # steps, after one that does not count
 PATIENCE = 60.0  # seconds after which two steps are enough
@@ -157,7 +158,7 @@ def rehearse(built: Experiment) -> Rehearsal:
         batch=built.config.train.batch,
         devices=built.mesh.size,
         device=built.mesh.devices.flat[0].device_kind,
-        strategy="masked" if built.recipe.strategy is network.masked else "switched",
+        strategy="masked" if built.recipe.strategy is strategies.masked else "switched",
         timed=chosen.resolutions,
         step=step,
         timed_steps=len(times),
@@ -202,7 +203,7 @@ def _members(recipe: train.Recipe, resolutions: tuple[int, ...]) -> tuple[Member
     for r in resolutions[len(sampler.fixed) :]:
         mean = round(float(np.mean(macs(_at(space, several, r)))))
         largest = int(macs(_at(space, choices.largest(space.menu), r)))
-        paid = largest if recipe.strategy is network.masked else mean
+        paid = largest if recipe.strategy is strategies.masked else mean
         random.append(Member("random", r, mean, paid))
     return (*fixed, *random)
 

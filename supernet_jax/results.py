@@ -18,8 +18,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from supernet_jax import choices, costs, evaluate, experiment, network, progress
-from supernet_jax.choices import Arch
+from supernet_jax import costs, evaluate, experiment, progress
+from supernet_jax.elastic import choices, notation, space
+from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
 from supernet_jax.storage import files
@@ -150,7 +151,7 @@ class Scorer:
         menu = self._run.experiment.space.menu
         return [
             {
-                "arch": choices.to_notation(menu, arch),
+                "arch": notation.to_notation(menu, arch),
                 "accuracy": round(float(right), 6),
                 "loss": round(float(nats), 6) if math.isfinite(nats) else None,
                 "macs": int(self.macs(arch)),
@@ -173,7 +174,7 @@ class Scorer:
         """Archs as all of the same network are written."""
         if not archs:
             return []
-        return choices.unstack(network.normal(self._run.experiment.space, choices.stack(archs)))
+        return choices.unstack(space.normal(self._run.experiment.space, choices.stack(archs)))
 
     def _catch_up(self) -> bool:
         """Takes over what others have evaluated since; whether there was any that is not known.
@@ -196,12 +197,12 @@ class Scorer:
                 if {k: record.get(k) for k in self._conditions} != self._conditions:
                     continue
                 known = _checked(record)
-                archs.append(choices.from_notation(menu, record["arch"]))
+                archs.append(notation.from_notation(menu, record["arch"]))
                 records.append(known)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
                 damaged.append(number)
         for arch, record in zip(self._normal(archs), records, strict=True):
-            self._known[key(arch)] = {**record, "arch": choices.to_notation(menu, arch)}
+            self._known[key(arch)] = {**record, "arch": notation.to_notation(menu, arch)}
         return damaged
 
 

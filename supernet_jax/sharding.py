@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from supernet_jax import optim
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import path_rules
 
 Axis = int | Literal["largest", "whole"]
 # (regular expression for a whole path, which axis is split); the first that matches decides. Paths
@@ -92,7 +92,7 @@ def place(mesh: Mesh, shapes: Any, *, rules: Rules, least: int = LEAST) -> Any:
         UserError: a path that no rule matches, or a rule whose axis an array does not have or the
             number of devices does not divide.
     """
-    axes = optim.param_groups(shapes, groups=rules)
+    axes = path_rules.param_groups(shapes, groups=rules)
 
     def one(path: Any, leaf: Any, axis: Axis) -> NamedSharding:
         if isinstance(axis, int):

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from supernet_jax import checkpoint, choices, elastic, network
-from supernet_jax.choices import Arch
+from supernet_jax import checkpoint
 from supernet_jax.chunks import Box
-from supernet_jax.elastic import Tree
-from supernet_jax.network import Space
+from supernet_jax.elastic import choices, elastic_block, shared_params, slicing
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.space import Space
 
 
 class Part(NamedTuple):
@@ -74,16 +76,16 @@ def boxes(space: Space, arch: Arch) -> Tree:
     """
     resolution = space.resolutions[int(choices.get(arch, space.resolution))]
     row = None if space.bank is None else space.bank.row.static(arch)
-    shared = network.parameter_shapes(_without_bank(space))
+    shared = shared_params.parameter_shapes(_without_bank(space))
     wanted: dict[str, dict[tuple[str, ...], Box]] = {name: {} for name in shared}
     transforms: dict[str, set[str]] = {name: set() for name in wanted}
-    for name, shape in network.geometry(space, resolution).items():
-        block, group = space.blocks[name], network.group(space, name)
+    for name, shape in elastic_space.geometry(space, resolution).items():
+        block, group = space.blocks[name], elastic_space.group(space, name)
         spec = block.spec(arch)
         if spec is None:
             continue
-        own = elastic.shapes(block, spec, shape.inputs).params
-        for path, edges in elastic.needed(block, own, shared[group]).items():
+        own = elastic_block.shapes(block, spec, shape.inputs).params
+        for path, edges in slicing.needed(block, own, shared[group]).items():
             box = Box(*map(tuple, zip(*edges, strict=True)))
             wanted[group][path] = wanted[group].get(path, box).union(box)
         transforms[group] |= {"/".join(transform.leaf) for transform in block.transforms}
@@ -114,10 +116,12 @@ def _tree(
             return {key: walk(value, (*path, key)) for key, value in node.items()}
         return banked(wanted[path]) if path in wanted else None
 
-    own = {key: walk(node, (key,)) for key, node in shapes.items() if key != elastic.TRANSFORMS}
-    if elastic.TRANSFORMS in shapes:
-        own[elastic.TRANSFORMS] = {
+    own = {
+        key: walk(node, (key,)) for key, node in shapes.items() if key != elastic_block.TRANSFORMS
+    }
+    if elastic_block.TRANSFORMS in shapes:
+        own[elastic_block.TRANSFORMS] = {
             name: jax.tree.map(whole if name in transforms else lambda leaf: None, tree)
-            for name, tree in shapes[elastic.TRANSFORMS].items()
+            for name, tree in shapes[elastic_block.TRANSFORMS].items()
         }
     return own

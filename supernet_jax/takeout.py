@@ -17,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from supernet_jax import choices, costs, evaluate, experiment, extract, extracted, machine, network
-from supernet_jax.choices import Arch
+from supernet_jax import costs, evaluate, experiment, extract, extracted, machine
 from supernet_jax.data import decode
-from supernet_jax.elastic import Tree
+from supernet_jax.elastic import choices, shared_params, strategies
+from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.notation import to_notation
 from supernet_jax.errors import UserError
 from supernet_jax.evaluate import EvaluationData
 from supernet_jax.experiment import Experiment, Run
@@ -127,7 +129,7 @@ def folder_names(opened: Run, archs: Sequence[Arch]) -> list[str]:
     """A name for each arch's folder, which depends on nothing but the arch and its space."""
     space = opened.experiment.space
     macs = costs.macs(space)
-    notations = [files.dumps(choices.to_notation(space.menu, arch)) for arch in archs]
+    notations = [files.dumps(to_notation(space.menu, arch)) for arch in archs]
     digests = [hashlib.sha256(notation.encode()).hexdigest()[:8] for notation in notations]
     return [f"macs-{int(macs(a))}-{d}" for a, d in zip(archs, digests, strict=True)]
 
@@ -147,7 +149,7 @@ def is_finished(opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted) -
     space, source = opened.experiment.space, there.source
     size = _fed_size(opened.experiment, wanted)
     own = {
-        "arch": choices.to_notation(space.menu, arch),
+        "arch": to_notation(space.menu, arch),
         "checkpoint": opened.step,
         "run": os.path.realpath(opened.folder),
         "preparation": preparation_of(opened.experiment),
@@ -256,7 +258,7 @@ def _calibrate(opened: Run, arch: Arch, calibration: Any) -> Tree:
             arch,
             images,
             resolution=space.resolutions[int(choices.get(arch, space.resolution))],
-            strategy=network.sliced,
+            strategy=strategies.sliced,
             prepare=prepare,
         )
 
@@ -292,7 +294,7 @@ def _subnets(opened: Run, archs: Sequence[Arch], images: jax.Array) -> Iterator[
         jnp.concatenate([data.images for data in splits.values()]),
         jnp.concatenate([data.labels for data in splits.values()]),
     )
-    unravel = ravel_pytree(network.zero_stats(space))[1]
+    unravel = ravel_pytree(shared_params.zero_stats(space))[1]
     logits = functools.cache(functools.partial(_logits_program, how))
     for where, stats in evaluate.calibrated(how, opened.params, choices.stack(archs), together):
         part = [archs[place] for place in where]

@@ -28,10 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from supernet_jax import checkpoint, choices, costs, elastic, extract, machine, native, network
-from supernet_jax.choices import Arch
+from supernet_jax import costs, extract, machine, native
+from supernet_jax.elastic import choices, elastic_block, space_identity
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.notation import to_notation
+from supernet_jax.elastic.space import Space
 from supernet_jax.latency import Calibration, Conditions, Kind, Table, Timing
-from supernet_jax.network import Space
 
 Call = Callable[[], Any]
 # The more are timed in turn, the more alike are the moments at which they were; a kill loses them.
@@ -85,7 +88,7 @@ def conditions(space: Space, *, batch: int, engine: Engine = JIT) -> Conditions:
     kernels = "native" if here["backend"] == "cpu" and has_kernels else "xla"
     return Conditions(
         space=space.name,
-        fingerprint=checkpoint.describe_space(space)["fingerprint"],
+        fingerprint=space_identity.describe_space(space)["fingerprint"],
         batch=batch,
         dtype="float32",
         engine=engine.name,
@@ -159,9 +162,9 @@ def networks(
         runs = []
         for arch in group:
             made = extract.module(space, arch)
-            geometry = network.geometry(space, made.resolution)
+            geometry = elastic_space.geometry(space, made.resolution)
             shapes = {
-                b.name: elastic.shapes(space.blocks[b.name], b.spec, geometry[b.name].inputs)
+                b.name: elastic_block.shapes(space.blocks[b.name], b.spec, geometry[b.name].inputs)
                 for b in made.blocks
             }
             variables = _variables(
@@ -179,7 +182,7 @@ def networks(
 
 def notation(space: Space, arch: Arch) -> str:
     """An arch as one line of JSON."""
-    return json.dumps(choices.to_notation(space.menu, arch))
+    return json.dumps(to_notation(space.menu, arch))
 
 
 def archs(space: Space, resolutions: Sequence[int], n: int) -> tuple[list[Arch], list[Arch]]:
@@ -196,7 +199,7 @@ def archs(space: Space, resolutions: Sequence[int], n: int) -> tuple[list[Arch],
     many = jax.tree.map(np.asarray, many)
     many = at(many, choices.get(many, space.resolution) % len(places))
     ends = [at(choices.smallest(space.menu), 0), at(choices.largest(space.menu), -1)]
-    drawn = network.distinct(space, [*ends, *choices.unstack(many)])
+    drawn = elastic_space.distinct(space, [*ends, *choices.unstack(many)])
     fitted = min(FITTED, len(drawn) // 2)
     return drawn[:fitted], drawn[fitted : fitted + n]
 

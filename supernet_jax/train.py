@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from supernet_jax import choices, compilation, network, ordering, sharding
-from supernet_jax.choices import Arch, Array
+from supernet_jax import compilation, sharding
 from supernet_jax.combine import Combine as Combine
 from supernet_jax.combine import unit_sum as unit_sum
 from supernet_jax.compilation import Kept
-from supernet_jax.elastic import Tree
+from supernet_jax.elastic import channel_order, choices, shared_params
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.members import Members, Taught
 from supernet_jax.recipe import Augment as Augment
 from supernet_jax.recipe import Batch as Batch
@@ -55,7 +56,7 @@ def create(recipe: Recipe, key: Array | None = None, params: Tree | None = None)
     """
     key = jax.random.key(recipe.seed) if key is None else jax.random.wrap_key_data(key)
     params_key, sampler_key = jax.random.split(key)
-    params = network.init(recipe.space, params_key) if params is None else params
+    params = shared_params.init(recipe.space, params_key) if params is None else params
     return State(
         step=jnp.int32(0),
         params=params,
@@ -95,7 +96,7 @@ def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, 
 
 def shapes(recipe: Recipe) -> State:
     """The state of a recipe with `jax.ShapeDtypeStruct` leaves; nothing is computed."""
-    params = network.parameter_shapes(recipe.space)
+    params = shared_params.parameter_shapes(recipe.space)
     return jax.eval_shape(functools.partial(create, recipe), None, params)
 
 
@@ -336,7 +337,7 @@ def _reordered(reorder: Reorder | None, state: State) -> State:
     def moved(state: State) -> State:
         orders = reorder.orders(state.params)
         trees = (state.params, state.opt_state, state.ema)
-        params, opt_state, ema = ordering.reordered(trees, orders)
+        params, opt_state, ema = channel_order.reordered(trees, orders)
         return state.replace(params=params, opt_state=opt_state, ema=ema)  # type: ignore[attr-defined]
 
     return jax.lax.cond(state.step == reorder.step, moved, lambda state: state, state)

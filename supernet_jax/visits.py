@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import choices, costs, sampling, train
-from supernet_jax.choices import Arch, Array
-from supernet_jax.network import Space
+from supernet_jax import costs, sampling, train
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.space import Space
 from supernet_jax.sampling import Sampler
 
 

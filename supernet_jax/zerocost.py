@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from supernet_jax import losses, network
-from supernet_jax.choices import Arch, Array
-from supernet_jax.elastic import Tree
-from supernet_jax.network import Space
+from supernet_jax import losses
+from supernet_jax.elastic import strategies
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.space import Space
 
 
 def snip(
@@ -36,7 +37,7 @@ def snip(
 
     def score(arch: Arch) -> Array:
         def loss(params: Tree) -> Array:
-            output = network.masked(space, params, arch, images, resolution=resolution)
+            output = strategies.masked(space, params, arch, images, resolution=resolution)
             return losses.cross_entropy(output.logits, labels)
 
         products = jax.tree.map(

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from supernet_jax import augment, choices, extract, extracted, manifest
+from supernet_jax import augment, extract, extracted, manifest
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.space import Space
 from supernet_jax.export.format import Export
 from supernet_jax.extracted import Block, Network
-from supernet_jax.network import Space
 from supernet_jax.nn.blocks.mobilenet import (
     CONV,
     IDENTITY,

@@ -7,10 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from supernet_jax import network
-from supernet_jax.choices import Choice
-from supernet_jax.elastic import elastic
-from supernet_jax.network import Bank, Space
+from supernet_jax.elastic import strategies
+from supernet_jax.elastic.choices import Choice
+from supernet_jax.elastic.elastic_block import elastic
+from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.nn import layers
 
 CLASSES, CHANNELS = 5, 2
@@ -58,5 +58,5 @@ def light(
         "second": make(Mix, lambda c: Sizes(c, c), depth=(("depth",), 1)),
         "pool": make(Pool, lambda c: Sizes(c, CLASSES, dropout)),
     }
-    forward = network.chain(tuple(blocks))
+    forward = strategies.chain(tuple(blocks))
     return Space("light", menu, blocks, forward, CHANNELS, CLASSES, bank=bank)

@@ -10,7 +10,8 @@ import pytest
 import reference
 from theorem import boxes_of_arch, flat, global_difference, largest_difference
 
-from supernet_jax import choices, network
+from supernet_jax.elastic import choices, shared_params, strategies
+from supernet_jax.elastic.notation import from_notation
 from supernet_jax.importers import attentivenas
 from supernet_jax.importers.report import Report, name_of
 from supernet_jax.nn import resize
@@ -20,7 +21,7 @@ GOLDEN = reference.golden("parity_attentivenas")
 SPACE = mobilenet.attentivenas()
 EITHER = [n for n, b in SPACE.blocks.items() if getattr(b.union, "shortcut", "") == "either"]
 PIXELS = 64
-SHAPES = jax.eval_shape(functools.partial(network.init, SPACE), jax.random.key(0))
+SHAPES = jax.eval_shape(functools.partial(shared_params.init, SPACE), jax.random.key(0))
 
 
 @functools.cache
@@ -64,13 +65,13 @@ def test_blocks_with_either_shortcut() -> None:
 def program(name: str, case: str, size: int, with_stats: bool) -> Any:
     """`(params, arch, images, stats) -> output`; sliced has a program for each arch."""
     notation = GOLDEN["cases"][case]["cfg"]
-    fixed = choices.from_notation(SPACE.menu, notation)
+    fixed = from_notation(SPACE.menu, notation)
 
     def run(params: Any, arch: Any, images: Any, stats: Any) -> Any:
-        strategy = {"masked": network.masked, "switched": network.switched}.get(name)
+        strategy = {"masked": strategies.masked, "switched": strategies.switched}.get(name)
         how = {"resolution": size, "stats": stats if with_stats else None}
         if strategy is None:
-            return network.sliced(SPACE, params, fixed, images, **how)
+            return strategies.sliced(SPACE, params, fixed, images, **how)
         return strategy(SPACE, params, arch, images, **how)
 
     compiled = jax.jit(run)
@@ -132,13 +133,13 @@ def test_theorem_on_the_whole_space() -> None:
 
         return jax.jit(run)
 
-    masked = gradient(network.masked)
-    switched = jax.jit(lambda p, a: network.switched(SPACE, p, a, images, resolution=PIXELS))
+    masked = gradient(strategies.masked)
+    switched = jax.jit(lambda p, a: strategies.switched(SPACE, p, a, images, resolution=PIXELS))
     archs = choices.unstack(choices.sample(SPACE.menu, jax.random.key(16), (2,)))
     kinds = [{SPACE.blocks[name].spec(arch).shortcut for arch in archs} for name in EITHER]
     assert sum(len(kind) == 2 for kind in kinds) >= 3, "these archs change too few shortcuts"
     for arch in archs:
-        (_, output), gradients = gradient(network.sliced, arch)(params, None)
+        (_, output), gradients = gradient(strategies.sliced, arch)(params, None)
         traced = jax.tree.map(jnp.asarray, arch)
         (_, other), others_gradients = masked(params, traced)
         assert global_difference(others_gradients, gradients) < 1e-5

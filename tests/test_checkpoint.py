@@ -20,7 +20,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from supernet_jax import checkpoint
-from supernet_jax.choices import Choice
+from supernet_jax.elastic import space_identity
+from supernet_jax.elastic.choices import Choice
 from supernet_jax.errors import UserError
 from supernet_jax.spaces import mobilenet
 from supernet_jax.storage import record
@@ -385,32 +386,32 @@ def test_trees_alone(tmp_path: pathlib.Path) -> None:
 
 def test_the_space_of_a_checkpoint() -> None:
     space = mobilenet.digits()
-    meta = {"space": checkpoint.describe_space(space)}
-    checkpoint.check_space(meta, space)
-    checkpoint.check_space(meta, mobilenet.digits())
-    checkpoint.check_space(meta, dataclasses.replace(space, name="renamed"))
+    meta = {"space": space_identity.describe_space(space)}
+    space_identity.check_space(meta, space)
+    space_identity.check_space(meta, mobilenet.digits())
+    space_identity.check_space(meta, dataclasses.replace(space, name="renamed"))
     with pytest.raises(
         UserError, match="'digits', not of this 'cifar': its input_channels is 1, here 3"
     ):
-        checkpoint.check_space(meta, mobilenet.cifar())
+        space_identity.check_space(meta, mobilenet.cifar())
     with pytest.raises(UserError, match="its classes is 10, here 11"):
-        checkpoint.check_space(meta, mobilenet.digits(classes=11))
+        space_identity.check_space(meta, mobilenet.digits(classes=11))
     menu = {**space.menu, "resolution": Choice((8, 16))}
     with pytest.raises(UserError, match=r"decision resolution is \[8\], here \[8, 16\]"):
-        checkpoint.check_space(meta, dataclasses.replace(space, menu=menu))
+        space_identity.check_space(meta, dataclasses.replace(space, menu=menu))
     stem = space.blocks["stem"]
     doubled = dataclasses.replace(
         stem, specs=tuple(dataclasses.replace(s, stride=2) for s in stem.specs)
     )
     with pytest.raises(UserError, match="sizes of its blocks are not"):
         blocks = {**space.blocks, "stem": doubled}
-        checkpoint.check_space(meta, dataclasses.replace(space, blocks=blocks))
+        space_identity.check_space(meta, dataclasses.replace(space, blocks=blocks))
     with pytest.raises(UserError, match="does not say of which space"):
-        checkpoint.check_space({}, space)
+        space_identity.check_space({}, space)
 
 
 def test_rates_do_not_make_another_space() -> None:
     def tiny(rate: float) -> Any:
         return mobilenet.cifar(dropout=rate, drop_path=rate)
 
-    checkpoint.check_space({"space": checkpoint.describe_space(tiny(0.0))}, tiny(0.5))
+    space_identity.check_space({"space": space_identity.describe_space(tiny(0.0))}, tiny(0.5))

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import choices
-from supernet_jax.choices import Choice, Lookup
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Choice, Lookup
+from supernet_jax.elastic.notation import from_notation, options, to_notation
 from supernet_jax.errors import UserError
 
 # 3 * 1 * 2 * 2 * 3 = 36 archs; tuples, lists, floats and a decision with one option.
@@ -51,7 +52,7 @@ def test_count_names_and_places() -> None:
 
 
 def test_options_are_the_menu_in_plain_lists() -> None:
-    assert choices.options(MENU) == {
+    assert options(MENU) == {
         "width": [[8, 16], [8, 16, 24]],
         "depth": [[1, 2, 3], [2]],
         "rate": [0.5, 1.0],
@@ -68,7 +69,7 @@ def test_largest_and_smallest() -> None:
     for arch, wanted in ((choices.largest(MENU), (2, 0, 1, 1, 2)), (choices.smallest(MENU), 0)):
         assert all(isinstance(leaf, np.int32) for leaf in jax.tree.leaves(arch))
         np.testing.assert_array_equal(choices.pack(arch), np.broadcast_to(wanted, 5))
-    assert choices.to_notation(MENU, choices.largest(MENU))["width"] == [16, 24]
+    assert to_notation(MENU, choices.largest(MENU))["width"] == [16, 24]
 
 
 def test_replace_changes_one_leaf_and_keeps_the_tree() -> None:
@@ -204,11 +205,11 @@ def test_stack_and_unstack() -> None:
 
 def test_notation_round_trip() -> None:
     for arch in every_arch():
-        notation = choices.to_notation(MENU, arch)
+        notation = to_notation(MENU, arch)
         assert list(notation) == ["width", "depth", "rate"]  # the menu's order, not the sorted one
-        back = choices.from_notation(MENU, json.loads(json.dumps(notation)))
+        back = from_notation(MENU, json.loads(json.dumps(notation)))
         chex.assert_trees_all_equal(back, arch)
-    assert choices.to_notation(MENU, choices.from_notation(MENU, NOTATION)) == NOTATION
+    assert to_notation(MENU, from_notation(MENU, NOTATION)) == NOTATION
 
 
 @pytest.mark.parametrize(
@@ -232,14 +233,12 @@ def test_notation_round_trip() -> None:
 )
 def test_what_the_notation_refuses(notation: Any, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        choices.from_notation(MENU, notation)
+        from_notation(MENU, notation)
 
 
 def test_notation_names_decisions_deep_in_a_menu() -> None:
     with pytest.raises(UserError, match=re.escape("cell.op[1] is 9, but this space allows 1, 2")):
-        choices.from_notation(
-            {"cell": {"op": [Choice((1, 2)), Choice((1, 2))]}}, {"cell": {"op": [1, 9]}}
-        )
+        from_notation({"cell": {"op": [Choice((1, 2)), Choice((1, 2))]}}, {"cell": {"op": [1, 9]}})
 
 
 # Answers 0..5, none of them the index itself, and asked in another order than the menu's.

@@ -26,7 +26,6 @@ from tiny_run import ARCH, ARCHS, CONFIG, COSTS, NETWORKS, supernet
 
 from supernet_jax import (
     checkpoint,
-    choices,
     cli,
     config,
     costs,
@@ -41,6 +40,7 @@ from supernet_jax import (
 from supernet_jax.commands import extract as extract_command
 from supernet_jax.commands import info, quickstart
 from supernet_jax.config import Config
+from supernet_jax.elastic import notation
 from supernet_jax.experiment import Run
 
 Capture = pytest.CaptureFixture[str]
@@ -467,7 +467,7 @@ def test_what_evaluate_writes(trained: pathlib.Path, capsys: Capture) -> None:
 
 
 def arch_of(run: Run) -> Any:
-    return choices.from_notation(run.experiment.space.menu, ARCH)
+    return notation.from_notation(run.experiment.space.menu, ARCH)
 
 
 def measured(run: Run, split: str) -> tuple[float, float]:

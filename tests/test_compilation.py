@@ -21,7 +21,6 @@ from supernet_jax import (
     fit,
     machine,
     native,
-    network,
     optim,
     remembered,
     sharding,
@@ -29,6 +28,7 @@ from supernet_jax import (
 )
 from supernet_jax.compilation import PREFIX, Kept, identity
 from supernet_jax.config import Config
+from supernet_jax.elastic import strategies
 from supernet_jax.experiment import build
 
 RANDOM = random.SystemRandom()
@@ -295,7 +295,7 @@ def test_another_setting_changes_its_own_piece_only() -> None:
 
 
 def test_what_an_evaluation_is_made_of_is_known() -> None:
-    program = evaluate.Program(tiny(), jnp.float32, network.masked, jnp.float32, 8, None)
+    program = evaluate.Program(tiny(), jnp.float32, strategies.masked, jnp.float32, 8, None)
     first, again = (evaluate.calibrator.__wrapped__(program) for _ in range(2))
     assert first._identity == again._identity is not None
     assert first._identity != evaluate.scorer(program)._identity

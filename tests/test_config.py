@@ -15,7 +15,7 @@ import pytest
 import tiny_run
 from conftest import ROOT
 
-from supernet_jax import augment, choices, config, experiment, network, optim, run_folder, train
+from supernet_jax import augment, config, experiment, optim, run_folder, train
 from supernet_jax.commands import quickstart
 from supernet_jax.config import (
     LIBRARY,
@@ -52,8 +52,9 @@ from supernet_jax.config import (
     Uniform,
     UnitSum,
 )
+from supernet_jax.elastic import choices, strategies
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.network import Space
 
 FILES = sorted((ROOT / "configs").glob("*.py"))
 CHANGED: tuple[Any, ...] = (
@@ -383,8 +384,8 @@ def test_rates(kind: Any, name: str) -> None:
 
 @pytest.mark.parametrize("job", ["train", "evaluate"])
 def test_strategies(job: str) -> None:
-    assert config.strategy("masked", job=job, backend="cpu") is network.masked
-    assert config.strategy("switched", job=job, backend="tpu") is network.switched
+    assert config.strategy("masked", job=job, backend="cpu") is strategies.masked
+    assert config.strategy("switched", job=job, backend="tpu") is strategies.switched
     for backend in ("cpu", "gpu", "tpu"):
         row = config.FASTEST.get(backend, config.FASTEST["default"])
         assert config.strategy("auto", job=job, backend=backend) is row[job]
@@ -392,8 +393,8 @@ def test_strategies(job: str) -> None:
 
 
 def test_evaluation_on_cpu_runs_each_subnet_at_its_own_cost() -> None:
-    assert config.strategy("auto", job="evaluate", backend="cpu") is network.masked
-    assert config.strategy("auto", job="train", backend="quantum") is network.masked
+    assert config.strategy("auto", job="evaluate", backend="cpu") is strategies.masked
+    assert config.strategy("auto", job="train", backend="quantum") is strategies.masked
 
 
 def test_the_published_recipes_are_steps() -> None:

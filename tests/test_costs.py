@@ -13,10 +13,11 @@ import pytest
 import reference
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from supernet_jax import choices, costs
-from supernet_jax.choices import Choice
-from supernet_jax.elastic import elastic
-from supernet_jax.network import Space
+from supernet_jax import costs
+from supernet_jax.elastic import choices, notation
+from supernet_jax.elastic.choices import Choice
+from supernet_jax.elastic.elastic_block import elastic
+from supernet_jax.elastic.space import Space
 from supernet_jax.nn import layers
 from supernet_jax.spaces import mobilenet
 
@@ -31,7 +32,7 @@ def space() -> Space:
 @pytest.mark.parametrize("name", GOLDEN["nets"])
 def test_published_subnets(space: Space, name: str) -> None:
     net = GOLDEN["nets"][name]
-    arch = choices.from_notation(space.menu, net["cfg"])
+    arch = notation.from_notation(space.menu, net["cfg"])
     assert int(costs.macs(space)(arch)) == round(net["MMACs"] * 1e6)
     assert int(costs.parameters(space)(arch)) == net["effective_params"]
 
@@ -204,7 +205,7 @@ def tied_space() -> Space:
 @pytest.mark.parametrize("width", [3, 4])
 def test_shared_parameters_count_once_and_their_work_each_time(depth: int, width: int) -> None:
     space = tied_space()
-    arch = choices.from_notation(space.menu, {"resolution": 2, "depth": depth, "width": width})
+    arch = notation.from_notation(space.menu, {"resolution": 2, "depth": depth, "width": width})
     places = 4
     assert costs.macs(space)(arch) == places * (width + depth * width**2 + width * 5)
     once = 2 * width + (width**2 + width) + (5 * width + 5)

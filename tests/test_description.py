@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from tiny_space import tiny
 
-from supernet_jax import network
+from supernet_jax.elastic import space as elastic_space
 from supernet_jax.nn import layers
 from supernet_jax.nn.block_shapes import BlockShapes, describe
 
@@ -36,7 +36,7 @@ def plainly(make: Callable, spec: Any, inputs: tuple[tuple[int, ...], ...]) -> B
 
 def test_library_blocks() -> None:
     space = tiny()
-    for name, place in network.geometry(space, 8).items():
+    for name, place in elastic_space.geometry(space, 8).items():
         block = space.blocks[name]
         for spec in (*block.specs, block.union):
             own = tuple(

@@ -10,9 +10,10 @@ import pytest
 from light_space import light
 from tiny_space import tiny, transforming
 
-from supernet_jax import draws, network
-from supernet_jax.choices import Array, Lookup
-from supernet_jax.network import Bank, Space
+from supernet_jax import draws
+from supernet_jax.elastic import shared_params
+from supernet_jax.elastic.choices import Array, Lookup
+from supernet_jax.elastic.space import Bank, Space
 
 BANK = Bank(2, Lookup((("width",),), np.asarray([0, 1, 1])))
 SPACES = (tiny(), transforming(), light(bank=BANK))  # plain, with learned transforms, in rows
@@ -103,11 +104,11 @@ def test_several_keys_at_once() -> None:
 
 
 def test_a_space_starts_with_one_draw() -> None:
-    start = jax.make_jaxpr(lambda key: network.init(tiny(), key))(jax.random.key(0))
+    start = jax.make_jaxpr(lambda key: shared_params.init(tiny(), key))(jax.random.key(0))
     assert str(start).count("random_bits[") == 1
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
 def test_shapes_of_parameters_are_those_of_their_start(space: Space) -> None:
-    begun = jax.eval_shape(functools.partial(network.init, space), jax.random.key(0))
-    assert network.parameter_shapes(space) == begun
+    begun = jax.eval_shape(functools.partial(shared_params.init, space), jax.random.key(0))
+    assert shared_params.parameter_shapes(space) == begun

@@ -13,17 +13,26 @@ from flax.traverse_util import flatten_dict
 from theorem import Check, box, boxes, check_of, global_difference, largest_difference
 from tiny_space import tiny
 
-from supernet_jax import choices, elastic, network
-from supernet_jax.choices import Choice
-from supernet_jax.elastic import Transform, union_spec
-from supernet_jax.network import Space, chain
+from supernet_jax.elastic import (
+    choices,
+    elastic_block,
+    masks,
+    shared_params,
+    slicing,
+    space,
+    strategies,
+)
+from supernet_jax.elastic.choices import Choice
+from supernet_jax.elastic.elastic_block import Transform, union_spec
+from supernet_jax.elastic.space import Space
+from supernet_jax.elastic.strategies import chain
 from supernet_jax.nn import layers
 from supernet_jax.nn.blocks.mobilenet import CONV, EITHER, IDENTITY, MBConv, MBConvSpec
 from supernet_jax.spaces import mobilenet
 from supernet_jax.spaces.mobilenet import Stage
 
 SPACE = tiny()
-GEOMETRY = network.geometry(SPACE, 8)
+GEOMETRY = space.geometry(SPACE, 8)
 SUMS = 1e-5  # float32 sums in another order
 
 
@@ -38,7 +47,7 @@ def numbered(shapes: Any) -> Any:
 @functools.cache
 def boxes_of(name: str, spec: Any) -> dict[tuple[str, ...], np.ndarray]:
     block, place = SPACE.blocks[name], GEOMETRY[name]
-    own = elastic.shapes(block, spec, place.inputs).params
+    own = elastic_block.shapes(block, spec, place.inputs).params
     return boxes(own, place.shapes.params)
 
 
@@ -58,14 +67,14 @@ def test_cut_is_leading_in_channels_and_centred_in_kernels() -> None:
         "norm": {"scale": shape((3,)), "bias": shape((3,))},
         "dense": {"kernel": shape((2, 3))},
     }
-    found = elastic.cut(shared, own)
+    found = slicing.cut(shared, own)
     assert set(found) == {"conv", "norm", "dense"}  # this spec has no shortcut
     kernel = shared["conv"]["kernel"]
     np.testing.assert_array_equal(found["conv"]["kernel"], kernel[1:4, 1:4, :2, :3])
     np.testing.assert_array_equal(found["norm"]["bias"], [0, -1, -2])
     np.testing.assert_array_equal(found["dense"]["kernel"], [[0, 1, 2], [4, 5, 6]])
 
-    filled = elastic.fill(found, jax.tree.map(lambda a: shape(a.shape), shared))
+    filled = slicing.fill(found, jax.tree.map(lambda a: shape(a.shape), shared))
     wanted = np.zeros((5, 5, 3, 4))
     wanted[1:4, 1:4, :2, :3] = kernel[1:4, 1:4, :2, :3]
     np.testing.assert_array_equal(filled["conv"]["kernel"], wanted)
@@ -79,17 +88,17 @@ def test_cut_fill_and_masks_tell_of_one_box(name: str) -> None:
     block, place = SPACE.blocks[name], GEOMETRY[name]
     union = place.shapes.params
     shared = numbered(union)
-    masked = jax.jit(lambda arch: elastic.masked_weights(block, shared, arch, place.inputs))
+    masked = jax.jit(lambda arch: masks.masked_weights(block, shared, arch, place.inputs))
     seen = set()
     for arch in every_arch():
         which = block.index.static(arch)
         if which in seen:
             continue
         seen.add(which)
-        own = elastic.shapes(block, block.specs[which], place.inputs).params
-        cut = elastic.cut(shared, own)
+        own = elastic_block.shapes(block, block.specs[which], place.inputs).params
+        cut = slicing.cut(shared, own)
         assert jax.tree.map(jnp.shape, cut) == jax.tree.map(lambda s: s.shape, own)
-        filled, mask = flatten_dict(elastic.fill(cut, union)), flatten_dict(masked(arch))
+        filled, mask = flatten_dict(slicing.fill(cut, union)), flatten_dict(masked(arch))
         for path, inside in boxes(own, union).items():
             wanted = flatten_dict(shared)[path] * inside
             np.testing.assert_array_equal(filled[path], wanted)
@@ -98,7 +107,7 @@ def test_cut_fill_and_masks_tell_of_one_box(name: str) -> None:
 
 
 def test_cut_channels() -> None:
-    np.testing.assert_array_equal(elastic.cut_channels(jnp.ones((2, 3)).at[:, 2].set(5), 2), 1)
+    np.testing.assert_array_equal(slicing.cut_channels(jnp.ones((2, 3)).at[:, 2].set(5), 2), 1)
 
 
 # ---------------------------------------------------------------------------- specs
@@ -131,7 +140,7 @@ def test_union_spec_is_the_elementwise_maximum() -> None:
 
 def test_elastic_lists_distinct_specs_and_finds_each() -> None:
     menu = {"width": [Choice((2, 4)), Choice((2, 4))], "depth": Choice((1, 3))}
-    block = elastic.elastic(
+    block = elastic_block.elastic(
         DenseBlock,
         lambda a, b: DenseSpec(min(a, b), 7),  # two of the four combinations are one spec
         menu=menu,
@@ -148,7 +157,7 @@ def test_elastic_lists_distinct_specs_and_finds_each() -> None:
 
 def test_a_block_that_every_depth_keeps_is_always_there() -> None:
     menu = {"depth": Choice((2, 3))}
-    make = functools.partial(elastic.elastic, DenseBlock, lambda: DenseSpec(2, 2), menu=menu)
+    make = functools.partial(elastic_block.elastic, DenseBlock, lambda: DenseSpec(2, 2), menu=menu)
     assert make(depth=(("depth",), 1)).alive is None
     assert make().alive is None
     alive = make(depth=(("depth",), 2)).alive
@@ -159,7 +168,7 @@ def test_shapes_are_the_modules_own() -> None:
     block, place = SPACE.blocks["stage2_block1"], GEOMETRY["stage2_block1"]
     spec = MBConvSpec(4, 8, 8, 3, 2, True, 9, "conv")
     assert spec in block.specs
-    found = elastic.shapes(block, spec, place.inputs)
+    found = elastic_block.shapes(block, spec, place.inputs)
     x = jnp.ones((1, 8, 8, 4))
     y, variables = MBConv(spec).init_with_output(jax.random.key(0), x)
     assert found.output.shape == y.shape == (1, 4, 4, 8)
@@ -193,8 +202,8 @@ def test_a_soft_mask_is_the_expectation_of_masks(name: str) -> None:
     shared, code = numbered(place.shapes.params), some_code(SPACE.menu)
     chosen = np.asarray(block.index.probabilities(code, len(block.specs)), np.float64)
     assert np.count_nonzero(chosen > 0.01) > 3
-    masked = flatten_dict(elastic.masked_weights(block, shared, code, place.inputs))
-    own = [elastic.shapes(block, spec, place.inputs).params for spec in block.specs]
+    masked = flatten_dict(masks.masked_weights(block, shared, code, place.inputs))
+    own = [elastic_block.shapes(block, spec, place.inputs).params for spec in block.specs]
     for path, leaf in flatten_dict(shared).items():
         # Kernels are mixed over their height and width; of the channels only those that come
         # out of a group's last normalisation are scaled, since a norm undoes what is before it.
@@ -236,18 +245,18 @@ def test_a_transform_sees_cut_channels_at_the_full_spatial_size() -> None:
     union = place.shapes.params
     shared = {
         **numbered(union),
-        elastic.TRANSFORMS: {"depthwise/kernel": {"scale": jnp.float32(3.0)}},
+        elastic_block.TRANSFORMS: {"depthwise/kernel": {"scale": jnp.float32(3.0)}},
     }
     kernel = shared["depthwise"]["kernel"]
     assert kernel.shape == (5, 5, 1, 8)
-    masked = jax.jit(lambda arch: elastic.masked_weights(block, shared, arch, place.inputs))
+    masked = jax.jit(lambda arch: masks.masked_weights(block, shared, arch, place.inputs))
     for arch in every_arch()[::7]:
         spec = block.spec(arch)
         assert spec is not None
         k, c = spec.kernel, spec.c_in
-        own = elastic.shapes(block, spec, place.inputs).params
+        own = elastic_block.shapes(block, spec, place.inputs).params
         seen.clear()
-        mine = elastic.weights(block, shared, spec, own)
+        mine = slicing.weights(block, shared, spec, own)
         assert seen == {(5, 5, 1, c)}
         border = (5 - k) // 2
         wanted = 3 * (1 + border) * kernel[border : 5 - border, border : 5 - border, :, :c]
@@ -255,7 +264,7 @@ def test_a_transform_sees_cut_channels_at_the_full_spatial_size() -> None:
         np.testing.assert_array_equal(  # the other leaves are cut as ever
             mine["project"]["kernel"], shared["project"]["kernel"][:, :, :c, : spec.c_out]
         )
-        whole = elastic.fill(mine, union)["depthwise"]["kernel"]
+        whole = slicing.fill(mine, union)["depthwise"]["kernel"]
         np.testing.assert_allclose(masked(arch)["depthwise"]["kernel"], whole, rtol=1e-6)
 
 
@@ -308,7 +317,7 @@ def joined() -> Space:
         "b": Choice((4, 5)),
         "c": Choice((2, 4)),
     }
-    make = functools.partial(elastic.elastic, menu=menu)
+    make = functools.partial(elastic_block.elastic, menu=menu)
     blocks = {
         "a": make(Lift, lambda c: DenseSpec(2, c), decisions=[("a",)]),
         "b": make(Lift, lambda c: DenseSpec(2, c), decisions=[("b",)]),
@@ -351,7 +360,7 @@ def test_a_block_of_two_inputs() -> None:
 def lifted() -> Space:
     """A block that is normalised in one of its specs only."""
     menu = {"resolution": Choice((4,)), "c": Choice((3, 5))}
-    make = functools.partial(elastic.elastic, menu=menu, decisions=[("c",)])
+    make = functools.partial(elastic_block.elastic, menu=menu, decisions=[("c",)])
     blocks = {
         "lift": make(Lift, lambda c: DenseSpec(2, c)),
         "head": make(Classify, lambda c: DenseSpec(c, 3)),
@@ -359,12 +368,12 @@ def lifted() -> Space:
     return Space("lifted", menu, blocks, chain(("lift", "head")), input_channels=2, classes=3)
 
 
-@pytest.mark.parametrize("strategy", [network.sliced, network.switched])
+@pytest.mark.parametrize("strategy", [strategies.sliced, strategies.switched])
 def test_a_spec_without_norms_has_zero_statistics(strategy: Any) -> None:
     # Such a spec is another function than the union on masked weights, so `masked` is not asked.
     space = lifted()
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(functools.partial(network.init, space), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(shared_params.init, space), jax.random.key(0))
     params = jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), jnp.float32), shapes)
     images = jnp.asarray(rng.normal(size=(2, 4, 4, 2)), jnp.float32)
     arch = jax.tree.map(np.int32, {"resolution": 0, "c": 0})
@@ -372,7 +381,7 @@ def test_a_spec_without_norms_has_zero_statistics(strategy: Any) -> None:
     def run(arch: Any) -> Any:
         return strategy(space, params, arch, images, resolution=4)
 
-    output = run(arch) if strategy is network.sliced else jax.jit(run)(arch)
+    output = run(arch) if strategy is strategies.sliced else jax.jit(run)(arch)
     kernel = np.asarray(params["lift"]["lift"]["kernel"])[0, 0, :, :3]
     features = (np.asarray(images) @ kernel).mean((1, 2))
     dense = params["head"]["classifier"]
@@ -421,14 +430,16 @@ def test_features_are_the_outputs_of_blocks() -> None:
     check = check_of(tiny, resolution=8)
     wanted = ("stage1_block2", "stage2_block1")
     arch = choices.smallest(SPACE.menu)  # it skips the first of them
-    run = functools.partial(network.sliced, SPACE, check.params, images=check.images, resolution=8)
+    run = functools.partial(
+        strategies.sliced, SPACE, check.params, images=check.images, resolution=8
+    )
     found = jax.jit(lambda: run(arch=arch, features=wanted).features)()
     assert {name: f.shape for name, f in found.items()} == {
         "stage1_block2": (4, 8, 8, 4),
         "stage2_block1": (4, 4, 4, 8),
     }
     traced = jax.tree.map(jnp.asarray, arch)
-    for strategy in (network.masked, network.switched):
+    for strategy in (strategies.masked, strategies.switched):
         others = jax.jit(
             lambda a, s=strategy: (
                 s(SPACE, check.params, a, check.images, resolution=8, features=wanted).features
@@ -450,11 +461,11 @@ def test_a_stage_narrower_than_the_one_before() -> None:
     )
     block = space.blocks["stage2_block1"]
     assert {spec.shortcut for spec in block.specs} == {IDENTITY, CONV}
-    params = network.init(space, jax.random.key(0))
+    params = shared_params.init(space, jax.random.key(0))
     params = jax.tree.map(lambda x: x + jnp.linspace(0.1, 0.9, x.size).reshape(x.shape), params)
     images = jax.random.normal(jax.random.key(1), (4, 4, 4, 3))
     for arch in (choices.smallest(space.menu), choices.largest(space.menu)):
-        cut = network.sliced(space, params, arch, images, resolution=4).logits
-        masked = network.masked(space, params, arch, images, resolution=4).logits
+        cut = strategies.sliced(space, params, arch, images, resolution=4).logits
+        masked = strategies.masked(space, params, arch, images, resolution=4).logits
         assert float(cut.std()) > 1e-3
         np.testing.assert_allclose(cut, masked, atol=1e-5 * float(jnp.abs(cut).max()))

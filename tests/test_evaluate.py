@@ -13,11 +13,12 @@ import pytest
 from light_space import CHANNELS, CLASSES, light
 from tiny_space import deep
 
-from supernet_jax import choices, config, costs, evaluate, experiment, network, results, sharding
+from supernet_jax import config, costs, evaluate, experiment, results, sharding
 from supernet_jax import data as datasets
-from supernet_jax.choices import Arch
+from supernet_jax.elastic import choices, notation, shared_params, space, strategies
+from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.space import Space
 from supernet_jax.evaluate import EvaluationData
-from supernet_jax.network import Space
 from supernet_jax.nn import resize
 
 SPACE = light(dropout=0.5)  # which must not act in evaluation
@@ -35,7 +36,7 @@ def noisy(tree: Any, seed: int = 0) -> Any:
     return jax.tree.map(lambda x: np.float32(x + 0.5 * rng.normal(size=x.shape)), tree)
 
 
-PARAMS = noisy(network.init(SPACE, jax.random.key(3)))  # weights whose subnets disagree
+PARAMS = noisy(shared_params.init(SPACE, jax.random.key(3)))  # weights whose subnets disagree
 ARCHS = choices.stack(
     [
         {"resolution": np.int32(r), "width": np.int32(w), "depth": np.int32(d)}
@@ -58,7 +59,7 @@ def some_data(seed: int = 0, batch: int = 16) -> EvaluationData:
 
 def forward(arch: Arch, images: Any, stats: Any = None) -> tuple[np.ndarray, list]:
     """Logits and statistics of a subnet, written out in float64."""
-    values = choices.to_notation(MENU, arch)
+    values = notation.to_notation(MENU, arch)
     resized = resize.resize_bicubic(prepare(jnp.asarray(images)), values["resolution"])
     x, c, seen = np.asarray(resized, np.float64), values["width"], []
     for i, name in enumerate(("first", "second")[: values["depth"]]):
@@ -103,7 +104,9 @@ def measured(data: Any, archs: Any = ARCHS, **how: Any) -> tuple[np.ndarray, np.
     return correct, loss
 
 
-@pytest.mark.parametrize("strategy", [network.switched, network.masked], ids=["switched", "masked"])
+@pytest.mark.parametrize(
+    "strategy", [strategies.switched, strategies.masked], ids=["switched", "masked"]
+)
 def test_equals_statistics_and_accuracy_by_hand(strategy: Any) -> None:
     data = some_data()
     wanted = [by_hand(arch, data) for arch in choices.unstack(ARCHS)]
@@ -141,7 +144,7 @@ def test_logits_that_are_no_numbers_are_never_right() -> None:
 def test_calibrated_statistics_by_hand() -> None:
     data = some_data()
     arch = {"resolution": np.int32(1), "width": np.int32(1), "depth": np.int32(1)}
-    how = {"resolution": 8, "prepare": prepare, "strategy": network.sliced}
+    how = {"resolution": 8, "prepare": prepare, "strategy": strategies.sliced}
     stats = evaluate.calibrate(SPACE, PARAMS, arch, jnp.asarray(data.calibration), **how)
     batches = [forward(arch, images)[1] for images in data.calibration]
     for i, name in enumerate(("first", "second")):
@@ -236,11 +239,11 @@ def test_chunks_do_not_matter() -> None:
 
 @pytest.mark.parametrize(
     "space, strategy",
-    [(SPACE, network.switched), (SPACE, network.masked), (deep(), network.switched)],
+    [(SPACE, strategies.switched), (SPACE, strategies.masked), (deep(), strategies.switched)],
     ids=["light-switched", "light-masked", "deep-switched"],  # a loop is in the last one only
 )
 def test_taking_over_changes_no_bit(space: Space, strategy: Any) -> None:
-    params = noisy(network.init(space, jax.random.key(0)))
+    params = noisy(shared_params.init(space, jax.random.key(0)))
     archs = choices.sample(space.menu, jax.random.key(1), (24,))
     data, found = some_data(), []
     data = data._replace(labels=np.minimum(data.labels, space.classes - 1))
@@ -255,17 +258,17 @@ def test_taking_over_changes_no_bit(space: Space, strategy: Any) -> None:
 
 @pytest.mark.parametrize(
     "space, strategy",
-    [(SPACE, network.switched), (SPACE, network.masked), (deep(), network.switched)],
+    [(SPACE, strategies.switched), (SPACE, strategies.masked), (deep(), strategies.switched)],
     ids=["light-switched", "light-masked", "deep-switched"],  # a loop is in the last one only
 )
 def test_what_is_not_fresh_is_taken_over(space: Space, strategy: Any) -> None:
-    params = noisy(network.init(space, jax.random.key(0)))
+    params = noisy(shared_params.init(space, jax.random.key(0)))
     images, arch = prepare(jnp.asarray(some_data().images[0])), choices.largest(space.menu)
-    memory = network.empty_memory(space, 8, 16, dtype=jnp.float32, moments=True)
+    memory = shared_params.empty_memory(space, 8, 16, dtype=jnp.float32, moments=True)
 
     @jax.jit
     def run(arch: Any, fresh: Any, memory: Any) -> Any:
-        reuse = network.Reuse(fresh, memory)
+        reuse = strategies.Reuse(fresh, memory)
         return strategy(space, params, arch, images, resolution=8, reuse=reuse)
 
     names = list(memory)  # in the order in which they run
@@ -298,7 +301,7 @@ def test_equal_archs_with_other_statistics_take_nothing_over() -> None:
 
 def test_neighbours_begin_alike() -> None:
     archs = choices.sample(deep().menu, jax.random.key(0), (64,))
-    identity = network.identity(deep(), 8, archs)
+    identity = space.identity(deep(), 8, archs)
     assert identity.shape == (64, 1 + 7) and identity.dtype == np.int32
     depth, expand = np.asarray(archs["depth"][0]), np.asarray(archs["expand_ratio"][0])
     for i, alive in enumerate([2, 2, 3, 5, 5]):  # values of depth from which a block is there
@@ -382,7 +385,7 @@ def test_results_are_what_was_measured(tmp_path: pathlib.Path) -> None:
         correct, loss = by_hand(arch, jax.device_get(data))
         assert record["accuracy"] == pytest.approx(correct / 37, abs=1e-6)  # as rounded
         assert record["loss"] == pytest.approx(loss, rel=SUMS, abs=1e-6)
-        assert record["arch"] == choices.to_notation(MENU, arch)
+        assert record["arch"] == notation.to_notation(MENU, arch)
         assert record["macs"] == costs.macs(SPACE)(arch)
         assert record["parameters"] == costs.parameters(SPACE)(arch)
         assert record["split"] == "held-out" and record["images"] == 37

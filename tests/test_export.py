@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import tiny_space
 
-from supernet_jax import checkpoint, choices, extract, extracted, native, network, tensors
+from supernet_jax import checkpoint, extract, extracted, native, tensors
+from supernet_jax.elastic import choices, shared_params
 from supernet_jax.errors import UserError
 from supernet_jax.export import format as formats_of
 from supernet_jax.export import formats, stablehlo
@@ -53,8 +54,10 @@ def normalised(images: np.ndarray) -> np.ndarray:
 @functools.cache
 def taken() -> tuple[Any, Any, dict[str, Any]]:
     """Module, variables and description."""
-    params = filled(jax.eval_shape(functools.partial(network.init, SPACE), jax.random.key(0)), 0)
-    stats = filled(jax.eval_shape(functools.partial(network.zero_stats, SPACE)), 1, 0.5)
+    params = filled(
+        jax.eval_shape(functools.partial(shared_params.init, SPACE), jax.random.key(0)), 0
+    )
+    stats = filled(jax.eval_shape(functools.partial(shared_params.zero_stats, SPACE)), 1, 0.5)
     module, variables = extract.extract(SPACE, params, ARCH, stats)
     description = extract.describe(
         SPACE,

@@ -15,7 +15,8 @@ import tiny_run
 from conftest import ROOT
 from tiny_run import ARCH, CONFIG, supernet
 
-from supernet_jax import choices, config, experiment, extract, extracted, takeout
+from supernet_jax import config, experiment, extract, extracted, takeout
+from supernet_jax.elastic.notation import from_notation
 from supernet_jax.export import formats
 
 TOLERANCE = 1e-5  # float32 sums in another order
@@ -79,7 +80,7 @@ def test_a_front_and_going_on_with_it(
 
     opened = experiment.open_run(run, config.load_file(CONFIG)[1])
     space = opened.experiment.space
-    archs = [choices.from_notation(space.menu, notation) for notation in front(run)]
+    archs = [from_notation(space.menu, notation) for notation in front(run)]
     names = takeout.folder_names(opened, archs)
     assert {path.name for path in out.iterdir()} == set(names) and len(set(names)) == count
     assert names == takeout.folder_names(opened, archs)

@@ -16,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import checkpoint, choices, costs, experiment, extract, network, userfile
+from supernet_jax import checkpoint, costs, experiment, extract, userfile
 from supernet_jax.config import Config, Train
+from supernet_jax.elastic import choices, notation, shared_params
+from supernet_jax.elastic.space import Space
+from supernet_jax.elastic.strategies import masked, sliced, switched
 from supernet_jax.errors import UserError
-from supernet_jax.network import Space
 from supernet_jax.spaces import mobilenet
 from supernet_jax.spaces.mobilenet import Stage
 
@@ -64,8 +66,8 @@ def filled(shapes: Any, seed: int, low: float = -0.5) -> Any:
 
 def variables_of(space: Space, seed: int = 0) -> tuple[Any, Any]:
     """Shared parameters and statistics at the union's shapes."""
-    shapes = jax.eval_shape(functools.partial(network.init, space), jax.random.key(0))
-    moments = jax.eval_shape(functools.partial(network.zero_stats, space))
+    shapes = jax.eval_shape(functools.partial(shared_params.init, space), jax.random.key(0))
+    moments = jax.eval_shape(functools.partial(shared_params.zero_stats, space))
     return filled(shapes, seed), filled(moments, seed + 1, low=0.5)
 
 
@@ -116,7 +118,7 @@ def test_extracted_equals_sliced() -> None:
     assert all(taken(name)[2] <= TOLERANCE for name in ARCHS)
 
 
-@pytest.mark.parametrize("strategy", [network.masked, network.switched])
+@pytest.mark.parametrize("strategy", [masked, switched])
 def test_extracted_equals_traced(strategy: Any) -> None:
     @functools.partial(jax.jit, compiler_options=FAST)
     def logits(arch: Any, x: Any) -> Any:
@@ -186,7 +188,7 @@ def test_the_description_says_all(folder: pathlib.Path) -> None:
     d = extract.read_description(folder)
     arch = ARCHS["smallest"]
     assert d["space"] == "tiny" and d["resolution"] == 6 and d["input_channels"] == 2
-    assert choices.from_notation(SPACE.menu, d["arch"]) == arch
+    assert notation.from_notation(SPACE.menu, d["arch"]) == arch
     assert (d["mean"], d["std"]) == ([0.5, 0.25], [0.3, 0.2])
     assert d["classes"] == ["0", "1", "2", "3", "4"]
     assert [block["name"] for block in d["blocks"]] == [
@@ -512,7 +514,7 @@ def take_own(space: Space, depth: int, strategies: Any) -> tuple[Any, Any, Any, 
 
 def test_a_space_of_ones_own(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "mine.py"
-    strategies = (network.sliced, network.masked, network.switched)
+    strategies = (sliced, masked, switched)
     module, variables, params, description = take_own(own_space(file), 1, strategies)
     kernel = params["shared"]["depthwise"]["kernel"][1]  # bank row 1, by the lookup
     gain = params["shared"]["transforms"]["depthwise/kernel"]["gain"][1]
@@ -558,7 +560,7 @@ def test_a_space_of_ones_own(tmp_path: pathlib.Path) -> None:
 def test_a_skipped_block_of_ones_own(tmp_path: pathlib.Path) -> None:
     # Nothing but blocks, and yet no chain.
     space = own_space(tmp_path / "mine.py", OWN.replace("nn.relu(right)", "right"))
-    module, variables, _, description = take_own(space, 0, (network.sliced,))
+    module, variables, _, description = take_own(space, 0, (sliced,))
     assert set(variables["params"]) == {"left", "right", "out"}
     extract.save(tmp_path / "net", module, variables, description=description)
     back, _ = extract.load(tmp_path / "net", space_file=tmp_path / "mine.py")

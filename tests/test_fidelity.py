@@ -15,7 +15,8 @@ import pytest
 from conftest import ROOT
 from scipy import stats
 
-from supernet_jax import choices, config
+from supernet_jax import config
+from supernet_jax.elastic import choices
 from supernet_jax.errors import UserError
 
 sys.path.append(str(ROOT / "benchmarks"))  # at the end: it has names like data and compile

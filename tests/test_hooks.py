@@ -11,10 +11,11 @@ import pytest
 from theorem import Check, archs_of, check_of, global_difference, largest_difference
 from tiny_space import tiny
 
-from supernet_jax import choices, network
-from supernet_jax.choices import Choice, Lookup
-from supernet_jax.elastic import TRANSFORMS, Transform, elastic
-from supernet_jax.network import Bank, Space, chain
+from supernet_jax.elastic import choices, strategies
+from supernet_jax.elastic.choices import Choice, Lookup
+from supernet_jax.elastic.elastic_block import TRANSFORMS, Transform, elastic
+from supernet_jax.elastic.space import Bank, Space
+from supernet_jax.elastic.strategies import chain
 from supernet_jax.nn import layers
 
 
@@ -159,7 +160,7 @@ def soft(menu: Any, logits: Any) -> Any:
 
 def test_one_hot_codes_are_archs() -> None:
     check = check_of(tiny, resolution=8)
-    masked = check.forward(network.masked)
+    masked = check.forward(strategies.masked)
     for arch in archs_of(check.space, 4):
         code = choices.one_hot(check.space.menu, arch)
         hard = masked(check.params, jax.tree.map(jnp.asarray, arch))
@@ -189,7 +190,7 @@ def test_gradients_of_codes_agree_with_finite_differences() -> None:
 
         @jax.jit
         def loss(code: Any) -> jax.Array:
-            output = network.masked(
+            output = strategies.masked(
                 space, wide, code, check.images, resolution=8, dtype=jnp.float64
             )
             return jnp.sum(output.logits * check.weights)
@@ -218,7 +219,7 @@ def test_depth_relaxes_to_a_mixture_of_block_and_input() -> None:
     @jax.jit
     def feature(depth_code: Any) -> Any:
         mixed = choices.replace(code, ("depth", 0), depth_code)
-        output = network.masked(
+        output = strategies.masked(
             space, check.params, mixed, check.images, resolution=8, features=(name,)
         )
         return output.features[name]

@@ -24,22 +24,13 @@ from theorem import largest_difference
 from tiny_run import supernet
 from tiny_space import tiny
 
-from supernet_jax import (
-    checkpoint,
-    choices,
-    config,
-    experiment,
-    extract,
-    extracted,
-    fit,
-    network,
-    tensors,
-)
+from supernet_jax import checkpoint, config, experiment, extract, extracted, fit, tensors
 from supernet_jax.commands import train
+from supernet_jax.elastic import choices, shared_params, strategies
+from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.errors import UserError
 from supernet_jax.importers import attentivenas, classes, files, mapping
 from supernet_jax.importers import network as networks
-from supernet_jax.network import Bank, Space
 from supernet_jax.spaces import mobilenet
 
 TINY = tiny()  # blocks of every kind: both shortcuts, with and without expansion, squeeze-excite
@@ -114,7 +105,7 @@ def test_images_normalised_otherwise_give_the_same_logits() -> None:
     params = variables_of(TINY)[0]
     images = np.random.default_rng(0).normal(size=(16, 8, 8, 2)).astype(np.float32)
     ratio = np.asarray([1.25, 0.5], np.float32)
-    run = jax.jit(lambda p, x: network.sliced(TINY, p, LARGEST, x, resolution=8).logits, **QUICK)
+    run = jax.jit(lambda p, x: strategies.sliced(TINY, p, LARGEST, x, resolution=8).logits, **QUICK)
     wanted = run(params, images * ratio)  # as the published network was trained
     adapted = mapping.rescaled(params, attentivenas.STEM, ratio)
     assert largest_difference(run(adapted, images), wanted) < 1e-5
@@ -190,7 +181,7 @@ def test_the_largest_subnet_is_the_network(sort: bool) -> None:
     assert len(report.mapped) == len(jax.tree.leaves(variables["params"]))
     images = np.random.default_rng(1).normal(size=(8, 8, 8, 2)).astype(np.float32)
     assert extract.prove(TINY, params, LARGEST, stats, made, variables, images) < 1e-5
-    start = jax.jit(lambda key: network.init(TINY, key), **QUICK)(key)
+    start = jax.jit(lambda key: shared_params.init(TINY, key), **QUICK)(key)
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, start)
     # The largest subnet keeps its width in stage 1, so this kernel is none of it.
     kernel = params["stage1_block1"]["shortcut"]["kernel"]

@@ -15,13 +15,15 @@ import pytest
 import tiny_run
 from tiny_run import ARCH, CONFIG, supernet
 
-from supernet_jax import choices, config, costs, elastic, extract, latency, network, timing
+from supernet_jax import config, costs, extract, latency, timing
 from supernet_jax.commands import latency as latency_command
+from supernet_jax.elastic import choices, elastic_block, notation
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.export import onnx_engine
 from supernet_jax.extracted import Network
 from supernet_jax.latency import Calibration, Conditions, Table, Timing
-from supernet_jax.network import Space
 from supernet_jax.spaces import mobilenet
 from supernet_jax.storage import files
 
@@ -47,7 +49,7 @@ IDLE = 0.125  # ms of calling any program, in `Clock`
 
 def milliseconds(spec: Any, inputs: tuple[tuple[int, ...], ...]) -> float:
     """A latency that tells any two kinds apart."""
-    return (1 + zlib.crc32(repr((elastic.sizes(spec), inputs)).encode()) % 1000) / 64
+    return (1 + zlib.crc32(repr((elastic_block.sizes(spec), inputs)).encode()) % 1000) / 64
 
 
 def table_of(space: Space, *, resolutions: Sequence[int] | None = None, **fields: Any) -> Table:
@@ -91,7 +93,7 @@ def looped(space: Space, arch: Any) -> float:
         if spec is None:
             return shape
         total += milliseconds(spec, (shape[1:],))
-        return elastic.shapes(block, spec, [shape]).output.shape
+        return elastic_block.shapes(block, spec, [shape]).output.shape
 
     r = space.resolutions[int(choices.get(arch, space.resolution))]
     space.forward(run, (1, r, r, space.input_channels))  # type: ignore[arg-type]
@@ -440,7 +442,7 @@ def test_onnx_runtime_computes_what_is_timed(whole: bool) -> None:
     space = mobilenet.digits()
     made = extract.module(space, choices.largest(space.menu))
     block = made.blocks[2]
-    [inputs] = network.geometry(space, 8)[block.name].inputs
+    [inputs] = elastic_space.geometry(space, 8)[block.name].inputs
     module = made if whole else block.module(block.spec)
     shape = (2, 8, 8, 1) if whole else (2, *inputs[1:])
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -482,7 +484,7 @@ def test_search_within_milliseconds(
     assert latency.provenance(latency.read(measured)) in said.out
     assert 1 <= len(result["all"]) <= 8 and all(ms <= high + 1e-6 for ms, _ in result["all"])
     for entry in result["front"]:
-        arch = choices.from_notation(tiny().menu, entry["arch"])
+        arch = notation.from_notation(tiny().menu, entry["arch"])
         assert entry["latency"] == pytest.approx(float(cost(arch)), abs=1e-6)
 
 
@@ -493,7 +495,7 @@ def test_info_tells_milliseconds(
     said = supernet(capsys, *command, "--archs", json.dumps(ARCH), "--json")
     (row,) = json.loads(said.out)
     cost = costs.latency(tiny(), latency.read(measured))
-    wanted = float(cost(choices.from_notation(tiny().menu, ARCH)))
+    wanted = float(cost(notation.from_notation(tiny().menu, ARCH)))
     assert row["latency"] == pytest.approx(wanted, abs=1e-6)
     said = supernet(capsys, *command, "--archs", "smallest")
     assert latency.provenance(latency.read(measured)) in said.out and " ms" in said.out

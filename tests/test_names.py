@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from tiny_run import supernet
 
-from supernet_jax import network, userfile
-from supernet_jax.choices import Choice
+from supernet_jax import userfile
 from supernet_jax.commands import info
-from supernet_jax.elastic import ElasticBlock, elastic
+from supernet_jax.elastic import shared_params, strategies
+from supernet_jax.elastic.choices import Choice
+from supernet_jax.elastic.elastic_block import ElasticBlock, elastic
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.network import Space
 from supernet_jax.nn import layers
 
 BAD: tuple[Any, ...] = ("a/b", "a\\b", "..", ".", "", "a\nb", "\udcfc", "x" * 101, 0, 1.5, None)
@@ -58,7 +59,7 @@ def block(kind: Any = Linear, **spec: Any) -> ElasticBlock:
 
 def space(name: Any = "only", menu: Any = MENU, given: ElasticBlock | None = None) -> Space:
     blocks = {name: given or block()}
-    return Space("named", menu, blocks, network.chain((name,)), 3, 2)
+    return Space("named", menu, blocks, strategies.chain((name,)), 3, 2)
 
 
 @pytest.mark.parametrize("name", BAD, ids=ascii)
@@ -77,7 +78,7 @@ def test_names_of_blocks_groups_and_decisions(name: Any) -> None:
 def test_names_of_layers(name: str) -> None:
     built = space(given=block(layer=name))
     with pytest.raises(UserError, match=r"layer or parameter in block 'only' is called .* rename"):
-        network.parameter_shapes(built)
+        shared_params.parameter_shapes(built)
 
 
 def in_a_list(x: Any) -> Any:
@@ -97,20 +98,20 @@ def test_parameters_that_are_trees(made: Any) -> None:
     built = space(given=block(Tree, layer=made))
     told = "is a list, not an array" if made is in_a_list else "is called .*rename it"
     with pytest.raises(UserError, match=f"in block 'only' .*{told}"):
-        network.parameter_shapes(built)
+        shared_params.parameter_shapes(built)
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_all_other_names(name: str) -> None:
     built = space(name, given=block(layer=name))
-    assert set(network.parameter_shapes(built)) == {name}
-    assert set(network.parameter_shapes(built)[name]) == {name}
+    assert set(shared_params.parameter_shapes(built)) == {name}
+    assert set(shared_params.parameter_shapes(built)[name]) == {name}
 
 
 def test_a_topology_without_its_block() -> None:
-    odd = dataclasses.replace(space(), forward=network.chain(("onyl",)))
+    odd = dataclasses.replace(space(), forward=strategies.chain(("onyl",)))
     with pytest.raises(UserError, match=r"runs a block 'onyl', which is not .* did you mean only"):
-        network.parameter_shapes(odd)
+        shared_params.parameter_shapes(odd)
 
 
 def test_a_file_whose_path_is_no_text(tmp_path: pathlib.Path) -> None:

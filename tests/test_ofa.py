@@ -14,19 +14,18 @@ from test_train import QUICK
 from theorem import flat, largest_difference
 from tiny_space import tiny, transforming
 
-from supernet_jax import (
-    call,
-    choices,
-    config,
-    costs,
-    elastic,
-    extract,
-    losses,
-    network,
-    ordering,
-    train,
-)
+from supernet_jax import config, costs, extract, losses, train
 from supernet_jax.config import Phase, Progressive
+from supernet_jax.elastic import (
+    block_call,
+    channel_order,
+    choices,
+    elastic_block,
+    shared_params,
+    strategies,
+)
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.notation import from_notation
 from supernet_jax.errors import UserError
 from supernet_jax.importers import mapping
 from supernet_jax.importers import ofa as importer
@@ -43,7 +42,7 @@ def same_everywhere(space: Any, *, ks: int, e: int, d: int, r: int) -> Any:
     """The arch with one kernel, one expansion and one depth everywhere."""
     blocks, stages = len(space.menu["ks"]), len(space.menu["d"])
     notation = {"ks": [ks] * blocks, "e": [e] * blocks, "d": [d] * stages, "r": [r]}
-    return choices.from_notation(space.menu, notation)
+    return from_notation(space.menu, notation)
 
 
 def test_size_of_the_space() -> None:
@@ -59,9 +58,11 @@ def test_size_of_the_space() -> None:
 
 @pytest.mark.parametrize(("space", "size"), [(SPACE, 7_678_880), (WIDE, 10_715_752)])
 def test_supernet_parameters(space: Any, size: int) -> None:
-    shapes = jax.eval_shape(functools.partial(network.init, space), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(shared_params.init, space), jax.random.key(0))
     assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes)) == size
-    transforms = [tree[elastic.TRANSFORMS] for tree in shapes.values() if "transforms" in tree]
+    transforms = [
+        tree[elastic_block.TRANSFORMS] for tree in shapes.values() if "transforms" in tree
+    ]
     assert len(transforms) == 20
     assert {sum(x.size for x in jax.tree.leaves(tree)) for tree in transforms} == {625 + 81}
 
@@ -128,7 +129,7 @@ def test_published_logits(case: str) -> None:
     size = golden["res"]
     arch = same_everywhere(SPACE, **golden["cfg"], r=size)
     images = reference.images(2, size, 0)
-    run = jax.jit(lambda p, x: network.sliced(SPACE, p, arch, x, resolution=size).logits)
+    run = jax.jit(lambda p, x: strategies.sliced(SPACE, p, arch, x, resolution=size).logits)
     logits, wanted = np.asarray(run(published(), images)), golden["batchstat_logits"]
     assert logits.shape == tuple(wanted["shape"])
     np.testing.assert_allclose(logits[:, :8], wanted["first8"], rtol=0, atol=1e-4)
@@ -139,11 +140,11 @@ def test_published_logits(case: str) -> None:
 
 def test_every_tensor_is_imported_in_either_spelling() -> None:
     params, report = importer.load(TENSORS, SPACE)
-    shapes = jax.eval_shape(functools.partial(network.init, SPACE), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(shared_params.init, SPACE), jax.random.key(0))
     assert jax.tree.map(lambda s: s.shape, shapes) == jax.tree.map(lambda p: p.shape, params)
     assert len(report.mapped) == len(TENSORS) and report.left == ()
     matrix = TENSORS["blocks.7.conv.depth_conv.conv.7to5_matrix"]
-    own = params["stage2_block3"][elastic.TRANSFORMS]["depthwise/kernel"]["7to5"]
+    own = params["stage2_block3"][elastic_block.TRANSFORMS]["depthwise/kernel"]["7to5"]
     np.testing.assert_array_equal(own, matrix)
     older = {name.replace(".conv.d", ".mobile_inverted_conv.d"): x for name, x in TENSORS.items()}
     older["first_conv.bn.running_mean"] = np.zeros(16, np.float32)
@@ -189,12 +190,12 @@ def test_transforms_are_learned_maps_of_centres() -> None:
 
 def test_how_parameters_start() -> None:
     space = ofa.ofa_small()
-    geometry = network.geometry(space, 32)
+    geometry = elastic_space.geometry(space, 32)
 
     def start(name: str) -> Any:
         block = space.blocks[name]
         how = {"make": block.module, "spec": block.union, "inputs": geometry[name].inputs}
-        return jax.device_get(call.init_module(jax.random.key(0), **how))
+        return jax.device_get(block_call.init_module(jax.random.key(0), **how))
 
     changes, keeps = start("stage1_block1"), start("stage1_block2")
     kernel = keeps["expand"]["kernel"]  # He et al., by the outputs
@@ -205,7 +206,7 @@ def test_how_parameters_start() -> None:
 
 
 def test_channels_that_may_be_sorted() -> None:
-    found = {c.size: c for c in ordering.couplings(ofa.ofa_small())["stage1_block2"]}
+    found = {c.size: c for c in channel_order.couplings(ofa.ofa_small())["stage1_block2"]}
     assert set(found) == {"middle", "reduced"}
     assert {path for path, _ in found["middle"].reads} == {
         ("project", "kernel"),
@@ -219,20 +220,20 @@ def test_codes_and_extraction_go_through_transforms() -> None:
     space = transforming()
     params = noisy(space)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 2))
-    arch = choices.from_notation(space.menu, {"ks": [3, 5], "e": [2, 4], "d": [2], "r": [8]})
-    masked = jax.jit(lambda a: network.masked(space, params, a, images, resolution=8))
+    arch = from_notation(space.menu, {"ks": [3, 5], "e": [2, 4], "d": [2], "r": [8]})
+    masked = jax.jit(lambda a: strategies.masked(space, params, a, images, resolution=8))
     output = masked(jax.tree.map(jnp.asarray, arch))
     hard = masked(choices.one_hot(space.menu, arch))
     assert largest_difference(hard.logits, output.logits) < 1e-5
     made, variables = extract.extract(space, params, arch, output.moments)
     assert variables["params"]["stage1_block1"]["depthwise"]["kernel"].shape[:2] == (3, 3)
-    assert elastic.TRANSFORMS not in variables["params"]["stage1_block1"]
+    assert elastic_block.TRANSFORMS not in variables["params"]["stage1_block1"]
     assert extract.prove(space, params, arch, output.moments, made, variables, images) < 1e-5
 
 
 def noisy(space: Any) -> Any:
     """Parameters in which nothing is 0 or 1."""
-    shapes = jax.eval_shape(functools.partial(network.init, space), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(shared_params.init, space), jax.random.key(0))
     rng = np.random.default_rng(0)
     made = jax.tree.map(lambda s: jnp.asarray(0.5 * rng.normal(size=s.shape), jnp.float32), shapes)
     assert flat(made).size > 1000
@@ -264,7 +265,7 @@ def test_progressive_shrinking_trains_the_space() -> None:
         seen.append(float(metrics["loss/largest"]))
     assert np.mean(seen[-4:]) < 0.5 * np.mean(seen[:4])
     # Matrices of the block that always runs have learned.
-    own = state.params["stage1_block1"][elastic.TRANSFORMS]["depthwise/kernel"]
+    own = state.params["stage1_block1"][elastic_block.TRANSFORMS]["depthwise/kernel"]
     assert all(np.abs(np.asarray(m) - np.eye(len(m))).max() > 1e-3 for m in own.values())
 
 

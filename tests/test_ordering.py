@@ -14,10 +14,11 @@ from test_train import QUICK, bitwise
 from theorem import largest_difference
 from tiny_space import deep, tiny, transforming
 
-from supernet_jax import choices, losses, network, ordering, sampling, train
-from supernet_jax.choices import Choice, Lookup
-from supernet_jax.elastic import elastic
-from supernet_jax.network import Bank, Space
+from supernet_jax import losses, sampling, train
+from supernet_jax.elastic import channel_order, choices, shared_params, strategies
+from supernet_jax.elastic.choices import Choice, Lookup
+from supernet_jax.elastic.elastic_block import elastic
+from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.nn import layers
 from supernet_jax.sampling import Phase, Reorder
 
@@ -27,7 +28,7 @@ SPACES = {"tiny": TINY, "deep": deep(), "transforming": transforming()}
 
 def noisy(space: Space, seed: int = 0) -> Any:
     """Parameters in which nothing is 0 or 1, so that every permutation would be noticed."""
-    shapes = jax.eval_shape(lambda: network.init(space, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: shared_params.init(space, jax.random.key(0)))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), jnp.float32), shapes)
 
@@ -35,11 +36,13 @@ def noisy(space: Space, seed: int = 0) -> Any:
 @functools.cache
 def sort(space: Space) -> Any:
     """Puts the channels in their order."""
-    return jax.jit(lambda p: ordering.reordered(p, ordering.by_importance(space, p)), **QUICK)
+    return jax.jit(
+        lambda p: channel_order.reordered(p, channel_order.by_importance(space, p)), **QUICK
+    )
 
 
 def test_what_belongs_together_follows_from_the_block() -> None:
-    block = {c.size: c for c in ordering.couplings(TINY)["stage2_block1"]}
+    block = {c.size: c for c in channel_order.couplings(TINY)["stage2_block1"]}
     assert set(block) == {"middle", "reduced"}
     middle = {
         (("expand", "kernel"), -1),
@@ -58,9 +61,9 @@ def test_what_belongs_together_follows_from_the_block() -> None:
         ("squeeze", "reduce", "kernel"),
         ("project", "kernel"),
     }
-    head = {c.size for c in ordering.couplings(TINY)["head"]}
+    head = {c.size for c in channel_order.couplings(TINY)["head"]}
     assert head == {"middle", "c_out"}
-    assert ordering.couplings(TINY)["stem"] == ()  # its channels meet other blocks
+    assert channel_order.couplings(TINY)["stem"] == ()  # its channels meet other blocks
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -74,7 +77,7 @@ def test_the_largest_subnet_stays_what_it_is(name: str) -> None:
     def logits(params: Any, *, largest: bool) -> Any:
         arch = (choices.largest if largest else choices.smallest)(space.menu)
         size = space.resolutions[-1]
-        return network.sliced(space, params, arch, images, resolution=size).logits
+        return strategies.sliced(space, params, arch, images, resolution=size).logits
 
     same, other = logits(params, largest=True), logits(params, largest=False)
     assert largest_difference(logits(after, largest=True), same) < 1e-5
@@ -95,7 +98,9 @@ def test_the_most_important_channels_come_first() -> None:
     total = sum(read_by(kernel) for kernel in reading)
     assert (np.diff(total) <= 1e-5).all() and total[0] > total[-1]
     inner = read_by(own["squeeze"]["expand"]["kernel"])
-    (used,) = {c.used for c in ordering.couplings(space)["stage2_block1"] if c.size == "reduced"}
+    (used,) = {
+        c.used for c in channel_order.couplings(space)["stage2_block1"] if c.size == "reduced"
+    }
     assert 1 < used < len(inner), "the largest subnet does not have all of them"
     assert (np.diff(inner[:used]) <= 1e-5).all() and inner[0] > inner[used - 1]
     before = read_by(params["stage2_block1"]["squeeze"]["expand"]["kernel"])
@@ -111,11 +116,13 @@ def read_by(kernel: Any) -> np.ndarray:
 def test_trees_like_the_parameters_move_alike() -> None:
     """Momenta and averages, wherever they stand; counters and what is shaped otherwise stay."""
     params = noisy(SPACE)
-    orders = ordering.by_importance(SPACE, params)
-    after = ordering.reordered(params, orders)
+    orders = channel_order.by_importance(SPACE, params)
+    after = channel_order.reordered(params, orders)
     assert not bitwise(after, params)
     state = optax.chain(optax.clip(1.0), optax.adam(0.1)).init(params)[1][0]
-    found, count = ordering.reordered((state._replace(mu=params, nu=params), jnp.int32(3)), orders)
+    found, count = channel_order.reordered(
+        (state._replace(mu=params, nu=params), jnp.int32(3)), orders
+    )
     assert bitwise(found.mu, after) and bitwise(found.nu, after) and int(count) == 3
 
 
@@ -157,12 +164,12 @@ def inner(*, heads: tuple[int, ...] = (1,)) -> Space:
         menu=menu,
         decisions=[("hidden",), ("heads",)],
     )
-    return Space("inner", menu, {"all": block}, network.chain(("all",)), 2, 5)
+    return Space("inner", menu, {"all": block}, strategies.chain(("all",)), 2, 5)
 
 
 def test_axes_that_two_sizes_determine_are_left_alone() -> None:
-    assert [c.size for c in ordering.couplings(inner())["all"]] == ["hidden"]
-    assert ordering.couplings(inner(heads=(1, 2)))["all"] == ()
+    assert [c.size for c in channel_order.couplings(inner())["all"]] == ["hidden"]
+    assert channel_order.couplings(inner(heads=(1, 2)))["all"] == ()
 
 
 SPACE = inner()
@@ -170,7 +177,7 @@ SAMPLER = sampling.progressive(
     SPACE.menu,
     (Phase(("hidden", "heads"), 2),),
     n_random=1,
-    reorder=Reorder(2, functools.partial(ordering.by_importance, SPACE)),
+    reorder=Reorder(2, functools.partial(channel_order.by_importance, SPACE)),
 )
 RECIPE = train.Recipe(
     space=SPACE,
@@ -204,10 +211,10 @@ def test_training_sorts_weights_momentum_and_average_when_widths_open() -> None:
         assert train.step_resolutions(RECIPE, step=step) == (8,)
         state, metrics = stepped(state, sorts=True)
         assert "loss/random_1" not in metrics and float(metrics["applied"]) == 1
-    orders = ordering.by_importance(SPACE, state.params)
+    orders = channel_order.by_importance(SPACE, state.params)
     assert any((np.diff(order) < 0).any() for ((_, order),) in orders.values())
     trees = (state.params, state.opt_state, state.ema)
-    params, opt_state, ema = jax.device_get(ordering.reordered(trees, orders))
+    params, opt_state, ema = jax.device_get(channel_order.reordered(trees, orders))
     ready = dataclasses.replace(state, params=params, opt_state=opt_state, ema=ema)
     assert not bitwise(ready.params, state.params)
     wanted, there = stepped(ready, sorts=False)

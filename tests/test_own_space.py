@@ -10,7 +10,8 @@ import tiny_run
 from conftest import ROOT
 from tiny_run import supernet
 
-from supernet_jax import choices, config, experiment, extracted
+from supernet_jax import config, experiment, extracted
+from supernet_jax.elastic import notation
 from supernet_jax.errors import UserError
 
 FILE = ROOT / "docs" / "examples" / "plain_space.py"
@@ -47,7 +48,7 @@ def test_the_way_of_ones_own_space(
     module, variables = extracted.load(folder, space_file=FILE)
     opened = experiment.open_run(run, config.load_file(FILE)[1])
     space = opened.experiment.space
-    arch = choices.from_notation(space.menu, result["front"][0]["arch"])
+    arch = notation.from_notation(space.menu, result["front"][0]["arch"])
     assert [b.name for b in module.blocks] == [
         name for name, block in space.blocks.items() if block.spec(arch) is not None
     ]

@@ -15,7 +15,9 @@ import tiny_run
 import tiny_space
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import choices, evaluate, network, raced
+from supernet_jax import evaluate, raced
+from supernet_jax.elastic import choices, notation
+from supernet_jax.elastic import space as elastic_space
 from supernet_jax.errors import UserError
 from supernet_jax.search import front, racing
 
@@ -399,8 +401,8 @@ def test_the_same_network_races_once() -> None:
     """What is decided for a skipped block makes no other network."""
     space = tiny_space.transforming()
     archs = choices.unstack(choices.sample(space.menu, jax.random.key(0), (60,)))
-    found = network.distinct(space, archs)
-    skips = [choices.to_notation(space.menu, arch)["d"] == [1] for arch in archs]
+    found = elastic_space.distinct(space, archs)
+    skips = [notation.to_notation(space.menu, arch)["d"] == [1] for arch in archs]
     assert any(skips) and not all(skips)
     built = [
         tuple(block.spec(arch) for block in space.blocks.values())  # None where it is skipped

@@ -16,23 +16,22 @@ from tiny_config import TinySpace
 
 from supernet_jax import (
     augment,
-    choices,
     combine,
     experiment,
     extract,
     losses,
     members,
-    network,
     relations,
     sampling,
     sharding,
     train,
 )
-from supernet_jax.choices import Choice
 from supernet_jax.config import AttentiveNAS, Config, Train
-from supernet_jax.elastic import elastic
+from supernet_jax.elastic import choices, shared_params, strategies
+from supernet_jax.elastic.choices import Choice
+from supernet_jax.elastic.elastic_block import elastic
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.network import Space
 from supernet_jax.nn import layers
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
@@ -71,7 +70,7 @@ def uncoupled() -> Space:
         "second": make(Mix, lambda c: Sizes(c, c)),
         "pool": make(Pool, lambda c: Sizes(c, CLASSES)),
     }
-    return Space("uncoupled", menu, blocks, network.chain(tuple(blocks)), CHANNELS, CLASSES)
+    return Space("uncoupled", menu, blocks, strategies.chain(tuple(blocks)), CHANNELS, CLASSES)
 
 
 SPACE = uncoupled()
@@ -198,7 +197,7 @@ def test_features_reach_the_loss_of_every_member() -> None:
     """By hand: what attention adds to the loss of the smallest."""
     metrics, without = plain()[1], stepped(RECIPE._replace(loss=IN_PLACE, features=()))[1]
     inputs = RECIPE.augment(jnp.asarray(batch().images), None, None)
-    run = functools.partial(network.sliced, SPACE, started().params, features=RECIPE.features)
+    run = functools.partial(strategies.sliced, SPACE, started().params, features=RECIPE.features)
     largest, smallest = (
         jax.jit(functools.partial(run, arch, resolution=size))(inputs).features
         for arch, size in zip(RECIPE.sampler.fixed, SIZES, strict=False)
@@ -209,7 +208,7 @@ def test_features_reach_the_loss_of_every_member() -> None:
     np.testing.assert_allclose(difference, 2 * added, rtol=1e-3)
     assert metrics["loss/largest"] == without["loss/largest"]
     assert metrics["loss/random_1"] > without["loss/random_1"]
-    close(stepped(RECIPE._replace(strategy=network.switched)), plain(), 1e-5)
+    close(stepped(RECIPE._replace(strategy=strategies.switched)), plain(), 1e-5)
 
 
 def test_blocks_without_a_teacher_are_named() -> None:
@@ -236,7 +235,7 @@ def test_an_outside_teacher_teaches_all() -> None:
     own = batch()
     inputs = recipe.augment(jnp.asarray(own.images), None, None)
     for arch, role, size in zip(recipe.sampler.fixed, ("largest", "smallest"), SIZES, strict=False):
-        run = functools.partial(network.sliced, SPACE, started().params, arch, resolution=size)
+        run = functools.partial(strategies.sliced, SPACE, started().params, arch, resolution=size)
         logits = jax.jit(run)(inputs).logits
         soft = losses.kl_divergence(logits, other_network(inputs))
         hard = losses.cross_entropy(logits, jnp.asarray(own.labels))
@@ -261,7 +260,7 @@ def small_space() -> tuple[Space, Any]:
         input_channels=1,
         head_ratio=1,
     )
-    return space, jax.jit(lambda: network.init(space, jax.random.key(0)))()
+    return space, jax.jit(lambda: shared_params.init(space, jax.random.key(0)))()
 
 
 def test_the_folder_of_an_extracted_network_teaches(tmp_path: pathlib.Path) -> None:
@@ -269,7 +268,7 @@ def test_the_folder_of_an_extracted_network_teaches(tmp_path: pathlib.Path) -> N
     space, params = small_space()
     arch = choices.smallest(space.menu)
     params = jax.tree.map(lambda x: x + 0.1, params)  # zero scales would hide a block
-    stats = jax.tree.map(jnp.ones_like, network.zero_stats(space))
+    stats = jax.tree.map(jnp.ones_like, shared_params.zero_stats(space))
     module, variables = extract.extract(space, params, arch, stats)
     own = {"mean": (0.25,), "std": (0.5,)}
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)

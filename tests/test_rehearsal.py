@@ -12,10 +12,11 @@ import pytest
 import tiny_run
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import choices, config, costs, experiment, network, optim, rehearsal, train
+from supernet_jax import config, costs, experiment, optim, rehearsal, train
+from supernet_jax.elastic import choices, strategies
+from supernet_jax.elastic.space import Space
 from supernet_jax.experiment import Experiment
 from supernet_jax.losses import hard_labels
-from supernet_jax.network import Space
 from supernet_jax.rehearsal import Member, Program, Range
 from supernet_jax.sampling import sandwich
 from supernet_jax.spaces import mobilenet
@@ -131,7 +132,7 @@ def test_mistakes(command: tuple[object, ...], words: str, capsys: Capture) -> N
 # --- programs and estimates ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", [network.masked, network.switched])
+@pytest.mark.parametrize("strategy", [strategies.masked, strategies.switched])
 def test_programs_of_a_run(strategy: Any) -> None:
     several = recipe((8, 12, 16), strategy=strategy)
     counted = rehearsal.programs(several, 50)
@@ -150,7 +151,7 @@ def test_programs_of_a_run(strategy: Any) -> None:
         )
         assert len(random) == 2 and random[0] == random[1] and random[0].role == "random"
         assert low < random[0].macs < high
-        assert random[0].computed == (high if strategy is network.masked else random[0].macs)
+        assert random[0].computed == (high if strategy is strategies.masked else random[0].macs)
         assert program.computed == sum(member.computed for member in program.members)
 
 

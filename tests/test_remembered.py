@@ -11,7 +11,8 @@ import jax
 import pytest
 from tiny_space import tiny
 
-from supernet_jax import network, remembered
+from supernet_jax import remembered
+from supernet_jax.elastic import space as elastic_space
 from supernet_jax.nn import block_shapes
 from supernet_jax.nn.blocks import mobilenet
 
@@ -23,7 +24,7 @@ def another_process(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> 
 
     def forget() -> None:
         remembered._values.cache_clear()
-        for known in (block_shapes.describe, block_shapes._known, network.geometry):
+        for known in (block_shapes.describe, block_shapes._known, elastic_space.geometry):
             known.cache_clear()
 
     forget()
@@ -33,7 +34,7 @@ def another_process(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> 
 def described() -> list[block_shapes.BlockShapes]:
     """All specs of a space."""
     space, found = tiny(), []
-    for name, place in network.geometry(space, 8).items():
+    for name, place in elastic_space.geometry(space, 8).items():
         block = space.blocks[name]
         for spec in block.specs:
             channels = block.channels(spec)

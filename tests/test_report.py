@@ -16,7 +16,8 @@ import pytest
 import tiny_run
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import choices, config, experiment, sampling, train, visits
+from supernet_jax import config, experiment, sampling, train, visits
+from supernet_jax.elastic import choices
 from supernet_jax.members import Members
 from supernet_jax.report import axes, history, page, plot, subnets
 from supernet_jax.report.columns import columns

@@ -19,11 +19,13 @@ import tiny_space
 from light_space import light
 from tiny_run import ARCH, CONFIG, NETWORKS, supernet
 
-from supernet_jax import choices, config, costs, evaluate, experiment, network, raced, results
+from supernet_jax import config, costs, evaluate, experiment, raced, results
 from supernet_jax.commands import extract as extract_command
 from supernet_jax.commands import search as search_command
+from supernet_jax.elastic import choices, notation
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.experiment import Run
-from supernet_jax.network import Bank, Space
 from supernet_jax.search import Budget, evolution, random_search
 from supernet_jax.search import run as run_search
 from supernet_jax.search.searcher import pack
@@ -115,14 +117,14 @@ def what_is_built(space: Space, arch: Any) -> tuple[Any, ...]:
 def test_equal_networks_are_equal_archs(name: str) -> None:
     space = SPACES[name]()
     archs = jax.tree.map(np.asarray, choices.sample(space.menu, jax.random.key(0), (300,)))
-    normal = network.normal(space, archs)
+    normal = elastic_space.normal(space, archs)
     built: dict[Any, bytes] = {}
     for arch, own in zip(choices.unstack(archs), choices.unstack(normal), strict=True):
         assert what_is_built(space, arch) == what_is_built(space, own)
         assert built.setdefault(what_is_built(space, arch), results.key(own)) == results.key(own)
-        assert results.key(network.normal(space, arch)) == results.key(own)  # one by itself
+        assert results.key(elastic_space.normal(space, arch)) == results.key(own)  # one by itself
     assert len(set(built.values())) == len(built)
-    again = network.normal(space, normal)
+    again = elastic_space.normal(space, normal)
     np.testing.assert_array_equal(pack(again), pack(normal))
     assert np.all(pack(normal) <= pack(archs))
 
@@ -130,7 +132,7 @@ def test_equal_networks_are_equal_archs(name: str) -> None:
 def test_a_skipped_block_decides_nothing() -> None:
     space = ofa.ofa_small()
     arch = choices.replace(choices.largest(space.menu), ("d", 1), np.int32(0))  # stage 2: 1 block
-    own = choices.to_notation(space.menu, network.normal(space, arch))
+    own = notation.to_notation(space.menu, elastic_space.normal(space, arch))
     assert (own["ks"], own["e"]) == ([7, 7, 7, 3, 7, 7], [6, 6, 6, 3, 6, 6])
     assert (own["d"], own["r"]) == ([2, 1, 2], [32])
 
@@ -177,7 +179,7 @@ def test_a_search_asks_for_no_network_twice(algorithm: str) -> None:
     space = tiny()
     cost = costs.macs(space)
     how: dict[str, Any] = {"cost": cost, "budget": Budget(0, np.inf)}
-    how["normal"] = lambda archs: network.normal(space, archs)
+    how["normal"] = lambda archs: elastic_space.normal(space, archs)
     searcher = (
         random_search(space.menu, batch=5, **how)
         if algorithm == "random"
@@ -186,7 +188,7 @@ def test_a_search_asks_for_no_network_twice(algorithm: str) -> None:
     found = run_search(
         searcher, lambda a: -np.asarray(cost(a)), cost=cost, key=jax.random.key(0), evaluations=99
     )
-    networks = pack(network.normal(space, choices.unpack(space.menu, found.archs)))
+    networks = pack(elastic_space.normal(space, choices.unpack(space.menu, found.archs)))
     assert len(found.archs) == len(np.unique(networks, axis=0)) == NETWORKS
     assert not np.array_equal(networks, found.archs)  # what skipped blocks would be is inherited
 
@@ -214,7 +216,7 @@ def test_a_search_that_an_older_version_began(trained: pathlib.Path, capsys: Cap
 def all_archs(space: Space) -> list[Any]:
     rows = itertools.product(*(range(len(c)) for c in jax.tree.leaves(space.menu)))
     archs = [choices.unpack(space.menu, np.asarray(row, np.int32)) for row in rows]
-    return network.distinct(space, archs)
+    return elastic_space.distinct(space, archs)
 
 
 @pytest.fixture

@@ -13,18 +13,9 @@ import tiny_run
 from light_space import CHANNELS, CLASSES, light
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import (
-    choices,
-    config,
-    experiment,
-    losses,
-    network,
-    sampling,
-    train,
-    visits,
-    zerocost,
-)
+from supernet_jax import config, experiment, losses, sampling, train, visits, zerocost
 from supernet_jax.config import Attentive, Delayed, Phase, Preferred, Progressive, Shift, Train
+from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.errors import UserError
 from supernet_jax.sampling import table
 
@@ -157,7 +148,7 @@ def test_visits_are_told_and_drawn(tmp_path: pathlib.Path, capsys: Capture) -> N
 def test_snip_is_the_sum_over_the_weights_of_the_subnet() -> None:
     """Computed by itself on the subnet's own weights; scales of norms count as 1."""
     space = light()
-    params = network.init(space, jax.random.key(0))
+    params = shared_params.init(space, jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (6, 8, 8, CHANNELS))
     labels = jnp.arange(6) % CLASSES
     zeroed = jax.tree_util.tree_map_with_path(
@@ -169,7 +160,7 @@ def test_snip_is_the_sum_over_the_weights_of_the_subnet() -> None:
         arch = pick(space.menu)
 
         def loss(params: Any, arch: Any = arch) -> Any:
-            logits = network.sliced(space, params, arch, images, resolution=8).logits
+            logits = strategies.sliced(space, params, arch, images, resolution=8).logits
             return losses.cross_entropy(logits, labels)
 
         products = jax.tree.map(

@@ -18,8 +18,9 @@ import pytest
 from test_checkpoint import State, same, target
 from tiny_space import tiny
 
-from supernet_jax import checkpoint, choices, config, costs, sampling, train
-from supernet_jax.choices import Arch
+from supernet_jax import checkpoint, config, costs, sampling, train
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.sampling import Phase, Sampler, table
 from supernet_jax.sampling.fair import members

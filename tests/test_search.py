@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import choices
-from supernet_jax.choices import Choice
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Choice
 from supernet_jax.errors import UserError
 from supernet_jax.search import Budget, History, Searcher, evolution, random_search, run, saving
 from supernet_jax.search.front import front_per_bin, hypervolume, pareto_front

@@ -11,8 +11,9 @@ import pytest
 from jax.sharding import PartitionSpec
 from light_space import CHANNELS, CLASSES, light
 
-from supernet_jax import checkpoint, choices, data, fit, losses, optim, sharding, train
-from supernet_jax.choices import Arch
+from supernet_jax import checkpoint, data, fit, losses, optim, sharding, train
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.members import Members
 from supernet_jax.sampling import Sampler, sandwich, uniform

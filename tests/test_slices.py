@@ -18,21 +18,14 @@ import orbax.checkpoint as ocp
 import pytest
 import tensorstore
 
-from supernet_jax import (
-    checkpoint,
-    choices,
-    chunks,
-    elastic,
-    evaluate,
-    extract,
-    network,
-    sharding,
-    slices,
-)
-from supernet_jax.choices import Arch, Choice, Lookup
-from supernet_jax.elastic import Transform
+from supernet_jax import checkpoint, chunks, evaluate, extract, sharding, slices
+from supernet_jax.elastic import elastic_block, shared_params, slicing, strategies
+from supernet_jax.elastic.choices import Arch, Choice, Lookup
+from supernet_jax.elastic.elastic_block import Transform
+from supernet_jax.elastic.notation import from_notation
+from supernet_jax.elastic.space import Bank, Space
+from supernet_jax.elastic.strategies import chain
 from supernet_jax.errors import UserError
-from supernet_jax.network import Bank, Space, chain
 from supernet_jax.nn import layers
 from supernet_jax.storage import record
 
@@ -99,10 +92,10 @@ def made() -> Space:
     def block(kind: Any, i: int, **options: Any) -> Any:
         where = [("width",), ("kernel", i)]
         spec = lambda c, k: MixSpec(c, c, k)  # noqa: E731
-        return elastic.elastic(kind, spec, menu=menu, decisions=where, **options)
+        return elastic_block.elastic(kind, spec, menu=menu, decisions=where, **options)
 
     def end(kind: Any, spec: Any) -> Any:
-        return elastic.elastic(kind, spec, menu=menu, decisions=[("width",)])
+        return elastic_block.elastic(kind, spec, menu=menu, decisions=[("width",)])
 
     blocks = {
         "stem": end(Mix, lambda c: MixSpec(2, c, 3)),
@@ -120,7 +113,7 @@ SPACE = made()
 
 def arch(width: int, left: int, right: int, dense: int, depth: int, row: int) -> Arch:
     notation = {"resolution": 4, "width": width, "kernel": [left, right, dense]}
-    return choices.from_notation(SPACE.menu, {**notation, "depth": depth, "row": row})
+    return from_notation(SPACE.menu, {**notation, "depth": depth, "row": row})
 
 
 ARCHS = {
@@ -132,7 +125,7 @@ ARCHS = {
 
 @functools.cache
 def arrays(seed: int) -> Any:
-    shapes = jax.eval_shape(functools.partial(network.init, SPACE), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(shared_params.init, SPACE), jax.random.key(0))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda s: 0.1 * rng.standard_normal(s.shape, np.float32), shapes)
 
@@ -144,7 +137,7 @@ def state() -> Any:
 @functools.cache
 def stats() -> Any:
     rng = np.random.default_rng(3)
-    return jax.tree.map(lambda s: rng.uniform(0.5, 1.5, s.shape), network.zero_stats(SPACE))
+    return jax.tree.map(lambda s: rng.uniform(0.5, 1.5, s.shape), shared_params.zero_stats(SPACE))
 
 
 def images(count: int = 4) -> np.ndarray:
@@ -221,7 +214,7 @@ def test_calibrated_and_proven_alone(written: pathlib.Path) -> None:
     def calibrated(space: Space, params: Any) -> Any:
         @jax.jit
         def run(params: Any, images: Any) -> Any:
-            how = {"resolution": 4, "strategy": network.sliced, "prepare": prepare}
+            how = {"resolution": 4, "strategy": strategies.sliced, "prepare": prepare}
             return evaluate.calibrate(space, params, small, images, **how)
 
         return run(params, images(6).reshape(2, 3, 4, 4, 2))
@@ -268,11 +261,11 @@ def test_a_cut_of_the_union_of_boxes_is_the_cut_of_all(sizes: tuple[int, ...]) -
     full, *parts = [{"kernel": np.zeros((k, k, 2 * k, k), np.float32)} for k in sizes]
     full["kernel"] = np.random.default_rng(0).random(full["kernel"].shape)
     block = SPACE.blocks["dense"]
-    edges = [elastic.needed(block, part, full)[("kernel",)] for part in parts]
+    edges = [slicing.needed(block, part, full)[("kernel",)] for part in parts]
     one, other = (chunks.Box(*map(tuple, zip(*e, strict=True))) for e in edges)
     both = {"kernel": full["kernel"][one.union(other).slices()]}
     for part in parts:
-        equal(elastic.cut(both, part), elastic.cut(full, part))
+        equal(slicing.cut(both, part), slicing.cut(full, part))
 
 
 def test_what_cannot_be_read(written: pathlib.Path, tmp_path: pathlib.Path) -> None:

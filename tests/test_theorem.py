@@ -9,7 +9,8 @@ import pytest
 from theorem import Check, archs_of, check_of, flat, global_difference, largest_difference
 from tiny_space import deep, tiny, transforming
 
-from supernet_jax import choices, elastic, network
+from supernet_jax.elastic import choices, elastic_block, shared_params, strategies
+from supernet_jax.elastic import space as elastic_space
 from supernet_jax.spaces import mobilenet
 
 # A space of your own joins by one line: name -> (space, resolution, random archs).
@@ -57,7 +58,7 @@ def test_strategies_agree(check: Any) -> None:
 def test_larger_spaces_agree(name: str) -> None:
     make, resolution, count = LARGER[name]
     check = Check(make(), resolution=resolution, batch=4 if resolution < 8 else 2)
-    forward = check.forward(network.switched)
+    forward = check.forward(strategies.switched)
     for arch in archs_of(check.space, count)[2:]:
         output, gradients = check.run("sliced", arch)
         other, others_gradients = check.run("masked", arch)
@@ -79,7 +80,7 @@ def test_alive_weights_have_gradients(check: Any) -> None:
 
 def test_strategies_agree_on_calibrated_statistics_and_dropout() -> None:
     check = check_of(tiny, resolution=8)
-    masked = check.forward(network.masked)
+    masked = check.forward(strategies.masked)
     for arch in archs_of(check.space, 1)[1:]:
         traced = jax.tree.map(jnp.asarray, arch)
         stats = masked(check.params, traced).moments
@@ -100,7 +101,7 @@ def test_blocks_in_a_loop() -> None:
 
     def run(**how: Any) -> Any:
         return jax.jit(
-            lambda p, a: network.switched(space, p, a, check.images, resolution=8, **how)
+            lambda p, a: strategies.switched(space, p, a, check.images, resolution=8, **how)
         )
 
     looped = run()
@@ -117,8 +118,8 @@ def test_bfloat16_stays_near_float32() -> None:
     space = tiny()
     check = check_of(tiny, resolution=8)
     arch = choices.largest(space.menu)
-    exact = check.forward(network.masked)(check.params, jax.tree.map(jnp.asarray, arch)).logits
-    for strategy in (network.masked, network.switched):
+    exact = check.forward(strategies.masked)(check.params, jax.tree.map(jnp.asarray, arch)).logits
+    for strategy in (strategies.masked, strategies.switched):
         run = jax.jit(
             lambda p, a, s=strategy: (
                 s(space, p, a, check.images, resolution=8, dtype=jnp.bfloat16).logits
@@ -135,7 +136,7 @@ def test_masked_under_vmap_is_the_loop() -> None:
     archs = choices.sample(check.space.menu, jax.random.key(6), (4,))
 
     def run(arch: Any) -> Any:
-        return network.masked(check.space, check.params, arch, check.images, resolution=8).logits
+        return strategies.masked(check.space, check.params, arch, check.images, resolution=8).logits
 
     together = jax.jit(jax.vmap(run))(archs)
     alone = jax.jit(run)
@@ -146,11 +147,11 @@ def test_masked_under_vmap_is_the_loop() -> None:
 @pytest.mark.parametrize("make", [tiny, mobilenet.digits, mobilenet.cifar, mobilenet.attentivenas])
 def test_union_holds_every_spec_at_its_largest(make: Any) -> None:
     space = make()
-    for name, shape in network.geometry(space, space.resolutions[0]).items():
+    for name, shape in elastic_space.geometry(space, space.resolutions[0]).items():
         block = space.blocks[name]
         largest: dict[Any, tuple[int, ...]] = {}
         for spec in block.specs:
-            params = elastic.shapes(block, spec, shape.inputs).params
+            params = elastic_block.shapes(block, spec, shape.inputs).params
             for path, leaf in jax.tree_util.tree_leaves_with_path(params):
                 old = largest.get(path, (0,) * leaf.ndim)
                 largest[path] = tuple(map(max, old, leaf.shape))
@@ -160,8 +161,8 @@ def test_union_holds_every_spec_at_its_largest(make: Any) -> None:
 
 def test_sliced_refuses_a_traced_arch() -> None:
     space = tiny()
-    params = jax.eval_shape(lambda: network.init(space, jax.random.key(0)))
+    params = jax.eval_shape(lambda: shared_params.init(space, jax.random.key(0)))
     with pytest.raises(TypeError, match="concrete arch"):
-        jax.jit(lambda a: network.sliced(space, params, a, jnp.zeros((1, 8, 8, 2)), resolution=8))(
-            jax.tree.map(jnp.asarray, choices.largest(space.menu))
-        )
+        jax.jit(
+            lambda a: strategies.sliced(space, params, a, jnp.zeros((1, 8, 8, 2)), resolution=8)
+        )(jax.tree.map(jnp.asarray, choices.largest(space.menu)))

@@ -14,11 +14,13 @@ import reference
 from light_space import CLASSES, light
 from tiny_space import deep
 
-from supernet_jax import choices, losses, network, optim, sampling, train
-from supernet_jax.choices import Arch, Lookup
+from supernet_jax import losses, optim, sampling, train
+from supernet_jax.elastic import choices, shared_params, strategies
+from supernet_jax.elastic.choices import Arch, Lookup
+from supernet_jax.elastic.notation import from_notation
+from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.importers import attentivenas
 from supernet_jax.importers.mapping import Place
-from supernet_jax.network import Bank, Space
 from supernet_jax.spaces import mobilenet
 from supernet_jax.spaces.mobilenet import Stage
 
@@ -55,7 +57,7 @@ def test_published_training_step() -> None:
     wanted = golden["alphanet_train_step"]["steps"]["0"]
     space = mobilenet.attentivenas(dropout=0.0, drop_path=0.0)
     archs = {
-        name: choices.from_notation(space.menu, notation)
+        name: from_notation(space.menu, notation)
         for name, notation in golden["train_step_archs"].items()
     }
     params, _ = attentivenas.load(reference.tensors(golden["param_names_shapes"]), space)
@@ -199,7 +201,7 @@ def alone(recipe: train.Recipe, archs: list[Arch]) -> tuple[list[float], list[An
     def compute(params: Any) -> Any:
         def logits(params: Any, arch: Arch, size: int) -> Any:
             images = half(jnp.asarray(batch.images), None, None)
-            return network.sliced(recipe.space, params, arch, images, resolution=size).logits
+            return strategies.sliced(recipe.space, params, arch, images, resolution=size).logits
 
         teacher = logits(params, archs[0], SIZES[0])
 
@@ -229,7 +231,7 @@ def test_a_step_is_the_sum_of_its_members() -> None:
     values, gradients = alone(recipe, [choices.largest(MOBILE.menu), smallest, wide, deep])
     total = functools.reduce(optax.tree.add, gradients)
     names = ["loss/largest", "loss/smallest", "loss/random_1", "loss/random_2"]
-    for strategy in (network.masked, network.switched):
+    for strategy in (strategies.masked, strategies.switched):
         state, metrics = once(recipe._replace(strategy=strategy), sizes=SIZES)
         found = [float(metrics[name]) for name in names]
         np.testing.assert_allclose(found, values, rtol=SUMS, atol=1e-6)
@@ -464,7 +466,7 @@ def test_a_sampler_may_score_archs() -> None:
     @functools.partial(jax.jit, **QUICK)
     def each(params: Any) -> Any:
         images = half(jnp.asarray(batch.images), None, None)
-        outputs = [network.sliced(SPACE, params, a, images, resolution=8) for a in candidates]
+        outputs = [strategies.sliced(SPACE, params, a, images, resolution=8) for a in candidates]
         return [losses.cross_entropy(o.logits, jnp.asarray(batch.labels)) for o in outputs]
 
     wanted = [float(value) for value in each(params)]
@@ -526,13 +528,13 @@ def leaves_of_rows(tree: Any) -> list[Any]:
     return leaves
 
 
-@pytest.mark.parametrize("strategy", [network.sliced, network.masked])
+@pytest.mark.parametrize("strategy", [strategies.sliced, strategies.masked])
 def test_rematerialisation_changes_memory_alone(strategy: Any) -> None:
     space = deep()
     arch = choices.largest(space.menu)
-    if strategy is network.masked:
+    if strategy is strategies.masked:
         arch = jax.tree.map(jnp.asarray, arch)
-    params = jax.jit(lambda: network.init(space, jax.random.key(0)), **QUICK)()
+    params = jax.jit(lambda: shared_params.init(space, jax.random.key(0)), **QUICK)()
     images = jax.random.normal(jax.random.key(1), (16, 8, 8, 2))
 
     def loss(params: Any, remat: bool) -> Any:

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from supernet_jax import choices, elastic, network
-from supernet_jax.network import Space
+from supernet_jax.elastic import choices, elastic_block, shared_params, strategies
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.space import Space
 
 
 def random_params(space: Space) -> Any:
     """Initial parameters with noise on every leaf: zero scales would hide blocks' interiors."""
-    params = jax.jit(functools.partial(network.init, space))(jax.random.key(0))
+    params = jax.jit(functools.partial(shared_params.init, space))(jax.random.key(0))
     rng = np.random.default_rng(1)
     noise = jax.tree.map(lambda p: np.float32(0.2 * rng.normal(size=p.shape)), params)
     return jax.tree.map(lambda p, n: jnp.asarray(np.asarray(p) + n), params, noise)
@@ -70,7 +71,7 @@ class Check:
     def run(self, name: str, arch: Any, *, stats: Any = None, key: Any = None) -> Any:
         """Output and gradients of a strategy."""
         if name == "sliced":
-            program = self.program(network.sliced, arch)
+            program = self.program(strategies.sliced, arch)
             (_, output), gradients = program(self.params, None, stats, key)
         else:
             traced = jax.tree.map(jnp.asarray, arch)
@@ -84,8 +85,8 @@ class Check:
 
 STRATEGIES: dict[str, Any] = {
     "sliced": None,  # one program for each arch
-    "masked": network.masked,
-    "switched": network.switched,
+    "masked": strategies.masked,
+    "switched": strategies.switched,
 }
 
 
@@ -118,16 +119,16 @@ def boxes(own: Any, union: Any) -> dict[tuple[str, ...], np.ndarray]:
 def boxes_of_arch(space: Space, arch: Any, resolution: int) -> Any:
     """1 inside what an arch uses of the parameters of each block, 0 outside."""
     found = {}
-    for name, place in network.geometry(space, resolution).items():
+    for name, place in elastic_space.geometry(space, resolution).items():
         block, spec = space.blocks[name], space.blocks[name].spec(arch)
-        own = {} if spec is None else elastic.shapes(block, spec, place.inputs).params
+        own = {} if spec is None else elastic_block.shapes(block, spec, place.inputs).params
         found[name] = unflatten_dict(boxes(own, place.shapes.params))
         for transform in block.transforms:
             _note_uses(found[name], transform, spec, place)
     return found
 
 
-def _note_uses(found: Any, transform: elastic.Transform, spec: Any, place: Any) -> None:
+def _note_uses(found: Any, transform: elastic_block.Transform, spec: Any, place: Any) -> None:
     """Marks what a spec's weights depend on through a transform: its own parameters, whole kernels.
 
     The transform itself tells, by the gradient at random values.
@@ -145,7 +146,7 @@ def _note_uses(found: Any, transform: elastic.Transform, spec: Any, place: Any) 
     gradients = jax.grad(total, (0, 1))(random, weights)
     own, whole = jax.tree.map(lambda g: np.asarray(g != 0, float), gradients)
     node[last] = whole * node[last].any((0, 1))  # the channels that the spec has
-    found.setdefault(elastic.TRANSFORMS, {})["/".join(transform.leaf)] = own
+    found.setdefault(elastic_block.TRANSFORMS, {})["/".join(transform.leaf)] = own
 
 
 def archs_of(space: Space, count: int) -> list[Any]:

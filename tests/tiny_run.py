@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import choices, cli, evaluate, experiment, network
-from supernet_jax.choices import Arch
+from supernet_jax import cli, evaluate, experiment
+from supernet_jax.elastic import choices, strategies
+from supernet_jax.elastic.choices import Arch
 from supernet_jax.experiment import Run
 
 CONFIG = pathlib.Path(__file__).parent / "tiny_config.py"
@@ -76,9 +77,9 @@ def logits(run: Run, arch: Arch, images: np.ndarray) -> np.ndarray:
         arch,
         calibration,
         resolution=resolution,
-        strategy=network.sliced,
+        strategy=strategies.sliced,
         prepare=prepare,
     )
     inputs = prepare(jnp.asarray(images))
-    output = network.sliced(space, run.params, arch, inputs, resolution=resolution, stats=stats)
+    output = strategies.sliced(space, run.params, arch, inputs, resolution=resolution, stats=stats)
     return np.asarray(output.logits)

@@ -6,7 +6,7 @@ and one with squeeze-and-excitation at stride 2; dropout and drop-connect are th
 
 import functools
 
-from supernet_jax.network import Space
+from supernet_jax.elastic.space import Space
 from supernet_jax.nn.blocks.mobilenet import HARD_SWISH
 from supernet_jax.spaces import ofa
 from supernet_jax.spaces.mobilenet import Stage, mobilenet

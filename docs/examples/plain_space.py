@@ -9,10 +9,11 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
-from supernet_jax.choices import Choice
 from supernet_jax.config import Config, Data, Sgd, Train
-from supernet_jax.elastic import elastic
-from supernet_jax.network import Space, chain
+from supernet_jax.elastic.choices import Choice
+from supernet_jax.elastic.elastic_block import elastic
+from supernet_jax.elastic.space import Space
+from supernet_jax.elastic.strategies import chain
 from supernet_jax.nn import layers
 
 

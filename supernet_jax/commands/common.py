@@ -10,11 +10,12 @@ from typing import Any
 
 import jax
 
-from supernet_jax import config, experiment, network, results
-from supernet_jax.choices import Arch
+from supernet_jax import config, experiment, results
+from supernet_jax.elastic import shared_params
+from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, near
 from supernet_jax.experiment import Run
-from supernet_jax.network import Space
 from supernet_jax.storage import files
 
 CLASSES = {"attentivenas": 1000, "ofa_mobilenetv3": 1000}  # of published spaces; 10 elsewhere
@@ -75,7 +76,7 @@ def space_of(name: str) -> Space:
 
 def supernet_parameters(space: Space) -> int:
     """Number of shared parameters of a space, over all rows of a bank."""
-    shapes = jax.tree.leaves(network.parameter_shapes(space))
+    shapes = jax.tree.leaves(shared_params.parameter_shapes(space))
     return sum(math.prod(leaf.shape) for leaf in shapes)
 
 

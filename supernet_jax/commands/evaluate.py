@@ -9,9 +9,10 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import choices, experiment, network, raced, results
-from supernet_jax.choices import Arch
+from supernet_jax import experiment, raced, results
 from supernet_jax.commands import common
+from supernet_jax.elastic import choices, space
+from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
 from supernet_jax.storage import files
@@ -70,7 +71,7 @@ def run(arguments: Arguments) -> None:
         common.check_writable("--out", arguments.out)
     opened = common.open_run(arguments.run, arguments.config)
     given = _archs(opened, arguments)
-    archs = network.distinct(opened.experiment.space, given)
+    archs = space.distinct(opened.experiment.space, given)
     if arguments.race:
         keep = common.keeps_results(opened, arguments.out)
         how: dict[str, Any] = {"error": arguments.race_error, "seed": arguments.seed, "keep": keep}

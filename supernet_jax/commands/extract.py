@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from supernet_jax import experiment, extract, extracted, network, progress, takeout
-from supernet_jax.choices import Arch
+from supernet_jax import experiment, extract, extracted, progress, takeout
 from supernet_jax.commands import common
+from supernet_jax.elastic import space
+from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
 from supernet_jax.export import formats
@@ -88,7 +89,7 @@ def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
         found = [front[int(number)]]
     else:
         found = experiment.read_archs(opened.experiment.space, arguments.arch)
-    return network.distinct(opened.experiment.space, found)
+    return space.distinct(opened.experiment.space, found)
 
 
 def _one(opened: Run, arch: Arch, out: pathlib.Path, wanted: Wanted) -> None:

@@ -12,16 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from supernet_jax import choices, experiment, extract, extracted, fit, run_folder
+from supernet_jax import experiment, extract, extracted, fit, run_folder
 from supernet_jax.commands import common, train
 from supernet_jax.config import Config
 from supernet_jax.data import Dataset
-from supernet_jax.elastic import Tree
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
 from supernet_jax.importers import attentivenas, classes, files, mapping, network, ofa
 from supernet_jax.importers.report import Report
-from supernet_jax.network import Space
 from supernet_jax.storage.files import write_json
 
 EXAMPLES = """

@@ -13,11 +13,12 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import choices, config, costs, experiment, latency, results, visits
-from supernet_jax.choices import Arch
+from supernet_jax import config, costs, experiment, latency, results, visits
 from supernet_jax.commands import common
+from supernet_jax.elastic import choices, notation
+from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.network import Space
 from supernet_jax.report import sampler as picture
 from supernet_jax.storage import files
 
@@ -95,7 +96,7 @@ def summarise(space: Space, *, samples: int, seed: int) -> dict[str, Any]:
         "space": space.name,
         "archs": choices.count(space.menu),
         "decisions": len(choices.names(space.menu)),
-        "menu": choices.options(space.menu),
+        "menu": notation.options(space.menu),
         "blocks": len(space.blocks),
         "supernet_parameters": common.supernet_parameters(space),
         "random": {"samples": samples, "seed": seed},
@@ -112,7 +113,7 @@ def summarise(space: Space, *, samples: int, seed: int) -> dict[str, Any]:
 def _count(space: Space, archs: Arch) -> list[dict[str, Any]]:
     macs, parameters = costs.macs(space)(archs), costs.parameters(space)(archs)
     return [
-        {"arch": choices.to_notation(space.menu, a), "macs": int(m), "parameters": int(p)}
+        {"arch": notation.to_notation(space.menu, a), "macs": int(m), "parameters": int(p)}
         for a, m, p in zip(choices.unstack(archs), macs, parameters, strict=True)
     ]
 

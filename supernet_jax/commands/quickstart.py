@@ -9,9 +9,10 @@ from typing import Any
 import rich.console
 import rich.table
 
-from supernet_jax import choices, config, experiment, extracted, fit, run_folder, stopping, takeout
-from supernet_jax.choices import Arch
+from supernet_jax import config, experiment, extracted, fit, run_folder, stopping, takeout
 from supernet_jax.commands import common, search, train
+from supernet_jax.elastic import notation
+from supernet_jax.elastic.choices import Arch
 from supernet_jax.experiment import Run
 from supernet_jax.report import front as report
 from supernet_jax.storage import files
@@ -97,7 +98,7 @@ def _pick(front: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def _take_out(opened: Run, name: str, entry: dict[str, Any]) -> dict[str, Any]:
     """Extracts one entry of the front, unless an interrupted quickstart has done so already."""
     space = opened.experiment.space
-    arch: Arch = choices.from_notation(space.menu, entry["arch"])
+    arch: Arch = notation.from_notation(space.menu, entry["arch"])
     folder = opened.folder / "networks" / name
     if not folder.exists():
         takeout.take_out(opened, arch, folder)

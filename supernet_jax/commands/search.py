@@ -18,13 +18,15 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import choices, costs, latency, network, progress, results
-from supernet_jax.choices import Arch
+from supernet_jax import costs, latency, progress, results
 from supernet_jax.commands import common
 from supernet_jax.costs import Cost
+from supernet_jax.elastic import choices
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
-from supernet_jax.network import Space
 from supernet_jax.report import front as report
 from supernet_jax.search import Budget, History, Searcher, evolution, pareto_front, random_search
 from supernet_jax.search import run as run_search
@@ -244,7 +246,7 @@ def _spent(space: Space, name: str) -> _Spent:
 
 
 def _searcher(space: Space, spent: _Spent, arguments: Arguments) -> Searcher:
-    menu, cost, normal = space.menu, spent.cost, functools.partial(network.normal, space)
+    menu, cost, normal = space.menu, spent.cost, functools.partial(elastic_space.normal, space)
     budget = Budget(arguments.low, arguments.high, UNITS[spent.key])
     if arguments.algorithm == "random":
         batch = arguments.population

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from supernet_jax import choices, config, data, experiment, network, progress, results, zerocost
+from supernet_jax import config, data, experiment, progress, results, zerocost
 from supernet_jax.commands import common
+from supernet_jax.elastic import choices, notation, shared_params
+from supernet_jax.elastic import space as elastic_space
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
 from supernet_jax.sampling import table
@@ -116,11 +118,11 @@ def _preferred(arguments: Arguments, samples: int) -> None:
     print(f'next: sampler=Preferred(archs="{arguments.out}") in a config file')
 
 
-def _distinct(space: network.Space, key: choices.Array, samples: int) -> choices.Arch:
+def _distinct(space: elastic_space.Space, key: choices.Array, samples: int) -> choices.Arch:
     """The networks of so many uniform archs, at the largest resolution: there they are scored."""
     archs = jax.device_get(choices.sample(space.menu, key, (samples,)))
     last = np.full(samples, len(space.resolutions) - 1, np.int32)
-    archs = network.normal(space, choices.replace(archs, space.resolution, last))
+    archs = elastic_space.normal(space, choices.replace(archs, space.resolution, last))
     return choices.unpack(space.menu, np.unique(np.asarray(choices.pack(archs)), axis=0))
 
 
@@ -131,7 +133,7 @@ def _scorer(built: Experiment, arguments: Arguments) -> Any:
     some = data.Images(*(part[:n] for part in several))
     pixels, labels = (part[0] for part in data.padded_batches(some, n))
     inputs = built.prepare(jnp.asarray(pixels))
-    params = jax.jit(lambda: network.init(space, jax.random.key(arguments.seed)))()
+    params = jax.jit(lambda: shared_params.init(space, jax.random.key(arguments.seed)))()
     score = zerocost.snip(
         space, params, inputs, jnp.asarray(labels), resolution=space.resolutions[-1]
     )
@@ -139,12 +141,12 @@ def _scorer(built: Experiment, arguments: Arguments) -> Any:
 
 
 def _record(
-    space: network.Space, archs: Any, i: int, macs: Any, score: float, name: str
+    space: elastic_space.Space, archs: Any, i: int, macs: Any, score: float, name: str
 ) -> dict[str, Any]:
     """One line of the file."""
     arch = jax.tree.map(lambda leaf: leaf[i], archs)
     return {
-        "arch": choices.to_notation(space.menu, arch),
+        "arch": notation.to_notation(space.menu, arch),
         "macs": int(macs(arch)),
         name: score,
         "space": space.name,

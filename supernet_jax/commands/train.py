@@ -29,6 +29,7 @@ from supernet_jax import (
 from supernet_jax import train as training
 from supernet_jax.commands import common
 from supernet_jax.config import Config
+from supernet_jax.elastic import space_identity
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
 from supernet_jax.rehearsal import Rehearsal
@@ -130,7 +131,7 @@ def _weights_of(folder: pathlib.Path, built: Experiment) -> Any:
     """The parameters of another run of the same space (their average, where it kept one)."""
     kept = folder / "checkpoints"
     meta = checkpoint.read_meta(kept)
-    checkpoint.check_space(meta, built.space)
+    space_identity.check_space(meta, built.space)
     averaged = meta.get("config", {}).get("train", {}).get("ema")
     return checkpoint.restore_params(
         kept, subtree="ema" if averaged else "params", sharding=sharding.replicated(built.mesh)
@@ -159,7 +160,7 @@ def job(built: Experiment, folder: pathlib.Path) -> fit.Job:
 def meta(built: Experiment) -> dict[str, Any]:
     """What is written beside each checkpoint: the whole configuration, and what it was run on."""
     return {
-        "space": checkpoint.describe_space(built.space),
+        "space": space_identity.describe_space(built.space),
         "config": config.with_absolute_paths(config.to_json(built.config)),
         "data": built.dataset.fingerprint,
         "jax": jax.__version__,

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from supernet_jax import network, schema, userfile
+from supernet_jax import schema, userfile
 from supernet_jax.config import combine, losses, optimizers, samplers, spaces
 from supernet_jax.config.checks import require
 from supernet_jax.config.combine import ByRole as ByRole
@@ -50,8 +50,9 @@ from supernet_jax.config.spaces import Cifar as Cifar
 from supernet_jax.config.spaces import Digits as Digits
 from supernet_jax.config.spaces import OfaMobileNetV3 as OfaMobileNetV3
 from supernet_jax.config.spaces import OfaSmall as OfaSmall
+from supernet_jax.elastic import strategies
+from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError, near
-from supernet_jax.network import Strategy
 from supernet_jax.schema import from_json as from_json
 from supernet_jax.schema import to_json as to_json
 from supernet_jax.storage import files
@@ -244,8 +245,8 @@ FILES = "user files"  # in `config.json`, beside the fields of a `Config`
 # ones on digits and compile five times faster (benchmarks/train_step.py, evaluation.py). Other
 # backends: not yet measured, masked because it compiles fastest.
 FASTEST: dict[str, dict[str, Strategy]] = {
-    "cpu": {"train": network.masked, "evaluate": network.masked},
-    "default": {"train": network.masked, "evaluate": network.masked},
+    "cpu": {"train": strategies.masked, "evaluate": strategies.masked},
+    "default": {"train": strategies.masked, "evaluate": strategies.masked},
 }
 
 
@@ -253,7 +254,7 @@ def strategy(name: str, *, job: str, backend: str) -> Strategy:
     """The strategy for a job ("train" or "evaluate"); "auto" looks it up for the backend."""
     if name == "auto":
         return FASTEST.get(backend, FASTEST["default"])[job]
-    return {"masked": network.masked, "switched": network.switched}[name]
+    return {"masked": strategies.masked, "switched": strategies.switched}[name]
 
 
 def dtype(name: str) -> Any:

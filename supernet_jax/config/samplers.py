@@ -8,11 +8,12 @@ import inspect
 import pathlib
 from typing import Any, Literal
 
-from supernet_jax import ordering, sampling
-from supernet_jax.choices import Menu, paths
+from supernet_jax import sampling
 from supernet_jax.config.checks import require
+from supernet_jax.elastic import channel_order
+from supernet_jax.elastic.choices import Menu, paths
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, near
-from supernet_jax.network import Space
 from supernet_jax.sampling import Reorder, Sampler
 from supernet_jax.sampling import table as tables
 from supernet_jax.sampling.fair import members
@@ -147,7 +148,7 @@ class Progressive:
                 phases,
                 n_random=self.n_random,
                 resolution=space.resolution,
-                reorder=Reorder(at[0], lambda params: ordering.by_importance(space, params))
+                reorder=Reorder(at[0], lambda params: channel_order.by_importance(space, params))
                 if at
                 else None,
             )

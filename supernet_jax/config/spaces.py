@@ -3,7 +3,7 @@
 import dataclasses
 
 from supernet_jax.config.checks import require
-from supernet_jax.network import Space
+from supernet_jax.elastic.space import Space
 from supernet_jax.spaces import mobilenet, ofa
 
 

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 import flax
 import numpy as np
 
-from supernet_jax import network
-from supernet_jax.elastic import Tree
+from supernet_jax.elastic import shared_params
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.importers import mapping
 from supernet_jax.importers.mapping import Leaf, Place, Spare
 from supernet_jax.importers.report import Report
-from supernet_jax.network import Space
 from supernet_jax.nn.blocks.mobilenet import MBConvSpec
 
 # By our layer: the published one. Within a block, and outside of blocks.
@@ -74,7 +74,7 @@ def places(space: Space) -> dict[str, Place]:
     Raises:
         UserError: the space is not of the family.
     """
-    shapes = network.parameter_shapes(space)
+    shapes = shared_params.parameter_shapes(space)
     flat = flax.traverse_util.flatten_dict({name: shapes[name] for name in space.blocks})
     return {
         published_name(space, leaf): mapping.place(leaf, shape.shape)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import flax
 import numpy as np
 
-from supernet_jax.elastic import Tree
+from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.errors import UserError, near
 from supernet_jax.importers.report import Report
 

@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import choices, elastic, extract, machine, network, ordering
-from supernet_jax.choices import Array
-from supernet_jax.elastic import Tree
+from supernet_jax import extract, machine
+from supernet_jax.elastic import channel_order, choices, shared_params, slicing
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.choices import Array
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.extracted import Network, Variables
 from supernet_jax.importers.report import Report
-from supernet_jax.network import Space
 
 
 def load(
@@ -57,14 +59,14 @@ def load(
 
 def _shared(space: Space, made: Network, key: Array, variables: Variables) -> tuple[Tree, Tree]:
     """Shared parameters, and the network's statistics at the union's shapes."""
-    params, stats = dict(network.init(space, key)), dict(network.zero_stats(space))
-    geometry = network.geometry(space, made.resolution)
+    params, stats = dict(shared_params.init(space, key)), dict(shared_params.zero_stats(space))
+    geometry = elastic_space.geometry(space, made.resolution)
     for name in (block.name for block in made.blocks):
-        owner, union = network.group(space, name), geometry[name].shapes
+        owner, union = elastic_space.group(space, name), geometry[name].shapes
         if name in variables["params"]:
             params[owner] = _overlaid(params[owner], variables["params"][name], union.params)
         if name in variables["stats"]:
-            stats[name] = elastic.fill(variables["stats"][name], union.moments)
+            stats[name] = slicing.fill(variables["stats"][name], union.moments)
     return params, stats
 
 
@@ -106,12 +108,12 @@ def _overlaid(start: Tree, given: Tree, union: Tree) -> Tree:
         given: of one spec.
         union: tree of the shapes of the union's own parameters.
     """
-    inside = elastic.fill(jax.tree.map(jnp.ones_like, given), union)
+    inside = slicing.fill(jax.tree.map(jnp.ones_like, given), union)
     own = {layer: start[layer] for layer in union}
     merged = jax.tree.map(
         lambda mask, new, old: jnp.where(mask > 0, new, old),
         inside,
-        elastic.fill(given, union),
+        slicing.fill(given, union),
         own,
     )
     return {**start, **merged}
@@ -132,13 +134,13 @@ def _check_kept(space: Space, params: Tree, stats: Tree, variables: Variables) -
 
 def _sorted(space: Space, params: Tree, stats: Tree) -> tuple[Tree, Tree]:
     """Parameters in the order of importance, and statistics like the scales beside them."""
-    orders = ordering.by_importance(space, params)
+    orders = channel_order.by_importance(space, params)
     flat = dict(flax.traverse_util.flatten_dict(stats, keep_empty_nodes=True))
     for path, leaf in flat.items():
-        scale = (network.group(space, path[0]), *path[1:-1], "scale")
+        scale = (elastic_space.group(space, path[0]), *path[1:-1], "scale")
         for axis, order in orders.get(scale, ()):
             flat[path] = jnp.take(leaf, order, axis=axis)
-    return ordering.reordered(params, orders), flax.traverse_util.unflatten_dict(flat)
+    return channel_order.reordered(params, orders), flax.traverse_util.unflatten_dict(flat)
 
 
 def _flat(tree: Any) -> dict[str, np.ndarray]:

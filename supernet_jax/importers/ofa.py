@@ -13,13 +13,13 @@ from collections.abc import Mapping
 import flax
 import numpy as np
 
-from supernet_jax import elastic, network
-from supernet_jax.elastic import Tree
+from supernet_jax.elastic import elastic_block, shared_params
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.importers import mapping
 from supernet_jax.importers.mapping import Leaf, Place, Spare
 from supernet_jax.importers.report import Report
-from supernet_jax.network import Space
 
 # By our layer: the published one, as `_short` spells it. Within a block, and outside of blocks.
 INNER = {
@@ -82,7 +82,7 @@ def places(space: Space) -> dict[str, Place]:
     Raises:
         UserError: the space is not of the family.
     """
-    shapes = network.parameter_shapes(space)
+    shapes = shared_params.parameter_shapes(space)
     flat = flax.traverse_util.flatten_dict({name: shapes[name] for name in space.blocks})
     return {_published(space, leaf): _place(leaf, shape.shape) for leaf, shape in flat.items()}
 
@@ -100,7 +100,7 @@ def _short(name: str) -> str:
 
 def _place(leaf: Leaf, shape: tuple[int, ...]) -> Place:
     """Matrices of transforms are there as here: output by input."""
-    if elastic.TRANSFORMS in leaf:
+    if elastic_block.TRANSFORMS in leaf:
         return Place(leaf, shape, tuple(range(len(shape))))
     return mapping.place(leaf, shape)
 
@@ -109,7 +109,7 @@ def _published(space: Space, leaf: Leaf) -> str:
     """What a parameter of ours is called there, in the shortest spelling."""
     block, layer, kind = leaf[0], "/".join(leaf[1:-1]), mapping.KINDS.get(leaf[-1])
     numbers = _numbers(space)
-    if elastic.TRANSFORMS in leaf:
+    if elastic_block.TRANSFORMS in leaf:
         kind = f"{leaf[-1]}_matrix"
     if block in numbers:
         there, prefix = INNER.get(layer), f"blocks.{numbers[block]}.conv."

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from supernet_jax import checkpoint, choices, config, costs, schema, visits
+from supernet_jax import config, costs, schema, visits
+from supernet_jax.elastic import choices, space_identity
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.network import Space
 from supernet_jax.report.history import Stretch
 from supernet_jax.report.values import mapping
 from supernet_jax.sampling import Sampler
@@ -65,7 +66,7 @@ def replayed(
     part = schema.from_json(described.get("space"), types, where="space")
     drawing = schema.from_json(described.get("sampler"), types, where="sampler")
     space, sampler = _built(part, drawing, sizes, own.get("steps"))
-    checkpoint.check_space(dict(meta), space)
+    space_identity.check_space(dict(meta), space)
     steps, rollbacks, total = _some(stretches)
     seen = visits.visits(space, sampler, steps, rollbacks, seed=seed, arch_shards=shards)
     if seen.remembers:

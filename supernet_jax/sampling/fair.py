@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from supernet_jax import choices
-from supernet_jax.choices import Array, Menu, Path
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Array, Menu, Path
 from supernet_jax.sampling.hook import Sampler, Score, stateless
 
 

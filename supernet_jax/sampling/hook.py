@@ -10,8 +10,8 @@ Shape letters: `M` random members of a step, `D` decisions.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from supernet_jax.choices import Arch, Array
-from supernet_jax.elastic import Tree
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.elastic_block import Tree
 
 SamplerState = Any  # pytree of arrays, saved in the checkpoint
 Score = Callable[[Arch], Array]  # mini-batch loss of one arch, without gradient

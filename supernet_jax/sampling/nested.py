@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import choices
-from supernet_jax.choices import Arch, Array, Menu, Path
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Arch, Array, Menu, Path
 from supernet_jax.sampling.hook import Sampler, Score, stateless
 
 

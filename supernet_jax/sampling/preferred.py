@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import choices
-from supernet_jax.choices import Arch, Array, Menu
+from supernet_jax.elastic import choices, notation
+from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
 from supernet_jax.sampling.hook import Sampler, Score, stateless
 from supernet_jax.storage import files
@@ -63,7 +63,7 @@ def read(path: pathlib.Path, menu: Menu) -> Arch:
     """
     try:
         records: Sequence[dict] = json.loads(path.read_text(encoding="utf-8"))
-        archs = [choices.from_notation(menu, record["arch"]) for record in records]
+        archs = [notation.from_notation(menu, record["arch"]) for record in records]
     except UserError as error:
         raise UserError(f"{path} holds archs of another space: {error}") from None
     except PermissionError as error:

@@ -1,7 +1,7 @@
 """Uniform sampling, alone and in a sandwich."""
 
-from supernet_jax import choices
-from supernet_jax.choices import Arch, Menu
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Arch, Menu
 from supernet_jax.sampling.hook import Sampler, stateless
 
 

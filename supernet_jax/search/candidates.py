@@ -16,9 +16,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from supernet_jax import choices
-from supernet_jax.choices import Arch, Array, Menu
 from supernet_jax.costs import Cost
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
 from supernet_jax.search.searcher import Budget, pack
 

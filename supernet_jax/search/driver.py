@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from supernet_jax import choices
-from supernet_jax.choices import Arch, Array
 from supernet_jax.costs import Cost
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.errors import UserError
 from supernet_jax.search import saving
 from supernet_jax.search.saving import Saved

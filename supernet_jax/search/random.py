@@ -2,9 +2,9 @@
 
 import jax
 
-from supernet_jax import choices
-from supernet_jax.choices import Arch, Array, Menu
 from supernet_jax.costs import Cost
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
 from supernet_jax.search import candidates
 from supernet_jax.search.candidates import Normal

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from supernet_jax.choices import Arch, Array, Menu
+from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
 
 

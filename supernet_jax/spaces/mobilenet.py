@@ -8,9 +8,10 @@ All blocks of a stage share their choices.
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from supernet_jax.choices import Choice, Menu, Path
-from supernet_jax.elastic import ElasticBlock, elastic, union_spec
-from supernet_jax.network import Space, chain
+from supernet_jax.elastic.choices import Choice, Menu, Path
+from supernet_jax.elastic.elastic_block import ElasticBlock, elastic, union_spec
+from supernet_jax.elastic.space import Space
+from supernet_jax.elastic.strategies import chain
 from supernet_jax.nn.blocks.mobilenet import (
     CONV,
     EITHER,

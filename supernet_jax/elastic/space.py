@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import choices, elastic
-from supernet_jax.choices import Arch, Array, Lookup, Menu, Path
-from supernet_jax.elastic import ElasticBlock
+from supernet_jax.elastic import choices, elastic_block
+from supernet_jax.elastic.choices import Arch, Array, Lookup, Menu, Path
+from supernet_jax.elastic.elastic_block import ElasticBlock
 from supernet_jax.errors import UserError, near
 from supernet_jax.nn import block_shapes
 
@@ -135,7 +135,7 @@ def geometry(space: Space, resolution: int) -> dict[str, Geometry]:
             )
         block = space.blocks[name]
         shapes = tuple(x.shape for x in inputs)
-        found[name] = Geometry(shapes, elastic.shapes(block, block.union, shapes))
+        found[name] = Geometry(shapes, elastic_block.shapes(block, block.union, shapes))
         for tree in found[name].shapes[:2]:  # parameters and statistics
             _check_parameters(tree, f"in block {name!r}")
         return jnp.zeros(found[name].shapes.output.shape)

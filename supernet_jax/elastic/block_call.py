@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import elastic
-from supernet_jax.choices import Arch, Array, Code
-from supernet_jax.elastic import ElasticBlock, Spec, Tree
+from supernet_jax.elastic import elastic_block, masks, slicing
+from supernet_jax.elastic.choices import Arch, Array, Code
+from supernet_jax.elastic.elastic_block import ElasticBlock, Spec, Tree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,19 +62,19 @@ class Call:
 
     def at(self, spec: Spec, *inputs: Array) -> tuple[Array, Tree]:
         """The block at its own size; inputs and statistics may be wider than it."""
-        shapes = elastic.shapes(self.block, spec, self.inputs)
-        weights = elastic.weights(self.block, self.shared, spec, shapes.params)
+        shapes = elastic_block.shapes(self.block, spec, self.inputs)
+        weights = slicing.weights(self.block, self.shared, spec, shapes.params)
         channels = self.block.channels(spec)
-        own = [elastic.cut_channels(x, c) for x, c in zip(inputs, channels, strict=True)]
-        stats = None if self.stats is None else elastic.cut(self.stats, shapes.moments)
+        own = [slicing.cut_channels(x, c) for x, c in zip(inputs, channels, strict=True)]
+        stats = None if self.stats is None else slicing.cut(self.stats, shapes.moments)
         y, moments = self._apply(spec, weights, stats, {}, own)
         # A spec without any norm has statistics too, all zero, where the union has some.
-        return y, {} if stats is not None else elastic.fill(moments, self.union.get().moments)
+        return y, {} if stats is not None else slicing.fill(moments, self.union.get().moments)
 
     def masked(self, arch: Arch | Code, *inputs: Array) -> tuple[Array, Tree]:
         """The largest block on masked weights."""
         block = self.block
-        weights = elastic.masked_weights(block, self.shared, arch, self.inputs)
+        weights = masks.masked_weights(block, self.shared, arch, self.inputs)
         chosen = block.index.probabilities(arch, len(block.specs))
         options = [block.gates(spec) for spec in block.specs]
         gates = {k: np.asarray([o[k] for o in options], np.float32) @ chosen for k in options[0]}

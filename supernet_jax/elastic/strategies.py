@@ -16,28 +16,19 @@ Shape letters: `B` images, `R` resolution, `C` channels, `K` classes, `N` rows o
 import dataclasses
 import functools
 import itertools
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from supernet_jax import choices, draws, elastic
-from supernet_jax.call import Call, Static, init_module
-from supernet_jax.choices import Arch, Array, Code
-from supernet_jax.elastic import ElasticBlock, Spec, Tree
-from supernet_jax.nn import block_shapes, resize
-from supernet_jax.space import Bank as Bank
-from supernet_jax.space import Geometry as Geometry
-from supernet_jax.space import Run, Topology
-from supernet_jax.space import Space as Space
-from supernet_jax.space import distinct as distinct
-from supernet_jax.space import geometry as geometry
-from supernet_jax.space import group as group
-from supernet_jax.space import identity as identity
-from supernet_jax.space import normal as normal
+from supernet_jax.elastic import choices, elastic_block, shared_params
+from supernet_jax.elastic.block_call import Call, Static
+from supernet_jax.elastic.choices import Arch, Array, Code
+from supernet_jax.elastic.elastic_block import ElasticBlock, Spec, Tree
+from supernet_jax.elastic.space import Run, Space, Topology, geometry, group
+from supernet_jax.nn import resize
 
 LOOP = 3  # so many blocks that are alike run in a loop; for fewer it costs more than it saves
 
@@ -122,91 +113,6 @@ def chain(names: tuple[str, ...]) -> Topology:
         return functools.reduce(lambda value, name: run(name, value), names, x)
 
     return forward
-
-
-def init(space: Space, key: Array) -> Tree:
-    """Shared parameters of every block group: `{group: {layer: {kernel|bias|scale: array}}}`.
-
-    With a parameter bank every leaf has a leading axis of its rows.
-    """
-    start = draws.at_once(functools.partial(_init_one, space))
-    if space.bank is None:
-        return start(key)
-    return jax.vmap(start)(jax.random.split(key, space.bank.rows))
-
-
-@functools.cache
-def parameter_shapes(space: Space) -> Tree:
-    """The tree of `init` with `jax.ShapeDtypeStruct` leaves; nothing is computed."""
-    shapes: Tree = {}
-    for owner, block, about in _owners(space):
-        tree = dict(about.shapes.params)
-        if block.transforms:
-            made = functools.partial(_init_transforms, block, tree)
-            tree[elastic.TRANSFORMS] = jax.eval_shape(made, jax.eval_shape(jax.random.key, 0))
-        shapes[owner] = tree
-    if space.bank is None:
-        return shapes
-    rows = space.bank.rows
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct((rows, *s.shape), s.dtype), shapes)
-
-
-def _init_one(space: Space, key: Array) -> Tree:
-    params: Tree = {}
-    for owner, block, about in _owners(space):
-        layers_key, transforms_key = jax.random.split(_named_key(key, owner))
-        how = {"make": block.module, "spec": block.union, "inputs": about.inputs}
-        tree = dict(init_module(layers_key, **how))
-        if block.transforms:
-            tree[elastic.TRANSFORMS] = _init_transforms(block, tree, transforms_key)
-        params[owner] = tree
-    return params
-
-
-def _owners(space: Space) -> Iterator[tuple[str, ElasticBlock, Geometry]]:
-    """Each group that owns parameters, and the first of its blocks to run with its geometry."""
-    met = set()
-    for name, about in geometry(space, space.resolutions[0]).items():
-        owner = group(space, name)
-        if owner not in met:
-            met.add(owner)
-            yield owner, space.blocks[name], about
-
-
-def _init_transforms(block: ElasticBlock, tree: Tree, key: Array) -> Tree:
-    made = {}
-    for transform in block.transforms:
-        leaf = functools.reduce(lambda node, k: node[k], transform.leaf, tree)
-        name = "/".join(transform.leaf)
-        made[name] = transform.init(_named_key(key, name), leaf.shape)
-    return made
-
-
-def zero_stats(space: Space) -> Tree:
-    """Statistics of every block at the union's shapes, all zero."""
-    shapes = {n: g.shapes.moments for n, g in geometry(space, space.resolutions[0]).items()}
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-
-def empty_memory(
-    space: Space, resolution: int, images: int, *, dtype: Any, moments: bool
-) -> dict[str, tuple[Array, Tree]]:
-    """Zeros of the shape of `Output.memory`.
-
-    Args:
-        space: the space.
-        resolution: of the input.
-        images: per batch.
-        dtype: of activations.
-        moments: whether the statistics are those of the batch, rather than given.
-    """
-
-    def one(block: block_shapes.BlockShapes) -> tuple[Array, Tree]:
-        output = jnp.zeros((images, *block.output.shape[1:]), dtype)
-        made = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), block.moments)
-        return output, made if moments else {}
-
-    return {name: one(found.shapes) for name, found in geometry(space, resolution).items()}
 
 
 def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) -> Output:
@@ -296,7 +202,7 @@ def _forward(
     reuse: Reuse | None = None,
     loops: bool = False,
 ) -> Output:
-    params = bank_row(space, params, arch)
+    params = shared_params.bank_row(space, params, arch)
     strategy = jax.checkpoint(strategy) if remat else strategy
     run = _Pass(
         space, strategy, params, arch, resolution, stats, dropout_key, features, dtype, reuse, loops
@@ -391,7 +297,7 @@ class _Pass:
         repeats = len(shape.inputs) == 1 and shape.inputs[0] == shape.shapes.output.shape
         if not (self.loops and repeats) or name in self.features:
             return name
-        return shape.inputs, elastic.kind(self.space.blocks[name], rates=self.key is not None)
+        return shape.inputs, elastic_block.kind(self.space.blocks[name], rates=self.key is not None)
 
     def _call(self, name: str) -> Call:
         block = self.space.blocks[name]
@@ -399,7 +305,7 @@ class _Pass:
         return Call(
             shared=self.params[group(self.space, name)],
             stats=None if self.stats is None else self.stats[name],
-            key=None if self.key is None else _named_key(self.key, name),
+            key=None if self.key is None else shared_params.named_key(self.key, name),
             keep=_keep(block, self.arch),
             which=jnp.asarray(block.index(self.arch)) if self.loops else None,
             block=block,
@@ -415,19 +321,3 @@ def _keep(block: ElasticBlock, arch: Arch | Code) -> Array | None:
     if choices.is_code(arch):
         return block.alive.probabilities(arch, 2)[1]
     return jnp.asarray(block.alive(arch) > 0)
-
-
-def bank_row(space: Space, params: Tree, arch: Arch | Code) -> Tree:
-    """The parameters that an arch uses: the bank's row for it, or `params` where there is none."""
-    if space.bank is None:
-        return params
-    if choices.is_code(arch):
-        share = space.bank.row.probabilities(arch, space.bank.rows)
-        return jax.tree.map(lambda p: jnp.tensordot(share, p, 1), params)
-    row = space.bank.row(arch)
-    return jax.tree.map(lambda p: p[row], params)
-
-
-def _named_key(key: Array, name: str) -> Array:
-    """A key that depends on a block's name, not on its place, so that spaces can grow."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))

@@ -21,10 +21,11 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from supernet_jax import choices, elastic, network
-from supernet_jax.choices import Array
-from supernet_jax.elastic import ElasticBlock, Tree
-from supernet_jax.network import Geometry, Space
+from supernet_jax.elastic import choices, elastic_block
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.choices import Array
+from supernet_jax.elastic.elastic_block import ElasticBlock, Tree
+from supernet_jax.elastic.space import Geometry, Space
 
 Leaf = tuple[str, ...]  # path of a parameter
 Orders = dict[Leaf, tuple[tuple[int, Array], ...]]  # axis from the end, and `[C]` or `[N, C]`
@@ -54,8 +55,8 @@ def couplings(space: Space) -> dict[str, tuple[Coupling, ...]]:
     Of tied blocks only what they agree on.
     """
     found: dict[str, tuple[Coupling, ...]] = {}
-    for name, geometry in network.geometry(space, space.resolutions[0]).items():
-        block, owner = space.blocks[name], network.group(space, name)
+    for name, geometry in elastic_space.geometry(space, space.resolutions[0]).items():
+        block, owner = space.blocks[name], elastic_space.group(space, name)
         largest = block.specs[int(block.index(choices.largest(space.menu)))]
         own = _couplings(block, geometry, largest)
         shared = found.get(owner, own)
@@ -134,7 +135,7 @@ def _coupling(block: ElasticBlock, geometry: Geometry, largest: Any, size: str) 
     if block.channels(changed) != block.channels(block.union):
         return None
     try:
-        there = elastic.shapes(block, changed, geometry.inputs)
+        there = elastic_block.shapes(block, changed, geometry.inputs)
     except Exception:  # whatever a module raises: this size cannot change by itself
         return None
     if there.output.shape != geometry.shapes.output.shape:

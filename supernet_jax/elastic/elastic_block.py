@@ -1,0 +1,170 @@
+"""Elastic blocks: one set of shared parameters, and every smaller block inside it.
+
+An `ElasticBlock` is an ordinary Flax module and the few specs (static sizes) it can take. Its
+shared parameters are the *union* of its specs' parameters, each leaf at the largest shape.
+`cut` takes one spec's slice out of a shared tree: leading in channels, centred in convolution
+kernels; `fill` puts it back among zeros. The mask of a spec is the box that `cut` would keep.
+Both read the same description, the shapes that `jax.eval_shape` gives for the spec's module, so
+there is nothing that could drift.
+
+Shape letters: `S` number of specs of a block.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Arch, Array, Lookup, Menu, Path
+from supernet_jax.nn import block_shapes
+from supernet_jax.nn.block_shapes import BlockShapes
+
+Tree = Any  # nested dicts of arrays, as Flax keeps parameters
+Spec = Any  # a frozen dataclass of plain numbers and strings, made by whoever defines the block
+TRANSFORMS = "transforms"  # where a block's weight-transform parameters live, beside its layers
+
+
+class Transform(NamedTuple):
+    """Learned (or fixed) computation of a layer's weights from the shared ones.
+
+    It sees the shared leaf after its input and output channels were cut, at its full spatial size,
+    and returns the leaf at the size of the spec; without one, kernels are centre crops.
+
+    Attributes:
+        leaf: which parameter, as ("depthwise", "kernel").
+        size: the layer's own option in a spec, e.g. `lambda spec: spec.kernel`.
+        init: `(key, full_shape) -> params`, the transform's own parameters.
+        apply: `(params, weights, size) -> weights`, static in `size`.
+    """
+
+    leaf: tuple[str, ...]
+    size: Callable[[Spec], Any]
+    init: Callable[[Array, tuple[int, ...]], Tree]
+    apply: Callable[[Tree, Array, Any], Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ElasticBlock:
+    """A module, the specs it can take, and how an arch picks one.
+
+    Attributes:
+        module: `spec -> nn.Module`; usually the module class itself. Sizes are read off its
+            parameters; statistics of its norms are its `moments` collection.
+        specs: the distinct specs, in any order.
+        union: the spec whose module holds every parameter of every spec, at the largest shape.
+            What `masked` runs.
+        index: which of `specs` an arch picks.
+        alive: 1 where an arch keeps the block and 0 where it is skipped and returns its first
+            input; None if it is always there.
+        channels: number of channels (last axis) of each of the block's inputs, for a spec.
+        gates: constants of a spec that the union module reads from its `gates` collection where a
+            spec's module decides statically, e.g. which kind of shortcut it has.
+        relaxed: names of the layers whose outputs a *soft* mask scales (the last normalisation
+            of each group of channels). A scale before a normalisation would be cancelled by it.
+        transforms: weight transforms of single leaves.
+        group: name of the parameters; two blocks with one name share them.
+    """
+
+    module: Callable[[Spec], nn.Module]
+    specs: tuple[Spec, ...]
+    union: Spec
+    index: Lookup
+    alive: Lookup | None = None
+    channels: Callable[[Spec], tuple[int, ...]] = lambda spec: (spec.c_in,)
+    gates: Callable[[Spec], Mapping[str, float]] = lambda spec: {}
+    relaxed: tuple[str, ...] = ()
+    transforms: tuple[Transform, ...] = ()
+    group: str | None = None
+
+    def spec(self, arch: Arch) -> Spec | None:
+        """The spec that a concrete arch picks; None where it skips the block."""
+        if self.alive is not None and not self.alive.static(arch):
+            return None
+        return self.specs[self.index.static(arch)]
+
+
+def elastic(
+    module: Callable[[Spec], nn.Module],
+    spec: Callable[..., Spec],
+    *,
+    menu: Menu,
+    decisions: Sequence[Path] = (),
+    depth: tuple[Path, int] | None = None,
+    **options: Any,
+) -> ElasticBlock:
+    """Builds an `ElasticBlock` by listing what a few decisions make of it.
+
+    Args:
+        module: `spec -> nn.Module`.
+        spec: `(*values) -> Spec`, called with every combination of the values of `decisions`.
+        menu: the space's menu.
+        decisions: where the block's decisions stand in the menu.
+        depth: `(path, i)`: the block is there only in archs whose value at `path` exceeds `i`.
+        **options: further fields of `ElasticBlock`. `union` defaults to the elementwise maximum
+            of the specs' fields, which must agree in whatever is not a number.
+    """
+    table = choices.tabulate(menu, decisions, spec)
+    specs = tuple(dict.fromkeys(table.reshape(-1).tolist()))
+    index = np.vectorize(specs.index, otypes=[np.int32])(table)
+    alive = None
+    if depth is not None:
+        path, position = depth
+        keep = [int(value > position) for value in choices.get(menu, path).values]
+        alive = None if all(keep) else Lookup((path,), np.asarray(keep, np.int32))
+    if "union" not in options:
+        options["union"] = union_spec(specs)
+    return ElasticBlock(
+        module, specs, index=Lookup(tuple(decisions), index), alive=alive, **options
+    )
+
+
+def union_spec(specs: Sequence[Spec], **fixed: Any) -> Spec:
+    """The elementwise maximum of the specs' fields; `fixed` names those that are set instead."""
+    merged = dict(fixed)
+    for field in dataclasses.fields(specs[0]):
+        values = {getattr(spec, field.name) for spec in specs}
+        if field.name in fixed:
+            continue
+        if len(values) > 1 and any(isinstance(value, str) for value in values):
+            raise ValueError(f"specs differ in {field.name}: {values}; pass union=...")
+        merged[field.name] = max(values) if len(values) > 1 else values.pop()
+    return type(specs[0])(**merged)
+
+
+def kind(block: ElasticBlock, *, rates: bool) -> Hashable:
+    """What two blocks share that compute the same from the same arrays and the same pick.
+
+    Args:
+        block: the block; whether it is alive and which decisions pick its spec do not count.
+        rates: whether floats of specs count: they are rates, as of dropout, that decide nothing
+            where there is no dropout.
+    """
+    specs = [*block.specs, block.union]
+    return (
+        block.module,
+        tuple(dataclasses.astuple(spec) if rates else sizes(spec) for spec in specs),
+        tuple((*block.channels(spec), *block.gates(spec).items()) for spec in specs),
+        block.relaxed,
+        block.transforms,
+    )
+
+
+def sizes(spec: Spec) -> tuple[Any, ...]:
+    """A spec without its rates (floats), which change no shape."""
+    values = dataclasses.astuple(spec)
+    return (type(spec).__name__, *(value for value in values if not isinstance(value, float)))
+
+
+def shapes(block: ElasticBlock, spec: Spec, inputs: Sequence[tuple[int, ...]]) -> BlockShapes:
+    """Shapes of a spec's parameters, statistics and output (cached).
+
+    Args:
+        block: the elastic block.
+        spec: one of its specs, or its union.
+        inputs: shapes of the union's inputs; their channels are replaced by the spec's own.
+    """
+    own = tuple((*s[:-1], c) for s, c in zip(inputs, block.channels(spec), strict=True))
+    return block_shapes.describe(block.module, spec, own)

@@ -1,0 +1,173 @@
+"""The weights of a spec as a mask of the shared ones, for specs that are traced or mixed."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from supernet_jax.elastic import choices, elastic_block, slicing
+from supernet_jax.elastic.choices import Arch, Array, Code
+from supernet_jax.elastic.elastic_block import TRANSFORMS, ElasticBlock, Transform
+
+Tree = Any  # nested dicts of arrays, as Flax keeps parameters
+
+
+def masked_weights(block: ElasticBlock, shared: Tree, arch: Arch | Code, inputs: Any) -> Tree:
+    """The union's parameters with everything outside the arch's box set to zero.
+
+    A code's mask is the expectation of its options' masks. Its spatial axes mix kernels in weight
+    space; its channel axes scale only the outputs of the layers in `block.relaxed`.
+    """
+    soft = choices.is_code(arch)
+    union = elastic_block.shapes(block, block.union, inputs).params
+    edges = _edges(block, tuple(inputs), soft)
+    chosen = block.index.probabilities(arch, len(block.specs)) if soft else block.index(arch)
+    own = slicing.walk(union, shared, lambda path, shape, leaf: leaf)
+    result = _masked(own, chosen, edges.table, leaves=edges.leaves, soft=soft)
+    for transform in block.transforms:
+        likely = block.index.probabilities(arch, len(block.specs))
+        mixed = _mixed(block, transform, shared, slicing.get_leaf(result, transform.leaf), likely)
+        result = slicing.put_leaf(result, transform.leaf, mixed)
+    return result
+
+
+class _Edges(NamedTuple):
+    """Where the boxes of a block's specs begin and end.
+
+    Attributes:
+        leaves: `(path, ((axis, column), ...))` of every leaf that some spec has only a part of,
+            with the axes on which that is so.
+        table: int32 `[2, S, columns]`, the first index that a spec keeps and the first that it
+            does not. Axes that agree share a column. Of a leaf that a spec lacks nothing is kept.
+    """
+
+    leaves: tuple[tuple[tuple[str, ...], tuple[tuple[int, int], ...]], ...]
+    table: np.ndarray
+
+
+@functools.cache
+def _edges(block: ElasticBlock, inputs: tuple[tuple[int, ...], ...], soft: bool) -> _Edges:
+    """See `masked_weights` for what a soft mask leaves aside."""
+    trees = [elastic_block.shapes(block, spec, inputs).params for spec in block.specs]
+    transformed = {transform.leaf for transform in block.transforms}
+    columns: dict[tuple[tuple[int, int], ...], int] = {}
+    leaves = []
+
+    def note(path: tuple[str, ...], shape: Any, _: Any) -> None:
+        sizes = [slicing.find_leaf(tree, path) for tree in trees]
+        axes = _mask_axes(path, shape.shape, soft, block.relaxed, path not in transformed)
+        kept = {a: tuple(_edge(path, shape.shape, size, a) for size in sizes) for a in axes}
+        n = shape.shape[0] if shape.shape else 1
+        if not axes:
+            kept = {0: tuple((0, 0 if size is None else n) for size in sizes)}
+        whole = {a: (0, shape.shape[a]) for a in axes} or {0: (0, n)}
+        cut = {a: edges for a, edges in kept.items() if set(edges) != {whole[a]}}
+        places = tuple((a, columns.setdefault(e, len(columns))) for a, e in cut.items())
+        if places:
+            leaves.append((path, places))
+
+    slicing.walk(elastic_block.shapes(block, block.union, inputs).params, {}, note)
+    table = np.asarray(list(columns), np.int32).reshape(len(columns), len(trees), 2)
+    return _Edges(tuple(leaves), table.transpose(2, 1, 0))
+
+
+def _edge(path: tuple[str, ...], full: tuple[int, ...], part: Any, axis: int) -> tuple[int, int]:
+    """First index of an axis that a spec's leaf keeps, and first that it does not."""
+    if part is None:
+        return (0, 0)
+    start = slicing.box_starts(path, full, part.shape)[axis]
+    return (start, start + part.shape[axis])
+
+
+@functools.partial(jax.jit, static_argnames=("leaves", "soft"))
+def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, soft: bool) -> Tree:
+    """The leaves times the expected box; jitted by itself so that like blocks are traced once.
+
+    Args:
+        tree: the union's parameters.
+        chosen: probabilities `[S]` if `soft`, else which of the specs.
+        table: of `_Edges`.
+        leaves: of `_Edges`.
+        soft: whether this is a code.
+    """
+    starts, stops = table[..., None]
+    sizes = [
+        (slicing.get_leaf(tree, path).shape or (1,))[axis]
+        for path, places in leaves
+        for axis, _ in places
+    ]
+    position = jax.lax.broadcasted_iota(jnp.int32, (*starts.shape[:2], max(sizes, default=0)), 2)
+    inside = (position >= starts) & (position < stops)  # [S, columns, N]; below [1, ...] of an arch
+    if not soft:
+        # Reduced, not sliced. A slice the compiler takes for cheap: it computes it again for every
+        # leaf, with all that led to the choice, and takes twice as long to compile.
+        taken = jax.lax.broadcasted_iota(jnp.int32, (len(inside), 1, 1), 0) == chosen
+        inside = jnp.any(inside & taken, 0, keepdims=True)
+    for path, places in leaves:
+        leaf = slicing.get_leaf(tree, path)
+        shape = leaf.shape or (1,)
+        boxes = [_column(inside, column, shape[axis]) for axis, column in places]
+        mask = _expectation(chosen, boxes) if soft else _product([box[0] for box in boxes])
+        used = [axis for axis, _ in places]
+        mask = mask.reshape([n if a in used else 1 for a, n in enumerate(leaf.shape)])
+        tree = slicing.put_leaf(tree, path, leaf * mask.astype(leaf.dtype))
+    return tree
+
+
+def _column(inside: Array, column: int, n: int) -> Array:
+    """`[S, columns, N]` -> `[S, n]`."""
+    box = jax.lax.slice(inside, (0, column, 0), (len(inside), column + 1, n))
+    return jax.lax.squeeze(box, (1,))
+
+
+def _product(boxes: Sequence[Array]) -> Array:
+    """`[n]`, `[m]`, ... -> `[n, m, ...]`."""
+    spread = [
+        box.reshape([-1 if i == axis else 1 for i in range(len(boxes))])
+        for axis, box in enumerate(boxes)
+    ]
+    return functools.reduce(jnp.logical_and, spread)
+
+
+def _expectation(chosen: Array, boxes: Sequence[Array]) -> Array:
+    """`[S]` and `[S, n]`, `[S, m]`, ... -> `[n, m, ...]`."""
+    letters = "abcdefg"[: len(boxes)]
+    terms = ",".join(["s", *(f"s{letter}" for letter in letters)])
+    floats = [box.astype(jnp.float32) for box in boxes]
+    return jnp.einsum(f"{terms}->{letters}", chosen, *floats, precision=jax.lax.Precision.HIGHEST)
+
+
+def _mixed(
+    block: ElasticBlock, transform: Transform, shared: Tree, leaf: Array, chosen: Array
+) -> Array:
+    """Sum over the layer's options of probability x transformed weights, zero-padded."""
+    own = shared[TRANSFORMS]["/".join(transform.leaf)]
+    options = [transform.size(spec) for spec in block.specs]
+    total = jnp.zeros_like(leaf)
+    for option in dict.fromkeys(options):
+        share = jnp.sum(jnp.where(np.asarray([o == option for o in options]), chosen, 0.0))
+        made = transform.apply(own, leaf, option)
+        shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        total = (
+            total
+            + share.astype(leaf.dtype) * slicing.fill({"kernel": made}, {"kernel": shape})["kernel"]
+        )
+    return total
+
+
+def _mask_axes(
+    path: tuple[str, ...],
+    shape: tuple[int, ...],
+    soft: bool,
+    relaxed: tuple[str, ...],
+    spatial: bool = True,
+) -> tuple[int, ...]:
+    """Which axes of a leaf a mask touches: all for an arch, see `masked_weights` for a code."""
+    kernel_axes = slicing.spatial_axes(path, len(shape))
+    axes = kernel_axes if spatial else ()  # they come before the channels
+    if not soft:
+        return tuple(a for a in range(len(shape)) if spatial or a not in kernel_axes)
+    return axes + ((len(shape) - 1,) if path[0] in relaxed else ())

@@ -1,0 +1,140 @@
+"""The weights of a spec cut out of the shared ones, and put back."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from supernet_jax.elastic.choices import Array
+from supernet_jax.elastic.elastic_block import TRANSFORMS, ElasticBlock, Spec
+from supernet_jax.nn.block_shapes import Shapes
+
+Tree = Any  # nested dicts of arrays, as Flax keeps parameters
+
+
+def cut(tree: Tree, target: Shapes) -> Tree:
+    """Slices one spec's tree out of a shared tree: leading in channels, centred in kernels.
+
+    Args:
+        tree: shared arrays; may hold leaves that the spec lacks.
+        target: the spec's tree of shapes.
+    """
+    return _zip(tree, target, _cut_leaf)
+
+
+def fill(tree: Tree, target: Shapes) -> Tree:
+    """Inverse of `cut`: the spec's tree among zeros, with the shapes of `target`."""
+
+    def one(path: tuple[str, ...], shape: Any, leaf: Array | None) -> Array:
+        if leaf is None:
+            return jnp.zeros(shape.shape, shape.dtype)
+        return _fill_leaf(path, leaf, shape.shape)
+
+    return walk(target, tree, one)
+
+
+def cut_channels(x: Array, channels: int) -> Array:
+    """The leading channels (last axis) of an activation."""
+    return x[..., :channels]
+
+
+def weights(block: ElasticBlock, shared: Tree, spec: Spec, target: Shapes) -> Tree:
+    """The parameters of one spec: cut from the shared ones, then transformed."""
+    result = cut(shared, target)
+    for transform in block.transforms:
+        where = transform.leaf
+        full, final = get_leaf(shared, where), get_leaf(target, where).shape
+        channels = full[..., : final[-2], : final[-1]]
+        own = shared[TRANSFORMS]["/".join(where)]
+        result = put_leaf(result, where, transform.apply(own, channels, transform.size(spec)))
+    return result
+
+
+def needed(
+    block: ElasticBlock, target: Shapes, shared: Shapes
+) -> dict[tuple[str, ...], tuple[tuple[int, int], ...]]:
+    """What `weights` uses of each shared leaf: on each axis the first index, and that after the
+    last. Cut to these boxes, shared parameters give the same weights.
+
+    Args:
+        block: the elastic block.
+        target: the spec's tree of shapes.
+        shared: shapes of the shared parameters, without those of transforms, which are needed
+            whole.
+    """
+    found: dict[tuple[str, ...], tuple[tuple[int, int], ...]] = {}
+    transformed = {transform.leaf for transform in block.transforms}
+
+    def note(path: tuple[str, ...], full: Any, part: Any) -> None:
+        starts = box_starts(path, full.shape, part.shape)
+        edges = [(s, s + n) for s, n in zip(starts, part.shape, strict=True)]
+        for axis in spatial_axes(path, len(full.shape)):
+            # A transform sees all of it; another centre would be found in a lopsided part.
+            n = full.shape[axis]
+            if path in transformed or (n - part.shape[axis]) % 2:
+                edges[axis] = (0, n)
+        found[path] = tuple(edges)
+
+    _zip(shared, target, note)
+    return found
+
+
+def spatial_axes(path: tuple[str, ...], ndim: int) -> tuple[int, ...]:
+    """The axes cut at their centre: height and width of a convolution kernel."""
+    return (0, 1) if path[-1] == "kernel" and ndim == 4 else ()
+
+
+def box_starts(path: tuple[str, ...], full: tuple[int, ...], part: tuple[int, ...]) -> list[int]:
+    """Where along each axis a part begins in the whole."""
+    centred = spatial_axes(path, len(full))
+    return [
+        (n - m) // 2 if a in centred else 0 for a, (n, m) in enumerate(zip(full, part, strict=True))
+    ]
+
+
+def _cut_leaf(path: tuple[str, ...], leaf: Array, target: Any) -> Array:
+    starts = box_starts(path, leaf.shape, target.shape)
+    return jax.lax.slice(leaf, starts, [s + n for s, n in zip(starts, target.shape, strict=True)])
+
+
+def _fill_leaf(path: tuple[str, ...], leaf: Array, shape: tuple[int, ...]) -> Array:
+    starts = box_starts(path, shape, leaf.shape)
+    ends = [n - s - m for n, s, m in zip(shape, starts, leaf.shape, strict=True)]
+    return jnp.pad(leaf, list(zip(starts, ends, strict=True)))
+
+
+def _zip(tree: Tree, target: Shapes, one: Callable, path: tuple[str, ...] = ()) -> Tree:
+    if isinstance(target, Mapping):
+        return {k: _zip(tree[k], target[k], one, (*path, k)) for k in target}
+    return one(path, tree, target)
+
+
+def walk(target: Shapes, tree: Tree, one: Callable, path: tuple[str, ...] = ()) -> Tree:
+    """Walks `target`; `one(path, shape, leaf or None)` where `tree` may lack branches."""
+    if isinstance(target, Mapping):
+        own = tree if isinstance(tree, Mapping) else {}
+        return {k: walk(target[k], own.get(k), one, (*path, k)) for k in target}
+    return one(path, target, tree)
+
+
+def find_leaf(tree: Tree, path: tuple[str, ...]) -> Any:
+    """What a path leads to, or None."""
+    for key in path:
+        if not isinstance(tree, Mapping) or key not in tree:
+            return None
+        tree = tree[key]
+    return tree
+
+
+def get_leaf(tree: Tree, path: tuple[str, ...]) -> Any:
+    """What a path leads to."""
+    return functools.reduce(lambda node, key: node[key], path, tree)
+
+
+def put_leaf(tree: Tree, path: tuple[str, ...], leaf: Array) -> Tree:
+    """The tree with another leaf at a path."""
+    if not path:
+        return leaf
+    return {**tree, path[0]: put_leaf(tree[path[0]], path[1:], leaf)}

@@ -1,0 +1,69 @@
+"""What a checkpoint says of its space, and whether that is the space at hand."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from supernet_jax.elastic.space import Space
+from supernet_jax.errors import UserError
+from supernet_jax.runtime import path_rules
+
+
+def describe_space(space: Space) -> dict[str, Any]:
+    """What `meta["space"]` holds: name, decisions and a fingerprint that two spaces share only if
+    they give the same sizes to the same archs. Rates, as of dropout, do not count.
+    """
+    menu = {
+        name: list(choice.values) for name, choice in path_rules.named_leaves(space.menu).items()
+    }
+    described = {"input_channels": space.input_channels, "classes": space.classes, "menu": menu}
+    blocks = {
+        name: {
+            "specs": [_sizes(spec) for spec in block.specs],
+            "picks": [block.index.paths, block.index.table.tolist()],
+            "alive": block.alive and [block.alive.paths, block.alive.table.tolist()],
+            "group": block.group,
+        }
+        for name, block in space.blocks.items()
+    }
+    rows = space.bank and space.bank.rows
+    text = json.dumps([described, blocks, rows], sort_keys=True)
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {"name": space.name, "fingerprint": fingerprint, **described}
+
+
+def check_space(meta: Mapping[str, Any], space: Space) -> None:
+    """Makes sure that a checkpoint belongs to a space.
+
+    Raises:
+        UserError: it is of another one; the message says in what they differ.
+    """
+    saved, own = meta.get("space"), describe_space(space)
+    if not isinstance(saved, Mapping) or "fingerprint" not in saved:
+        raise UserError(
+            "the checkpoint's meta does not say of which space it is; save it with describe_space"
+        )
+    if saved["fingerprint"] != own["fingerprint"]:
+        raise UserError(
+            f"the checkpoint is of the space {saved.get('name')!r}, not of this {own['name']!r}: "
+            f"{_difference(saved, own)}; pass the space that it was trained with"
+        )
+
+
+def _difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    for key in ("input_channels", "classes"):
+        if saved.get(key) != own[key]:
+            return f"its {key} is {saved.get(key)}, here {own[key]}"
+    theirs, ours = dict(saved.get("menu", {})), own["menu"]
+    for name in {**theirs, **ours}:
+        if theirs.get(name) != ours.get(name):
+            there, here = theirs.get(name, "missing"), ours.get(name, "missing")
+            return f"its decision {name} is {there}, here {here}"
+    return "the decisions are the same, but sizes of its blocks are not"
+
+
+def _sizes(spec: Any) -> list[Any]:
+    values = [type(spec).__name__, *dataclasses.astuple(spec)]
+    return [value for value in values if not isinstance(value, float)]

@@ -1,0 +1,1 @@
+"""This machine and its devices: meshes, kernels, signals, progress. Nothing of networks."""

@@ -1,0 +1,55 @@
+"""Leaves of a tree by the names on their paths."""
+
+import re
+from typing import Any
+
+import jax
+
+from supernet_jax.errors import UserError
+
+Tree = Any  # pytree of arrays, or of jax.ShapeDtypeStruct
+Params = Any  # nested dicts of arrays: {block: {layer: {kernel | bias | scale}}}
+Groups = tuple[tuple[str, Any], ...]  # (regular expression for a whole path, its group)
+
+
+def param_groups(params: Params, *, groups: Groups) -> Params:
+    """The group of every parameter, chosen by its path.
+
+    Args:
+        params: nested dicts with any leaves.
+        groups: the first whose expression matches the whole path, as "block/layer/leaf", decides.
+
+    Returns:
+        A tree of the same structure, of groups.
+
+    Raises:
+        UserError: naming the paths that no expression matches.
+    """
+    unmatched: list[str] = []
+
+    def one(path: tuple[Any, ...], leaf: Any) -> Any:
+        del leaf
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for pattern, group in groups:
+            if re.fullmatch(pattern, name):
+                return group
+        unmatched.append(name)
+        return ""
+
+    result = jax.tree_util.tree_map_with_path(one, params)
+    if unmatched:
+        raise UserError(
+            f"no group for the parameters {', '.join(unmatched)}; every path must match one of "
+            f"{[pattern for pattern, _ in groups]}: add a (regular expression, group) to groups"
+        )
+    return result
+
+
+def named_leaves(tree: Tree) -> dict[str, Any]:
+    """The leaves of a tree by the names of their paths, as `name_of` spells them."""
+    return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def name_of(path: Any) -> str:
+    """`params/stem/conv/kernel`, the same for a state and for the nested dicts that are saved."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
