@@ -115,6 +115,8 @@ def made(width):
     from supernet_jax import sharding
     from supernet_jax.elastic import shared_params
 
+    pass
+
     shapes = {"params": shared_params.parameter_shapes(space_of(width))}
     rng, mesh = np.random.default_rng(0), sharding.data_mesh()
     places = sharding.place(mesh, shapes, rules=sharding.SHARDED)
@@ -124,7 +126,7 @@ def made(width):
 
 def write(folder, width):
     """Writes the checkpoint."""
-    from supernet_jax.checkpoint import Checkpoints
+    from supernet_jax.storage.checkpoint import Checkpoints
 
     state = made(width)
     with Checkpoints(folder) as checkpoints:
@@ -158,7 +160,8 @@ def take(folder, width, name):
 
 def read(folder, space, arch, *, whole):
     """What the subnet runs on: its part, or all shared parameters."""
-    from supernet_jax import checkpoint, slices
+    from supernet_jax import slices
+    from supernet_jax.storage import checkpoint
 
     if whole:
         return slices.Part(space, checkpoint.restore_params(folder))
@@ -169,6 +172,8 @@ def taken(part, arch):
     """The variables of the network, calibrated, and proven to be the subnet."""
     from supernet_jax import evaluate, extract, machine
     from supernet_jax.elastic import strategies
+
+    pass
 
     space, params = part
     rng = np.random.default_rng(1)
@@ -193,7 +198,7 @@ def times(folder, width, rounds):
     """Seconds to save and to restore, with Orbax's own chunks and with ours."""
     import orbax.checkpoint as ocp
 
-    from supernet_jax import checkpoint
+    from supernet_jax.storage import checkpoint
 
     rows = []
     for kind in ("8 devices", "1 device"):

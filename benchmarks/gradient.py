@@ -86,6 +86,8 @@ def child(name, space_name, size, batch, dtype, rounds):
     from supernet_jax import config, machine
     from supernet_jax.elastic import choices, shared_params, strategies
 
+    pass
+
     variant = VARIANTS[name]
     space = space_of(space_name, size)
     how = {"resolution": size, "dtype": config.dtype(dtype)}

@@ -6,8 +6,8 @@ from typing import Any
 from supernet_jax import preparation
 from supernet_jax.extracted import SOURCES, Description
 from supernet_jax.manifest import Exported
-from supernet_jax.schema import parse
 from supernet_jax.storage import files
+from supernet_jax.storage.typed_json import parse
 
 NUMBERS = "print(logits.argmax(-1))  # numbers of classes, in the order above"
 

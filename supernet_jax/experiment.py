@@ -17,18 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from supernet_jax import (
-    augment,
-    checkpoint,
-    config,
-    data,
-    extracted,
-    policies,
-    sharding,
-    slices,
-    train,
-    userfile,
-)
+from supernet_jax import augment, config, data, extracted, policies, sharding, slices, train
 from supernet_jax.config import Config
 from supernet_jax.data import Dataset
 from supernet_jax.elastic import choices, space_identity
@@ -40,7 +29,7 @@ from supernet_jax.errors import UserError, near
 from supernet_jax.evaluate import EvaluationData, How
 from supernet_jax.importers import classes as class_names
 from supernet_jax.sampling import Sampler
-from supernet_jax.storage import files
+from supernet_jax.storage import checkpoint, files, user_code
 
 
 class Experiment(NamedTuple):
@@ -133,7 +122,7 @@ def _built(name: str, settings: Config, kind: type, **given: Any) -> Any:
     except UserError:
         raise
     except Exception as error:
-        reason = userfile.told(error, userfile.source(type(part)))
+        reason = user_code.told(error, user_code.source(type(part)))
         raise UserError(f"config.{name}: {call} fails: {reason}") from error
     if not isinstance(made, kind):
         raise UserError(

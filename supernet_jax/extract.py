@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import costs, extracted, machine, manifest, userfile
+from supernet_jax import costs, extracted, machine, manifest
 from supernet_jax.card import model_card
 from supernet_jax.elastic import (
     choices,
@@ -41,9 +41,9 @@ from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError
 from supernet_jax.extracted import Block, Description, Network, Variables, load, read_description
 from supernet_jax.preparation import Preparation
-from supernet_jax.schema import parse
-from supernet_jax.storage import files
+from supernet_jax.storage import files, user_code
 from supernet_jax.storage.paths import expanded
+from supernet_jax.storage.typed_json import parse
 
 __all__ = [
     "check_free",
@@ -417,7 +417,7 @@ def _code(made: Network) -> dict[str, Any] | None:
 
 def _source(thing: Any) -> pathlib.Path:
     """The file that defines a class or function, by whose name alone it can be found there."""
-    path = userfile.source(thing)
+    path = user_code.source(thing)
     if path is None or not thing.__qualname__.isidentifier():  # as in a function, or a lambda
         raise UserError(
             f"{thing} cannot be loaded again: it is not defined at the top level of a file; move "

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import augment, checkpoint, machine, preparation, tensors, userfile
+from supernet_jax import augment, machine, preparation
 from supernet_jax.errors import UserError
 from supernet_jax.manifest import BlockDescription
 from supernet_jax.manifest import Description as Description
@@ -38,8 +38,8 @@ from supernet_jax.nn.blocks.mobilenetv3 import (
     InvertedResidual,
     InvertedResidualSpec,
 )
-from supernet_jax.schema import parse
-from supernet_jax.storage import files
+from supernet_jax.storage import checkpoint, files, safetensors_file, user_code
+from supernet_jax.storage.typed_json import parse
 
 Array = jax.Array
 Variables = dict[str, Any]  # {"params": ..., "stats": ...}, each {block: {layer: ...}}
@@ -220,7 +220,7 @@ def _user_code(
         warnings.warn(
             f"{path} is not the file that the network was extracted with: {seen}", stacklevel=3
         )
-    return vars(userfile.run(path))
+    return vars(user_code.run(path))
 
 
 def read_variables(
@@ -240,8 +240,8 @@ def read_variables(
     source = _weights_of(folder, description) if source is None else source
     path = folder / source
     if source == TENSORS:
-        check_fit(module, tensors.nested(tensors.shapes(path), path), description)
-        variables = tensors.nested(tensors.read(path), path)
+        check_fit(module, safetensors_file.nested(safetensors_file.shapes(path), path), description)
+        variables = safetensors_file.nested(safetensors_file.read(path), path)
     else:
         check_orbax(folder)
         check_fit(module, checkpoint.tree_shapes(path), description)
@@ -251,7 +251,7 @@ def read_variables(
             f"{folder} has been changed since it was written: network.json and the weights do not "
             "match its sha256; copy the folder again, or extract the network again"
         )
-    tensors.check_finite(_leaves(variables), folder)
+    safetensors_file.check_finite(_leaves(variables), folder)
     return {"params": {}, "stats": {}, **jax.tree.map(jnp.asarray, variables)}
 
 
@@ -308,7 +308,7 @@ def _own_shapes(
     images = jax.ShapeDtypeStruct((1, module.resolution, module.resolution, channels), jnp.float32)
     given = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in leaves}
     # With the shapes at hand Flax compares each parameter before anything is computed from it.
-    logits = jax.eval_shape(module.apply, tensors.nested(given, "the weights"), images)
+    logits = jax.eval_shape(module.apply, safetensors_file.nested(given, "the weights"), images)
     made = jax.eval_shape(module.init, jax.random.key(0), images)
     own = {"params": made.get("params", {}), "stats": made.get("moments", {})}
     return _flat(own), logits.shape

@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from supernet_jax import __version__, checkpoint, data, machine, progress, sharding, stopping, train
-from supernet_jax.checkpoint import Checkpoints
+from supernet_jax import __version__, data, machine, progress, sharding, stopping, train
 from supernet_jax.compilation import Kept, identity
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.errors import UserError
-from supernet_jax.storage import files
+from supernet_jax.storage import checkpoint, files
+from supernet_jax.storage.checkpoint import Checkpoints
 from supernet_jax.train import Batch, Recipe, State
 
 TIMES = "times.jsonl"  # beside the metrics: when steps were done, and what did them

@@ -22,8 +22,8 @@ from supernet_jax.elastic.elastic_block import Spec
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.nn.block_shapes import BlockShapes
-from supernet_jax.schema import parse
 from supernet_jax.storage import files
+from supernet_jax.storage.typed_json import parse
 
 FORMAT, VERSION = "supernet_jax latency", 1
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from supernet_jax.errors import UserError
 from supernet_jax.preparation import Preparation
-from supernet_jax.schema import parse
 from supernet_jax.storage import files
+from supernet_jax.storage.typed_json import parse
 
 # Version 1 had no `formats`; 2 had no `preparation`, and one `size` for both sides in `formats`.
 FORMAT, VERSION = "supernet_jax network", 3

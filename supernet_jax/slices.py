@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from supernet_jax import checkpoint
-from supernet_jax.chunks import Box
 from supernet_jax.elastic import choices, elastic_block, shared_params, slicing
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
+from supernet_jax.storage import checkpoint
+from supernet_jax.storage.chunked_arrays import Box
 
 
 class Part(NamedTuple):

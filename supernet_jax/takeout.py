@@ -31,8 +31,8 @@ from supernet_jax.export import orbax
 from supernet_jax.export.format import Export, Format
 from supernet_jax.extracted import Description, Network, Variables
 from supernet_jax.preparation import Preparation
-from supernet_jax.schema import parse
 from supernet_jax.storage import files
+from supernet_jax.storage.typed_json import parse
 
 PROOF_IMAGES = 64  # real images on which logits are compared
 

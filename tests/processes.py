@@ -12,7 +12,7 @@ import conftest
 import jax
 import numpy as np
 
-from supernet_jax import checkpoint
+from supernet_jax.storage import checkpoint
 
 # A user's own config file: the space is defined in it. Dropout, augmentation, momentum and an
 # average of the parameters are on, so that each of them has to survive a resume.

@@ -19,12 +19,11 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from supernet_jax import checkpoint
 from supernet_jax.elastic import space_identity
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.errors import UserError
 from supernet_jax.spaces import mobilenet
-from supernet_jax.storage import record
+from supernet_jax.storage import checkpoint, record
 
 META = {"space": {"name": "digits"}, "config": {"lr": 0.1, "names": ["a", "b"]}}
 

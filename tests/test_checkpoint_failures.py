@@ -19,10 +19,9 @@ import numpy as np
 import pytest
 import tensorstore
 
-from supernet_jax import checkpoint, chunks
-from supernet_jax.checkpoint import Checkpoints
 from supernet_jax.errors import UserError
-from supernet_jax.storage import failures, paths, record
+from supernet_jax.storage import checkpoint, chunked_arrays, failures, paths, record
+from supernet_jax.storage.checkpoint import Checkpoints
 
 
 def state(seed: int = 0, size: int = 100) -> dict[str, Any]:
@@ -45,7 +44,7 @@ def all_of_it(folder: pathlib.Path) -> None:
     assert checkpoint.steps(run) == (3, 4, 5)
     restored = checkpoint.restore(run, target())
     np.testing.assert_array_equal(restored["params"]["w"], state(5)["params"]["w"])
-    part = chunks.Box((0, 0), (2, 3))
+    part = chunked_arrays.Box((0, 0), (2, 3))
     read = checkpoint.read_slices(run, {"w": part, "b": None}, step=4)
     np.testing.assert_array_equal(read["w"], state(4)["params"]["w"][:2, :3])
     assert checkpoint.read_meta(run, step=3) == {"step": 3}
@@ -221,7 +220,7 @@ def test_a_save_is_read_back(
 def test_arrays_that_are_not_those_saved(tmp_path: pathlib.Path, given: Any, seen: str) -> None:
     checkpoint.write_tree(tmp_path / "w", {"w": jnp.ones((2, 3))})
     with pytest.raises(ValueError, match=seen):
-        chunks.check(paths.absolute(tmp_path / "w"), chunks.stored(given))
+        chunked_arrays.check(paths.absolute(tmp_path / "w"), chunked_arrays.stored(given))
 
 
 def test_meta_is_json_as_any_reader_takes_it(tmp_path: pathlib.Path) -> None:

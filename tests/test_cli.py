@@ -25,7 +25,6 @@ from conftest import ROOT
 from tiny_run import ARCH, ARCHS, CONFIG, COSTS, NETWORKS, supernet
 
 from supernet_jax import (
-    checkpoint,
     cli,
     config,
     costs,
@@ -42,6 +41,7 @@ from supernet_jax.commands import info, quickstart
 from supernet_jax.config import Config
 from supernet_jax.elastic import notation
 from supernet_jax.experiment import Run
+from supernet_jax.storage import checkpoint, typed_json
 
 Capture = pytest.CaptureFixture[str]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -395,7 +395,7 @@ def test_a_trained_run(trained: pathlib.Path) -> None:
     meta = checkpoint.read_meta(trained / "checkpoints")
     run = opened(trained)
     assert run.step == 30 and run.trained_on == run.experiment.dataset.fingerprint == meta["data"]
-    assert meta["config"] == config.to_json(run.experiment.config)
+    assert meta["config"] == typed_json.to_json(run.experiment.config)
 
 
 def test_a_finished_run_stays_as_it_is(trained: pathlib.Path, capsys: Capture) -> None:

@@ -55,6 +55,7 @@ from supernet_jax.config import (
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.storage import typed_json
 
 FILES = sorted((ROOT / "configs").glob("*.py"))
 CHANGED: tuple[Any, ...] = (
@@ -109,7 +110,9 @@ class Mine:
 
 
 def through_json(value: Any, **own: type) -> Any:
-    return config.from_json(json.loads(json.dumps(config.to_json(value))), {**LIBRARY, **own})
+    return typed_json.from_json(
+        json.loads(json.dumps(typed_json.to_json(value))), {**LIBRARY, **own}
+    )
 
 
 def test_all_of_the_library_is_tried() -> None:
@@ -125,7 +128,7 @@ def test_json_round_trip(part: Any) -> None:
     assert part != default or not fields
     assert through_json(part) == part
     assert through_json(default) == default
-    assert config.to_json(part)["type"] == type(part).__name__
+    assert typed_json.to_json(part)["type"] == type(part).__name__
 
 
 def test_json_round_trip_of_ones_own() -> None:
@@ -147,16 +150,16 @@ class Bounded:
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
 def test_numbers_that_json_lacks_are_refused(value: float) -> None:
     with pytest.raises(UserError, match=f"is {value}, which JSON does not have; give a finite one"):
-        config.to_json(dataclasses.replace(Config(), loss=(Bounded(), Bounded(value))))
+        typed_json.to_json(dataclasses.replace(Config(), loss=(Bounded(), Bounded(value))))
 
 
 def test_unknown_and_missing_fields_are_named() -> None:
-    value = config.to_json(Config())
+    value = typed_json.to_json(Config())
     value["train"]["stepz"] = value["train"].pop("steps")
     value["train"]["colour"] = 3
     del value["train"]["seed"]
     with pytest.raises(UserError) as error:
-        config.from_json(value, LIBRARY)
+        typed_json.from_json(value, LIBRARY)
     message = str(error.value)
     assert message.startswith("config.train (Train) has fields unknown stepz, did you mean steps?")
     assert "unknown colour" in message and "missing steps, seed" in message
@@ -179,10 +182,10 @@ def test_fields_that_came_later_take_their_defaults(tmp_path: pathlib.Path) -> N
 
 
 def test_a_field_without_a_default_must_be_there() -> None:
-    value = config.to_json(Mine(0.5))
+    value = typed_json.to_json(Mine(0.5))
     del value["rate"], value["inner"]
     with pytest.raises(UserError, match=r"config \(Mine\) has fields missing rate; was it edited"):
-        config.from_json(value, {**LIBRARY, "Mine": Mine})
+        typed_json.from_json(value, {**LIBRARY, "Mine": Mine})
 
 
 @pytest.mark.parametrize(
@@ -198,17 +201,17 @@ def test_a_field_without_a_default_must_be_there() -> None:
     ],
 )
 def test_wrong_values_are_named(change: dict[str, dict[str, Any]], words: str) -> None:
-    value = config.to_json(Config())
+    value = typed_json.to_json(Config())
     for part, fields in change.items():
         value[part].update(fields)
     with pytest.raises(UserError, match=words):
-        config.from_json(value, LIBRARY)
+        typed_json.from_json(value, LIBRARY)
 
 
 def test_ones_own_class_checks_itself() -> None:
-    value = {**config.to_json(Mine(0.5)), "rate": -1}
+    value = {**typed_json.to_json(Mine(0.5)), "rate": -1}
     with pytest.raises(UserError, match="config is not a Mine: rate is below 0"):
-        config.from_json(value, {**LIBRARY, "Mine": Mine})
+        typed_json.from_json(value, {**LIBRARY, "Mine": Mine})
 
 
 def test_a_run_says_which_file_it_needs(tmp_path: pathlib.Path) -> None:
@@ -313,7 +316,7 @@ def test_paths_of_a_run_are_absolute(
             run_folder.start_run(place / "run", settings)  # these are other files
     # A run from before paths were made absolute goes on where it was begun.
     monkeypatch.chdir(place)
-    file.write_text(json.dumps(config.to_json(settings)))
+    file.write_text(json.dumps(typed_json.to_json(settings)))
     run_folder.start_run(place / "run", settings)
 
 

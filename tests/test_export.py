@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 import tiny_space
 
-from supernet_jax import checkpoint, extract, extracted, native, tensors
+from supernet_jax import extract, extracted, native
 from supernet_jax.elastic import choices, shared_params
 from supernet_jax.errors import UserError
 from supernet_jax.export import format as formats_of
 from supernet_jax.export import formats, stablehlo
 from supernet_jax.export.format import Export, Format
 from supernet_jax.nn import resize
+from supernet_jax.storage import checkpoint, safetensors_file, typed_json
 
 TOLERANCE = 1e-5  # float32 sums in another order
 # PyTorch is no dependency; `test_export_torch.py` says so where it is not installed.
@@ -160,7 +161,7 @@ def test_what_was_proven_is_recorded(folder: pathlib.Path) -> None:
 
 def test_safetensors_hold_the_variables_to_the_bit(weights: pathlib.Path) -> None:
     module, variables, _ = taken()
-    arrays = tensors.read(weights / extracted.TENSORS)
+    arrays = safetensors_file.read(weights / extracted.TENSORS)
     own = flax.traverse_util.flatten_dict(variables, sep="/")
     assert set(arrays) == set(own) and "params/stem/conv/kernel" in arrays
     for name, array in own.items():
@@ -270,7 +271,7 @@ def test_names_of_any_letters(tmp_path: pathlib.Path) -> None:
     module, variables, description = taken()
     source = {"run": "runs/b\udcfcro", "data": "folder:Übung"}
     named = {**description, "classes": list(NASTY), "source": source, "space": "Übung \udcfc"}
-    described = formats.parse(extracted.Description, named, "")
+    described = typed_json.parse(extracted.Description, named, "")
     named["sha256"] = extracted.digest(described, variables)
     export = Export(module, variables, named, (SIZE, SIZE), False)
     given = chosen(*(name for name in NAMES if name in ("safetensors", "onnx", "torch")))
@@ -406,10 +407,10 @@ def test_weights_that_are_not_numbers(weights: pathlib.Path) -> None:
         changed = jax.tree.map(np.copy, variables)
         changed["params"]["stem"]["conv"]["kernel"][0, 0, 0, 0] = bad
         flat = flax.traverse_util.flatten_dict(changed, sep="/")
-        tensors.write(weights / extracted.TENSORS, flat)
+        safetensors_file.write(weights / extracted.TENSORS, flat)
         with pytest.raises(UserError, match="do not match its sha256"):
             extracted.load(weights)
-        described = formats.parse(extracted.Description, description, "")
+        described = typed_json.parse(extracted.Description, description, "")
         value = {**description, "sha256": extracted.digest(described, changed)}
         (weights / "network.json").write_text(json.dumps(value))
         with pytest.raises(UserError, match="numbers of params/stem/conv/kernel are not finite"):
@@ -498,12 +499,12 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     variables = {"params": filled(made["params"], 0), "stats": filled(made["moments"], 1, 0.5)}
     block = {"name": "head", "type": "Head", "spec": spec, "spec_type": None}
     value = {**description, "blocks": [block], "formats": {}}
-    described = formats.parse(extracted.Description, value, "")
+    described = typed_json.parse(extracted.Description, value, "")
     value["sha256"] = extracted.digest(described, variables)
     folder = tmp_path_factory.mktemp("smallest")
     (folder / "network.json").write_text(json.dumps(value))
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    tensors.write(folder / extracted.TENSORS, flat)
+    safetensors_file.write(folder / extracted.TENSORS, flat)
     return folder
 
 

@@ -13,8 +13,9 @@ import safetensors
 import safetensors.numpy
 from PIL import Image
 
-from supernet_jax import extracted, userfile
+from supernet_jax import extracted
 from supernet_jax.export import torch as torch_format
+from supernet_jax.storage import user_code
 
 FORMAT = torch_format.FORMAT
 
@@ -44,7 +45,7 @@ def test_pixels(tmp_path: pathlib.Path, torch: Any) -> None:
 def written(tmp_path: pathlib.Path, case: str, **changes: Any) -> Any:
     """The module `model.py`."""
     FORMAT.write(tmp_path, exported.export(case)._replace(**changes))
-    return userfile.run(tmp_path / "torch" / "model.py")
+    return user_code.run(tmp_path / "torch" / "model.py")
 
 
 def test_training_uses_statistics_of_the_batch(tmp_path: pathlib.Path, torch: Any) -> None:

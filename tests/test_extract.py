@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import checkpoint, costs, experiment, extract, userfile
+from supernet_jax import costs, experiment, extract
 from supernet_jax.config import Config, Train
 from supernet_jax.elastic import choices, notation, shared_params
 from supernet_jax.elastic.space import Space
@@ -24,6 +24,7 @@ from supernet_jax.elastic.strategies import masked, sliced, switched
 from supernet_jax.errors import UserError
 from supernet_jax.spaces import mobilenet
 from supernet_jax.spaces.mobilenet import Stage
+from supernet_jax.storage import checkpoint, user_code
 
 TOLERANCE = 1e-5  # float32 sums in another order
 FAST = {"xla_backend_optimization_level": 0}  # these programs run once or twice
@@ -497,7 +498,7 @@ def space():
 
 def own_space(path: pathlib.Path, text: str = OWN) -> Space:
     path.write_text(text, encoding="utf-8")
-    return vars(userfile.run(path))["space"]()
+    return vars(user_code.run(path))["space"]()
 
 
 def take_own(space: Space, depth: int, strategies: Any) -> tuple[Any, Any, Any, dict[str, Any]]:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from supernet_jax import tensors
 from supernet_jax.errors import UserError
 from supernet_jax.importers import files
+from supernet_jax.storage import safetensors_file
 
 F = np.float32
 
@@ -31,7 +31,7 @@ def test_prefixes_and_nesting_of_training_scripts(tmp_path: pathlib.Path) -> Non
     torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     half = {name: tensor.bfloat16() for name, tensor in state.items()}
     torch.save(half, tmp_path / "half.bin")
-    tensors.write(tmp_path / "x.safetensors", {f"module.{n}": a for n, a in file.items()})
+    safetensors_file.write(tmp_path / "x.safetensors", {f"module.{n}": a for n, a in file.items()})
     for path in tmp_path.iterdir():
         found = files.read(path)
         assert found.keys() == file.keys()
@@ -79,7 +79,7 @@ def cut_off(path: pathlib.Path) -> None:
 
 
 def arrays(**values: Any) -> Callable[[pathlib.Path], Any]:
-    return lambda path: tensors.write(path, {n: np.asarray(v) for n, v in values.items()})
+    return lambda path: safetensors_file.write(path, {n: np.asarray(v) for n, v in values.items()})
 
 
 def whole(content: bytes) -> Callable[[pathlib.Path], Any]:
@@ -246,13 +246,13 @@ def mutated(original: bytes, rng: random.Random) -> bytes:
 def test_two_thousand_mutations_of_a_file(tmp_path: pathlib.Path) -> None:
     """Each is refused, or read as exactly what its header declares."""
     path = tmp_path / "x.safetensors"
-    tensors.write(path, {"a": F([[1, 2, 3], [4, 5, 6]]), "b": F([7]), "n": np.arange(3)})
+    safetensors_file.write(path, {"a": F([[1, 2, 3], [4, 5, 6]]), "b": F([7]), "n": np.arange(3)})
     original, rng, refused, read = path.read_bytes(), random.Random(0), 0, 0
     for _ in range(2000):
         content = mutated(original, rng)
         path.write_bytes(content)
         try:
-            found = tensors.read(path)
+            found = safetensors_file.read(path)
         except UserError as error:
             assert str(path) in str(error)
             refused += 1
@@ -264,7 +264,7 @@ def test_two_thousand_mutations_of_a_file(tmp_path: pathlib.Path) -> None:
         total = 0
         for name, array in found.items():
             assert list(array.shape) == said[name]["shape"]
-            assert array.dtype == tensors.DTYPES[said[name]["dtype"]]
+            assert array.dtype == safetensors_file.DTYPES[said[name]["dtype"]]
             total += array.nbytes
         assert total == len(content) - 8 - len(text)
         read += 1

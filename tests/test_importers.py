@@ -24,7 +24,7 @@ from theorem import largest_difference
 from tiny_run import supernet
 from tiny_space import tiny
 
-from supernet_jax import checkpoint, config, experiment, extract, extracted, fit, tensors
+from supernet_jax import config, experiment, extract, extracted, fit
 from supernet_jax.commands import train
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.space import Bank, Space
@@ -32,6 +32,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.importers import attentivenas, classes, files, mapping
 from supernet_jax.importers import network as networks
 from supernet_jax.spaces import mobilenet
+from supernet_jax.storage import checkpoint, safetensors_file
 
 TINY = tiny()  # blocks of every kind: both shortcuts, with and without expansion, squeeze-excite
 LARGEST = choices.largest(TINY.menu)
@@ -87,7 +88,9 @@ def test_layouts_are_those_of_pytorch() -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_floats_of_any_width(dtype: str, tmp_path: pathlib.Path) -> None:
-    tensors.write(tmp_path / "x.safetensors", {n: t.astype(dtype) for n, t in example().items()})
+    safetensors_file.write(
+        tmp_path / "x.safetensors", {n: t.astype(dtype) for n, t in example().items()}
+    )
     found, _ = attentivenas.load(files.read(tmp_path / "x.safetensors"), TINY)
     wanted = variables_of(TINY)[0]
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(found))
@@ -233,7 +236,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     path = processes.write_config(tmp)
     space = config.load_file(path)[0].space.build(classes=10, input_channels=1)
     params = variables_of(space, seed=5)[0]
-    tensors.write(tmp / "x.safetensors", published(space, params))
+    safetensors_file.write(tmp / "x.safetensors", published(space, params))
     return Place(tmp, path, tmp / "x.safetensors", params)
 
 
@@ -260,7 +263,7 @@ def test_a_published_supernet_becomes_a_run(
     jax.tree.map(np.testing.assert_array_equal, state.params, wanted)
     assert state.step == 0 and state.ema is not None
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.opt_state))
-    file = tensors.shapes(place.file)
+    file = safetensors_file.shapes(place.file)
     about = json.loads((folder / "import.json").read_text())
     assert len(about["mapped"]) + len(about["left"]) == len(file)
     assert about["sha256"] == hashlib.sha256(place.file.read_bytes()).hexdigest()
@@ -375,7 +378,9 @@ def numbered(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     space = processes_space(path, classes=11)
     flat = dict(flax.traverse_util.flatten_dict(variables_of(space, seed=5)[0]))
     flat["head", "classifier", "bias"] = np.arange(11, dtype=np.float32)
-    tensors.write(path / "x.safetensors", published(space, flax.traverse_util.unflatten_dict(flat)))
+    safetensors_file.write(
+        path / "x.safetensors", published(space, flax.traverse_util.unflatten_dict(flat))
+    )
     return path / "tiny.py", path / "x.safetensors"
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from tiny_run import supernet
 
-from supernet_jax import userfile
 from supernet_jax.commands import info
 from supernet_jax.elastic import shared_params, strategies
 from supernet_jax.elastic.choices import Choice
@@ -19,6 +18,7 @@ from supernet_jax.elastic.elastic_block import ElasticBlock, elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.nn import layers
+from supernet_jax.storage import user_code
 
 BAD: tuple[Any, ...] = ("a/b", "a\\b", "..", ".", "", "a\nb", "\udcfc", "x" * 101, 0, 1.5, None)
 GOOD = ("a b", "Übung", "a.b", "_x", "日本", "x" * 100)
@@ -118,7 +118,7 @@ def test_a_file_whose_path_is_no_text(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "b\udcfcro.py"
     path.write_text("config = None", encoding="utf-8")
     with pytest.raises(UserError, match=r"the path .*b\\udcfcro\.py is not UTF-8 in this locale"):
-        userfile.run(path)
+        user_code.run(path)
 
 
 def test_bars_where_there_are_no_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ import pytest
 from conftest import ROOT
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import checkpoint, extracted
+from supernet_jax import extracted
+from supernet_jax.storage import checkpoint
 
 Capture = pytest.CaptureFixture[str]
 

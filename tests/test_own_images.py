@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from supernet_jax import config, data, experiment
 from supernet_jax.data import decode, folders, notes, sources
 from supernet_jax.errors import UserError
+from supernet_jax.storage import typed_json
 
 Path = pathlib.Path
 MORE = {"held_out": 0.25, "seed": 0}
@@ -354,10 +355,10 @@ def test_fingerprints_of_streams_are_older_than_the_settings(tmp_path: Path) -> 
 
 
 def test_a_config_from_before_these_settings_means_what_it_meant() -> None:
-    old = config.to_json(config.Config())
+    old = typed_json.to_json(config.Config())
     for name in ("upright", "background"):
         del old["data"][name]
-    settings = config.from_json(old, config.LIBRARY).data
+    settings = typed_json.from_json(old, config.LIBRARY).data
     assert (settings.upright, settings.background) == (False, "none")
 
 

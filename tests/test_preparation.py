@@ -26,7 +26,7 @@ from supernet_jax.export import formats, onnx, stablehlo
 from supernet_jax.export import torch as torch_format
 from supernet_jax.extracted import Description
 from supernet_jax.preparation import Preparation
-from supernet_jax.schema import parse
+from supernet_jax.storage.typed_json import parse
 
 PROGRAMS = tuple(f.name for f in formats.FORMATS if f.program and not formats.missing_packages(f))
 CONFIG = """

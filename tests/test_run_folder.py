@@ -11,10 +11,10 @@ import pytest
 import tiny_run
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import checkpoint, config, run_folder
+from supernet_jax import config, run_folder
 from supernet_jax.config import Config, Data, Delayed, Evaluation, Sgd, Train
 from supernet_jax.errors import UserError
-from supernet_jax.storage import lock
+from supernet_jax.storage import checkpoint, lock
 
 
 @dataclasses.dataclass(frozen=True)

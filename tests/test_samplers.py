@@ -18,7 +18,7 @@ import pytest
 from test_checkpoint import State, same, target
 from tiny_space import tiny
 
-from supernet_jax import checkpoint, config, costs, sampling, train
+from supernet_jax import config, costs, sampling, train
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
@@ -28,6 +28,7 @@ from supernet_jax.sampling.nested import chain
 from supernet_jax.sampling.preferred import select
 from supernet_jax.sampling.progressive import openings
 from supernet_jax.sampling.shift import probability
+from supernet_jax.storage import checkpoint
 
 SPACE = tiny()
 MENU = SPACE.menu

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 import tensorstore
 
-from supernet_jax import checkpoint, chunks, evaluate, extract, sharding, slices
+from supernet_jax import evaluate, extract, sharding, slices
 from supernet_jax.elastic import elastic_block, shared_params, slicing, strategies
 from supernet_jax.elastic.choices import Arch, Choice, Lookup
 from supernet_jax.elastic.elastic_block import Transform
@@ -27,7 +27,7 @@ from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.elastic.strategies import chain
 from supernet_jax.errors import UserError
 from supernet_jax.nn import layers
-from supernet_jax.storage import record
+from supernet_jax.storage import checkpoint, chunked_arrays, record
 
 INDEX = 40_000  # bytes of Orbax's metadata and of the index of chunks
 
@@ -242,18 +242,20 @@ def test_checkpoints_from_before_small_chunks(tmp_path: pathlib.Path) -> None:
 def test_boxes() -> None:
     boxes = slices.boxes(SPACE, ARCHS["smallest"])
     assert jax.tree.leaves(boxes["dense"]) == []  # skipped
-    assert boxes["tied"]["mix"]["kernel"] == chunks.Box((1, 0, 0, 0, 0), (2, 1, 1, 192, 192))
+    assert boxes["tied"]["mix"]["kernel"] == chunked_arrays.Box(
+        (1, 0, 0, 0, 0), (2, 1, 1, 192, 192)
+    )
     # A transform sees all places, and its own parameters are needed whole.
     assert boxes["tied"]["depthwise"]["kernel"].stop == (2, 5, 5, 1, 192)
     assert boxes["tied"]["transforms"]["depthwise/kernel"]["to3"].stop == (2, 9, 9)
     dense = slices.boxes(SPACE, ARCHS["other"])["dense"]["conv"]["kernel"]
-    assert dense == chunks.Box((0, 1, 1, 0, 0), (1, 2, 2, 288, 288))
+    assert dense == chunked_arrays.Box((0, 1, 1, 0, 0), (1, 2, 2, 288, 288))
     # Tied blocks need what any of them needs, whichever comes last.
     own = {n: dataclasses.replace(b, transforms=()) for n, b in SPACE.blocks.items()}
     plain = dataclasses.replace(SPACE, blocks=own)
     for left, right in ((3, 5), (5, 3)):
         tied = slices.boxes(plain, arch(192, left, right, 1, 0, 1))["tied"]["depthwise"]["kernel"]
-        assert tied == chunks.Box((0, 0, 0, 0, 0), (1, 5, 5, 1, 192))
+        assert tied == chunked_arrays.Box((0, 0, 0, 0, 0), (1, 5, 5, 1, 192))
 
 
 @pytest.mark.parametrize("sizes", [(7, 3, 5), (7, 4, 5), (6, 5, 4), (6, 4, 2), (5, 5, 1)])
@@ -262,7 +264,7 @@ def test_a_cut_of_the_union_of_boxes_is_the_cut_of_all(sizes: tuple[int, ...]) -
     full["kernel"] = np.random.default_rng(0).random(full["kernel"].shape)
     block = SPACE.blocks["dense"]
     edges = [slicing.needed(block, part, full)[("kernel",)] for part in parts]
-    one, other = (chunks.Box(*map(tuple, zip(*e, strict=True))) for e in edges)
+    one, other = (chunked_arrays.Box(*map(tuple, zip(*e, strict=True))) for e in edges)
     both = {"kernel": full["kernel"][one.union(other).slices()]}
     for part in parts:
         equal(slicing.cut(both, part), slicing.cut(full, part))
@@ -341,7 +343,7 @@ def test_written_by_two_processes(tmp_path: pathlib.Path) -> None:
         for process in processes:
             process.kill()
     value = np.arange(2 * 512 * 512, dtype=np.float32).reshape(2, 512, 512)
-    box = chunks.Box((1, 0, 0), (2, 256, 128))
+    box = chunked_arrays.Box((1, 0, 0), (2, 256, 128))
     for step in (1, 2):
         before = stored_bytes()
         found = checkpoint.read_slices(tmp_path, {"w": box, "odd": None}, step=step)

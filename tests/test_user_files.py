@@ -10,15 +10,16 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from supernet_jax import config, data, extract, tensors, userfile
+from supernet_jax import config, data, extract
 from supernet_jax.errors import UserError
+from supernet_jax.storage import safetensors_file, user_code
 
 READERS: dict[str, tuple[str, Callable[[pathlib.Path], Any]]] = {
     "config file": ("mine.py", config.load_file),
-    "user's file": ("mine.py", userfile.run),
+    "user's file": ("mine.py", user_code.run),
     "config.json": ("config.json", config.read),
-    "shapes of tensors": ("model.safetensors", tensors.shapes),
-    "tensors": ("model.safetensors", tensors.read),
+    "shapes of tensors": ("model.safetensors", safetensors_file.shapes),
+    "tensors": ("model.safetensors", safetensors_file.read),
 }
 
 
@@ -85,33 +86,33 @@ def test_a_run_that_was_edited(tmp_path: pathlib.Path, content: bytes, words: st
 def test_errors_of_a_users_file_are_one_line(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("\n\nraise ValueError('one\\n   two\\n')", encoding="utf-8")
-    assert said(userfile.run, path) == f"{path} does not run: ValueError: one two ({path}, line 3)"
+    assert said(user_code.run, path) == f"{path} does not run: ValueError: one two ({path}, line 3)"
 
 
 def test_the_file_of_a_class_is_gone(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("class Mine:\n    pass\n", encoding="utf-8")
-    kind = userfile.run(path).Mine
-    assert "sha256" in userfile.named(kind)
+    kind = user_code.run(path).Mine
+    assert "sha256" in user_code.named(kind)
     path.unlink()
     with pytest.raises(UserError, match=f"no file {path}"):
-        userfile.named(kind)
+        user_code.named(kind)
 
 
 def test_tensors_are_written_whole_or_not_at_all(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, before = tmp_path / "model.safetensors", {"w": np.arange(6.0).reshape(2, 3)}
-    tensors.write(path, before)
+    safetensors_file.write(path, before)
 
     def full(number: int) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match=r"cannot write .*No space.*; free space there and start"):
-        tensors.write(path, {"w": np.zeros(3)})
+        safetensors_file.write(path, {"w": np.zeros(3)})
     monkeypatch.undo()
-    np.testing.assert_array_equal(tensors.read(path)["w"], before["w"])
+    np.testing.assert_array_equal(safetensors_file.read(path)["w"], before["w"])
     assert list(tmp_path.iterdir()) == [path]
 
 

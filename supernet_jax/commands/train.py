@@ -15,7 +15,6 @@ import rich.table
 import tyro
 
 from supernet_jax import (
-    checkpoint,
     config,
     distributed,
     experiment,
@@ -33,6 +32,7 @@ from supernet_jax.elastic import space_identity
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
 from supernet_jax.rehearsal import Rehearsal
+from supernet_jax.storage import checkpoint, typed_json
 
 EXAMPLES = """
 supernet train configs/digits.py --out runs/digits
@@ -161,7 +161,7 @@ def meta(built: Experiment) -> dict[str, Any]:
     """What is written beside each checkpoint: the whole configuration, and what it was run on."""
     return {
         "space": space_identity.describe_space(built.space),
-        "config": config.with_absolute_paths(config.to_json(built.config)),
+        "config": config.with_absolute_paths(typed_json.to_json(built.config)),
         "data": built.dataset.fingerprint,
         "jax": jax.__version__,
         "devices": built.mesh.size,

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from supernet_jax import schema, userfile
 from supernet_jax.config import combine, losses, optimizers, samplers, spaces
 from supernet_jax.config.checks import require
 from supernet_jax.config.combine import ByRole as ByRole
@@ -53,10 +52,10 @@ from supernet_jax.config.spaces import OfaSmall as OfaSmall
 from supernet_jax.elastic import strategies
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError, near
-from supernet_jax.schema import from_json as from_json
-from supernet_jax.schema import to_json as to_json
-from supernet_jax.storage import files
+from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded
+from supernet_jax.storage.typed_json import from_json as from_json
+from supernet_jax.storage.typed_json import to_json as to_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +273,7 @@ def load_file(path: str | pathlib.Path) -> tuple[Config, dict[str, type]]:
         what = "" if hint else "; give a Python file that sets `config`, as configs/digits.py does"
         raise UserError(f"there is no config file {path}{hint}{what}")
     try:
-        module = userfile.run(path)
+        module = user_code.run(path)
     except UserError as error:
         raise UserError(f"{error}{_nearest_field(str(error))}") from error
     config = vars(module).get("config")
@@ -295,7 +294,7 @@ def _nearest_field(message: str) -> str:
 def user_files(config: Config) -> dict[str, str]:
     """The file and its hash that define each of the user's own parts of a configuration."""
     kinds = [type(getattr(config, field.name)) for field in dataclasses.fields(config)]
-    return {k.__name__: userfile.named(k) for k in kinds if LIBRARY.get(k.__name__) is not k}
+    return {k.__name__: user_code.named(k) for k in kinds if LIBRARY.get(k.__name__) is not k}
 
 
 def read(path: pathlib.Path, types: Mapping[str, type] | None = None) -> Config:
@@ -333,12 +332,12 @@ def read(path: pathlib.Path, types: Mapping[str, type] | None = None) -> Config:
 def _check_types(part: Any, where: str) -> None:
     """Python and edited JSON can put anything into a field of a part: it is said before its use."""
     wanted = typing.get_type_hints(Config)[where]
-    if not schema.fits(wanted, part):
-        raise UserError(f"{where} is {part!r}, but must be {schema.spelt(wanted)}")
+    if not typed_json.fits(wanted, part):
+        raise UserError(f"{where} is {part!r}, but must be {typed_json.spelt(wanted)}")
     if LIBRARY.get(type(part).__name__) is not type(part):
         return  # the user's own class, who may hint at what he likes
     for name, hint in typing.get_type_hints(type(part)).items():
         value = getattr(part, name)
-        if not schema.fits(hint, value):
+        if not typed_json.fits(hint, value):
             option = f"{where}.{name.replace('_', '-')}"
-            raise UserError(f"{option} is {value!r}, but must be {schema.spelt(hint)}")
+            raise UserError(f"{option} is {value!r}, but must be {typed_json.spelt(hint)}")

@@ -15,8 +15,8 @@ import numpy as np
 
 from supernet_jax import augment, extracted
 from supernet_jax.extracted import Description, Network, Variables
-from supernet_jax.schema import parse
 from supernet_jax.storage import files
+from supernet_jax.storage.typed_json import parse
 
 Runner = Callable[[np.ndarray], np.ndarray]  # images [B, H, W, C] -> float32 logits [B, K]
 

@@ -25,8 +25,8 @@ from supernet_jax.export.format import Export, Format, Runner, flax_runner
 from supernet_jax.extract import LIMIT, difference
 from supernet_jax.extracted import Description
 from supernet_jax.nn import resize
-from supernet_jax.schema import parse
 from supernet_jax.storage import files
+from supernet_jax.storage.typed_json import parse
 
 FORMATS: tuple[Format, ...] = (
     orbax.FORMAT,

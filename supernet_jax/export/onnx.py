@@ -16,8 +16,8 @@ from supernet_jax.export import chain, graph
 from supernet_jax.export.format import Export, Format, Runner, facts
 from supernet_jax.export.graph import IMAGES, LOGITS
 from supernet_jax.extracted import Description
-from supernet_jax.schema import parse
 from supernet_jax.storage import files
+from supernet_jax.storage.typed_json import parse
 
 FILE = "model.onnx"
 OPSET, IR_VERSION = 17, 8

@@ -8,14 +8,15 @@ import pathlib
 
 import flax
 
-from supernet_jax import extracted, tensors
+from supernet_jax import extracted
 from supernet_jax.export.format import Export, Format, Runner, facts, flax_runner
+from supernet_jax.storage import safetensors_file
 
 
 def write(folder: pathlib.Path, export: Export) -> None:
     """Writes `model.safetensors`."""
     flat = flax.traverse_util.flatten_dict(extracted.filled(export.variables), sep="/")
-    tensors.write(folder / extracted.TENSORS, flat, said=facts(export))
+    safetensors_file.write(folder / extracted.TENSORS, flat, said=facts(export))
 
 
 def load(folder: pathlib.Path) -> Runner:

@@ -15,13 +15,13 @@ from typing import Any
 import flax
 import numpy as np
 
-from supernet_jax import extracted, tensors
+from supernet_jax import extracted
 from supernet_jax.export import chain
 from supernet_jax.export.format import Export, Format, Runner, facts
 from supernet_jax.extracted import Block, Description, Variables
 from supernet_jax.nn.batch_norm import EPSILON
-from supernet_jax.schema import parse
-from supernet_jax.storage import files
+from supernet_jax.storage import files, safetensors_file
+from supernet_jax.storage.typed_json import parse
 
 TEMPLATE = pathlib.Path(__file__).with_name("torch_model.py")
 BEGIN, END = "# ---- what this network is\n", "# ---- what it is made of\n"
@@ -41,7 +41,7 @@ def write(folder: pathlib.Path, export: Export) -> None:
     path.mkdir()
     files.write_text(path / CODE, code(export, description))
     weights = state_dict(export.variables, batches=description.calibration.batches)
-    tensors.write(path / WEIGHTS, weights, said={"format": "pt", **facts(export)})
+    safetensors_file.write(path / WEIGHTS, weights, said={"format": "pt", **facts(export)})
 
 
 def load(folder: pathlib.Path) -> Runner:

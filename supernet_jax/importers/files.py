@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from supernet_jax import tensors
 from supernet_jax.errors import UserError
+from supernet_jax.storage import safetensors_file
 from supernet_jax.storage.files import unreadable
 
 TORCH = (".pth", ".pt", ".tar", ".bin", ".ckpt")  # the published ones end with .pth.tar
@@ -57,7 +57,7 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         raise unreadable(path, error) from None
     if empty:
         raise UserError(f"{path} is empty, so it was cut short (it has 0 bytes); copy it again")
-    found = tensors.read(path) if path.suffix == ".safetensors" else _read_torch(path)
+    found = safetensors_file.read(path) if path.suffix == ".safetensors" else _read_torch(path)
     found = _unwrapped(found, path)
     for name in found:
         if not name.isprintable() or re.search(r"[/\\]", name):
@@ -65,7 +65,7 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
                 f"{path} has a tensor named {name[:80]!r}; PyTorch's names are printable and have "
                 "dots, no slashes: is it of another library?"
             )
-    tensors.check_finite(found, path)
+    safetensors_file.check_finite(found, path)
     return found
 
 

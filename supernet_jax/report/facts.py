@@ -7,14 +7,13 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from supernet_jax import checkpoint
 from supernet_jax.config import Config
 from supernet_jax.errors import UserError
 from supernet_jax.report import found, history, values
 from supernet_jax.report.found import Front, Network, Pair, Subnet
 from supernet_jax.report.history import History, Times
 from supernet_jax.report.values import Broken, mapping, number
-from supernet_jax.storage import files
+from supernet_jax.storage import checkpoint, files
 
 
 class Facts(NamedTuple):

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from supernet_jax import config, costs, schema, visits
+from supernet_jax import config, costs, visits
 from supernet_jax.elastic import choices, space_identity
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.report.history import Stretch
 from supernet_jax.report.values import mapping
 from supernet_jax.sampling import Sampler
+from supernet_jax.storage import typed_json
 
 MOST = 20_000  # steps that are replayed; of longer runs so many, evenly spaced
 
@@ -63,8 +64,8 @@ def replayed(
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError("the configuration or the checkpoint does not say enough") from None
-    part = schema.from_json(described.get("space"), types, where="space")
-    drawing = schema.from_json(described.get("sampler"), types, where="sampler")
+    part = typed_json.from_json(described.get("space"), types, where="space")
+    drawing = typed_json.from_json(described.get("sampler"), types, where="sampler")
     space, sampler = _built(part, drawing, sizes, own.get("steps"))
     space_identity.check_space(dict(meta), space)
     steps, rollbacks, total = _some(stretches)

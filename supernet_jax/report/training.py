@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from supernet_jax import config, schema
+from supernet_jax import config
 from supernet_jax.errors import UserError
 from supernet_jax.report import plot, replay
 from supernet_jax.report.columns import columns
@@ -15,6 +15,7 @@ from supernet_jax.report.history import History
 from supernet_jax.report.markup import Html, tag
 from supernet_jax.report.plot import Labels, Line, Mark
 from supernet_jax.report.values import mapping, number
+from supernet_jax.storage import typed_json
 
 IN_PLACE = (
     *("AlphaDivergence", "SoftCrossEntropy", "ReverseKL", "JensenShannon", "FeatureRelations"),
@@ -115,7 +116,9 @@ def _drawn(
 def _rate(facts: Facts) -> Html | None:
     """The learning rate, which follows from the configuration."""
     try:
-        part = schema.from_json(facts.config.get("optimizer"), config.LIBRARY, where="optimizer")
+        part = typed_json.from_json(
+            facts.config.get("optimizer"), config.LIBRARY, where="optimizer"
+        )
     except UserError:
         return None
     planned = facts.planned

@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import costs, schema
+from supernet_jax import costs
 from supernet_jax.costs import Cost
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.storage import files
+from supernet_jax.storage import files, typed_json
 
 FORMAT, VERSION = "supernet_jax table of MACs", 1
 CHUNK = 10_000  # archs that are counted at once
@@ -160,7 +160,7 @@ def read(path: pathlib.Path) -> Table:
         raise UserError(f"{path} is not a table of MACs; {hint}")
     if value.get("version") != VERSION:
         raise UserError(f"{path} has version {value.get('version')}, this is {VERSION}; {hint}")
-    return schema.parse(Table, value, str(path))
+    return typed_json.parse(Table, value, str(path))
 
 
 def check(table: Table, space: Space) -> None:

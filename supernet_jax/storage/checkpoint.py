@@ -20,10 +20,9 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from supernet_jax import chunks
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import path_rules
-from supernet_jax.storage import failures, files, record
+from supernet_jax.storage import chunked_arrays, failures, files, record
 from supernet_jax.storage.paths import Local, absolute
 
 Result = TypeVar("Result")
@@ -87,7 +86,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return False
         self.wait()
-        kept, how = chunks.laid_out(
+        kept, how = chunked_arrays.laid_out(
             state, lambda path: path_rules.name_of(path).split("/")[0] in SLICED
         )
         items = ocp.args.Composite(
@@ -95,7 +94,7 @@ class Checkpoints:
         )
         with self._writing():
             self._manager.save(step, args=items, force=True)
-        self._unread[step] = (chunks.stored(state), described)
+        self._unread[step] = (chunked_arrays.stored(state), described)
         if wait:
             self.wait()
         return True
@@ -249,7 +248,9 @@ def read_slices(
     read, part, what = _part(folder, step, subtree)
     named = path_rules.named_leaves({subtree: wanted})
     arrays = read(
-        functools.partial(chunks.read, saved=path_rules.named_leaves(part), wanted=named, what=what)
+        functools.partial(
+            chunked_arrays.read, saved=path_rules.named_leaves(part), wanted=named, what=what
+        )
     )
     return jax.tree.unflatten(jax.tree.structure(wanted), [arrays[name] for name in named])
 
@@ -271,14 +272,14 @@ def write_tree(folder: Folder, tree: Tree) -> None:
         UserError: it cannot be written, or does not read back.
     """
     path = absolute(folder)
-    chunks.quiet()
+    chunked_arrays.quiet()
     try:
         with failures.writing(path), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
             writer.save(path, args=ocp.args.StandardSave(tree))
     except UserError:
         failures.remove(path.parent, f"{glob.escape(path.name)}{UNFINISHED}*")
         raise
-    _believe(functools.partial(chunks.check, arrays=chunks.stored(tree)), path)
+    _believe(functools.partial(chunked_arrays.check, arrays=chunked_arrays.stored(tree)), path)
 
 
 def tree_shapes(folder: Folder) -> Tree:
@@ -289,7 +290,7 @@ def tree_shapes(folder: Folder) -> Tree:
     """
     path = absolute(folder)
     _reading(record.check, path)
-    chunks.check_is_tree(path)
+    chunked_arrays.check_is_tree(path)
     saved = _reading(_metadata, path)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
 
@@ -364,7 +365,7 @@ def _compare(saved: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> 
             raise UserError(f"{what} has no array {name}, which this run needs; {hint}")
         if name not in wanted:
             raise UserError(f"{what} has an array {name}, for which this run has no place; {hint}")
-        there, here = (_signature(chunks.on_disk(of[name])) for of in (saved, wanted))
+        there, here = (_signature(chunked_arrays.on_disk(of[name])) for of in (saved, wanted))
         if there != here:
             raise UserError(f"{what} has {name} as {there}, but this run needs {here}; {hint}")
 
@@ -413,7 +414,7 @@ def _believe(
 
 
 def _check_saved(path: epath.Path, saved: tuple[Mapping[str, Any], dict[str, Any]]) -> None:
-    chunks.check(path / "state", saved[0])
+    chunked_arrays.check(path / "state", saved[0])
     if _read_json(path / "meta") != saved[1]:
         raise ValueError("meta is not what was saved")
 
