@@ -35,7 +35,8 @@ def main() -> None:
         return
     import measure
 
-    from supernet_jax import compilation, config
+    from supernet_jax import config
+    from supernet_jax.runtime import program_cache
 
     parser = measure.parser(__doc__)
     parser.set_defaults(rounds=3)
@@ -58,7 +59,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory(prefix="supernet-compile-") as cache:
                 for state in CACHES:
                     if state == "traced":
-                        for path in pathlib.Path(cache).glob(f"{compilation.PREFIX}*"):
+                        for path in pathlib.Path(cache).glob(f"{program_cache.PREFIX}*"):
                             path.unlink()
                     found.setdefault((job, strategy, state), []).append(spawned(what, cache))
                     print(f"round {i + 1}: {job}, {strategy}, {state}", file=sys.stderr)
@@ -94,11 +95,11 @@ def child(job, space, strategy, size, batch, dtype):
     born = float(os.environ[BORN])
     import jax
 
-    from supernet_jax import machine
+    from supernet_jax.runtime import hardware
 
-    machine.collect_rarely()  # as every command does
+    hardware.collect_rarely()  # as every command does
     if job == "train":
-        machine.keep_memory()  # as that command does
+        hardware.keep_memory()  # as that command does
     imported = time.time()
     prepared = {"train": training, "evaluate": evaluation}[job]
     programs, run = prepared(space_of(space, size), strategy, size, batch, dtype)
@@ -132,7 +133,8 @@ def training(space, strategy, size, batch, dtype):
     import jax
     import train_step
 
-    from supernet_jax import fit, sharding, train
+    from supernet_jax import fit, train
+    from supernet_jax.runtime import sharding
 
     recipe = train_step.recipe_of(space, strategy, dtype, n_random=2)
     mesh, rules = sharding.data_mesh(), sharding.REPLICATED
@@ -150,6 +152,8 @@ def evaluation(space, strategy, size, batch, dtype):
 
     from supernet_jax import config, evaluate
     from supernet_jax.elastic import choices
+
+    pass
 
     pass
 

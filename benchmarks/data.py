@@ -20,9 +20,10 @@ import measure
 import numpy as np
 from PIL import Image
 
-from supernet_jax import augment, data, sharding
+from supernet_jax import augment, data
 from supernet_jax.data import decode
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import sharding
 
 KINDS = 64  # different JPEGs; the others are copies of them
 SECONDS = 8.0  # that each pipeline runs

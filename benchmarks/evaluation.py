@@ -16,9 +16,10 @@ import measure
 import numpy as np
 from compile import SMALL, space_of  # the script beside this one
 
-from supernet_jax import augment, config, machine
+from supernet_jax import augment, config
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.evaluate import EvaluationData, How, evaluate
+from supernet_jax.runtime import hardware
 
 STRATEGIES = {"masked": strategies.masked, "switched": strategies.switched}
 POPULATIONS = {"uniform": None, "mutants 0.1": 0.1, "mutants 0.2": 0.2}
@@ -66,7 +67,7 @@ def main() -> None:
 def prepared(space, size, batch, batches):
     """Parameters and random images."""
     make = jax.jit(
-        functools.partial(shared_params.init, space), compiler_options=machine.runs_once()
+        functools.partial(shared_params.init, space), compiler_options=hardware.runs_once()
     )
     rng = np.random.default_rng(0)
     shape = (batches, batch, size, size, 3)

@@ -17,10 +17,11 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import extract, machine
+from supernet_jax import extract
 from supernet_jax.elastic import choices, shared_params
 from supernet_jax.export import formats
 from supernet_jax.export.format import Export, Format
+from supernet_jax.runtime import hardware
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def network_of(name: str) -> Export:
     space = measure.space_of(name, pixels=size)
     arch = choices.largest(space.menu)
     begin = functools.partial(shared_params.init, space)
-    params = jax.jit(begin, compiler_options=machine.runs_once())(jax.random.key(0))
+    params = jax.jit(begin, compiler_options=hardware.runs_once())(jax.random.key(0))
     rng = np.random.default_rng(0)  # nothing is zero, so that no part of the network hides
     noise = functools.partial(rng.normal, 0, 0.02)
     params = jax.tree.map(lambda p: np.asarray(p + noise(p.shape).astype(np.float32)), params)

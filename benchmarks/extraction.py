@@ -112,8 +112,10 @@ def arch_of(space, name):
 
 def made(width):
     """Random parameters, split over the devices."""
-    from supernet_jax import sharding
     from supernet_jax.elastic import shared_params
+    from supernet_jax.runtime import sharding
+
+    pass
 
     pass
 
@@ -163,6 +165,8 @@ def read(folder, space, arch, *, whole):
     from supernet_jax import slices
     from supernet_jax.storage import checkpoint
 
+    pass
+
     if whole:
         return slices.Part(space, checkpoint.restore_params(folder))
     return slices.read(folder, space, arch)
@@ -170,8 +174,11 @@ def read(folder, space, arch, *, whole):
 
 def taken(part, arch):
     """The variables of the network, calibrated, and proven to be the subnet."""
-    from supernet_jax import evaluate, extract, machine
+    from supernet_jax import evaluate, extract
     from supernet_jax.elastic import strategies
+    from supernet_jax.runtime import hardware
+
+    pass
 
     pass
 
@@ -186,7 +193,7 @@ def taken(part, arch):
         lambda params, images: calibrate(
             params=params, calibration=images, strategy=strategies.sliced
         ),
-        compiler_options=machine.runs_once(),
+        compiler_options=hardware.runs_once(),
     )
     stats = statistics(params, pixels)
     module, variables = extract.extract(space, params, arch, stats)

@@ -28,7 +28,8 @@ from jax.sharding import SingleDeviceSharding
 from scaling import computations, result_bytes, runs
 from train_step import recipe_of
 
-from supernet_jax import config, native, train
+from supernet_jax import config, train
+from supernet_jax.runtime import native
 
 # As the driver describes an H100 SXM with 80 GB; NVIDIA H100 Tensor Core GPU data sheet.
 H100 = """

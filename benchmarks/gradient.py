@@ -83,8 +83,11 @@ def child(name, space_name, size, batch, dtype, rounds):
     import jax.numpy as jnp
     from compile import space_of  # the script beside this one
 
-    from supernet_jax import config, machine
+    from supernet_jax import config
     from supernet_jax.elastic import choices, shared_params, strategies
+    from supernet_jax.runtime import hardware
+
+    pass
 
     pass
 
@@ -100,7 +103,7 @@ def child(name, space_name, size, batch, dtype, rounds):
     }
     strategy = functools.partial(run[variant.strategy], unrolled(space, variant.unrolled), **how)
     make = functools.partial(shared_params.init, space)
-    params = jax.jit(make, compiler_options=machine.runs_once())(jax.random.key(0))
+    params = jax.jit(make, compiler_options=hardware.runs_once())(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (batch, size, size, 3))
     if variant.strategy == "sliced":
         archs = [()] * (rounds + 1)

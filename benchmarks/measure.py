@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from supernet_jax import config, machine, native
+from supernet_jax import config
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.space import Space
+from supernet_jax.runtime import hardware, native
 
 CHILD = "--child"  # what a script is started with to be one of its own processes
 SIZES = {"digits": 8, "cifar": 32, "attentivenas": 128}  # pixels, unless told otherwise
@@ -171,5 +172,5 @@ def write(path: pathlib.Path | None, figures: Any) -> None:
         has_kernels = native.takes(jnp.zeros((1, 1, 1, 1)), jnp.zeros((3, 3, 1, 1)))
         kernels = "native" if jax.default_backend() == "cpu" and has_kernels else "xla"
         settings = {"flags": flags, "matmul_precision": precision, "kernels": kernels}
-        noted = {"machine": machine.describe(), "settings": settings, "figures": figures}
+        noted = {"machine": hardware.describe(), "settings": settings, "figures": figures}
         path.write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")

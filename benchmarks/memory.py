@@ -120,12 +120,13 @@ def planned(name, size, batch, dtype):
 
 def plan(recipe, state, data, size):
     """What the compiler plans for one step."""
-    from supernet_jax import machine, train
+    from supernet_jax import train
+    from supernet_jax.runtime import hardware
 
     members = len(recipe.sampler.fixed) + recipe.sampler.n_random
     lowered = train.make_step(recipe).lower(state, data, resolutions=(size,) * members)
     # Buffers are planned for the optimised program; machine code need not be.
-    return lowered.compile(compiler_options=machine.runs_once()).memory_analysis()
+    return lowered.compile(compiler_options=hardware.runs_once()).memory_analysis()
 
 
 if __name__ == "__main__":

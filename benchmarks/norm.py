@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import measure
 
-from supernet_jax import native
 from supernet_jax.nn import batch_norm
+from supernet_jax.runtime import native
 
 SHAPES = [(32, 64, 64, 96), (32, 32, 32, 192), (32, 16, 16, 384), (32, 8, 8, 1200)]
 

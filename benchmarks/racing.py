@@ -25,9 +25,10 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import config, costs, experiment, progress
+from supernet_jax import config, costs, experiment
 from supernet_jax.elastic import choices, space
 from supernet_jax.raced import Book
+from supernet_jax.runtime import progress
 from supernet_jax.search import pareto_front, race
 
 # Mean accuracy, its rise from the cheapest to the dearest, its spread around that, noise

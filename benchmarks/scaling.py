@@ -26,8 +26,9 @@ import measure
 import numpy as np
 from train_step import recipe_of
 
-from supernet_jax import machine, sharding, train
+from supernet_jax import train
 from supernet_jax.elastic.space import Space
+from supernet_jax.runtime import hardware, sharding
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -132,12 +133,12 @@ def child(arguments):
     def create():
         return train.create(recipe)
 
-    state = jax.jit(create, out_shardings=where, compiler_options=machine.runs_once())()
+    state = jax.jit(create, out_shardings=where, compiler_options=hardware.runs_once())()
     batch = sharding.split(mesh, batch_of(arguments.batch, pixels, space.classes))
     made = train.make_step(recipe, mesh=mesh, rules=rules)
     step = made.lower(state, batch, resolutions=(pixels,) * 3)
     # The figures are those of the optimised program; machine code need not be.
-    compiled = step.compile(compiler_options=machine.runs_once())
+    compiled = step.compile(compiler_options=hardware.runs_once())
     shapes = jax.eval_shape(create)
     return {
         "devices": mesh.size,

@@ -16,7 +16,8 @@ import measure
 import numpy as np
 from compile import SMALL, space_of
 
-from supernet_jax import config, experiment, losses, machine, optim, sampling, train
+from supernet_jax import config, experiment, losses, optim, sampling, train
+from supernet_jax.runtime import hardware
 
 PLAIN = config.Data(pad=0, flip=False)  # what is measured is the networks
 
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
     parser.add_argument("--strategies", nargs="+", default=["masked", "switched"])
     arguments = parser.parse_args()
-    machine.keep_memory()  # as `supernet train` does
+    hardware.keep_memory()  # as `supernet train` does
     rounds = 3 if arguments.quick else arguments.rounds
     name = arguments.space or (SMALL if arguments.quick else "digits")
     sizes = arguments.resolution or [measure.SIZES.get(name, 8)]
@@ -67,7 +68,7 @@ def prepared(space, strategy, resolution, batch, dtype):
     """A recipe, the state before the first step, and a batch."""
     recipe = recipe_of(space, strategy, dtype, n_random=2)
     data = jax.device_put(images(space, resolution, batch))
-    make = jax.jit(lambda: train.create(recipe), compiler_options=machine.runs_once())
+    make = jax.jit(lambda: train.create(recipe), compiler_options=hardware.runs_once())
     return recipe, make(), data
 
 

@@ -2,8 +2,8 @@
 
 import sys
 
-from supernet_jax import stopping
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import stopping
 
 
 def main() -> None:

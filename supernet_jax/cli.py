@@ -18,9 +18,10 @@ import jax
 import tyro
 
 import supernet_jax
-from supernet_jax import commands, compilation, machine, stopping
+from supernet_jax import commands
 from supernet_jax.config import Config, load_file
 from supernet_jax.errors import UserError, near
+from supernet_jax.runtime import hardware, program_cache, stopping
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 
@@ -144,7 +145,7 @@ def _dispatch(arguments: list[str]) -> None:
     if name not in COMMANDS:
         hint = near(name, [*COMMANDS, "--help", "--version"])
         raise UserError(f"there is no command {name!r}, only {known}{hint}")
-    machine.collect_rarely()
+    hardware.collect_rarely()
     _quiet()
     if name not in RESUMES or "--dry-run" in rest:
         stopping.what_next = stopping.ANEW
@@ -225,4 +226,4 @@ def _quiet() -> None:
     for name in ("absl", "orbax", "asyncio", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
-    compilation.keep_programs()
+    program_cache.keep_programs()

@@ -31,8 +31,6 @@ from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from supernet_jax import sharding
-from supernet_jax.compilation import Kept, identity
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array
@@ -41,6 +39,8 @@ from supernet_jax.elastic.shared_params import zero_stats
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import Reuse, Strategy, switched
 from supernet_jax.nn import resize
+from supernet_jax.runtime import sharding
+from supernet_jax.runtime.program_cache import Kept, identity
 
 WHOLE, ARCHS, IMAGES = PartitionSpec(), PartitionSpec("candidates"), PartitionSpec(None, "data")
 Prepare = Callable[[Array], Array]  # uint8 images -> the network's float input

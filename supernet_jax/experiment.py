@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from supernet_jax import augment, config, data, extracted, policies, sharding, slices, train
+from supernet_jax import augment, config, data, extracted, policies, slices, train
 from supernet_jax.config import Config
 from supernet_jax.data import Dataset
 from supernet_jax.elastic import choices, space_identity
@@ -28,6 +28,7 @@ from supernet_jax.elastic.space import Space, geometry
 from supernet_jax.errors import UserError, near
 from supernet_jax.evaluate import EvaluationData, How
 from supernet_jax.importers import classes as class_names
+from supernet_jax.runtime import sharding
 from supernet_jax.sampling import Sampler
 from supernet_jax.storage import checkpoint, files, user_code
 

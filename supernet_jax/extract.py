@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import costs, extracted, machine, manifest
+from supernet_jax import costs, extracted, manifest
 from supernet_jax.card import model_card
 from supernet_jax.elastic import (
     choices,
@@ -41,6 +41,7 @@ from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError
 from supernet_jax.extracted import Block, Description, Network, Variables, load, read_description
 from supernet_jax.preparation import Preparation
+from supernet_jax.runtime import hardware
 from supernet_jax.storage import files, user_code
 from supernet_jax.storage.paths import expanded
 from supernet_jax.storage.typed_json import parse
@@ -113,7 +114,7 @@ def extract(
         raise UserError("the subnet needs calibrated statistics; make them with evaluate.calibrate")
 
     # One program, not one for each slice.
-    @functools.partial(jax.jit, compiler_options=machine.runs_once())
+    @functools.partial(jax.jit, compiler_options=hardware.runs_once())
     def cut(params: Tree, stats: Tree | None) -> Variables:
         row = shared_params.bank_row(space, params, arch)
         variables: Variables = {"params": {}, "stats": {}}
@@ -372,7 +373,7 @@ def _logits(
     how = functools.partial(
         strategy, resolution=space.resolutions[int(choices.get(arch, space.resolution))]
     )
-    once = functools.partial(jax.jit, compiler_options=machine.runs_once())
+    once = functools.partial(jax.jit, compiler_options=hardware.runs_once())
     if strategy is strategies.sliced:
         run = once(lambda p, s, x: how(space, p, arch, x, stats=s).logits)
         return np.asarray(run(params, stats, images))

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import augment, machine, preparation
+from supernet_jax import augment, preparation
 from supernet_jax.errors import UserError
 from supernet_jax.manifest import BlockDescription
 from supernet_jax.manifest import Description as Description
@@ -38,6 +38,7 @@ from supernet_jax.nn.blocks.mobilenetv3 import (
     InvertedResidual,
     InvertedResidualSpec,
 )
+from supernet_jax.runtime import hardware
 from supernet_jax.storage import checkpoint, files, safetensors_file, user_code
 from supernet_jax.storage.typed_json import parse
 
@@ -102,7 +103,7 @@ class _Run:
 @functools.lru_cache(maxsize=2)
 def compiled_quickly(network: Network) -> Callable[[Variables, Any], Array]:
     """`(variables, images) -> logits`, compiled for a few runs rather than for many."""
-    return jax.jit(network.apply, compiler_options=machine.runs_once())
+    return jax.jit(network.apply, compiler_options=hardware.runs_once())
 
 
 def load(

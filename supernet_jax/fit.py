@@ -24,10 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from supernet_jax import __version__, data, machine, progress, sharding, stopping, train
-from supernet_jax.compilation import Kept, identity
+from supernet_jax import __version__, data, train
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import hardware, progress, sharding, stopping
+from supernet_jax.runtime.program_cache import Kept, identity
 from supernet_jax.storage import checkpoint, files
 from supernet_jax.storage.checkpoint import Checkpoints
 from supernet_jax.train import Batch, Recipe, State
@@ -198,7 +199,7 @@ def creator(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Callable[..
     """
     made = functools.partial(train.create, recipe._replace(seed=0))  # the key is data
     where = train.places(recipe, mesh, rules)
-    run = jax.jit(made, out_shardings=where, compiler_options=machine.runs_once())
+    run = jax.jit(made, out_shardings=where, compiler_options=hardware.runs_once())
     key = sharding.replicate(mesh, jax.random.key_data(jax.random.key(recipe.seed)))
     return functools.partial(Kept(run, identity(made, where)), key)
 
@@ -374,7 +375,7 @@ class _Log:
         lines: list[dict[str, Any]] = [{"step": step, "time": time.time()}]
         if self._start is not None:
             made_by = {"command": shlex.join(sys.argv), "supernet_jax": __version__}
-            lines.insert(0, {**self._start, **made_by, **machine.describe()})
+            lines.insert(0, {**self._start, **made_by, **hardware.describe()})
             self._start = None
         files.append_lines(self._times, lines)
 

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from supernet_jax import sharding
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.losses import Feature
 from supernet_jax.recipe import Metrics, Recipe, State
+from supernet_jax.runtime import sharding
 from supernet_jax.sampling import roles
 
 

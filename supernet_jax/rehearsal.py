@@ -17,11 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from supernet_jax import costs, fit, progress, sampling, train
+from supernet_jax import costs, fit, sampling, train
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.experiment import Experiment
+from supernet_jax.runtime import progress
 
 TIMED = 5  # steps, after one that does not count
 PATIENCE = 60.0  # seconds after which two steps are enough

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from supernet_jax import costs, evaluate, experiment, extract, extracted, machine
+from supernet_jax import costs, evaluate, experiment, extract, extracted
 from supernet_jax.data import decode
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.choices import Arch
@@ -31,6 +31,7 @@ from supernet_jax.export import orbax
 from supernet_jax.export.format import Export, Format
 from supernet_jax.extracted import Description, Network, Variables
 from supernet_jax.preparation import Preparation
+from supernet_jax.runtime import hardware
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
 
@@ -331,7 +332,7 @@ def _right(
 def _logits_program(how: evaluate.How, resolution: int) -> Any:
     """`(params, stats, images, arch) -> logits` for all archs of a resolution."""
 
-    @functools.partial(jax.jit, compiler_options=machine.runs_once())
+    @functools.partial(jax.jit, compiler_options=hardware.runs_once())
     def run(params: Tree, stats: Tree, images: Any, arch: Arch) -> jax.Array:
         output = how.strategy(how.space, params, arch, images, resolution=resolution, stats=stats)
         return output.logits

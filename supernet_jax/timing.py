@@ -28,13 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from supernet_jax import costs, extract, machine, native
+from supernet_jax import costs, extract
 from supernet_jax.elastic import choices, elastic_block, space_identity
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.notation import to_notation
 from supernet_jax.elastic.space import Space
 from supernet_jax.latency import Calibration, Conditions, Kind, Table, Timing
+from supernet_jax.runtime import hardware, native
 
 Call = Callable[[], Any]
 # The more are timed in turn, the more alike are the moments at which they were; a kill loses them.
@@ -83,7 +84,7 @@ JIT = Engine("jit", jitted, _idle)
 
 def conditions(space: Space, *, batch: int, engine: Engine = JIT) -> Conditions:
     """Those of measuring here and now; what is of JAX only where it runs the programs."""
-    here, jitted = machine.describe(), engine is JIT
+    here, jitted = hardware.describe(), engine is JIT
     has_kernels = native.takes(jnp.zeros((1, 1, 1, 1)), jnp.zeros((3, 3, 1, 1)))
     kernels = "native" if here["backend"] == "cpu" and has_kernels else "xla"
     return Conditions(

@@ -16,10 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from supernet_jax import compilation, sharding
 from supernet_jax.combine import Combine as Combine
 from supernet_jax.combine import unit_sum as unit_sum
-from supernet_jax.compilation import Kept
 from supernet_jax.elastic import channel_order, choices, shared_params
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
@@ -30,6 +28,8 @@ from supernet_jax.recipe import Metrics as Metrics
 from supernet_jax.recipe import Mix as Mix
 from supernet_jax.recipe import Recipe as Recipe
 from supernet_jax.recipe import State as State
+from supernet_jax.runtime import program_cache, sharding
+from supernet_jax.runtime.program_cache import Kept
 from supernet_jax.sampling import Reorder, active
 
 COLLAPSE = 10.0  # times the loss of guessing: no healthy step of the largest subnet is above it
@@ -157,7 +157,7 @@ class Step:
 
         def program(name: str, **how: Any) -> Kept:
             piece = pieces._asdict()[name]
-            return Kept(jax.jit(piece, **how), compilation.identity(piece, how))
+            return Kept(jax.jit(piece, **how), program_cache.identity(piece, how))
 
         after = None if where is None else (where, whole)
         self._recipe = recipe

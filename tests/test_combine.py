@@ -12,10 +12,11 @@ import optax
 import pytest
 from light_space import CHANNELS, CLASSES, light
 
-from supernet_jax import combine, losses, sampling, sharding, train
+from supernet_jax import combine, losses, sampling, train
 from supernet_jax.combine import Combine
 from supernet_jax.config import combine as parts
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import sharding
 
 KINDS = [kind for kind in vars(parts).values() if dataclasses.is_dataclass(kind)]
 VARIANTS = [kind() for kind in KINDS] + [

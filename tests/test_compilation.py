@@ -14,22 +14,12 @@ import numpy as np
 import pytest
 from tiny_space import tiny
 
-from supernet_jax import (
-    compilation,
-    digest,
-    evaluate,
-    fit,
-    machine,
-    native,
-    optim,
-    remembered,
-    sharding,
-    train,
-)
-from supernet_jax.compilation import PREFIX, Kept, identity
+from supernet_jax import evaluate, fit, optim, train
 from supernet_jax.config import Config
 from supernet_jax.elastic import strategies
 from supernet_jax.experiment import build
+from supernet_jax.runtime import disk_cache, fingerprint, hardware, native, program_cache, sharding
+from supernet_jax.runtime.program_cache import PREFIX, Kept, identity
 
 RANDOM = random.SystemRandom()
 
@@ -37,7 +27,7 @@ RANDOM = random.SystemRandom()
 @pytest.fixture(autouse=True)
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Where programs are kept, however quickly they were compiled."""
-    monkeypatch.setattr(remembered, "folder", lambda: tmp_path)
+    monkeypatch.setattr(disk_cache, "folder", lambda: tmp_path)
     least: Any = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     yield tmp_path
@@ -124,13 +114,13 @@ def test_settings_and_surroundings_count(
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     process.new("a")(X, Y)
     assert process.traced == 4
-    monkeypatch.setattr(machine, "instructions", lambda: "another processor")
+    monkeypatch.setattr(hardware, "instructions", lambda: "another processor")
     process.new("a")(X, Y)
     assert process.traced == 5
     monkeypatch.setattr(native, "available", lambda: "kernels.so")
     process.new("a")(X, Y)
     assert process.traced == 6
-    monkeypatch.setattr(digest, "versions", lambda: "later")
+    monkeypatch.setattr(fingerprint, "versions", lambda: "later")
     process.new("a")(X, Y)
     assert process.traced == 7
 
@@ -152,14 +142,14 @@ def test_folder_that_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(remembered, "folder", lambda: tmp_path / "file" / "folder")
+    monkeypatch.setattr(disk_cache, "folder", lambda: tmp_path / "file" / "folder")
     assert Process().new("a")(X, Y)["power"].shape == (3,)
 
 
 def test_nothing_is_kept(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = Process()
     own = process.new(lambda: "a user's own code")
-    monkeypatch.setattr(remembered, "folder", lambda: None)
+    monkeypatch.setattr(disk_cache, "folder", lambda: None)
     nowhere = process.new("a")
     for kept in (own, nowhere):
         assert kept(X, Y, power=2)["power"][2] == 4
@@ -213,17 +203,17 @@ def test_what_jax_had_kept_is_not_saved_again(folder: pathlib.Path) -> None:
 
 
 def test_reads_from_the_cache_are_noticed() -> None:
-    with compilation._cache_hits() as hits:
+    with program_cache._cache_hits() as hits:
         jax.monitoring.record_event("/jax/compilation_cache/cache_misses")
         assert hits == []
-        jax.monitoring.record_event(compilation.CACHE_HIT)
+        jax.monitoring.record_event(program_cache.CACHE_HIT)
         assert len(hits) == 1
-    jax.monitoring.record_event(compilation.CACHE_HIT)
+    jax.monitoring.record_event(program_cache.CACHE_HIT)
     assert len(hits) == 1
 
 
 def test_settings_that_change_no_program_exist() -> None:
-    for start in compilation.WITHOUT_EFFECT:
+    for start in program_cache.WITHOUT_EFFECT:
         assert any(name.startswith(start) for name in jax.config.values), start
 
 
@@ -317,10 +307,10 @@ def test_a_folder_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     for folder in (tmp_path / "file" / "compiled", tmp_path):
-        monkeypatch.setattr(remembered, "folder", lambda folder=folder: folder)
+        monkeypatch.setattr(disk_cache, "folder", lambda folder=folder: folder)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            compilation.keep_programs()
+            program_cache.keep_programs()
             warnings.warn(
                 "Error writing persistent compilation cache entry for 'f': x", stacklevel=1
             )
@@ -342,6 +332,6 @@ def test_without_a_home(
     monkeypatch.setattr(native, "cache_folder", lambda: None)
     jax.config.update("jax_compilation_cache_dir", None)
     with warnings.catch_warnings():
-        compilation.keep_programs()
+        program_cache.keep_programs()
     assert jax.config.jax_compilation_cache_dir is None  # type: ignore[attr-defined]
     assert re.match(r"supernet: .* HOME is not set; .*XDG_CACHE_HOME\n$", capsys.readouterr().err)

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import augment, config, digest, experiment, losses, optim, sharding, train
+from supernet_jax import augment, config, experiment, losses, optim, train
 from supernet_jax.config import Config
+from supernet_jax.runtime import fingerprint, sharding
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
 SIZES: dict[str, Any] = {
@@ -40,7 +41,7 @@ def recipe(settings: Config) -> train.Recipe:
 
 @functools.cache
 def plain() -> str:
-    return digest.of(recipe(Config()))
+    return fingerprint.of(recipe(Config()))
 
 
 def test_is_the_same_in_another_process() -> None:
@@ -52,23 +53,23 @@ def test_is_the_same_in_another_process() -> None:
     }
     command = [sys.executable, "-c", SHOWN]
     done = subprocess.run(command, env=surroundings, check=True, capture_output=True, text=True)
-    assert done.stdout.split() == [plain(), digest.versions()]
-    assert digest.of(recipe(Config())) == plain()
+    assert done.stdout.split() == [plain(), fingerprint.versions()]
+    assert fingerprint.of(recipe(Config())) == plain()
 
 
 def test_versions_and_sources_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = digest.versions.__wrapped__()
-    assert digest.versions.__wrapped__() == first
+    first = fingerprint.versions.__wrapped__()
+    assert fingerprint.versions.__wrapped__() == first
     version = importlib.metadata.version
     with monkeypatch.context() as patch:
         patch.setattr(importlib.metadata, "version", lambda name: version(name) + ".1")
-        assert digest.versions.__wrapped__() != first
+        assert fingerprint.versions.__wrapped__() != first
     with monkeypatch.context() as patch:
         read = pathlib.Path.read_bytes
         patch.setattr(
             pathlib.Path, "read_bytes", lambda path: read(path) + b"#" * (path.stem == "layers")
         )
-        assert digest.versions.__wrapped__() != first
+        assert fingerprint.versions.__wrapped__() != first
 
 
 @pytest.mark.parametrize(
@@ -98,14 +99,14 @@ def test_each_setting_of_a_step_counts(part: str, setting: str, value: Any) -> N
     assert getattr(getattr(old, part), setting) != value
     changed = dataclasses.replace(getattr(old, part), **{setting: value})
     new = dataclasses.replace(old, **{part: changed})
-    assert digest.of(recipe(new)) != plain()
+    assert fingerprint.of(recipe(new)) != plain()
 
 
 def test_a_space_counts_whole() -> None:
     first, again = (mobilenet("s", **SIZES) for _ in range(2))
-    assert digest.of(first) == digest.of(again)
+    assert fingerprint.of(first) == fingerprint.of(again)
     for name, value in (("stem", (16,)), ("classes", 4), ("drop_path", 0.5)):
-        assert digest.of(mobilenet("s", **{**SIZES, name: value})) != digest.of(first)
+        assert fingerprint.of(mobilenet("s", **{**SIZES, name: value})) != fingerprint.of(first)
 
 
 DIFFERENT: list[Any] = [
@@ -150,13 +151,14 @@ DIFFERENT: list[Any] = [
 
 
 def test_all_that_differs_has_its_own() -> None:
-    found = [digest.of(value) for value in DIFFERENT]
+    found = [fingerprint.of(value) for value in DIFFERENT]
     assert len(set(found)) == len(DIFFERENT)
 
 
 def test_devices_count() -> None:
     one, two, other = (
-        digest.of(sharding.data_mesh(jax.devices()[slice(*at)])) for at in ((0, 1), (0, 2), (1, 3))
+        fingerprint.of(sharding.data_mesh(jax.devices()[slice(*at)]))
+        for at in ((0, 1), (0, 2), (1, 3))
     )
     assert len({one, two, other}) == 3
 
@@ -195,5 +197,5 @@ UNKNOWN = {
 def test_what_is_not_known(name: str) -> None:
     value = UNKNOWN[name]
     for whole in (value, [value], {"a": value}, functools.partial(sorted, key=value)):
-        with pytest.raises(digest.UnknownError):
-            digest.of(whole)
+        with pytest.raises(fingerprint.UnknownError):
+            fingerprint.of(whole)

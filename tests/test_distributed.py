@@ -21,8 +21,8 @@ import numpy as np
 import processes
 import pytest
 
-from supernet_jax import distributed
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import distributed
 
 STEPS = 6
 OPTIONS = ("--train.steps", STEPS, "--train.checkpoint-every", STEPS)

@@ -10,10 +10,10 @@ import pytest
 from light_space import light
 from tiny_space import tiny, transforming
 
-from supernet_jax import draws
 from supernet_jax.elastic import shared_params
 from supernet_jax.elastic.choices import Array, Lookup
 from supernet_jax.elastic.space import Bank, Space
+from supernet_jax.runtime import bulk_random
 
 BANK = Bank(2, Lookup((("width",),), np.asarray([0, 1, 1])))
 SPACES = (tiny(), transforming(), light(bank=BANK))  # plain, with learned transforms, in rows
@@ -36,7 +36,7 @@ def several(key: Array) -> dict[str, Array]:
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, np.ndarray]:
-    return jax.device_get(jax.jit(draws.at_once(several))(jax.random.key(0)))
+    return jax.device_get(jax.jit(bulk_random.at_once(several))(jax.random.key(0)))
 
 
 def test_same_distributions(drawn: dict[str, np.ndarray]) -> None:
@@ -60,7 +60,7 @@ def test_independent(drawn: dict[str, np.ndarray]) -> None:
 
 
 def test_a_function_of_the_key_alone() -> None:
-    draw = draws.at_once(several)
+    draw = bulk_random.at_once(several)
     first, again, other = (draw(jax.random.key(i)) for i in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert not np.any(np.asarray(first["normal"]) == np.asarray(other["normal"]))
@@ -72,11 +72,11 @@ def test_one_draw_and_nothing_that_is_not_needed() -> None:
         jnp.sort(jax.random.normal(a, (9,)))
         return jax.random.uniform(b, (4,)) + jax.random.uniform(c, (4,))
 
-    program = str(jax.make_jaxpr(draws.at_once(wasteful))(jax.random.key(0)))
+    program = str(jax.make_jaxpr(bulk_random.at_once(wasteful))(jax.random.key(0)))
     assert program.count("random_bits[") == 1
     assert "sort" not in program and "random_split" not in program
     # Some numbers, not one for all of them.
-    assert len(np.unique(draws.at_once(wasteful)(jax.random.key(0)))) == 4
+    assert len(np.unique(bulk_random.at_once(wasteful)(jax.random.key(0)))) == 4
 
 
 def test_loops_and_other_widths_are_left_alone() -> None:
@@ -85,21 +85,23 @@ def test_loops_and_other_widths_are_left_alone() -> None:
         return loop, jax.random.bits(key, (5,), jnp.uint8)
 
     key = jax.random.key(3)
-    jax.tree.map(np.testing.assert_array_equal, draws.at_once(function)(key), function(key))
+    jax.tree.map(np.testing.assert_array_equal, bulk_random.at_once(function)(key), function(key))
 
 
 def test_without_any_draw() -> None:
-    np.testing.assert_array_equal(draws.at_once(lambda key: jnp.ones(2))(jax.random.key(0)), 1.0)
+    np.testing.assert_array_equal(
+        bulk_random.at_once(lambda key: jnp.ones(2))(jax.random.key(0)), 1.0
+    )
 
 
 def test_several_keys_at_once() -> None:
     keys = jax.random.split(jax.random.key(0), 3)
-    rows = jax.vmap(draws.at_once(several))(keys)
+    rows = jax.vmap(bulk_random.at_once(several))(keys)
     for i, key in enumerate(keys):
         jax.tree.map(
             lambda row, alone, i=i: np.testing.assert_array_equal(row[i], alone),
             rows,
-            draws.at_once(several)(key),
+            bulk_random.at_once(several)(key),
         )
 
 

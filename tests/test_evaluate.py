@@ -13,13 +13,14 @@ import pytest
 from light_space import CHANNELS, CLASSES, light
 from tiny_space import deep
 
-from supernet_jax import config, costs, evaluate, experiment, results, sharding
+from supernet_jax import config, costs, evaluate, experiment, results
 from supernet_jax import data as datasets
 from supernet_jax.elastic import choices, notation, shared_params, space, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluate import EvaluationData
 from supernet_jax.nn import resize
+from supernet_jax.runtime import sharding
 
 SPACE = light(dropout=0.5)  # which must not act in evaluation
 MENU = SPACE.menu

@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 import tiny_space
 
-from supernet_jax import extract, extracted, native
+from supernet_jax import extract, extracted
 from supernet_jax.elastic import choices, shared_params
 from supernet_jax.errors import UserError
 from supernet_jax.export import format as formats_of
 from supernet_jax.export import formats, stablehlo
 from supernet_jax.export.format import Export, Format
 from supernet_jax.nn import resize
+from supernet_jax.runtime import native
 from supernet_jax.storage import checkpoint, safetensors_file, typed_json
 
 TOLERANCE = 1e-5  # float32 sums in another order

@@ -20,8 +20,9 @@ import pytest
 from light_space import CHANNELS, CLASSES, light
 from tiny_run import supernet
 
-from supernet_jax import data, fit, losses, sampling, sharding, stopping, train
+from supernet_jax import data, fit, losses, sampling, train
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import sharding, stopping
 from supernet_jax.storage import checkpoint
 
 STEPS, EVERY = 60, 4  # of the processes' configuration

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from supernet_jax import native
 from supernet_jax.errors import UserError
 from supernet_jax.nn import batch_norm, depthwise
+from supernet_jax.runtime import native
 
 Array = jax.Array
 SHAPES = [(3, 9, 7, 25)]  # odd sizes; channels for vectors of 16, of 8, and alone

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from supernet_jax import augment, losses, policies, sharding
+from supernet_jax import augment, losses, policies
 from supernet_jax.errors import UserError
 from supernet_jax.policies import NUMBER, OPERATIONS, Operation
+from supernet_jax.runtime import sharding
 
 SIZE = 24  # equalizing does nothing to images of fewer than 256 pixels
 

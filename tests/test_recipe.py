@@ -23,7 +23,6 @@ from supernet_jax import (
     members,
     relations,
     sampling,
-    sharding,
     train,
 )
 from supernet_jax.config import AttentiveNAS, Config, Train
@@ -33,6 +32,7 @@ from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.nn import layers
+from supernet_jax.runtime import sharding
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
 BATCH = 16

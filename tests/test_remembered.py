@@ -11,19 +11,19 @@ import jax
 import pytest
 from tiny_space import tiny
 
-from supernet_jax import remembered
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.nn import block_shapes
 from supernet_jax.nn.blocks import mobilenet
+from supernet_jax.runtime import disk_cache
 
 
 @pytest.fixture
 def another_process(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Callable[[], None]:
     """Forgets what is in memory; on disk is what the test has put there."""
-    monkeypatch.setattr(remembered, "_file", lambda: tmp_path / "folder" / "kept.jsonl")
+    monkeypatch.setattr(disk_cache, "_file", lambda: tmp_path / "folder" / "kept.jsonl")
 
     def forget() -> None:
-        remembered._values.cache_clear()
+        disk_cache._values.cache_clear()
         for known in (block_shapes.describe, block_shapes._known, elastic_space.geometry):
             known.cache_clear()
 
@@ -80,32 +80,32 @@ def test_only_the_packages_own(another_process: Callable[[], None]) -> None:
     block_shapes.describe(
         lambda spec: mobilenet.Stem(spec), mobilenet.StemSpec(3, 4, 1), ((1, 8, 8, 3),)
     )
-    assert not remembered._file().exists()  # type: ignore[union-attr]
+    assert not disk_cache._file().exists()  # type: ignore[union-attr]
     block_shapes.describe(mobilenet.Stem, mobilenet.StemSpec(3, 4, 1), ((1, 8, 8, 3),))
-    assert len(remembered._file().read_text().splitlines()) == 1  # type: ignore[union-attr]
+    assert len(disk_cache._file().read_text().splitlines()) == 1  # type: ignore[union-attr]
 
 
 def test_broken_lines_are_as_good_as_none(another_process: Callable[[], None]) -> None:
-    remembered.keep("whole", [1, {"a": 2}])
-    file = remembered._file()
+    disk_cache.keep("whole", [1, {"a": 2}])
+    file = disk_cache._file()
     assert file is not None
     with file.open("ab") as lines:
         lines.write(b'5\n[1, 2, 3]\n\xff\xfe\n["cut", [1, 2')  # the last by a process that died
     another_process()
-    assert remembered.recall("whole") == [1, {"a": 2}]
-    assert remembered.recall("cut") is None
-    remembered.keep("cut", 7)
-    remembered.keep("next", 8)
+    assert disk_cache.recall("whole") == [1, {"a": 2}]
+    assert disk_cache.recall("cut") is None
+    disk_cache.keep("cut", 7)
+    disk_cache.keep("next", 8)
     another_process()
     # What that process left of its line does not spoil the next one.
-    assert remembered.recall("cut") == 7 and remembered.recall("next") == 8
+    assert disk_cache.recall("cut") == 7 and disk_cache.recall("next") == 8
 
 
 def test_two_processes_add_to_one_file(another_process: Callable[[], None]) -> None:
-    remembered.keep("a", 1)
-    remembered._values.cache_clear()
-    remembered.keep("b", 2)
-    file = remembered._file()
+    disk_cache.keep("a", 1)
+    disk_cache._values.cache_clear()
+    disk_cache.keep("b", 2)
+    file = disk_cache._file()
     assert file is not None
     assert [json.loads(line) for line in file.read_text().splitlines()] == [["a", 1], ["b", 2]]
 
@@ -115,16 +115,16 @@ def test_without_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Pat
     try:
         for folder in (None, "gs://bucket/cache"):
             jax.config.update("jax_compilation_cache_dir", folder)
-            remembered.keep("a", 1)
-            assert remembered.recall("a") is None
+            disk_cache.keep("a", 1)
+            assert disk_cache.recall("a") is None
     finally:
         jax.config.update("jax_compilation_cache_dir", kept)
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(remembered, "_file", lambda: tmp_path / "file" / "kept.jsonl")
-    remembered.keep("a", 1)  # cannot be written; in this process it is there
-    assert remembered.recall("a") == 1
-    monkeypatch.setattr(remembered, "_file", lambda: tmp_path)  # a folder where the file should be
-    assert remembered.recall("a") is None
+    monkeypatch.setattr(disk_cache, "_file", lambda: tmp_path / "file" / "kept.jsonl")
+    disk_cache.keep("a", 1)  # cannot be written; in this process it is there
+    assert disk_cache.recall("a") == 1
+    monkeypatch.setattr(disk_cache, "_file", lambda: tmp_path)  # a folder where the file should be
+    assert disk_cache.recall("a") is None
 
 
 def test_leaves_nothing_in_what_is_traced(another_process: Callable[[], None]) -> None:
@@ -134,5 +134,5 @@ def test_leaves_nothing_in_what_is_traced(another_process: Callable[[], None]) -
         return x
 
     assert not jax.make_jaxpr(traced)(1.0).eqns
-    file = remembered._file()
+    file = disk_cache._file()
     assert file is not None and file.exists()

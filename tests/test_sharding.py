@@ -11,11 +11,12 @@ import pytest
 from jax.sharding import PartitionSpec
 from light_space import CHANNELS, CLASSES, light
 
-from supernet_jax import data, fit, losses, optim, sharding, train
+from supernet_jax import data, fit, losses, optim, train
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.members import Members
+from supernet_jax.runtime import sharding
 from supernet_jax.sampling import Sampler, sandwich, uniform
 from supernet_jax.storage import checkpoint
 

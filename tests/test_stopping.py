@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from supernet_jax import stopping
+from supernet_jax.runtime import stopping
 
 # Deep in compiled code: Python's own handlers do not run there.
 BUSY = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"

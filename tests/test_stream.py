@@ -14,9 +14,10 @@ import tiny_run
 from image_files import folder, noise, png, tfds_data, tiny
 from PIL import Image
 
-from supernet_jax import data, sharding
+from supernet_jax import data
 from supernet_jax.data import decode, feeding, splits
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import sharding
 
 Path = pathlib.Path
 SIZE = 6

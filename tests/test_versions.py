@@ -7,8 +7,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from supernet_jax import versions
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import versions
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, **found: str) -> None:

@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from supernet_jax import experiment, extract, extracted, progress, takeout
+from supernet_jax import experiment, extract, extracted, takeout
 from supernet_jax.commands import common
 from supernet_jax.elastic import space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
 from supernet_jax.export import formats
+from supernet_jax.runtime import progress
 from supernet_jax.takeout import Wanted
 
 EXAMPLES = """

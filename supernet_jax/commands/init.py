@@ -9,12 +9,13 @@ from typing import Annotated
 import jax
 import tyro
 
-from supernet_jax import data, experiment, machine, proposal, rehearsal
+from supernet_jax import data, experiment, proposal, rehearsal
 from supernet_jax.commands import common
 from supernet_jax.data import Survey
 from supernet_jax.errors import UserError
 from supernet_jax.proposal import Machine, Part
 from supernet_jax.rehearsal import Rehearsal
+from supernet_jax.runtime import hardware
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 
@@ -55,7 +56,7 @@ def run(arguments: Arguments) -> None:
     here = proposal.machine(device.platform, jax.device_count(), device.device_kind)
     print(f"{_images(survey)}\n{_machine(here)}")
     parts = proposal.propose(survey, here, data_dir=folder)
-    machine.keep_memory()
+    hardware.keep_memory()
     built = experiment.build(proposal.built(parts))
     took = ""
     if arguments.time:

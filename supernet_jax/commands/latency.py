@@ -10,13 +10,14 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import extract, latency, progress, timing
+from supernet_jax import extract, latency, timing
 from supernet_jax.commands import common
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.export import formats, onnx_engine
 from supernet_jax.latency import Calibration, Conditions, Table
+from supernet_jax.runtime import progress
 from supernet_jax.storage import files
 from supernet_jax.timing import Engine
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import rich.console
 
-from supernet_jax import native
+from supernet_jax.runtime import native
 
 EXAMPLES = """
 supernet native

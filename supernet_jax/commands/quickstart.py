@@ -9,12 +9,13 @@ from typing import Any
 import rich.console
 import rich.table
 
-from supernet_jax import config, experiment, extracted, fit, run_folder, stopping, takeout
+from supernet_jax import config, experiment, extracted, fit, run_folder, takeout
 from supernet_jax.commands import common, search, train
 from supernet_jax.elastic import notation
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.experiment import Run
 from supernet_jax.report import front as report
+from supernet_jax.runtime import stopping
 from supernet_jax.storage import files
 
 EXAMPLES = """

@@ -18,7 +18,7 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import costs, latency, progress, results
+from supernet_jax import costs, latency, results
 from supernet_jax.commands import common
 from supernet_jax.costs import Cost
 from supernet_jax.elastic import choices
@@ -28,6 +28,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
 from supernet_jax.report import front as report
+from supernet_jax.runtime import progress
 from supernet_jax.search import Budget, History, Searcher, evolution, pareto_front, random_search
 from supernet_jax.search import run as run_search
 from supernet_jax.storage import files

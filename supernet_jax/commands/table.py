@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from supernet_jax import config, data, experiment, progress, results, zerocost
+from supernet_jax import config, data, experiment, results, zerocost
 from supernet_jax.commands import common
 from supernet_jax.elastic import choices, notation, shared_params
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
+from supernet_jax.runtime import progress
 from supernet_jax.sampling import table
 from supernet_jax.sampling.preferred import select
 from supernet_jax.storage import files

@@ -14,17 +14,7 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import (
-    config,
-    distributed,
-    experiment,
-    fit,
-    machine,
-    rehearsal,
-    run_folder,
-    sharding,
-    stopping,
-)
+from supernet_jax import config, experiment, fit, rehearsal, run_folder
 from supernet_jax import train as training
 from supernet_jax.commands import common
 from supernet_jax.config import Config
@@ -32,6 +22,7 @@ from supernet_jax.elastic import space_identity
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
 from supernet_jax.rehearsal import Rehearsal
+from supernet_jax.runtime import distributed, hardware, sharding, stopping
 from supernet_jax.storage import checkpoint, typed_json
 
 EXAMPLES = """
@@ -75,7 +66,7 @@ def run(arguments: Arguments) -> None:
     if arguments.out is None and not arguments.dry_run:
         raise UserError("--out is required: the folder of the run, as --out runs/digits")
     common.at_least("--join-seconds", arguments.join_seconds, 1)
-    machine.keep_memory()
+    hardware.keep_memory()
     with distributed.joined(
         arguments.coordinator,
         processes=arguments.processes,

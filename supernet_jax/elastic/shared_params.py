@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from supernet_jax import draws
 from supernet_jax.elastic import choices, elastic_block
 from supernet_jax.elastic.block_call import init_module
 from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import ElasticBlock, Tree
 from supernet_jax.elastic.space import Geometry, Space, geometry, group
 from supernet_jax.nn import block_shapes
+from supernet_jax.runtime import bulk_random
 
 
 def init(space: Space, key: Array) -> Tree:
@@ -22,7 +22,7 @@ def init(space: Space, key: Array) -> Tree:
 
     With a parameter bank every leaf has a leading axis of its rows.
     """
-    start = draws.at_once(functools.partial(_init_one, space))
+    start = bulk_random.at_once(functools.partial(_init_one, space))
     if space.bank is None:
         return start(key)
     return jax.vmap(start)(jax.random.split(key, space.bank.rows))

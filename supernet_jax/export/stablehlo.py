@@ -10,9 +10,9 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import native
 from supernet_jax.errors import UserError
 from supernet_jax.export.format import Export, Format, Runner, function, on_cpu
+from supernet_jax.runtime import native
 from supernet_jax.storage import files
 
 NAME = "model.stablehlo"

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import extract, machine
+from supernet_jax import extract
 from supernet_jax.elastic import channel_order, choices, shared_params, slicing
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Array
@@ -23,6 +23,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.extracted import Network, Variables
 from supernet_jax.importers.report import Report
+from supernet_jax.runtime import hardware
 
 
 def load(
@@ -48,7 +49,7 @@ def load(
             blocks that share theirs in the space.
     """
     _check_largest(made, space)
-    once = functools.partial(jax.jit, compiler_options=machine.runs_once())
+    once = functools.partial(jax.jit, compiler_options=hardware.runs_once())
     begin = once(functools.partial(_shared, space, made))
     params, stats = jax.device_get(begin(key, variables))
     _check_kept(space, params, stats, variables)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from supernet_jax import native
+from supernet_jax.runtime import native
 
 Array = jax.Array
 EPSILON = 1e-5  # as published

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import remembered
+from supernet_jax.runtime import disk_cache
 
 Shapes = Any  # nested dicts, as Flax keeps variables, with jax.ShapeDtypeStruct leaves
 SHAPES_ONLY = "shapes"  # a random stream that is there where no values are wanted, only shapes
@@ -49,16 +49,16 @@ def describe(
     if not all(_is_ours(part) for part in (make, type(spec))):
         return _described(make, spec, inputs)
     key = f"{make.__module__}.{make.__qualname__} {spec} {inputs}"
-    if (kept := remembered.recall(key)) is not None:
+    if (kept := disk_cache.recall(key)) is not None:
         return _from_json(kept)
     found = _described(make, spec, inputs)
-    remembered.keep(key, _to_json(found))
+    disk_cache.keep(key, _to_json(found))
     return found
 
 
 def _is_ours(part: Any) -> bool:
     """Whether this is a class of the package, so that its name says all about it."""
-    return isinstance(part, type) and part.__module__.startswith(f"{__package__}.")
+    return isinstance(part, type) and part.__module__.startswith("supernet_jax.")
 
 
 def _described(make: Callable, spec: Any, inputs: tuple[tuple[int, ...], ...]) -> BlockShapes:

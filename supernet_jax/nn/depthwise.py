@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from supernet_jax import native
+from supernet_jax.runtime import native
 
 Array = jax.Array
 

@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from supernet_jax import versions
 from supernet_jax.nn import batch_norm, depthwise
 from supernet_jax.nn.block_shapes import SHAPES_ONLY
+from supernet_jax.runtime import versions
 
 versions.check()  # whoever imports a layer, and so all but the reading of files
 

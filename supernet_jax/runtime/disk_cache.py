@@ -14,8 +14,8 @@ from typing import Any
 
 import jax
 
-from supernet_jax import digest
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import fingerprint
 from supernet_jax.storage import files
 
 
@@ -47,7 +47,7 @@ def folder() -> pathlib.Path | None:
 
 def _file() -> pathlib.Path | None:
     where = folder()
-    return None if where is None else where / f"supernet-{digest.versions()}.jsonl"
+    return None if where is None else where / f"supernet-{fingerprint.versions()}.jsonl"
 
 
 @functools.cache

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import serialize_executable
 
-from supernet_jax import digest, machine, native, remembered
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import disk_cache, fingerprint, hardware, native
 from supernet_jax.storage import files
 
 PREFIX = "supernet-program-"  # of the files' names
@@ -50,7 +50,7 @@ def keep_programs() -> None:
             return
         config.update("jax_compilation_cache_dir", str(own / "compiled"))
         config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    where = remembered.folder()
+    where = disk_cache.folder()
     if where is None:
         return
     try:
@@ -89,8 +89,8 @@ class Compiled(NamedTuple):
 def identity(*made_of: Any) -> str | None:
     """What tells functions apart that are made of other things; None if some of it is not known."""
     try:
-        return digest.of(made_of)
-    except (digest.UnknownError, AttributeError, ValueError, RecursionError):
+        return fingerprint.of(made_of)
+    except (fingerprint.UnknownError, AttributeError, ValueError, RecursionError):
         return None  # also of what is not finished, or too deep, to be looked through
 
 
@@ -115,7 +115,7 @@ class Kept:
         self._run, self._identity = run, identity
         self._programs: dict[Any, Compiled] = {}
         self._last: dict[Any, Compiled] = {}  # by static arguments; looking at all others is slow
-        self._folder = remembered.folder() if jax.process_count() == 1 else None
+        self._folder = disk_cache.folder() if jax.process_count() == 1 else None
 
     def __call__(self, *args: Any, **static: Any) -> Any:
         """What the function returns."""
@@ -160,7 +160,7 @@ class Kept:
         about = [str(_Argument.of(x)) for x in leaves]
         parts = [self._identity, str(structure), *about, sorted(static.items()), kernels]
         name = hashlib.sha256(repr([*parts, *_surroundings()]).encode()).hexdigest()
-        return self._folder / f"{PREFIX}{digest.versions()}-{name}"
+        return self._folder / f"{PREFIX}{fingerprint.versions()}-{name}"
 
 
 class _Argument(NamedTuple):
@@ -216,7 +216,7 @@ def _surroundings() -> list[Any]:
         kinds,
         settings,
         flags,
-        machine.instructions(),
+        hardware.instructions(),
     ]
 
 

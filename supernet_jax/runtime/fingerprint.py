@@ -34,7 +34,7 @@ def versions() -> str:
     digest = hashlib.sha256(platform.python_version().encode())
     for package in PACKAGES:
         digest.update(f"{package} {importlib.metadata.version(package)}\n".encode())
-    folder = pathlib.Path(__file__).parent
+    folder = pathlib.Path(__file__).parent.parent
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder)}\n".encode())
         digest.update(path.read_bytes())
@@ -161,7 +161,7 @@ def _name(value: Any) -> str | None:
 
 def _is_known(module: str) -> bool:
     package = module.partition(".")[0]
-    return package in (*PACKAGES, __package__) or package in sys.stdlib_module_names
+    return package in (*PACKAGES, "supernet_jax") or package in sys.stdlib_module_names
 
 
 def _hash(*parts: bytes) -> bytes:

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from supernet_jax import stopping
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import stopping
 
 SAY_SECONDS = 10  # of waiting, after which it is said what for
 PART_SECONDS = 10  # that a process waits for the others at its end
