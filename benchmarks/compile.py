@@ -38,6 +38,8 @@ def main() -> None:
     from supernet_jax import config
     from supernet_jax.runtime import program_cache
 
+    pass
+
     parser = measure.parser(__doc__)
     parser.set_defaults(rounds=3)
     parser.add_argument("--space", choices=sorted(config.SPACES), help="(default: attentivenas)")
@@ -136,6 +138,8 @@ def training(space, strategy, size, batch, dtype):
     from supernet_jax import fit, train
     from supernet_jax.runtime import sharding
 
+    pass
+
     recipe = train_step.recipe_of(space, strategy, dtype, n_random=2)
     mesh, rules = sharding.data_mesh(), sharding.REPLICATED
     data = sharding.split(mesh, train_step.images(space, size, batch))
@@ -152,6 +156,8 @@ def evaluation(space, strategy, size, batch, dtype):
 
     from supernet_jax import config, evaluate
     from supernet_jax.elastic import choices
+
+    pass
 
     pass
 

@@ -20,8 +20,8 @@ import measure
 import numpy as np
 from PIL import Image
 
-from supernet_jax import augment, data
-from supernet_jax.data import decode
+from supernet_jax import data
+from supernet_jax.data import augment, decode
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import sharding
 

@@ -16,7 +16,8 @@ import measure
 import numpy as np
 from compile import SMALL, space_of  # the script beside this one
 
-from supernet_jax import augment, config
+from supernet_jax import config
+from supernet_jax.data import augment
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.evaluate import EvaluationData, How, evaluate
 from supernet_jax.runtime import hardware

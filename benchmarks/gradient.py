@@ -88,6 +88,9 @@ def child(name, space_name, size, batch, dtype, rounds):
     from supernet_jax.runtime import hardware
 
     pass
+    pass
+
+    pass
 
     pass
 

@@ -123,6 +123,8 @@ def plan(recipe, state, data, size):
     from supernet_jax import train
     from supernet_jax.runtime import hardware
 
+    pass
+
     members = len(recipe.sampler.fixed) + recipe.sampler.n_random
     lowered = train.make_step(recipe).lower(state, data, resolutions=(size,) * members)
     # Buffers are planned for the optimised program; machine code need not be.

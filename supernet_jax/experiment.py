@@ -17,9 +17,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from supernet_jax import augment, config, data, extracted, policies, slices, train
+from supernet_jax import config, data, extracted, slices, train
 from supernet_jax.config import Config
-from supernet_jax.data import Dataset
+from supernet_jax.data import Dataset, augment, autoaugment
 from supernet_jax.elastic import choices, space_identity
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
@@ -179,10 +179,10 @@ def augmented(
         images = augment.augment(images, key, ids, pad=d.pad, flip=d.flip)
     policy_key, erase_key = (jax.random.fold_in(key, 2**31 + i) for i in (1, 2))
     if d.policy == "autoaugment":
-        images = policies.auto_augment(images, policy_key, ids, deviation=d.deviation)
+        images = autoaugment.auto_augment(images, policy_key, ids, deviation=d.deviation)
     elif d.policy == "randaugment":
         made = functools.partial(
-            policies.rand_augment, layers=d.layers, magnitude=d.magnitude, deviation=d.deviation
+            autoaugment.rand_augment, layers=d.layers, magnitude=d.magnitude, deviation=d.deviation
         )
         images = made(images, policy_key, ids)
     if d.erase:

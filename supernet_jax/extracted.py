@@ -25,7 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import augment, preparation
+from supernet_jax import preparation
+from supernet_jax.data import augment
 from supernet_jax.errors import UserError
 from supernet_jax.manifest import BlockDescription
 from supernet_jax.manifest import Description as Description

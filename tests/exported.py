@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from supernet_jax import augment, extract, extracted, manifest
+from supernet_jax import extract, extracted, manifest
+from supernet_jax.data import augment
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.space import Space
 from supernet_jax.export.format import Export

@@ -15,7 +15,7 @@ import pytest
 import tiny_run
 from conftest import ROOT
 
-from supernet_jax import augment, config, experiment, optim, run_folder, train
+from supernet_jax import config, experiment, optim, run_folder, train
 from supernet_jax.commands import quickstart
 from supernet_jax.config import (
     LIBRARY,
@@ -52,6 +52,7 @@ from supernet_jax.config import (
     Uniform,
     UnitSum,
 )
+from supernet_jax.data import augment
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError

@@ -14,8 +14,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
 from supernet_jax import data
-from supernet_jax.augment import augment, normalise
 from supernet_jax.data import splits
+from supernet_jax.data.augment import augment, normalise
 from supernet_jax.errors import UserError
 
 Path = pathlib.Path

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import augment, config, experiment, losses, optim, train
+from supernet_jax import config, experiment, losses, optim, train
 from supernet_jax.config import Config
+from supernet_jax.data import augment
 from supernet_jax.runtime import fingerprint, sharding
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from supernet_jax import augment, losses, policies
+from supernet_jax import losses
+from supernet_jax.data import augment, autoaugment
+from supernet_jax.data.autoaugment import NUMBER, OPERATIONS, Operation
 from supernet_jax.errors import UserError
-from supernet_jax.policies import NUMBER, OPERATIONS, Operation
 from supernet_jax.runtime import sharding
 
 SIZE = 24  # equalizing does nothing to images of fewer than 256 pixels
@@ -29,7 +30,7 @@ def batch(count: int = 4, channels: int = 3, seed: int = 0) -> Any:
 
 @functools.cache
 def applied() -> Callable:
-    return jax.jit(policies.applied)
+    return jax.jit(autoaugment.applied)
 
 
 def done(images: Any, name: str, level: float, sign: float = 1.0) -> Any:
@@ -141,8 +142,8 @@ def mixed(images: Any, key: Any, ids: Any) -> Any:
 
 
 BY_EXAMPLE = {
-    "autoaugment": policies.auto_augment,
-    "randaugment": functools.partial(policies.rand_augment, deviation=0.5),
+    "autoaugment": autoaugment.auto_augment,
+    "randaugment": functools.partial(autoaugment.rand_augment, deviation=0.5),
     "erase": erased,
     "mixup": mixed,
 }
@@ -174,7 +175,7 @@ def test_the_table_is_the_published_one() -> None:
         "invert": (1, 0.4, 9),
         "translate-y": (1, 0.8, 9),
     }
-    steps = [step for pair in policies.V0 for step in pair]
+    steps = [step for pair in autoaugment.V0 for step in pair]
     for name in {name for name, _, _ in steps} | set(published):
         own = [step[1:] for step in steps if step[0] == name]
         chance, level = (sum(column) for column in zip(*own, strict=True))
@@ -186,25 +187,25 @@ def test_levels_vary_by_the_deviation() -> None:
     count, key = 20_000, jax.random.key(0)
     ids = np.arange(count, dtype=np.int32)
     given = [Operation(np.zeros(count), np.full(count, x), np.ones(count)) for x in (4.0, 10.0)]
-    vary = jax.jit(functools.partial(policies.varied, deviation=0.5))
+    vary = jax.jit(functools.partial(autoaugment.varied, deviation=0.5))
     middle, edge = (np.asarray(made.level) for made in vary(given, key, ids))
     assert abs(middle.mean() - 4) < 0.02 and abs(middle.std() - 0.5) < 0.01  # 5 standard errors
     assert edge.max() == 10 and abs(np.mean(edge == 10) - 0.5) < 0.02
     assert abs(np.corrcoef(middle, edge)[0, 1]) < 0.04
-    assert policies.varied(given, key, ids, 0.0) == given
+    assert autoaugment.varied(given, key, ids, 0.0) == given
     with pytest.raises(UserError, match="deviation is -1"):
-        policies.varied(given, key, ids, -1)
+        autoaugment.varied(given, key, ids, -1)
 
 
 def test_every_row_of_the_policy_is_drawn() -> None:
     """Equally often, each operation with its probability and level, in both directions."""
-    assert len(policies.V0) == 25 and len(policies.RAND) == 14
+    assert len(autoaugment.V0) == 25 and len(autoaugment.RAND) == 14
     count = 20_000
-    draw = jax.jit(policies._drawn_pair)
+    draw = jax.jit(autoaugment._drawn_pair)
     pair = jax.device_get(draw(jax.random.key(0), np.arange(count, dtype=np.int32)))
     for i, (number, level, sign) in enumerate(pair):
         wanted: collections.Counter = collections.Counter()
-        for row in policies.V0:
+        for row in autoaugment.V0:
             name, chance, strength = row[i]
             wanted[NUMBER[name], strength] += chance / 25
             wanted[0, strength] += (1 - chance) / 25
@@ -214,7 +215,7 @@ def test_every_row_of_the_policy_is_drawn() -> None:
             assert found[what] / count == pytest.approx(chance, abs=5 * (chance / count) ** 0.5)
         assert set(sign.tolist()) == {-1.0, 1.0} and abs(sign.mean()) < 5 / count**0.5
     first, second = (one.number != 0 for one in pair)  # rows are drawn as wholes
-    both = sum(one[1] * other[1] for one, other in policies.V0) / 25
+    both = sum(one[1] * other[1] for one, other in autoaugment.V0) / 25
     assert np.mean(first & second) == pytest.approx(both, abs=5 / count**0.5)
 
 
@@ -222,7 +223,7 @@ def test_devices_need_nothing_of_each_other() -> None:
     """Images stay where they are: a batch on 8 devices is the batch on one."""
     mesh = sharding.data_mesh()
     images, ids, key = batch(16), np.arange(16, dtype=np.int32), jax.random.key(0)
-    policy = jax.jit(policies.auto_augment)
+    policy = jax.jit(autoaugment.auto_augment)
     spread = sharding.split(mesh, (images, ids))
     program = policy.lower(spread[0], key, spread[1]).compile()
     assert not re.findall(r"all-\w+|collective-\w+", program.as_text())
@@ -285,4 +286,4 @@ def test_mistakes_are_named() -> None:
     images, ids = batch(), np.arange(4, dtype=np.int32)
     for how in ({"layers": 0}, {"magnitude": 11.0}):
         with pytest.raises(UserError, match="RandAugment has layers"):
-            policies.rand_augment(images, jax.random.key(0), ids, **how)
+            autoaugment.rand_augment(images, jax.random.key(0), ids, **how)

@@ -17,10 +17,10 @@ import tiny_run
 from image_files import png
 from PIL import Image, ImageOps
 
-from supernet_jax import augment, data, experiment, extracted, preparation, takeout
+from supernet_jax import data, experiment, extracted, preparation, takeout
 from supernet_jax.card import model_card
 from supernet_jax.config import Data
-from supernet_jax.data import decode
+from supernet_jax.data import augment, decode
 from supernet_jax.errors import UserError
 from supernet_jax.export import formats, onnx, stablehlo
 from supernet_jax.export import torch as torch_format

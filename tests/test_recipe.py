@@ -14,18 +14,9 @@ import pytest
 from light_space import CHANNELS, CLASSES, light
 from tiny_config import TinySpace
 
-from supernet_jax import (
-    augment,
-    combine,
-    experiment,
-    extract,
-    losses,
-    members,
-    relations,
-    sampling,
-    train,
-)
+from supernet_jax import combine, experiment, extract, losses, members, relations, sampling, train
 from supernet_jax.config import AttentiveNAS, Config, Train
+from supernet_jax.data import augment
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import elastic

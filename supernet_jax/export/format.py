@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import augment, extracted
+from supernet_jax import extracted
+from supernet_jax.data import augment
 from supernet_jax.extracted import Description, Network, Variables
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse

@@ -17,8 +17,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import augment, extracted, manifest
+from supernet_jax import extracted, manifest
 from supernet_jax.card import model_card
+from supernet_jax.data import augment
 from supernet_jax.errors import UserError, near
 from supernet_jax.export import onnx, orbax, safetensors, stablehlo, torch
 from supernet_jax.export.format import Export, Format, Runner, flax_runner
