@@ -40,6 +40,8 @@ def main() -> None:
 
     pass
 
+    pass
+
     parser = measure.parser(__doc__)
     parser.set_defaults(rounds=3)
     parser.add_argument("--space", choices=sorted(config.SPACES), help="(default: attentivenas)")
@@ -140,6 +142,8 @@ def training(space, strategy, size, batch, dtype):
 
     pass
 
+    pass
+
     recipe = train_step.recipe_of(space, strategy, dtype, n_random=2)
     mesh, rules = sharding.data_mesh(), sharding.REPLICATED
     data = sharding.split(mesh, train_step.images(space, size, batch))
@@ -156,6 +160,8 @@ def evaluation(space, strategy, size, batch, dtype):
 
     from supernet_jax import config, evaluate
     from supernet_jax.elastic import choices
+
+    pass
 
     pass
 

@@ -125,6 +125,8 @@ def plan(recipe, state, data, size):
 
     pass
 
+    pass
+
     members = len(recipe.sampler.fixed) + recipe.sampler.n_random
     lowered = train.make_step(recipe).lower(state, data, resolutions=(size,) * members)
     # Buffers are planned for the optimised program; machine code need not be.

@@ -45,8 +45,8 @@ from torch.nn import functional
 from supernet_jax import config, losses, optim, sampling, train
 from supernet_jax.elastic import choices, notation, strategies
 from supernet_jax.evaluate import EvaluationData, How, evaluate
-from supernet_jax.importers import attentivenas
-from supernet_jax.spaces import mobilenet
+from supernet_jax.importers import attentivenas as attentivenas_files
+from supernet_jax.spaces import attentivenas
 
 CLASSES = 10
 # Relative, two libraries, 37 blocks. On GPU convolutions may be computed by other algorithms.
@@ -139,7 +139,7 @@ def load(peers, weights):
 def space_of(pixels):
     """The published space without dropout, whose random numbers are each library's own."""
     return measure.at_resolution(
-        mobilenet.attentivenas(classes=CLASSES, dropout=0.0, drop_path=0.0), pixels
+        attentivenas.attentivenas(classes=CLASSES, dropout=0.0, drop_path=0.0), pixels
     )
 
 
@@ -200,7 +200,7 @@ class Peer:
     def parameters(self):
         """Its weights as our parameters."""
         state = {n: p.detach().cpu().numpy() for n, p in self.model.named_parameters()}
-        tree, _ = attentivenas.load(state, self.space)
+        tree, _ = attentivenas_files.load(state, self.space)
         return jax.tree.map(jnp.array, tree)  # a copy: theirs change in place
 
     def images(self, images):

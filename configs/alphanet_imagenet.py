@@ -22,7 +22,6 @@ by chance, and the fill is the mean.
 
 from supernet_jax.config import (
     AlphaDivergence,
-    AttentiveNAS,
     Config,
     Data,
     Evaluation,
@@ -31,6 +30,7 @@ from supernet_jax.config import (
     Train,
     UnitSum,
 )
+from supernet_jax.spaces import AttentiveNAS
 
 config = Config(
     space=AttentiveNAS(dropout=0.2, drop_path=0.2),

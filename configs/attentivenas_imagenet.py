@@ -28,7 +28,6 @@ drawn by chance, and the fill is the mean.
 
 from supernet_jax.config import (
     Attentive,
-    AttentiveNAS,
     Config,
     Data,
     Evaluation,
@@ -37,6 +36,7 @@ from supernet_jax.config import (
     Train,
     UnitSum,
 )
+from supernet_jax.spaces import AttentiveNAS
 
 config = Config(
     space=AttentiveNAS(dropout=0.2, drop_path=0.2),

@@ -6,16 +6,8 @@ DIR holds CIFAR-10 as TFDS prepares it (docs/data.md). Hardware: two CPU cores, 
 Expected: see docs/results.md.
 """
 
-from supernet_jax.config import (
-    AlphaDivergence,
-    Cifar,
-    Config,
-    Data,
-    Evaluation,
-    Sandwich,
-    Sgd,
-    Train,
-)
+from supernet_jax.config import AlphaDivergence, Config, Data, Evaluation, Sandwich, Sgd, Train
+from supernet_jax.spaces import Cifar
 
 config = Config(
     space=Cifar(resolutions=(16,), dropout=0.0),

@@ -6,16 +6,8 @@ Hardware: two CPU cores. `supernet quickstart` is this experiment with search an
 Expected: see docs/results.md.
 """
 
-from supernet_jax.config import (
-    AlphaDivergence,
-    Config,
-    Data,
-    Digits,
-    Evaluation,
-    Sandwich,
-    Sgd,
-    Train,
-)
+from supernet_jax.config import AlphaDivergence, Config, Data, Evaluation, Sandwich, Sgd, Train
+from supernet_jax.spaces import Digits
 
 config = Config(
     space=Digits(),

@@ -30,7 +30,6 @@ from supernet_jax.config import (
     Config,
     Data,
     Evaluation,
-    OfaMobileNetV3,
     Phase,
     Progressive,
     Sgd,
@@ -38,6 +37,7 @@ from supernet_jax.config import (
     Train,
     UnitSum,
 )
+from supernet_jax.spaces import OfaMobileNetV3
 
 config = Config(
     space=OfaMobileNetV3(width=1.0, dropout=0.1),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from supernet_jax import config
+from supernet_jax import config, spaces
 from supernet_jax.config import Config
 from supernet_jax.data import Survey
 from supernet_jax.errors import UserError
@@ -81,9 +81,9 @@ def propose(survey: Survey, here: Machine, *, data_dir: str | None = None) -> li
     held_out = _held_out(survey, parts)
     train = parts - held_out
     space, pixels = _space(survey, here, train)
-    batch = _batch(here, train, large=space.kind is config.AttentiveNAS)
+    batch = _batch(here, train, large=space.kind is spaces.AttentiveNAS)
     steps = _rounded(max(FEWEST, EPOCHS * train / batch))
-    rate = 0.1 if space.kind is config.AttentiveNAS else 0.2
+    rate = 0.1 if space.kind is spaces.AttentiveNAS else 0.2
     return [
         space,
         _data(survey, here, pixels, held_out, train, data_dir, space.kind),
@@ -107,7 +107,7 @@ def propose(survey: Survey, here: Machine, *, data_dir: str | None = None) -> li
             f"{rate} for each 256 images of a batch; halve it if the loss does not fall.",
             {
                 "learning_rate": float(f"{rate * batch / 256:.3g}"),
-                "weight_decay": 1e-5 if space.kind is config.AttentiveNAS else 1e-4,
+                "weight_decay": 1e-5 if space.kind is spaces.AttentiveNAS else 1e-4,
                 "warmup": 0.05,
             },
             {},
@@ -193,13 +193,13 @@ def _space(survey: Survey, here: Machine, train: int) -> tuple[Part, int]:
     short = round(float(np.median([min(size) for size in survey.sizes] or [32])))
     if short <= 12:
         why = f"The shorter side of the images has {short} pixels: the space for 8 x 8."
-        return Part("space", config.Digits, why, {}, {}), 8
+        return Part("space", spaces.Digits, why, {}, {}), 8
     if here.backend != "cpu" and short >= 160 and train >= 5000:
         why = (
             f"The published space, for 192 to 288 pixels: the shorter side of the images has "
             f"{short}, there are enough of them, and there is an accelerator."
         )
-        return Part("space", config.AttentiveNAS, why, {"dropout": 0.2, "drop_path": 0.2}, {}), 224
+        return Part("space", spaces.AttentiveNAS, why, {"dropout": 0.2, "drop_path": 0.2}, {}), 224
     most = 32 if here.backend == "cpu" else 64
     largest = max(16, min(short, most) // 8 * 8)
     smaller = max(8, largest * 3 // 4 // 8 * 8)
@@ -210,7 +210,7 @@ def _space(survey: Survey, here: Machine, train: int) -> tuple[Part, int]:
         why += " More pixels show more and take longer: raise data.size and the resolutions."
     reasons = {"resolutions": "in pixels; the time of a step grows with their square"}
     values = {"resolutions": sizes, "dropout": 0.1}
-    return Part("space", config.Cifar, why, values, reasons), largest
+    return Part("space", spaces.Cifar, why, values, reasons), largest
 
 
 def _data(
@@ -233,7 +233,7 @@ def _data(
     height, width = next(iter(survey.sizes), (pixels, pixels))
     square = len(shapes) == 1 and height == width
     size = None if square and height <= 2 * pixels else pixels
-    random_crops = survey.in_files and size is not None and space is config.AttentiveNAS
+    random_crops = survey.in_files and size is not None and space is spaces.AttentiveNAS
     if size is not None:
         values["size"] = size
         seen = f"{height} x {width}" if len(shapes) == 1 else "of several sizes"

@@ -28,7 +28,7 @@ from supernet_jax.nn.blocks.mobilenet import (
 )
 from supernet_jax.nn.blocks.mobilenetv3 import InvertedResidual, InvertedResidualSpec
 from supernet_jax.preparation import Preparation
-from supernet_jax.spaces import mobilenet, ofa
+from supernet_jax.spaces import attentivenas, mobilenet, once_for_all
 
 TOLERANCE = 1e-5  # float32 sums in another order
 FAST = {"xla_backend_optimization_level": 0}  # these programs run once
@@ -81,8 +81,8 @@ def _of(space: Space, pick: str) -> Callable[[], Network]:
 
 
 DIGITS, CIFAR = mobilenet.digits(classes=CLASSES), mobilenet.cifar(classes=CLASSES)
-ATTENTIVENAS = mobilenet.attentivenas(classes=CLASSES)
-OFA = ofa.ofa_small(classes=CLASSES)
+ATTENTIVENAS = attentivenas.attentivenas(classes=CLASSES)
+OFA = once_for_all.ofa_small(classes=CLASSES)
 CASES = {
     "everything": Case(lambda: EVERYTHING, 3, 22),
     "digits, smallest": Case(_of(DIGITS, "smallest"), 1, 8),

@@ -12,13 +12,13 @@ from theorem import boxes_of_arch, flat, global_difference, largest_difference
 
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.notation import from_notation
-from supernet_jax.importers import attentivenas
+from supernet_jax.importers import attentivenas as attentivenas_files
 from supernet_jax.importers.report import Report, name_of
 from supernet_jax.nn import resize
-from supernet_jax.spaces import mobilenet
+from supernet_jax.spaces import attentivenas
 
 GOLDEN = reference.golden("parity_attentivenas")
-SPACE = mobilenet.attentivenas()
+SPACE = attentivenas.attentivenas()
 EITHER = [n for n, b in SPACE.blocks.items() if getattr(b.union, "shortcut", "") == "either"]
 PIXELS = 64
 SHAPES = jax.eval_shape(functools.partial(shared_params.init, SPACE), jax.random.key(0))
@@ -27,7 +27,7 @@ SHAPES = jax.eval_shape(functools.partial(shared_params.init, SPACE), jax.random
 @functools.cache
 def published() -> tuple[Any, Report]:
     """What the importer makes of the published tensors, so that all below is about it too."""
-    params, report = attentivenas.load(reference.files(GOLDEN["param_names_shapes"]), SPACE)
+    params, report = attentivenas_files.load(reference.files(GOLDEN["param_names_shapes"]), SPACE)
     return jax.tree.map(jnp.asarray, params), report
 
 

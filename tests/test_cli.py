@@ -24,7 +24,7 @@ import tiny_run
 from conftest import ROOT
 from tiny_run import ARCH, ARCHS, CONFIG, COSTS, NETWORKS, supernet
 
-from supernet_jax import cli, config, costs, data, evaluate, experiment, extracted, takeout
+from supernet_jax import cli, config, costs, data, evaluate, experiment, extracted, spaces, takeout
 from supernet_jax.commands import extract as extract_command
 from supernet_jax.commands import info, quickstart
 from supernet_jax.config import Config
@@ -692,4 +692,4 @@ def test_quickstart(
 def test_quickstart_settings() -> None:
     settings = quickstart._settings(quickstart.Arguments(steps=7, seed=3))
     assert (settings.train.steps, settings.train.seed) == (7, 3)
-    assert isinstance(settings, Config) and isinstance(settings.space, config.Digits)
+    assert isinstance(settings, Config) and isinstance(settings.space, spaces.Digits)

@@ -22,23 +22,18 @@ from supernet_jax.config import (
     AdamW,
     AlphaDivergence,
     Attentive,
-    AttentiveNAS,
     ByRole,
-    Cifar,
     Config,
     ConflictProjection,
     Data,
     Delayed,
     DelayedShrinking,
-    Digits,
     Evaluation,
     Fair,
     FeatureRelations,
     HardLabels,
     JensenShannon,
     Nested,
-    OfaMobileNetV3,
-    OfaSmall,
     OutsideTeacher,
     Phase,
     Preferred,
@@ -56,6 +51,7 @@ from supernet_jax.data import augment
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.spaces import AttentiveNAS, Cifar, Digits, OfaMobileNetV3, OfaSmall
 from supernet_jax.storage import typed_json
 
 FILES = sorted((ROOT / "configs").glob("*.py"))

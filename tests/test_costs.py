@@ -19,14 +19,14 @@ from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.nn import layers
-from supernet_jax.spaces import mobilenet
+from supernet_jax.spaces import attentivenas, mobilenet
 
 GOLDEN = reference.golden("attentivenas")
 
 
 @pytest.fixture(scope="module")
 def space() -> Space:
-    return mobilenet.attentivenas()
+    return attentivenas.attentivenas()
 
 
 @pytest.mark.parametrize("name", GOLDEN["nets"])
@@ -121,7 +121,7 @@ def count(space: Space, arch: Any) -> tuple[int, int]:
 def test_random_archs_against_the_built_networks() -> None:
     # Without drop-connect, whose rates differ from block to block and cost nothing; at two of the
     # resolutions. Each distinct block is built once.
-    space = mobilenet.attentivenas(drop_path=0.0)
+    space = attentivenas.attentivenas(drop_path=0.0)
     archs = jax.tree.map(np.asarray, choices.sample(space.menu, jax.random.key(1), (10_000,)))
     archs["resolution"] = np.where(archs["resolution"] < 2, 0, 3)
     wanted = np.asarray([count(space, arch) for arch in choices.unstack(archs)])

@@ -11,7 +11,7 @@ from conftest import ROOT
 from image_files import folder, noise, png
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import config, data, proposal, rehearsal
+from supernet_jax import config, data, proposal, rehearsal, spaces
 from supernet_jax.commands import init
 from supernet_jax.data import Survey
 from supernet_jax.errors import UserError
@@ -86,13 +86,13 @@ def test_what_fits_images_and_machine() -> None:
     def of(survey: Survey, here: Machine = LAPTOP) -> config.Config:
         return proposal.built(proposal.propose(survey, here))
 
-    assert isinstance(of(seen((8, 8))).space, config.Digits)
-    assert of(seen((32, 32))).space == config.Cifar(resolutions=(24, 32))
+    assert isinstance(of(seen((8, 8))).space, spaces.Digits)
+    assert of(seen((32, 32))).space == spaces.Cifar(resolutions=(24, 32))
     photos = seen((375, 500), (6000,) * 10)
-    assert of(photos).space == config.Cifar(resolutions=(24, 32)) and of(photos).data.size == 32
-    assert isinstance(of(photos, SERVER).space, config.AttentiveNAS)
+    assert of(photos).space == spaces.Cifar(resolutions=(24, 32)) and of(photos).data.size == 32
+    assert isinstance(of(photos, SERVER).space, spaces.AttentiveNAS)
     assert of(photos, SERVER).data.crop == "random" and of(photos).data.crop == "centre"
-    assert of(seen((375, 500)), SERVER).space == config.Cifar(resolutions=(48, 64))  # too few
+    assert of(seen((375, 500)), SERVER).space == spaces.Cifar(resolutions=(48, 64))  # too few
     assert of(seen((64, 64))).data.size is None  # the network makes them smaller
     assert not of(seen(channels=1)).data.flip and of(seen()).data.flip
     rates = {of(photos, here).optimizer.learning_rate for here in (LAPTOP, SERVER)}
@@ -189,7 +189,7 @@ def test_from_images_to_a_few_steps(
     )
     settings = config.load_file(tmp_path / "my_config.py")[0]
     assert settings.data.name == f"folder:{tmp_path}/my images"
-    assert isinstance(settings.space, config.Digits) and settings.train.batch % 8 == 0
+    assert isinstance(settings.space, spaces.Digits) and settings.train.batch % 8 == 0
     again = supernet(capsys, "init", "my images", "--no-time")
     assert again.status == 2 and "my_config.py exists already; choose another --out" in again.err
     assert (tmp_path / "my_config.py").read_text("utf-8") == written

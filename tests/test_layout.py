@@ -22,7 +22,14 @@ FLOORS = (
     ("cli",),
     ("__init__", "__main__"),
 )
-MOVED = {"nn", "elastic", "storage", "runtime", "data"}  # the others follow, one after the other
+MOVED = {
+    "nn",
+    "elastic",
+    "storage",
+    "runtime",
+    "data",
+    "spaces",
+}  # the others follow, one after the other
 RANKS = {room: rank for rank, row in enumerate(FLOORS) for room in row if room in MOVED}
 FILES = sorted(PACKAGE.rglob("*.py"))
 LIMITS = {

@@ -29,12 +29,12 @@ from supernet_jax.elastic.notation import from_notation
 from supernet_jax.errors import UserError
 from supernet_jax.importers import mapping
 from supernet_jax.importers import ofa as importer
-from supernet_jax.spaces import ofa
+from supernet_jax.spaces import once_for_all
 
 GOLDEN = reference.golden("parity_ofa_mobilenetv3")
-SPACE = ofa.ofa_mobilenetv3(dropout=0.0)
+SPACE = once_for_all.ofa_mobilenetv3(dropout=0.0)
 STEPS = 24  # of a short training
-WIDE = ofa.ofa_mobilenetv3(width=1.2)
+WIDE = once_for_all.ofa_mobilenetv3(width=1.2)
 TENSORS = reference.tensors(GOLDEN["param_names_shapes"])
 
 
@@ -189,7 +189,7 @@ def test_transforms_are_learned_maps_of_centres() -> None:
 
 
 def test_how_parameters_start() -> None:
-    space = ofa.ofa_small()
+    space = once_for_all.ofa_small()
     geometry = elastic_space.geometry(space, 32)
 
     def start(name: str) -> Any:
@@ -206,7 +206,7 @@ def test_how_parameters_start() -> None:
 
 
 def test_channels_that_may_be_sorted() -> None:
-    found = {c.size: c for c in channel_order.couplings(ofa.ofa_small())["stage1_block2"]}
+    found = {c.size: c for c in channel_order.couplings(once_for_all.ofa_small())["stage1_block2"]}
     assert set(found) == {"middle", "reduced"}
     assert {path for path, _ in found["middle"].reads} == {
         ("project", "kernel"),

@@ -15,7 +15,7 @@ from light_space import CHANNELS, CLASSES, light
 from tiny_config import TinySpace
 
 from supernet_jax import combine, experiment, extract, losses, members, relations, sampling, train
-from supernet_jax.config import AttentiveNAS, Config, Train
+from supernet_jax.config import Config, Train
 from supernet_jax.data import augment
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.choices import Choice
@@ -24,6 +24,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.nn import layers
 from supernet_jax.runtime import sharding
+from supernet_jax.spaces import AttentiveNAS
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
 BATCH = 16

@@ -16,7 +16,7 @@ import pytest
 import tiny_run
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import config, experiment, sampling, train, visits
+from supernet_jax import config, experiment, sampling, spaces, train, visits
 from supernet_jax.elastic import choices
 from supernet_jax.members import Members
 from supernet_jax.report import axes, history, page, plot, subnets
@@ -390,7 +390,7 @@ def test_kendall_is_of_each_seed() -> None:
 @pytest.mark.parametrize("shards", [1, 2])
 def test_replayed_archs_are_those_of_training(shards: int) -> None:
     settings = config.load_file(CONFIG)[0]
-    space = config.Cifar(resolutions=(16, 24, 32)).build(classes=10, input_channels=3)
+    space = spaces.Cifar(resolutions=(16, 24, 32)).build(classes=10, input_channels=3)
     sampler = sampling.sandwich(space.menu, n_random=2)
     built = experiment.build(settings)
     recipe = built.recipe._replace(space=space, sampler=sampler, seed=7, arch_shards=shards)

@@ -29,7 +29,7 @@ from supernet_jax.experiment import Run
 from supernet_jax.search import Budget, evolution, random_search
 from supernet_jax.search import run as run_search
 from supernet_jax.search.searcher import pack
-from supernet_jax.spaces import mobilenet, ofa
+from supernet_jax.spaces import attentivenas, once_for_all
 from supernet_jax.storage import files
 
 Capture = pytest.CaptureFixture[str]
@@ -101,8 +101,8 @@ SPACES: dict[str, Callable[[], Space]] = {
     "transforming": tiny_space.transforming,
     "light": light,
     "bank": banked,
-    "ofa_small": ofa.ofa_small,
-    "attentivenas": mobilenet.attentivenas,
+    "ofa_small": once_for_all.ofa_small,
+    "attentivenas": attentivenas.attentivenas,
 }
 
 
@@ -130,7 +130,7 @@ def test_equal_networks_are_equal_archs(name: str) -> None:
 
 
 def test_a_skipped_block_decides_nothing() -> None:
-    space = ofa.ofa_small()
+    space = once_for_all.ofa_small()
     arch = choices.replace(choices.largest(space.menu), ("d", 1), np.int32(0))  # stage 2: 1 block
     own = notation.to_notation(space.menu, elastic_space.normal(space, arch))
     assert (own["ks"], own["e"]) == ([7, 7, 7, 3, 7, 7], [6, 6, 6, 3, 6, 6])

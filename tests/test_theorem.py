@@ -11,7 +11,7 @@ from tiny_space import deep, tiny, transforming
 
 from supernet_jax.elastic import choices, elastic_block, shared_params, strategies
 from supernet_jax.elastic import space as elastic_space
-from supernet_jax.spaces import mobilenet
+from supernet_jax.spaces import attentivenas, mobilenet
 
 # A space of your own joins by one line: name -> (space, resolution, random archs).
 SPACES: dict[str, Any] = {
@@ -144,7 +144,9 @@ def test_masked_under_vmap_is_the_loop() -> None:
         assert largest_difference(together[i], alone(arch)) < TOLERANCE
 
 
-@pytest.mark.parametrize("make", [tiny, mobilenet.digits, mobilenet.cifar, mobilenet.attentivenas])
+@pytest.mark.parametrize(
+    "make", [tiny, mobilenet.digits, mobilenet.cifar, attentivenas.attentivenas]
+)
 def test_union_holds_every_spec_at_its_largest(make: Any) -> None:
     space = make()
     for name, shape in elastic_space.geometry(space, space.resolutions[0]).items():

@@ -19,9 +19,9 @@ from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.choices import Arch, Lookup
 from supernet_jax.elastic.notation import from_notation
 from supernet_jax.elastic.space import Bank, Space
-from supernet_jax.importers import attentivenas
+from supernet_jax.importers import attentivenas as attentivenas_files
 from supernet_jax.importers.mapping import Place
-from supernet_jax.spaces import mobilenet
+from supernet_jax.spaces import attentivenas, mobilenet
 from supernet_jax.spaces.mobilenet import Stage
 
 QUICK: Any = {"compiler_options": {"xla_backend_optimization_level": 0}}  # for one run
@@ -55,12 +55,12 @@ def drawing(menu: Any, archs: list[Arch], fixed: tuple[Arch, ...] = ()) -> sampl
 def test_published_training_step() -> None:
     golden = reference.golden("parity_attentivenas")
     wanted = golden["alphanet_train_step"]["steps"]["0"]
-    space = mobilenet.attentivenas(dropout=0.0, drop_path=0.0)
+    space = attentivenas.attentivenas(dropout=0.0, drop_path=0.0)
     archs = {
         name: from_notation(space.menu, notation)
         for name, notation in golden["train_step_archs"].items()
     }
-    params, _ = attentivenas.load(reference.tensors(golden["param_names_shapes"]), space)
+    params, _ = attentivenas_files.load(reference.tensors(golden["param_names_shapes"]), space)
     params = jax.tree.map(jnp.asarray, params)
     optimizer = optax.chain(stored(), optim.alphanet_sgd(0.1, weight_decay=1e-5))
     recipe = train.Recipe(
@@ -89,7 +89,7 @@ def test_published_training_step() -> None:
     found = [float(metrics[f"loss/{member}"]) for member in members]
     # seen: 4e-6, float32 sums in another order through 37 blocks
     np.testing.assert_allclose(found, wanted["losses_max_a1_a4_min"], rtol=0, atol=1e-4)
-    places = attentivenas.places(space)
+    places = attentivenas_files.places(space)
     norms(state.opt_state[0], wanted["grad_l2_preclip"], places, relative=1e-3)  # seen: 9e-6
     norms(state.params, wanted["param_l2_after"], places, relative=2e-6)  # seen: 3e-7
 

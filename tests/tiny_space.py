@@ -8,7 +8,7 @@ import functools
 
 from supernet_jax.elastic.space import Space
 from supernet_jax.nn.blocks.mobilenet import HARD_SWISH
-from supernet_jax.spaces import ofa
+from supernet_jax.spaces import once_for_all
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
 
@@ -56,13 +56,13 @@ def transforming() -> Space:
 
     The first block of the stage has no shortcut, the second may be skipped.
     """
-    return ofa.ofa(
+    return once_for_all.ofa(
         "transforming",
         resolutions=(8,),
         stem=8,
         stem_stride=1,
         first=8,
-        stages=(ofa.Stage(16, 2, HARD_SWISH),),  # the block before it has ReLU
+        stages=(once_for_all.Stage(16, 2, HARD_SWISH),),  # the block before it has ReLU
         kernels=(3, 5, 7),
         expands=(2, 4),
         depths=(1, 2),

@@ -9,7 +9,7 @@ from typing import Any
 import rich.console
 import rich.table
 
-from supernet_jax import config, experiment, extracted, fit, run_folder, takeout
+from supernet_jax import config, experiment, extracted, fit, run_folder, spaces, takeout
 from supernet_jax.commands import common, search, train
 from supernet_jax.elastic import notation
 from supernet_jax.elastic.choices import Arch
@@ -80,7 +80,7 @@ def _fill(arguments: Arguments, settings: config.Config, start: float) -> None:
 
 def _settings(arguments: Arguments) -> config.Config:
     return config.Config(
-        space=config.Digits(),
+        space=spaces.Digits(),
         data=config.Data(name="digits", held_out=0.2),
         optimizer=config.Sgd(learning_rate=0.05, weight_decay=1e-4, warmup=0.1),
         train=config.Train(

@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from supernet_jax.config import combine, losses, optimizers, samplers, spaces
+from supernet_jax import spaces
+from supernet_jax.config import combine, losses, optimizers, samplers
 from supernet_jax.config.checks import require
 from supernet_jax.config.combine import ByRole as ByRole
 from supernet_jax.config.combine import ConflictProjection as ConflictProjection
@@ -44,14 +45,14 @@ from supernet_jax.config.samplers import Sandwich as Sandwich
 from supernet_jax.config.samplers import Shift as Shift
 from supernet_jax.config.samplers import Uniform as Uniform
 from supernet_jax.config.samplers import taken as taken
-from supernet_jax.config.spaces import AttentiveNAS as AttentiveNAS
-from supernet_jax.config.spaces import Cifar as Cifar
-from supernet_jax.config.spaces import Digits as Digits
-from supernet_jax.config.spaces import OfaMobileNetV3 as OfaMobileNetV3
-from supernet_jax.config.spaces import OfaSmall as OfaSmall
 from supernet_jax.elastic import strategies
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError, near
+from supernet_jax.spaces import AttentiveNAS as AttentiveNAS
+from supernet_jax.spaces import Cifar as Cifar
+from supernet_jax.spaces import Digits as Digits
+from supernet_jax.spaces import OfaMobileNetV3 as OfaMobileNetV3
+from supernet_jax.spaces import OfaSmall as OfaSmall
 from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded
 from supernet_jax.storage.typed_json import from_json as from_json
@@ -228,7 +229,7 @@ LIBRARY: dict[str, type] = {
         name: kind
         for module in PARTS
         for name, kind in _dataclasses_of(module).items()
-        if kind.__module__ == module.__name__
+        if kind.__module__.startswith(module.__name__)
     },
     **{kind.__name__: kind for kind in (Data, Train, Evaluation, Config)},
 }

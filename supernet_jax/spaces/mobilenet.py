@@ -23,6 +23,7 @@ from supernet_jax.nn.blocks.mobilenet import (
     Stem,
     StemSpec,
 )
+from supernet_jax.spaces import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,36 +156,6 @@ def _head(
     )
 
 
-def attentivenas(
-    *,
-    classes: int = 1000,
-    input_channels: int = 3,
-    dropout: float = 0.2,
-    drop_path: float = 0.2,
-) -> Space:
-    """The AttentiveNAS/AlphaNet space, exactly: 440,301,256,704 archs, 203 to 1,939 M MACs."""
-    return mobilenet(
-        "attentivenas",
-        resolutions=(192, 224, 256, 288),
-        stem=(16, 24),
-        stem_stride=2,
-        stages=(
-            Stage((16, 24), (1, 2), (3, 5), (1,), 1),
-            Stage((24, 32), (3, 4, 5), (3, 5), (4, 5, 6), 2),
-            Stage((32, 40), (3, 4, 5, 6), (3, 5), (4, 5, 6), 2, squeeze=True),
-            Stage((64, 72), (3, 4, 5, 6), (3, 5), (4, 5, 6), 2),
-            Stage((112, 120, 128), (3, 4, 5, 6, 7, 8), (3, 5), (4, 5, 6), 1, squeeze=True),
-            Stage((192, 200, 208, 216), (3, 4, 5, 6, 7, 8), (3, 5), (6,), 2, squeeze=True),
-            Stage((216, 224), (1, 2), (3, 5), (6,), 1, squeeze=True),
-        ),
-        last=(1792, 1984),
-        classes=classes,
-        input_channels=input_channels,
-        dropout=dropout,
-        drop_path=drop_path,
-    )
-
-
 def cifar(
     *,
     classes: int = 10,
@@ -231,3 +202,36 @@ def digits(*, classes: int = 10, input_channels: int = 1) -> Space:
         input_channels=input_channels,
         head_ratio=2,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cifar:
+    """A small MobileNetV3-like space for 32x32 images."""
+
+    resolutions: tuple[int, ...] = (24, 32)
+    """input sizes on offer, pixels; images are resized inside the network"""
+    dropout: float = 0.1
+    """rate before the classifier, largest subnet only"""
+    drop_path: float = 0.0
+    """drop-connect rate of the last block, largest subnet only"""
+
+    def build(self, *, classes: int, input_channels: int) -> Space:
+        """The space for data with so many classes and channels."""
+        checks.require_resolutions(self.resolutions, 8)
+        checks.require_rates(self.dropout, self.drop_path)
+        return cifar(
+            classes=classes,
+            input_channels=input_channels,
+            resolutions=tuple(sorted(set(self.resolutions))),
+            dropout=self.dropout,
+            drop_path=self.drop_path,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Digits:
+    """A tiny MobileNetV3-like space for 8x8 images."""
+
+    def build(self, *, classes: int, input_channels: int) -> Space:
+        """The space for data with so many classes and channels."""
+        return digits(classes=classes, input_channels=input_channels)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from supernet_jax.config.checks import require
 from supernet_jax.elastic.choices import Array, Choice, Menu
 from supernet_jax.elastic.elastic_block import ElasticBlock, Transform, Tree, elastic
 from supernet_jax.elastic.space import Space
@@ -25,6 +26,7 @@ from supernet_jax.nn.blocks.mobilenetv3 import (
     InvertedResidual,
     InvertedResidualSpec,
 )
+from supernet_jax.spaces import checks
 from supernet_jax.spaces.mobilenet import make_divisible
 
 
@@ -254,3 +256,49 @@ def ofa_small(
         input_channels=input_channels,
         dropout=dropout,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class OfaMobileNetV3:
+    """Once-for-All's MobileNetV3 space (ImageNet-sized images, 2e19 subnets per resolution)."""
+
+    width: float = 1.0
+    """factor of all channels; published: 1.0 and 1.2"""
+    resolutions: tuple[int, ...] = tuple(range(128, 225, 4))
+    """input sizes on offer, pixels; each that training draws takes a program of its own"""
+    dropout: float = 0.1
+    """rate before the classifier, largest subnet only"""
+
+    def build(self, *, classes: int, input_channels: int) -> Space:
+        """The space for data with so many classes and channels."""
+        require(0.1 <= self.width <= 10, f"space.width is {self.width}, must be from 0.1 to 10")
+        checks.require_resolutions(self.resolutions, 32)
+        checks.require_rates(self.dropout)
+        return ofa_mobilenetv3(
+            width=self.width,
+            resolutions=tuple(sorted(set(self.resolutions))),
+            classes=classes,
+            input_channels=input_channels,
+            dropout=self.dropout,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OfaSmall:
+    """A small space of the same family as Once-for-All's, for 32x32 images."""
+
+    resolutions: tuple[int, ...] = (24, 32)
+    """input sizes on offer, pixels; images are resized inside the network"""
+    dropout: float = 0.0
+    """rate before the classifier, largest subnet only"""
+
+    def build(self, *, classes: int, input_channels: int) -> Space:
+        """The space for data with so many classes and channels."""
+        checks.require_resolutions(self.resolutions, 8)
+        checks.require_rates(self.dropout)
+        return ofa_small(
+            classes=classes,
+            input_channels=input_channels,
+            resolutions=tuple(sorted(set(self.resolutions))),
+            dropout=self.dropout,
+        )
