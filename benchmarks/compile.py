@@ -42,6 +42,8 @@ def main() -> None:
 
     pass
 
+    pass
+
     parser = measure.parser(__doc__)
     parser.set_defaults(rounds=3)
     parser.add_argument("--space", choices=sorted(config.SPACES), help="(default: attentivenas)")
@@ -144,6 +146,8 @@ def training(space, strategy, size, batch, dtype):
 
     pass
 
+    pass
+
     recipe = train_step.recipe_of(space, strategy, dtype, n_random=2)
     mesh, rules = sharding.data_mesh(), sharding.REPLICATED
     data = sharding.split(mesh, train_step.images(space, size, batch))
@@ -158,8 +162,11 @@ def evaluation(space, strategy, size, batch, dtype):
     import jax
     import jax.numpy as jnp
 
-    from supernet_jax import config, evaluate
+    from supernet_jax import config
     from supernet_jax.elastic import choices
+    from supernet_jax.evaluation import programs
+
+    pass
 
     pass
 
@@ -172,8 +179,8 @@ def evaluation(space, strategy, size, batch, dtype):
     params, data = jax.block_until_ready(bench.prepared(space, size, batch, 1))
     archs = jax.device_get(choices.sample(space.menu, jax.random.key(1), (CANDIDATES,)))
     strategy = bench.STRATEGIES[strategy]
-    how = evaluate.Program(space, bench.prepare, strategy, config.dtype(dtype), size, None)
-    programs = evaluate.calibrator(how), evaluate.scorer(how)
+    how = programs.Program(space, bench.prepare, strategy, config.dtype(dtype), size, None)
+    programs = programs.calibrator(how), programs.scorer(how)
     given = params, archs, jnp.full((1,), CANDIDATES, jnp.int32), True
 
     def run():

@@ -123,6 +123,8 @@ def made(width):
 
     pass
 
+    pass
+
     shapes = {"params": shared_params.parameter_shapes(space_of(width))}
     rng, mesh = np.random.default_rng(0), sharding.data_mesh()
     places = sharding.place(mesh, shapes, rules=sharding.SHARDED)
@@ -175,6 +177,8 @@ def read(folder, space, arch, *, whole):
 
     pass
 
+    pass
+
     if whole:
         return slices.Part(space, checkpoint.restore_params(folder))
     return slices.read(folder, space, arch)
@@ -182,9 +186,13 @@ def read(folder, space, arch, *, whole):
 
 def taken(part, arch):
     """The variables of the network, calibrated, and proven to be the subnet."""
-    from supernet_jax import evaluate, extract
+    from supernet_jax import extract
     from supernet_jax.elastic import strategies
+    from supernet_jax.evaluation import evaluate
     from supernet_jax.runtime import hardware
+
+    pass
+    pass
 
     pass
     pass

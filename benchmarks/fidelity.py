@@ -33,7 +33,7 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import config, costs, evaluate, experiment, fit, run_folder, train, visits
+from supernet_jax import config, experiment, fit, run_folder, train, visits
 from supernet_jax.commands.train import job
 from supernet_jax.config import (
     AlphaDivergence,
@@ -53,6 +53,7 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.notation import to_notation
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import costs, evaluate
 from supernet_jax.experiment import Experiment
 from supernet_jax.storage import files
 

@@ -64,7 +64,8 @@ def held(count, name, size, batch, dtype):
     from compile import space_of  # the script beside this one
     from evaluation import population, prepare, prepared
 
-    from supernet_jax import config, evaluate
+    from supernet_jax import config
+    from supernet_jax.evaluation import evaluate
 
     space = space_of(name, size)
     params, data = prepared(space, size, batch, 1)
@@ -122,6 +123,8 @@ def plan(recipe, state, data, size):
     """What the compiler plans for one step."""
     from supernet_jax import train
     from supernet_jax.runtime import hardware
+
+    pass
 
     pass
 

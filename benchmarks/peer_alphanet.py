@@ -44,7 +44,7 @@ from torch.nn import functional
 
 from supernet_jax import config, losses, optim, sampling, train
 from supernet_jax.elastic import choices, notation, strategies
-from supernet_jax.evaluate import EvaluationData, How, evaluate
+from supernet_jax.evaluation.evaluate import EvaluationData, How, evaluate
 from supernet_jax.importers import attentivenas as attentivenas_files
 from supernet_jax.spaces import attentivenas
 

@@ -28,8 +28,9 @@ from compile import SMALL, space_of  # the script beside this one
 from scaling import computations
 from train_step import prepared
 
-from supernet_jax import config, costs, train
+from supernet_jax import config, train
 from supernet_jax.elastic import choices
+from supernet_jax.evaluation import costs
 
 MATRIX, DEPTHWISE, ELEMENTWISE, REDUCTION, COLLECTIVE, COPY = (
     "matrix products",

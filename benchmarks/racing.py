@@ -25,8 +25,9 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import config, costs, experiment
+from supernet_jax import config, experiment
 from supernet_jax.elastic import choices, space
+from supernet_jax.evaluation import costs
 from supernet_jax.raced import Book
 from supernet_jax.runtime import progress
 from supernet_jax.search import pareto_front, race

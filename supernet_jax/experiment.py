@@ -26,7 +26,7 @@ from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.notation import from_notation
 from supernet_jax.elastic.space import Space, geometry
 from supernet_jax.errors import UserError, near
-from supernet_jax.evaluate import EvaluationData, How
+from supernet_jax.evaluation.evaluate import EvaluationData, How
 from supernet_jax.importers import classes as class_names
 from supernet_jax.runtime import sharding
 from supernet_jax.sampling import Sampler

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import costs, extracted, manifest
+from supernet_jax import extracted, manifest
 from supernet_jax.card import model_card
 from supernet_jax.elastic import (
     choices,
@@ -39,6 +39,7 @@ from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import costs
 from supernet_jax.extracted import Block, Description, Network, Variables, load, read_description
 from supernet_jax.preparation import Preparation
 from supernet_jax.runtime import hardware

@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import evaluate, experiment, results
+from supernet_jax import experiment, results
 from supernet_jax.elastic import choices
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import evaluate
 from supernet_jax.experiment import Run
 from supernet_jax.runtime import progress
 from supernet_jax.search import racing

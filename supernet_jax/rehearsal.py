@@ -17,10 +17,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from supernet_jax import costs, fit, sampling, train
+from supernet_jax import fit, sampling, train
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
+from supernet_jax.evaluation import costs
 from supernet_jax.experiment import Experiment
 from supernet_jax.runtime import progress
 

@@ -18,10 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from supernet_jax import costs, evaluate, experiment
+from supernet_jax import experiment
 from supernet_jax.elastic import choices, notation, space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import costs, evaluate
 from supernet_jax.experiment import Run
 from supernet_jax.runtime import progress
 from supernet_jax.storage import files

@@ -17,14 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from supernet_jax import costs, evaluate, experiment, extract, extracted
+from supernet_jax import experiment, extract, extracted
 from supernet_jax.data import decode
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.notation import to_notation
 from supernet_jax.errors import UserError
-from supernet_jax.evaluate import EvaluationData
+from supernet_jax.evaluation import costs, evaluate
+from supernet_jax.evaluation.evaluate import EvaluationData
 from supernet_jax.experiment import Experiment, Run
 from supernet_jax.export import formats as export_formats
 from supernet_jax.export import orbax

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import costs, sampling, train
+from supernet_jax import sampling, train
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.space import Space
+from supernet_jax.evaluation import costs
 from supernet_jax.sampling import Sampler
 
 

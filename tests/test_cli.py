@@ -24,11 +24,12 @@ import tiny_run
 from conftest import ROOT
 from tiny_run import ARCH, ARCHS, CONFIG, COSTS, NETWORKS, supernet
 
-from supernet_jax import cli, config, costs, data, evaluate, experiment, extracted, spaces, takeout
+from supernet_jax import cli, config, data, experiment, extracted, spaces, takeout
 from supernet_jax.commands import extract as extract_command
 from supernet_jax.commands import info, quickstart
 from supernet_jax.config import Config
 from supernet_jax.elastic import notation
+from supernet_jax.evaluation import costs, evaluate
 from supernet_jax.experiment import Run
 from supernet_jax.runtime import progress, stopping
 from supernet_jax.storage import checkpoint, typed_json

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from tiny_space import tiny
 
-from supernet_jax import evaluate, fit, optim, train
+from supernet_jax import fit, optim, train
 from supernet_jax.config import Config
 from supernet_jax.elastic import strategies
+from supernet_jax.evaluation import programs
 from supernet_jax.experiment import build
 from supernet_jax.runtime import disk_cache, fingerprint, hardware, native, program_cache, sharding
 from supernet_jax.runtime.program_cache import PREFIX, Kept, identity
@@ -285,10 +286,10 @@ def test_another_setting_changes_its_own_piece_only() -> None:
 
 
 def test_what_an_evaluation_is_made_of_is_known() -> None:
-    program = evaluate.Program(tiny(), jnp.float32, strategies.masked, jnp.float32, 8, None)
-    first, again = (evaluate.calibrator.__wrapped__(program) for _ in range(2))
+    program = programs.Program(tiny(), jnp.float32, strategies.masked, jnp.float32, 8, None)
+    first, again = (programs.calibrator.__wrapped__(program) for _ in range(2))
     assert first._identity == again._identity is not None
-    assert first._identity != evaluate.scorer(program)._identity
+    assert first._identity != programs.scorer(program)._identity
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import pytest
 import reference
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from supernet_jax import costs
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
+from supernet_jax.evaluation import costs
 from supernet_jax.nn import layers
 from supernet_jax.spaces import attentivenas, mobilenet
 

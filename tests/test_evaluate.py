@@ -13,12 +13,13 @@ import pytest
 from light_space import CHANNELS, CLASSES, light
 from tiny_space import deep
 
-from supernet_jax import config, costs, evaluate, experiment, results
+from supernet_jax import config, experiment, results
 from supernet_jax import data as datasets
 from supernet_jax.elastic import choices, notation, shared_params, space, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
-from supernet_jax.evaluate import EvaluationData
+from supernet_jax.evaluation import costs, evaluate, programs
+from supernet_jax.evaluation.evaluate import EvaluationData
 from supernet_jax.nn import resize
 from supernet_jax.runtime import sharding
 
@@ -137,7 +138,7 @@ def test_what_is_no_longer_wanted_is_left_out() -> None:
 def test_logits_that_are_no_numbers_are_never_right() -> None:
     labels = jnp.zeros((3,), jnp.int32)
     logits = jnp.asarray([[2.0, 1.0], [np.nan, np.nan], [np.inf, 1.0]])
-    scores = evaluate._score(logits, labels)
+    scores = programs._score(logits, labels)
     assert scores.right.tolist() == [True, False, False]
     assert np.isfinite(scores.loss).tolist() == [True, False, False]
 

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import costs, experiment, extract
+from supernet_jax import experiment, extract
 from supernet_jax.config import Config, Train
 from supernet_jax.elastic import choices, notation, shared_params
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import masked, sliced, switched
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import costs
 from supernet_jax.spaces import mobilenet
 from supernet_jax.spaces.mobilenet import Stage
 from supernet_jax.storage import checkpoint, user_code

@@ -15,15 +15,16 @@ import pytest
 import tiny_run
 from tiny_run import ARCH, CONFIG, supernet
 
-from supernet_jax import config, costs, extract, latency, timing
+from supernet_jax import config, extract, timing
 from supernet_jax.commands import latency as latency_command
 from supernet_jax.elastic import choices, elastic_block, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import costs, latency_table
+from supernet_jax.evaluation.latency_table import Calibration, Conditions, Table, Timing
 from supernet_jax.export import onnx_engine
 from supernet_jax.extracted import Network
-from supernet_jax.latency import Calibration, Conditions, Table, Timing
 from supernet_jax.spaces import mobilenet
 from supernet_jax.storage import files
 
@@ -54,12 +55,12 @@ def milliseconds(spec: Any, inputs: tuple[tuple[int, ...], ...]) -> float:
 
 def table_of(space: Space, *, resolutions: Sequence[int] | None = None, **fields: Any) -> Table:
     """A finished table of made-up latencies."""
-    wanted = latency.kinds(space, resolutions or space.resolutions)
+    wanted = latency_table.kinds(space, resolutions or space.resolutions)
     timings = {
         name: Timing(milliseconds(kind.spec, kind.inputs), 0.0, 0.0, 0.1, 5)
         for name, kind in wanted.items()
     }
-    table = Table(latency.FORMAT, latency.VERSION, HERE, timings, {}, KNOWN)
+    table = Table(latency_table.FORMAT, latency_table.VERSION, HERE, timings, {}, KNOWN)
     return dataclasses.replace(table, **fields)
 
 
@@ -129,7 +130,9 @@ def test_a_table_of_some_resolutions(space: Space) -> None:
 
 def test_kinds_that_a_table_lacks(space: Space) -> None:
     table = table_of(space, resolutions=(12,))
-    missing = len(latency.kinds(space, (8,)).keys() - latency.kinds(space, (12,)).keys())
+    missing = len(
+        latency_table.kinds(space, (8,)).keys() - latency_table.kinds(space, (12,)).keys()
+    )
     with pytest.raises(UserError) as error:
         costs.latency(space, table)
     for word in (
@@ -190,7 +193,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_every_kind_by_itself(space: Space, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = latency.kinds(space, space.resolutions)
+    wanted = latency_table.kinds(space, space.resolutions)
     monkeypatch.setattr(timing, "KINDS_AT_A_TIME", 6)
     ready: list[None] = []
     how = {"batch": 3, "rounds": 4, "engine": clock.engine}
@@ -298,7 +301,7 @@ def test_a_table_comes_back_as_it_was(space: Space, tmp_path: pathlib.Path) -> N
     table = table_of(space, networks={"{}": Timing(1.0, 0.9, 1.1, 0.0, 10)})
     for one in (table, dataclasses.replace(table, calibration=None)):
         files.write_json(tmp_path / "t.json", dataclasses.asdict(one))
-        assert latency.read(tmp_path / "t.json") == one
+        assert latency_table.read(tmp_path / "t.json") == one
 
 
 @pytest.mark.parametrize(
@@ -321,7 +324,7 @@ def test_a_table_that_is_broken(
     assert old in text
     (tmp_path / "t.json").write_text(text.replace(old, new, 1))
     with pytest.raises(UserError) as error:
-        latency.read(tmp_path / "t.json")
+        latency_table.read(tmp_path / "t.json")
     assert words in str(error.value) and str(tmp_path / "t.json") in str(error.value)
 
 
@@ -333,11 +336,11 @@ def test_tables_of_two_processes_become_one(space: Space, tmp_path: pathlib.Path
         for some in (names[:4], names[4:])
     ]
     assert latency_command._write(path, halves[0]) == halves[0]
-    assert latency_command._write(path, halves[1]) == whole == latency.read(path)
+    assert latency_command._write(path, halves[1]) == whole == latency_table.read(path)
     again = Timing(9.0, 9.0, 9.0, 0.0, 5)  # what was measured here counts
     later = dataclasses.replace(halves[0], kinds={first: again}, calibration=KNOWN)
     latency_command._write(path, later)
-    assert latency.read(path).kinds == {**whole.kinds, first: again}
+    assert latency_table.read(path).kinds == {**whole.kinds, first: again}
     assert latency_command._write(path, halves[0]).calibration == KNOWN
     content = path.read_text()
     other = dataclasses.replace(whole, conditions=dataclasses.replace(HERE, batch=2))
@@ -348,7 +351,7 @@ def test_tables_of_two_processes_become_one(space: Space, tmp_path: pathlib.Path
 
 def test_no_table(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"no latency table .*t\.json; `supernet latency SPACE"):
-        latency.read(tmp_path / "t.json")
+        latency_table.read(tmp_path / "t.json")
 
 
 # --- commands --------------------------------------------------------------------------------
@@ -372,11 +375,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         patch.setattr(timing, "_in_rounds", killed)
         with pytest.raises(SystemExit):
             tiny_run.cli.main([str(a) for a in (*COMMAND, path)])
-        assert (len(latency.read(path).kinds), latency.read(path).calibration) == (6, None)
-        before = latency.read(path).kinds
+        assert (len(latency_table.read(path).kinds), latency_table.read(path).calibration) == (
+            6,
+            None,
+        )
+        before = latency_table.read(path).kinds
         patch.setattr(timing, "_in_rounds", original)
         tiny_run.cli.main([str(a) for a in (*COMMAND, path)])
-        assert {name: latency.read(path).kinds[name] for name in before} == before
+        assert {name: latency_table.read(path).kinds[name] for name in before} == before
     return path
 
 
@@ -386,8 +392,8 @@ def test_latency_of_a_space(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    table = latency.read(measured)
-    assert table.kinds.keys() == latency.kinds(tiny(), (8,)).keys() and len(table.kinds) == 15
+    table = latency_table.read(measured)
+    assert table.kinds.keys() == latency_table.kinds(tiny(), (8,)).keys() and len(table.kinds) == 15
     assert table.conditions == timing.conditions(tiny(), batch=1)
     assert len(table.networks) == 12 and table.calibration is not None  # of 18, 9 fit it
     assert all(t.ms > 0 and t.low <= t.ms <= t.high for t in table.networks.values())
@@ -395,10 +401,10 @@ def test_latency_of_a_space(
     monkeypatch.setattr(timing, "_in_rounds", None)  # what is known is not measured again
     said = supernet(capsys, *COMMAND, path)
     assert (said.status, said.err) == (0, "")
-    assert latency.read(pathlib.Path(path)) == table
+    assert latency_table.read(pathlib.Path(path)) == table
     assert f"wrote {path}: 15 kinds of block" in said.out
     assert "sum over blocks" in said.out and "rank correlation: Spearman" in said.out
-    assert latency.provenance(table) in said.out
+    assert latency_table.provenance(table) in said.out
 
 
 @pytest.mark.parametrize(
@@ -429,9 +435,11 @@ def test_in_onnx_runtime(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[s
     path, how = tmp_path / "onnx.json", ("--archs", 3, "--rounds", 3, "--runtime", "onnx")
     said = supernet(capsys, "latency", "digits", *how, "--out", path)
     assert said.status == 0, said
-    table = latency.read(path)
+    table = latency_table.read(path)
     digits = mobilenet.digits()
-    assert table.kinds.keys() == latency.kinds(digits, (8,)).keys() and len(table.networks) == 13
+    assert (
+        table.kinds.keys() == latency_table.kinds(digits, (8,)).keys() and len(table.networks) == 13
+    )
     assert table.conditions.engine.startswith("onnxruntime ") and table.conditions.jax == ""
     assert "float32, onnxruntime " in said.out and "kernels" not in said.out
     assert table.calibration is not None and table.calibration.scale > 0
@@ -470,7 +478,7 @@ def test_search_within_milliseconds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = shutil.copytree(tiny_run.searched(tmp_path_factory), tmp_path / "run")
-    cost = costs.latency(tiny(), latency.read(measured))
+    cost = costs.latency(tiny(), latency_table.read(measured))
     archs = choices.sample(tiny().menu, jax.random.key(0), (200,))
     spent = np.unique(cost(jax.tree.map(np.asarray, archs)))
     high = float(spent[len(spent) // 2])
@@ -481,7 +489,7 @@ def test_search_within_milliseconds(
     result = json.loads((run / "search.json").read_text())
     assert (result["cost"], result["unit"], result["high"]) == ("latency", "ms", high)
     assert result["latency_table"]["file"] == str(measured)
-    assert latency.provenance(latency.read(measured)) in said.out
+    assert latency_table.provenance(latency_table.read(measured)) in said.out
     assert 1 <= len(result["all"]) <= 8 and all(ms <= high + 1e-6 for ms, _ in result["all"])
     for entry in result["front"]:
         arch = notation.from_notation(tiny().menu, entry["arch"])
@@ -494,10 +502,10 @@ def test_info_tells_milliseconds(
     command = ("info", CONFIG, "--latency", measured)
     said = supernet(capsys, *command, "--archs", json.dumps(ARCH), "--json")
     (row,) = json.loads(said.out)
-    cost = costs.latency(tiny(), latency.read(measured))
+    cost = costs.latency(tiny(), latency_table.read(measured))
     wanted = float(cost(notation.from_notation(tiny().menu, ARCH)))
     assert row["latency"] == pytest.approx(wanted, abs=1e-6)
     said = supernet(capsys, *command, "--archs", "smallest")
-    assert latency.provenance(latency.read(measured)) in said.out and " ms" in said.out
+    assert latency_table.provenance(latency_table.read(measured)) in said.out and " ms" in said.out
     said = supernet(capsys, *command)
     assert said.status == 2 and "--latency needs --archs" in said.err

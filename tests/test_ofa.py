@@ -14,7 +14,7 @@ from test_train import QUICK
 from theorem import flat, largest_difference
 from tiny_space import tiny, transforming
 
-from supernet_jax import config, costs, extract, losses, train
+from supernet_jax import config, extract, losses, train
 from supernet_jax.config import Phase, Progressive
 from supernet_jax.elastic import (
     block_call,
@@ -27,6 +27,7 @@ from supernet_jax.elastic import (
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.notation import from_notation
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import costs
 from supernet_jax.importers import mapping
 from supernet_jax.importers import ofa as importer
 from supernet_jax.spaces import once_for_all

@@ -15,10 +15,11 @@ import tiny_run
 import tiny_space
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import evaluate, raced
+from supernet_jax import raced
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import evaluate
 from supernet_jax.search import front, racing
 
 Capture = pytest.CaptureFixture[str]

@@ -12,9 +12,10 @@ import pytest
 import tiny_run
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import config, costs, experiment, optim, rehearsal, train
+from supernet_jax import config, experiment, optim, rehearsal, train
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.space import Space
+from supernet_jax.evaluation import costs
 from supernet_jax.experiment import Experiment
 from supernet_jax.losses import hard_labels
 from supernet_jax.rehearsal import Member, Program, Range

@@ -19,12 +19,13 @@ import tiny_space
 from light_space import light
 from tiny_run import ARCH, CONFIG, NETWORKS, supernet
 
-from supernet_jax import config, costs, evaluate, experiment, raced, results
+from supernet_jax import config, experiment, raced, results
 from supernet_jax.commands import extract as extract_command
 from supernet_jax.commands import search as search_command
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Bank, Space
+from supernet_jax.evaluation import costs, evaluate
 from supernet_jax.experiment import Run
 from supernet_jax.search import Budget, evolution, random_search
 from supernet_jax.search import run as run_search

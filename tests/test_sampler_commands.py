@@ -13,10 +13,11 @@ import tiny_run
 from light_space import CHANNELS, CLASSES, light
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import config, experiment, losses, sampling, train, visits, zerocost
+from supernet_jax import config, experiment, losses, sampling, train, visits
 from supernet_jax.config import Attentive, Delayed, Phase, Preferred, Progressive, Shift, Train
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import proxies
 from supernet_jax.sampling import table
 
 Capture = pytest.CaptureFixture[str]
@@ -154,7 +155,7 @@ def test_snip_is_the_sum_over_the_weights_of_the_subnet() -> None:
     zeroed = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf * 0 if path[-1].key == "scale" else leaf, params
     )
-    score = jax.jit(zerocost.snip(space, zeroed, images, labels, resolution=8))
+    score = jax.jit(proxies.snip(space, zeroed, images, labels, resolution=8))
     found = []
     for pick in (choices.smallest, choices.largest):
         arch = pick(space.menu)

@@ -18,10 +18,11 @@ import pytest
 from test_checkpoint import State, same, target
 from tiny_space import tiny
 
-from supernet_jax import config, costs, sampling, train
+from supernet_jax import config, sampling, train
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import costs
 from supernet_jax.sampling import Phase, Sampler, table
 from supernet_jax.sampling.fair import members
 from supernet_jax.sampling.nested import chain

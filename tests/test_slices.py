@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 import tensorstore
 
-from supernet_jax import evaluate, extract, slices
+from supernet_jax import extract, slices
 from supernet_jax.elastic import elastic_block, shared_params, slicing, strategies
 from supernet_jax.elastic.choices import Arch, Choice, Lookup
 from supernet_jax.elastic.elastic_block import Transform
@@ -26,6 +26,7 @@ from supernet_jax.elastic.notation import from_notation
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.elastic.strategies import chain
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import evaluate
 from supernet_jax.nn import layers
 from supernet_jax.runtime import sharding
 from supernet_jax.storage import checkpoint, chunked_arrays, record

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import cli, evaluate, experiment
+from supernet_jax import cli, experiment
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.choices import Arch
+from supernet_jax.evaluation import evaluate
 from supernet_jax.experiment import Run
 
 CONFIG = pathlib.Path(__file__).parent / "tiny_config.py"

@@ -13,12 +13,13 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import config, costs, experiment, latency, results, visits
+from supernet_jax import config, experiment, results, visits
 from supernet_jax.commands import common
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.report import sampler as picture
 from supernet_jax.storage import files
 
@@ -123,14 +124,14 @@ def _add_latency(
 ) -> None:
     """Adds milliseconds; the table need not know other resolutions than those of the archs."""
     assert arguments.latency is not None
-    table = latency.read(arguments.latency)
+    table = latency_table.read(arguments.latency)
     used = np.unique(choices.get(archs, space.resolution))
     resolutions = [space.resolutions[i] for i in used]
     cost = costs.latency(space, table, resolutions=resolutions)
     for row, milliseconds in zip(rows, cost(archs), strict=True):
         row["latency"] = round(float(milliseconds), 6)
     if not arguments.json:
-        print(f"milliseconds from {arguments.latency}: {latency.provenance(table)}")
+        print(f"milliseconds from {arguments.latency}: {latency_table.provenance(table)}")
 
 
 def _print_archs(rows: list[dict[str, Any]]) -> None:

@@ -10,13 +10,14 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import extract, latency, timing
+from supernet_jax import extract, timing
 from supernet_jax.commands import common
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import latency_table
+from supernet_jax.evaluation.latency_table import Calibration, Conditions, Table
 from supernet_jax.export import formats, onnx_engine
-from supernet_jax.latency import Calibration, Conditions, Table
 from supernet_jax.runtime import progress
 from supernet_jax.storage import files
 from supernet_jax.timing import Engine
@@ -95,7 +96,7 @@ def _begin(path: pathlib.Path, space: Space, batch: int, engine: Engine) -> Tabl
     here = timing.conditions(space, batch=batch, engine=engine)
     if not os.path.lexists(path):
         common.check_writable("--out", path)
-        return Table(latency.FORMAT, latency.VERSION, here, {}, {}, None)
+        return Table(latency_table.FORMAT, latency_table.VERSION, here, {}, {}, None)
     table = _same_conditions(path, here)
     if not files.is_writable(path.absolute().parent):
         raise UserError(f"this user cannot write to the folder of {path}; choose another --out")
@@ -109,7 +110,7 @@ def _measure_kinds(
     arguments: Arguments,
     engine: Engine,
 ) -> Table:
-    wanted = latency.kinds(space, resolutions)
+    wanted = latency_table.kinds(space, resolutions)
     todo = {name: kind for name, kind in wanted.items() if name not in table.kinds}
     if not todo:
         return table
@@ -173,8 +174,8 @@ def _same_conditions(path: pathlib.Path, here: Conditions) -> Table:
     Raises:
         UserError: it cannot be read, or was measured under other conditions.
     """
-    table = latency.read(path)
-    differing = latency.differences(table.conditions, here)
+    table = latency_table.read(path)
+    differing = latency_table.differences(table.conditions, here)
     if differing:
         raise UserError(
             f"{path} was measured under other conditions ({'; '.join(differing)}), and latencies "
@@ -196,7 +197,7 @@ def _print(table: Table) -> None:
         f"calibrated it); rank correlation: Spearman {known.spearman:.3f}, Kendall "
         f"{known.kendall:.3f}; a network's own timings spread by {known.spread:.1%}"
     )
-    print(f"measured: {latency.provenance(table)}")
+    print(f"measured: {latency_table.provenance(table)}")
 
 
 def _errors(known: Calibration) -> Iterator[tuple[str, float, float]]:

@@ -18,14 +18,15 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import costs, latency, results
+from supernet_jax import results
 from supernet_jax.commands import common
-from supernet_jax.costs import Cost
 from supernet_jax.elastic import choices
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import costs, latency_table
+from supernet_jax.evaluation.costs import Cost
 from supernet_jax.experiment import Run
 from supernet_jax.report import front as report
 from supernet_jax.runtime import progress
@@ -237,11 +238,11 @@ def _spent(space: Space, name: str) -> _Spent:
     if name in COSTS:
         return _Spent(name, COSTS[name](space), 1.0, {})
     path = pathlib.Path(name.removeprefix(LATENCY))
-    table = latency.read(path)
+    table = latency_table.read(path)
     source = {
         "file": str(path),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "measured": latency.provenance(table),
+        "measured": latency_table.provenance(table),
     }
     return _Spent("latency", costs.latency(space, table), 1e-6, {"latency_table": source})
 

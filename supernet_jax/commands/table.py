@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from supernet_jax import config, data, experiment, results, zerocost
+from supernet_jax import config, data, experiment, results
 from supernet_jax.commands import common
 from supernet_jax.elastic import choices, notation, shared_params
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import proxies
 from supernet_jax.experiment import Experiment
 from supernet_jax.runtime import progress
 from supernet_jax.sampling import table
@@ -135,7 +136,7 @@ def _scorer(built: Experiment, arguments: Arguments) -> Any:
     pixels, labels = (part[0] for part in data.padded_batches(some, n))
     inputs = built.prepare(jnp.asarray(pixels))
     params = jax.jit(lambda: shared_params.init(space, jax.random.key(arguments.seed)))()
-    score = zerocost.snip(
+    score = proxies.snip(
         space, params, inputs, jnp.asarray(labels), resolution=space.resolutions[-1]
     )
     return jax.jit(score)

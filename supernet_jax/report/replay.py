@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from supernet_jax import config, costs, visits
+from supernet_jax import config, visits
 from supernet_jax.elastic import choices, space_identity
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import costs
 from supernet_jax.report.history import Stretch
 from supernet_jax.report.values import mapping
 from supernet_jax.sampling import Sampler

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from supernet_jax.costs import Cost
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
+from supernet_jax.evaluation.costs import Cost
 from supernet_jax.sampling import table as tables
 from supernet_jax.sampling.hook import Sampler, Score
 from supernet_jax.sampling.table import Bins

@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import costs
-from supernet_jax.costs import Cost
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import costs
+from supernet_jax.evaluation.costs import Cost
 from supernet_jax.storage import files, typed_json
 
 FORMAT, VERSION = "supernet_jax table of MACs", 1

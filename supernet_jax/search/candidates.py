@@ -16,10 +16,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from supernet_jax.costs import Cost
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation.costs import Cost
 from supernet_jax.search.searcher import Budget, pack
 
 Propose = Callable[[Array], np.ndarray]  # key -> rows [M, D]

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from supernet_jax.costs import Cost
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation.costs import Cost
 from supernet_jax.search import saving
 from supernet_jax.search.saving import Saved
 from supernet_jax.search.searcher import History, Searcher, extend, no_history, pack

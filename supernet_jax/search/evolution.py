@@ -6,10 +6,10 @@ Shape letters: `F` archs on the front, `D` decisions.
 import jax
 import numpy as np
 
-from supernet_jax.costs import Cost
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation.costs import Cost
 from supernet_jax.search import candidates
 from supernet_jax.search.candidates import CHUNK, Normal, Propose
 from supernet_jax.search.front import front_per_bin

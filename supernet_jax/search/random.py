@@ -2,10 +2,10 @@
 
 import jax
 
-from supernet_jax.costs import Cost
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation.costs import Cost
 from supernet_jax.search import candidates
 from supernet_jax.search.candidates import Normal
 from supernet_jax.search.searcher import (

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from supernet_jax import losses
 from supernet_jax.elastic import strategies
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
@@ -38,7 +38,9 @@ def snip(
     def score(arch: Arch) -> Array:
         def loss(params: Tree) -> Array:
             output = strategies.masked(space, params, arch, images, resolution=resolution)
-            return losses.cross_entropy(output.logits, labels)
+            logits = output.logits
+            losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return jnp.mean(losses)
 
         products = jax.tree.map(
             lambda w, g: jnp.sum(jnp.abs(w * g)), params, jax.grad(loss)(params)

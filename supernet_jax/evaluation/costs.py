@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import latency as latencies
 from supernet_jax.elastic import choices, elastic_block
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation import latency_table
 from supernet_jax.nn import block_shapes
 
 Cost = Callable[[Arch], Any]
@@ -45,7 +45,7 @@ def parameters(space: Space) -> Cost:
 
 def latency(
     space: Space,
-    table: latencies.Table,
+    table: latency_table.Table,
     *,
     resolutions: Sequence[int] | None = None,
     calibrated: bool = True,
@@ -65,7 +65,7 @@ def latency(
     Raises:
         UserError: the table lacks kinds of block of the space, or is not finished.
     """
-    tables = latencies.block_tables(space, table, resolutions=resolutions)
+    tables = latency_table.block_tables(space, table, resolutions=resolutions)
     if not calibrated:
         return functools.partial(_lookup_sum, space, tables, tied=False)
     known = table.calibration

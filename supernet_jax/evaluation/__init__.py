@@ -1,0 +1,1 @@
+"""What a subnet is worth and what it costs."""
