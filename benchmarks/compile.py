@@ -44,6 +44,8 @@ def main() -> None:
 
     pass
 
+    pass
+
     parser = measure.parser(__doc__)
     parser.set_defaults(rounds=3)
     parser.add_argument("--space", choices=sorted(config.SPACES), help="(default: attentivenas)")
@@ -148,6 +150,8 @@ def training(space, strategy, size, batch, dtype):
 
     pass
 
+    pass
+
     recipe = train_step.recipe_of(space, strategy, dtype, n_random=2)
     mesh, rules = sharding.data_mesh(), sharding.REPLICATED
     data = sharding.split(mesh, train_step.images(space, size, batch))
@@ -165,6 +169,9 @@ def evaluation(space, strategy, size, batch, dtype):
     from supernet_jax import config
     from supernet_jax.elastic import choices
     from supernet_jax.evaluation import programs
+
+    pass
+    pass
 
     pass
 

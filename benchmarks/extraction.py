@@ -125,6 +125,8 @@ def made(width):
 
     pass
 
+    pass
+
     shapes = {"params": shared_params.parameter_shapes(space_of(width))}
     rng, mesh = np.random.default_rng(0), sharding.data_mesh()
     places = sharding.place(mesh, shapes, rules=sharding.SHARDED)
@@ -179,6 +181,8 @@ def read(folder, space, arch, *, whole):
 
     pass
 
+    pass
+
     if whole:
         return slices.Part(space, checkpoint.restore_params(folder))
     return slices.read(folder, space, arch)
@@ -190,6 +194,10 @@ def taken(part, arch):
     from supernet_jax.elastic import strategies
     from supernet_jax.evaluation import evaluate
     from supernet_jax.runtime import hardware
+
+    pass
+    pass
+    pass
 
     pass
     pass

@@ -97,6 +97,9 @@ def child(name, space_name, size, batch, dtype, rounds):
     pass
 
     pass
+    pass
+
+    pass
 
     pass
 

@@ -12,8 +12,18 @@ import pytest
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.errors import UserError
-from supernet_jax.search import Budget, History, Searcher, evolution, random_search, run, saving
-from supernet_jax.search.front import front_per_bin, hypervolume, pareto_front
+from supernet_jax.search import (
+    Budget,
+    History,
+    Searcher,
+    evolution,
+    front_per_bin,
+    hypervolume,
+    pareto_front,
+    random_search,
+    run,
+    state_file,
+)
 from supernet_jax.search.searcher import extend, no_history, pack
 
 # 3^10 * 4^2 = 944,784 archs: too many to be listed.
@@ -405,10 +415,12 @@ def test_every_leaf_of_a_state_is_restored_as_it_was(tmp_path):
         "nested": [np.arange(4.0).reshape(2, 2) / 3, (7, 0.1, True, None)],
         "scalar": np.float32(0.1),
     }
-    saved = saving.Saved(state, extend(no_history(1), [np.int32([5])], [np.nan], [0.1]), 1)
+    saved = state_file.Saved(state, extend(no_history(1), [np.int32([5])], [np.nan], [0.1]), 1)
     empty = jax.tree.map(lambda x: x[:0] if getattr(x, "ndim", 0) else x, state)
-    saving.write(tmp_path / "file", saved, {"seed": 1})
-    read = saving.read(tmp_path / "file", saving.Saved(empty, no_history(0), 0), {"seed": 1})
+    state_file.write(tmp_path / "file", saved, {"seed": 1})
+    read = state_file.read(
+        tmp_path / "file", state_file.Saved(empty, no_history(0), 0), {"seed": 1}
+    )
     chex.assert_trees_all_equal_structs(read, saved)
     for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(saved), strict=True):
         assert type(a) is type(b)
@@ -420,9 +432,9 @@ def test_every_leaf_of_a_state_is_restored_as_it_was(tmp_path):
 
 
 def test_a_state_that_is_no_array_is_refused_rather_than_pickled(tmp_path):
-    saved = saving.Saved({"bad": object()}, no_history(1), 0)
+    saved = state_file.Saved({"bad": object()}, no_history(1), 0)
     with pytest.raises(TypeError, match=r"bad.* is a object"):
-        saving.write(tmp_path / "file", saved, {})
+        state_file.write(tmp_path / "file", saved, {})
     assert not list(tmp_path.iterdir())
 
 
@@ -447,12 +459,12 @@ def test_another_search_s_file_is_refused(tmp_path):
 
 def test_leaves_of_another_kind_are_refused(tmp_path):
     def saved(leaf):
-        return saving.Saved({"leaf": leaf}, no_history(1), 0)
+        return state_file.Saved({"leaf": leaf}, no_history(1), 0)
 
-    saving.write(tmp_path / "file", saved(np.zeros(3, np.float32)), {})
+    state_file.write(tmp_path / "file", saved(np.zeros(3, np.float32)), {})
     for other in (np.zeros(3), np.zeros(3, np.int32), np.zeros((3, 1), np.float32), 1.0):
         with pytest.raises(UserError, match=r"differ in \.state\['leaf'\]"):
-            saving.read(tmp_path / "file", saved(other), {})
+            state_file.read(tmp_path / "file", saved(other), {})
 
 
 def test_a_searcher_with_other_settings_may_not_finish_a_generation(tmp_path):

@@ -1,10 +1,10 @@
 """One file per search algorithm, and the loop that runs any of them."""
 
-from supernet_jax.search.driver import Score, run
 from supernet_jax.search.evolution import evolution
-from supernet_jax.search.front import front_per_bin, hypervolume, pareto_front
+from supernet_jax.search.loop import Score, run
+from supernet_jax.search.pareto import front_per_bin, hypervolume, pareto_front
 from supernet_jax.search.racing import Raced, race
-from supernet_jax.search.random import random_search
+from supernet_jax.search.random_search import random_search
 from supernet_jax.search.searcher import (
     Budget,
     History,

@@ -10,9 +10,9 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation.costs import Cost
-from supernet_jax.search import candidates
-from supernet_jax.search.candidates import CHUNK, Normal, Propose
-from supernet_jax.search.front import front_per_bin
+from supernet_jax.search import proposals
+from supernet_jax.search.pareto import front_per_bin
+from supernet_jax.search.proposals import CHUNK, Normal, Propose
 from supernet_jax.search.searcher import (
     Budget,
     Searcher,
@@ -65,18 +65,18 @@ def evolution(
         UserError: for a setting out of range; `init` raises it if no arch meets the budget.
     """
     _check(step, population, mutations, crossovers, mutation_rate)
-    region = candidates.Region(menu, cost, budget, normal)
-    using = candidates.operators(menu)
-    draw = candidates.drawer(region, using)
+    region = proposals.Region(menu, cost, budget, normal)
+    using = proposals.operators(menu)
+    draw = proposals.drawer(region, using)
 
     def init(key: Array) -> SearchState:
         check, search = jax.random.split(key)
-        candidates.require_any(region, using, check)
+        proposals.require_any(region, using, check)
         return begin(menu, search)
 
     def first(key: Array, known: np.ndarray) -> np.ndarray:
-        smallest = candidates.smallest_row(menu)
-        rows = candidates.collect(region, lambda _: smallest, key, 1, known, rounds=1)
+        smallest = proposals.smallest_row(menu)
+        rows = proposals.collect(region, lambda _: smallest, key, 1, known, rounds=1)
         rest = draw(key, population - len(rows), np.concatenate([known, rows]))
         return np.concatenate([rows, rest])
 
@@ -93,7 +93,7 @@ def evolution(
         *keys, last = jax.random.split(key, 3)
         taken = known
         for (propose, n), k in zip(wanted, keys, strict=True):
-            taken = np.concatenate([taken, candidates.collect(region, propose, k, n, taken)])
+            taken = np.concatenate([taken, proposals.collect(region, propose, k, n, taken)])
         missing = len(known) + mutations + crossovers - len(taken)
         return np.concatenate([taken, draw(last, missing, taken)])[len(known) :]
 

@@ -46,7 +46,7 @@ from typing import NamedTuple
 import numpy as np
 
 from supernet_jax.errors import UserError
-from supernet_jax.search.front import pareto_front
+from supernet_jax.search.pareto import pareto_front
 
 # (positions [A], order [K], first, end) -> what they get right of images order[first:end],
 # bool [A, end - first]

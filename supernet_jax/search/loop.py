@@ -12,9 +12,8 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation.costs import Cost
-from supernet_jax.search import saving
-from supernet_jax.search.saving import Saved
 from supernet_jax.search.searcher import History, Searcher, extend, no_history, pack
+from supernet_jax.search.state_file import Saved, read, write
 
 KEY = "random key"  # its field in the identity
 Score = Callable[[Arch], np.ndarray]  # archs [N] -> [N], the higher the better
@@ -73,7 +72,7 @@ def run(
             state = searcher.tell(asked, archs, history.scores[told:], history.costs[told:])
             told = len(history.scores)
         if state_file is not None:
-            saving.write(state_file, Saved(state, history, told), identity)
+            write(state_file, Saved(state, history, told), identity)
         if on_progress is not None:
             on_progress(history)
     return History(*(column[:evaluations] for column in history))
@@ -85,8 +84,8 @@ def _begin(searcher: Searcher, key: Array, file: Path | None, identity: Mapping[
     if file is None:
         return fresh
     if os.path.lexists(file):
-        return saving.read(file, fresh, identity)
-    saving.write(file, fresh, identity)  # to fail now rather than after a generation was scored
+        return read(file, fresh, identity)
+    write(file, fresh, identity)  # to fail now rather than after a generation was scored
     return fresh
 
 

@@ -6,8 +6,8 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation.costs import Cost
-from supernet_jax.search import candidates
-from supernet_jax.search.candidates import Normal
+from supernet_jax.search import proposals
+from supernet_jax.search.proposals import Normal
 from supernet_jax.search.searcher import (
     Budget,
     Searcher,
@@ -39,13 +39,13 @@ def random_search(
     """
     if batch < 1:
         raise UserError(f"batch is {batch}; it must be at least 1")
-    region = candidates.Region(menu, cost, budget, normal)
-    using = candidates.operators(menu)
-    draw = candidates.drawer(region, using)
+    region = proposals.Region(menu, cost, budget, normal)
+    using = proposals.operators(menu)
+    draw = proposals.drawer(region, using)
 
     def init(key: Array) -> SearchState:
         check, search = jax.random.split(key)
-        candidates.require_any(region, using, check)
+        proposals.require_any(region, using, check)
         return begin(menu, search)
 
     def ask(state: SearchState) -> tuple[Arch, SearchState]:
