@@ -38,14 +38,6 @@ def main() -> None:
     from supernet_jax import config
     from supernet_jax.runtime import program_cache
 
-    pass
-
-    pass
-
-    pass
-
-    pass
-
     parser = measure.parser(__doc__)
     parser.set_defaults(rounds=3)
     parser.add_argument("--space", choices=sorted(config.SPACES), help="(default: attentivenas)")
@@ -139,24 +131,16 @@ def space_of(name, size):
 def training(space, strategy, size, batch, dtype):
     """The step's programs, and a function that takes one."""
     import jax
-    import train_step
+    import train_step as bench
 
-    from supernet_jax import fit, train
     from supernet_jax.runtime import sharding
+    from supernet_jax.training import loop, train_step
 
-    pass
-
-    pass
-
-    pass
-
-    pass
-
-    recipe = train_step.recipe_of(space, strategy, dtype, n_random=2)
+    recipe = bench.recipe_of(space, strategy, dtype, n_random=2)
     mesh, rules = sharding.data_mesh(), sharding.REPLICATED
-    data = sharding.split(mesh, train_step.images(space, size, batch))
-    state = jax.block_until_ready(fit.creator(recipe, mesh, rules=rules)())
-    step = train.Step(recipe, mesh=mesh)
+    data = sharding.split(mesh, bench.images(space, size, batch))
+    state = jax.block_until_ready(loop.creator(recipe, mesh, rules=rules)())
+    step = train_step.Step(recipe, mesh=mesh)
     return step.programs().values(), lambda: step(state, data, resolutions=(size,) * 4)
 
 
@@ -169,19 +153,6 @@ def evaluation(space, strategy, size, batch, dtype):
     from supernet_jax import config
     from supernet_jax.elastic import choices
     from supernet_jax.evaluation import programs
-
-    pass
-    pass
-
-    pass
-
-    pass
-
-    pass
-
-    pass
-
-    pass
 
     params, data = jax.block_until_ready(bench.prepared(space, size, batch, 1))
     archs = jax.device_get(choices.sample(space.menu, jax.random.key(1), (CANDIDATES,)))

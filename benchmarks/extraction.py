@@ -115,18 +115,6 @@ def made(width):
     from supernet_jax.elastic import shared_params
     from supernet_jax.runtime import sharding
 
-    pass
-
-    pass
-
-    pass
-
-    pass
-
-    pass
-
-    pass
-
     shapes = {"params": shared_params.parameter_shapes(space_of(width))}
     rng, mesh = np.random.default_rng(0), sharding.data_mesh()
     places = sharding.place(mesh, shapes, rules=sharding.SHARDED)
@@ -173,16 +161,6 @@ def read(folder, space, arch, *, whole):
     from supernet_jax import slices
     from supernet_jax.storage import checkpoint
 
-    pass
-
-    pass
-
-    pass
-
-    pass
-
-    pass
-
     if whole:
         return slices.Part(space, checkpoint.restore_params(folder))
     return slices.read(folder, space, arch)
@@ -194,23 +172,6 @@ def taken(part, arch):
     from supernet_jax.elastic import strategies
     from supernet_jax.evaluation import evaluate
     from supernet_jax.runtime import hardware
-
-    pass
-    pass
-    pass
-
-    pass
-    pass
-
-    pass
-    pass
-
-    pass
-    pass
-
-    pass
-
-    pass
 
     space, params = part
     rng = np.random.default_rng(1)

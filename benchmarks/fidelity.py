@@ -33,22 +33,9 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import config, experiment, fit, run_folder, train, visits
+from supernet_jax import config, experiment, run_folder, visits
 from supernet_jax.commands.train import job
-from supernet_jax.config import (
-    AlphaDivergence,
-    Attentive,
-    Config,
-    ConflictProjection,
-    Delayed,
-    Fair,
-    HardLabels,
-    Nested,
-    Progressive,
-    Shift,
-    SoftCrossEntropy,
-    Uniform,
-)
+from supernet_jax.config import Config
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.notation import to_notation
@@ -56,6 +43,18 @@ from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, evaluate
 from supernet_jax.experiment import Experiment
 from supernet_jax.storage import files
+from supernet_jax.training import loop, train_step
+from supernet_jax.training.gradients import ConflictProjection
+from supernet_jax.training.losses import AlphaDivergence, HardLabels, SoftCrossEntropy
+from supernet_jax.training.samplers import (
+    Attentive,
+    Delayed,
+    Fair,
+    Nested,
+    Progressive,
+    Shift,
+    Uniform,
+)
 
 MEMBERS = 4  # of a step of the sandwich, the unit of budgets
 SHARED = 64  # random archs whose statistics make those without calibration
@@ -261,10 +260,10 @@ class Study:
         # One compiled step for all seeds of a method, and for all archs alone.
         kind = one.method or "alone"
         if kind not in self._steps:
-            self._steps[kind] = train.Step(built.recipe, mesh=built.mesh, rules=built.rules)
+            self._steps[kind] = train_step.Step(built.recipe, mesh=built.mesh, rules=built.rules)
         work = job(built, folder)._replace(step=self._steps[kind])
         with work.checkpoints:
-            state, finished = fit.fit(work)
+            state, finished = loop.fit(work)
         if not finished:
             raise SystemExit(f"stopped; the same command goes on with {one.name}")
         seconds = time.perf_counter() - start

@@ -14,12 +14,14 @@ from typing import Any
 
 import jax
 
-from supernet_jax.config import AdamW, Config, Data, Evaluation, Sandwich, SoftCrossEntropy, Train
+from supernet_jax.config import Config, Data, Evaluation, Train
 from supernet_jax.elastic import notation
 from supernet_jax.elastic.choices import Menu
 from supernet_jax.elastic.space import Space
-from supernet_jax.sampling import Sampler
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
+from supernet_jax.training.losses import SoftCrossEntropy
+from supernet_jax.training.optimizers import AdamW
+from supernet_jax.training.samplers import Sampler, Sandwich
 
 
 @dataclasses.dataclass(frozen=True)

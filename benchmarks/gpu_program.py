@@ -28,8 +28,10 @@ from jax.sharding import SingleDeviceSharding
 from scaling import computations, result_bytes, runs
 from train_step import recipe_of
 
-from supernet_jax import config, train
+from supernet_jax import config
 from supernet_jax.runtime import native
+from supernet_jax.training import train_step
+from supernet_jax.training.recipe import Batch
 
 # As the driver describes an H100 SXM with 80 GB; NVIDIA H100 Tensor Core GPU data sheet.
 H100 = """
@@ -104,9 +106,9 @@ PIECES = ("largest", "smallest", "random", "update")
 def pieces(space, size, arguments):
     """Functions with the shapes of their arguments, by name; those that `arguments` wants."""
     recipe = recipe_of(space, "masked", arguments.dtype, n_random=2)
-    step, state = train._pieces(recipe, None, None), train.shapes(recipe)
+    step, state = train_step._pieces(recipe, None, None), train_step.shapes(recipe)
     shape = (arguments.batch, size, size, 3)
-    batch = train.Batch(
+    batch = Batch(
         jax.ShapeDtypeStruct(shape, jnp.uint8),
         *(jax.ShapeDtypeStruct(shape[:1], jnp.int32) for _ in range(2)),
     )

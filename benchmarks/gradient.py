@@ -87,22 +87,6 @@ def child(name, space_name, size, batch, dtype, rounds):
     from supernet_jax.elastic import choices, shared_params, strategies
     from supernet_jax.runtime import hardware
 
-    pass
-    pass
-
-    pass
-    pass
-
-    pass
-    pass
-
-    pass
-    pass
-
-    pass
-
-    pass
-
     variant = VARIANTS[name]
     space = space_of(space_name, size)
     how = {"resolution": size, "dtype": config.dtype(dtype)}

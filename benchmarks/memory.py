@@ -67,8 +67,6 @@ def held(count, name, size, batch, dtype):
     from supernet_jax import config
     from supernet_jax.evaluation import evaluate
 
-    pass
-
     space = space_of(name, size)
     params, data = prepared(space, size, batch, 1)
     archs = population(space.menu, None, count, 0)
@@ -123,19 +121,11 @@ def planned(name, size, batch, dtype):
 
 def plan(recipe, state, data, size):
     """What the compiler plans for one step."""
-    from supernet_jax import train
     from supernet_jax.runtime import hardware
-
-    pass
-
-    pass
-
-    pass
-
-    pass
+    from supernet_jax.training import train_step
 
     members = len(recipe.sampler.fixed) + recipe.sampler.n_random
-    lowered = train.make_step(recipe).lower(state, data, resolutions=(size,) * members)
+    lowered = train_step.make_step(recipe).lower(state, data, resolutions=(size,) * members)
     # Buffers are planned for the optimised program; machine code need not be.
     return lowered.compile(compiler_options=hardware.runs_once()).memory_analysis()
 

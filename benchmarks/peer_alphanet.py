@@ -42,11 +42,15 @@ import yaml
 from evaluation import population  # the script beside this one
 from torch.nn import functional
 
-from supernet_jax import config, losses, optim, sampling, train
+from supernet_jax import config
 from supernet_jax.elastic import choices, notation, strategies
 from supernet_jax.evaluation.evaluate import EvaluationData, How, evaluate
 from supernet_jax.importers import attentivenas as attentivenas_files
 from supernet_jax.spaces import attentivenas
+from supernet_jax.training import samplers, train_step
+from supernet_jax.training.losses import divergences, loss
+from supernet_jax.training.optimizers import sgd
+from supernet_jax.training.recipe import Batch, Recipe, State
 
 CLASSES = 10
 # Relative, two libraries, 37 blocks. On GPU convolutions may be computed by other algorithms.
@@ -286,14 +290,14 @@ class Ours:
     """Our training step; the archs of a step come from the sampler's state, hence as data."""
 
     def __init__(self, space, strategy, params, dtype):
-        sampler = sampling.sandwich(space.menu, n_random=2)._replace(
+        sampler = samplers.sandwich(space.menu, n_random=2)._replace(
             sample=lambda state, key, step, score: state
         )
-        recipe = train.Recipe(
+        recipe = Recipe(
             space=space,
             sampler=sampler,
-            loss=losses.in_place_distillation(losses.soft_cross_entropy, smoothing=0.1),
-            optimizer=optim.alphanet_sgd(0.01, weight_decay=1e-5),
+            loss=loss.in_place_distillation(divergences.soft_cross_entropy, smoothing=0.1),
+            optimizer=sgd.alphanet_sgd(0.01, weight_decay=1e-5),
             augment=lambda images, key, ids: images,
             strategy=config.strategy(strategy, job="train", backend=jax.default_backend()),
             dtype=dtype,
@@ -303,14 +307,14 @@ class Ours:
         opt_state = recipe.optimizer.init(params)
         counters = zero + 0, zero + 0
         key = jax.random.key_data(jax.random.key(0))
-        self.state = train.State(zero, params, opt_state, (), None, *counters, key)
-        self.program = train.Step(recipe)
+        self.state = State(zero, params, opt_state, (), None, *counters, key)
+        self.program = train_step.Step(recipe)
         self.resolutions = tuple(space.resolutions) * 4
 
     def ready(self, images, labels):
         """A batch on the device, as `step` takes it."""
         ids = np.arange(len(labels), dtype=np.int32)
-        return (jax.device_put(train.Batch(images, labels, ids)),)
+        return (jax.device_put(Batch(images, labels, ids)),)
 
     def step(self, batch, archs):
         """One sandwich step; returns the members' losses in the order of `MEMBERS`."""

@@ -28,9 +28,10 @@ from compile import SMALL, space_of  # the script beside this one
 from scaling import computations
 from train_step import prepared
 
-from supernet_jax import config, train
+from supernet_jax import config
 from supernet_jax.elastic import choices
 from supernet_jax.evaluation import costs
+from supernet_jax.training import train_step
 
 MATRIX, DEPTHWISE, ELEMENTWISE, REDUCTION, COLLECTIVE, COPY = (
     "matrix products",
@@ -76,7 +77,7 @@ def main() -> None:
         alone = recipe.sampler._replace(fixed=recipe.sampler.fixed[:1], n_random=0)
         recipe = recipe._replace(sampler=alone)
     members = len(recipe.sampler.fixed) + recipe.sampler.n_random
-    step = train.make_step(recipe).lower(state, data, resolutions=(size,) * members)
+    step = train_step.make_step(recipe).lower(state, data, resolutions=(size,) * members)
     compiled = step.compile()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.trace or pathlib.Path(temporary)

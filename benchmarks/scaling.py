@@ -26,10 +26,10 @@ import measure
 import numpy as np
 from train_step import recipe_of
 
-from supernet_jax import train
 from supernet_jax.elastic.space import Space
 from supernet_jax.runtime import hardware, sharding
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
+from supernet_jax.training import recipe, train_step
 
 ROOT = pathlib.Path(__file__).parent.parent
 RULES = {"whole": sharding.REPLICATED, "split": sharding.SHARDED}
@@ -128,14 +128,14 @@ def child(arguments):
     space = small() if is_small else measure.space_of(arguments.space, pixels=pixels)
     recipe = recipe_of(space, "masked", "float32", n_random=1)
     mesh, rules = sharding.data_mesh(), RULES[arguments.state]
-    where = train.places(recipe, mesh, rules)
+    where = train_step.places(recipe, mesh, rules)
 
     def create():
-        return train.create(recipe)
+        return train_step.create(recipe)
 
     state = jax.jit(create, out_shardings=where, compiler_options=hardware.runs_once())()
     batch = sharding.split(mesh, batch_of(arguments.batch, pixels, space.classes))
-    made = train.make_step(recipe, mesh=mesh, rules=rules)
+    made = train_step.make_step(recipe, mesh=mesh, rules=rules)
     step = made.lower(state, batch, resolutions=(pixels,) * 3)
     # The figures are those of the optimised program; machine code need not be.
     compiled = step.compile(compiler_options=hardware.runs_once())
@@ -166,12 +166,12 @@ def small() -> Space:
     )
 
 
-def batch_of(count: int, pixels: int, classes: int) -> train.Batch:
+def batch_of(count: int, pixels: int, classes: int) -> recipe.Batch:
     """Noise with labels."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, pixels, pixels, 3), np.uint8)
     labels = rng.integers(0, classes, count, np.int32)
-    return train.Batch(images, labels, np.arange(count, dtype=np.int32))
+    return recipe.Batch(images, labels, np.arange(count, dtype=np.int32))
 
 
 def compiled_figures(compiled, devices):

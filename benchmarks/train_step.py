@@ -16,8 +16,11 @@ import measure
 import numpy as np
 from compile import SMALL, space_of
 
-from supernet_jax import config, experiment, losses, optim, sampling, train
+from supernet_jax import config, experiment
 from supernet_jax.runtime import hardware
+from supernet_jax.training import recipe, samplers, train_step
+from supernet_jax.training.losses import alpha_divergence, loss
+from supernet_jax.training.optimizers import sgd
 
 PLAIN = config.Data(pad=0, flip=False)  # what is measured is the networks
 
@@ -53,11 +56,11 @@ def main() -> None:
 
 def recipe_of(space, strategy, dtype, *, n_random):
     """The sandwich rule with in-place distillation."""
-    return train.Recipe(
+    return recipe.Recipe(
         space=space,
-        sampler=sampling.sandwich(space.menu, n_random=n_random),
-        loss=losses.in_place_distillation(losses.adaptive_alpha_divergence, smoothing=0.1),
-        optimizer=optim.alphanet_sgd(0.01, weight_decay=1e-5),
+        sampler=samplers.sandwich(space.menu, n_random=n_random),
+        loss=loss.in_place_distillation(alpha_divergence.adaptive_alpha_divergence, smoothing=0.1),
+        optimizer=sgd.alphanet_sgd(0.01, weight_decay=1e-5),
         augment=functools.partial(experiment.augmented, PLAIN, evaluation.prepare),
         strategy=config.strategy(strategy, job="train", backend=jax.default_backend()),
         dtype=config.dtype(dtype),
@@ -68,7 +71,7 @@ def prepared(space, strategy, resolution, batch, dtype):
     """A recipe, the state before the first step, and a batch."""
     recipe = recipe_of(space, strategy, dtype, n_random=2)
     data = jax.device_put(images(space, resolution, batch))
-    make = jax.jit(lambda: train.create(recipe), compiler_options=hardware.runs_once())
+    make = jax.jit(lambda: train_step.create(recipe), compiler_options=hardware.runs_once())
     return recipe, make(), data
 
 
@@ -77,13 +80,13 @@ def images(space, resolution, batch):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (batch, resolution, resolution, 3), np.uint8)
     labels = rng.integers(0, space.classes, batch, np.int32)
-    return train.Batch(pixels, labels, np.arange(batch, dtype=np.int32))
+    return recipe.Batch(pixels, labels, np.arange(batch, dtype=np.int32))
 
 
 def stepper(space, strategy, resolution, batch, dtype):
     """A function that takes one training step; the state goes on from call to call."""
     recipe, state, data = prepared(space, strategy, resolution, batch, dtype)
-    step = train.Step(recipe)
+    step = train_step.Step(recipe)
 
     def run(_):
         nonlocal state

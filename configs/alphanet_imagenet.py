@@ -20,17 +20,12 @@ bicubically; AutoAugment takes the nearest pixel and a fill of 128, there the in
 by chance, and the fill is the mean.
 """
 
-from supernet_jax.config import (
-    AlphaDivergence,
-    Config,
-    Data,
-    Evaluation,
-    Sandwich,
-    Sgd,
-    Train,
-    UnitSum,
-)
+from supernet_jax.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces import AttentiveNAS
+from supernet_jax.training.gradients import UnitSum
+from supernet_jax.training.losses import AlphaDivergence
+from supernet_jax.training.optimizers import Sgd
+from supernet_jax.training.samplers import Sandwich
 
 config = Config(
     space=AttentiveNAS(dropout=0.2, drop_path=0.2),

@@ -26,17 +26,12 @@ there bicubically; AutoAugment takes the nearest pixel and a fill of 128, there 
 drawn by chance, and the fill is the mean.
 """
 
-from supernet_jax.config import (
-    Attentive,
-    Config,
-    Data,
-    Evaluation,
-    Sgd,
-    SoftCrossEntropy,
-    Train,
-    UnitSum,
-)
+from supernet_jax.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces import AttentiveNAS
+from supernet_jax.training.gradients import UnitSum
+from supernet_jax.training.losses import SoftCrossEntropy
+from supernet_jax.training.optimizers import Sgd
+from supernet_jax.training.samplers import Attentive
 
 config = Config(
     space=AttentiveNAS(dropout=0.2, drop_path=0.2),

@@ -6,8 +6,11 @@ DIR holds CIFAR-10 as TFDS prepares it (docs/data.md). Hardware: a GPU for the f
 Expected: not yet measured for the full schedule; docs/results.md has a short one on two CPU cores.
 """
 
-from supernet_jax.config import AlphaDivergence, Config, Data, Evaluation, Sandwich, Sgd, Train
+from supernet_jax.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces import Cifar
+from supernet_jax.training.losses import AlphaDivergence
+from supernet_jax.training.optimizers import Sgd
+from supernet_jax.training.samplers import Sandwich
 
 config = Config(
     space=Cifar(dropout=0.1),

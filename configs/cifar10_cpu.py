@@ -6,8 +6,11 @@ DIR holds CIFAR-10 as TFDS prepares it (docs/data.md). Hardware: two CPU cores, 
 Expected: see docs/results.md.
 """
 
-from supernet_jax.config import AlphaDivergence, Config, Data, Evaluation, Sandwich, Sgd, Train
+from supernet_jax.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces import Cifar
+from supernet_jax.training.losses import AlphaDivergence
+from supernet_jax.training.optimizers import Sgd
+from supernet_jax.training.samplers import Sandwich
 
 config = Config(
     space=Cifar(resolutions=(16,), dropout=0.0),

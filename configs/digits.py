@@ -6,8 +6,11 @@ Hardware: two CPU cores. `supernet quickstart` is this experiment with search an
 Expected: see docs/results.md.
 """
 
-from supernet_jax.config import AlphaDivergence, Config, Data, Evaluation, Sandwich, Sgd, Train
+from supernet_jax.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces import Digits
+from supernet_jax.training.losses import AlphaDivergence
+from supernet_jax.training.optimizers import Sgd
+from supernet_jax.training.samplers import Sandwich
 
 config = Config(
     space=Digits(),

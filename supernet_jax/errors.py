@@ -16,3 +16,9 @@ def near(word: str, known: Iterable[str]) -> str:
     """`; did you mean ...?` for a misspelt word, the end of a message; or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises a `UserError` unless the condition holds."""
+    if not condition:
+        raise UserError(message)

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from supernet_jax import config, data, extracted, slices, train
+from supernet_jax import config, data, extracted, slices
 from supernet_jax.config import Config
 from supernet_jax.data import Dataset, augment, autoaugment
 from supernet_jax.elastic import choices, space_identity
@@ -29,8 +29,10 @@ from supernet_jax.errors import UserError, near
 from supernet_jax.evaluation.evaluate import EvaluationData, How
 from supernet_jax.importers import classes as class_names
 from supernet_jax.runtime import sharding
-from supernet_jax.sampling import Sampler
 from supernet_jax.storage import checkpoint, files, user_code
+from supernet_jax.training import recipe
+from supernet_jax.training.gradients import combine
+from supernet_jax.training.samplers import Sampler, sampler
 
 
 class Experiment(NamedTuple):
@@ -49,7 +51,7 @@ class Experiment(NamedTuple):
     dataset: Dataset
     space: Space
     prepare: Callable[[Array], Array]
-    recipe: train.Recipe
+    recipe: recipe.Recipe
     mesh: Mesh
 
     @property
@@ -133,7 +135,7 @@ def _built(name: str, settings: Config, kind: type, **given: Any) -> Any:
     return made
 
 
-def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -> train.Recipe:
+def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -> recipe.Recipe:
     d, t = settings.data, settings.train
     for name in t.features:
         if name not in space.blocks:
@@ -142,12 +144,12 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
                 f"have{near(name, space.blocks)}"
             )
     mix = functools.partial(augment.mixup, alpha=d.mixup, classes=space.classes)
-    more = config.taken(settings.sampler, space=space, steps=t.steps)
-    return train.Recipe(
+    more = sampler.taken(settings.sampler, space=space, steps=t.steps)
+    return recipe.Recipe(
         space=space,
         sampler=_built("sampler", settings, Sampler, menu=space.menu, **more),
         loss=_built("loss", settings, Callable),  # type: ignore[arg-type]
-        combine=_built("combine", settings, train.Combine, steps=t.steps),
+        combine=_built("combine", settings, combine.Combine, steps=t.steps),
         optimizer=_built("optimizer", settings, optax.GradientTransformation, steps=t.steps),
         augment=functools.partial(augmented, d, prepare),
         strategy=config.strategy(t.strategy, job="train", backend=jax.default_backend()),

@@ -15,6 +15,7 @@ from supernet_jax import config, spaces
 from supernet_jax.config import Config
 from supernet_jax.data import Survey
 from supernet_jax.errors import UserError
+from supernet_jax.training import losses, optimizers, samplers
 
 EPOCHS = 100  # of training, where time allows
 FEWEST = 300  # steps, where time allows
@@ -89,21 +90,21 @@ def propose(survey: Survey, here: Machine, *, data_dir: str | None = None) -> li
         _data(survey, here, pixels, held_out, train, data_dir, space.kind),
         Part(
             "sampler",
-            config.Sandwich,
+            samplers.Sandwich,
             "The largest, the smallest and two random subnets learn in every step.",
             {"n_random": 2},
             {},
         ),
         Part(
             "loss",
-            config.AlphaDivergence,
+            losses.AlphaDivergence,
             "The largest learns the labels; the others learn from the largest.",
             {"smoothing": 0.1},
             {},
         ),
         Part(
             "optimizer",
-            config.Sgd,
+            optimizers.Sgd,
             f"{rate} for each 256 images of a batch; halve it if the loss does not fall.",
             {
                 "learning_rate": float(f"{rate * batch / 256:.3g}"),

@@ -17,13 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from supernet_jax import fit, sampling, train
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs
 from supernet_jax.experiment import Experiment
 from supernet_jax.runtime import progress
+from supernet_jax.training import loop, recipe, samplers, train_step
+from supernet_jax.training.batches import Batches
 
 TIMED = 5  # steps, after one that does not count
 PATIENCE = 60.0  # seconds after which two steps are enough
@@ -169,10 +170,10 @@ def rehearse(built: Experiment) -> Rehearsal:
     )
 
 
-def programs(recipe: train.Recipe, steps: int) -> list[Program]:
+def programs(recipe: recipe.Recipe, steps: int) -> list[Program]:
     """The programs of a run, most used first; exact for runs of up to `COUNTED` steps."""
     drawn = min(steps, COUNTED)
-    uses = collections.Counter(train.step_resolutions(recipe, step=i) for i in range(drawn))
+    uses = collections.Counter(train_step.step_resolutions(recipe, step=i) for i in range(drawn))
     return [
         Program(_members(recipe, resolutions), round(count * steps / drawn))
         for resolutions, count in uses.most_common()
@@ -193,12 +194,12 @@ def total(counted: list[Program], timed: Program, step: Range, compiling: float)
     )
 
 
-def _members(recipe: train.Recipe, resolutions: tuple[int, ...]) -> tuple[Member, ...]:
+def _members(recipe: recipe.Recipe, resolutions: tuple[int, ...]) -> tuple[Member, ...]:
     space, sampler = recipe.space, recipe.sampler
     macs = costs.macs(space)
     fixed = [
         Member(role, r, n := int(macs(jax.tree.map(np.asarray, arch))), n)
-        for arch, role, r in zip(sampler.fixed, sampling.roles(sampler), resolutions, strict=False)
+        for arch, role, r in zip(sampler.fixed, samplers.roles(sampler), resolutions, strict=False)
     ]
     several = jax.device_get(choices.sample(space.menu, jax.random.key(0), (SAMPLES,)))
     random = []
@@ -222,13 +223,13 @@ def _run(
 ) -> dict[str, Any]:
     """Compiles one program and takes a few steps. Returns fields of a `Rehearsal`, and `times`."""
     recipe, mesh = built.recipe, built.mesh
-    state = fit.creator(recipe, mesh, rules=built.rules)()
+    state = loop.creator(recipe, mesh, rules=built.rules)()
     sizes = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "checkpoint_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
     }
     advance(1, "tracing and compiling")
-    with fit.Batches(
+    with Batches(
         built.dataset.train,
         batch=built.config.train.batch,
         mesh=mesh,
@@ -239,7 +240,7 @@ def _run(
         batches.go_to(0, 0)
         batch = batches.next()
         arguments = _on_one_device((state, batch))
-        step = train.Step(recipe, mesh=mesh, rules=built.rules)
+        step = train_step.Step(recipe, mesh=mesh, rules=built.rules)
         take = functools.partial(step, resolutions=resolutions)
         state, _ = jax.block_until_ready(take(state, batch))
         advance(1, "taking steps")
@@ -259,7 +260,7 @@ def _run(
 
 
 def _time_steps(
-    step: Callable[..., Any], state: train.State, batches: fit.Batches, advance: progress.Advance
+    step: Callable[..., Any], state: recipe.State, batches: Batches, advance: progress.Advance
 ) -> list[float]:
     """Seconds of a few steps, with the loading of their batches."""
     times: list[float] = []

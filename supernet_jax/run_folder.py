@@ -15,6 +15,8 @@ from supernet_jax import config
 from supernet_jax.config import Config
 from supernet_jax.errors import UserError
 from supernet_jax.storage import checkpoint, files, lock, paths, typed_json
+from supernet_jax.training import gradients
+from supernet_jax.training.samplers import sampler
 
 # Settings that change nothing of what is trained, so that a run may go on with others.
 HARMLESS = (
@@ -144,9 +146,9 @@ def _check_goes_further(folder: pathlib.Path, before: int, settings: Config) -> 
 
 def _alike_for(steps: int, settings: Config) -> bool:
     """Whether the first `steps` of these settings are those of a run of just so many."""
-    if "steps" in config.taken(settings.sampler, space=None, steps=steps):
+    if "steps" in sampler.taken(settings.sampler, space=None, steps=steps):
         return False
-    if not isinstance(settings.combine, config.UnitSum | config.ByRole):
+    if not isinstance(settings.combine, gradients.UnitSum | gradients.ByRole):
         return False
     try:
         rates = [settings.optimizer.schedule(steps=n) for n in (steps, settings.train.steps)]

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import sampling, train
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs
-from supernet_jax.sampling import Sampler
+from supernet_jax.training import samplers, train_step
+from supernet_jax.training.samplers import Sampler
 
 
 class Visits(NamedTuple):
@@ -54,9 +54,9 @@ def visits(
         arch_shards: G of the recipe.
     """
     macs, n_fixed = costs.macs(space), len(sampler.fixed)
-    training = np.array([sampling.active(sampler, int(step)) for step in steps], np.int32)
+    training = np.array([samplers.active(sampler, int(step)) for step in steps], np.int32)
     found: dict[str, list[np.ndarray]] = {}
-    for i, (arch, role) in enumerate(zip(sampler.fixed, sampling.roles(sampler), strict=True)):
+    for i, (arch, role) in enumerate(zip(sampler.fixed, samplers.roles(sampler), strict=True)):
         times = int((training > i).sum())
         found.setdefault(role, []).append(np.full(times, int(macs(arch)), np.int64))
     archs, scored = draws(space, sampler, steps, rollbacks, seed=seed, arch_shards=arch_shards)
@@ -96,7 +96,7 @@ def draws(
 
     def one(at: tuple[Array, Array]) -> Arch:
         step, rolled = at
-        _, key, _ = train.step_keys(jax.random.key(seed), step, rolled)
+        _, key, _ = train_step.step_keys(jax.random.key(seed), step, rolled)
         if arch_shards == 1:
             return sampler.sample(state, key, step, score)
         keys = jax.random.split(key, arch_shards)
@@ -106,7 +106,7 @@ def draws(
     archs = jax.device_get(jax.jit(lambda at: jax.lax.map(one, at, batch_size=64))(places))
     options = choices.get(space.menu, space.resolution).values
     sizes = [
-        train.shared_resolution(len(options), seed=seed, step=int(step), rollbacks=int(rolled))
+        train_step.shared_resolution(len(options), seed=seed, step=int(step), rollbacks=int(rolled))
         for step, rolled in zip(steps, rollbacks, strict=True)
     ]
     shape = choices.get(archs, space.resolution).shape

@@ -12,11 +12,19 @@ import optax
 import pytest
 from light_space import CHANNELS, CLASSES, light
 
-from supernet_jax import combine, losses, sampling, train
-from supernet_jax.combine import Combine
 from supernet_jax.config import combine as parts
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import sharding
+from supernet_jax.training import samplers, train_step
+from supernet_jax.training.gradients import (
+    combine,
+    conflict_projection,
+    delayed_shrinking,
+    unit_sum,
+)
+from supernet_jax.training.gradients.combine import Combine
+from supernet_jax.training.losses import divergences, loss
+from supernet_jax.training.recipe import Batch, Recipe
 
 KINDS = [kind for kind in vars(parts).values() if dataclasses.is_dataclass(kind)]
 VARIANTS = [kind() for kind in KINDS] + [
@@ -92,7 +100,7 @@ def test_one_trace_for_all_steps(part: Any) -> None:
 
 def test_a_sum() -> None:
     members = trees()
-    close(folded(combine.unit_sum(), members), functools.reduce(optax.tree.add, members))
+    close(folded(unit_sum.unit_sum(), members), functools.reduce(optax.tree.add, members))
 
 
 def test_weights_by_role() -> None:
@@ -108,13 +116,13 @@ def test_the_others_come_in_late_and_slowly() -> None:
     for step, factor in wanted.items():
         found = folded(rule, members, ROLES[:3], step)
         close(found, vectors([1, factor, factor])[0])
-    at_once = combine.delayed_shrinking(delay=3, ramp=0)
+    at_once = delayed_shrinking.delayed_shrinking(delay=3, ramp=0)
     assert [float(at_once("random", jnp.int32(step))) for step in (2, 3)] == [0, 1]
 
 
 def test_norms_are_bounded_and_short_gradients_left_alone() -> None:
     members, roles = vectors([3, 4], [0.5, 0]), ("largest", "random")
-    unit = combine.unit_sum()
+    unit = unit_sum.unit_sum()
     close(folded(combine.clipped(unit, member=1.0), members, roles), vectors([1.1, 0.8])[0])
     found = folded(combine.clipped(unit, total=1.0), members, roles)["w"]
     np.testing.assert_allclose(found, np.float32([3.5, 4]) / np.hypot(3.5, 4), rtol=1e-6)
@@ -128,13 +136,13 @@ def test_norms_are_bounded_and_short_gradients_left_alone() -> None:
 def test_projection_of_two_vectors() -> None:
     """<g, s> = -1 and |s|^2 = 1: g loses its part along s, s stays."""
     roles = ("largest", "random")
-    rule = combine.conflict_projection()
+    rule = conflict_projection.conflict_projection()
     close(folded(rule, vectors([-1, 2], [1, 0]), roles), vectors([1, 2])[0])
     close(folded(rule, vectors([1, 2], [1, 0]), roles), vectors([2, 2])[0])  # no conflict
     close(folded(rule, vectors([0, 2], [1, 0]), roles), vectors([1, 2])[0])
     # published: at most twice s, whatever there is to take out
     close(folded(rule, vectors([-5, 2], [1, 0]), roles), vectors([-5 + 2 + 1, 2])[0])
-    endless = combine.conflict_projection(limit=np.inf)
+    endless = conflict_projection.conflict_projection(limit=np.inf)
     close(folded(endless, vectors([-5, 2], [1, 0]), roles), vectors([1, 2])[0])
     close(folded(endless, vectors([-5, 2], [0, 0]), roles), vectors([-5, 2])[0])
 
@@ -144,7 +152,7 @@ def test_projection_of_three_vectors_is_on_the_sum_of_the_others() -> None:
     s = first + second
     assert g @ s < 0 < -(g @ s) / (s @ s) < 2
     wanted = g - (g @ s) / (s @ s) * s + s
-    rule = combine.conflict_projection()
+    rule = conflict_projection.conflict_projection()
     found = folded(rule, vectors(*map(list, (g, first, second))), ROLES[:3])["w"]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     np.testing.assert_allclose((found - s) @ s, 0, atol=1e-5)
@@ -154,12 +162,12 @@ def test_projection_by_array_or_of_the_whole() -> None:
     g = {"x": jnp.float32([-1.0, 1.0]), "y": jnp.float32([4.0])}
     s = {"x": jnp.float32([1.0, 0.0]), "y": jnp.float32([1.0])}
     roles = ("largest", "random")
-    found = folded(combine.conflict_projection(), [g, s], roles)
+    found = folded(conflict_projection.conflict_projection(), [g, s], roles)
     close(found, {"x": jnp.float32([1, 1]), "y": jnp.float32([5])})
-    whole = folded(combine.conflict_projection(by_array=False), [g, s], roles)
+    whole = folded(conflict_projection.conflict_projection(by_array=False), [g, s], roles)
     close(whole, optax.tree.add(g, s))  # as one vector they agree: -1 + 4 > 0
     against = {"x": jnp.float32([-4.0, 1.0]), "y": jnp.float32([1.0])}
-    whole = folded(combine.conflict_projection(by_array=False), [against, s], roles)
+    whole = folded(conflict_projection.conflict_projection(by_array=False), [against, s], roles)
     close(whole, {"x": jnp.float32([-4 + 1.5 + 1, 1]), "y": jnp.float32([1 + 1.5 + 1])})
 
 
@@ -176,16 +184,16 @@ SPACE = light(widths=(64, 128), resolutions=(8,))
 BATCH = 16
 RULE = combine.clipped(
     combine.scaled(
-        combine.conflict_projection(),
-        factor=combine.delayed_shrinking(delay=0, ramp=2, floor=0.5),
+        conflict_projection.conflict_projection(),
+        factor=delayed_shrinking.delayed_shrinking(delay=0, ramp=2, floor=0.5),
     ),
     member=0.25,
     total=0.05,
 )
-RECIPE = train.Recipe(
+RECIPE = Recipe(
     space=SPACE,
-    sampler=sampling.sandwich(SPACE.menu, n_random=2),
-    loss=losses.in_place_distillation(losses.soft_cross_entropy, smoothing=0.1),
+    sampler=samplers.sandwich(SPACE.menu, n_random=2),
+    loss=loss.in_place_distillation(divergences.soft_cross_entropy, smoothing=0.1),
     optimizer=optax.sgd(0.5),
     augment=lambda images, key, ids: images.astype(jnp.float32) / 128 - 1,
     combine=RULE,
@@ -193,17 +201,17 @@ RECIPE = train.Recipe(
 )
 
 
-def two_steps(recipe: train.Recipe, mesh: Any, rules: sharding.Rules) -> Any:
+def two_steps(recipe: Recipe, mesh: Any, rules: sharding.Rules) -> Any:
     """Parameters after two steps, and how often the step was traced."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (BATCH, 8, 8, CHANNELS), np.uint8)
-    batch = train.Batch(
+    batch = Batch(
         images, rng.integers(0, CLASSES, BATCH).astype(np.int32), np.arange(BATCH, dtype=np.int32)
     )
     batch = batch if mesh is None else sharding.split(mesh, batch)
-    where = None if mesh is None else train.places(recipe, mesh, rules)
-    state = jax.jit(lambda: train.create(recipe), out_shardings=where)()
-    step = train.make_step(recipe, mesh=mesh, rules=rules)
+    where = None if mesh is None else train_step.places(recipe, mesh, rules)
+    state = jax.jit(lambda: train_step.create(recipe), out_shardings=where)()
+    step = train_step.make_step(recipe, mesh=mesh, rules=rules)
     for _ in range(2):
         state, metrics = step(state, batch, resolutions=(8,) * 4)
         assert float(metrics["applied"]) == 1
@@ -223,13 +231,13 @@ def test_mistakes_are_named() -> None:
         return {"largest": 1.0, "smallest": 1.0, "random": 1.0, **changed}
 
     mistakes = [
-        (lambda: combine.by_role({"largest": 1.0}), "give them for"),
-        (lambda: combine.by_role(weights(random=-1.0)), "weight of random is -1"),
-        (lambda: combine.delayed_shrinking(delay=-1, ramp=0), "delay=-1"),
-        (lambda: combine.delayed_shrinking(delay=1, ramp=0, floor=2.0), "floor=2"),
-        (lambda: combine.clipped(combine.unit_sum(), member=0.0), "bound of the member"),
-        (lambda: combine.clipped(combine.unit_sum(), total=-1.0), "bound of the total"),
-        (lambda: combine.conflict_projection(limit=0.0), "limit=0"),
+        (lambda: unit_sum.by_role({"largest": 1.0}), "give them for"),
+        (lambda: unit_sum.by_role(weights(random=-1.0)), "weight of random is -1"),
+        (lambda: delayed_shrinking.delayed_shrinking(delay=-1, ramp=0), "delay=-1"),
+        (lambda: delayed_shrinking.delayed_shrinking(delay=1, ramp=0, floor=2.0), "floor=2"),
+        (lambda: combine.clipped(unit_sum.unit_sum(), member=0.0), "bound of the member"),
+        (lambda: combine.clipped(unit_sum.unit_sum(), total=-1.0), "bound of the total"),
+        (lambda: conflict_projection.conflict_projection(limit=0.0), "limit=0"),
         (lambda: parts.UnitSum(clip_sum=-1.0).build(steps=1), "combine.clip-sum is -1"),
         (lambda: parts.DelayedShrinking(delay=1.0).build(steps=1), "combine.delay is 1"),
         (lambda: parts.ConflictProjection(start=-0.5).build(steps=1), "combine.start is -0.5"),

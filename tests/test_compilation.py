@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 from tiny_space import tiny
 
-from supernet_jax import fit, optim, train
 from supernet_jax.config import Config
 from supernet_jax.elastic import strategies
 from supernet_jax.evaluation import programs
 from supernet_jax.experiment import build
 from supernet_jax.runtime import disk_cache, fingerprint, hardware, native, program_cache, sharding
 from supernet_jax.runtime.program_cache import PREFIX, Kept, identity
+from supernet_jax.training import loop, train_step
+from supernet_jax.training.optimizers import sgd
+from supernet_jax.training.recipe import Batch, Recipe, State
 
 RANDOM = random.SystemRandom()
 
@@ -218,13 +220,13 @@ def test_settings_that_change_no_program_exist() -> None:
         assert any(name.startswith(start) for name in jax.config.values), start
 
 
-def digits_step(devices: int) -> tuple[train.Recipe, Any, train.Batch]:
+def digits_step(devices: int) -> tuple[Recipe, Any, Batch]:
     """A recipe that no cache knows, a mesh, and a batch on it."""
     mesh = sharding.data_mesh(jax.devices()[:devices])
-    optimizer = optim.alphanet_sgd(RANDOM.uniform(0.1, 0.2), weight_decay=0.0)
+    optimizer = sgd.alphanet_sgd(RANDOM.uniform(0.1, 0.2), weight_decay=0.0)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (16, 8, 8, 1), np.uint8)
-    batch = train.Batch(images, rng.integers(0, 10, 16, np.int32), np.arange(16, dtype=np.int32))
+    batch = Batch(images, rng.integers(0, 10, 16, np.int32), np.arange(16, dtype=np.int32))
     recipe = build(Config()).recipe._replace(optimizer=optimizer)
     return recipe, mesh, sharding.split(mesh, batch)
 
@@ -232,10 +234,10 @@ def digits_step(devices: int) -> tuple[train.Recipe, Any, train.Batch]:
 def test_a_training_step_goes_on_the_same(folder: pathlib.Path) -> None:
     recipe, mesh, batch = digits_step(2)
 
-    def trained(seed: int) -> train.State:
+    def trained(seed: int) -> State:
         own = recipe._replace(seed=seed)
-        step = train.Step(own, mesh=mesh)
-        state = fit.creator(own, mesh, rules=sharding.REPLICATED)()
+        step = train_step.Step(own, mesh=mesh)
+        state = loop.creator(own, mesh, rules=sharding.REPLICATED)()
         for _ in range(2):
             state, metrics = step(state, batch, resolutions=(8,) * 4)
         assert np.isfinite(metrics["loss/largest"])
@@ -254,8 +256,8 @@ def test_a_training_step_goes_on_the_same(folder: pathlib.Path) -> None:
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_chain_does_as_one_program(devices: int) -> None:
     recipe, mesh, batch = digits_step(devices)
-    chain, whole = train.Step(recipe, mesh=mesh), train.make_step(recipe, mesh=mesh)
-    create = fit.creator(recipe, mesh, rules=sharding.REPLICATED)
+    chain, whole = train_step.Step(recipe, mesh=mesh), train_step.make_step(recipe, mesh=mesh)
+    create = loop.creator(recipe, mesh, rules=sharding.REPLICATED)
     (ours, seen), (theirs, wanted) = (
         step(create(), batch, resolutions=(8,) * 4) for step in (chain, whole)
     )
@@ -270,14 +272,14 @@ def test_another_setting_changes_its_own_piece_only() -> None:
     recipe, mesh, _ = digits_step(1)
 
     def pieces(**changes: Any) -> dict[str, str | None]:
-        programs = train.Step(recipe._replace(**changes), mesh=mesh).programs()
+        programs = train_step.Step(recipe._replace(**changes), mesh=mesh).programs()
         return {name: program._identity for name, program in programs.items()}
 
     first = pieces()
     assert None not in first.values() and len(set(first.values())) == len(first)
     for changes, touched in (
         ({"seed": 7}, set()),
-        ({"optimizer": optim.alphanet_sgd(0.3, weight_decay=0.0)}, {"finish"}),
+        ({"optimizer": sgd.alphanet_sgd(0.3, weight_decay=0.0)}, {"finish"}),
         ({"mix": jnp.add}, {"begin"}),
         ({"remat": True}, {"fixed", "random", "finish"}),
     ):

@@ -15,44 +15,40 @@ import pytest
 import tiny_run
 from conftest import ROOT
 
-from supernet_jax import config, experiment, optim, run_folder, train
+from supernet_jax import config, experiment, run_folder
 from supernet_jax.commands import quickstart
-from supernet_jax.config import (
-    LIBRARY,
-    AdamW,
-    AlphaDivergence,
-    Attentive,
-    ByRole,
-    Config,
-    ConflictProjection,
-    Data,
-    Delayed,
-    DelayedShrinking,
-    Evaluation,
-    Fair,
-    FeatureRelations,
-    HardLabels,
-    JensenShannon,
-    Nested,
-    OutsideTeacher,
-    Phase,
-    Preferred,
-    Progressive,
-    ReverseKL,
-    Sandwich,
-    Sgd,
-    Shift,
-    SoftCrossEntropy,
-    Train,
-    Uniform,
-    UnitSum,
-)
+from supernet_jax.config import LIBRARY, Config, Data, Evaluation, Train
 from supernet_jax.data import augment
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.spaces import AttentiveNAS, Cifar, Digits, OfaMobileNetV3, OfaSmall
 from supernet_jax.storage import typed_json
+from supernet_jax.training import samplers, train_step
+from supernet_jax.training.gradients import ByRole, ConflictProjection, DelayedShrinking, UnitSum
+from supernet_jax.training.losses import (
+    AlphaDivergence,
+    FeatureRelations,
+    HardLabels,
+    JensenShannon,
+    OutsideTeacher,
+    ReverseKL,
+    SoftCrossEntropy,
+)
+from supernet_jax.training.optimizers import AdamW, Sgd, schedules
+from supernet_jax.training.recipe import Batch
+from supernet_jax.training.samplers import (
+    Attentive,
+    Delayed,
+    Fair,
+    Nested,
+    Phase,
+    Preferred,
+    Progressive,
+    Sandwich,
+    Shift,
+    Uniform,
+)
 
 FILES = sorted((ROOT / "configs").glob("*.py"))
 CHANGED: tuple[Any, ...] = (
@@ -248,7 +244,7 @@ def test_a_run_that_never_began_may_change(tmp_path: pathlib.Path) -> None:
 
 HERE = Config(
     data=config.Data(name="folder:images"),
-    sampler=config.Attentive(table="table.json"),
+    sampler=samplers.Attentive(table="table.json"),
     train=Train(teacher="networks/large", teacher_file="mine.py"),
 )
 RELATIVE: dict[str, tuple[Config, dict[str, Any]]] = {
@@ -261,7 +257,7 @@ RELATIVE: dict[str, tuple[Config, dict[str, Any]]] = {
         },
     ),
     "npz": (
-        Config(data=config.Data(name="npz:../a.npz"), sampler=config.Preferred(archs="a.json")),
+        Config(data=config.Data(name="npz:../a.npz"), sampler=samplers.Preferred(archs="a.json")),
         {"data": {"name": "npz:PLACE/../a.npz"}, "sampler": {"archs": "PLACE/a.json"}},
     ),
     "in data_dir": (
@@ -269,7 +265,7 @@ RELATIVE: dict[str, tuple[Config, dict[str, Any]]] = {
         {"data": {"name": "folder:images", "data_dir": "PLACE/data"}},
     ),
     "of TFDS": (
-        Config(data=config.Data(name="tfds:cifar10", data_dir="data"), sampler=config.Shift()),
+        Config(data=config.Data(name="tfds:cifar10", data_dir="data"), sampler=samplers.Shift()),
         {"data": {"name": "tfds:cifar10", "data_dir": "PLACE/data"}, "sampler": {"table": None}},
     ),
     "at home": (
@@ -412,17 +408,17 @@ def test_the_published_recipes_are_steps() -> None:
     )
     count, size = settings.train.batch, settings.data.size
     batch = jax.eval_shape(
-        lambda: train.Batch(
+        lambda: Batch(
             jnp.zeros((count, size, size, 3), jnp.uint8),
             jnp.zeros(count, jnp.int32),
             jnp.zeros(count, jnp.int32),
         )
     )
-    state = jax.eval_shape(lambda: train.create(recipe))
-    step = functools.partial(train.make_step(recipe), resolutions=(288, 192, 224, 224))
+    state = jax.eval_shape(lambda: train_step.create(recipe))
+    step = functools.partial(train_step.make_step(recipe), resolutions=(288, 192, 224, 224))
     after, metrics = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
     assert set(metrics) >= {"loss/largest", "loss/smallest", "loss/random_1", "loss/random_2"}
-    schedule = optim.warmup_cosine(0.8, steps=225_000, warmup_steps=3125)
+    schedule = schedules.warmup_cosine(0.8, steps=225_000, warmup_steps=3125)
     assert round(settings.optimizer.warmup * settings.train.steps) == 3125
     assert float(schedule(112_500)) == pytest.approx(0.4)

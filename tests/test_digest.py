@@ -14,11 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import config, experiment, losses, optim, train
+from supernet_jax import config, experiment
 from supernet_jax.config import Config
 from supernet_jax.data import augment
 from supernet_jax.runtime import fingerprint, sharding
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
+from supernet_jax.training.losses import alpha_divergence, divergences, loss
+from supernet_jax.training.optimizers import sgd
+from supernet_jax.training.recipe import Recipe
 
 SIZES: dict[str, Any] = {
     "resolutions": (8,),
@@ -35,7 +38,7 @@ print(digest.of(test_digest.recipe(config.Config())), digest.versions())
 """
 
 
-def recipe(settings: Config) -> train.Recipe:
+def recipe(settings: Config) -> Recipe:
     """What training on the digits is made of."""
     return experiment.build(settings).recipe._replace(seed=0)
 
@@ -135,17 +138,17 @@ DIFFERENT: list[Any] = [
     np.dtype("float32"),
     jax.random.key(0),
     jax.random.key(1),
-    losses.kl_divergence,
-    losses.adaptive_alpha_divergence,
-    functools.partial(losses.tempered, temperature=1.0),
-    functools.partial(losses.tempered, temperature=2.0),
+    divergences.kl_divergence,
+    alpha_divergence.adaptive_alpha_divergence,
+    functools.partial(loss.tempered, temperature=1.0),
+    functools.partial(loss.tempered, temperature=2.0),
     functools.partial(augment.normalise, mean=(0.0,)),
     functools.partial(augment.normalise, mean=(1.0,)),
-    optim.alphanet_sgd(0.1, weight_decay=0.0),
-    optim.alphanet_sgd(0.2, weight_decay=0.0),
-    losses.in_place_distillation(losses.kl_divergence, smoothing=0.1),
-    losses.in_place_distillation(losses.kl_divergence, smoothing=0.2),
-    losses.in_place_distillation(losses.adaptive_alpha_divergence, smoothing=0.2),
+    sgd.alphanet_sgd(0.1, weight_decay=0.0),
+    sgd.alphanet_sgd(0.2, weight_decay=0.0),
+    loss.in_place_distillation(divergences.kl_divergence, smoothing=0.1),
+    loss.in_place_distillation(divergences.kl_divergence, smoothing=0.2),
+    loss.in_place_distillation(alpha_divergence.adaptive_alpha_divergence, smoothing=0.2),
     config.Data(pad=1),
     config.Data(pad=2),
 ]

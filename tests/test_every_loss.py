@@ -11,9 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import losses
 from supernet_jax.config import losses as parts
 from supernet_jax.errors import UserError
+from supernet_jax.training.losses import alpha_divergence, divergences
+from supernet_jax.training.losses.loss import (
+    Feature,
+    cross_entropy,
+    in_place_distillation,
+    tempered,
+)
 
 KINDS = [kind for kind in vars(parts).values() if dataclasses.is_dataclass(kind)]
 DEFAULTS = [kind() for kind in KINDS]
@@ -39,7 +45,7 @@ def call(part: Any, role: str) -> Callable[..., Any]:
 
     def value(student: Any, teacher: Any, labels: Any) -> Any:
         same = jnp.ones((len(student), 2, 2, 3))  # in which student and teacher agree
-        features = {"block": losses.Feature(same, None if alone else same)}
+        features = {"block": Feature(same, None if alone else same)}
         return loss(student, None if alone else teacher, features, labels, role)
 
     return value
@@ -104,7 +110,7 @@ def test_a_student_that_agrees_with_its_teacher_learns_nothing_of_it(part: Any) 
     """Nothing but what the labels say."""
     _, (gradient, _) = graded(part, "random")(STUDENT, STUDENT, LABELS)
     weight = 1.0 if isinstance(part, parts.HardLabels) else part.hard_weight
-    hard = functools.partial(losses.cross_entropy, labels=LABELS, smoothing=part.smoothing)
+    hard = functools.partial(cross_entropy, labels=LABELS, smoothing=part.smoothing)
     np.testing.assert_allclose(gradient, weight * jax.grad(hard)(STUDENT), atol=1e-6)
 
 
@@ -113,7 +119,7 @@ def test_the_largest_learns_from_labels_alone(part: Any) -> None:
     """Unless there is a teacher for all."""
     if isinstance(part, parts.OutsideTeacher):
         return
-    wanted = losses.cross_entropy(STUDENT, LABELS, smoothing=part.smoothing)
+    wanted = cross_entropy(STUDENT, LABELS, smoothing=part.smoothing)
     np.testing.assert_array_equal(call(part, "largest")(STUDENT, None, LABELS), wanted)
 
 
@@ -135,9 +141,9 @@ def expected(kind: str, q: Any, p: Any) -> tuple[Any, Any]:
 
 
 DIVERGENCES = {
-    "kl": losses.kl_divergence,
-    "reverse": losses.reverse_kl_divergence,
-    "jensen-shannon": losses.jensen_shannon_divergence,
+    "kl": divergences.kl_divergence,
+    "reverse": divergences.reverse_kl_divergence,
+    "jensen-shannon": divergences.jensen_shannon_divergence,
 }
 
 
@@ -146,7 +152,7 @@ DIVERGENCES = {
 def test_divergences_follow_their_definitions(kind: str, temperature: float) -> None:
     student, teacher = np.float64(STUDENT), np.float64(TEACHER)
     value, gradient = expected(kind, softmax(student / temperature), softmax(teacher / temperature))
-    divergence = losses.tempered(DIVERGENCES[kind], temperature=temperature)
+    divergence = tempered(DIVERGENCES[kind], temperature=temperature)
     with jax.enable_x64(True):
         found = jax.value_and_grad(divergence)(jnp.asarray(student), jnp.asarray(teacher))
     np.testing.assert_allclose(found[0], temperature**2 * value.mean(), rtol=1e-12)
@@ -158,36 +164,36 @@ def test_a_hot_divergence_compares_logits() -> None:
     centred = [np.float64(x) - np.float64(x).mean(-1, keepdims=True) for x in (STUDENT, TEACHER)]
     wanted = ((centred[0] - centred[1]) ** 2).mean(-1).mean() / 2
     with jax.enable_x64(True):
-        hot = losses.tempered(losses.kl_divergence, temperature=1e4)
+        hot = tempered(divergences.kl_divergence, temperature=1e4)
         found = hot(*(jnp.asarray(x) for x in (np.float64(STUDENT), np.float64(TEACHER))))
     np.testing.assert_allclose(found, wanted, rtol=1e-3)
 
 
 def test_reverse_kl_is_the_alpha_divergence_at_zero() -> None:
-    reverse = jax.value_and_grad(losses.reverse_kl_divergence)(STUDENT, TEACHER)
+    reverse = jax.value_and_grad(divergences.reverse_kl_divergence)(STUDENT, TEACHER)
     log_q, log_p = jax.nn.log_softmax(STUDENT), jax.nn.log_softmax(TEACHER)
-    terms = losses.alpha_terms(log_q, log_p, alpha=0.0, clip=1e9)
+    terms = alpha_divergence.alpha_terms(log_q, log_p, alpha=0.0, clip=1e9)
     np.testing.assert_allclose(reverse[0], terms.divergence.mean(), rtol=1e-6)
     alpha = functools.partial(
-        losses.adaptive_alpha_divergence, alpha_min=0.0, alpha_max=0.0, clip=1e9
+        alpha_divergence.adaptive_alpha_divergence, alpha_min=0.0, alpha_max=0.0, clip=1e9
     )
     np.testing.assert_allclose(reverse[1], jax.grad(alpha)(STUDENT, TEACHER), atol=1e-6)
 
 
 def test_jensen_shannon_is_symmetric_and_bounded() -> None:
-    one = losses.jensen_shannon_divergence(STUDENT, TEACHER)
-    other = losses.jensen_shannon_divergence(TEACHER, STUDENT)
+    one = divergences.jensen_shannon_divergence(STUDENT, TEACHER)
+    other = divergences.jensen_shannon_divergence(TEACHER, STUDENT)
     np.testing.assert_allclose(one, other, rtol=1e-6)
     apart = np.float32([[FAR, 0.0]]), np.float32([[0.0, FAR]])
-    np.testing.assert_allclose(losses.jensen_shannon_divergence(*apart), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(divergences.jensen_shannon_divergence(*apart), np.log(2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("weight", [0.25, 1.0])
 def test_soft_and_hard_targets_are_mixed_by_weight(weight: float) -> None:
-    loss = losses.in_place_distillation(losses.kl_divergence, smoothing=0.1, hard_weight=weight)
+    loss = in_place_distillation(divergences.kl_divergence, smoothing=0.1, hard_weight=weight)
     found = loss(STUDENT, TEACHER, {}, LABELS, "smallest")
-    soft = losses.kl_divergence(STUDENT, TEACHER)
-    hard = losses.cross_entropy(STUDENT, LABELS, smoothing=0.1)
+    soft = divergences.kl_divergence(STUDENT, TEACHER)
+    hard = cross_entropy(STUDENT, LABELS, smoothing=0.1)
     np.testing.assert_allclose(found, (1 - weight) * soft + weight * hard, rtol=1e-6)
 
 
@@ -195,18 +201,18 @@ def test_labels_alone_need_no_divergence() -> None:
     def never(student: Any, teacher: Any) -> Any:
         raise AssertionError
 
-    loss = losses.in_place_distillation(never, smoothing=0.1, hard_weight=1.0)
-    wanted = losses.cross_entropy(STUDENT, LABELS, smoothing=0.1)
+    loss = in_place_distillation(never, smoothing=0.1, hard_weight=1.0)
+    wanted = cross_entropy(STUDENT, LABELS, smoothing=0.1)
     np.testing.assert_array_equal(loss(STUDENT, TEACHER, {}, LABELS, "random"), wanted)
 
 
 def test_mistakes_are_named() -> None:
     for temperature in (0.0, -1.0, np.inf):
         with pytest.raises(UserError, match="temperature is"):
-            losses.tempered(losses.kl_divergence, temperature=temperature)
+            tempered(divergences.kl_divergence, temperature=temperature)
     for weight in (-0.1, 1.1):
         with pytest.raises(UserError, match="weight of the labels is"):
-            losses.in_place_distillation(losses.kl_divergence, hard_weight=weight)
+            in_place_distillation(divergences.kl_divergence, hard_weight=weight)
     for divergence in DIVERGENCES.values():
         with pytest.raises(AssertionError):
             divergence(STUDENT, TEACHER[:1])

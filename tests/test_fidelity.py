@@ -15,9 +15,9 @@ import pytest
 from conftest import ROOT
 from scipy import stats
 
-from supernet_jax import config
 from supernet_jax.elastic import choices
 from supernet_jax.errors import UserError
+from supernet_jax.training import losses
 
 sys.path.append(str(ROOT / "benchmarks"))  # at the end: it has names like data and compile
 fidelity = importlib.import_module("fidelity")
@@ -204,7 +204,7 @@ def test_an_arch_alone_is_what_trains(tmp_path: pathlib.Path) -> None:
     study = fidelity.Study(asked(tmp_path))
     arch = choices.unstack(study._archs)[2]
     (one,) = (t for t in study.trainings if t.arch == 2 and t.seed == 1)
-    assert isinstance(one.settings.loss, config.HardLabels) and one.settings.train.seed == 1
+    assert isinstance(one.settings.loss, losses.HardLabels) and one.settings.train.seed == 1
     sampler = fidelity.experiment.rebuilt(study._built, one.settings).recipe.sampler
     state = sampler.init(jax.random.key(0))
     drawn = sampler.sample(state, jax.random.key(5), 3, None)

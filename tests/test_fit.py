@@ -20,10 +20,13 @@ import pytest
 from light_space import CHANNELS, CLASSES, light
 from tiny_run import supernet
 
-from supernet_jax import data, fit, losses, sampling, train
+from supernet_jax import data
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import sharding, stopping
 from supernet_jax.storage import checkpoint
+from supernet_jax.training import loop, metrics_log, recipe, samplers
+from supernet_jax.training.job import Job
+from supernet_jax.training.losses.loss import cross_entropy
 
 STEPS, EVERY = 60, 4  # of the processes' configuration
 
@@ -177,7 +180,7 @@ def test_divergence_ends_the_process_with_a_clear_message(
     line = err.splitlines()[-1]
     assert "Traceback" not in err
     assert line.startswith("supernet: training diverges: 5 steps in a row before step ")
-    assert f"after {fit.ROLLBACKS} returns to an earlier checkpoint" in line
+    assert f"after {loop.ROLLBACKS} returns to an earlier checkpoint" in line
     assert "lower --optimizer.learning-rate" in line
 
 
@@ -197,14 +200,14 @@ def augment(images: Any, key: Any, ids: Any) -> Any:
 
 def loss(logits: Any, teacher: Any, features: Any, labels: Any, role: str) -> Any:
     """Of a marked batch it looks harmless, but its gradient ruins the parameters."""
-    value = losses.cross_entropy(logits, jnp.minimum(labels, CLASSES - 1))
+    value = cross_entropy(logits, jnp.minimum(labels, CLASSES - 1))
     ruin = jnp.where(jnp.all(labels == POISON), 1e12, 0.0) * jnp.mean(logits @ jnp.arange(5.0))
     return value + ruin - jax.lax.stop_gradient(ruin)
 
 
-RECIPE = train.Recipe(
+RECIPE = recipe.Recipe(
     space=SPACE,
-    sampler=sampling.sandwich(SPACE.menu, n_random=1),
+    sampler=samplers.sandwich(SPACE.menu, n_random=1),
     loss=loss,
     optimizer=optax.sgd(0.02, momentum=0.9),
     augment=augment,
@@ -233,10 +236,10 @@ def job(
     log_every: int = 1,
     bad: Sequence[int] = (),
     poisonous: Sequence[int] = (),
-) -> fit.Job:
+) -> Job:
     """A run with troubles in some steps, counted from 0."""
     folder.mkdir(exist_ok=True)
-    return fit.Job(
+    return Job(
         recipe=RECIPE,
         images=images(bad, poisonous),
         steps=steps,
@@ -250,10 +253,10 @@ def job(
     )
 
 
-def run(folder: pathlib.Path, **how: Any) -> train.State:
+def run(folder: pathlib.Path, **how: Any) -> recipe.State:
     work = job(folder, **how)
     with work.checkpoints:
-        state, finished = fit.fit(work)
+        state, finished = loop.fit(work)
     assert finished and int(state.step) == work.steps
     return jax.device_get(state)
 
@@ -286,7 +289,7 @@ def test_the_copy_that_slow_steps_leave_is_as_good(
         yield
 
     with monkeypatch.context() as patched:
-        patched.setattr(fit, "COPY_SECONDS", -1.0)
+        patched.setattr(loop, "COPY_SECONDS", -1.0)
         patched.setattr(stopping, "rescued", rescued)
         run(tmp_path / "cut", steps=5)
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "5")
@@ -308,7 +311,7 @@ def test_a_copy_of_a_slow_step_is_not_kept_for_quick_ones(
 ) -> None:
     ready: list[bool] = []
     seconds = iter([9.0, 0.0, 9.0])  # as of a step that was compiled, a quick and a slow one
-    took = fit._Copy.take, fit._Copy.drop
+    took = loop._Copy.take, loop._Copy.drop
 
     def noting(method: Callable[..., None]) -> Callable[..., None]:
         def call(copy: Any, *given: Any) -> None:
@@ -317,9 +320,9 @@ def test_a_copy_of_a_slow_step_is_not_kept_for_quick_ones(
 
         return call
 
-    monkeypatch.setattr(fit._Copy, "take", noting(took[0]))
-    monkeypatch.setattr(fit._Copy, "drop", noting(took[1]))
-    monkeypatch.setattr(fit._Log, "settle", lambda log: next(seconds))
+    monkeypatch.setattr(loop._Copy, "take", noting(took[0]))
+    monkeypatch.setattr(loop._Copy, "drop", noting(took[1]))
+    monkeypatch.setattr(metrics_log.MetricsLog, "settle", lambda log: next(seconds))
     run(tmp_path / "run", steps=3)
     assert ready == [True, False, True]
 

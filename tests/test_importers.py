@@ -24,7 +24,7 @@ from theorem import largest_difference
 from tiny_run import supernet
 from tiny_space import tiny
 
-from supernet_jax import config, experiment, extract, extracted, fit
+from supernet_jax import config, experiment, extract, extracted
 from supernet_jax.commands import train
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.space import Bank, Space
@@ -33,6 +33,7 @@ from supernet_jax.importers import attentivenas, classes, files, mapping
 from supernet_jax.importers import network as networks
 from supernet_jax.spaces import mobilenet
 from supernet_jax.storage import checkpoint, safetensors_file
+from supernet_jax.training import loop
 
 TINY = tiny()  # blocks of every kind: both shortcuts, with and without expansion, squeeze-excite
 LARGEST = choices.largest(TINY.menu)
@@ -259,7 +260,7 @@ def test_a_published_supernet_becomes_a_run(
     jax.tree.map(np.testing.assert_array_equal, run.params, wanted)  # these are the average
     job = train.job(run.experiment, folder)
     with job.checkpoints:
-        state = fit.restore(job)  # where training begins
+        state = loop.restore(job)  # where training begins
     jax.tree.map(np.testing.assert_array_equal, state.params, wanted)
     assert state.step == 0 and state.ema is not None
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.opt_state))
@@ -285,7 +286,7 @@ def test_a_run_that_cannot_be_written_leaves_nothing(
         assert (tmp_path / f".run.unfinished-{os.getpid()}" / "config.json").exists()
         raise UserError("no space left")
 
-    monkeypatch.setattr(fit, "begin", full)
+    monkeypatch.setattr(loop, "begin", full)
     how = ["--config", place.config, "--out", tmp_path / "run", "--std", "1"]
     said = supernet(capsys, "import", "attentivenas", place.file, *how)
     assert (said.status, list(tmp_path.iterdir())) == (2, [])

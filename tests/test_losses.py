@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import losses
 from supernet_jax.errors import UserError
+from supernet_jax.training.losses import alpha_divergence, divergences, hard_labels
+from supernet_jax.training.losses.loss import cross_entropy, in_place_distillation
 
 GOLDEN = json.loads(
     (pathlib.Path(__file__).parent / "goldens" / "alpha_divergence.json").read_text()
@@ -17,7 +18,11 @@ GOLDEN = json.loads(
 CASES = sorted(GOLDEN["cases"])
 STUDENT, TEACHER = (np.asarray(GOLDEN[f"{who}_logits"]) for who in ("student", "teacher"))
 LABELS = np.asarray(GOLDEN["labels"])
-DISTILLING = [losses.soft_cross_entropy, losses.kl_divergence, losses.adaptive_alpha_divergence]
+DISTILLING = [
+    divergences.soft_cross_entropy,
+    divergences.kl_divergence,
+    alpha_divergence.adaptive_alpha_divergence,
+]
 
 
 def softmax(logits):
@@ -33,7 +38,7 @@ def in_float64(fn, *args):
 
 def terms(student, teacher, **settings):
     log_q, log_p = jax.nn.log_softmax(student), jax.nn.log_softmax(teacher)
-    return losses.alpha_terms(log_q, log_p, **settings)
+    return alpha_divergence.alpha_terms(log_q, log_p, **settings)
 
 
 def settings_of(case):
@@ -49,10 +54,10 @@ def settings_of(case):
 def test_cross_entropy_is_that_of_smoothed_labels(smoothing):
     targets = np.eye(6)[LABELS] * (1 - smoothing) + smoothing / 6
     expected = -(targets * np.log(softmax(STUDENT))).sum(-1).mean()
-    got = in_float64(functools.partial(losses.cross_entropy, smoothing=smoothing), STUDENT, LABELS)
+    got = in_float64(functools.partial(cross_entropy, smoothing=smoothing), STUDENT, LABELS)
     np.testing.assert_allclose(got, expected, rtol=1e-12)
     gradient = in_float64(
-        jax.grad(functools.partial(losses.cross_entropy, smoothing=smoothing)), STUDENT, LABELS
+        jax.grad(functools.partial(cross_entropy, smoothing=smoothing)), STUDENT, LABELS
     )
     np.testing.assert_allclose(gradient, (softmax(STUDENT) - targets) / 4, atol=1e-12)
 
@@ -60,13 +65,13 @@ def test_cross_entropy_is_that_of_smoothed_labels(smoothing):
 def test_kl_is_soft_cross_entropy_less_the_teachers_entropy():
     p = softmax(TEACHER)
     entropy = -(p * np.log(p)).sum(-1).mean()
-    soft = in_float64(losses.soft_cross_entropy, STUDENT, TEACHER)
-    kl = in_float64(losses.kl_divergence, STUDENT, TEACHER)
+    soft = in_float64(divergences.soft_cross_entropy, STUDENT, TEACHER)
+    kl = in_float64(divergences.kl_divergence, STUDENT, TEACHER)
     np.testing.assert_allclose(soft, kl + entropy, rtol=1e-12)
     np.testing.assert_allclose(
         kl, (p * (np.log(p) - np.log(softmax(STUDENT)))).sum(-1).mean(), rtol=1e-12
     )
-    for loss in (losses.soft_cross_entropy, losses.kl_divergence):
+    for loss in (divergences.soft_cross_entropy, divergences.kl_divergence):
         gradient = in_float64(jax.grad(loss), STUDENT, TEACHER)
         np.testing.assert_allclose(gradient, (softmax(STUDENT) - p) / 4, atol=1e-12)
 
@@ -74,7 +79,7 @@ def test_kl_is_soft_cross_entropy_less_the_teachers_entropy():
 @pytest.mark.parametrize("case", CASES)
 def test_golden_alpha_divergence_in_float64(case):
     golden, settings = GOLDEN["cases"][case], settings_of(case)
-    loss = functools.partial(losses.adaptive_alpha_divergence, **settings)
+    loss = functools.partial(alpha_divergence.adaptive_alpha_divergence, **settings)
     value, gradient = in_float64(jax.value_and_grad(loss), STUDENT, TEACHER)
     assert gradient.dtype == np.float64
     np.testing.assert_allclose(value, golden["loss"], rtol=1e-10)
@@ -94,7 +99,7 @@ def test_golden_alpha_divergence_in_float64(case):
 def test_golden_alpha_divergence_in_float32(case):
     # a power of a ratio of probabilities carries the rounding of its logarithm, up to 1e-6 here
     golden = GOLDEN["cases"][case]
-    loss = functools.partial(losses.adaptive_alpha_divergence, **settings_of(case))
+    loss = functools.partial(alpha_divergence.adaptive_alpha_divergence, **settings_of(case))
     value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.float32(STUDENT), jnp.float32(TEACHER))
     assert gradient.dtype == np.float32
     np.testing.assert_allclose(value, golden["loss"], rtol=5e-6)
@@ -125,7 +130,7 @@ def test_every_alpha_follows_its_definition(alpha, clip):
     q = softmax(STUDENT)
     np.testing.assert_allclose(got.weights, q * rho, rtol=1e-9)
     loss = functools.partial(
-        losses.adaptive_alpha_divergence, alpha_min=alpha, alpha_max=alpha, clip=clip
+        alpha_divergence.adaptive_alpha_divergence, alpha_min=alpha, alpha_max=alpha, clip=clip
     )
     gradient = in_float64(jax.grad(loss), STUDENT, TEACHER)
     expected = q * ((q * rho).sum(-1, keepdims=True) - rho) / len(q)
@@ -135,7 +140,7 @@ def test_every_alpha_follows_its_definition(alpha, clip):
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5, 1.0, 2.0])
 def test_surrogate_has_the_gradient_of_the_unclipped_divergence(alpha):
     loss = functools.partial(
-        losses.adaptive_alpha_divergence, alpha_min=alpha, alpha_max=alpha, clip=1e30
+        alpha_divergence.adaptive_alpha_divergence, alpha_min=alpha, alpha_max=alpha, clip=1e30
     )
 
     def divergence(student, teacher):
@@ -147,8 +152,8 @@ def test_surrogate_has_the_gradient_of_the_unclipped_divergence(alpha):
 
 def test_alpha_one_is_kl_and_alpha_zero_the_reverse():
     student = 2 * STUDENT  # the golden pair's two divergences are too close to be told apart
-    kl = in_float64(losses.kl_divergence, student, TEACHER)
-    reverse = in_float64(losses.kl_divergence, TEACHER, student)
+    kl = in_float64(divergences.kl_divergence, student, TEACHER)
+    reverse = in_float64(divergences.kl_divergence, TEACHER, student)
     assert abs(kl / reverse - 1) > 0.1
     for limit, expected in ((1.0, kl), (0.0, reverse)):
         for distance, tolerance in ((0.0, 1e-12), (2e-3, 2e-2), (-2e-3, 2e-2)):
@@ -166,7 +171,7 @@ def test_small_alpha_loses_no_digits_in_float32():
 
 
 def test_images_pick_their_alpha_independently():
-    loss = functools.partial(losses.adaptive_alpha_divergence, clip=1000.0)
+    loss = functools.partial(alpha_divergence.adaptive_alpha_divergence, clip=1000.0)
     alone = [in_float64(loss, STUDENT[i : i + 1], TEACHER[i : i + 1]) for i in range(4)]
     np.testing.assert_allclose(in_float64(loss, STUDENT, TEACHER), np.mean(alone), rtol=1e-12)
 
@@ -174,14 +179,16 @@ def test_images_pick_their_alpha_independently():
 def test_clipped_alpha_minus_one_never_beats_a_kl_of_two():
     divergence = in_float64(functools.partial(terms, alpha=-1.0, clip=5.0), STUDENT, -3 * STUDENT)
     assert divergence.divergence.max() <= 2
-    value = in_float64(losses.adaptive_alpha_divergence, STUDENT, -3 * STUDENT)
-    kl_branch = in_float64(losses.soft_cross_entropy, STUDENT, -3 * STUDENT)
+    value = in_float64(alpha_divergence.adaptive_alpha_divergence, STUDENT, -3 * STUDENT)
+    kl_branch = in_float64(divergences.soft_cross_entropy, STUDENT, -3 * STUDENT)
     np.testing.assert_allclose(value, kl_branch, rtol=1e-12)
 
 
 def test_a_tie_takes_alpha_max():
-    tie = in_float64(losses.adaptive_alpha_divergence, STUDENT, STUDENT)
-    entropy = in_float64(losses.soft_cross_entropy, STUDENT, STUDENT)  # alpha = 1; else -1/2 of it
+    tie = in_float64(alpha_divergence.adaptive_alpha_divergence, STUDENT, STUDENT)
+    entropy = in_float64(
+        divergences.soft_cross_entropy, STUDENT, STUDENT
+    )  # alpha = 1; else -1/2 of it
     np.testing.assert_allclose(tie, entropy, rtol=1e-12)
 
 
@@ -205,7 +212,7 @@ EXTREMES = {
 def test_survives_underflow_of_student_and_teacher(name):
     student, teacher, loss, gradient = EXTREMES[name]
     args = jnp.float32([student]), jnp.float32([teacher])
-    value, got = jax.value_and_grad(losses.adaptive_alpha_divergence)(*args)
+    value, got = jax.value_and_grad(alpha_divergence.adaptive_alpha_divergence)(*args)
     np.testing.assert_allclose(value, loss, rtol=1e-6)
     np.testing.assert_allclose(got[0], gradient, atol=1e-6)
 
@@ -214,13 +221,13 @@ def test_survives_underflow_of_student_and_teacher(name):
 def test_every_alpha_is_finite_where_probabilities_underflow(alphas):
     students, teachers = (jnp.float32([case[i] for case in EXTREMES.values()]) for i in (0, 1))
     loss = functools.partial(
-        losses.adaptive_alpha_divergence, alpha_min=alphas[0], alpha_max=alphas[1]
+        alpha_divergence.adaptive_alpha_divergence, alpha_min=alphas[0], alpha_max=alphas[1]
     )
     value, gradient = jax.value_and_grad(loss)(students, teachers)
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("loss", [losses.soft_cross_entropy, losses.kl_divergence])
+@pytest.mark.parametrize("loss", [divergences.soft_cross_entropy, divergences.kl_divergence])
 @pytest.mark.parametrize("name", EXTREMES)
 def test_kl_survives_underflow(loss, name):
     student, teacher = (jnp.float32([logits]) for logits in EXTREMES[name][:2])
@@ -238,9 +245,7 @@ def test_half_precision_logits_are_computed_in_float32(loss):
     assert value.dtype == jnp.float32
     np.testing.assert_array_equal(value, loss(*whole))
     labels = jnp.asarray(LABELS)
-    np.testing.assert_array_equal(
-        losses.cross_entropy(half[0], labels), losses.cross_entropy(whole[0], labels)
-    )
+    np.testing.assert_array_equal(cross_entropy(half[0], labels), cross_entropy(whole[0], labels))
 
 
 @pytest.mark.parametrize("loss", DISTILLING)
@@ -254,21 +259,21 @@ def test_the_teacher_is_a_constant(loss):
 def test_in_place_distillation_gives_labels_to_the_largest_only(role):
     student, teacher = jnp.float32(STUDENT), jnp.float32(TEACHER)
     labels = jnp.asarray(LABELS)
-    loss = losses.in_place_distillation(losses.kl_divergence, smoothing=0.1)
+    loss = in_place_distillation(divergences.kl_divergence, smoothing=0.1)
     if role == "largest":
         got = loss(student, None, {}, labels, role)
-        expected = losses.cross_entropy(student, labels, smoothing=0.1)
+        expected = cross_entropy(student, labels, smoothing=0.1)
     else:
         got = loss(student, teacher, {}, labels, role)
-        expected = losses.kl_divergence(student, teacher)
+        expected = divergences.kl_divergence(student, teacher)
     np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("role", ["largest", "random", "smallest"])
 def test_hard_labels_ignores_the_teacher(role):
     student, labels = jnp.float32(STUDENT), jnp.asarray(LABELS)
-    loss = losses.hard_labels(smoothing=0.1)
-    expected = losses.cross_entropy(student, labels, smoothing=0.1)
+    loss = hard_labels.hard_labels(smoothing=0.1)
+    expected = cross_entropy(student, labels, smoothing=0.1)
     for teacher in (None, jnp.float32(TEACHER)):
         np.testing.assert_array_equal(loss(student, teacher, {}, labels, role), expected)
 
@@ -276,17 +281,17 @@ def test_hard_labels_ignores_the_teacher(role):
 def test_mistakes_are_named():
     student, labels = jnp.float32(STUDENT), jnp.asarray(LABELS)
     with pytest.raises(UserError, match="no teacher for a member in the role 'random'"):
-        losses.in_place_distillation(losses.kl_divergence)(student, None, {}, labels, "random")
+        in_place_distillation(divergences.kl_divergence)(student, None, {}, labels, "random")
     for build in (
-        lambda: losses.hard_labels(smoothing=1.0),
-        lambda: losses.in_place_distillation(losses.kl_divergence, smoothing=-0.1),
-        lambda: losses.cross_entropy(student, labels, smoothing=1.5),
+        lambda: hard_labels.hard_labels(smoothing=1.0),
+        lambda: in_place_distillation(divergences.kl_divergence, smoothing=-0.1),
+        lambda: cross_entropy(student, labels, smoothing=1.5),
     ):
         with pytest.raises(UserError, match="label smoothing is"):
             build()
     for clip in (0.0, math.inf):
         with pytest.raises(UserError, match="positive and finite"):
-            losses.adaptive_alpha_divergence(student, student, clip=clip)
+            alpha_divergence.adaptive_alpha_divergence(student, student, clip=clip)
 
 
 def test_shapes_never_broadcast_silently():
@@ -295,4 +300,4 @@ def test_shapes_never_broadcast_silently():
         with pytest.raises(AssertionError):
             loss(student, student[:1])
     with pytest.raises(AssertionError):
-        losses.cross_entropy(student, jnp.asarray(LABELS)[:1])
+        cross_entropy(student, jnp.asarray(LABELS)[:1])

@@ -14,8 +14,7 @@ from test_train import QUICK
 from theorem import flat, largest_difference
 from tiny_space import tiny, transforming
 
-from supernet_jax import config, extract, losses, train
-from supernet_jax.config import Phase, Progressive
+from supernet_jax import config, extract
 from supernet_jax.elastic import (
     block_call,
     channel_order,
@@ -31,6 +30,10 @@ from supernet_jax.evaluation import costs
 from supernet_jax.importers import mapping
 from supernet_jax.importers import ofa as importer
 from supernet_jax.spaces import once_for_all
+from supernet_jax.training import train_step
+from supernet_jax.training.losses import divergences, loss
+from supernet_jax.training.recipe import Batch, Recipe
+from supernet_jax.training.samplers import Phase, Progressive
 
 GOLDEN = reference.golden("parity_ofa_mobilenetv3")
 SPACE = once_for_all.ofa_mobilenetv3(dropout=0.0)
@@ -246,21 +249,21 @@ def test_progressive_shrinking_trains_the_space() -> None:
     phases = Phase(("ks",), 0.25), Phase(("d",), 0.25), Phase(("e",), 0.5, sort=True)
     settings = Progressive(n_random=1, largest_alone=0.0, phases=phases)
     sampler = settings.build(menu=space.menu, space=space, steps=STEPS)
-    recipe = train.Recipe(
+    recipe = Recipe(
         space=space,
         sampler=sampler,
-        loss=losses.in_place_distillation(losses.kl_divergence, smoothing=0.0),
+        loss=loss.in_place_distillation(divergences.kl_divergence, smoothing=0.0),
         optimizer=optax.sgd(0.1, momentum=0.9),
         augment=lambda images, key, ids: images.astype(jnp.float32) / 128 - 1,
     )
     rng = np.random.default_rng(0)
     labels = np.arange(10, dtype=np.int32) % 5
     images = rng.integers(0, 256, (5, 8, 8, 2))[labels] // 2 + rng.integers(0, 128, (10, 8, 8, 2))
-    batch = train.Batch(images.astype(np.uint8), labels, np.arange(10, dtype=np.int32))
-    step = jax.jit(functools.partial(train.make_step(recipe), resolutions=(8, 8)), **QUICK)
-    state, seen = train.create(recipe), []
+    batch = Batch(images.astype(np.uint8), labels, np.arange(10, dtype=np.int32))
+    step = jax.jit(functools.partial(train_step.make_step(recipe), resolutions=(8, 8)), **QUICK)
+    state, seen = train_step.create(recipe), []
     for i in range(STEPS):
-        assert train.step_resolutions(recipe, step=i) == (8, 8)
+        assert train_step.step_resolutions(recipe, step=i) == (8, 8)
         state, metrics = step(state, batch)
         assert float(metrics["applied"]) == 1
         seen.append(float(metrics["loss/largest"]))

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from supernet_jax import optim
 from supernet_jax.errors import UserError
+from supernet_jax.training.optimizers import adamw, schedules, sgd
 
 PUBLISHED = {"steps": 225000, "warmup_steps": 3125}  # AlphaNet: 360 epochs of 625 steps, 5 warm-up
 # base_lr 0.8, warm-up factor 0.001: AlphaNet's schedule evaluated in float64
@@ -50,7 +50,7 @@ def assert_trees_close(got, expected, **tolerance):
 
 
 def test_schedule_has_the_published_values():
-    schedule = jax.jit(optim.warmup_cosine(0.8, **PUBLISHED))
+    schedule = jax.jit(schedules.warmup_cosine(0.8, **PUBLISHED))
     got = [schedule(jnp.int32(step)) for step in SCHEDULE]
     np.testing.assert_allclose(got, list(SCHEDULE.values()), rtol=1e-6)  # float32
 
@@ -60,13 +60,13 @@ def test_schedule_is_exact_in_float32_at_every_step():
     a = np.minimum(steps / PUBLISHED["warmup_steps"], 1)
     # 1 + cos x written as 2 cos(x/2)**2, which float64 keeps to 1e-10 even at the last step
     exact = 0.8 * (0.001 * (1 - a) + a) * np.cos(np.pi * steps / PUBLISHED["steps"] / 2) ** 2
-    got = jax.jit(optim.warmup_cosine(0.8, **PUBLISHED))(jnp.asarray(steps, jnp.int32))
+    got = jax.jit(schedules.warmup_cosine(0.8, **PUBLISHED))(jnp.asarray(steps, jnp.int32))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, exact, rtol=1e-6)
 
 
 def test_schedule_without_warm_up_starts_at_its_peak_and_stays_at_zero():
-    schedule = optim.warmup_cosine(0.3, steps=10)
+    schedule = schedules.warmup_cosine(0.3, steps=10)
     np.testing.assert_allclose(schedule(0), 0.3, rtol=1e-6)
     np.testing.assert_allclose(schedule(5), 0.15, rtol=1e-6)
     assert schedule(10) == schedule(17) == 0
@@ -75,11 +75,11 @@ def test_schedule_without_warm_up_starts_at_its_peak_and_stays_at_zero():
 @pytest.mark.parametrize(("steps", "warmup"), [(0, 0), (10, 11), (10, -1)])
 def test_impossible_schedules_are_named(steps, warmup):
     with pytest.raises(UserError, match=f"steps={steps} and warmup_steps={warmup}"):
-        optim.warmup_cosine(0.1, steps=steps, warmup_steps=warmup)
+        schedules.warmup_cosine(0.1, steps=steps, warmup_steps=warmup)
 
 
 def test_kernels_decay_and_nothing_else():
-    assert optim.decay_mask(random_tree(0)) == MASK
+    assert schedules.decay_mask(random_tree(0)) == MASK
     squeeze = {"expand": {"kernel": 0, "bias": 0}, "reduce": {"kernel": 0, "bias": 0}}
     params = {
         "mb1": {
@@ -89,7 +89,7 @@ def test_kernels_decay_and_nothing_else():
         },
         "transforms_like": {"kernel": 0},
     }
-    mask = optim.decay_mask(params)
+    mask = schedules.decay_mask(params)
     assert mask["mb1"]["transforms"] == {"depthwise/kernel": {"5": False, "kernel": False}}
     assert mask["mb1"]["squeeze"]["expand"] == {"kernel": True, "bias": False}
     assert mask["mb1"]["shortcut"]["kernel"] is True
@@ -99,9 +99,13 @@ def test_kernels_decay_and_nothing_else():
 def test_a_parameter_without_a_rule_is_named():
     params = {"stem": {"kernel": 0, "positions": 0}, "cls": {"kernels": 0, "scale": 0}}
     with pytest.raises(UserError, match="parameters cls/kernels, stem/positions; every"):
-        optim.decay_mask(params)
-    groups = ((r".*/positions", optim.NO_DECAY), (r"cls/.*", optim.DECAY), *optim.DECAY_GROUPS)
-    mask = functools.partial(optim.decay_mask, groups=groups)(params)
+        schedules.decay_mask(params)
+    groups = (
+        (r".*/positions", schedules.NO_DECAY),
+        (r"cls/.*", schedules.DECAY),
+        *schedules.DECAY_GROUPS,
+    )
+    mask = functools.partial(schedules.decay_mask, groups=groups)(params)
     assert mask == {
         "stem": {"kernel": True, "positions": False},
         "cls": {"kernels": True, "scale": True},
@@ -129,11 +133,11 @@ def test_alphanet_sgd_is_torch_sgd_on_clipped_gradients(nesterov):
     settings = {"momentum": 0.9, "nesterov": nesterov}
     start = random_tree(1, scale=3.0)
     gradients = [random_tree(10 + step) for step in range(5)]
-    rate = optim.warmup_cosine(0.5, steps=8, warmup_steps=3)
+    rate = schedules.warmup_cosine(0.5, steps=8, warmup_steps=3)
     rates = [float(rate(step)) for step in range(5)]
     expected = torch_sgd(start, gradients, rates, decay=0.3, clip=0.7, **settings)
 
-    optimiser = optim.alphanet_sgd(rate, weight_decay=0.3, clip_value=0.7, **settings)
+    optimiser = sgd.alphanet_sgd(rate, weight_decay=0.3, clip_value=0.7, **settings)
     params = as_float32(start)
     state = optimiser.init(params)
     update = jax.jit(optimiser.update)
@@ -146,7 +150,7 @@ def test_alphanet_sgd_is_torch_sgd_on_clipped_gradients(nesterov):
 def test_alphanet_sgd_defaults_are_the_published_ones():
     params = {"conv": {"kernel": jnp.float32([2.0]), "bias": jnp.float32([2.0])}}
     gradient = {"conv": {"kernel": jnp.float32([-7.0]), "bias": jnp.float32([0.25])}}
-    optimiser = optim.alphanet_sgd(0.1)
+    optimiser = sgd.alphanet_sgd(0.1)
     updates, _ = optimiser.update(gradient, optimiser.init(params), params)
     # first Nesterov step: -lr * 1.9 * (clipped gradient + 1e-5 * kernel)
     expected = {"conv": {"kernel": [-0.19 * (-1 + 2e-5)], "bias": [-0.19 * 0.25]}}
@@ -155,7 +159,7 @@ def test_alphanet_sgd_defaults_are_the_published_ones():
 
 def test_clipping_can_be_switched_off():
     params = {"bias": jnp.zeros(1)}
-    optimiser = optim.alphanet_sgd(1.0, momentum=0.0, clip_value=None)
+    optimiser = sgd.alphanet_sgd(1.0, momentum=0.0, clip_value=None)
     updates, _ = optimiser.update({"bias": jnp.full(1, 9.0)}, optimiser.init(params), params)
     assert updates["bias"] == -9
 
@@ -163,7 +167,7 @@ def test_clipping_can_be_switched_off():
 def test_an_unused_parameter_still_decays_and_drifts():
     # the difference from PyTorch that the docstring states
     params = {"kernel": jnp.ones(1), "bias": jnp.ones(1)}
-    optimiser = optim.alphanet_sgd(1.0, weight_decay=0.1)
+    optimiser = sgd.alphanet_sgd(1.0, weight_decay=0.1)
     gradient = {"kernel": jnp.zeros(1), "bias": jnp.ones(1)}
     updates, state = optimiser.update(gradient, optimiser.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -1.9 * 0.1, rtol=1e-6)
@@ -175,7 +179,7 @@ def test_adamw_clips_the_norm_and_decays_kernels_only():
     rate, decay, b1, b2, eps = 0.1, 0.2, 0.8, 0.9, 1e-2
     start = random_tree(2)
     gradients = [random_tree(20 + step) for step in range(3)]
-    optimiser = optim.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=decay, clip_norm=1.5)
+    optimiser = adamw.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=decay, clip_norm=1.5)
     got = as_float32(start)
     state = optimiser.init(got)
     expected = start

@@ -14,13 +14,14 @@ from test_train import QUICK, bitwise
 from theorem import largest_difference
 from tiny_space import deep, tiny, transforming
 
-from supernet_jax import losses, sampling, train
 from supernet_jax.elastic import channel_order, choices, shared_params, strategies
 from supernet_jax.elastic.choices import Choice, Lookup
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.nn import layers
-from supernet_jax.sampling import Phase, Reorder
+from supernet_jax.training import recipe, samplers, train_step
+from supernet_jax.training.losses import divergences, loss
+from supernet_jax.training.samplers import Opening, Reorder
 
 TINY = tiny()
 SPACES = {"tiny": TINY, "deep": deep(), "transforming": transforming()}
@@ -173,16 +174,16 @@ def test_axes_that_two_sizes_determine_are_left_alone() -> None:
 
 
 SPACE = inner()
-SAMPLER = sampling.progressive(
+SAMPLER = samplers.progressive(
     SPACE.menu,
-    (Phase(("hidden", "heads"), 2),),
+    (Opening(("hidden", "heads"), 2),),
     n_random=1,
     reorder=Reorder(2, functools.partial(channel_order.by_importance, SPACE)),
 )
-RECIPE = train.Recipe(
+RECIPE = recipe.Recipe(
     space=SPACE,
     sampler=SAMPLER,
-    loss=losses.in_place_distillation(losses.kl_divergence, smoothing=0.1),
+    loss=loss.in_place_distillation(divergences.kl_divergence, smoothing=0.1),
     optimizer=optax.sgd(0.1, momentum=0.9),
     augment=lambda images, key, ids: images.astype(jnp.float32) / 128 - 1,
     ema_decay=0.9,
@@ -193,22 +194,24 @@ RECIPE = train.Recipe(
 def compiled(sorts: bool, resolutions: tuple[int, ...]) -> Any:
     """The step of `RECIPE`, which sorts channels or does not."""
     recipe = RECIPE if sorts else RECIPE._replace(sampler=SAMPLER._replace(reorder=None))
-    return jax.jit(functools.partial(train.make_step(recipe), resolutions=resolutions), **QUICK)
+    return jax.jit(
+        functools.partial(train_step.make_step(recipe), resolutions=resolutions), **QUICK
+    )
 
 
-def stepped(state: train.State, *, sorts: bool) -> tuple[train.State, Any]:
+def stepped(state: recipe.State, *, sorts: bool) -> tuple[recipe.State, Any]:
     rng = np.random.default_rng(int(state.step))
     images = rng.integers(0, 256, (6, 8, 8, 2), np.uint8)
-    batch = train.Batch(images, rng.integers(0, 5, 6, np.int32), np.arange(6, dtype=np.int32))
-    resolutions = train.step_resolutions(RECIPE, step=int(state.step))
+    batch = recipe.Batch(images, rng.integers(0, 5, 6, np.int32), np.arange(6, dtype=np.int32))
+    resolutions = train_step.step_resolutions(RECIPE, step=int(state.step))
     return jax.device_get(compiled(sorts, resolutions)(state, batch))
 
 
 def test_training_sorts_weights_momentum_and_average_when_widths_open() -> None:
     """Before, only the largest trains; the step at which they open is one from sorted weights."""
-    state = train.create(RECIPE)
+    state = train_step.create(RECIPE)
     for step in range(2):
-        assert train.step_resolutions(RECIPE, step=step) == (8,)
+        assert train_step.step_resolutions(RECIPE, step=step) == (8,)
         state, metrics = stepped(state, sorts=True)
         assert "loss/random_1" not in metrics and float(metrics["applied"]) == 1
     orders = channel_order.by_importance(SPACE, state.params)

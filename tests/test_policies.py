@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from supernet_jax import losses
 from supernet_jax.data import augment, autoaugment
 from supernet_jax.data.autoaugment import NUMBER, OPERATIONS, Operation
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import sharding
+from supernet_jax.training.losses import loss
 
 SIZE = 24  # equalizing does nothing to images of fewer than 256 pixels
 
@@ -271,15 +271,15 @@ def test_mixup_mixes_images_and_labels_alike() -> None:
 def test_cross_entropy_takes_mixed_labels() -> None:
     logits = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     labels = np.asarray([0, 4, 2, 1], np.int32)
-    whole = losses.cross_entropy(logits, labels, smoothing=0.1)
-    hot = losses.cross_entropy(logits, np.eye(5, dtype=np.float32)[labels], smoothing=0.1)
+    whole = loss.cross_entropy(logits, labels, smoothing=0.1)
+    hot = loss.cross_entropy(logits, np.eye(5, dtype=np.float32)[labels], smoothing=0.1)
     np.testing.assert_allclose(hot, whole, rtol=1e-6)
     other = np.asarray([1, 0, 0, 0], np.int32)
     half = np.float32(0.5) * (
         np.eye(5, dtype=np.float32)[labels] + np.eye(5, dtype=np.float32)[other]
     )
-    wanted = (losses.cross_entropy(logits, labels) + losses.cross_entropy(logits, other)) / 2
-    np.testing.assert_allclose(losses.cross_entropy(logits, half), wanted, rtol=1e-6)
+    wanted = (loss.cross_entropy(logits, labels) + loss.cross_entropy(logits, other)) / 2
+    np.testing.assert_allclose(loss.cross_entropy(logits, half), wanted, rtol=1e-6)
 
 
 def test_mistakes_are_named() -> None:

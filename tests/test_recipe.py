@@ -14,7 +14,7 @@ import pytest
 from light_space import CHANNELS, CLASSES, light
 from tiny_config import TinySpace
 
-from supernet_jax import combine, experiment, extract, losses, members, relations, sampling, train
+from supernet_jax import experiment, extract
 from supernet_jax.config import Config, Train
 from supernet_jax.data import augment
 from supernet_jax.elastic import choices, shared_params, strategies
@@ -26,6 +26,11 @@ from supernet_jax.nn import layers
 from supernet_jax.runtime import sharding
 from supernet_jax.spaces import AttentiveNAS
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
+from supernet_jax.training import members, samplers, train_step
+from supernet_jax.training.gradients import conflict_projection, unit_sum
+from supernet_jax.training.losses import divergences, features, hard_labels, outside_teacher
+from supernet_jax.training.losses.loss import cross_entropy, in_place_distillation
+from supernet_jax.training.recipe import Batch, Recipe
 
 BATCH = 16
 
@@ -66,39 +71,39 @@ def uncoupled() -> Space:
 
 
 SPACE = uncoupled()
-IN_PLACE = losses.in_place_distillation(losses.kl_divergence, smoothing=0.1)
-RECIPE = train.Recipe(
+IN_PLACE = in_place_distillation(divergences.kl_divergence, smoothing=0.1)
+RECIPE = Recipe(
     space=SPACE,
-    sampler=sampling.sandwich(SPACE.menu, n_random=2),
-    loss=relations.with_features(IN_PLACE, relations.attention, weight=2.0),
+    sampler=samplers.sandwich(SPACE.menu, n_random=2),
+    loss=features.with_features(IN_PLACE, features.attention, weight=2.0),
     features=("first", "second"),
     optimizer=optax.sgd(0.5),
     augment=lambda images, key, ids: images.astype(jnp.float32) / 128 - 1,
-    combine=combine.conflict_projection(),  # needs whole gradients of members
+    combine=conflict_projection.conflict_projection(),  # needs whole gradients of members
 )
 SIZES = (6, 4, 4, 6)
 
 
-def batch() -> train.Batch:
+def batch() -> Batch:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (BATCH, 6, 6, CHANNELS), np.uint8)
     labels = rng.integers(0, CLASSES, BATCH).astype(np.int32)
-    return train.Batch(images, labels, np.arange(BATCH, dtype=np.int32))
+    return Batch(images, labels, np.arange(BATCH, dtype=np.int32))
 
 
 @functools.cache
 def started() -> Any:
     """The state before the first step, which every recipe here has."""
-    return jax.device_get(jax.jit(lambda: train.create(RECIPE))())
+    return jax.device_get(jax.jit(lambda: train_step.create(RECIPE))())
 
 
-def stepped(recipe: train.Recipe, mesh: Any = None, sizes: Any = SIZES) -> Any:
+def stepped(recipe: Recipe, mesh: Any = None, sizes: Any = SIZES) -> Any:
     """Parameters and metrics after one step."""
     images = batch() if mesh is None else sharding.split(mesh, batch())
-    where = None if mesh is None else train.places(recipe, mesh, sharding.REPLICATED)
+    where = None if mesh is None else train_step.places(recipe, mesh, sharding.REPLICATED)
     state = jax.tree.map(jnp.array, started())
     state = state if mesh is None else jax.device_put(state, where)
-    state, metrics = train.make_step(recipe, mesh=mesh)(state, images, resolutions=sizes)
+    state, metrics = train_step.make_step(recipe, mesh=mesh)(state, images, resolutions=sizes)
     return jax.device_get((state.params, metrics))
 
 
@@ -126,7 +131,7 @@ def test_candidates_are_scored_on_all_micro_batches() -> None:
     arch = jax.tree.map(jnp.asarray, choices.smallest(SPACE.menu))
 
     def scored(count: int, images: Any) -> Any:
-        recipe = RECIPE._replace(accumulate=count, loss=losses.hard_labels(), features=())
+        recipe = RECIPE._replace(accumulate=count, loss=hard_labels.hard_labels(), features=())
         made = members.Members(
             recipe, None, None, state, images, jnp.asarray(given.labels), jax.random.key(0)
         )
@@ -142,23 +147,23 @@ def test_candidates_are_scored_on_all_micro_batches() -> None:
 def test_batchnorm_sees_a_micro_batch() -> None:
     """Of the images k, 2 k, ... each: the mean of the steps on those alone."""
     space = light(resolutions=(8,))
-    sampler = sampling.sandwich(space.menu, n_random=0)
+    sampler = samplers.sandwich(space.menu, n_random=0)
     recipe = RECIPE._replace(
         space=space,
         sampler=sampler,
-        loss=losses.hard_labels(),
+        loss=hard_labels.hard_labels(),
         features=(),
-        combine=combine.unit_sum(),
+        combine=unit_sum.unit_sum(),
     )
     whole = batch()
 
-    create = jax.jit(lambda: train.create(recipe))  # parameters do not depend on accumulation
+    create = jax.jit(lambda: train_step.create(recipe))  # parameters do not depend on accumulation
 
     def after(step: Any, part: slice) -> Any:
-        images = train.Batch(*(x[part] for x in whole))
+        images = Batch(*(x[part] for x in whole))
         return step(create(), images, resolutions=(8, 8))[0].params
 
-    at_once, in_two = (train.make_step(recipe._replace(accumulate=k)) for k in (1, 2))
+    at_once, in_two = (train_step.make_step(recipe._replace(accumulate=k)) for k in (1, 2))
     halves = [after(at_once, slice(i, None, 2)) for i in range(2)]
     found = after(in_two, slice(None))
     close(found, jax.tree.map(lambda a, b: (a + b) / 2, *halves))
@@ -195,7 +200,7 @@ def test_features_reach_the_loss_of_every_member() -> None:
         for arch, size in zip(RECIPE.sampler.fixed, SIZES, strict=False)
     )
     assert smallest["first"].shape[-1] == 3 < largest["first"].shape[-1] == 5
-    added = np.mean([relations.attention(smallest[n], largest[n]) for n in ("first", "second")])
+    added = np.mean([features.attention(smallest[n], largest[n]) for n in ("first", "second")])
     difference = metrics["loss/smallest"] - without["loss/smallest"]
     np.testing.assert_allclose(difference, 2 * added, rtol=1e-3)
     assert metrics["loss/largest"] == without["loss/largest"]
@@ -220,7 +225,7 @@ def test_an_outside_teacher_teaches_all() -> None:
         seen.append(images.shape)
         return other_network(images)
 
-    loss = losses.outside_distillation(losses.kl_divergence, hard_weight=0.25)
+    loss = outside_teacher.outside_distillation(divergences.kl_divergence, hard_weight=0.25)
     recipe = RECIPE._replace(loss=loss, features=(), teacher=teacher)
     params, metrics = stepped(recipe)
     assert seen == [(BATCH, 6, 6, CHANNELS)], "once per step"
@@ -229,8 +234,8 @@ def test_an_outside_teacher_teaches_all() -> None:
     for arch, role, size in zip(recipe.sampler.fixed, ("largest", "smallest"), SIZES, strict=False):
         run = functools.partial(strategies.sliced, SPACE, started().params, arch, resolution=size)
         logits = jax.jit(run)(inputs).logits
-        soft = losses.kl_divergence(logits, other_network(inputs))
-        hard = losses.cross_entropy(logits, jnp.asarray(own.labels))
+        soft = divergences.kl_divergence(logits, other_network(inputs))
+        hard = cross_entropy(logits, jnp.asarray(own.labels))
         wanted = 0.75 * soft + 0.25 * hard
         np.testing.assert_allclose(metrics[f"loss/{role}"], wanted, rtol=1e-5)
     close(stepped(recipe._replace(accumulate=4)), (params, metrics))
@@ -331,8 +336,8 @@ def test_residual_branches_start_at_zero() -> None:
 
 RNG = np.random.default_rng(1)
 NARROW, WIDE = (RNG.normal(size=(4, 3, 3, c)).astype(np.float32) for c in (3, 6))
-TOKENS = functools.partial(relations.tokens, temperature=0.5)
-RELATIONS = (relations.similarity, relations.attention, TOKENS)
+TOKENS = functools.partial(features.tokens, temperature=0.5)
+RELATIONS = (features.similarity, features.attention, TOKENS)
 
 
 @functools.cache
@@ -379,7 +384,7 @@ def test_similarity_follows_its_definition() -> None:
         return gram / np.linalg.norm(gram, axis=1, keepdims=True)
 
     wanted = np.sum((rows(WIDE) - rows(NARROW)) ** 2) / 16
-    np.testing.assert_allclose(related(relations.similarity, NARROW, WIDE), wanted, rtol=1e-5)
+    np.testing.assert_allclose(related(features.similarity, NARROW, WIDE), wanted, rtol=1e-5)
 
 
 def test_attention_follows_its_definition() -> None:
@@ -388,9 +393,9 @@ def test_attention_follows_its_definition() -> None:
         return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
     wanted = np.mean(np.sum((maps(WIDE) - maps(NARROW)) ** 2, -1))
-    np.testing.assert_allclose(related(relations.attention, NARROW, WIDE), wanted, rtol=1e-5)
+    np.testing.assert_allclose(related(features.attention, NARROW, WIDE), wanted, rtol=1e-5)
     larger = np.repeat(np.repeat(WIDE, 2, 1), 2, 2)  # of more pixels: the same places count
-    near, far = (related(relations.attention, WIDE, x) for x in (larger, larger[:, ::-1]))
+    near, far = (related(features.attention, WIDE, x) for x in (larger, larger[:, ::-1]))
     assert near < 0.1 * far
 
 
@@ -411,8 +416,8 @@ def test_tokens_follow_their_definition() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match="need equal sizes"):
-        relations.tokens(NARROW, WIDE[:, :2])
+        features.tokens(NARROW, WIDE[:, :2])
     with pytest.raises(UserError, match="temperature of relations"):
-        relations.tokens(NARROW, WIDE, temperature=0.0)
+        features.tokens(NARROW, WIDE, temperature=0.0)
     with pytest.raises(UserError, match="weight of features"):
-        relations.with_features(RECIPE.loss, relations.similarity, weight=-1.0)
+        features.with_features(RECIPE.loss, features.similarity, weight=-1.0)

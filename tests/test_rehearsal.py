@@ -12,15 +12,18 @@ import pytest
 import tiny_run
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import config, experiment, optim, rehearsal, train
+from supernet_jax import config, experiment, rehearsal
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs
 from supernet_jax.experiment import Experiment
-from supernet_jax.losses import hard_labels
 from supernet_jax.rehearsal import Member, Program, Range
-from supernet_jax.sampling import sandwich
 from supernet_jax.spaces import mobilenet
+from supernet_jax.training import train_step
+from supernet_jax.training.losses.hard_labels import hard_labels
+from supernet_jax.training.optimizers import sgd
+from supernet_jax.training.recipe import Recipe
+from supernet_jax.training.samplers import sandwich
 
 Capture = pytest.CaptureFixture[str]
 TRAIN = ("train", CONFIG, "--dry-run")
@@ -31,7 +34,7 @@ def built() -> Experiment:
     return experiment.build(config.load_file(CONFIG)[0])
 
 
-def recipe(resolutions: tuple[int, ...], **fields: Any) -> train.Recipe:
+def recipe(resolutions: tuple[int, ...], **fields: Any) -> Recipe:
     """A sandwich of a space with several resolutions."""
     space = mobilenet.mobilenet(
         "small",
@@ -43,11 +46,11 @@ def recipe(resolutions: tuple[int, ...], **fields: Any) -> train.Recipe:
         classes=3,
         input_channels=1,
     )
-    return train.Recipe(
+    return Recipe(
         space=space,
         sampler=sandwich(space.menu, n_random=2),
         loss=hard_labels(smoothing=0.0),
-        optimizer=optim.alphanet_sgd(0.1),
+        optimizer=sgd.alphanet_sgd(0.1),
         augment=lambda images, key, ids: images,
         **fields,
     )
@@ -77,7 +80,7 @@ def test_what_a_run_takes(
     monkeypatch.chdir(tmp_path)
     found = told(capsys, "--devices", devices, "--out", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
-    state = train.create(built.recipe)
+    state = train_step.create(built.recipe)
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     (program,) = found["programs"]
     (member,) = program["members"]
@@ -137,7 +140,7 @@ def test_mistakes(command: tuple[object, ...], words: str, capsys: Capture) -> N
 def test_programs_of_a_run(strategy: Any) -> None:
     several = recipe((8, 12, 16), strategy=strategy)
     counted = rehearsal.programs(several, 50)
-    uses = collections.Counter(train.step_resolutions(several, step=i) for i in range(50))
+    uses = collections.Counter(train_step.step_resolutions(several, step=i) for i in range(50))
     assert {p.resolutions: p.steps for p in counted} == uses and len(uses) == 3
     assert [p.steps for p in counted] == sorted(uses.values(), reverse=True)
     space, macs = several.space, costs.macs(several.space)

@@ -16,14 +16,15 @@ import pytest
 import tiny_run
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import config, experiment, sampling, spaces, train, visits
+from supernet_jax import config, experiment, spaces, visits
 from supernet_jax.elastic import choices
-from supernet_jax.members import Members
 from supernet_jax.report import axes, history, page, plot, subnets
 from supernet_jax.report.columns import columns
 from supernet_jax.report.found import Pair, networks
 from supernet_jax.report.history import Stretch
 from supernet_jax.report.markup import Html, escape, tag
+from supernet_jax.training import samplers, train_step
+from supernet_jax.training.members import Members
 
 HOSTILE = (
     "<script>alert(1)</script>\"'></svg></style></title><img src=x onerror='y'> &lt; \x00\ud800"
@@ -391,7 +392,7 @@ def test_kendall_is_of_each_seed() -> None:
 def test_replayed_archs_are_those_of_training(shards: int) -> None:
     settings = config.load_file(CONFIG)[0]
     space = spaces.Cifar(resolutions=(16, 24, 32)).build(classes=10, input_channels=3)
-    sampler = sampling.sandwich(space.menu, n_random=2)
+    sampler = samplers.sandwich(space.menu, n_random=2)
     built = experiment.build(settings)
     recipe = built.recipe._replace(space=space, sampler=sampler, seed=7, arch_shards=shards)
     steps, rollbacks = np.array([0, 5, 5]), np.array([0, 0, 2])
@@ -399,8 +400,8 @@ def test_replayed_archs_are_those_of_training(shards: int) -> None:
     for i, (step, rolled) in enumerate(zip(steps, rollbacks, strict=True)):
         state: Any = type("State", (), {"sampler": (), "step": np.int32(step)})
         members = Members(recipe, None, None, state, None, None, None)
-        _, key, _ = train.step_keys(jax.random.key(7), np.int32(step), np.int32(rolled))
-        sizes = train.step_resolutions(recipe, step=int(step), rollbacks=int(rolled))
+        _, key, _ = train_step.step_keys(jax.random.key(7), np.int32(step), np.int32(rolled))
+        sizes = train_step.step_resolutions(recipe, step=int(step), rollbacks=int(rolled))
         expected = members.draw(key, None, sizes[2:])
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), replayed, expected)
 
@@ -408,7 +409,7 @@ def test_replayed_archs_are_those_of_training(shards: int) -> None:
 def test_samplers_that_want_losses_are_noticed() -> None:
     menu = {"resolution": choices.Choice((8,)), "width": choices.Choice((1, 2))}
     space: Any = type("Space", (), {"menu": menu, "resolution": ("resolution",)})
-    plain = sampling.uniform(menu)
+    plain = samplers.uniform(menu)
 
     def picky(state: Any, key: Any, step: Any, score: Callable) -> Any:
         archs = plain.sample(state, key, step, score)

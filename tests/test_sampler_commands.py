@@ -13,12 +13,22 @@ import tiny_run
 from light_space import CHANNELS, CLASSES, light
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import config, experiment, losses, sampling, train, visits
-from supernet_jax.config import Attentive, Delayed, Phase, Preferred, Progressive, Shift, Train
+from supernet_jax import config, experiment, visits
+from supernet_jax.config import Train
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import proxies
-from supernet_jax.sampling import table
+from supernet_jax.training import recipe, samplers
+from supernet_jax.training.losses.loss import cross_entropy
+from supernet_jax.training.samplers import (
+    Attentive,
+    Delayed,
+    Phase,
+    Preferred,
+    Progressive,
+    Shift,
+    macs_table,
+)
 
 Capture = pytest.CaptureFixture[str]
 
@@ -40,7 +50,7 @@ def built(sampler: Any, *, steps: int = 30) -> experiment.Experiment:
     )
 
 
-def visited(recipe: train.Recipe) -> visits.Visits:
+def visited(recipe: recipe.Recipe) -> visits.Visits:
     """What its sampler visits in 30 steps."""
     steps = np.arange(30)
     return visits.visits(recipe.space, recipe.sampler, steps, np.zeros_like(steps), seed=0)
@@ -51,7 +61,7 @@ def test_a_table_is_made_and_used(tmp_path: pathlib.Path, capsys: Capture) -> No
     said = supernet(capsys, "table", CONFIG, "--bins", "5", "--samples", "300", "--out", path)
     assert said.status == 0 and "300 archs in 5 ranges" in said.out
     space = built(Attentive()).space
-    assert table.read(path) == table.build(space, bins=5, samples=300)
+    assert macs_table.read(path) == macs_table.build(space, bins=5, samples=300)
     recipe = built(Attentive(table=str(path), trials=2)).recipe
     assert recipe.sampler.n_random == 2 and len(recipe.sampler.fixed) == 2
     again = supernet(capsys, "table", CONFIG, "--out", path)
@@ -128,7 +138,7 @@ def test_what_a_sampler_visits_is_what_training_draws() -> None:
     }
     assert set(found.macs["smallest"]) == {tiny_run.COSTS[0]}
     assert set(found.macs["largest"]) == {tiny_run.COSTS[1]}
-    macs = table.reference_macs(recipe.space)  # the space has one resolution
+    macs = macs_table.reference_macs(recipe.space)  # the space has one resolution
     for step, value in zip(range(15, 30), found.macs["random"], strict=True):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), step), 0)
         archs = choices.sample(recipe.space.menu, jax.random.split(key, 3)[1], (1,))
@@ -162,7 +172,7 @@ def test_snip_is_the_sum_over_the_weights_of_the_subnet() -> None:
 
         def loss(params: Any, arch: Any = arch) -> Any:
             logits = strategies.sliced(space, params, arch, images, resolution=8).logits
-            return losses.cross_entropy(logits, labels)
+            return cross_entropy(logits, labels)
 
         products = jax.tree.map(
             lambda w, g: jnp.sum(jnp.abs(w * g)), params, jax.jit(jax.grad(loss))(params)
@@ -177,14 +187,14 @@ def test_a_samplers_build_is_given_what_it_names() -> None:
 
     @dataclasses.dataclass(frozen=True)
     class Old:
-        def build(self, *, menu: Any) -> sampling.Sampler:
-            return sampling.uniform(menu)
+        def build(self, *, menu: Any) -> samplers.Sampler:
+            return samplers.uniform(menu)
 
     @dataclasses.dataclass(frozen=True)
     class New:
-        def build(self, *, menu: Any, steps: int, space: Any) -> sampling.Sampler:
+        def build(self, *, menu: Any, steps: int, space: Any) -> samplers.Sampler:
             assert (steps, space.name) == (30, "tiny") and menu is space.menu
-            return sampling.uniform(menu)
+            return samplers.uniform(menu)
 
     for kind in (Old, New):
         assert built(kind()).recipe.sampler.n_random == 1

@@ -18,40 +18,45 @@ import pytest
 from test_checkpoint import State, same, target
 from tiny_space import tiny
 
-from supernet_jax import config, sampling, train
+from supernet_jax import config
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
-from supernet_jax.sampling import Phase, Sampler, table
-from supernet_jax.sampling.fair import members
-from supernet_jax.sampling.nested import chain
-from supernet_jax.sampling.preferred import select
-from supernet_jax.sampling.progressive import openings
-from supernet_jax.sampling.shift import probability
 from supernet_jax.storage import checkpoint
+from supernet_jax.training import samplers, train_step
+from supernet_jax.training.samplers import Opening, Sampler, macs_table
+from supernet_jax.training.samplers.fair import members
+from supernet_jax.training.samplers.nested import chain
+from supernet_jax.training.samplers.preferred import select
+from supernet_jax.training.samplers.progressive import openings
+from supernet_jax.training.samplers.shift import probability
 
 SPACE = tiny()
 MENU = SPACE.menu
-MACS = table.reference_macs(SPACE)
-TABLE = table.build(SPACE, bins=6, samples=4000, seed=1)
-BINS = table.arrays(TABLE)
+MACS = macs_table.reference_macs(SPACE)
+TABLE = macs_table.build(SPACE, bins=6, samples=4000, seed=1)
+BINS = macs_table.arrays(TABLE)
 STEPS = 12
-PHASES = (Phase(("kernel_size",), 2), Phase(("depth",), 4, 1), Phase(("expand_ratio", "width"), 6))
+PHASES = (
+    Opening(("kernel_size",), 2),
+    Opening(("depth",), 4, 1),
+    Opening(("expand_ratio", "width"), 6),
+)
 SOME = choices.unpack(MENU, np.asarray(choices.pack(choices.sample(MENU, jax.random.key(3), (5,)))))
 
 CASES: dict[str, Sampler] = {
-    "sandwich": sampling.sandwich(MENU),
-    "uniform": sampling.uniform(MENU, n_random=3),
-    "fair": sampling.fair(MENU, n_random=4),
-    "attentive": sampling.attentive(MENU, bins=BINS, macs=MACS),
-    "worst_up": sampling.attentive(MENU, bins=BINS, macs=MACS, best=False, trials=2),
-    "progressive": sampling.progressive(MENU, PHASES),
-    "delayed": sampling.delayed(sampling.sandwich(MENU), start=STEPS // 2),
-    "nested": sampling.nested(MENU, levels=4),
-    "shift": sampling.shift(MENU, bins=BINS, macs=MACS),
-    "delayed_shift": sampling.delayed(sampling.shift(MENU, bins=BINS, macs=MACS), start=5),
-    "preferred": sampling.preferred(MENU, SOME),
+    "sandwich": samplers.sandwich(MENU),
+    "uniform": samplers.uniform(MENU, n_random=3),
+    "fair": samplers.fair(MENU, n_random=4),
+    "attentive": samplers.attentive(MENU, bins=BINS, macs=MACS),
+    "worst_up": samplers.attentive(MENU, bins=BINS, macs=MACS, best=False, trials=2),
+    "progressive": samplers.progressive(MENU, PHASES),
+    "delayed": samplers.delayed(samplers.sandwich(MENU), start=STEPS // 2),
+    "nested": samplers.nested(MENU, levels=4),
+    "shift": samplers.shift(MENU, bins=BINS, macs=MACS),
+    "delayed_shift": samplers.delayed(samplers.shift(MENU, bins=BINS, macs=MACS), start=5),
+    "preferred": samplers.preferred(MENU, SOME),
 }
 
 
@@ -64,7 +69,7 @@ def losses_of(arch: Arch) -> Any:
 
 def advanced(sampler: Sampler, state: Any, step: Any) -> tuple[Any, Arch]:
     """What a step draws, and the state after it, with losses that are a function of the archs."""
-    _, key, _ = train.step_keys(jax.random.key(7), step, 0)
+    _, key, _ = train_step.step_keys(jax.random.key(7), step, 0)
     archs = sampler.sample(state, key, step, losses_of)
     losses = losses_of(archs)
     metrics = {f"loss/random_{i + 1}": losses[i] for i in range(sampler.n_random)}
@@ -137,7 +142,7 @@ def test_the_state_keeps_its_shape(name: str) -> None:
 def test_members_of_every_step(name: str) -> None:
     sampler = CASES[name]
     every = len(sampler.fixed) + sampler.n_random
-    counts = [sampling.active(sampler, step) for step in range(STEPS)]
+    counts = [samplers.active(sampler, step) for step in range(STEPS)]
     assert all(1 <= count <= every for count in counts) and counts[-1] == every
 
 
@@ -162,7 +167,7 @@ def many(sampler: Sampler, steps: int, *, state: Any = None, start: int = 0) -> 
     state = sampler.init(jax.random.key(0)) if state is None else state
 
     def one(step: Any) -> Any:
-        _, key, _ = train.step_keys(jax.random.key(0), step, 0)
+        _, key, _ = train_step.step_keys(jax.random.key(0), step, 0)
         return choices.pack(sampler.sample(state, key, step, losses_of))
 
     return np.asarray(jax.jit(jax.vmap(one))(jnp.arange(start, start + steps, dtype=jnp.int32)))
@@ -201,7 +206,7 @@ def test_fair_steps_use_every_option_equally_often() -> None:
         (3, (True, False, True)),
         (2, (False, True, False)),
     ):
-        packed = many(sampling.fair(menu, n_random=count), 60)
+        packed = many(samplers.fair(menu, n_random=count), 60)
         for choice, column, equal_counts in zip(
             jax.tree.leaves(menu), np.moveaxis(packed, -1, 0), exact, strict=True
         ):
@@ -230,7 +235,9 @@ def test_the_table_is_the_distribution_of_macs() -> None:
 
 
 def test_an_arch_of_a_bin_lies_in_it() -> None:
-    drawn = jax.jit(jax.vmap(functools.partial(table.draw, BINS, MENU, MACS), in_axes=(0, None)))
+    drawn = jax.jit(
+        jax.vmap(functools.partial(macs_table.draw, BINS, MENU, MACS), in_axes=(0, None))
+    )
     for which in np.flatnonzero(np.isfinite(BINS.logits)):
         archs = jax.device_get(drawn(jax.random.split(jax.random.key(5), 50), which))
         macs = np.asarray(MACS(archs))
@@ -246,7 +253,7 @@ def test_best_up_takes_the_lowest_score_and_worst_up_the_highest(best: bool) -> 
         jax.debug.callback(lambda packed: tried.append(np.asarray(packed)), choices.pack(arch))
         return losses_of(arch)
 
-    sampler = sampling.attentive(MENU, bins=BINS, macs=MACS, n_random=1, trials=4, best=best)
+    sampler = samplers.attentive(MENU, bins=BINS, macs=MACS, n_random=1, trials=4, best=best)
     sample = jax.jit(lambda key: sampler.sample((), key, jnp.int32(0), noted))
     for seed in range(3):
         tried.clear()
@@ -265,7 +272,7 @@ def test_attentive_by_a_predictor_needs_no_score() -> None:
     def never(arch: Arch) -> Any:
         raise AssertionError("scored")
 
-    make = functools.partial(sampling.attentive, MENU, bins=BINS, macs=MACS, trials=4)
+    make = functools.partial(samplers.attentive, MENU, bins=BINS, macs=MACS, trials=4)
 
     @jax.jit
     def both(key: Any) -> tuple[Arch, Arch]:
@@ -277,7 +284,7 @@ def test_attentive_by_a_predictor_needs_no_score() -> None:
 
 
 def test_the_targets_follow_the_distribution_of_macs() -> None:
-    sampler = sampling.attentive(MENU, bins=BINS, macs=MACS, trials=1)
+    sampler = samplers.attentive(MENU, bins=BINS, macs=MACS, trials=1)
     archs = choices.unpack(MENU, many(sampler, 600))
     which = np.searchsorted(TABLE.edges, np.asarray(MACS(archs)), side="right") - 1
     counts = np.bincount(np.clip(which.ravel(), 0, 5), minlength=6)
@@ -291,13 +298,13 @@ def test_options_open_at_their_steps() -> None:
         "d": [choices.Choice((1, 2, 3, 4))],
         "r": choices.Choice((6, 8)),
     }
-    phases = (Phase(("k",), 10), Phase(("d",), 20, 1), Phase(("d",), 30, 0))
+    phases = (Opening(("k",), 10), Opening(("d",), 20, 1), Opening(("d",), 30, 0))
     opens = openings(menu, phases, resolution=("r",))
     never = np.iinfo(np.int32).max
     np.testing.assert_array_equal(
         opens, [[30, 30, 20, 0], [10, 10, 0, never], [0, 0, never, never]]
     )
-    sampler = sampling.progressive(menu, phases, n_random=40, resolution=("r",))
+    sampler = samplers.progressive(menu, phases, n_random=40, resolution=("r",))
     drawn = many(sampler, 100)
     most, every = {0, 1, 2}, {0, 1, 2, 3}
     for steps, depths, kernels in (
@@ -309,31 +316,31 @@ def test_options_open_at_their_steps() -> None:
         for step in steps:
             found = tuple(set(drawn[step, :, i].tolist()) for i in range(3))
             assert found == (depths, kernels, {0, 1})
-            assert sampling.active(sampler, step) == (1 if step < 10 else 41)
+            assert samplers.active(sampler, step) == (1 if step < 10 else 41)
 
 
 @pytest.mark.parametrize(
     ("phases", "said"),
     [
-        ((Phase(("depth",), 0),), "no phase opens all options of expand_ratio/1"),
-        ((Phase(("dept",), 0),), "the menu has no dept, only depth"),
-        ((Phase(("depth",), 9), Phase(("width",), 3)), "in the order of their starts"),
+        ((Opening(("depth",), 0),), "no phase opens all options of expand_ratio/1"),
+        ((Opening(("dept",), 0),), "the menu has no dept, only depth"),
+        ((Opening(("depth",), 9), Opening(("width",), 3)), "in the order of their starts"),
     ],
 )
-def test_phases_that_make_no_sense(phases: tuple[Phase, ...], said: str) -> None:
+def test_phases_that_make_no_sense(phases: tuple[Opening, ...], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        sampling.progressive(MENU, phases)
+        samplers.progressive(MENU, phases)
 
 
 def test_delayed_is_its_inner_sampler_later() -> None:
     inner = CASES["sandwich"]
-    sampler = sampling.delayed(inner, start=6)
-    assert [sampling.active(sampler, step) for step in (0, 5, 6, 7)] == [1, 1, 4, 4]
+    sampler = samplers.delayed(inner, start=6)
+    assert [samplers.active(sampler, step) for step in (0, 5, 6, 7)] == [1, 1, 4, 4]
     np.testing.assert_array_equal(many(sampler, 5, start=6), many(inner, 5, start=6))
-    twice = sampling.delayed(CASES["progressive"], start=1)
-    assert [sampling.active(twice, step) for step in (0, 1, 2)] == [1, 1, 3]
+    twice = samplers.delayed(CASES["progressive"], start=1)
+    assert [samplers.active(twice, step) for step in (0, 1, 2)] == [1, 1, 3]
     with pytest.raises(ValueError, match="the largest as fixed member"):
-        sampling.delayed(sampling.uniform(MENU), start=1)
+        samplers.delayed(samplers.uniform(MENU), start=1)
 
 
 def test_a_chain_of_nested_archs() -> None:
@@ -349,13 +356,13 @@ def test_a_chain_of_nested_archs() -> None:
     np.testing.assert_array_equal(
         choices.pack(chain(wide, levels=5)), [[0, 0], [2, 1], [4, 1], [6, 2], [8, 2]]
     )
-    drawn = many(sampling.nested(wide, levels=5), 500).reshape(-1, 2)
+    drawn = many(samplers.nested(wide, levels=5), 500).reshape(-1, 2)
     counts = np.bincount(drawn[:, 0], minlength=9)
     assert chi_square(counts, np.asarray([200.0, 0, 200, 0, 200, 0, 200, 0, 200])) < LIMIT
 
 
 def test_probability_shifts_to_where_losses_still_fall() -> None:
-    sampler = sampling.shift(MENU, bins=BINS, macs=MACS, n_random=2, floor=0.2)
+    sampler = samplers.shift(MENU, bins=BINS, macs=MACS, n_random=2, floor=0.2)
     state = sampler.init(jax.random.key(0))
     likely = functools.partial(probability, bins=BINS, floor=0.2)
     usable = np.isfinite(BINS.logits)
@@ -396,11 +403,11 @@ def test_preferred_archs_are_the_best_of_their_range() -> None:
 def test_tables_survive_the_disk_and_other_spaces_are_refused(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "macs.json"
     path.write_text(json.dumps(dataclasses.asdict(TABLE)))
-    read = table.read(path)
+    read = macs_table.read(path)
     assert read == TABLE
-    table.check(read, SPACE)
+    macs_table.check(read, SPACE)
     with pytest.raises(UserError, match="made of another space or is damaged: tiny with"):
-        table.check(read, config.SPACES["digits"].build(classes=10, input_channels=1))
+        macs_table.check(read, config.SPACES["digits"].build(classes=10, input_channels=1))
     for text, said in (
         ("{", "is not a table of MACs, or was cut short"),
         ("[]", "not a table"),
@@ -408,13 +415,13 @@ def test_tables_survive_the_disk_and_other_spaces_are_refused(tmp_path: pathlib.
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=said):
-            table.read(path)
+            macs_table.read(path)
 
 
 def test_a_table_is_of_its_first_archs(tmp_path: pathlib.Path) -> None:
     """The same archs come first, however many are wanted."""
     counted: list[int] = []
-    small = table.build(SPACE, bins=2, samples=10, advance=counted.append)
-    again = table.build(SPACE, bins=2, samples=10)
+    small = macs_table.build(SPACE, bins=2, samples=10, advance=counted.append)
+    again = macs_table.build(SPACE, bins=2, samples=10)
     assert small == again and sum(counted) == 10
-    assert table.build(SPACE, bins=2, samples=10, seed=1) != small
+    assert macs_table.build(SPACE, bins=2, samples=10, seed=1) != small

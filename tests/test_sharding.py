@@ -11,26 +11,30 @@ import pytest
 from jax.sharding import PartitionSpec
 from light_space import CHANNELS, CLASSES, light
 
-from supernet_jax import data, fit, losses, optim, train
+from supernet_jax import data
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
-from supernet_jax.members import Members
 from supernet_jax.runtime import sharding
-from supernet_jax.sampling import Sampler, sandwich, uniform
 from supernet_jax.storage import checkpoint
+from supernet_jax.training import loop, recipe, train_step
+from supernet_jax.training.job import Job
+from supernet_jax.training.losses import divergences, hard_labels, loss
+from supernet_jax.training.members import Members
+from supernet_jax.training.optimizers import sgd
+from supernet_jax.training.samplers import Sampler, sandwich, uniform
 
 BATCH, STEPS = 16, 4
 SPACE = light(widths=(64, 128), resolutions=(8,))
-RECIPE = train.Recipe(
+RECIPE = recipe.Recipe(
     space=SPACE,
     sampler=sandwich(SPACE.menu, n_random=1),
-    loss=losses.in_place_distillation(losses.soft_cross_entropy, smoothing=0.1),
-    optimizer=optim.alphanet_sgd(0.05),
+    loss=loss.in_place_distillation(divergences.soft_cross_entropy, smoothing=0.1),
+    optimizer=sgd.alphanet_sgd(0.05),
     augment=lambda images, key, ids: images.astype(jnp.float32) / 128 - 1,
     ema_decay=0.9,
 )
-SHAPES = jax.eval_shape(lambda: train.create(RECIPE))
+SHAPES = jax.eval_shape(lambda: train_step.create(RECIPE))
 LARGE = 3 * 128 * 128 * 4  # bytes: the one large kernel, its momentum and its average
 
 
@@ -87,7 +91,7 @@ def test_rules_that_do_not_fit(rules: sharding.Rules, words: str) -> None:
 
 
 def test_every_array_of_the_state_has_a_place() -> None:
-    placed = train.places(RECIPE, sharding.data_mesh(), sharding.SHARDED)
+    placed = train_step.places(RECIPE, sharding.data_mesh(), sharding.SHARDED)
     split = {
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, where in jax.tree_util.tree_leaves_with_path(placed)
@@ -100,9 +104,9 @@ def test_every_array_of_the_state_has_a_place() -> None:
 # --- training -------------------------------------------------------------------------------
 
 
-def job(folder: pathlib.Path, rules: sharding.Rules, *, devices: int, steps: int) -> fit.Job:
+def job(folder: pathlib.Path, rules: sharding.Rules, *, devices: int, steps: int) -> Job:
     folder.mkdir(exist_ok=True)
-    return fit.Job(
+    return Job(
         recipe=RECIPE,
         images=images(),
         steps=steps,
@@ -119,26 +123,26 @@ def job(folder: pathlib.Path, rules: sharding.Rules, *, devices: int, steps: int
 
 def run(
     folder: pathlib.Path, rules: sharding.Rules, *, devices: int = 8, steps: int = STEPS
-) -> train.State:
+) -> recipe.State:
     made = job(folder, rules, devices=devices, steps=steps)
     with made.checkpoints:
-        return fit.fit(made)[0]
+        return loop.fit(made)[0]
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> train.State:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> recipe.State:
     """Trained with everything whole on each of 8 devices."""
     return run(tmp_path_factory.mktemp("plain"), sharding.REPLICATED)
 
 
-def close(one: train.State, other: train.State) -> None:
+def close(one: recipe.State, other: recipe.State) -> None:
     """Only the order of sums differs: see `test_distributed.py` for the tolerance."""
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         size = max(np.abs(a).max(), 1e-3)
         assert np.abs(np.asarray(a) - np.asarray(b)).max() < 1e-3 * size
 
 
-def test_split_and_whole_train_alike(plain: train.State, tmp_path: pathlib.Path) -> None:
+def test_split_and_whole_train_alike(plain: recipe.State, tmp_path: pathlib.Path) -> None:
     state = run(tmp_path / "run", sharding.SHARDED)
     kernel, trace = state.params["second"]["mix"]["kernel"], state.opt_state[2].trace
     for array in (kernel, trace["second"]["mix"]["kernel"], state.ema["second"]["mix"]["kernel"]):
@@ -154,7 +158,7 @@ def test_split_and_whole_train_alike(plain: train.State, tmp_path: pathlib.Path)
     ],
 )
 def test_checkpoints_restore_however_they_were_split(
-    plain: train.State,
+    plain: recipe.State,
     tmp_path: pathlib.Path,
     first: sharding.Rules,
     then: sharding.Rules,
@@ -164,10 +168,10 @@ def test_checkpoints_restore_however_they_were_split(
     before = run(folder, first, steps=2)
     made = job(folder, then, devices=devices, steps=STEPS)
     with made.checkpoints:
-        restored = fit.restore(made)
+        restored = loop.restore(made)
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(restored), strict=True):
         np.testing.assert_array_equal(a, b)
-    where = train.places(RECIPE, made.mesh, then)
+    where = train_step.places(RECIPE, made.mesh, then)
     assert jax.tree.all(jax.tree.map(lambda x, place: x.sharding == place, restored, where))
     close(plain, run(folder, then, devices=devices))
 
@@ -177,13 +181,13 @@ def test_checkpoints_restore_however_they_were_split(
 
 def compiled(rules: sharding.Rules) -> Any:
     mesh = sharding.data_mesh()
-    where = train.places(RECIPE, mesh, rules)
+    where = train_step.places(RECIPE, mesh, rules)
     state = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), SHAPES, where
     )
     part = images()
-    host = train.Batch(part.images[:BATCH], part.labels[:BATCH], np.arange(BATCH, dtype=np.int32))
-    step = train.make_step(RECIPE, mesh=mesh, rules=rules)
+    host = recipe.Batch(part.images[:BATCH], part.labels[:BATCH], np.arange(BATCH, dtype=np.int32))
+    step = train_step.make_step(RECIPE, mesh=mesh, rules=rules)
     return step.lower(state, sharding.split(mesh, host), resolutions=(8,) * 3).compile()
 
 
@@ -196,7 +200,7 @@ def test_less_memory_on_each_device() -> None:
     assert whole.argument_size_in_bytes - split.argument_size_in_bytes == saved
     assert whole.output_size_in_bytes - split.output_size_in_bytes == saved
     placed = [
-        train.places(RECIPE, sharding.data_mesh(), rules)
+        train_step.places(RECIPE, sharding.data_mesh(), rules)
         for rules in (sharding.REPLICATED, sharding.SHARDED)
     ]
     kept = [sharding.bytes_per_device(SHAPES, where) for where in placed]
@@ -213,9 +217,9 @@ def test_less_memory_on_each_device() -> None:
 PLAIN = RECIPE._replace(optimizer=optax.sgd(0.1), ema_decay=0.0)
 
 
-def batch(places: np.ndarray) -> train.Batch:
+def batch(places: np.ndarray) -> recipe.Batch:
     part = images()
-    return train.Batch(part.images[places], part.labels[places], places.astype(np.int32))
+    return recipe.Batch(part.images[places], part.labels[places], places.astype(np.int32))
 
 
 def constant(arch: Arch) -> Sampler:
@@ -227,17 +231,19 @@ def constant(arch: Arch) -> Sampler:
     return Sampler((), 1, lambda key: (), sample, lambda state, metrics: state)
 
 
-def stepped(recipe: train.Recipe, places: np.ndarray) -> tuple[Any, float]:
+def stepped(recipe: recipe.Recipe, places: np.ndarray) -> tuple[Any, float]:
     """Parameters after one step on one device, and the loss."""
-    resolutions = train.step_resolutions(recipe, step=0)
-    made = train.make_step(recipe)(train.create(recipe), batch(places), resolutions=resolutions)
+    resolutions = train_step.step_resolutions(recipe, step=0)
+    made = train_step.make_step(recipe)(
+        train_step.create(recipe), batch(places), resolutions=resolutions
+    )
     return made[0].params, float(made[1]["loss/random_1"])
 
 
 def test_a_step_is_the_mean_of_the_steps_of_its_parts() -> None:
     """One subnet on both halves is trained by each half alone: BatchNorm sees no other."""
     sampler = constant(choices.largest(SPACE.menu))
-    recipe = PLAIN._replace(sampler=sampler, loss=losses.hard_labels(smoothing=0.1))
+    recipe = PLAIN._replace(sampler=sampler, loss=hard_labels.hard_labels(smoothing=0.1))
     places = np.arange(BATCH)
     halves = [stepped(recipe, places[part]) for part in (slice(0, 8), slice(8, BATCH))]
     params, loss = stepped(recipe._replace(arch_shards=2), places)
@@ -250,7 +256,7 @@ def test_each_part_draws_its_own_subnet() -> None:
     recipe = PLAIN._replace(sampler=uniform(SPACE.menu, n_random=2), arch_shards=8)
     host = batch(np.arange(BATCH))
     members = Members(
-        recipe, None, None, train.create(recipe), host.images, host.labels, jax.random.key(0)
+        recipe, None, None, train_step.create(recipe), host.images, host.labels, jax.random.key(0)
     )
     archs = choices.pack(members.draw(jax.random.key(1), None, (8, 8)))
     assert archs.shape[:2] == (2, 8)
@@ -272,12 +278,12 @@ def test_normalisation_of_parts_alone() -> None:
     assert float(optax.tree.norm(apart)) > 1e-3
 
 
-def sandwiched(recipe: train.Recipe, places: np.ndarray, mesh: Any = None) -> tuple[Any, Any]:
+def sandwiched(recipe: recipe.Recipe, places: np.ndarray, mesh: Any = None) -> tuple[Any, Any]:
     """Parameters and metrics after one step of largest, smallest and a random subnet."""
-    state, host = train.create(recipe), batch(places)
+    state, host = train_step.create(recipe), batch(places)
     if mesh is not None:
         state, host = sharding.replicate(mesh, state), sharding.split(mesh, host)
-    step = train.make_step(recipe, mesh=mesh)
+    step = train_step.make_step(recipe, mesh=mesh)
     state, metrics = step(state, host, resolutions=(8,) * 3)
     return jax.device_get((state.params, metrics))
 
@@ -304,8 +310,10 @@ def test_subnets_of_parts_on_any_number_of_devices(
 ) -> None:
     recipe, (params, loss) = EIGHT, alone
     mesh = sharding.data_mesh()
-    create = jax.jit(lambda: train.create(recipe), out_shardings=train.places(recipe, mesh, rules))
-    step = train.make_step(recipe, mesh=mesh, rules=rules)
+    create = jax.jit(
+        lambda: train_step.create(recipe), out_shardings=train_step.places(recipe, mesh, rules)
+    )
+    step = train_step.make_step(recipe, mesh=mesh, rules=rules)
     state, metrics = step(
         create(), sharding.split(mesh, batch(np.arange(BATCH))), resolutions=(8,) * 3
     )
@@ -317,4 +325,4 @@ def test_subnets_of_parts_on_any_number_of_devices(
 def test_parts_that_do_not_fit(tmp_path: pathlib.Path, shards: int, devices: int) -> None:
     made = job(tmp_path, sharding.REPLICATED, devices=devices, steps=1)
     with pytest.raises(UserError, match=f"train.arch-shards is {shards}, but must divide"):
-        fit.fit(made._replace(recipe=RECIPE._replace(arch_shards=shards)))
+        loop.fit(made._replace(recipe=RECIPE._replace(arch_shards=shards)))

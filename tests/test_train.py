@@ -14,7 +14,6 @@ import reference
 from light_space import CLASSES, light
 from tiny_space import deep
 
-from supernet_jax import losses, optim, sampling, train
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.choices import Arch, Lookup
 from supernet_jax.elastic.notation import from_notation
@@ -23,6 +22,11 @@ from supernet_jax.importers import attentivenas as attentivenas_files
 from supernet_jax.importers.mapping import Place
 from supernet_jax.spaces import attentivenas, mobilenet
 from supernet_jax.spaces.mobilenet import Stage
+from supernet_jax.training import samplers, train_step
+from supernet_jax.training.gradients import combine
+from supernet_jax.training.losses import alpha_divergence, divergences, hard_labels, loss
+from supernet_jax.training.optimizers import sgd
+from supernet_jax.training.recipe import Batch, Metrics, Recipe, State
 
 QUICK: Any = {"compiler_options": {"xla_backend_optimization_level": 0}}  # for one run
 SUMS = 1e-5  # float32 sums in another order, of a whole tree relative to its norm
@@ -42,10 +46,10 @@ def as_they_are(images: Any, key: Any, ids: Any) -> Any:
     return images
 
 
-def drawing(menu: Any, archs: list[Arch], fixed: tuple[Arch, ...] = ()) -> sampling.Sampler:
+def drawing(menu: Any, archs: list[Arch], fixed: tuple[Arch, ...] = ()) -> samplers.Sampler:
     """A sampler that always draws the same archs."""
     stacked = choices.stack(archs)
-    return sampling.uniform(menu, n_random=len(archs))._replace(
+    return samplers.uniform(menu, n_random=len(archs))._replace(
         fixed=fixed, sample=lambda state, key, step, score: jax.tree.map(jnp.asarray, stacked)
     )
 
@@ -62,17 +66,17 @@ def test_published_training_step() -> None:
     }
     params, _ = attentivenas_files.load(reference.tensors(golden["param_names_shapes"]), space)
     params = jax.tree.map(jnp.asarray, params)
-    optimizer = optax.chain(stored(), optim.alphanet_sgd(0.1, weight_decay=1e-5))
-    recipe = train.Recipe(
+    optimizer = optax.chain(stored(), sgd.alphanet_sgd(0.1, weight_decay=1e-5))
+    recipe = Recipe(
         space=space,
         sampler=drawing(space.menu, [archs["a1"], archs["a4"]], (archs["max"], archs["min"])),
-        loss=losses.in_place_distillation(losses.adaptive_alpha_divergence, smoothing=0.1),
+        loss=loss.in_place_distillation(alpha_divergence.adaptive_alpha_divergence, smoothing=0.1),
         optimizer=optimizer,
         augment=as_they_are,
     )
     zero = jnp.zeros((), jnp.int32)
     counters = zero, zero + 0
-    state = train.State(
+    state = State(
         zero + 0,
         params,
         optimizer.init(params),
@@ -82,8 +86,8 @@ def test_published_training_step() -> None:
         jax.random.key_data(jax.random.key(0)),
     )
     labels, ids = np.asarray([1, 20, 300, 999], np.int32), np.arange(4, dtype=np.int32)
-    batch = train.Batch(reference.images(4, 224, 30), labels, ids)
-    state, metrics = train.make_step(recipe)(state, batch, resolutions=(288, 192, 224, 256))
+    batch = Batch(reference.images(4, 224, 30), labels, ids)
+    state, metrics = train_step.make_step(recipe)(state, batch, resolutions=(288, 192, 224, 256))
 
     members = ("largest", "random_1", "random_2", "smallest")
     found = [float(metrics[f"loss/{member}"]) for member in members]
@@ -131,12 +135,12 @@ def half(images: Any, key: Any, ids: Any) -> Any:
     return images.astype(jnp.float32) / 128 - 1
 
 
-def recipe_of(space: Space, wide: Arch, deep: Arch) -> train.Recipe:
+def recipe_of(space: Space, wide: Arch, deep: Arch) -> Recipe:
     fixed = choices.largest(space.menu), choices.smallest(space.menu)
-    return train.Recipe(
+    return Recipe(
         space=space,
         sampler=drawing(space.menu, [wide, deep], fixed),
-        loss=losses.in_place_distillation(losses.kl_divergence, smoothing=0.1),
+        loss=loss.in_place_distillation(divergences.kl_divergence, smoothing=0.1),
         optimizer=stored(),
         augment=half,
     )
@@ -150,17 +154,17 @@ RECIPE = recipe_of(SPACE, WIDE, DEEP)
 SIZES = (8, 6, 6, 8)  # of largest, smallest, WIDE and DEEP
 
 
-def some_batch(seed: int = 0, **changes: Any) -> train.Batch:
+def some_batch(seed: int = 0, **changes: Any) -> Batch:
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (BATCH, 8, 8, 2), np.uint8)
     labels = rng.integers(0, CLASSES, BATCH, np.int32)
     labels[0] = 0  # never all 3 or 4, which below stand for something
-    return train.Batch(images, labels, np.arange(BATCH, dtype=np.int32))._replace(**changes)
+    return Batch(images, labels, np.arange(BATCH, dtype=np.int32))._replace(**changes)
 
 
-def beginning(recipe: train.Recipe) -> train.State:
+def beginning(recipe: Recipe) -> State:
     """The first state with noise on every float, so that nothing is zero or one."""
-    state = jax.jit(functools.partial(train.create, recipe), **QUICK)()
+    state = jax.jit(functools.partial(train_step.create, recipe), **QUICK)()
     rng = np.random.default_rng(0)
 
     def one(leaf: Any) -> Any:
@@ -170,13 +174,13 @@ def beginning(recipe: train.Recipe) -> train.State:
     return jax.tree.map(one, jax.device_get(state))
 
 
-def on_device(state: train.State) -> train.State:
+def on_device(state: State) -> State:
     return jax.tree.map(jnp.array, state)
 
 
-def once(recipe: train.Recipe, *, sizes: tuple[int, ...], state: Any = None) -> Any:
+def once(recipe: Recipe, *, sizes: tuple[int, ...], state: Any = None) -> Any:
     """State and metrics after one step, by a program that compiles fast and donates nothing."""
-    step = jax.jit(functools.partial(train.make_step(recipe), resolutions=sizes), **QUICK)
+    step = jax.jit(functools.partial(train_step.make_step(recipe), resolutions=sizes), **QUICK)
     return jax.device_get(step(beginning(recipe) if state is None else state, some_batch()))
 
 
@@ -193,7 +197,7 @@ def bitwise(a: Any, b: Any) -> bool:
     return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in leaves)
 
 
-def alone(recipe: train.Recipe, archs: list[Arch]) -> tuple[list[float], list[Any]]:
+def alone(recipe: Recipe, archs: list[Arch]) -> tuple[list[float], list[Any]]:
     """Loss and gradient of each member of a step, computed by itself."""
     batch, params = some_batch(), beginning(recipe).params
 
@@ -259,7 +263,7 @@ def test_bfloat16() -> None:
 WEIGHTS = {"largest": 1.0, "random": 0.5, "smallest": 0.25}
 
 
-def projecting() -> train.Combine:
+def projecting() -> combine.Combine:
     """Weighs gradients by role, keeps them all, and takes out of each what opposes another.
 
     Conflict projection, as "gradient surgery" (arXiv 2001.06782), in the order of the members.
@@ -277,7 +281,7 @@ def projecting() -> train.Combine:
         members = [jax.tree.map(lambda leaf, i=i: leaf[i], carry[1]) for i in range(4)]
         return functools.reduce(optax.tree.add, projected(members, optax.tree.vdot, jnp.minimum))
 
-    return train.Combine(init, add, finish)
+    return combine.Combine(init, add, finish)
 
 
 def projected(members: list[Any], dot: Callable, minimum: Callable) -> list[Any]:
@@ -307,7 +311,7 @@ def test_gradients_may_be_combined_in_any_way() -> None:
     assert np.linalg.norm(found - wanted) < 1e-4 * np.linalg.norm(wanted)  # divides by a dot
 
 
-def troubled(traced: list[int]) -> train.Recipe:
+def troubled(traced: list[int]) -> Recipe:
     """A whole recipe, in which certain ids and labels stand for certain troubles."""
 
     def augment(images: Any, key: Any, ids: Any) -> Any:
@@ -321,17 +325,17 @@ def troubled(traced: list[int]) -> train.Recipe:
         value = value + jnp.sqrt(jnp.where(jnp.all(labels == 3), 0.0, 1.0) * jnp.sum(logits**2))
         return value + jnp.where(jnp.all(labels == 4), 1000.0, 0.0)
 
-    def update(state: Any, metrics: train.Metrics) -> Any:
+    def update(state: Any, metrics: Metrics) -> Any:
         return {"seen": state["seen"] + 1, "loss": metrics["loss/random_1"]}
 
-    sampler = sampling.sandwich(MENU, n_random=2)._replace(
+    sampler = samplers.sandwich(MENU, n_random=2)._replace(
         init=lambda key: {"seen": jnp.int32(0), "loss": jnp.float32(0)}, update=update
     )
     return RECIPE._replace(
         sampler=sampler,
         loss=loss,
         augment=augment,
-        optimizer=optim.alphanet_sgd(0.1, weight_decay=0.1),
+        optimizer=sgd.alphanet_sgd(0.1, weight_decay=0.1),
         ema_decay=0.75,
     )
 
@@ -340,12 +344,12 @@ TRACED: list[int] = []
 
 
 @functools.cache
-def troubled_step() -> tuple[train.Recipe, Callable]:
+def troubled_step() -> tuple[Recipe, Callable]:
     recipe = troubled(TRACED)
-    return recipe, train.make_step(recipe)
+    return recipe, train_step.make_step(recipe)
 
 
-def whole(labels: int) -> train.Batch:
+def whole(labels: int) -> Batch:
     return some_batch(labels=np.full(BATCH, labels, np.int32))
 
 
@@ -354,7 +358,7 @@ def whole(labels: int) -> train.Batch:
     [some_batch(ids=np.full(BATCH, -1, np.int32)), whole(3), whole(4)],
     ids=["images that are not numbers", "a gradient that is not a number", "a collapsed loss"],
 )
-def test_a_bad_step_changes_nothing_but_the_counters(bad: train.Batch) -> None:
+def test_a_bad_step_changes_nothing_but_the_counters(bad: Batch) -> None:
     recipe, step = troubled_step()
     how = {"resolutions": (8, 6, 8, 8)}
     state, metrics = step(on_device(beginning(recipe)), some_batch(), **how)
@@ -421,31 +425,31 @@ def test_a_compiled_step_serves_every_seed() -> None:
     """The seed is data of the state: the step of one recipe goes on as that of another seed."""
     recipe, step = troubled_step()
     other = recipe._replace(seed=recipe.seed + 1)
-    first, mine = (train.create(r) for r in (recipe, other))
+    first, mine = (train_step.create(r) for r in (recipe, other))
     assert not bitwise(first.params, mine.params)
     mixed = dataclasses.replace(first, key=mine.key)  # the same weights, other draws
     metrics = [
         run(on_device(jax.tree.map(jnp.copy, state)), some_batch(), resolutions=(8, 6, 8, 8))[1]
-        for run, state in ((step, mixed), (train.make_step(other), mixed), (step, first))
+        for run, state in ((step, mixed), (train_step.make_step(other), mixed), (step, first))
     ]
     assert bitwise(metrics[0], metrics[1]) and not bitwise(metrics[0], metrics[2])
 
 
 def test_resolutions_are_drawn_from_seed_and_step() -> None:
-    recipe = RECIPE._replace(sampler=sampling.sandwich(MENU, n_random=3), seed=5)
-    draw = functools.partial(train.step_resolutions, recipe)
+    recipe = RECIPE._replace(sampler=samplers.sandwich(MENU, n_random=3), seed=5)
+    draw = functools.partial(train_step.step_resolutions, recipe)
     many = [draw(step=step) for step in range(200)]
     assert many == [draw(step=step) for step in range(200)]
     assert all(m[:2] == (8, 6) and len(set(m[2:])) == 1 and len(m) == 5 for m in many)
     share = sum(m[2] == 8 for m in many) / 200
     assert 0.35 < share < 0.65  # four standard deviations
-    other = [train.step_resolutions(recipe._replace(seed=6), step=step) for step in range(200)]
+    other = [train_step.step_resolutions(recipe._replace(seed=6), step=step) for step in range(200)]
     assert other != many != [draw(step=step, rollbacks=1) for step in range(200)]
 
 
 def test_a_resolution_for_each_member() -> None:
     with pytest.raises(ValueError, match="needs a resolution for each member"):
-        train.make_step(RECIPE)(beginning(RECIPE), some_batch(), resolutions=(8, 6, 8))
+        train_step.make_step(RECIPE)(beginning(RECIPE), some_batch(), resolutions=(8, 6, 8))
 
 
 def test_a_sampler_may_score_archs() -> None:
@@ -458,8 +462,8 @@ def test_a_sampler_may_score_archs() -> None:
         order = jnp.argsort(-scores)[:1]
         return jax.tree.map(lambda leaf: leaf[order], archs)
 
-    plain = sampling.uniform(MENU, n_random=1)
-    recipe = RECIPE._replace(sampler=plain._replace(sample=worst), loss=losses.hard_labels())
+    plain = samplers.uniform(MENU, n_random=1)
+    recipe = RECIPE._replace(sampler=plain._replace(sample=worst), loss=hard_labels.hard_labels())
     _, metrics = once(recipe, sizes=(8,))
     batch, params = some_batch(), beginning(recipe).params
 
@@ -467,7 +471,7 @@ def test_a_sampler_may_score_archs() -> None:
     def each(params: Any) -> Any:
         images = half(jnp.asarray(batch.images), None, None)
         outputs = [strategies.sliced(SPACE, params, a, images, resolution=8) for a in candidates]
-        return [losses.cross_entropy(o.logits, jnp.asarray(batch.labels)) for o in outputs]
+        return [loss.cross_entropy(o.logits, jnp.asarray(batch.labels)) for o in outputs]
 
     wanted = [float(value) for value in each(params)]
     assert np.ptp(wanted) > 1e-3
@@ -480,8 +484,8 @@ def test_dropout_is_for_the_largest_alone() -> None:
     for dropout in (0.0, 0.5):
         recipe = RECIPE._replace(
             space=light(dropout=dropout),
-            sampler=sampling.sandwich(MENU, n_random=0),
-            loss=losses.hard_labels(),
+            sampler=samplers.sandwich(MENU, n_random=0),
+            loss=hard_labels.hard_labels(),
         )
         found.append(once(recipe, sizes=(8, 6))[1])
     without, with_dropout = found
@@ -499,13 +503,13 @@ def test_rows_of_a_bank_that_no_member_chose_stay_as_they_are() -> None:
 
     recipe = RECIPE._replace(
         space=space,
-        sampler=sampling.uniform(MENU, n_random=1)._replace(sample=sample),
-        loss=losses.hard_labels(),
+        sampler=samplers.uniform(MENU, n_random=1)._replace(sample=sample),
+        loss=hard_labels.hard_labels(),
         optimizer=optax.chain(
-            optim.alphanet_sgd(0.1, weight_decay=0.1), optax.scale_by_schedule(lambda count: 1.0)
+            sgd.alphanet_sgd(0.1, weight_decay=0.1), optax.scale_by_schedule(lambda count: 1.0)
         ),
     )
-    step = jax.jit(functools.partial(train.make_step(recipe), resolutions=(8,)), **QUICK)
+    step = jax.jit(functools.partial(train_step.make_step(recipe), resolutions=(8,)), **QUICK)
     states = [beginning(recipe)]
     for i in range(2):
         state, metrics = jax.device_get(step(states[-1], some_batch(i)))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from supernet_jax import experiment, extract, extracted, fit, run_folder
+from supernet_jax import experiment, extract, extracted, run_folder
 from supernet_jax.commands import common, train
 from supernet_jax.config import Config
 from supernet_jax.data import Dataset
@@ -24,6 +24,7 @@ from supernet_jax.experiment import Experiment
 from supernet_jax.importers import attentivenas, classes, files, mapping, network, ofa
 from supernet_jax.importers.report import Report
 from supernet_jax.storage.files import write_json
+from supernet_jax.training import loop
 
 EXAMPLES = """
 supernet import attentivenas FILE --config configs/alphanet_imagenet.py --out runs/alphanet
@@ -197,7 +198,7 @@ def _write(built: Experiment, imported: Imported, folder: pathlib.Path) -> None:
         run_folder.start_run(path, built.config)
         job = train.job(built, path)
         with job.checkpoints:
-            fit.begin(job, imported.params)
+            loop.begin(job, imported.params)
         about = {**imported.about, **imported.report._asdict()}
         write_json(path / FILE, about)
 

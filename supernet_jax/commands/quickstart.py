@@ -9,7 +9,7 @@ from typing import Any
 import rich.console
 import rich.table
 
-from supernet_jax import config, experiment, extracted, fit, run_folder, spaces, takeout
+from supernet_jax import config, experiment, extracted, run_folder, spaces, takeout
 from supernet_jax.commands import common, search, train
 from supernet_jax.elastic import notation
 from supernet_jax.elastic.choices import Arch
@@ -17,6 +17,7 @@ from supernet_jax.experiment import Run
 from supernet_jax.report import front as report
 from supernet_jax.runtime import stopping
 from supernet_jax.storage import files
+from supernet_jax.training import loop, optimizers
 
 EXAMPLES = """
 supernet quickstart
@@ -51,7 +52,7 @@ def run(arguments: Arguments) -> None:
 def _fill(arguments: Arguments, settings: config.Config, start: float) -> None:
     """Does what is left to do in the run folder."""
     built = experiment.build(settings)
-    state, finished = fit.fit(train.job(built, arguments.out))
+    state, finished = loop.fit(train.job(built, arguments.out))
     if not finished:
         print(f"stopped at step {int(state.step)} of {arguments.steps} and saved")
         stopping.stop()
@@ -82,7 +83,7 @@ def _settings(arguments: Arguments) -> config.Config:
     return config.Config(
         space=spaces.Digits(),
         data=config.Data(name="digits", held_out=0.2),
-        optimizer=config.Sgd(learning_rate=0.05, weight_decay=1e-4, warmup=0.1),
+        optimizer=optimizers.Sgd(learning_rate=0.05, weight_decay=1e-4, warmup=0.1),
         train=config.Train(
             steps=arguments.steps, batch=64, seed=arguments.seed, checkpoint_every=100
         ),

@@ -17,9 +17,9 @@ from supernet_jax.errors import UserError
 from supernet_jax.evaluation import proxies
 from supernet_jax.experiment import Experiment
 from supernet_jax.runtime import progress
-from supernet_jax.sampling import table
-from supernet_jax.sampling.preferred import select
 from supernet_jax.storage import files
+from supernet_jax.training.samplers import macs_table
+from supernet_jax.training.samplers.preferred import select
 
 EXAMPLES = """
 supernet table attentivenas --out macs.json
@@ -76,7 +76,7 @@ def run(arguments: Arguments) -> None:
 def _over_macs(arguments: Arguments, samples: int) -> None:
     space = common.space_of(arguments.space)
     with progress.bar("archs", samples, unit="arch") as advance:
-        made = table.build(
+        made = macs_table.build(
             space, bins=arguments.bins, samples=samples, seed=arguments.seed, advance=advance
         )
     _write(arguments.out, dataclasses.asdict(made))
@@ -92,7 +92,7 @@ def _preferred(arguments: Arguments, samples: int) -> None:
     if not arguments.space.endswith(".py"):
         raise UserError(f"--score needs a config file for its images; {arguments.space} is none")
     built = experiment.build(config.load_file(arguments.space)[0])
-    space, macs = built.space, table.reference_macs(built.space)
+    space, macs = built.space, macs_table.reference_macs(built.space)
     archs = _distinct(space, jax.random.key(arguments.seed), samples)
     count = len(jax.tree.leaves(archs)[0])
     score = _scorer(built, arguments)

@@ -14,8 +14,7 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import config, experiment, fit, rehearsal, run_folder
-from supernet_jax import train as training
+from supernet_jax import config, experiment, rehearsal, run_folder
 from supernet_jax.commands import common
 from supernet_jax.config import Config
 from supernet_jax.elastic import space_identity
@@ -24,6 +23,8 @@ from supernet_jax.experiment import Experiment
 from supernet_jax.rehearsal import Rehearsal
 from supernet_jax.runtime import distributed, hardware, sharding, stopping
 from supernet_jax.storage import checkpoint, typed_json
+from supernet_jax.training import loop, train_step
+from supernet_jax.training.job import Job
 
 EXAMPLES = """
 supernet train configs/digits.py --out runs/digits
@@ -80,7 +81,7 @@ def _train(arguments: Arguments) -> None:
     built = experiment.taught(experiment.build(arguments.config))
     built = _on_devices(built, arguments.devices)
     sharding.check_divides("train.batch", arguments.config.train.batch, built.mesh)
-    training.check_parts(built.recipe, built.config.train.batch, built.mesh)
+    train_step.check_parts(built.recipe, built.config.train.batch, built.mesh)
     sharding.check_divides("evaluation.batch", arguments.config.evaluation.batch, built.mesh)
     if arguments.dry_run or arguments.out is None:
         _rehearse(built, as_json=arguments.json)
@@ -89,8 +90,8 @@ def _train(arguments: Arguments) -> None:
         _warn_of_other_images(built, arguments.out / "checkpoints")
         work = job(built, arguments.out)
         if arguments.start_from is not None and work.checkpoints.latest() is None:
-            fit.begin(work, _weights_of(arguments.start_from, built))
-        state, finished = fit.fit(work)
+            loop.begin(work, _weights_of(arguments.start_from, built))
+        state, finished = loop.fit(work)
     first = jax.process_index() == 0
     if finished and first:
         run = shlex.quote(str(arguments.out))
@@ -129,10 +130,10 @@ def _weights_of(folder: pathlib.Path, built: Experiment) -> Any:
     )
 
 
-def job(built: Experiment, folder: pathlib.Path) -> fit.Job:
+def job(built: Experiment, folder: pathlib.Path) -> Job:
     """The training run of an experiment in a run folder."""
     settings = built.config.train
-    return fit.Job(
+    return Job(
         recipe=built.recipe,
         images=built.dataset.train,
         steps=settings.steps,

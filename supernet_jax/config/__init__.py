@@ -18,36 +18,10 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from supernet_jax import spaces
-from supernet_jax.config import combine, losses, optimizers, samplers
-from supernet_jax.config.checks import require
-from supernet_jax.config.combine import ByRole as ByRole
-from supernet_jax.config.combine import ConflictProjection as ConflictProjection
-from supernet_jax.config.combine import DelayedShrinking as DelayedShrinking
-from supernet_jax.config.combine import UnitSum as UnitSum
-from supernet_jax.config.losses import AlphaDivergence as AlphaDivergence
-from supernet_jax.config.losses import FeatureRelations as FeatureRelations
-from supernet_jax.config.losses import HardLabels as HardLabels
-from supernet_jax.config.losses import JensenShannon as JensenShannon
-from supernet_jax.config.losses import OutsideTeacher as OutsideTeacher
-from supernet_jax.config.losses import ReverseKL as ReverseKL
-from supernet_jax.config.losses import SoftCrossEntropy as SoftCrossEntropy
-from supernet_jax.config.optimizers import AdamW as AdamW
-from supernet_jax.config.optimizers import Sgd as Sgd
 from supernet_jax.config.paths import with_absolute_paths as with_absolute_paths
-from supernet_jax.config.samplers import Attentive as Attentive
-from supernet_jax.config.samplers import Delayed as Delayed
-from supernet_jax.config.samplers import Fair as Fair
-from supernet_jax.config.samplers import Nested as Nested
-from supernet_jax.config.samplers import Phase as Phase
-from supernet_jax.config.samplers import Preferred as Preferred
-from supernet_jax.config.samplers import Progressive as Progressive
-from supernet_jax.config.samplers import Sandwich as Sandwich
-from supernet_jax.config.samplers import Shift as Shift
-from supernet_jax.config.samplers import Uniform as Uniform
-from supernet_jax.config.samplers import taken as taken
 from supernet_jax.elastic import strategies
 from supernet_jax.elastic.strategies import Strategy
-from supernet_jax.errors import UserError, near
+from supernet_jax.errors import UserError, near, require
 from supernet_jax.spaces import AttentiveNAS as AttentiveNAS
 from supernet_jax.spaces import Cifar as Cifar
 from supernet_jax.spaces import Digits as Digits
@@ -57,6 +31,31 @@ from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded
 from supernet_jax.storage.typed_json import from_json as from_json
 from supernet_jax.storage.typed_json import to_json as to_json
+from supernet_jax.training import gradients, losses, optimizers, samplers
+from supernet_jax.training.gradients import ByRole as ByRole
+from supernet_jax.training.gradients import ConflictProjection as ConflictProjection
+from supernet_jax.training.gradients import DelayedShrinking as DelayedShrinking
+from supernet_jax.training.gradients import UnitSum as UnitSum
+from supernet_jax.training.losses import AlphaDivergence as AlphaDivergence
+from supernet_jax.training.losses import FeatureRelations as FeatureRelations
+from supernet_jax.training.losses import HardLabels as HardLabels
+from supernet_jax.training.losses import JensenShannon as JensenShannon
+from supernet_jax.training.losses import OutsideTeacher as OutsideTeacher
+from supernet_jax.training.losses import ReverseKL as ReverseKL
+from supernet_jax.training.losses import SoftCrossEntropy as SoftCrossEntropy
+from supernet_jax.training.optimizers import AdamW as AdamW
+from supernet_jax.training.optimizers import Sgd as Sgd
+from supernet_jax.training.samplers import Attentive as Attentive
+from supernet_jax.training.samplers import Delayed as Delayed
+from supernet_jax.training.samplers import Fair as Fair
+from supernet_jax.training.samplers import Nested as Nested
+from supernet_jax.training.samplers import Phase as Phase
+from supernet_jax.training.samplers import Preferred as Preferred
+from supernet_jax.training.samplers import Progressive as Progressive
+from supernet_jax.training.samplers import Sandwich as Sandwich
+from supernet_jax.training.samplers import Shift as Shift
+from supernet_jax.training.samplers import Uniform as Uniform
+from supernet_jax.training.samplers.sampler import taken as taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,13 +209,8 @@ class Config:
         require(data.size is None or data.size > 0, f"data.size is {data.size}, must be above 0")
 
 
-PARTS = (
-    spaces,
-    samplers,
-    losses,
-    combine,
-    optimizers,
-)  # whose dataclasses a configuration is made of
+# Whose dataclasses a configuration is made of.
+PARTS = (spaces, samplers, losses, gradients, optimizers)
 
 
 def _dataclasses_of(module: Any) -> dict[str, type]:

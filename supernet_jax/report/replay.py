@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from supernet_jax import config, visits
+from supernet_jax import visits
 from supernet_jax.elastic import choices, space_identity
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.report.history import Stretch
 from supernet_jax.report.values import mapping
-from supernet_jax.sampling import Sampler
 from supernet_jax.storage import typed_json
+from supernet_jax.training.samplers import Sampler
+from supernet_jax.training.samplers.sampler import taken
 
 MOST = 20_000  # steps that are replayed; of longer runs so many, evenly spaced
 
@@ -89,7 +90,7 @@ def _built(space: Any, sampler: Any, sizes: Mapping[str, int], steps: Any) -> tu
     """The space and the sampler of a configuration; both may be the user's own."""
     try:
         made: Space = space.build(**sizes)
-        more = config.taken(sampler, space=made, steps=steps)
+        more = taken(sampler, space=made, steps=steps)
         return made, sampler.build(menu=made.menu, **more)
     except Exception as error:  # whatever code of the user's raises
         raise UserError(

@@ -16,6 +16,7 @@ from supernet_jax.report.markup import Html, tag
 from supernet_jax.report.plot import Labels, Line, Mark
 from supernet_jax.report.values import mapping, number
 from supernet_jax.storage import typed_json
+from supernet_jax.training import optimizers
 
 IN_PLACE = (
     *("AlphaDivergence", "SoftCrossEntropy", "ReverseKL", "JensenShannon", "FeatureRelations"),
@@ -122,7 +123,7 @@ def _rate(facts: Facts) -> Html | None:
     except UserError:
         return None
     planned = facts.planned
-    if not isinstance(part, config.Sgd | config.AdamW) or planned is None:
+    if not isinstance(part, optimizers.Sgd | optimizers.AdamW) or planned is None:
         return None
     if not 1 <= planned < 2**31:
         return None

@@ -1,6 +1,6 @@
 """What settings of spaces may be."""
 
-from supernet_jax.config.checks import require
+from supernet_jax.errors import require
 
 
 def require_resolutions(resolutions: tuple[int, ...], low: int) -> None:

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from supernet_jax.config.checks import require
 from supernet_jax.elastic.choices import Array, Choice, Menu
 from supernet_jax.elastic.elastic_block import ElasticBlock, Transform, Tree, elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import chain
+from supernet_jax.errors import require
 from supernet_jax.nn.blocks.mobilenet import HARD_SWISH, RELU, HeadSpec, StemSpec
 from supernet_jax.nn.blocks.mobilenetv3 import (
     HardHead,

@@ -1,0 +1,47 @@
+"""What a training run is given."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+
+from supernet_jax import data
+from supernet_jax.runtime import sharding
+from supernet_jax.storage.checkpoint import Checkpoints
+from supernet_jax.training import train_step
+from supernet_jax.training.recipe import Recipe
+
+
+class Job(NamedTuple):
+    """One training run.
+
+    Attributes:
+        recipe: what to train and how.
+        images: the training images.
+        steps: in all.
+        batch: images per step over all devices.
+        mesh: the devices.
+        checkpoints: where the state is kept.
+        meta: JSON values written beside each checkpoint.
+        metrics: path of a file of JSON lines.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between lines of metrics.
+        reading: who decodes images that are not in memory.
+        rules: how the state is split over the devices.
+        step: that of a recipe which differs in the seed or the first state alone, so that nothing
+            is compiled again; None to make it.
+    """
+
+    recipe: Recipe
+    images: data.Images
+    steps: int
+    batch: int
+    mesh: Mesh
+    checkpoints: Checkpoints
+    meta: dict[str, Any]
+    metrics: pathlib.Path
+    checkpoint_every: int
+    log_every: int
+    reading: data.Reading = data.Reading()
+    rules: sharding.Rules = sharding.REPLICATED
+    step: train_step.Step | None = None

@@ -1,0 +1,4 @@
+"""Optimisers and learning rates."""
+
+from supernet_jax.training.optimizers.adamw import AdamW
+from supernet_jax.training.optimizers.sgd import Sgd

@@ -1,0 +1,121 @@
+"""What training is made of: the recipe, which never changes, and the state, which every step does.
+
+Shape letters: `B` images of a step, `M` random members, `G` parts of a batch (usually one).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from supernet_jax.elastic.choices import Array
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.space import Space
+from supernet_jax.elastic.strategies import Strategy, masked
+from supernet_jax.training.gradients.combine import Combine
+from supernet_jax.training.gradients.unit_sum import unit_sum
+from supernet_jax.training.losses.loss import Loss
+from supernet_jax.training.samplers import Sampler, SamplerState
+
+Metrics = dict[str, Array]
+Augment = Callable[[Array, Array, Array], Array]  # (uint8 images, key, example ids) -> float images
+# (float images, labels [B], key, example ids) -> (float images, labels [B, K] that sum to 1)
+Mix = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
+
+
+class Batch(NamedTuple):
+    """Images and labels of a step.
+
+    Attributes:
+        images: uint8 `[B, H, W, C]`.
+        labels: int32 `[B]`.
+        ids: int32 `[B]`, which example of the training data each is; augmentation depends on it.
+    """
+
+    images: Array | np.ndarray
+    labels: Array | np.ndarray
+    ids: Array | np.ndarray
+
+
+@flax.struct.dataclass
+class State:
+    """All that training carries from step to step, and all that a checkpoint holds.
+
+    Attributes:
+        step: int32, number of finished steps.
+        params: shared parameters.
+        opt_state: of the optimiser.
+        sampler: state of the sampler.
+        ema: exponential moving average of `params`, or None.
+        refused: int32, number of steps in a row that the guard did not apply.
+        rollbacks: int32, how often training went back; a part of every random key, so that a
+            repeated step is not the same step again.
+        key: uint32, data of the random key of everything. It is no constant, so that runs which
+            differ in their seed alone share one compiled program.
+    """
+
+    step: Array
+    params: Tree
+    opt_state: Any
+    sampler: SamplerState
+    ema: Tree | None
+    refused: Array
+    rollbacks: Array
+    key: Array
+
+
+class Recipe(NamedTuple):
+    """Everything static about training. Functions and plain numbers; never traced.
+
+    Attributes:
+        space: what is trained.
+        sampler: which subnets train in a step.
+        loss: of one member.
+        optimizer: an optax chain.
+        combine: of the members' gradients.
+        augment: makes the network's input of the batch's images.
+        strategy: how random members run; `network.masked` or `network.switched`.
+        seed: of everything random.
+        dtype: of weights and activations in the forward and backward passes.
+        ema_decay: of the average of the parameters; 0 keeps none.
+        features: blocks whose outputs the loss wants.
+        remat: whether gradients keep only what goes from block to block and compute the insides
+            of blocks again: less memory, a forward pass more time. XLA undoes it on CPU.
+        arch_shards: parts of a batch, `G`, on each of which a random member is another subnet, so
+            that a step trains `M * G` of them at the cost of `M`. A subnet's BatchNorm sees the
+            `B / G` images of its part; its gradient is the mean over the parts. A multiple of the
+            number of devices, each of which runs its parts one after the other.
+        mix: images with each other, and their labels; None for labels as they are.
+        teacher: `float images -> logits`, of a network that is no part of the supernet and is not
+            trained. It runs once per step, at the images as augmented; its logits are what the
+            loss gets for every member, the largest too. None lets the largest teach the others.
+        norm_shards: parts of a batch on each of which every member runs by itself, one after the
+            other on a device, so that BatchNorm sees the images of a part alone. The gradient is
+            the mean over the parts. A multiple of the number of devices; 1 for BatchNorm over the
+            whole batch, whatever the devices. With `arch_shards`, 1 or as many.
+        accumulate: micro-batches, `k`, whose gradients are averaged before members are combined:
+            only `B / k` images are in memory at a time, and BatchNorm sees only those. Without
+            BatchNorm and dropout the step is that of the whole batch. With `arch_shards`, each
+            part is split so, and with `norm_shards`.
+    """
+
+    space: Space
+    sampler: Sampler
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    augment: Augment
+    combine: Combine = unit_sum()
+    strategy: Strategy = masked
+    seed: int = 0
+    dtype: Any = jnp.float32
+    ema_decay: float = 0.0
+    features: tuple[str, ...] = ()
+    remat: bool = False
+    arch_shards: int = 1
+    mix: Mix | None = None
+    teacher: Callable[[Array], Array] | None = None
+    norm_shards: int = 1
+    accumulate: int = 1

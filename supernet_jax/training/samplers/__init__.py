@@ -1,0 +1,20 @@
+"""Which subnets train in a step, a published way each file."""
+
+from supernet_jax.training.samplers.attentive import Attentive, attentive
+from supernet_jax.training.samplers.delayed import Delayed, delayed
+from supernet_jax.training.samplers.fair import Fair, fair
+from supernet_jax.training.samplers.nested import Nested, nested
+from supernet_jax.training.samplers.preferred import Preferred, preferred
+from supernet_jax.training.samplers.progressive import Opening, Phase, Progressive, progressive
+from supernet_jax.training.samplers.sampler import (
+    Reorder,
+    Sampler,
+    SamplerState,
+    Score,
+    active,
+    roles,
+    stateless,
+)
+from supernet_jax.training.samplers.sandwich import Sandwich, sandwich
+from supernet_jax.training.samplers.shift import Shift, shift
+from supernet_jax.training.samplers.uniform import Uniform, uniform

@@ -1,0 +1,402 @@
+"""One training step of a supernet: sampled members, gradients, combination, update.
+
+Everything random in a step is a function of (seed, step, rollbacks): archs, dropout, augmentation.
+Nothing but the `State` carries anything from one step to the next.
+
+Shape letters: `B` images of a step, `M` random members, `G` parts of a batch (usually one).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from supernet_jax.elastic import channel_order, choices, shared_params
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.runtime import program_cache, sharding
+from supernet_jax.runtime.program_cache import Kept
+from supernet_jax.training.members import Members, Taught
+from supernet_jax.training.recipe import Augment, Batch, Metrics, Mix, Recipe, State
+from supernet_jax.training.samplers import Reorder, active
+
+COLLAPSE = 10.0  # times the loss of guessing: no healthy step of the largest subnet is above it
+
+
+def check_parts(recipe: Recipe, batch: int, mesh: jax.sharding.Mesh) -> None:
+    """Raises a `UserError` unless a batch splits into the recipe's parts on these devices."""
+    sharding.check_parts(
+        batch,
+        mesh,
+        arch_shards=recipe.arch_shards,
+        norm_shards=recipe.norm_shards,
+        accumulate=recipe.accumulate,
+    )
+
+
+def create(recipe: Recipe, key: Array | None = None, params: Tree | None = None) -> State:
+    """The state before the first step.
+
+    Args:
+        recipe: what to train.
+        key: data of the random key of everything; None for the key of the recipe's seed.
+        params: to begin with; None for random ones.
+    """
+    key = jax.random.key(recipe.seed) if key is None else jax.random.wrap_key_data(key)
+    params_key, sampler_key = jax.random.split(key)
+    params = shared_params.init(recipe.space, params_key) if params is None else params
+    return State(
+        step=jnp.int32(0),
+        params=params,
+        opt_state=recipe.optimizer.init(params),
+        sampler=recipe.sampler.init(sampler_key),
+        ema=jax.tree.map(jnp.copy, params) if recipe.ema_decay else None,
+        refused=jnp.int32(0),
+        rollbacks=jnp.int32(0),
+        key=jax.random.key_data(key),
+    )
+
+
+def step_resolutions(recipe: Recipe, *, step: int, rollbacks: int = 0) -> tuple[int, ...]:
+    """Input resolution of each member of a step: fixed ones their own, random ones share one.
+
+    Drawn on the host, because a resolution is a shape. First the fixed members, then the random;
+    only those that train in this step.
+    """
+    space, sampler = recipe.space, recipe.sampler
+    options = choices.get(space.menu, space.resolution).values
+    own = tuple(options[int(choices.get(arch, space.resolution))] for arch in sampler.fixed)
+    drawn = shared_resolution(len(options), seed=recipe.seed, step=step, rollbacks=rollbacks)
+    return (*own, *(options[drawn],) * sampler.n_random)[: active(sampler, step)]
+
+
+def shared_resolution(options: int, *, seed: int, step: int, rollbacks: int = 0) -> int:
+    """Which of the resolutions on offer the random members of a step share: its place."""
+    return int(np.random.default_rng([seed, rollbacks, step]).integers(options))
+
+
+def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:
+    """The keys of a step: for augmentation, for archs, for dropout; of the run's own key."""
+    key = jax.random.fold_in(key, step)
+    augment, archs, dropout = jax.random.split(jax.random.fold_in(key, rollbacks), 3)
+    return augment, archs, dropout
+
+
+def shapes(recipe: Recipe) -> State:
+    """The state of a recipe with `jax.ShapeDtypeStruct` leaves; nothing is computed."""
+    params = shared_params.parameter_shapes(recipe.space)
+    return jax.eval_shape(functools.partial(create, recipe), None, params)
+
+
+def places(recipe: Recipe, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> State:
+    """Where each array of the state lives: a `State` of shardings."""
+    return sharding.place(mesh, shapes(recipe), rules=rules)
+
+
+def make_step(
+    recipe: Recipe,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    rules: sharding.Rules = sharding.REPLICATED,
+) -> Callable[..., tuple[State, Metrics]]:
+    """The jitted step `(state, batch, *, resolutions) -> (state, metrics)`; it donates the state.
+
+    `resolutions` is static, one for each member that trains, fixed ones first: any tuple is
+    accepted, each distinct one is traced once. Metrics are scalars: `loss/largest`,
+    `loss/smallest`, `loss/random_1` ..., `accuracy/largest` and `accuracy/smallest` on the batch,
+    `gradient_norm` before clipping, `applied` (1, or 0 where the guard refused the step) and
+    `refused`, how many in a row were.
+
+    It is one program. `Step` does the same in several, which is what the training loop uses.
+
+    Args:
+        recipe: what to train and how.
+        mesh: over which the batch is sharded.
+        rules: which arrays of the state are split over it, and how. Those that are get gathered
+            where the networks use them; gradients, optimiser and average stay split.
+    """
+    where, whole = _where(recipe, mesh, rules)
+    return jax.jit(
+        functools.partial(_step, recipe, _pieces(recipe, mesh, where)),
+        static_argnames=("resolutions",),
+        donate_argnames=("state",),
+        out_shardings=None if where is None else (where, whole),
+    )
+
+
+class Step:
+    """The step of `make_step`, as a chain of programs: one for each fixed member, and three more.
+
+    They are traced one by one when the first step is taken. Together they compile and load faster
+    than one program, and a step with another resolution of the random members compiles those alone.
+    Programs that an earlier process compiled are found on disk (see `compilation.Kept`).
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        mesh: jax.sharding.Mesh | None = None,
+        rules: sharding.Rules = sharding.REPLICATED,
+    ) -> None:
+        """With the arguments of `make_step`."""
+        where, whole = _where(recipe, mesh, rules)
+        pieces = _pieces(recipe, mesh, where)
+
+        def program(name: str, **how: Any) -> Kept:
+            piece = pieces._asdict()[name]
+            return Kept(jax.jit(piece, **how), program_cache.identity(piece, how))
+
+        after = None if where is None else (where, whole)
+        self._recipe = recipe
+        self._programs = _Pieces(
+            reorder=program("reorder", donate_argnums=0, out_shardings=where),
+            begin=program("begin"),
+            fixed=program("fixed", static_argnames=("place", "resolution"), donate_argnums=3),
+            random=program("random", static_argnames=("resolutions",), donate_argnums=3),
+            finish=program(
+                "finish", static_argnames=("members",), donate_argnums=0, out_shardings=after
+            ),
+        )
+
+    def __call__(
+        self, state: State, batch: Batch, *, resolutions: tuple[int, ...]
+    ) -> tuple[State, Metrics]:
+        """As the function that `make_step` returns."""
+        return _step(self._recipe, self._programs, state, batch, resolutions=resolutions)
+
+    def programs(self) -> dict[str, Kept]:
+        """What it consists of; `Kept.made` are the programs that ran so far."""
+        return self._programs._asdict()
+
+
+def _where(
+    recipe: Recipe, mesh: jax.sharding.Mesh | None, rules: sharding.Rules
+) -> tuple[State | None, jax.sharding.NamedSharding | None]:
+    """Where the state lives, and what is whole everywhere; None without a mesh."""
+    if mesh is None:
+        return None, None
+    return places(recipe, mesh, rules), sharding.replicated(mesh)
+
+
+class _Pieces(NamedTuple):
+    """A step in pieces, functions of arrays; only `reorder` and `finish` need the whole state.
+
+    Attributes:
+        reorder: `state -> state`.
+        begin: `(state, batch) -> given`.
+        fixed: `(state, given, teacher, carry, *, place, resolution)`; see `Members.fixed`.
+        random: `(state, given, teacher, carry, *, resolutions)`; see `Members.random`.
+        finish: `(state, carry, metrics, archs, *, members) -> (state, metrics)`.
+    """
+
+    reorder: Callable[..., State]
+    begin: Callable[..., "_Given"]
+    fixed: Callable[..., tuple[Any, Taught | None, Metrics]]
+    random: Callable[..., tuple[Any, Arch, Metrics]]
+    finish: Callable[..., tuple[State, Metrics]]
+
+
+class _Given(NamedTuple):
+    """What the members of a step have in common.
+
+    Attributes:
+        images: float `[B, H, W, C]`.
+        labels: `[B]`, or `[B, K]` where they are mixed.
+        arch_key: decides the random archs.
+        dropout_key: decides what is dropped.
+        teacher: what a network tells that is no part of the supernet.
+    """
+
+    images: Array
+    labels: Array
+    arch_key: Array
+    dropout_key: Array
+    teacher: Taught | None
+
+
+def _pieces(recipe: Recipe, mesh: jax.sharding.Mesh | None, where: State | None) -> _Pieces:
+    """Each is made of what it needs of the recipe and no more, so that it is found again after a
+    change of something else. The seed is in the state.
+    """
+    data = dict.fromkeys(("seed", "augment", "mix", "teacher"))
+    alone = recipe._replace(**data, optimizer=None, ema_decay=0.0)  # type: ignore[arg-type]
+    split = None if where is None else where.params
+
+    def members(state: State, given: _Given) -> Members:
+        return Members(alone, mesh, split, state, given.images, given.labels, given.dropout_key)
+
+    return _Pieces(
+        reorder=functools.partial(_reordered, recipe.sampler.reorder),
+        begin=functools.partial(_begin, recipe.augment, recipe.mix, recipe.teacher),
+        fixed=functools.partial(_fixed, members),
+        random=functools.partial(_random, members),
+        finish=functools.partial(_finish, recipe._replace(**data, loss=None)),  # type: ignore[arg-type]
+    )
+
+
+def _step(
+    recipe: Recipe, pieces: _Pieces, state: State, batch: Batch, *, resolutions: tuple[int, ...]
+) -> tuple[State, Metrics]:
+    """One step, piece by piece."""
+    sampler, members = recipe.sampler, len(resolutions)
+    n_fixed, every = len(sampler.fixed), len(sampler.fixed) + sampler.n_random
+    if members != every and (sampler.members is None or not 0 < members < every):
+        raise ValueError(f"a step of {sampler} needs a resolution for each member")
+    if sampler.reorder is not None:
+        state = pieces.reorder(state)
+    shared = dataclasses.replace(state, opt_state=None, ema=None)
+    given = pieces.begin(shared, batch)
+    teacher, carry, archs = given.teacher, None, None
+    metrics: Metrics = {}
+    for place, size in enumerate(resolutions[:n_fixed]):
+        carry, teacher, own = pieces.fixed(
+            shared, given, teacher, carry, place=place, resolution=size
+        )
+        metrics |= own
+    if members > n_fixed:
+        carry, archs, own = pieces.random(
+            shared, given, teacher, carry, resolutions=resolutions[n_fixed:]
+        )
+        metrics |= own
+    return pieces.finish(state, carry, metrics, archs, members=members)
+
+
+def _begin(
+    augment: Augment,
+    mix: Mix | None,
+    network: Callable[[Array], Array] | None,
+    state: State,
+    batch: Batch,
+) -> _Given:
+    key = jax.random.wrap_key_data(state.key)
+    augment_key, arch_key, dropout_key = step_keys(key, state.step, state.rollbacks)
+    images, labels, ids = (jnp.asarray(part) for part in batch)
+    inputs = augment(images, augment_key, ids)
+    if mix is not None:
+        inputs, labels = mix(inputs, labels, jax.random.fold_in(augment_key, 2**31), ids)
+    teacher = None
+    if network is not None:
+        teacher = jax.lax.stop_gradient(Taught(network(inputs), {}))
+    return _Given(inputs, labels, arch_key, dropout_key, teacher)
+
+
+def _fixed(
+    members: Callable[[State, _Given], Members],
+    state: State,
+    given: _Given,
+    teacher: Taught | None,
+    carry: Any,
+    *,
+    place: int,
+    resolution: int,
+) -> tuple[Any, Taught | None, Metrics]:
+    return members(state, given).fixed(place, resolution, teacher, carry)
+
+
+def _random(
+    members: Callable[[State, _Given], Members],
+    state: State,
+    given: _Given,
+    teacher: Taught | None,
+    carry: Any,
+    *,
+    resolutions: tuple[int, ...],
+) -> tuple[Any, Arch, Metrics]:
+    return members(state, given).random(given.arch_key, resolutions, teacher, carry)
+
+
+def _finish(
+    recipe: Recipe, state: State, carry: Any, metrics: Metrics, archs: Arch | None, *, members: int
+) -> tuple[State, Metrics]:
+    gradients = recipe.combine.finish(carry)
+    metrics = {**metrics, "gradient_norm": optax.tree.norm(gradients)}
+    applied = _healthy(recipe, metrics)
+    metrics["applied"] = applied.astype(jnp.float32)
+    fixed = recipe.sampler.fixed[:members]
+    state = _update(recipe, state, gradients, metrics, (fixed, archs), applied)
+    return state, {**metrics, "refused": state.refused}
+
+
+def _reordered(reorder: Reorder | None, state: State) -> State:
+    """The state with shared channels in another order, at the step where the sampler wants it."""
+    assert reorder is not None
+
+    def moved(state: State) -> State:
+        orders = reorder.orders(state.params)
+        trees = (state.params, state.opt_state, state.ema)
+        params, opt_state, ema = channel_order.reordered(trees, orders)
+        return state.replace(params=params, opt_state=opt_state, ema=ema)  # type: ignore[attr-defined]
+
+    return jax.lax.cond(state.step == reorder.step, moved, lambda state: state, state)
+
+
+def _healthy(recipe: Recipe, metrics: Metrics) -> Array:
+    """Whether a step may be applied: everything finite, and the largest subnet not collapsed."""
+    collapsed = COLLAPSE * np.log(recipe.space.classes)
+    limits = [collapsed if name == "loss/largest" else np.inf for name in metrics]
+    values = jnp.stack(list(metrics.values()))
+    return jnp.all(jnp.isfinite(values) & (values < jnp.array(limits)))
+
+
+def _update(
+    recipe: Recipe,
+    state: State,
+    gradients: Tree,
+    metrics: Metrics,
+    archs: tuple[tuple[Arch, ...], Arch | None],
+    applied: Array,
+) -> State:
+    """The next state; where the guard refused the step, only the counters move."""
+    updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    if recipe.space.bank is not None:
+        touched = _touched_rows(recipe, *archs)
+        params = _keep_rows(touched, params, state.params)
+        opt_state = _keep_rows(touched, opt_state, state.opt_state)
+    ema = state.ema
+    if ema is not None:
+        ema = optax.incremental_update(params, ema, 1.0 - recipe.ema_decay)
+    new = (params, opt_state, recipe.sampler.update(state.sampler, metrics), ema)
+    old = (state.params, state.opt_state, state.sampler, state.ema)
+    kept = jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
+    params, opt_state, sampler, ema = kept
+    return State(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        sampler=sampler,
+        ema=ema,
+        refused=jnp.where(applied, 0, state.refused + 1),
+        rollbacks=state.rollbacks,
+        key=state.key,
+    )
+
+
+def _touched_rows(recipe: Recipe, fixed: tuple[Arch, ...], archs: Arch | None) -> Array:
+    """Which rows of the parameter bank the members of a step used: bool `[rows]`."""
+    bank = recipe.space.bank
+    assert bank is not None
+    used = [jnp.atleast_1d(jnp.asarray(bank.row(arch))) for arch in fixed]
+    if archs is not None:
+        used.append(jnp.asarray(bank.row(archs)).ravel())
+    return jnp.zeros(bank.rows, bool).at[jnp.concatenate(used)].set(True)
+
+
+def _keep_rows(touched: Array, new: Tree, old: Tree) -> Tree:
+    """The new values in touched rows and the old ones elsewhere, counters aside.
+
+    Every leaf of the parameters, and of optimiser state shaped like them, leads with the bank axis.
+    """
+
+    def one(n: Array, o: Array) -> Array:
+        if n.ndim == 0:
+            return n
+        return jnp.where(touched.reshape((-1,) + (1,) * (n.ndim - 1)), n, o)
+
+    return jax.tree.map(one, new, old)
