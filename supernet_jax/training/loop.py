@@ -32,7 +32,6 @@ from supernet_jax.training.recipe import Recipe, State
 PATIENCE = 5  # refused steps in a row before going back to the last checkpoint
 ROLLBACKS = 3  # times that is tried before giving up
 COPY_SECONDS = 2.0  # a step that takes longer leaves a copy of the state on the host
-SLOW_SECONDS = 0.5  # a step that takes longer is waited for before the next is begun
 
 
 def fit(job: Job) -> tuple[State, bool]:

@@ -14,8 +14,8 @@ from supernet_jax.runtime import hardware
 from supernet_jax.storage import files
 from supernet_jax.training import recipe
 from supernet_jax.training.job import Job
-from supernet_jax.training.loop import SLOW_SECONDS
 
+SLOW_SECONDS = 0.5  # a step that takes longer is waited for before the next is begun
 TIMES = "times.jsonl"  # beside the metrics: when steps were done, and what did them
 
 
