@@ -17,10 +17,10 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import extract
 from supernet_jax.elastic import choices, shared_params
-from supernet_jax.export import formats
-from supernet_jax.export.format import Export, Format
+from supernet_jax.networks import extract, save
+from supernet_jax.networks.formats import table
+from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.runtime import hardware
 
 
@@ -55,7 +55,7 @@ def network_of(name: str) -> Export:
     moments = jax.eval_shape(functools.partial(shared_params.zero_stats, space))
     stats = jax.tree.map(lambda s: rng.uniform(0.5, 1.5, s.shape).astype(np.float32), moments)
     module, variables = extract.extract(space, params, arch, stats)
-    description = extract.describe(
+    description = save.describe(
         space,
         arch,
         module,
@@ -76,13 +76,13 @@ def measured(export: Export, folder: pathlib.Path, rounds: int) -> list[dict[str
     there = available()
     rng = np.random.default_rng(1)
     images = rng.normal(size=(64, *export.size, 3)).astype(np.float32)
-    write = formats.writer(there, export, images)
-    made = extract.save(
+    write = table.writer(there, export, images)
+    made = save.save(
         folder, export.network, export.variables, description=export.description, write=write
     )
     compiled, held = jax.jit(export.network.apply), jax.device_put(export.variables)
     runs = {"Flax, jax.jit": lambda x: np.asarray(compiled(held, x))}
-    runs |= {f.name: formats.load(folder, f.name) for f in there if f.program}
+    runs |= {f.name: table.load(folder, f.name) for f in there if f.program}
     image = images[:1]
     timings = measure.in_turn({n: lambda i, r=r: r(image) for n, r in runs.items()}, rounds)
     rows = []
@@ -105,10 +105,10 @@ def measured(export: Export, folder: pathlib.Path, rounds: int) -> list[dict[str
 
 def available() -> tuple[Format, ...]:
     """The formats whose packages are installed."""
-    missing = {format.name: formats.missing_packages(format) for format in formats.FORMATS}
+    missing = {format.name: table.missing_packages(format) for format in table.FORMATS}
     for name in filter(missing.get, missing):
         print(f"left out: {name}, which needs {', '.join(missing[name])}")
-    return tuple(format for format in formats.FORMATS if not missing[format.name])
+    return tuple(format for format in table.FORMATS if not missing[format.name])
 
 
 def kibibytes(folder: pathlib.Path, names: Any) -> float:

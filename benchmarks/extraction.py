@@ -134,11 +134,11 @@ def write(folder, width):
 
 def take(folder, width, name):
     """Reads one subnet (or all parameters, or nothing), and takes it out."""
-    from supernet_jax import slices
+    from supernet_jax.networks import checkpoint_slices
 
     space = space_of(width)
     arch = arch_of(space, name)
-    slices.boxes(space, arch)
+    checkpoint_slices.boxes(space, arch)
     jax.block_until_ready(jax.numpy.ones(3) + 1)
     if name == "nothing":
         return {"peak": peak()}
@@ -158,19 +158,19 @@ def take(folder, width, name):
 
 def read(folder, space, arch, *, whole):
     """What the subnet runs on: its part, or all shared parameters."""
-    from supernet_jax import slices
+    from supernet_jax.networks import checkpoint_slices
     from supernet_jax.storage import checkpoint
 
     if whole:
-        return slices.Part(space, checkpoint.restore_params(folder))
-    return slices.read(folder, space, arch)
+        return checkpoint_slices.Part(space, checkpoint.restore_params(folder))
+    return checkpoint_slices.read(folder, space, arch)
 
 
 def taken(part, arch):
     """The variables of the network, calibrated, and proven to be the subnet."""
-    from supernet_jax import extract
     from supernet_jax.elastic import strategies
     from supernet_jax.evaluation import evaluate
+    from supernet_jax.networks import extract
     from supernet_jax.runtime import hardware
 
     space, params = part

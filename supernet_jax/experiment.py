@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from supernet_jax import config, data, extracted, slices
+from supernet_jax import config, data
 from supernet_jax.config import Config
 from supernet_jax.data import Dataset, augment, autoaugment
 from supernet_jax.elastic import choices, space_identity
@@ -27,7 +27,8 @@ from supernet_jax.elastic.notation import from_notation
 from supernet_jax.elastic.space import Space, geometry
 from supernet_jax.errors import UserError, near
 from supernet_jax.evaluation.evaluate import EvaluationData, How
-from supernet_jax.importers import classes as class_names
+from supernet_jax.networks import checkpoint_slices, manifest, network_folder
+from supernet_jax.networks.importers import class_rows
 from supernet_jax.runtime import sharding
 from supernet_jax.storage import checkpoint, files, user_code
 from supernet_jax.training import recipe
@@ -204,8 +205,8 @@ def taught(experiment: Experiment) -> Experiment:
     folder = settings.teacher
     if folder is None:
         return experiment
-    network, variables = extracted.load(folder, space_file=settings.teacher_file)
-    description = extracted.read_description(folder)
+    network, variables = network_folder.load(folder, space_file=settings.teacher_file)
+    description = manifest.read_description(folder)
     classes, channels = len(description["classes"]), description["input_channels"]
     own = len(dataset.class_names), dataset.train.images.shape[-1]
     if (classes, channels) != own:
@@ -213,9 +214,9 @@ def taught(experiment: Experiment) -> Experiment:
             f"train.teacher {folder} tells {classes} classes apart in images of {channels} "
             f"channels; the data has {own[0]} classes and {own[1]} channels"
         )
-    order = class_names.matched(description["classes"], dataset.class_names)
+    order = class_rows.matched(description["classes"], dataset.class_names)
     if order is None:
-        difference = class_names.first_difference(description["classes"], dataset.class_names)
+        difference = class_rows.first_difference(description["classes"], dataset.class_names)
         _warn(
             f"the classes of train.teacher {folder} have other names than those of the "
             f"data{difference}; they are taken by their places"
@@ -343,7 +344,7 @@ def with_part(run: Run, arch: Arch) -> Run:
     Nothing else is read or held. In calibration, extraction and proof it does as the whole run.
     """
     kept, space = run.folder / "checkpoints", run.experiment.space
-    part = slices.read(kept, space, arch, step=run.step, subtree=_subtree(run))
+    part = checkpoint_slices.read(kept, space, arch, step=run.step, subtree=_subtree(run))
     params = sharding.replicate(run.experiment.mesh, part.params)
     own = run.experiment._replace(space=part.space)
     return run._replace(params=params, experiment=own, part=True)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from supernet_jax import experiment, extract, extracted
+from supernet_jax import experiment
 from supernet_jax.data import decode
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.choices import Arch
@@ -27,11 +27,13 @@ from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, evaluate
 from supernet_jax.evaluation.evaluate import EvaluationData
 from supernet_jax.experiment import Experiment, Run
-from supernet_jax.export import formats as export_formats
-from supernet_jax.export import orbax
-from supernet_jax.export.format import Export, Format
-from supernet_jax.extracted import Description, Network, Variables
-from supernet_jax.preparation import Preparation
+from supernet_jax.networks import extract, manifest, save
+from supernet_jax.networks.formats import orbax, table
+from supernet_jax.networks.formats.format import Export, Format
+from supernet_jax.networks.manifest import Description
+from supernet_jax.networks.network import Network, Variables
+from supernet_jax.networks.preparation import Preparation
+from supernet_jax.networks.proof import compare
 from supernet_jax.runtime import hardware
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
@@ -121,7 +123,7 @@ def take_out_many(
         module, variables = extract.extract(
             opened.experiment.space, opened.params, subnet.arch, subnet.stats
         )
-        proof = extract.compare(module, variables, prepared, subnet.logits)
+        proof = compare(module, variables, prepared, subnet.logits)
         found = (proof, subnet.accuracy, subnet.calibration)
         made = _Made(subnet.arch, module, variables, *found)
         yield folders[place], _save(opened, made, folders[place], wanted, images)
@@ -147,7 +149,7 @@ def is_finished(opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted) -
             return False
     except OSError as error:
         raise files.unreadable(folder, error, kind="folder") from error
-    there = parse(Description, extracted.read_description(folder), "network.json")
+    there = parse(Description, manifest.read_description(folder), "network.json")
     space, source = opened.experiment.space, there.source
     size = _fed_size(opened.experiment, wanted)
     own = {
@@ -190,7 +192,7 @@ def _save(
 ) -> dict[str, Any]:
     built = opened.experiment
     dataset = built.dataset
-    description = extract.describe(
+    description = save.describe(
         built.space,
         made.arch,
         made.module,
@@ -215,13 +217,13 @@ def _save(
     )
     size = _fed_size(built, wanted)
     export = Export(made.module, made.variables, description, size, wanted.pixels)
-    return extract.save(
+    return save.save(
         folder,
         made.module,
         made.variables,
         description=description,
-        write=export_formats.writer(wanted.formats, export, export_formats.fed(images, export)),
-        card=export_formats.card(wanted.formats),
+        write=table.writer(wanted.formats, export, table.fed(images, export)),
+        card=table.card(wanted.formats),
     )
 
 

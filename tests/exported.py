@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from supernet_jax import extract, extracted, manifest
 from supernet_jax.data import augment
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.space import Space
-from supernet_jax.export.format import Export
-from supernet_jax.extracted import Block, Network
+from supernet_jax.networks import extract, manifest
+from supernet_jax.networks.formats.format import Export
+from supernet_jax.networks.network import Block, Network
+from supernet_jax.networks.preparation import Preparation
 from supernet_jax.nn.blocks.mobilenet import (
     CONV,
     IDENTITY,
@@ -27,7 +28,6 @@ from supernet_jax.nn.blocks.mobilenet import (
     StemSpec,
 )
 from supernet_jax.nn.blocks.mobilenetv3 import InvertedResidual, InvertedResidualSpec
-from supernet_jax.preparation import Preparation
 from supernet_jax.spaces import attentivenas, mobilenet, once_for_all
 
 TOLERANCE = 1e-5  # float32 sums in another order
@@ -113,7 +113,7 @@ def export(case: str, pixels: bool = False) -> Export:
         kind: jax.tree_util.tree_map_with_path(functools.partial(_random, rng), made[collection])
         for kind, collection in (("params", "params"), ("stats", "moments"))
     }
-    described = extracted.Description(
+    described = manifest.Description(
         format=manifest.FORMAT,
         version=manifest.VERSION,
         space=case,

@@ -12,8 +12,8 @@ from theorem import boxes_of_arch, flat, global_difference, largest_difference
 
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.notation import from_notation
-from supernet_jax.importers import attentivenas as attentivenas_files
-from supernet_jax.importers.report import Report, name_of
+from supernet_jax.networks.importers import attentivenas as attentivenas_files
+from supernet_jax.networks.importers.importer import Report, name_of
 from supernet_jax.nn import resize
 from supernet_jax.spaces import attentivenas
 

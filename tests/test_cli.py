@@ -24,13 +24,14 @@ import tiny_run
 from conftest import ROOT
 from tiny_run import ARCH, ARCHS, CONFIG, COSTS, NETWORKS, supernet
 
-from supernet_jax import cli, config, data, experiment, extracted, spaces, takeout
+from supernet_jax import cli, config, data, experiment, spaces, takeout
 from supernet_jax.commands import extract as extract_command
 from supernet_jax.commands import info, quickstart
 from supernet_jax.config import Config
 from supernet_jax.elastic import notation
 from supernet_jax.evaluation import costs, evaluate
 from supernet_jax.experiment import Run
+from supernet_jax.networks import manifest, network_folder
 from supernet_jax.runtime import progress, stopping
 from supernet_jax.storage import checkpoint, typed_json
 
@@ -613,14 +614,14 @@ def test_extract(searched: pathlib.Path, capsys: Capture) -> None:
     arch = json.dumps(ARCH)
     out = done(capsys, "extract", searched, "--config", CONFIG, "--arch", arch, "--out", folder)
     assert f"wrote {folder}: 9,512 MACs, 214 parameters, test accuracy" in out
-    module, variables = extracted.load(folder, space_file=CONFIG)
+    module, variables = network_folder.load(folder, space_file=CONFIG)
     run = opened(searched)
     images = run.experiment.dataset.test.images[:32]
     ours = np.asarray(module.apply(variables, run.experiment.prepare(jnp.asarray(images))))
     theirs = tiny_run.logits(run, arch_of(run), images)
     # float32 sums in another order
     assert np.max(np.abs(ours - theirs)) <= 1e-5 * np.max(np.abs(theirs))
-    description = extracted.read_description(folder)
+    description = manifest.read_description(folder)
     assert description["arch"] == ARCH
     assert description["accuracy"]["test"] == pytest.approx(measured(run, "test")[0], abs=1e-9)
     (known,) = [r for r in lines(searched / "evaluations.jsonl") if r["arch"] == ARCH]
@@ -639,11 +640,11 @@ def test_extract_reads_only_what_it_needs(
     done(capsys, *command, folders[0], "--read", "whole")
     monkeypatch.setattr(checkpoint, "restore_params", None)
     done(capsys, *command, folders[1])
-    (_, whole), (_, auto) = (extracted.load(folder, space_file=CONFIG) for folder in folders)
+    (_, whole), (_, auto) = (network_folder.load(folder, space_file=CONFIG) for folder in folders)
     for a, b in zip(jax.tree.leaves(auto), jax.tree.leaves(whole), strict=True):
         # statistics are float32 sums in programs of other shapes
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
-    one, other = (extracted.read_description(folder) for folder in folders)
+    one, other = (manifest.read_description(folder) for folder in folders)
     assert one["blocks"] == other["blocks"] and one["accuracy"] == other["accuracy"]
     assert [d["source"]["parameters_read"] for d in (one, other)] == ["whole", "slices"]
 
@@ -654,7 +655,7 @@ def test_extract_from_the_front(searched: pathlib.Path, capsys: Capture) -> None
     folder = searched.parent / "network"
     command = ("extract", searched, "--config", CONFIG, "--arch", f"front:{last}", "--out", folder)
     done(capsys, *command)
-    description = extracted.read_description(folder)
+    description = manifest.read_description(folder)
     assert description["arch"] == front[last]["arch"]
     assert description["macs"] == front[last]["macs"]
 
@@ -681,7 +682,7 @@ def test_quickstart(
     for entry in results["networks"]:
         assert entry["logit_difference"] <= 1e-5
         assert f"{entry['test_accuracy']:.2%}" in out
-        module, variables = extracted.load(entry["folder"], space_file=CONFIG)
+        module, variables = network_folder.load(entry["folder"], space_file=CONFIG)
         assert module.apply(variables, jnp.zeros((1, 8, 8, 1))).shape == (1, 10)
     assert (folder / "front.png").read_bytes().startswith(PNG)
     assert f"next: supernet search {folder} --high" in out

@@ -12,9 +12,9 @@ import optax
 import pytest
 from light_space import CHANNELS, CLASSES, light
 
-from supernet_jax.training import gradients as parts
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import sharding
+from supernet_jax.training import gradients as parts
 from supernet_jax.training import samplers, train_step
 from supernet_jax.training.gradients import (
     combine,

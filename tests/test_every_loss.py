@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax.config import losses as parts
 from supernet_jax.errors import UserError
+from supernet_jax.training import losses as parts
 from supernet_jax.training.losses import alpha_divergence, divergences
 from supernet_jax.training.losses.loss import (
     Feature,

@@ -18,19 +18,18 @@ import numpy as np
 import pytest
 import tiny_space
 
-from supernet_jax import extract, extracted
 from supernet_jax.elastic import choices, shared_params
 from supernet_jax.errors import UserError
-from supernet_jax.export import format as formats_of
-from supernet_jax.export import formats, stablehlo
-from supernet_jax.export.format import Export, Format
+from supernet_jax.networks import extract, manifest, network, network_folder, save
+from supernet_jax.networks.formats import format, stablehlo, table
+from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.nn import resize
 from supernet_jax.runtime import native
 from supernet_jax.storage import checkpoint, safetensors_file, typed_json
 
 TOLERANCE = 1e-5  # float32 sums in another order
 # PyTorch is no dependency; `test_export_torch.py` says so where it is not installed.
-THERE = [format for format in formats.FORMATS if not formats.missing_packages(format)]
+THERE = [format for format in table.FORMATS if not table.missing_packages(format)]
 NAMES = tuple(format.name for format in THERE)
 PROGRAMS = tuple(format.name for format in THERE if format.program)
 SIZE = 10  # pixels of the images; the network works on 6
@@ -61,7 +60,7 @@ def taken() -> tuple[Any, Any, dict[str, Any]]:
     )
     stats = filled(jax.eval_shape(functools.partial(shared_params.zero_stats, SPACE)), 1, 0.5)
     module, variables = extract.extract(SPACE, params, ARCH, stats)
-    description = extract.describe(
+    description = save.describe(
         SPACE,
         ARCH,
         module,
@@ -81,7 +80,7 @@ def taken() -> tuple[Any, Any, dict[str, Any]]:
 def expected(count: int) -> np.ndarray:
     """Logits of the Flax network."""
     module, variables, _ = taken()
-    return formats_of.flax_runner(module, variables)(normalised(pixels(count)))
+    return format.flax_runner(module, variables)(normalised(pixels(count)))
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -89,15 +88,15 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def chosen(*names: str, **settings: Any) -> tuple[Format, ...]:
-    return formats.chosen(names, **{"pixels": False, "size": None, **settings})
+    return table.chosen(names, **{"pixels": False, "size": None, **settings})
 
 
 def written(folder: pathlib.Path, given: tuple[Format, ...], *, raw: bool = False) -> pathlib.Path:
     module, variables, description = taken()
     export = Export(module, variables, description, (SIZE, SIZE), raw)
-    write = formats.writer(given, export, formats.fed(pixels(3), export))
-    card = formats.card(given)
-    extract.save(folder, module, variables, description=description, write=write, card=card)
+    write = table.writer(given, export, table.fed(pixels(3), export))
+    card = table.card(given)
+    save.save(folder, module, variables, description=description, write=write, card=card)
     return folder
 
 
@@ -118,13 +117,13 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def weights(folder: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     """A copy of the network with `model.safetensors` alone."""
     (tmp_path / "copy").mkdir()
-    for name in ("network.json", extracted.TENSORS):
+    for name in ("network.json", network_folder.TENSORS):
         shutil.copy(folder / name, tmp_path / "copy" / name)
     return tmp_path / "copy"
 
 
 def format_of(name: str) -> Format:
-    return next(format for format in formats.FORMATS if format.name == name)
+    return next(format for format in table.FORMATS if format.name == name)
 
 
 # --- what is written gives the same logits -----------------------------------------------------
@@ -132,7 +131,7 @@ def format_of(name: str) -> Format:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_round_trip_with_any_batch_size(folder: pathlib.Path, name: str) -> None:
-    run = formats.load(folder, name)
+    run = table.load(folder, name)
     for count in (1, 5):
         logits = run(normalised(pixels(count)))
         assert isinstance(logits, np.ndarray) and logits.dtype == np.float32
@@ -142,15 +141,15 @@ def test_round_trip_with_any_batch_size(folder: pathlib.Path, name: str) -> None
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_pixels_go_in_as_they_are(raw: pathlib.Path, name: str) -> None:
-    run = formats.load(raw, name)
+    run = table.load(raw, name)
     for count in (1, 4):
         assert difference(run(pixels(count)), expected(count)) <= TOLERANCE
-    recorded = extracted.read_description(raw)["formats"][name]
+    recorded = manifest.read_description(raw)["formats"][name]
     assert recorded["pixels"] and recorded["size"] == [SIZE, SIZE]
 
 
 def test_what_was_proven_is_recorded(folder: pathlib.Path) -> None:
-    description = extracted.read_description(folder)
+    description = manifest.read_description(folder)
     assert list(description["formats"]) == list(NAMES)
     for name, one in description["formats"].items():
         assert 0 <= one["difference"] <= TOLERANCE and one["images"] == 3
@@ -162,12 +161,12 @@ def test_what_was_proven_is_recorded(folder: pathlib.Path) -> None:
 
 def test_safetensors_hold_the_variables_to_the_bit(weights: pathlib.Path) -> None:
     module, variables, _ = taken()
-    arrays = safetensors_file.read(weights / extracted.TENSORS)
+    arrays = safetensors_file.read(weights / network_folder.TENSORS)
     own = flax.traverse_util.flatten_dict(variables, sep="/")
     assert set(arrays) == set(own) and "params/stem/conv/kernel" in arrays
     for name, array in own.items():
         np.testing.assert_array_equal(arrays[name], array, strict=True)
-    back, loaded = extracted.load(weights)
+    back, loaded = network_folder.load(weights)
     assert back == module
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(loaded))
@@ -212,7 +211,7 @@ def wrong(change: Callable[[np.ndarray], np.ndarray]) -> Format:
 
     def load(folder: pathlib.Path) -> Any:
         module, variables, _ = taken()
-        return lambda images: change(formats_of.flax_runner(module, variables)(images))
+        return lambda images: change(format.flax_runner(module, variables)(images))
 
     return Format("wrong", "", write, load)
 
@@ -241,7 +240,11 @@ def test_a_format_that_is_not_the_same(
 def test_a_full_disk_leaves_nothing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    of_format = {"orbax": "files.json", "safetensors": extracted.TENSORS, "torch": "torch/.model"}
+    of_format = {
+        "orbax": "files.json",
+        "safetensors": network_folder.TENSORS,
+        "torch": "torch/.model",
+    }
     full, given = of_format.get(name, name), chosen(name if name in NAMES else "safetensors")
     sync = os.fsync
 
@@ -272,23 +275,23 @@ def test_names_of_any_letters(tmp_path: pathlib.Path) -> None:
     module, variables, description = taken()
     source = {"run": "runs/b\udcfcro", "data": "folder:Übung"}
     named = {**description, "classes": list(NASTY), "source": source, "space": "Übung \udcfc"}
-    described = typed_json.parse(extracted.Description, named, "")
-    named["sha256"] = extracted.digest(described, variables)
+    described = typed_json.parse(manifest.Description, named, "")
+    named["sha256"] = network_folder.digest(described, variables)
     export = Export(module, variables, named, (SIZE, SIZE), False)
     given = chosen(*(name for name in NAMES if name in ("safetensors", "onnx", "torch")))
-    write = formats.writer(given, export, formats.fed(pixels(3), export))
+    write = table.writer(given, export, table.fed(pixels(3), export))
     for i, folder in enumerate(("Übung", "b\udcfcro", 'quo"te', "back\\slash", "it's")):
         path = tmp_path / folder
-        card = formats.card(given)
+        card = table.card(given)
         if i:  # once is enough to see that all formats can
             shutil.copytree(tmp_path / "Übung", path)
             (path / "README.md").write_text(card(named, folder=str(path)), "utf-8", "replace")
         else:
-            extract.save(path, module, variables, description=named, write=write, card=card)
-        assert tuple(extracted.read_description(path)["classes"]) == NASTY
+            save.save(path, module, variables, description=named, write=write, card=card)
+        assert tuple(manifest.read_description(path)["classes"]) == NASTY
         snippets = re.findall(
             r"```python\n(.*?)```",
-            card(extracted.read_description(path), folder=str(path)),
+            card(manifest.read_description(path), folder=str(path)),
             flags=re.DOTALL,
         )
         own: dict[str, Any] = {"given": pixels(1)}
@@ -332,7 +335,7 @@ CHOICES: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
 def test_formats_that_cannot_be(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names, settings, message = CHOICES[case]
     other = Format("other", "", stablehlo.write, stablehlo.load, ("numpy>=1", "not-there-1>=1.0"))
-    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, other))
+    monkeypatch.setattr(table, "FORMATS", (*table.FORMATS, other))
     with pytest.raises(UserError, match=message):
         chosen(*names, **settings)
 
@@ -395,10 +398,10 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_safetensors(weights: pathlib.Path, case: str) -> None:
     content, message = BROKEN[case]
-    (weights / extracted.TENSORS).write_bytes(content)
+    (weights / network_folder.TENSORS).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        extracted.load(weights)
-    assert sorted(p.name for p in weights.iterdir()) == [extracted.TENSORS, "network.json"]
+        network_folder.load(weights)
+    assert sorted(p.name for p in weights.iterdir()) == [network_folder.TENSORS, "network.json"]
     assert [p.name for p in weights.parent.iterdir()] == ["copy"]
 
 
@@ -408,21 +411,21 @@ def test_weights_that_are_not_numbers(weights: pathlib.Path) -> None:
         changed = jax.tree.map(np.copy, variables)
         changed["params"]["stem"]["conv"]["kernel"][0, 0, 0, 0] = bad
         flat = flax.traverse_util.flatten_dict(changed, sep="/")
-        safetensors_file.write(weights / extracted.TENSORS, flat)
+        safetensors_file.write(weights / network_folder.TENSORS, flat)
         with pytest.raises(UserError, match="do not match its sha256"):
-            extracted.load(weights)
-        described = typed_json.parse(extracted.Description, description, "")
-        value = {**description, "sha256": extracted.digest(described, changed)}
+            network_folder.load(weights)
+        described = typed_json.parse(manifest.Description, description, "")
+        value = {**description, "sha256": network_folder.digest(described, changed)}
         (weights / "network.json").write_text(json.dumps(value))
         with pytest.raises(UserError, match="numbers of params/stem/conv/kernel are not finite"):
-            extracted.load(weights)
+            network_folder.load(weights)
 
 
 def test_a_file_that_is_none(weights: pathlib.Path) -> None:
-    (weights / extracted.TENSORS).unlink()
-    (weights / extracted.TENSORS).mkdir()
+    (weights / network_folder.TENSORS).unlink()
+    (weights / network_folder.TENSORS).mkdir()
     with pytest.raises(UserError, match=r"model\.safetensors is a folder, not a safetensors file"):
-        extracted.load(weights)
+        network_folder.load(weights)
 
 
 def test_a_folder_of_the_first_version(weights: pathlib.Path) -> None:
@@ -431,45 +434,45 @@ def test_a_folder_of_the_first_version(weights: pathlib.Path) -> None:
     del value["formats"]
     path.write_text(json.dumps(value))
     with pytest.raises(UserError, match="missing formats"):
-        extracted.load(weights)
+        network_folder.load(weights)
     path.write_text(json.dumps({**value, "version": 1}))
-    assert extracted.load(weights)[0] == taken()[0]
-    assert extracted.read_description(weights)["formats"] == {}
+    assert network_folder.load(weights)[0] == taken()[0]
+    assert manifest.read_description(weights)["formats"] == {}
 
 
 def test_programs_alone_are_no_flax_network(raw: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"as stablehlo.* only.* --format orbax or safetensors"):
-        extracted.load(raw)
+        network_folder.load(raw)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_that_was_changed(
     folder: pathlib.Path, tmp_path: pathlib.Path, name: str
 ) -> None:
-    files = extracted.read_description(folder)["formats"][name]["files"]
+    files = manifest.read_description(folder)["formats"][name]["files"]
     shutil.copytree(folder, tmp_path / "copy")
     for file in files:
         path = tmp_path / "copy" / file
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         with pytest.raises(UserError, match="has been changed since it was written"):
-            formats.load(tmp_path / "copy", name)
+            table.load(tmp_path / "copy", name)
         path.unlink()
         with pytest.raises(UserError, match=f"has no file {re.escape(file)}"):
-            formats.load(tmp_path / "copy", name)
+            table.load(tmp_path / "copy", name)
         path.write_bytes(whole)
-    formats.load(tmp_path / "copy", name)
+    table.load(tmp_path / "copy", name)
 
 
 def test_formats_that_are_not_there(raw: pathlib.Path, weights: pathlib.Path) -> None:
     with pytest.raises(UserError, match="does not hold the network as 'orbax', only as stablehlo"):
-        formats.load(raw, "orbax")
+        table.load(raw, "orbax")
     value = json.loads((weights / "network.json").read_text())
     for file in ("../copy/network.json", "/etc/passwd", "", "model.stablehlo/x"):
         value["formats"]["stablehlo"]["files"] = {file: "0"}
         (weights / "network.json").write_text(json.dumps(value))
         with pytest.raises(UserError, match=r"has no file |has been changed"):
-            formats.load(weights, "stablehlo")
+            table.load(weights, "stablehlo")
 
 
 def test_no_program_of_jax(weights: pathlib.Path) -> None:
@@ -494,18 +497,18 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
     _, _, description = taken()
     spec = {"c_in": 2, "middle": 3, "c_out": 4, "classes": 5, "dropout": 0.1, "dropout_width": 8}
-    module = extracted.Network((extracted.Block("head", Head, HeadSpec(**spec)),), 6)
+    module = network.Network((network.Block("head", Head, HeadSpec(**spec)),), 6)
     x = jax.ShapeDtypeStruct((1, 6, 6, 2), np.float32)
     made = jax.eval_shape(module.init, jax.random.key(0), x)
     variables = {"params": filled(made["params"], 0), "stats": filled(made["moments"], 1, 0.5)}
     block = {"name": "head", "type": "Head", "spec": spec, "spec_type": None}
     value = {**description, "blocks": [block], "formats": {}}
-    described = typed_json.parse(extracted.Description, value, "")
-    value["sha256"] = extracted.digest(described, variables)
+    described = typed_json.parse(manifest.Description, value, "")
+    value["sha256"] = network_folder.digest(described, variables)
     folder = tmp_path_factory.mktemp("smallest")
     (folder / "network.json").write_text(json.dumps(value))
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    safetensors_file.write(folder / extracted.TENSORS, flat)
+    safetensors_file.write(folder / network_folder.TENSORS, flat)
     return folder
 
 
@@ -538,18 +541,20 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
 
 def test_no_change_goes_unnoticed(smallest: pathlib.Path, tmp_path: pathlib.Path) -> None:
     rng = np.random.default_rng(0)
-    module, variables = extracted.load(smallest)
-    whole = {name: (smallest / name).read_bytes() for name in ("network.json", extracted.TENSORS)}
+    module, variables = network_folder.load(smallest)
+    whole = {
+        name: (smallest / name).read_bytes() for name in ("network.json", network_folder.TENSORS)
+    }
     known = json.loads(whole["network.json"])
     refused = accepted = 0
     for i in range(MUTATIONS):
         # Two thirds in the weights, where a header of some hundred bytes is most of the file.
-        target = "network.json" if i % 3 == 0 else extracted.TENSORS
+        target = "network.json" if i % 3 == 0 else network_folder.TENSORS
         for name, content in whole.items():
             change = mutated(content, rng) if name == target else content
             (tmp_path / name).write_bytes(change)
         try:
-            back, loaded = extracted.load(tmp_path)
+            back, loaded = network_folder.load(tmp_path)
         except UserError:
             refused += 1
             continue
@@ -558,18 +563,18 @@ def test_no_change_goes_unnoticed(smallest: pathlib.Path, tmp_path: pathlib.Path
         jax.tree.map(
             functools.partial(np.testing.assert_array_equal, strict=True), loaded, variables
         )
-        now = extracted.read_description(tmp_path)
+        now = manifest.read_description(tmp_path)
         assert all(now[key] == known[key] for key in ("mean", "std", "classes", "resolution")), i
     assert refused > MUTATIONS / 2 and accepted > 10  # a figure in the description may change
-    assert sorted(p.name for p in tmp_path.iterdir()) == [extracted.TENSORS, "network.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [network_folder.TENSORS, "network.json"]
 
 
 def test_resizing_what_is_fed() -> None:
     module, variables, description = taken()
     export = Export(module, variables, description, (7, 7), True)
-    images = formats.fed(pixels(2), export)
+    images = table.fed(pixels(2), export)
     assert images.shape == (2, 7, 7, 2) and images.dtype == np.uint8
     smooth = np.asarray(resize.resize_bicubic(pixels(2).astype(np.float32), 7))
     assert np.max(np.abs(images - np.clip(smooth, 0, 255))) <= 0.5
-    floats = formats.fed(pixels(2), export._replace(pixels=False))
+    floats = table.fed(pixels(2), export._replace(pixels=False))
     np.testing.assert_allclose(floats, normalised(images), rtol=1e-5, atol=1e-6)

@@ -15,9 +15,10 @@ import tiny_run
 from conftest import ROOT
 from tiny_run import ARCH, CONFIG, supernet
 
-from supernet_jax import config, experiment, extract, extracted, takeout
+from supernet_jax import config, experiment, takeout
 from supernet_jax.elastic.notation import from_notation
-from supernet_jax.export import formats
+from supernet_jax.networks import manifest, network_folder, save
+from supernet_jax.networks.formats import table
 
 TOLERANCE = 1e-5  # float32 sums in another order
 OWN = ("--config", CONFIG)
@@ -41,13 +42,13 @@ def test_one_network_in_several_formats(
     options = ("--arch", json.dumps(ARCH), "--out", folder, "--input-size", 12)
     said = supernet(capsys, "extract", run, *OWN, *options, "--format", *given)
     assert said.status == 0 and "logits differ by: safetensors 0.0e+00, stablehlo " in said.out
-    description = extracted.read_description(folder)
+    description = manifest.read_description(folder)
     assert list(description["formats"]) == list(given)
     assert all(one["size"] == [12, 12] for one in description["formats"].values())
     assert not (folder / "weights").exists()
-    module, variables = extracted.load(folder, space_file=CONFIG)
+    module, variables = network_folder.load(folder, space_file=CONFIG)
     images = np.random.default_rng(0).normal(size=(3, 12, 12, 1)).astype(np.float32)
-    ours = formats.load(folder, "stablehlo")(images)
+    ours = table.load(folder, "stablehlo")(images)
     theirs = np.asarray(jax.jit(module.apply)(variables, images))
     assert test_export.difference(ours, theirs) <= TOLERANCE
 
@@ -57,7 +58,7 @@ def test_a_front_and_going_on_with_it(
 ) -> None:
     out = tmp_path / "front"
     command = ("extract", run, *OWN, "--front", "--out", out, "--format", "safetensors")
-    count, real, folders = len(front(run)), extract.save, []
+    count, real, folders = len(front(run)), save.save, []
     assert count >= 2
 
     def killed(folder: Any, *given: Any, **more: Any) -> Any:
@@ -66,11 +67,11 @@ def test_a_front_and_going_on_with_it(
         folders.append(folder)
         return real(folder, *given, **more)
 
-    monkeypatch.setattr(extract, "save", killed)
+    monkeypatch.setattr(save, "save", killed)
     assert supernet(capsys, *command).status == 130
     assert [path.name for path in out.iterdir()] == [folders[0].name]
     before = (folders[0] / "network.json").stat().st_mtime_ns
-    monkeypatch.setattr(extract, "save", real)
+    monkeypatch.setattr(save, "save", real)
     said = supernet(capsys, *command)
     assert said.status == 0, said
     assert f"1 of {count} networks are in {out} already and are kept" in said.out
@@ -86,18 +87,18 @@ def test_a_front_and_going_on_with_it(
     assert names == takeout.folder_names(opened, archs)
     raw = opened.experiment.dataset.test.images[:16]
     for name, notation, arch in zip(names, front(run), archs, strict=True):
-        description = extracted.read_description(out / name)
+        description = manifest.read_description(out / name)
         assert description["arch"] == notation and f"-{description['macs']}-" in name
         assert f"{out / name}: {description['macs']:,} MACs, test" in said.out or (
             out / name == folders[0]
         )
-        module, variables = extracted.load(out / name, space_file=CONFIG)
+        module, variables = network_folder.load(out / name, space_file=CONFIG)
         ours = np.asarray(module.apply(variables, opened.experiment.prepare(jnp.asarray(raw))))
         assert test_export.difference(ours, tiny_run.logits(opened, arch, raw)) <= TOLERANCE
 
     # One by one, everything is measured by programs of its own; the figures are the same.
     alone = takeout.take_out(opened, archs[-1], tmp_path / "alone")
-    many = extracted.read_description(out / names[-1])
+    many = manifest.read_description(out / names[-1])
     assert alone["accuracy"] == pytest.approx(many["accuracy"], abs=1e-9)
     assert {k: alone[k] for k in ("macs", "calibration", "source")} == {
         k: many[k] for k in ("macs", "calibration", "source")
@@ -116,7 +117,7 @@ def test_a_file_of_archs_counts_each_once(
     (tmp_path / "archs.json").write_text(json.dumps([ARCH, ARCH]))
     options = ("--arch", tmp_path / "archs.json", "--out", tmp_path / "net")
     assert supernet(capsys, "extract", run, *OWN, *options).status == 0
-    assert extracted.read_description(tmp_path / "net")["arch"] == ARCH  # one is no folder of many
+    assert manifest.read_description(tmp_path / "net")["arch"] == ARCH  # one is no folder of many
     (tmp_path / "archs.json").write_text(json.dumps([ARCH, front(run)[0]]))
     said = supernet(capsys, "extract", run, *OWN, *options)
     assert said.status == 2 and "is not a folder for several networks" in said.err
@@ -175,7 +176,7 @@ def test_the_example_of_fine_tuning(tmp_path: pathlib.Path) -> None:
     logits = np.asarray(jax.jit(network.apply)(variables, images.astype(np.float32)))
     assert logits.shape == (96, 3) and np.mean(logits.argmax(-1) == labels) > 0.8
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
-    _, before = extracted.load(folder)
+    _, before = network_folder.load(folder)
     assert np.any(
         variables["params"]["stem"]["conv"]["kernel"] != before["params"]["stem"]["conv"]["kernel"]
     )
@@ -191,5 +192,5 @@ def test_the_text_names_what_there_is() -> None:
     for name in ("finetune.py", "onnx_latency.py"):
         assert f"(examples/{name})" in text
         assert len((ROOT / "docs" / "examples" / name).read_text().splitlines()) <= 60
-    for format in formats.FORMATS:
+    for format in table.FORMATS:
         assert f"| `{format.name}` |" in text

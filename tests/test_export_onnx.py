@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import pytest
 
-from supernet_jax import extracted
 from supernet_jax.errors import UserError
-from supernet_jax.export import graph, torch
-from supernet_jax.export import onnx as onnx_format
-from supernet_jax.extracted import Block
+from supernet_jax.networks import network
+from supernet_jax.networks.formats import onnx as onnx_format
+from supernet_jax.networks.formats import onnx_graph, torch
+from supernet_jax.networks.network import Block
 
 FORMAT = onnx_format.FORMAT
 
@@ -73,7 +73,7 @@ def test_readable_names_and_no_norms(tmp_path: pathlib.Path) -> None:
 
 
 def test_every_block_of_the_library_is_known() -> None:
-    assert set(graph.BLOCKS) == {kind for kind, _ in extracted.LIBRARY.values()}
+    assert set(onnx_graph.BLOCKS) == {kind for kind, _ in network.LIBRARY.values()}
 
 
 class Mine(nn.Module):

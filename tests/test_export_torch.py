@@ -13,8 +13,8 @@ import safetensors
 import safetensors.numpy
 from PIL import Image
 
-from supernet_jax import extracted
-from supernet_jax.export import torch as torch_format
+from supernet_jax.networks import network
+from supernet_jax.networks.formats import torch as torch_format
 from supernet_jax.storage import user_code
 
 FORMAT = torch_format.FORMAT
@@ -113,7 +113,7 @@ def test_every_block_of_the_library_is_known() -> None:
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "KINDS"
     ]
     assert isinstance(kinds, ast.Dict)
-    assert {ast.literal_eval(key) for key in kinds.keys if key} == set(extracted.LIBRARY)
+    assert {ast.literal_eval(key) for key in kinds.keys if key} == set(network.LIBRARY)
 
 
 def test_nothing_but_constants_differs(tmp_path: pathlib.Path) -> None:

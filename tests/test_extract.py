@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import experiment, extract
+from supernet_jax import experiment
 from supernet_jax.config import Config, Train
 from supernet_jax.elastic import choices, notation, shared_params
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import masked, sliced, switched
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
+from supernet_jax.networks import extract, manifest, network_folder, save
 from supernet_jax.spaces import mobilenet
 from supernet_jax.spaces.mobilenet import Stage
 from supernet_jax.storage import checkpoint, user_code
@@ -99,7 +100,7 @@ def taken(name: str) -> tuple[Any, Any, float]:
 def describe(name: str = "smallest", **changes: Any) -> dict[str, Any]:
     module, variables, proof = taken(name)
     figures = {**FIGURES, "proof": proof, **changes}
-    return extract.describe(SPACE, ARCHS[name], module, variables, **figures)
+    return save.describe(SPACE, ARCHS[name], module, variables, **figures)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """An extracted network; not to be changed."""
     path = tmp_path_factory.mktemp("networks") / "small"
     module, variables, _ = taken("smallest")
-    extract.save(path, module, variables, description=describe())
+    save.save(path, module, variables, description=describe())
     return path
 
 
@@ -173,7 +174,7 @@ def test_statistics_are_needed() -> None:
 
 def test_round_trip_is_bitwise(folder: pathlib.Path) -> None:
     module, variables, _ = taken("smallest")
-    back, loaded = extract.load(folder)
+    back, loaded = network_folder.load(folder)
     assert back == module
     assert jax.tree.structure(loaded) == jax.tree.structure(variables)
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(variables), strict=True):
@@ -187,7 +188,7 @@ def test_round_trip_is_bitwise(folder: pathlib.Path) -> None:
 
 
 def test_the_description_says_all(folder: pathlib.Path) -> None:
-    d = extract.read_description(folder)
+    d = manifest.read_description(folder)
     arch = ARCHS["smallest"]
     assert d["space"] == "tiny" and d["resolution"] == 6 and d["input_channels"] == 2
     assert notation.from_notation(SPACE.menu, d["arch"]) == arch
@@ -260,24 +261,24 @@ def test_nothing_is_overwritten_and_nothing_is_left(
 ) -> None:
     module, variables, _ = taken("smallest")
     with pytest.raises(UserError, match=r"small exists already; pass a new or an empty folder"):
-        extract.save(folder, module, variables, description=describe())
+        save.save(folder, module, variables, description=describe())
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file exists already"):
-        extract.save(tmp_path / "file", module, variables, description=describe())
+        save.save(tmp_path / "file", module, variables, description=describe())
     with pytest.raises(UserError, match=r"cannot write .*file"):
-        extract.save(tmp_path / "file" / "net", module, variables, description=describe())
+        save.save(tmp_path / "file" / "net", module, variables, description=describe())
     other, _, _ = taken("largest")
     with pytest.raises(UserError, match="not of this network"):
-        extract.save(tmp_path / "net", other, variables, description=describe())
+        save.save(tmp_path / "net", other, variables, description=describe())
     changed = jax.tree.map(lambda x: x + 1, variables)
     with pytest.raises(UserError, match="do not match its sha256"):
-        extract.save(tmp_path / "net", module, changed, description=describe())
+        save.save(tmp_path / "net", module, changed, description=describe())
     with pytest.raises(UserError, match="holds no proof"):
-        extract.save(tmp_path / "net", module, variables, description=describe(proof=0.1))
+        save.save(tmp_path / "net", module, variables, description=describe(proof=0.1))
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     (tmp_path / "net").mkdir()
-    extract.save(tmp_path / "net", module, variables, description=describe())
-    assert extract.load(tmp_path / "net")[0] == module
+    save.save(tmp_path / "net", module, variables, description=describe())
+    assert network_folder.load(tmp_path / "net")[0] == module
 
 
 def put(*path: Any, to: Any) -> Callable[[dict], None]:
@@ -341,7 +342,7 @@ def test_an_edited_description(folder: pathlib.Path, tmp_path: pathlib.Path, cas
     change(value)
     (path / "network.json").write_text(json.dumps(value))
     with pytest.raises(UserError, match=message):
-        extract.load(path)
+        network_folder.load(path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"version": NaN}', "[" * 100_000])
@@ -349,7 +350,7 @@ def test_not_a_description(folder: pathlib.Path, tmp_path: pathlib.Path, text: s
     path = copied(folder, tmp_path)
     (path / "network.json").write_text(text)
     with pytest.raises(UserError, match=r"network\.json is "):
-        extract.load(path)
+        network_folder.load(path)
 
 
 def test_why_a_description_could_not_be_read(
@@ -361,7 +362,7 @@ def test_why_a_description_could_not_be_read(
     for text in ("", whole[:100], whole.encode("utf-16").decode("latin-1"), "# of another tool"):
         (path / "network.json").write_text(text, encoding="latin-1")
         with pytest.raises(UserError) as caught:
-            extract.load(path)
+            network_folder.load(path)
         told.append(str(caught.value))
     assert "is empty, so it was cut short" in told[0]
     assert all("is not a JSON file, or was cut short" in one for one in told[1:])
@@ -372,12 +373,12 @@ def test_why_a_description_could_not_be_read(
 
     monkeypatch.setattr(pathlib.Path, "read_text", refuse)
     with pytest.raises(UserError, match=r"network\.json is not readable by this user"):
-        extract.load(path)
+        network_folder.load(path)
     monkeypatch.undo()
     (path / "network.json").unlink()
     (path / "network.json").mkdir()
     with pytest.raises(UserError, match=r"network\.json is a folder, not a JSON file"):
-        extract.load(path)
+        network_folder.load(path)
 
 
 def test_no_number_that_json_lacks() -> None:
@@ -388,29 +389,29 @@ def test_no_number_that_json_lacks() -> None:
     _, variables, proof = taken("smallest")
     with pytest.raises(UserError, match=r"stage1_block1\.drop_path is null, but must be a number"):
         figures = {**FIGURES, "proof": proof}
-        extract.describe(SPACE, ARCHS["smallest"], odd, variables, **figures)
+        save.describe(SPACE, ARCHS["smallest"], odd, variables, **figures)
 
 
 def test_lost_and_changed_weights(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"is not an extracted network: it has no network\.json"):
-        extract.load(tmp_path)
+        network_folder.load(tmp_path)
     path = copied(folder, tmp_path)
     [data, *_] = sorted((path / "weights").rglob("d/*"), key=lambda p: -p.stat().st_size)
     data.write_bytes(data.read_bytes()[:100])
     with pytest.raises(UserError, match=r"is damaged .* has 100 of \d+ bytes"):
-        extract.load(path)
+        network_folder.load(path)
     shutil.rmtree(path / "weights")
     _, variables, _ = taken("smallest")
     changed = jax.tree.map(np.copy, variables)
     changed["stats"]["stem"]["norm"]["mean"][0] += 1e-6
     checkpoint.write_tree(path / "weights", changed)
     with pytest.raises(UserError, match="do not match its sha256"):
-        extract.load(path)
+        network_folder.load(path)
     shutil.rmtree(path / "weights")
     with pytest.raises(
         UserError, match=r"there is no folder .*weights; copy it from where it was written"
     ):
-        extract.load(path)
+        network_folder.load(path)
 
 
 def test_descriptions_that_cannot_be() -> None:
@@ -511,7 +512,7 @@ def take_own(space: Space, depth: int, strategies: Any) -> tuple[Any, Any, Any, 
         space, params, arch, stats, module, variables, images(3, 5, 1), strategies=strategies
     )
     figures = {**FIGURES, "mean": (0.0,), "std": (1.0,), "proof": proof}
-    return module, variables, params, extract.describe(space, arch, module, variables, **figures)
+    return module, variables, params, save.describe(space, arch, module, variables, **figures)
 
 
 def test_a_space_of_ones_own(tmp_path: pathlib.Path) -> None:
@@ -525,12 +526,12 @@ def test_a_space_of_ones_own(tmp_path: pathlib.Path) -> None:
     assert set(variables["params"]) == {"left", "right", "deeper", "out"}
 
     folder = tmp_path / "net"
-    extract.save(folder, module, variables, description=description)
+    save.save(folder, module, variables, description=description)
     with pytest.raises(UserError, match=rf"defines Branch, Out, its topology: it was {file} \(sha"):
-        extract.load(folder)
+        network_folder.load(folder)
     with pytest.raises(UserError, match=r"there is no file nowhere\.py"):
-        extract.load(folder, space_file="nowhere.py")
-    back, loaded = extract.load(folder, space_file=file)
+        network_folder.load(folder, space_file="nowhere.py")
+    back, loaded = network_folder.load(folder, space_file=file)
     x = images(3, 5, 1)
     np.testing.assert_array_equal(apply(back, loaded, x), apply(module, variables, x))
 
@@ -540,7 +541,7 @@ def test_a_space_of_ones_own(tmp_path: pathlib.Path) -> None:
 
     file.write_text(OWN + "\n# changed\n")
     with pytest.warns(UserWarning, match="not the file that the network was extracted with"):
-        extract.load(folder, space_file=file)
+        network_folder.load(folder, space_file=file)
     for text, message in (
         ("import nothing_like_it", "does not run: ModuleNotFoundError"),
         ("x = 1", r"blocks\[0\]: your file defines no Flax module Branch"),
@@ -556,7 +557,7 @@ def test_a_space_of_ones_own(tmp_path: pathlib.Path) -> None:
         file.write_text(text)
         with pytest.warns(UserWarning, match="not the file"):
             with pytest.raises(UserError, match=message):
-                extract.load(folder, space_file=file)
+                network_folder.load(folder, space_file=file)
 
 
 def test_a_skipped_block_of_ones_own(tmp_path: pathlib.Path) -> None:
@@ -564,8 +565,8 @@ def test_a_skipped_block_of_ones_own(tmp_path: pathlib.Path) -> None:
     space = own_space(tmp_path / "mine.py", OWN.replace("nn.relu(right)", "right"))
     module, variables, _, description = take_own(space, 0, (sliced,))
     assert set(variables["params"]) == {"left", "right", "out"}
-    extract.save(tmp_path / "net", module, variables, description=description)
-    back, _ = extract.load(tmp_path / "net", space_file=tmp_path / "mine.py")
+    save.save(tmp_path / "net", module, variables, description=description)
+    back, _ = network_folder.load(tmp_path / "net", space_file=tmp_path / "mine.py")
     assert [block.name for block in back.blocks] == ["left", "right", "out"]
 
 
@@ -577,7 +578,7 @@ def test_what_no_file_could_bring_back(tmp_path: pathlib.Path) -> None:
     def told(space: Space) -> str:
         module = extract.module(space, arch)
         with pytest.raises(UserError) as caught:
-            extract.describe(space, arch, module, {"params": {"a": np.ones(1)}}, **figures)
+            save.describe(space, arch, module, {"params": {"a": np.ones(1)}}, **figures)
         return str(caught.value)
 
     def inner(run: Any, x: Any) -> Any:

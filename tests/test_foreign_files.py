@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from supernet_jax.errors import UserError
-from supernet_jax.importers import files
+from supernet_jax.networks.importers import weight_files
 from supernet_jax.storage import safetensors_file
 
 F = np.float32
@@ -33,7 +33,7 @@ def test_prefixes_and_nesting_of_training_scripts(tmp_path: pathlib.Path) -> Non
     torch.save(half, tmp_path / "half.bin")
     safetensors_file.write(tmp_path / "x.safetensors", {f"module.{n}": a for n, a in file.items()})
     for path in tmp_path.iterdir():
-        found = files.read(path)
+        found = weight_files.read(path)
         assert found.keys() == file.keys()
         tolerance = 4e-3 if path.stem == "half" else 0
         for name in file:
@@ -185,7 +185,7 @@ def test_files_that_are_refused(
     path = tmp_path / name
     write(path)
     with pytest.raises(UserError) as told:
-        files.read(path)
+        weight_files.read(path)
     assert message in str(told.value) and str(path) in str(told.value)
     assert str(told.value).isprintable()  # nothing of the file reaches the terminal as it is
     assert {found.name for found in tmp_path.iterdir()} <= {name}, "something was executed"
@@ -195,16 +195,16 @@ def test_without_pytorch(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "x.pth").write_bytes(b"PK\x03\x04")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match=r"pip install 'torch>=2.6', or convert it"):
-        files.read(tmp_path / "x.pth")
+        weight_files.read(tmp_path / "x.pth")
 
 
 def test_pytorch_that_runs_code(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed; it is no dependency")
     torch.save({"w": torch.ones(1)}, tmp_path / "x.pth")
-    assert files.read(tmp_path / "x.pth")["w"].tolist() == [1.0]
+    assert weight_files.read(tmp_path / "x.pth")["w"].tolist() == [1.0]
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
     with pytest.raises(UserError, match="CVE-2025-32434"):
-        files.read(tmp_path / "x.pth")
+        weight_files.read(tmp_path / "x.pth")
 
 
 def mutated(original: bytes, rng: random.Random) -> bytes:
@@ -282,4 +282,4 @@ def test_a_file_that_this_user_may_not_read(
 
         with monkeypatch.context() as patched, pytest.raises(UserError, match="by this user"):
             patched.setattr(pathlib.Path, "open", closed)
-            files.read(tmp_path / name)
+            weight_files.read(tmp_path / name)

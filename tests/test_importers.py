@@ -24,13 +24,19 @@ from theorem import largest_difference
 from tiny_run import supernet
 from tiny_space import tiny
 
-from supernet_jax import config, experiment, extract, extracted
+from supernet_jax import config, experiment
 from supernet_jax.commands import train
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.errors import UserError
-from supernet_jax.importers import attentivenas, classes, files, mapping
-from supernet_jax.importers import network as networks
+from supernet_jax.networks import extract, network, network_folder
+from supernet_jax.networks.importers import (
+    attentivenas,
+    class_rows,
+    plain_network,
+    tensor_mapping,
+    weight_files,
+)
 from supernet_jax.spaces import mobilenet
 from supernet_jax.storage import checkpoint, safetensors_file
 from supernet_jax.training import loop
@@ -84,7 +90,7 @@ def test_layouts_are_those_of_pytorch() -> None:
     assert params["stem"]["conv"]["kernel"][0, 2, 1, 7] == kernel[7, 1, 0, 2]
     linear = file["classifier.linear.linear.weight"]
     assert params["head"]["classifier"]["kernel"][3, 4] == linear[4, 3]
-    assert mapping.Place(("k",), (3, 3, 2, 8), (2, 3, 1, 0)).wanted == (8, 2, 3, 3)
+    assert tensor_mapping.Place(("k",), (3, 3, 2, 8), (2, 3, 1, 0)).wanted == (8, 2, 3, 3)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -92,7 +98,7 @@ def test_floats_of_any_width(dtype: str, tmp_path: pathlib.Path) -> None:
     safetensors_file.write(
         tmp_path / "x.safetensors", {n: t.astype(dtype) for n, t in example().items()}
     )
-    found, _ = attentivenas.load(files.read(tmp_path / "x.safetensors"), TINY)
+    found, _ = attentivenas.load(weight_files.read(tmp_path / "x.safetensors"), TINY)
     wanted = variables_of(TINY)[0]
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(found))
     assert largest_difference(found, wanted) <= {"float64": 0, "float16": 1e-3}.get(dtype, 4e-3)
@@ -111,7 +117,7 @@ def test_images_normalised_otherwise_give_the_same_logits() -> None:
     ratio = np.asarray([1.25, 0.5], np.float32)
     run = jax.jit(lambda p, x: strategies.sliced(TINY, p, LARGEST, x, resolution=8).logits, **QUICK)
     wanted = run(params, images * ratio)  # as the published network was trained
-    adapted = mapping.rescaled(params, attentivenas.STEM, ratio)
+    adapted = tensor_mapping.rescaled(params, attentivenas.STEM, ratio)
     assert largest_difference(run(adapted, images), wanted) < 1e-5
     assert largest_difference(run(params, images), wanted) > 1e-3
 
@@ -172,7 +178,7 @@ def test_spaces_of_another_family_are_refused() -> None:
 
 
 @functools.cache
-def ordinary() -> tuple[extracted.Network, Any]:
+def ordinary() -> tuple[network.Network, Any]:
     params, stats = variables_of(TINY)
     return extract.extract(TINY, params, LARGEST, stats)
 
@@ -181,7 +187,7 @@ def ordinary() -> tuple[extracted.Network, Any]:
 def test_the_largest_subnet_is_the_network(sort: bool) -> None:
     made, variables = ordinary()
     key = jax.random.key(3)
-    params, stats, report = networks.load(made, variables, TINY, key=key, sort=sort)
+    params, stats, report = plain_network.load(made, variables, TINY, key=key, sort=sort)
     assert len(report.mapped) == len(jax.tree.leaves(variables["params"]))
     images = np.random.default_rng(1).normal(size=(8, 8, 8, 2)).astype(np.float32)
     assert extract.prove(TINY, params, LARGEST, stats, made, variables, images) < 1e-5
@@ -198,8 +204,8 @@ def test_statistics_move_with_their_channels() -> None:
     made, variables = ordinary()
     images = np.random.default_rng(1).normal(size=(8, 8, 8, 2)).astype(np.float32)
     key = jax.random.key(3)
-    params, _, _ = networks.load(made, variables, TINY, key=key, sort=True)
-    _, unsorted, _ = networks.load(made, variables, TINY, key=key)
+    params, _, _ = plain_network.load(made, variables, TINY, key=key, sort=True)
+    _, unsorted, _ = plain_network.load(made, variables, TINY, key=key)
     with pytest.raises(UserError, match="is not the subnet"):
         extract.prove(TINY, params, LARGEST, unsorted, made, variables, images)
 
@@ -209,14 +215,14 @@ def test_networks_that_are_refused() -> None:
     params, stats = variables_of(TINY)
     small = extract.extract(TINY, params, choices.smallest(TINY.menu), stats)
     with pytest.raises(UserError, match=r"not the largest subnet .* its resolution is 6, that"):
-        networks.load(*small, TINY, key=key)
+        plain_network.load(*small, TINY, key=key)
     narrow = choices.replace(LARGEST, ("width", 1), np.int32(0))
     with pytest.raises(UserError, match=r"its block stage1_block1 is MBConv\(c_in=8, c_out=4"):
-        networks.load(*extract.extract(TINY, params, narrow, stats), TINY, key=key)
+        plain_network.load(*extract.extract(TINY, params, narrow, stats), TINY, key=key)
     row = choices.Lookup((("resolution",),), np.asarray([0, 1]))
     banked = Space(**{**vars(TINY), "bank": Bank(2, row)})
     with pytest.raises(UserError, match="bank of 2 rows"):
-        networks.load(*ordinary(), banked, key=key)
+        plain_network.load(*ordinary(), banked, key=key)
 
 
 # --- the command --------------------------------------------------------------------------------
@@ -255,7 +261,7 @@ def test_a_published_supernet_becomes_a_run(
     run = opened(folder, place.config)
     ratio = run.experiment.dataset.std[0] / 0.5
     assert not 0.9 < ratio < 1.1
-    wanted = mapping.rescaled(place.params, attentivenas.STEM, [ratio])
+    wanted = tensor_mapping.rescaled(place.params, attentivenas.STEM, [ratio])
     assert run.step == 0
     jax.tree.map(np.testing.assert_array_equal, run.params, wanted)  # these are the average
     job = train.job(run.experiment, folder)
@@ -434,18 +440,18 @@ def test_numbered_classes_are_asked_for_and_put_in_their_places(
 def test_when_the_order_is_asked_for(names: tuple[str, ...], asked: bool) -> None:
     if asked:
         with pytest.raises(UserError, match=r"--class-order text .* or --class-order number"):
-            classes.rows(names, None, "it")
+            class_rows.rows(names, None, "it")
     else:
-        assert classes.rows(names, None, "it") == list(range(len(names)))
+        assert class_rows.rows(names, None, "it") == list(range(len(names)))
     for order, key in (("text", str), ("number", lambda name: int(re.sub(r"\D", "", name) or 0))):
-        rows = classes.rows(names, order, "it")
+        rows = class_rows.rows(names, order, "it")
         assert [sorted(names, key=key)[row] for row in rows] == list(names) or "Übung" in names
 
 
 def test_far_differences_are_shown() -> None:
     names = tuple(sorted(f"{i}" for i in [*range(100, 200), 1000, 2000, 19]))
     with pytest.raises(UserError, match=r"text \(100, 1000, \.\.\.;.* number \(19, 100, \.\.\.\)"):
-        classes.rows(names, None, "it")
+        class_rows.rows(names, None, "it")
 
 
 def test_a_teacher_knows_classes_by_their_names(
@@ -465,8 +471,8 @@ def test_a_teacher_knows_classes_by_their_names(
         (list("abcdefghij"), list(range(10))),
     ):
         about = {**described, "classes": theirs}
-        monkeypatch.setattr(extracted, "load", lambda *_, **__: (Echo(), {}))
-        monkeypatch.setattr(extracted, "read_description", lambda _, about=about: about)
+        monkeypatch.setattr(network_folder, "load", lambda *_, **__: (Echo(), {}))
+        monkeypatch.setattr(network_folder, "read_description", lambda _, about=about: about)
         teacher = experiment.taught(built).recipe.teacher
         assert teacher is not None
         assert teacher(np.zeros((2, 8, 8, 1), np.float32)).tolist() == [wanted] * 2

@@ -15,7 +15,7 @@ import pytest
 import tiny_run
 from tiny_run import ARCH, CONFIG, supernet
 
-from supernet_jax import config, extract, timing
+from supernet_jax import config
 from supernet_jax.commands import latency as latency_command
 from supernet_jax.elastic import choices, elastic_block, notation
 from supernet_jax.elastic import space as elastic_space
@@ -23,8 +23,9 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.latency_table import Calibration, Conditions, Table, Timing
-from supernet_jax.export import onnx_engine
-from supernet_jax.extracted import Network
+from supernet_jax.networks import extract, timing
+from supernet_jax.networks.formats import onnx_timing
+from supernet_jax.networks.network import Network
 from supernet_jax.spaces import mobilenet
 from supernet_jax.storage import files
 
@@ -456,7 +457,7 @@ def test_onnx_runtime_computes_what_is_timed(whole: bool) -> None:
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), images)
     variables = timing._variables(shapes["params"], shapes["moments"])
-    [found] = onnx_engine.program(module, variables, [images])()
+    [found] = onnx_timing.program(module, variables, [images])()
     wanted = np.asarray(jax.jit(module.apply)(variables, images))
     found = found if whole else found.transpose(0, 2, 3, 1)
     assert np.max(np.abs(found - wanted)) <= 1e-5 * np.max(np.abs(wanted))  # float32 sums

@@ -14,7 +14,7 @@ from test_train import QUICK
 from theorem import flat, largest_difference
 from tiny_space import tiny, transforming
 
-from supernet_jax import config, extract
+from supernet_jax import config
 from supernet_jax.elastic import (
     block_call,
     channel_order,
@@ -27,8 +27,9 @@ from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.notation import from_notation
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
-from supernet_jax.importers import mapping
-from supernet_jax.importers import ofa as importer
+from supernet_jax.networks import extract
+from supernet_jax.networks.importers import tensor_mapping
+from supernet_jax.networks.importers.once_for_all import load
 from supernet_jax.spaces import once_for_all
 from supernet_jax.training import train_step
 from supernet_jax.training.losses import divergences, loss
@@ -124,7 +125,7 @@ def published_rounding(value: float) -> int:
 
 @functools.cache
 def published() -> Any:
-    return importer.load(TENSORS, SPACE)[0]
+    return load(TENSORS, SPACE)[0]
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"])
@@ -143,7 +144,7 @@ def test_published_logits(case: str) -> None:
 
 
 def test_every_tensor_is_imported_in_either_spelling() -> None:
-    params, report = importer.load(TENSORS, SPACE)
+    params, report = load(TENSORS, SPACE)
     shapes = jax.eval_shape(functools.partial(shared_params.init, SPACE), jax.random.key(0))
     assert jax.tree.map(lambda s: s.shape, shapes) == jax.tree.map(lambda p: p.shape, params)
     assert len(report.mapped) == len(TENSORS) and report.left == ()
@@ -152,9 +153,9 @@ def test_every_tensor_is_imported_in_either_spelling() -> None:
     np.testing.assert_array_equal(own, matrix)
     older = {name.replace(".conv.d", ".mobile_inverted_conv.d"): x for name, x in TENSORS.items()}
     older["first_conv.bn.running_mean"] = np.zeros(16, np.float32)
-    again, report = importer.load(older, SPACE)
+    again, report = load(older, SPACE)
     assert jax.tree.all(jax.tree.map(np.array_equal, params, again))
-    assert report.left == (f"first_conv.bn.running_mean: {mapping.CALIBRATED}",)
+    assert report.left == (f"first_conv.bn.running_mean: {tensor_mapping.CALIBRATED}",)
 
 
 @pytest.mark.parametrize(
@@ -169,10 +170,10 @@ def test_every_tensor_is_imported_in_either_spelling() -> None:
 def test_tensors_that_do_not_fit_are_named(change: dict, words: str) -> None:
     changed = {name: x for name, x in {**TENSORS, **change}.items() if x is not None}
     with pytest.raises(UserError) as error:
-        importer.load(changed, SPACE)
+        load(changed, SPACE)
     assert words in str(error.value)
     with pytest.raises(UserError, match="tiny is not of the Once-for-All family"):
-        importer.load(TENSORS, tiny())
+        load(TENSORS, tiny())
 
 
 def test_transforms_are_learned_maps_of_centres() -> None:

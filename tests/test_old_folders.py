@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import extracted
+from supernet_jax.networks import network_folder
 from supernet_jax.storage import checkpoint
 
 Capture = pytest.CaptureFixture[str]
@@ -73,7 +73,7 @@ def test_its_front_is_extracted_and_reported(run: pathlib.Path, capsys: Capture)
     options = ("--arch", "front:0", "--config", CONFIG)
     said = supernet(capsys, "extract", run, *options, "--out", run / "networks" / "first")
     assert said.status == 0, said.err
-    assert extracted.load(run / "networks" / "first", space_file=CONFIG)
+    assert network_folder.load(run / "networks" / "first", space_file=CONFIG)
     assert supernet(capsys, "report", run, "--config", CONFIG).status == 0
 
 
@@ -82,7 +82,7 @@ def test_its_network_loads(file: bool, old: pathlib.Path, tmp_path: pathlib.Path
     folder = pathlib.Path(shutil.copytree(old / "network", tmp_path / "network"))
     if file:  # without Orbax's weights
         shutil.rmtree(folder / "weights")
-    module, variables = extracted.load(folder, space_file=CONFIG)
+    module, variables = network_folder.load(folder, space_file=CONFIG)
     with np.load(old / "logits.npz") as expected:
         logits = module.apply(variables, expected["images"])
         np.testing.assert_allclose(logits, expected["logits"], rtol=1e-4, atol=1e-5)

@@ -17,18 +17,18 @@ import tiny_run
 from image_files import png
 from PIL import Image, ImageOps
 
-from supernet_jax import data, experiment, extracted, preparation, takeout
-from supernet_jax.card import model_card
+from supernet_jax import data, experiment, takeout
 from supernet_jax.config import Data
 from supernet_jax.data import augment, decode
 from supernet_jax.errors import UserError
-from supernet_jax.export import formats, onnx, stablehlo
-from supernet_jax.export import torch as torch_format
-from supernet_jax.extracted import Description
-from supernet_jax.preparation import Preparation
+from supernet_jax.networks import manifest, network_folder, preparation
+from supernet_jax.networks.formats import onnx, stablehlo, table, torch
+from supernet_jax.networks.manifest import Description
+from supernet_jax.networks.model_card import model_card
+from supernet_jax.networks.preparation import Preparation
 from supernet_jax.storage.typed_json import parse
 
-PROGRAMS = tuple(f.name for f in formats.FORMATS if f.program and not formats.missing_packages(f))
+PROGRAMS = tuple(f.name for f in table.FORMATS if f.program and not table.missing_packages(f))
 CONFIG = """
 import dataclasses
 
@@ -111,7 +111,7 @@ def share(network: pathlib.Path, logits: Any) -> float:
 
 
 def test_in_use_as_good_as_reported(network: pathlib.Path) -> None:
-    reported = extracted.read_description(network)["accuracy"]["test"]
+    reported = manifest.read_description(network)["accuracy"]["test"]
     assert reported > 0.9
     own: dict[str, Any] = {}
     reached = []
@@ -122,8 +122,8 @@ def test_in_use_as_good_as_reported(network: pathlib.Path) -> None:
     assert reached == [reported] * (1 + len(PROGRAMS))
 
     # Whoever takes all of an image cannot tell one class from the other.
-    module, variables = extracted.load(network)
-    d = parse(Description, extracted.read_description(network), "")
+    module, variables = network_folder.load(network)
+    d = parse(Description, manifest.read_description(network), "")
     how = Preparation(12, 12, None)
     all_of_it = [preparation.pixels(file, how, 3) for file in files(network)]
     given = augment.normalise(jnp.asarray(np.stack(all_of_it)), mean=d.mean, std=d.std)
@@ -139,12 +139,12 @@ def test_pixels_are_those_of_the_run(network: pathlib.Path) -> None:
     [inputs] = [s for s in snippets(network) if "def prepared" in s]
     exec(inputs, own)
     assert {image.tobytes() for image in own["images"]} == wanted
-    theirs = extracted.inputs(network, files(network))
+    theirs = network_folder.inputs(network, files(network))
     np.testing.assert_allclose(theirs, own["inputs"], rtol=1e-5, atol=1e-6)
     assert takeout.preparation_of(built) == Preparation(12, 12, 0.875)
     for wrong in ("cat.jpg", []):
         with pytest.raises(UserError, match="must be a list of at least one file"):
-            extracted.inputs(network, wrong)
+            network_folder.inputs(network, wrong)
 
 
 def test_every_file_says_how(network: pathlib.Path) -> None:
@@ -153,8 +153,8 @@ def test_every_file_says_how(network: pathlib.Path) -> None:
 
     said = {"height": 12, "width": 12, "centre": 0.875, "filter": "bilinear"}
     said |= {"upright": False, "background": "none"}
-    assert extracted.read_description(network)["preparation"] == said
-    with safetensors.safe_open(network / extracted.TENSORS, "np") as file:
+    assert manifest.read_description(network)["preparation"] == said
+    with safetensors.safe_open(network / network_folder.TENSORS, "np") as file:
         assert json.loads(file.metadata()["preparation"]) == said
     properties = onnx_files.load(network / onnx.FILE).metadata_props
     assert {"preparation": json.dumps(said)}.items() <= {p.key: p.value for p in properties}.items()
@@ -163,7 +163,7 @@ def test_every_file_says_how(network: pathlib.Path) -> None:
 
 
 def test_cards_of_programs_that_take_pixels_of_another_size(network: pathlib.Path) -> None:
-    value = extracted.read_description(network)
+    value = manifest.read_description(network)
     one = {**value["formats"]["onnx"], "size": [30, 20], "pixels": True}
     how = {**value["preparation"], "upright": True, "background": "grey"}
     made = {**value, "formats": {"onnx": one}, "preparation": how}
@@ -181,7 +181,7 @@ def test_cards_of_programs_that_take_pixels_of_another_size(network: pathlib.Pat
 
 @pytest.mark.parametrize("name", ["onnx", "stablehlo"])
 def test_other_sizes_are_refused(network: pathlib.Path, name: str) -> None:
-    run = formats.load(network, name)
+    run = table.load(network, name)
     for shape in ((1, 20, 48, 3), (1, 8, 8, 3)):
         with pytest.raises(Exception, match=r"(?i)dimension|shape"):
             run(np.zeros(shape, np.float32))
@@ -194,7 +194,7 @@ def test_the_module_for_pytorch(
     model = runpy.run_path(str(network / "torch" / "model.py"))
     with torch.inference_mode():
         logits = model["load"]()(model["read"](*files(network)))
-    assert share(network, logits) == extracted.read_description(network)["accuracy"]["test"]
+    assert share(network, logits) == manifest.read_description(network)["accuracy"]["test"]
     for file in files(network)[:1] + files(network)[-1:]:
         monkeypatch.setattr("sys.argv", ["model.py", file])
         runpy.run_path(str(network / "torch" / "model.py"), run_name="__main__")
@@ -243,7 +243,7 @@ def test_one_function_for_all() -> None:
     content, size, centre, mode, seen = cases()[0]
     made = own["prepared"](io.BytesIO(content), size, size, mode, centre)
     np.testing.assert_array_equal(np.asarray(made).reshape(seen.shape), seen)
-    assert inspect.getsource(preparation.prepared) in torch_format.TEMPLATE.read_text("utf-8")
+    assert inspect.getsource(preparation.prepared) in torch.TEMPLATE.read_text("utf-8")
 
 
 @pytest.mark.parametrize("value", range(1, 9))
@@ -343,9 +343,9 @@ def test_images_that_are_no_square(tmp_path: pathlib.Path) -> None:
     made = exported.export("digits, smallest", pixels=True)._replace(size=(18, 31))
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 18, 31, 1), np.uint8)
-    fed = formats.fed(images, made)
+    fed = table.fed(images, made)
     np.testing.assert_array_equal(fed, images, strict=True)
-    write = formats.writer([onnx.FORMAT, stablehlo.FORMAT], made, fed)
+    write = table.writer([onnx.FORMAT, stablehlo.FORMAT], made, fed)
     proven = write(tmp_path)  # raises where a format gives other logits
     assert [one["size"] for one in proven.values()] == [[18, 31]] * 2
 
@@ -355,17 +355,17 @@ def test_earlier_versions_do_not_say(network: pathlib.Path, tmp_path: pathlib.Pa
     del value["preparation"]
     for one in value["formats"].values():
         one["size"] = 12
-    module = extracted.load(network)[0]
+    module = network_folder.load(network)[0]
     described = parse(Description, {**value, "preparation": None, "formats": {}}, "")
-    _, variables = extracted.load(network)
-    value |= {"version": 2, "sha256": extracted.digest(described, variables)}
+    _, variables = network_folder.load(network)
+    value |= {"version": 2, "sha256": network_folder.digest(described, variables)}
     (tmp_path / "network.json").write_text(json.dumps(value), encoding="utf-8")
-    (tmp_path / extracted.TENSORS).write_bytes((network / extracted.TENSORS).read_bytes())
-    assert extracted.load(tmp_path)[0] == module
-    read = extracted.read_description(tmp_path)
+    (tmp_path / network_folder.TENSORS).write_bytes((network / network_folder.TENSORS).read_bytes())
+    assert network_folder.load(tmp_path)[0] == module
+    read = manifest.read_description(tmp_path)
     assert read["preparation"] is None and read["formats"]["onnx"]["size"] == [12, 12]
     with pytest.raises(UserError, match="does not say how an image file becomes the pixels"):
-        extracted.inputs(tmp_path, files(network))
+        network_folder.inputs(tmp_path, files(network))
 
 
 @pytest.mark.parametrize(
@@ -385,6 +385,6 @@ def test_an_edited_preparation(
     value = json.loads((network / "network.json").read_text("utf-8"))
     value["preparation"] |= change
     (tmp_path / "network.json").write_text(json.dumps(value), encoding="utf-8")
-    (tmp_path / extracted.TENSORS).write_bytes((network / extracted.TENSORS).read_bytes())
+    (tmp_path / network_folder.TENSORS).write_bytes((network / network_folder.TENSORS).read_bytes())
     with pytest.raises(UserError, match=told):
-        extracted.load(tmp_path)
+        network_folder.load(tmp_path)

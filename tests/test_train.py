@@ -18,8 +18,8 @@ from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.choices import Arch, Lookup
 from supernet_jax.elastic.notation import from_notation
 from supernet_jax.elastic.space import Bank, Space
-from supernet_jax.importers import attentivenas as attentivenas_files
-from supernet_jax.importers.mapping import Place
+from supernet_jax.networks.importers import attentivenas as attentivenas_files
+from supernet_jax.networks.importers.tensor_mapping import Place
 from supernet_jax.spaces import attentivenas, mobilenet
 from supernet_jax.spaces.mobilenet import Stage
 from supernet_jax.training import samplers, train_step

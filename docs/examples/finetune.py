@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import optax
 
-from supernet_jax import extracted
+from supernet_jax.networks import manifest, network_folder
 
 
 def finetune(folder, images, labels, *, classes, steps=100, batch=32, rate=1e-3):
     """Trains on float images `[N, H, W, C]` and labels `[N]`; gives network, variables, losses."""
-    network, variables = extracted.load(folder)
+    network, variables = network_folder.load(folder)
     *body, head = network.blocks
     head = dataclasses.replace(head, spec=dataclasses.replace(head.spec, classes=classes))
     network = network.clone(blocks=(*body, head))
@@ -43,7 +43,7 @@ def finetune(folder, images, labels, *, classes, steps=100, batch=32, rate=1e-3)
 
 
 if __name__ == "__main__":
-    side, channels = 32, extracted.read_description(sys.argv[1])["input_channels"]
+    side, channels = 32, manifest.read_description(sys.argv[1])["input_channels"]
     rng = np.random.default_rng(0)  # random images of two classes, one brighter; put yours here
     y = rng.integers(2, size=256)
     x = (rng.normal(size=(256, side, side, channels)) + y[:, None, None, None]).astype(np.float32)

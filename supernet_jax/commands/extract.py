@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from supernet_jax import experiment, extract, extracted, takeout
+from supernet_jax import experiment, takeout
 from supernet_jax.commands import common
 from supernet_jax.elastic import space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Run
-from supernet_jax.export import formats
+from supernet_jax.networks import network_folder, save
+from supernet_jax.networks.formats import table
 from supernet_jax.runtime import progress
 from supernet_jax.takeout import Wanted
 
@@ -57,10 +58,10 @@ def run(arguments: Arguments) -> None:
     """Extracts one subnet into a folder, or several into one folder each."""
     if (arguments.arch is None) != arguments.front:
         raise UserError("say which subnets: --arch for one or a file of several, or --front")
-    given = formats.chosen(arguments.format, pixels=arguments.pixels, size=arguments.input_size)
+    given = table.chosen(arguments.format, pixels=arguments.pixels, size=arguments.input_size)
     wanted = Wanted(given, arguments.pixels, arguments.input_size)
     if "orbax" in arguments.format:
-        extracted.check_orbax(arguments.out)
+        network_folder.check_orbax(arguments.out)
     opened = common.open_run(arguments.run, arguments.config, read=False)
     archs = _archs(opened, arguments)
     if not _reads_slices(opened, arguments.read):
@@ -94,7 +95,7 @@ def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
 
 
 def _one(opened: Run, arch: Arch, out: pathlib.Path, wanted: Wanted) -> None:
-    extract.check_free(out)
+    save.check_free(out)
     description = takeout.take_out(opened, arch, out, wanted)
     print(
         f"wrote {out}: {description['macs']:,} MACs, {description['parameters']:,} "

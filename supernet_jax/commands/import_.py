@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from supernet_jax import experiment, extract, extracted, run_folder
+from supernet_jax import experiment, run_folder
 from supernet_jax.commands import common, train
 from supernet_jax.config import Config
 from supernet_jax.data import Dataset
@@ -21,8 +21,16 @@ from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import Experiment
-from supernet_jax.importers import attentivenas, classes, files, mapping, network, ofa
-from supernet_jax.importers.report import Report
+from supernet_jax.networks import extract, manifest, network_folder, save
+from supernet_jax.networks.importers import (
+    attentivenas,
+    class_rows,
+    once_for_all,
+    plain_network,
+    tensor_mapping,
+    weight_files,
+)
+from supernet_jax.networks.importers.importer import Report
 from supernet_jax.storage.files import write_json
 from supernet_jax.training import loop
 
@@ -54,7 +62,7 @@ FAMILIES = {
     "attentivenas": Family(
         attentivenas.load, attentivenas.STD, attentivenas.STEM, attentivenas.CLASSIFIER
     ),
-    "ofa": Family(ofa.load, ofa.STD, ofa.STEM, ofa.CLASSIFIER),
+    "ofa": Family(once_for_all.load, once_for_all.STD, once_for_all.STEM, once_for_all.CLASSIFIER),
 }
 NETWORK = "network"
 
@@ -117,7 +125,7 @@ def run(arguments: Arguments) -> None:
         raise UserError("--class-order is for published supernets; a network names its classes")
     if arguments.kind != NETWORK and arguments.sort_channels:
         raise UserError("--sort-channels is for networks; the channels of a supernet have an order")
-    folder = extract.check_free(arguments.out)
+    folder = save.check_free(arguments.out)
     load = _network if arguments.kind == NETWORK else _supernet
     built, imported = load(arguments)
     _write(built, imported, folder)
@@ -127,7 +135,7 @@ def run(arguments: Arguments) -> None:
 def _supernet(arguments: Arguments) -> tuple[Experiment, Imported]:
     """A published supernet; its first kernel is adapted to how this data is normalised."""
     family = FAMILIES[arguments.kind]
-    tensors = files.read(arguments.source)
+    tensors = weight_files.read(arguments.source)
     built = experiment.build(arguments.settings)
     params, report = family.load(tensors, built.space)
     std = family.std if arguments.std is None else arguments.std
@@ -138,10 +146,10 @@ def _supernet(arguments: Arguments) -> tuple[Experiment, Imported]:
         )
     ratio = [own / its for own, its in zip(ours, std, strict=True)]
     names = built.dataset.class_names
-    rows = classes.rows(names, arguments.class_order, built.dataset.name)
-    params = mapping.with_classes(params, family.classifier, rows)
+    rows = class_rows.rows(names, arguments.class_order, built.dataset.name)
+    params = tensor_mapping.with_classes(params, family.classifier, rows)
     about = {
-        "sha256": files.digest(arguments.source),
+        "sha256": weight_files.digest(arguments.source),
         "std": list(std),
         "class_order": arguments.class_order,
     }
@@ -149,26 +157,26 @@ def _supernet(arguments: Arguments) -> tuple[Experiment, Imported]:
         f"its images were divided by {_numbers(std)}, those of --config are by {_numbers(ours)}: "
         f"{'/'.join(family.stem)} is multiplied by {_numbers(ratio)} instead"
     )
-    params = mapping.rescaled(params, family.stem, ratio)
+    params = tensor_mapping.rescaled(params, family.stem, ratio)
     return built, Imported(params, report, about, said)
 
 
 def _network(arguments: Arguments) -> tuple[Experiment, Imported]:
     """An ordinary network; the largest subnet must give its logits."""
-    made, variables = extracted.load(arguments.source, space_file=arguments.config)
-    described = extracted.read_description(arguments.source)
+    made, variables = network_folder.load(arguments.source, space_file=arguments.config)
+    described = manifest.read_description(arguments.source)
     built = experiment.build(arguments.settings)
     space, dataset = built.space, built.dataset
     theirs, ours = described["classes"], dataset.class_names
     if theirs != list(ours):
         raise UserError(
             f"the network tells {_classes(theirs)} apart, the data of --config has "
-            f"{_classes(ours)}{classes.first_difference(theirs, ours)}; give a config of the same "
-            "data"
+            f"{_classes(ours)}{class_rows.first_difference(theirs, ours)}; give a config of the "
+            "same data"
         )
     _check_normalised(described, dataset)
     key = jax.random.key(built.config.train.seed)
-    params, stats, report = network.load(
+    params, stats, report = plain_network.load(
         made, variables, space, key=key, sort=arguments.sort_channels
     )
     images = built.prepare(jnp.asarray(dataset.test.images[:PROOF_IMAGES]))
@@ -194,7 +202,7 @@ def _check_normalised(described: Mapping[str, Any], dataset: Dataset) -> None:
 
 def _write(built: Experiment, imported: Imported, folder: pathlib.Path) -> None:
     """The run folder, which appears at once when all of it is written."""
-    with extract.unfinished(folder) as path:
+    with save.unfinished(folder) as path:
         run_folder.start_run(path, built.config)
         job = train.job(built, path)
         with job.checkpoints:

@@ -10,17 +10,17 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import extract, timing
 from supernet_jax.commands import common
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import latency_table
 from supernet_jax.evaluation.latency_table import Calibration, Conditions, Table
-from supernet_jax.export import formats, onnx_engine
+from supernet_jax.networks import extract, timing
+from supernet_jax.networks.formats import onnx_timing, table
+from supernet_jax.networks.timing import Engine
 from supernet_jax.runtime import progress
 from supernet_jax.storage import files
-from supernet_jax.timing import Engine
 
 EXAMPLES = """
 supernet latency digits --out latency.json
@@ -65,7 +65,7 @@ def run(arguments: Arguments) -> None:
     for pick in (choices.smallest, choices.largest):
         made = extract.module(space, pick(space.menu))  # to fail now rather than after the blocks
         if arguments.runtime == "onnx":
-            onnx_engine.check(made)
+            onnx_timing.check(made)
     table = _measure_kinds(table, space, resolutions, arguments, engine)
     table = _check(table, space, resolutions, arguments, engine)
     _write(arguments.out, table)
@@ -77,8 +77,8 @@ def run(arguments: Arguments) -> None:
 def _engine(runtime: str) -> Engine:
     if runtime == "jit":
         return timing.JIT
-    formats.chosen([runtime], pixels=False, size=None)  # whose packages must be there
-    return onnx_engine.engine()
+    table.chosen([runtime], pixels=False, size=None)  # whose packages must be there
+    return onnx_timing.engine()
 
 
 def _resolutions(space: Space, asked: Sequence[int]) -> tuple[int, ...]:

@@ -9,11 +9,12 @@ from typing import Any
 import rich.console
 import rich.table
 
-from supernet_jax import config, experiment, extracted, run_folder, spaces, takeout
+from supernet_jax import config, experiment, run_folder, spaces, takeout
 from supernet_jax.commands import common, search, train
 from supernet_jax.elastic import notation
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.experiment import Run
+from supernet_jax.networks import manifest
 from supernet_jax.report import front as report
 from supernet_jax.runtime import stopping
 from supernet_jax.storage import files
@@ -104,7 +105,7 @@ def _take_out(opened: Run, name: str, entry: dict[str, Any]) -> dict[str, Any]:
     folder = opened.folder / "networks" / name
     if not folder.exists():
         takeout.take_out(opened, arch, folder)
-    description = extracted.read_description(folder)
+    description = manifest.read_description(folder)
     return {
         "folder": str(folder),
         "arch": entry["arch"],

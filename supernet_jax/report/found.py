@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from supernet_jax import extracted
 from supernet_jax.errors import UserError
+from supernet_jax.networks import manifest
 from supernet_jax.report.values import (
     Broken,
     Lines,
@@ -211,7 +211,7 @@ def networks(run: pathlib.Path) -> tuple[list[Network], list[Broken]]:
     refused: list[OSError] = []
     for folder in _folders(run, depth=None, refused=refused):
         try:
-            found[folder.resolve()] = Network(folder, extracted.read_description(folder))
+            found[folder.resolve()] = Network(folder, manifest.read_description(folder))
         except UserError as error:
             why = str(error).removeprefix(f"{folder}/network.json ")
             broken.append(Broken(f"{folder.relative_to(run)}/network.json", 1, 0, why))
@@ -223,7 +223,7 @@ def networks(run: pathlib.Path) -> tuple[list[Network], list[Broken]]:
         if folder.resolve() in found:
             continue
         try:
-            description = extracted.read_description(folder)
+            description = manifest.read_description(folder)
         except UserError:  # nobody says that it is of this run
             continue
         if _names(description, run):

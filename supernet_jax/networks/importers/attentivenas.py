@@ -18,9 +18,9 @@ from supernet_jax.elastic import shared_params
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.importers import mapping
-from supernet_jax.importers.mapping import Leaf, Place, Spare
-from supernet_jax.importers.report import Report
+from supernet_jax.networks.importers import tensor_mapping
+from supernet_jax.networks.importers.importer import Report
+from supernet_jax.networks.importers.tensor_mapping import Leaf, Place, Spare
 from supernet_jax.nn.blocks.mobilenet import MBConvSpec
 
 # By our layer: the published one. Within a block, and outside of blocks.
@@ -45,7 +45,7 @@ OUTER = {
 }
 NEVER_READ = "no subnet reads it: input and output of this block always have equal channels"
 WHAT = "a published AttentiveNAS or AlphaNet supernet of this space"
-MEAN, STD = mapping.MEAN, mapping.STD
+MEAN, STD = tensor_mapping.MEAN, tensor_mapping.STD
 STEM: Leaf = ("stem", "conv", "kernel")
 CLASSIFIER: Leaf = ("head", "classifier")
 
@@ -64,7 +64,7 @@ def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]
     Raises:
         UserError: a tensor is missing, unknown or of another shape; a space of another family.
     """
-    return mapping.mapped(tensors, places(space), spares(space), what=WHAT)
+    return tensor_mapping.mapped(tensors, places(space), spares(space), what=WHAT)
 
 
 @functools.cache
@@ -77,7 +77,7 @@ def places(space: Space) -> dict[str, Place]:
     shapes = shared_params.parameter_shapes(space)
     flat = flax.traverse_util.flatten_dict({name: shapes[name] for name in space.blocks})
     return {
-        published_name(space, leaf): mapping.place(leaf, shape.shape)
+        published_name(space, leaf): tensor_mapping.place(leaf, shape.shape)
         for leaf, shape in flat.items()
     }
 
@@ -88,7 +88,7 @@ def published_name(space: Space, leaf: Leaf) -> str:
     Raises:
         UserError: the space is not of the family.
     """
-    block, layer, kind = leaf[0], "/".join(leaf[1:-1]), mapping.KINDS.get(leaf[-1])
+    block, layer, kind = leaf[0], "/".join(leaf[1:-1]), tensor_mapping.KINDS.get(leaf[-1])
     numbers = _numbers(space)
     if block in numbers:
         there, prefix = INNER.get(layer), f"blocks.{numbers[block]}."
@@ -110,7 +110,7 @@ def spares(space: Space) -> dict[str, Spare]:
         for number, c_in, c_out in _sizes(space)
     }
     unused = {name: spare for name, spare in found.items() if name not in places(space)}
-    return unused | mapping.statistics(places(space))
+    return unused | tensor_mapping.statistics(places(space))
 
 
 def _numbers(space: Space) -> dict[str, int]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.errors import UserError, near
-from supernet_jax.importers.report import Report
+from supernet_jax.networks.importers.importer import Report
 
 Leaf = tuple[str, ...]  # path of a parameter
 # Which axes of PyTorch's tensors are ours, by the number of axes: OIHW to HWIO, out-in to in-out.

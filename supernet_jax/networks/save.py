@@ -1,11 +1,4 @@
-"""Taking one subnet away: an ordinary network, proven to be the same, in a folder of its own.
-
-    module, variables = extract(space, params, arch, stats)
-    proof = prove(space, params, arch, stats, module, variables, images)
-    save(folder, module, variables, description=describe(...))
-
-Shape letters: `B` images, `C` channels.
-"""
+"""Writes a network's folder, whole or not at all, and reads it back."""
 
 import contextlib
 import dataclasses
@@ -20,184 +13,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import extracted, manifest
-from supernet_jax.card import model_card
-from supernet_jax.elastic import (
-    choices,
-    elastic_block,
-    notation,
-    shared_params,
-    slicing,
-    strategies,
-)
-from supernet_jax.elastic import space as elastic_space
-from supernet_jax.elastic.choices import Arch, Array
-from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic import notation
+from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
-from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
-from supernet_jax.extracted import Block, Description, Network, Variables, load, read_description
-from supernet_jax.preparation import Preparation
-from supernet_jax.runtime import hardware
+from supernet_jax.networks import manifest, network, network_folder
+from supernet_jax.networks.manifest import Description, read_description
+from supernet_jax.networks.model_card import model_card
+from supernet_jax.networks.network import Block, Network, Variables
+from supernet_jax.networks.preparation import Preparation
+from supernet_jax.networks.proof import LIMIT
 from supernet_jax.storage import files, user_code
 from supernet_jax.storage.paths import expanded
 from supernet_jax.storage.typed_json import parse
-
-__all__ = [
-    "check_free",
-    "compare",
-    "describe",
-    "difference",
-    "extract",
-    "load",
-    "model_card",
-    "module",
-    "prove",
-    "read_description",
-    "save",
-    "unfinished",
-]
-LIMIT = 1e-5  # relative difference of logits: float32 sums in another order
-
-
-def module(space: Space, arch: Arch) -> Network:
-    """The subnet as a plain Flax module, without variables.
-
-    Args:
-        space: the space.
-        arch: concrete, no batch axes.
-
-    Raises:
-        UserError: a block's module cannot be made from its spec alone.
-    """
-    resolution = space.resolutions[int(choices.get(arch, space.resolution))]
-    blocks = []
-    for name in elastic_space.geometry(space, resolution):  # in the order in which they run
-        block = space.blocks[name]
-        spec = block.spec(arch)
-        if spec is None:
-            continue
-        made = block.module(spec)
-        kind = type(made)
-        if not _is_rebuilt(made, kind, spec):
-            raise UserError(
-                f"block {name!r} makes a module that is not {kind.__name__}(spec), so its spec "
-                "does not tell all of it; give the block a class whose only field is the spec"
-            )
-        blocks.append(Block(name, kind, spec))
-    return Network(tuple(blocks), resolution, None if _is_chain(space) else space.forward)
-
-
-def extract(
-    space: Space, params: Tree, arch: Arch, stats: Tree | None
-) -> tuple[Network, Variables]:
-    """The subnet as a module and variables `{"params", "stats"}` (NumPy), cut from the shared ones.
-
-    Weight transforms are applied and their results stored. Blocks that share parameters in the
-    space each get their own.
-
-    Args:
-        space: the space.
-        params: shared parameters.
-        arch: concrete, no batch axes.
-        stats: its calibrated statistics, at the union's shapes; None for spaces without norms.
-
-    Raises:
-        UserError: the space has norms, but there are no statistics.
-    """
-    made = module(space, arch)
-    geometry = elastic_space.geometry(space, made.resolution)
-    if stats is None and any(jax.tree.leaves(geometry[b.name].shapes.moments) for b in made.blocks):
-        raise UserError("the subnet needs calibrated statistics; make them with evaluate.calibrate")
-
-    # One program, not one for each slice.
-    @functools.partial(jax.jit, compiler_options=hardware.runs_once())
-    def cut(params: Tree, stats: Tree | None) -> Variables:
-        row = shared_params.bank_row(space, params, arch)
-        variables: Variables = {"params": {}, "stats": {}}
-        for name, spec in ((b.name, b.spec) for b in made.blocks):
-            block, shared = space.blocks[name], row.get(elastic_space.group(space, name))
-            own = elastic_block.shapes(block, spec, geometry[name].inputs)
-            if own.params:
-                variables["params"][name] = slicing.weights(block, shared, spec, own.params)
-            if own.moments and stats is not None:
-                variables["stats"][name] = slicing.cut(stats[name], own.moments)
-        return variables
-
-    return made, jax.device_get(cut(params, stats))
-
-
-def prove(
-    space: Space,
-    params: Tree,
-    arch: Arch,
-    stats: Tree | None,
-    made: Network,
-    variables: Variables,
-    images: Array | np.ndarray,
-    *,
-    strategies: Sequence[Strategy] = (strategies.sliced,),
-) -> float:
-    """Compares logits of the extracted network with those of the subnet inside the supernet.
-
-    In float32 at highest matmul precision, with the calibrated statistics.
-
-    Args:
-        space: the space.
-        params: shared parameters.
-        arch: concrete, no batch axes.
-        stats: as given to `extract`.
-        made: the extracted module.
-        variables: its variables.
-        images: float, normalised `[B, H, W, C]`, real ones.
-        strategies: in which ways the supernet runs; `switched` and `masked` compile longer.
-
-    Returns:
-        Largest difference of a logit, relative to the largest logit.
-
-    Raises:
-        UserError: it is above `LIMIT`, or not a number: the networks are not the same.
-    """
-    with jax.default_matmul_precision("highest"):
-        others = [_logits(s, space, params, arch, stats, images) for s in strategies]
-    return compare(made, variables, images, np.stack(others))
-
-
-def compare(
-    made: Network, variables: Variables, images: Array | np.ndarray, logits: np.ndarray
-) -> float:
-    """The second half of `prove`, for logits that are there already.
-
-    Args:
-        made: the extracted module.
-        variables: its variables.
-        images: float, normalised `[B, H, W, C]`.
-        logits: of the subnet inside the supernet, `[..., B, K]`, in one or several ways.
-
-    Returns, and raises: as `prove`.
-    """
-    with jax.default_matmul_precision("highest"):
-        ours = np.asarray(extracted.compiled_quickly(made)(variables, images))
-    worst = difference(ours, logits)
-    if not worst <= LIMIT:
-        raise UserError(
-            f"the extracted network is not the subnet: logits of {len(images)} images differ by "
-            f"{worst:.1e} of the largest, allowed is {LIMIT:.0e}; are these the statistics of this "
-            "arch, and do the masks of its blocks leave nothing of larger ones?"
-        )
-    return worst
-
-
-def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest difference of logits `[B, K]` from `[..., B, K]`, relative to the largest logit.
-
-    Not a number where any of them is not.
-    """
-    return float(np.max(np.abs(ours - theirs)) / (np.max(np.abs(theirs)) or 1.0))
 
 
 def describe(
@@ -272,7 +103,7 @@ def describe(
         "formats": {},
     }
     described = parse(Description, value, "the description")
-    return {**value, "sha256": extracted.digest(described, variables)}
+    return {**value, "sha256": network_folder.digest(described, variables)}
 
 
 def save(
@@ -335,57 +166,14 @@ def check_free(folder: str | pathlib.Path) -> pathlib.Path:
 
 
 def _write_weights(folder: pathlib.Path, variables: Variables) -> dict[str, Any]:
-    extracted.write_orbax(folder, variables)
+    network_folder.write_orbax(folder, variables)
     return {}
-
-
-def _is_rebuilt(made: Any, kind: Callable[..., Any], spec: Any) -> bool:
-    try:
-        return kind(spec) == made
-    except TypeError:
-        return False
-
-
-class _Straight:
-    """What flows through a topology that is looked at: nothing can be done with it but passing."""
-
-
-def _is_chain(space: Space) -> bool:
-    """Whether each block's only input is the output of the one before, and no block runs twice."""
-    last, seen, straight = _Straight(), set[str](), True
-
-    def run(name: str, *inputs: Any) -> _Straight:
-        nonlocal last, straight
-        straight &= len(inputs) == 1 and inputs[0] is last and name not in seen
-        seen.add(name)
-        last = _Straight()
-        return last
-
-    try:
-        output: Any = space.forward(run, last)  # type: ignore[arg-type]
-    except (TypeError, AttributeError):  # it computes something itself
-        return False
-    return straight and output is last
-
-
-def _logits(
-    strategy: Strategy, space: Space, params: Tree, arch: Arch, stats: Any, images: Any
-) -> np.ndarray:
-    how = functools.partial(
-        strategy, resolution=space.resolutions[int(choices.get(arch, space.resolution))]
-    )
-    once = functools.partial(jax.jit, compiler_options=hardware.runs_once())
-    if strategy is strategies.sliced:
-        run = once(lambda p, s, x: how(space, p, arch, x, stats=s).logits)
-        return np.asarray(run(params, stats, images))
-    run = once(lambda p, s, x, a: how(space, p, a, x, stats=s).logits)
-    return np.asarray(run(params, stats, images, jax.tree.map(jnp.asarray, arch)))
 
 
 def _block(block: Block) -> dict[str, Any]:
     """A block as JSON values, which must give the same spec when they are read."""
     kind, spec = block.module, type(block.spec)
-    own = extracted.LIBRARY.get(kind.__name__, (None, None))[0] is not kind
+    own = network.LIBRARY.get(kind.__name__, (None, None))[0] is not kind
     written = json.dumps(dataclasses.asdict(block.spec), default=repr)
     fields = json.loads(written, parse_constant=lambda constant: None)  # no NaN in any file
     if parse(spec, fields, f"the spec of block {block.name}") != block.spec:
@@ -404,7 +192,7 @@ def _block(block: Block) -> dict[str, Any]:
 
 def _code(made: Network) -> dict[str, Any] | None:
     """The user's file that the network needs, if any."""
-    library = [kind for kind, _ in extracted.LIBRARY.values()]
+    library = [kind for kind, _ in network.LIBRARY.values()]
     own: list[Any] = [b.module for b in made.blocks if b.module not in library]
     own += [made.forward] if made.forward is not None else []
     if not own:
@@ -434,14 +222,14 @@ def _check_written(path: pathlib.Path, made: Network, variables: Variables) -> N
     own = {b.module.__name__: b.module for b in made.blocks}
     specs = {type(b.spec).__name__: type(b.spec) for b in made.blocks}
     forward = {} if made.forward is None else {made.forward.__name__: made.forward}
-    if extracted.build(described, {**own, **specs, **forward}) != made:
+    if network_folder.build(described, {**own, **specs, **forward}) != made:
         raise UserError("the description is not of this network; make it with describe")
-    if extracted.digest(described, variables) != described.sha256:
+    if network_folder.digest(described, variables) != described.sha256:
         raise UserError("the description and the variables do not match its sha256; describe these")
-    for source in extracted.SOURCES.values():
+    for source in network_folder.SOURCES.values():
         if not (path / source).exists():
             continue
-        back = extracted.read_variables(path, described, made, source=source)
+        back = network_folder.read_variables(path, described, made, source=source)
         for a, b in zip(jax.tree.leaves(variables), jax.tree.leaves(back), strict=True):
             if np.asarray(a).tobytes() != np.asarray(b).tobytes():
                 raise UserError(

@@ -7,10 +7,10 @@ import flax.linen as nn
 import numpy as np
 
 from supernet_jax.errors import UserError
-from supernet_jax.export import chain, graph, onnx
-from supernet_jax.export.graph import IMAGES, LOGITS, Graph, Value
-from supernet_jax.extracted import Block, Network
-from supernet_jax.timing import Call, Engine
+from supernet_jax.networks.formats import chain_check, onnx, onnx_graph
+from supernet_jax.networks.formats.onnx_graph import IMAGES, LOGITS, Graph, Value
+from supernet_jax.networks.network import Block, Network
+from supernet_jax.networks.timing import Call, Engine
 
 IDLE = (4096,)  # shape of what an idle program adds 1 to
 
@@ -29,7 +29,7 @@ def check(network: Network) -> None:
         UserError: one of them is not the library's.
     """
     try:
-        chain.check(network, graph.BLOCKS, "ONNX")
+        chain_check.check(network, onnx_graph.BLOCKS, "ONNX")
     except UserError as error:
         raise UserError(f"{error}; --runtime jit measures any network") from None
 
@@ -40,11 +40,11 @@ def program(module: nn.Module, variables: Any, inputs: Sequence[np.ndarray]) -> 
     first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     made, x = Graph([], {}), Value(IMAGES, first.shape[1], first.shape[2])
     if isinstance(module, Network):
-        graph.add(made, module.blocks, variables, x)
+        onnx_graph.add(made, module.blocks, variables, x)
     else:
         alone = Block("block", type(module), module.spec)
         own = {kind: {alone.name: tree} for kind, tree in variables.items()}
-        graph.add(made, [alone], own, x)
+        onnx_graph.add(made, [alone], own, x)
     return _session(made, first)
 
 
@@ -59,7 +59,7 @@ def idle(arrays: int) -> Call:
 def _session(made: Graph, given: np.ndarray) -> Call:
     import onnxruntime
 
-    proto = onnx.model_of(made, "timed", graph.FLOAT, given.shape, None)
+    proto = onnx.model_of(made, "timed", onnx_graph.FLOAT, given.shape, None)
     providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=providers)
     return lambda: session.run([LOGITS], {IMAGES: given})

@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import extract
 from supernet_jax.elastic import channel_order, choices, shared_params, slicing
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.extracted import Network, Variables
-from supernet_jax.importers.report import Report
+from supernet_jax.networks import extract
+from supernet_jax.networks.importers.importer import Report
+from supernet_jax.networks.network import Network, Variables
 from supernet_jax.runtime import hardware
 
 

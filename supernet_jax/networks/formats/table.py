@@ -17,14 +17,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import extracted, manifest
-from supernet_jax.card import model_card
 from supernet_jax.data import augment
 from supernet_jax.errors import UserError, near
-from supernet_jax.export import onnx, orbax, safetensors, stablehlo, torch
-from supernet_jax.export.format import Export, Format, Runner, flax_runner
-from supernet_jax.extract import LIMIT, difference
-from supernet_jax.extracted import Description
+from supernet_jax.networks import manifest, network_folder
+from supernet_jax.networks.formats import onnx, orbax, safetensors, stablehlo, torch
+from supernet_jax.networks.formats.format import Export, Format, Runner, flax_runner
+from supernet_jax.networks.manifest import Description
+from supernet_jax.networks.model_card import model_card
+from supernet_jax.networks.proof import LIMIT, difference
 from supernet_jax.nn import resize
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
@@ -116,7 +116,7 @@ def load(folder: str | pathlib.Path, name: str) -> Runner:
         UserError: no such format, none in this folder, or files that were changed.
     """
     folder = pathlib.Path(folder)
-    there = parse(Description, extracted.read_description(folder), "network.json").formats
+    there = parse(Description, manifest.read_description(folder), "network.json").formats
     if name not in there:
         found = ", ".join(there) or "none that is recorded"
         raise UserError(f"{folder} does not hold the network as {name!r}, only as {found}")
@@ -198,7 +198,7 @@ def _write_one(
 ) -> dict[str, Any]:
     before = set(folder.iterdir())
     format.write(folder, export)
-    new = sorted(set(folder.iterdir()) - before - {folder / extracted.WEIGHTS})
+    new = sorted(set(folder.iterdir()) - before - {folder / network_folder.WEIGHTS})
     written = [path for top in new for path in (top, *sorted(top.rglob("*"))) if path.is_file()]
     logits = _loaded(format, folder, export)(images)
     if logits.shape != expected.shape:
@@ -229,8 +229,8 @@ def _loaded(format: Format, folder: pathlib.Path, export: Export) -> Runner:
     """What was written, in its runtime. Flax's module is at hand: its file may be the user's."""
     if format.program:
         return format.load(folder)
-    described = parse(Description, extracted.read_description(folder), "network.json")
-    back = extracted.read_variables(
-        folder, described, export.network, source=extracted.SOURCES[format.name]
+    described = parse(Description, manifest.read_description(folder), "network.json")
+    back = network_folder.read_variables(
+        folder, described, export.network, source=network_folder.SOURCES[format.name]
     )
     return flax_runner(export.network, back)

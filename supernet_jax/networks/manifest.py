@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from supernet_jax.errors import UserError
-from supernet_jax.preparation import Preparation
+from supernet_jax.networks.preparation import Preparation
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
 

@@ -13,8 +13,9 @@ import flax
 import flax.linen as nn
 import numpy as np
 
-from supernet_jax.export.format import Export
-from supernet_jax.extracted import Block, Description, Variables
+from supernet_jax.networks.formats.format import Export
+from supernet_jax.networks.manifest import Description
+from supernet_jax.networks.network import Block, Variables
 from supernet_jax.nn.batch_norm import EPSILON
 from supernet_jax.nn.blocks.mobilenet import (
     IDENTITY,

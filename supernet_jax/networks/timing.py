@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from supernet_jax import extract
 from supernet_jax.elastic import choices, elastic_block, space_identity
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch
@@ -36,6 +35,7 @@ from supernet_jax.elastic.notation import to_notation
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs
 from supernet_jax.evaluation.latency_table import Calibration, Conditions, Kind, Table, Timing
+from supernet_jax.networks import extract
 from supernet_jax.runtime import hardware, native
 
 Call = Callable[[], Any]

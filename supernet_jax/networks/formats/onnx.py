@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from supernet_jax.export import chain, graph
-from supernet_jax.export.format import Export, Format, Runner, facts
-from supernet_jax.export.graph import IMAGES, LOGITS
-from supernet_jax.extracted import Description
+from supernet_jax.networks.formats import chain_check, onnx_graph
+from supernet_jax.networks.formats.format import Export, Format, Runner, facts
+from supernet_jax.networks.formats.onnx_graph import IMAGES, LOGITS
+from supernet_jax.networks.manifest import Description
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
 
@@ -32,7 +32,7 @@ def write(folder: pathlib.Path, export: Export) -> None:
     """
     import onnx
 
-    chain.check(export.network, graph.BLOCKS, "ONNX")
+    chain_check.check(export.network, onnx_graph.BLOCKS, "ONNX")
     description = parse(Description, dict(export.description), "the description")
     made = model(export, description)
     onnx.checker.check_model(made, full_check=True)
@@ -90,7 +90,7 @@ def model(export: Export, description: Description) -> Any:
     if export.pixels:
         kind, shape = TensorProto.UINT8, (height, width, channels)
         taken = f"uint8 [{BATCH}, {height}, {width}, {channels}], 0 to 255"
-    made = graph.of_export(export, description)
+    made = onnx_graph.of_export(export, description)
     logits = (BATCH, len(description.classes))
     name = description.space.encode("utf-8", "replace").decode()
     proto = model_of(made, name, kind, (BATCH, *shape), logits)
@@ -100,7 +100,7 @@ def model(export: Export, description: Description) -> Any:
 
 
 def model_of(
-    made: graph.Graph,
+    made: onnx_graph.Graph,
     name: str,
     kind: int,
     images: tuple[int | str, ...],

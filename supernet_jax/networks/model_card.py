@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from supernet_jax import preparation
-from supernet_jax.extracted import SOURCES, Description
-from supernet_jax.manifest import Exported
+from supernet_jax.networks import preparation
+from supernet_jax.networks.manifest import Description, Exported
+from supernet_jax.networks.network_folder import SOURCES
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import extracted
 from supernet_jax.data import augment
-from supernet_jax.extracted import Description, Network, Variables
+from supernet_jax.networks.manifest import Description
+from supernet_jax.networks.network import Network, Variables, compiled_quickly
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
 
@@ -103,7 +103,7 @@ def flax_runner(network: Network, variables: Variables) -> Runner:
 
     def run(images: np.ndarray) -> np.ndarray:
         with on_cpu(), jax.default_matmul_precision("highest"):
-            return np.asarray(extracted.compiled_quickly(network)(held, images))
+            return np.asarray(compiled_quickly(network)(held, images))
 
     return run
 

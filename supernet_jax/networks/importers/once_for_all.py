@@ -17,9 +17,9 @@ from supernet_jax.elastic import elastic_block, shared_params
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.importers import mapping
-from supernet_jax.importers.mapping import Leaf, Place, Spare
-from supernet_jax.importers.report import Report
+from supernet_jax.networks.importers import tensor_mapping
+from supernet_jax.networks.importers.importer import Report
+from supernet_jax.networks.importers.tensor_mapping import Leaf, Place, Spare
 
 # By our layer: the published one, as `_short` spells it. Within a block, and outside of blocks.
 INNER = {
@@ -46,7 +46,7 @@ SPELLINGS = (  # of elastic layers, which hold an ordinary one, and of older fil
     (r"\.(conv|bn|linear)\.\1\.(?=\w+$)", r".\1."),
 )
 WHAT = "a published Once-for-All MobileNetV3 supernet of this space"
-MEAN, STD = mapping.MEAN, mapping.STD
+MEAN, STD = tensor_mapping.MEAN, tensor_mapping.STD
 STEM: Leaf = ("stem", "conv", "kernel")
 CLASSIFIER: Leaf = ("head", "classifier")
 
@@ -72,7 +72,7 @@ def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]
         if other != name:
             raise UserError(f"{other} and {name} are two spellings of one tensor; remove one")
     short = {key: tensors[name] for key, name in named.items()}
-    return mapping.mapped(short, places(space), spares(space), what=WHAT)
+    return tensor_mapping.mapped(short, places(space), spares(space), what=WHAT)
 
 
 @functools.cache
@@ -89,7 +89,7 @@ def places(space: Space) -> dict[str, Place]:
 
 def spares(space: Space) -> dict[str, Spare]:
     """The tensors without a place that a published file may have, by name."""
-    return mapping.statistics(places(space))
+    return tensor_mapping.statistics(places(space))
 
 
 def _short(name: str) -> str:
@@ -102,12 +102,12 @@ def _place(leaf: Leaf, shape: tuple[int, ...]) -> Place:
     """Matrices of transforms are there as here: output by input."""
     if elastic_block.TRANSFORMS in leaf:
         return Place(leaf, shape, tuple(range(len(shape))))
-    return mapping.place(leaf, shape)
+    return tensor_mapping.place(leaf, shape)
 
 
 def _published(space: Space, leaf: Leaf) -> str:
     """What a parameter of ours is called there, in the shortest spelling."""
-    block, layer, kind = leaf[0], "/".join(leaf[1:-1]), mapping.KINDS.get(leaf[-1])
+    block, layer, kind = leaf[0], "/".join(leaf[1:-1]), tensor_mapping.KINDS.get(leaf[-1])
     numbers = _numbers(space)
     if elastic_block.TRANSFORMS in leaf:
         kind = f"{leaf[-1]}_matrix"

@@ -1,6 +1,6 @@
 """PyTorch: a module in a short file of its own, and its weights.
 
-`torch/model.py` is the text of `torch_model.py`, with this network's constants in place of those
+`torch/model.py` is the text of `torch_template.py`, with this network's constants in place of those
 there; it needs no part of this library. `torch/model.safetensors` is its state dict. The layers of
 both are called as those of the Flax modules, so one rule translates all weights. Writing needs no
 PyTorch.
@@ -15,15 +15,16 @@ from typing import Any
 import flax
 import numpy as np
 
-from supernet_jax import extracted
-from supernet_jax.export import chain
-from supernet_jax.export.format import Export, Format, Runner, facts
-from supernet_jax.extracted import Block, Description, Variables
+from supernet_jax.networks import network
+from supernet_jax.networks.formats import chain_check
+from supernet_jax.networks.formats.format import Export, Format, Runner, facts
+from supernet_jax.networks.manifest import Description
+from supernet_jax.networks.network import Block, Variables
 from supernet_jax.nn.batch_norm import EPSILON
 from supernet_jax.storage import files, safetensors_file
 from supernet_jax.storage.typed_json import parse
 
-TEMPLATE = pathlib.Path(__file__).with_name("torch_model.py")
+TEMPLATE = pathlib.Path(__file__).with_name("torch_template.py")
 BEGIN, END = "# ---- what this network is\n", "# ---- what it is made of\n"
 FOLDER, CODE, WEIGHTS = "torch", "model.py", "model.safetensors"
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -35,7 +36,7 @@ def write(folder: pathlib.Path, export: Export) -> None:
     Raises:
         UserError: blocks or a topology that are not the library's.
     """
-    chain.check(export.network, [kind for kind, _ in extracted.LIBRARY.values()], "PyTorch")
+    chain_check.check(export.network, [kind for kind, _ in network.LIBRARY.values()], "PyTorch")
     description = parse(Description, dict(export.description), "the description")
     path = folder / FOLDER
     path.mkdir()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax.errors import UserError
-from supernet_jax.export.format import Export, Format, Runner, function, on_cpu
+from supernet_jax.networks.formats.format import Export, Format, Runner, function, on_cpu
 from supernet_jax.runtime import native
 from supernet_jax.storage import files
 

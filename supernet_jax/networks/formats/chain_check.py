@@ -5,7 +5,7 @@ from collections.abc import Collection
 import flax.linen as nn
 
 from supernet_jax.errors import UserError
-from supernet_jax.extracted import Network
+from supernet_jax.networks.network import Network
 
 
 def check(network: Network, kinds: Collection[type[nn.Module]], what: str) -> None:

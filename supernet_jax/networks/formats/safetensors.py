@@ -8,20 +8,20 @@ import pathlib
 
 import flax
 
-from supernet_jax import extracted
-from supernet_jax.export.format import Export, Format, Runner, facts, flax_runner
+from supernet_jax.networks import network_folder
+from supernet_jax.networks.formats.format import Export, Format, Runner, facts, flax_runner
 from supernet_jax.storage import safetensors_file
 
 
 def write(folder: pathlib.Path, export: Export) -> None:
     """Writes `model.safetensors`."""
-    flat = flax.traverse_util.flatten_dict(extracted.filled(export.variables), sep="/")
-    safetensors_file.write(folder / extracted.TENSORS, flat, said=facts(export))
+    flat = flax.traverse_util.flatten_dict(network_folder.filled(export.variables), sep="/")
+    safetensors_file.write(folder / network_folder.TENSORS, flat, said=facts(export))
 
 
 def load(folder: pathlib.Path) -> Runner:
     """The network in Flax. Use `extracted.load` for one with blocks of your own."""
-    return flax_runner(*extracted.load(folder, source=extracted.TENSORS))
+    return flax_runner(*network_folder.load(folder, source=network_folder.TENSORS))
 
 
 FORMAT = Format("safetensors", "weights for any framework", write, load, program=False)

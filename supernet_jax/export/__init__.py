@@ -1,1 +1,0 @@
-"""Formats in which an extracted network leaves the library, one file each."""

@@ -1,1 +1,0 @@
-"""Weights that were trained elsewhere, brought into the library; one file per family."""

@@ -1,0 +1,81 @@
+"""An ordinary network: blocks at their own sizes, one after another."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from supernet_jax.nn import resize
+from supernet_jax.nn.blocks.mobilenet import Head, HeadSpec, MBConv, MBConvSpec, Stem, StemSpec
+from supernet_jax.nn.blocks.mobilenetv3 import (
+    HardHead,
+    HardStem,
+    InvertedResidual,
+    InvertedResidualSpec,
+)
+from supernet_jax.runtime import hardware
+
+Array = jax.Array
+Variables = dict[str, Any]  # {"params": ..., "stats": ...}, each {block: {layer: ...}}
+LIBRARY: dict[str, tuple[type[nn.Module], type]] = {
+    "Stem": (Stem, StemSpec),
+    "MBConv": (MBConv, MBConvSpec),
+    "Head": (Head, HeadSpec),
+    "HardStem": (HardStem, StemSpec),
+    "InvertedResidual": (InvertedResidual, InvertedResidualSpec),
+    "HardHead": (HardHead, HeadSpec),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One block of a network: `module(spec)` under the name of its variables."""
+
+    name: str
+    module: type[nn.Module]
+    spec: Any
+
+
+class Network(nn.Module):
+    """The blocks of one subnet, at their own sizes.
+
+    Attributes:
+        blocks: those that the subnet has, in order.
+        resolution: images are resized to this many pixels on each side.
+        forward: None runs the blocks one after another. Otherwise `forward(run, x)`, in which
+            `run(name, *inputs)` runs one block, or returns its first input where there is none.
+    """
+
+    blocks: tuple[Block, ...]
+    resolution: int
+    forward: Callable[..., Array] | None = None
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """Images `[B, H, W, C]`, float and normalised -> logits, float32 `[B, K]`."""
+        x = resize.resize_bicubic(images.astype(jnp.float32), self.resolution)
+        modules = {b.name: b.module(b.spec, name=b.name) for b in self.blocks}
+        if self.forward is not None:
+            return self.forward(_Run(modules), x).astype(jnp.float32)
+        for module in modules.values():
+            x = module(x)
+        return x.astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    modules: Mapping[str, nn.Module]
+
+    def __call__(self, name: str, *inputs: Array) -> Array:
+        module: Any = self.modules.get(name)
+        return inputs[0] if module is None else module(*inputs)
+
+
+@functools.lru_cache(maxsize=2)
+def compiled_quickly(network: Network) -> Callable[[Variables, Any], Array]:
+    """`(variables, images) -> logits`, compiled for a few runs rather than for many."""
+    return jax.jit(network.apply, compiler_options=hardware.runs_once())
