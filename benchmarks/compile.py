@@ -35,7 +35,7 @@ def main() -> None:
         return
     import measure
 
-    from supernet_jax import config
+    from supernet_jax.experiment import config
     from supernet_jax.runtime import program_cache
 
     parser = measure.parser(__doc__)
@@ -150,9 +150,9 @@ def evaluation(space, strategy, size, batch, dtype):
     import jax
     import jax.numpy as jnp
 
-    from supernet_jax import config
     from supernet_jax.elastic import choices
     from supernet_jax.evaluation import programs
+    from supernet_jax.experiment import config
 
     params, data = jax.block_until_ready(bench.prepared(space, size, batch, 1))
     archs = jax.device_get(choices.sample(space.menu, jax.random.key(1), (CANDIDATES,)))

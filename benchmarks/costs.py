@@ -8,9 +8,9 @@ import functools
 import jax
 import measure
 
-from supernet_jax import config
 from supernet_jax.elastic import choices
 from supernet_jax.evaluation import costs
+from supernet_jax.experiment import config
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ import measure
 import numpy as np
 from compile import SMALL, space_of  # the script beside this one
 
-from supernet_jax import config
 from supernet_jax.data import augment
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.evaluation.evaluate import EvaluationData, How, evaluate
+from supernet_jax.experiment import config
 from supernet_jax.runtime import hardware
 
 STRATEGIES = {"masked": strategies.masked, "switched": strategies.switched}

@@ -33,15 +33,15 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import config, experiment, run_folder, visits
-from supernet_jax.commands.train import job
-from supernet_jax.config import Config
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.notation import to_notation
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, evaluate
-from supernet_jax.experiment import Experiment
+from supernet_jax.experiment import build, config, run_folder, sampler_visits
+from supernet_jax.experiment.build import Experiment
+from supernet_jax.experiment.config import Config
+from supernet_jax.experiment.train import job
 from supernet_jax.storage import files
 from supernet_jax.training import loop, train_step
 from supernet_jax.training.gradients import ConflictProjection
@@ -185,7 +185,7 @@ class Study:
             base, data=images, train=own, space=space, evaluation=evaluation
         )
         self._folder = arguments.out
-        self._built = experiment.build(self._base)
+        self._built = build.build(self._base)
         self._check_same()
         self._archs = chosen(self._built, arguments.archs)
         self._steps: dict[str, Callable[..., Any]] = {}
@@ -254,7 +254,7 @@ class Study:
 
     def _do(self, one: Training) -> None:
         start = time.perf_counter()
-        built = experiment.rebuilt(self._built, one.settings)
+        built = build.rebuilt(self._built, one.settings)
         folder = self._folder / one.name
         run_folder.start_run(folder, one.settings)
         # One compiled step for all seeds of a method, and for all archs alone.
@@ -348,7 +348,7 @@ def spent(built: Experiment) -> dict[str, float]:
     """Images and MACs of training a whole supernet; backward counts as twice forward."""
     recipe, settings = built.recipe, built.config.train
     steps = np.unique(np.linspace(0, settings.steps - 1, 200).astype(np.int32))
-    seen = visits.visits(
+    seen = sampler_visits.visits(
         built.space, recipe.sampler, steps, np.zeros_like(steps), seed=settings.seed
     )
     every = np.concatenate(list(seen.macs.values()))
@@ -368,9 +368,9 @@ class Judge:
 
     def __init__(self, built: Experiment):
         self._space = built.space
-        self._how = experiment.evaluation_how(built)
+        self._how = build.evaluation_how(built)
         self._images = {
-            split: experiment.evaluation_data(built, split) for split in ("held-out", "test")
+            split: build.evaluation_data(built, split) for split in ("held-out", "test")
         }
 
     def accuracies(self, params: Any, archs: Arch, split: str) -> list[float]:

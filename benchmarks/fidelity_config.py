@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 
-from supernet_jax.config import Config, Data, Evaluation, Train
 from supernet_jax.elastic import notation
 from supernet_jax.elastic.choices import Menu
 from supernet_jax.elastic.space import Space
+from supernet_jax.experiment.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 from supernet_jax.training.losses import SoftCrossEntropy
 from supernet_jax.training.optimizers import AdamW

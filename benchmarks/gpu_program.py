@@ -28,7 +28,7 @@ from jax.sharding import SingleDeviceSharding
 from scaling import computations, result_bytes, runs
 from train_step import recipe_of
 
-from supernet_jax import config
+from supernet_jax.experiment import config
 from supernet_jax.runtime import native
 from supernet_jax.training import train_step
 from supernet_jax.training.recipe import Batch

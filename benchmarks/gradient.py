@@ -53,7 +53,7 @@ def main() -> None:
         return
     from compile import SMALL
 
-    from supernet_jax import config
+    from supernet_jax.experiment import config
 
     parser = measure.parser(__doc__)
     parser.add_argument("--space", choices=sorted(config.SPACES), help="(default: attentivenas)")
@@ -83,8 +83,8 @@ def child(name, space_name, size, batch, dtype, rounds):
     import jax.numpy as jnp
     from compile import space_of  # the script beside this one
 
-    from supernet_jax import config
     from supernet_jax.elastic import choices, shared_params, strategies
+    from supernet_jax.experiment import config
     from supernet_jax.runtime import hardware
 
     variant = VARIANTS[name]

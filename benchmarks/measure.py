@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from supernet_jax import config
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.space import Space
+from supernet_jax.experiment import config
 from supernet_jax.runtime import hardware, native
 
 CHILD = "--child"  # what a script is started with to be one of its own processes

@@ -27,7 +27,7 @@ def main() -> None:
             json.dumps({"held": held, "planned": planned}[measure.asked()[0]](*measure.asked()[1:]))
         )
         return
-    from supernet_jax import config
+    from supernet_jax.experiment import config
 
     parser = measure.parser(__doc__)
     spaces = ["small", *sorted(config.SPACES)]
@@ -64,8 +64,8 @@ def held(count, name, size, batch, dtype):
     from compile import space_of  # the script beside this one
     from evaluation import population, prepare, prepared
 
-    from supernet_jax import config
     from supernet_jax.evaluation import evaluate
+    from supernet_jax.experiment import config
 
     space = space_of(name, size)
     params, data = prepared(space, size, batch, 1)

@@ -42,9 +42,9 @@ import yaml
 from evaluation import population  # the script beside this one
 from torch.nn import functional
 
-from supernet_jax import config
 from supernet_jax.elastic import choices, notation, strategies
 from supernet_jax.evaluation.evaluate import EvaluationData, How, evaluate
+from supernet_jax.experiment import config
 from supernet_jax.networks.importers import attentivenas as attentivenas_files
 from supernet_jax.spaces import attentivenas
 from supernet_jax.training import samplers, train_step

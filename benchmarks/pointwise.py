@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import measure
 
-from supernet_jax import config
+from supernet_jax.experiment import config
 
 SHAPES = ((24, 96, 64), (32, 144, 32), (128, 768, 8))  # channels in, out, pixels of a side
 

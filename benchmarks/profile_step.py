@@ -28,9 +28,9 @@ from compile import SMALL, space_of  # the script beside this one
 from scaling import computations
 from train_step import prepared
 
-from supernet_jax import config
 from supernet_jax.elastic import choices
 from supernet_jax.evaluation import costs
+from supernet_jax.experiment import config
 from supernet_jax.training import train_step
 
 MATRIX, DEPTHWISE, ELEMENTWISE, REDUCTION, COLLECTIVE, COPY = (

@@ -25,10 +25,10 @@ import jax
 import measure
 import numpy as np
 
-from supernet_jax import config, experiment
 from supernet_jax.elastic import choices, space
 from supernet_jax.evaluation import costs
-from supernet_jax.raced import Book
+from supernet_jax.experiment import config, run
+from supernet_jax.experiment.race import Book
 from supernet_jax.runtime import progress
 from supernet_jax.search import pareto_front, race
 
@@ -90,7 +90,7 @@ def measured(arguments: argparse.Namespace) -> list[dict]:
 def answers(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, int, int]:
     """MACs `[N]`, what is right bool `[N, K]`, the batch, and calibration images of a candidate."""
     types = config.load_file(arguments.config)[1] if arguments.config else None
-    opened = experiment.open_run(arguments.run, types)
+    opened = run.open_run(arguments.run, types)
     settings = opened.experiment.config
     limited = dataclasses.replace(settings.evaluation, limit=arguments.images)
     built = opened.experiment._replace(config=dataclasses.replace(settings, evaluation=limited))

@@ -20,7 +20,7 @@ bicubically; AutoAugment takes the nearest pixel and a fill of 128, there the in
 by chance, and the fill is the mean.
 """
 
-from supernet_jax.config import Config, Data, Evaluation, Train
+from supernet_jax.experiment.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces import AttentiveNAS
 from supernet_jax.training.gradients import UnitSum
 from supernet_jax.training.losses import AlphaDivergence

@@ -6,7 +6,7 @@ DIR holds CIFAR-10 as TFDS prepares it (docs/data.md). Hardware: a GPU for the f
 Expected: not yet measured for the full schedule; docs/results.md has a short one on two CPU cores.
 """
 
-from supernet_jax.config import Config, Data, Evaluation, Train
+from supernet_jax.experiment.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces import Cifar
 from supernet_jax.training.losses import AlphaDivergence
 from supernet_jax.training.optimizers import Sgd

@@ -6,7 +6,7 @@ Hardware: two CPU cores. `supernet quickstart` is this experiment with search an
 Expected: see docs/results.md.
 """
 
-from supernet_jax.config import Config, Data, Evaluation, Train
+from supernet_jax.experiment.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces import Digits
 from supernet_jax.training.losses import AlphaDivergence
 from supernet_jax.training.optimizers import Sgd

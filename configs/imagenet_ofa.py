@@ -26,7 +26,7 @@ published, but images are cropped to 224 and resized inside the network; colours
 BatchNorm of every member sees the whole batch, there 64 images (`train.norm_shards`).
 """
 
-from supernet_jax.config import Config, Data, Evaluation, Train
+from supernet_jax.experiment.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces import OfaMobileNetV3
 from supernet_jax.training.gradients import UnitSum
 from supernet_jax.training.losses import SoftCrossEntropy

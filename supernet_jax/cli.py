@@ -19,8 +19,8 @@ import tyro
 
 import supernet_jax
 from supernet_jax import commands
-from supernet_jax.config import Config, load_file
 from supernet_jax.errors import UserError, near
+from supernet_jax.experiment.config import Config, load_file
 from supernet_jax.runtime import hardware, program_cache, stopping
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded

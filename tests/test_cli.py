@@ -24,13 +24,14 @@ import tiny_run
 from conftest import ROOT
 from tiny_run import ARCH, ARCHS, CONFIG, COSTS, NETWORKS, supernet
 
-from supernet_jax import cli, config, data, experiment, spaces, takeout
+from supernet_jax import cli, data, spaces
 from supernet_jax.commands import extract as extract_command
 from supernet_jax.commands import info, quickstart
-from supernet_jax.config import Config
 from supernet_jax.elastic import notation
 from supernet_jax.evaluation import costs, evaluate
-from supernet_jax.experiment import Run
+from supernet_jax.experiment import build, config, extract, run
+from supernet_jax.experiment.config import Config
+from supernet_jax.experiment.run import Run
 from supernet_jax.networks import manifest, network_folder
 from supernet_jax.runtime import progress, stopping
 from supernet_jax.storage import checkpoint, typed_json
@@ -73,7 +74,7 @@ def done(capsys: Capture, *arguments: object) -> str:
 
 
 def opened(folder: pathlib.Path) -> Run:
-    return experiment.open_run(folder, config.load_file(CONFIG)[1])
+    return run.open_run(folder, config.load_file(CONFIG)[1])
 
 
 def lines(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -562,7 +563,7 @@ def test_search_never_looks_at_test_images(
     trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     asked = []
-    original = experiment.evaluation_data
+    original = build.evaluation_data
 
     def watched(built: Any, split: str) -> Any:
         asked.append(split)
@@ -576,7 +577,7 @@ def test_search_never_looks_at_test_images(
         }
         return result
 
-    monkeypatch.setattr(experiment, "evaluation_data", watched)
+    monkeypatch.setattr(build, "evaluation_data", watched)
     done(capsys, "search", trained, "--config", CONFIG, *SMALL)
     assert set(asked) == {"held-out"}
     known = lines(trained / "evaluations.jsonl")
@@ -686,7 +687,7 @@ def test_quickstart(
         assert module.apply(variables, jnp.zeros((1, 8, 8, 1))).shape == (1, 10)
     assert (folder / "front.png").read_bytes().startswith(PNG)
     assert f"next: supernet search {folder} --high" in out
-    monkeypatch.setattr(takeout, "take_out", None)  # what is there is taken as it is
+    monkeypatch.setattr(extract, "take_out", None)  # what is there is taken as it is
     again = done(capsys, "quickstart", "--out", folder, "--steps", 6)
     assert again.splitlines()[: len(names)] == out.splitlines()[: len(names)]
 

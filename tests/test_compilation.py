@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from tiny_space import tiny
 
-from supernet_jax.config import Config
 from supernet_jax.elastic import strategies
 from supernet_jax.evaluation import programs
-from supernet_jax.experiment import build
+from supernet_jax.experiment.build import build
+from supernet_jax.experiment.config import Config
 from supernet_jax.runtime import disk_cache, fingerprint, hardware, native, program_cache, sharding
 from supernet_jax.runtime.program_cache import PREFIX, Kept, identity
 from supernet_jax.training import loop, train_step

@@ -15,13 +15,13 @@ import pytest
 import tiny_run
 from conftest import ROOT
 
-from supernet_jax import config, experiment, run_folder
 from supernet_jax.commands import quickstart
-from supernet_jax.config import LIBRARY, Config, Data, Evaluation, Train
 from supernet_jax.data import augment
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.experiment import build, config, run_folder
+from supernet_jax.experiment.config import LIBRARY, Config, Data, Evaluation, Train
 from supernet_jax.spaces import AttentiveNAS, Cifar, Digits, OfaMobileNetV3, OfaSmall
 from supernet_jax.storage import typed_json
 from supernet_jax.training import samplers, train_step
@@ -403,7 +403,7 @@ def test_the_published_recipes_are_steps() -> None:
     assert other == dataclasses.replace(settings, **published)
     space = settings.space.build(classes=1000, input_channels=3)
     mean = std = (0.5, 0.5, 0.5)
-    recipe = experiment._recipe(
+    recipe = build._recipe(
         settings, space, functools.partial(augment.normalise, mean=mean, std=std)
     )
     count, size = settings.train.batch, settings.data.size

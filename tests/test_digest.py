@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import config, experiment
-from supernet_jax.config import Config
 from supernet_jax.data import augment
+from supernet_jax.experiment import build, config
+from supernet_jax.experiment.config import Config
 from supernet_jax.runtime import fingerprint, sharding
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 from supernet_jax.training.losses import alpha_divergence, divergences, loss
@@ -40,7 +40,7 @@ print(digest.of(test_digest.recipe(config.Config())), digest.versions())
 
 def recipe(settings: Config) -> Recipe:
     """What training on the digits is made of."""
-    return experiment.build(settings).recipe._replace(seed=0)
+    return build.build(settings).recipe._replace(seed=0)
 
 
 @functools.cache

@@ -13,13 +13,13 @@ import pytest
 from light_space import CHANNELS, CLASSES, light
 from tiny_space import deep
 
-from supernet_jax import config, experiment, results
 from supernet_jax import data as datasets
 from supernet_jax.elastic import choices, notation, shared_params, space, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs, evaluate, programs
 from supernet_jax.evaluation.evaluate import EvaluationData
+from supernet_jax.experiment import build, config, results, run
 from supernet_jax.nn import resize
 from supernet_jax.runtime import sharding
 
@@ -335,7 +335,7 @@ def test_groups_of_a_number_that_divides_the_devices() -> None:
     assert sharding.candidates_mesh(jax.devices()[:1], 5) is None
 
 
-def trained(folder: pathlib.Path, *, step: int = 7) -> experiment.Run:
+def trained(folder: pathlib.Path, *, step: int = 7) -> run.Run:
     """A run whose parameters are PARAMS."""
     rng = np.random.default_rng(3)
 
@@ -348,9 +348,9 @@ def trained(folder: pathlib.Path, *, step: int = 7) -> experiment.Run:
     dataset = datasets.Dataset("made", *parts, names, (0.5,) * 2, (0.3,) * 2, "0123")
     settings = config.Config(evaluation=config.Evaluation(calibration_batches=2, batch=16, chunk=2))
     mesh = sharding.data_mesh(jax.devices()[:1])
-    built = experiment.Experiment(settings, dataset, SPACE, prepare, None, mesh)  # type: ignore
+    built = build.Experiment(settings, dataset, SPACE, prepare, None, mesh)  # type: ignore
     folder.mkdir(exist_ok=True)
-    return experiment.Run(folder, built, PARAMS, step, "0123")
+    return run.Run(folder, built, PARAMS, step, "0123")
 
 
 @pytest.fixture
@@ -372,7 +372,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def score(run: experiment.Run, archs: list[Arch], split: str = "held-out") -> list[dict]:
+def score(run: run.Run, archs: list[Arch], split: str = "held-out") -> list[dict]:
     return results.Scorer(run, split, what="")(archs)
 
 
@@ -382,7 +382,7 @@ SOME = choices.unstack(ARCHS)[:7]
 def test_results_are_what_was_measured(tmp_path: pathlib.Path) -> None:
     run = trained(tmp_path)
     records = score(run, SOME)
-    data = experiment.evaluation_data(run.experiment, "held-out")
+    data = build.evaluation_data(run.experiment, "held-out")
     for arch, record in zip(SOME, records, strict=True):
         correct, loss = by_hand(arch, jax.device_get(data))
         assert record["accuracy"] == pytest.approx(correct / 37, abs=1e-6)  # as rounded
@@ -433,24 +433,24 @@ def test_a_line_cut_off_by_a_kill_is_computed_again(
 
 def test_the_calibration_that_is_recorded_is_what_was_used(tmp_path: pathlib.Path) -> None:
     run = with_evaluation(trained(tmp_path), calibration_batches=9)  # 64 images are 4 batches
-    assert experiment.evaluation_data(run.experiment, "held-out").calibration.shape[:2] == (4, 16)
+    assert build.evaluation_data(run.experiment, "held-out").calibration.shape[:2] == (4, 16)
     assert score(run, SOME[:1])[0]["calibration"] == [4, 16]
 
 
-def other_calibration(run: experiment.Run) -> experiment.Run:
+def other_calibration(run: run.Run) -> run.Run:
     return with_evaluation(run, calibration_batches=1)
 
 
-def other_limit(run: experiment.Run) -> experiment.Run:
+def other_limit(run: run.Run) -> run.Run:
     return with_evaluation(run, limit=20)
 
 
-def other_data(run: experiment.Run) -> experiment.Run:
+def other_data(run: run.Run) -> run.Run:
     dataset = dataclasses.replace(run.experiment.dataset, fingerprint="4567")
     return run._replace(experiment=run.experiment._replace(dataset=dataset))
 
 
-def with_evaluation(run: experiment.Run, **changes: Any) -> experiment.Run:
+def with_evaluation(run: run.Run, **changes: Any) -> run.Run:
     old = run.experiment.config
     evaluation = dataclasses.replace(old.evaluation, **changes)
     settings = dataclasses.replace(old, evaluation=evaluation)

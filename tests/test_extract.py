@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import experiment
-from supernet_jax.config import Config, Train
 from supernet_jax.elastic import choices, notation, shared_params
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import masked, sliced, switched
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
+from supernet_jax.experiment import build
+from supernet_jax.experiment.config import Config, Train
 from supernet_jax.networks import extract, manifest, network_folder, save
 from supernet_jax.spaces import mobilenet
 from supernet_jax.spaces.mobilenet import Stage
@@ -537,7 +537,7 @@ def test_a_space_of_ones_own(tmp_path: pathlib.Path) -> None:
 
     teaching = Config(train=Train(teacher=str(folder), teacher_file=str(file)))
     with pytest.raises(UserError, match=r"teacher .* tells \d+ classes apart"):  # so it was loaded
-        experiment.taught(experiment.build(teaching))
+        build.taught(build.build(teaching))
 
     file.write_text(OWN + "\n# changed\n")
     with pytest.warns(UserWarning, match="not the file that the network was extracted with"):

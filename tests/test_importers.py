@@ -24,11 +24,10 @@ from theorem import largest_difference
 from tiny_run import supernet
 from tiny_space import tiny
 
-from supernet_jax import config, experiment
-from supernet_jax.commands import train
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.errors import UserError
+from supernet_jax.experiment import build, config, run, train
 from supernet_jax.networks import extract, network, network_folder
 from supernet_jax.networks.importers import (
     attentivenas,
@@ -247,8 +246,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp, path, tmp / "x.safetensors", params)
 
 
-def opened(folder: pathlib.Path, path: pathlib.Path) -> experiment.Run:
-    return experiment.open_run(folder, config.load_file(path)[1])
+def opened(folder: pathlib.Path, path: pathlib.Path) -> run.Run:
+    return run.open_run(folder, config.load_file(path)[1])
 
 
 def test_a_published_supernet_becomes_a_run(
@@ -463,7 +462,7 @@ def test_a_teacher_knows_classes_by_their_names(
         def apply(self, variables: Any, images: Any) -> Any:
             return jax.numpy.broadcast_to(jax.numpy.arange(10.0), (len(images), 10))
 
-    built = experiment.build(config.Config(train=config.Train(teacher="network")))
+    built = build.build(config.Config(train=config.Train(teacher="network")))
     described = {"input_channels": 1, "mean": [0.5], "std": [0.5]}
     for theirs, wanted in (
         (list("0123456789"), list(range(10))),
@@ -473,7 +472,7 @@ def test_a_teacher_knows_classes_by_their_names(
         about = {**described, "classes": theirs}
         monkeypatch.setattr(network_folder, "load", lambda *_, **__: (Echo(), {}))
         monkeypatch.setattr(network_folder, "read_description", lambda _, about=about: about)
-        teacher = experiment.taught(built).recipe.teacher
+        teacher = build.taught(built).recipe.teacher
         assert teacher is not None
         assert teacher(np.zeros((2, 8, 8, 1), np.float32)).tolist() == [wanted] * 2
         warned = "by their places" in capsys.readouterr().err

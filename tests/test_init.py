@@ -11,11 +11,12 @@ from conftest import ROOT
 from image_files import folder, noise, png
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import config, data, proposal, rehearsal, spaces
+from supernet_jax import data, spaces
 from supernet_jax.commands import init
 from supernet_jax.data import Survey
 from supernet_jax.errors import UserError
-from supernet_jax.proposal import Machine
+from supernet_jax.experiment import config, dry_run, propose
+from supernet_jax.experiment.propose import Machine
 
 Path = pathlib.Path
 LAPTOP = Machine("cpu", 1, "cpu", 2, 16 * 2**30)
@@ -60,10 +61,10 @@ def test_every_proposal_is_a_configuration_that_its_file_gives_back(
     for i, (counts, channels, in_files, tests) in enumerate(kinds):
         odd = {"rotated": 1, "transparent": 2} if in_files and channels == 3 else {}
         survey = seen(size, counts, channels, in_files=in_files, tests=tests, **odd)
-        parts = proposal.propose(survey, here, data_dir="/data")
-        settings = proposal.built(parts)
+        parts = propose.propose(survey, here, data_dir="/data")
+        settings = propose.built(parts)
         file = tmp_path / f"config{i}.py"
-        text = proposal.text(parts, 'About \\d and """ and \'Übung\'.\n\n    a command')
+        text = propose.text(parts, 'About \\d and """ and \'Übung\'.\n\n    a command')
         file.write_text(text, encoding="utf-8")
         assert config.load_file(file)[0] == settings
         assert max(map(len, text.splitlines())) <= 100
@@ -84,7 +85,7 @@ def test_every_proposal_is_a_configuration_that_its_file_gives_back(
 
 def test_what_fits_images_and_machine() -> None:
     def of(survey: Survey, here: Machine = LAPTOP) -> config.Config:
-        return proposal.built(proposal.propose(survey, here))
+        return propose.built(propose.propose(survey, here))
 
     assert isinstance(of(seen((8, 8))).space, spaces.Digits)
     assert of(seen((32, 32))).space == spaces.Cifar(resolutions=(24, 32))
@@ -104,7 +105,7 @@ def test_what_fits_images_and_machine() -> None:
 
 def test_too_few_images() -> None:
     with pytest.raises(UserError, match="too few to hold any out for search; add images"):
-        proposal.propose(seen(counts=(1, 1, 1), tests=5), LAPTOP)
+        propose.propose(seen(counts=(1, 1, 1), tests=5), LAPTOP)
 
 
 def test_a_survey_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +148,7 @@ def test_names_that_users_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             init._name(given, None)
 
 
-TIMED = rehearsal.Rehearsal(
+TIMED = dry_run.Rehearsal(
     programs=(),
     steps=300,
     batch=8,
@@ -162,9 +163,9 @@ TIMED = rehearsal.Rehearsal(
     compile_seconds=15.0,
     parts=1,
     from_cache=0,
-    step=rehearsal.Range(2.0, 1.0, 4.0),
+    step=dry_run.Range(2.0, 1.0, 4.0),
     timed_steps=5,
-    total=rehearsal.Range(620.0, 320.0, 1220.0),
+    total=dry_run.Range(620.0, 320.0, 1220.0),
 )
 
 
@@ -173,7 +174,7 @@ def test_from_images_to_a_few_steps(
 ) -> None:
     """All but the space is as proposed; one that compiles in a moment takes its place."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rehearsal, "rehearse", lambda built: TIMED)
+    monkeypatch.setattr(dry_run, "rehearse", lambda built: TIMED)
     folder(tmp_path / "my images", parts=("",), classes=("cat", "dog"), n=40, shape=(8, 8))
     for file in sorted((tmp_path / "my images/dog").iterdir())[:30]:
         file.unlink()
@@ -203,14 +204,14 @@ def test_from_images_to_a_few_steps(
 
 
 def test_no_longer_than_was_asked_for() -> None:
-    parts = proposal.propose(seen(), LAPTOP)
-    found = dataclasses.replace(TIMED, steps=proposal.built(parts).train.steps)
+    parts = propose.propose(seen(), LAPTOP)
+    found = dataclasses.replace(TIMED, steps=propose.built(parts).train.steps)
     assert init._within(parts, found, 1000) is parts
-    shorter = proposal.built(init._within(parts, found, 0.1)).train
+    shorter = propose.built(init._within(parts, found, 0.1)).train
     # 20 s of the 360 and of the 620 go into compiling
     assert 0.9 < shorter.steps / (found.steps * 340 / 600) <= 1
     assert shorter.checkpoint_every <= shorter.steps / 5
-    assert proposal.built(init._within(parts, found, 0.001)).train.steps == 10
+    assert propose.built(init._within(parts, found, 0.001)).train.steps == 10
 
 
 @pytest.mark.parametrize(
@@ -242,8 +243,8 @@ def test_mistakes(
 def test_the_documented_example_is_what_is_written() -> None:
     text = (ROOT / "docs" / "data.md").read_text("utf-8")
     photos = seen((375, 500), (300, 90, 60), rotated=12)._replace(sizes=((375, 500),) * 64)
-    parts = proposal.propose(photos, LAPTOP)
-    lines = [line.strip() for line in proposal.text(parts, "x").splitlines()]
+    parts = propose.propose(photos, LAPTOP)
+    lines = [line.strip() for line in propose.text(parts, "x").splitlines()]
     start = text.index("config = Config(")
     shown = text[start : text.index("```", start)].splitlines()
     assert [line for line in map(str.strip, shown) if line not in (*lines, "...")] == []

@@ -15,7 +15,6 @@ import pytest
 import tiny_run
 from tiny_run import ARCH, CONFIG, supernet
 
-from supernet_jax import config
 from supernet_jax.commands import latency as latency_command
 from supernet_jax.elastic import choices, elastic_block, notation
 from supernet_jax.elastic import space as elastic_space
@@ -23,6 +22,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.latency_table import Calibration, Conditions, Table, Timing
+from supernet_jax.experiment import config
 from supernet_jax.networks import extract, timing
 from supernet_jax.networks.formats import onnx_timing
 from supernet_jax.networks.network import Network

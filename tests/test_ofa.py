@@ -14,7 +14,6 @@ from test_train import QUICK
 from theorem import flat, largest_difference
 from tiny_space import tiny, transforming
 
-from supernet_jax import config
 from supernet_jax.elastic import (
     block_call,
     channel_order,
@@ -27,6 +26,7 @@ from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.notation import from_notation
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
+from supernet_jax.experiment import config
 from supernet_jax.networks import extract
 from supernet_jax.networks.importers import tensor_mapping
 from supernet_jax.networks.importers.once_for_all import load

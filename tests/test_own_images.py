@@ -13,9 +13,11 @@ import tiny_run
 from image_files import folder, noise, png, tfds_data, tiny
 from PIL import Image, ImageOps
 
-from supernet_jax import config, data, experiment
+from supernet_jax import data
 from supernet_jax.data import decode, folders, notes, sources
 from supernet_jax.errors import UserError
+from supernet_jax.experiment import config
+from supernet_jax.experiment import run as experiment_run
 from supernet_jax.storage import typed_json
 
 Path = pathlib.Path
@@ -435,7 +437,7 @@ def test_training_says_it_and_the_run_opens_from_anywhere(
     assert len(warned) == 3 and "warning" not in said.out
     assert all(word in said.err for word in ("note a rotation", "transparent", "is thin"))
     monkeypatch.chdir("/")
-    run = experiment.open_run(tmp_path / "run", config.load_file(tiny_run.CONFIG)[1])
+    run = experiment_run.open_run(tmp_path / "run", config.load_file(tiny_run.CONFIG)[1])
     assert run.trained_on == run.experiment.dataset.fingerprint
     (tmp_path / "images").rename(tmp_path / "moved")
     said = tiny_run.supernet(

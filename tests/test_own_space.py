@@ -10,9 +10,10 @@ import tiny_run
 from conftest import ROOT
 from tiny_run import supernet
 
-from supernet_jax import config, experiment
 from supernet_jax.elastic import notation
 from supernet_jax.errors import UserError
+from supernet_jax.experiment import config
+from supernet_jax.experiment import run as experiment_run
 from supernet_jax.networks import network_folder
 
 FILE = ROOT / "docs" / "examples" / "plain_space.py"
@@ -47,7 +48,7 @@ def test_the_way_of_ones_own_space(
     with pytest.raises(UserError, match=r"a file of yours.*space_file="):
         network_folder.load(folder)
     module, variables = network_folder.load(folder, space_file=FILE)
-    opened = experiment.open_run(run, config.load_file(FILE)[1])
+    opened = experiment_run.open_run(run, config.load_file(FILE)[1])
     space = opened.experiment.space
     arch = notation.from_notation(space.menu, result["front"][0]["arch"])
     assert [b.name for b in module.blocks] == [

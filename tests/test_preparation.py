@@ -17,10 +17,11 @@ import tiny_run
 from image_files import png
 from PIL import Image, ImageOps
 
-from supernet_jax import data, experiment, takeout
-from supernet_jax.config import Data
+from supernet_jax import data
 from supernet_jax.data import augment, decode
 from supernet_jax.errors import UserError
+from supernet_jax.experiment import build, config, extract, run
+from supernet_jax.experiment.config import Data
 from supernet_jax.networks import manifest, network_folder, preparation
 from supernet_jax.networks.formats import onnx, stablehlo, table, torch
 from supernet_jax.networks.manifest import Description
@@ -131,7 +132,7 @@ def test_in_use_as_good_as_reported(network: pathlib.Path) -> None:
 
 
 def test_pixels_are_those_of_the_run(network: pathlib.Path) -> None:
-    built = experiment.open_run(
+    built = run.open_run(
         network.parent / "run", runpy.run_path(str(network.parent / "small.py"))
     ).experiment
     wanted = {image.tobytes() for image in np.asarray(built.dataset.test.images[:])}
@@ -141,7 +142,7 @@ def test_pixels_are_those_of_the_run(network: pathlib.Path) -> None:
     assert {image.tobytes() for image in own["images"]} == wanted
     theirs = network_folder.inputs(network, files(network))
     np.testing.assert_allclose(theirs, own["inputs"], rtol=1e-5, atol=1e-6)
-    assert takeout.preparation_of(built) == Preparation(12, 12, 0.875)
+    assert extract.preparation_of(built) == Preparation(12, 12, 0.875)
     for wrong in ("cat.jpg", []):
         with pytest.raises(UserError, match="must be a list of at least one file"):
             network_folder.inputs(network, wrong)
@@ -322,9 +323,9 @@ def test_what_no_pixels_can_be_made_of(tmp_path: pathlib.Path) -> None:
 def test_what_a_run_does_where_nothing_is_random(crop: Any, centre: float | None) -> None:
     images = data.Images(np.zeros((2, 5, 7, 3), np.uint8), np.zeros(2, np.int32))
     dataset = dataclasses.replace(data.load("digits", held_out=0.2, seed=0), test=images)
-    settings = dataclasses.replace(experiment.Config(), data=Data(crop=crop))
-    built = experiment.Experiment(settings, dataset, *[None] * 4)  # type: ignore[arg-type]
-    assert takeout.preparation_of(built) == Preparation(5, 7, centre)
+    settings = dataclasses.replace(config.Config(), data=Data(crop=crop))
+    built = build.Experiment(settings, dataset, *[None] * 4)  # type: ignore[arg-type]
+    assert extract.preparation_of(built) == Preparation(5, 7, centre)
 
 
 TRAVELS = {"size", "crop", "upright", "background"}  # as a preparation

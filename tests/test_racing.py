@@ -15,12 +15,13 @@ import tiny_run
 import tiny_space
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import raced, search
+from supernet_jax import search
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import evaluate
-from supernet_jax.search import racing
+from supernet_jax.experiment import race as experiment_race
+from supernet_jax.search import Raced, begin, race, racing
 
 Capture = pytest.CaptureFixture[str]
 
@@ -29,9 +30,9 @@ def look(right: np.ndarray) -> racing.Look:
     return lambda where, order, start, end: right[np.ix_(where, order[start:end])]
 
 
-def run(costs: Any, right: np.ndarray, **settings: Any) -> racing.Raced:
+def run(costs: Any, right: np.ndarray, **settings: Any) -> Raced:
     settings = {"total": right.shape[1], "batch": 20, **settings}
-    return racing.race(np.asarray(costs, float), look(right), **settings)
+    return race(np.asarray(costs, float), look(right), **settings)
 
 
 def answers(scores: Any, images: int, *, common: float, seed: int = 0) -> np.ndarray:
@@ -116,7 +117,7 @@ def test_an_order_prefers_images_that_tell() -> None:
     rng = np.random.default_rng(0)
     easy, hard = np.ones((21, 800), bool), np.zeros((21, 800), bool)
     right = np.concatenate([easy, hard, rng.random((21, 400)) < 0.5], 1)
-    state = racing.begin(21, rng.permutation(2000))
+    state = begin(21, rng.permutation(2000))
     first = state.order[:200]
     state = racing.watch(state, np.arange(21.0), right[:, first])
     state = racing.scouted(state, np.arange(20), right[:20][:, state.order[200:]], rng)
@@ -160,7 +161,7 @@ def test_wrong_no_more_often_than_stated(name: str, error: float) -> None:
 
 def test_how_much_must_be_bet_depends_on_the_front() -> None:
     """By hand: twenty times as much as there are members, and one more."""
-    state = racing.begin(6, np.arange(40))
+    state = begin(6, np.arange(40))
     right = np.zeros((6, 40), bool)
     for candidate in range(4):  # the front of those that saw all images
         right[candidate, : 10 * (candidate + 1)] = True
@@ -185,7 +186,7 @@ def test_who_has_seen_most_goes_on_first() -> None:
     """Of those that wait, in another order of the images that are left; all others are scouts."""
     rng, right = np.random.default_rng(0), np.zeros((5, 200), bool)
     right[:, :100] = True
-    state = racing.begin(5, rng.permutation(200))
+    state = begin(5, rng.permutation(200))
     for who, images in ((np.arange(2), 200), (np.arange(2, 3), 40), (np.arange(3, 5), 60)):
         some = state.order[:images]
         state = racing.noted(state, who, some, right[np.ix_(who, some)])
@@ -270,7 +271,7 @@ def test_what_can_no_longer_win_drops_out_for_certain(
     scout, other = int(costs[0] == costs[1]), int(costs[0] != costs[1])
     right = np.zeros((2, 100), bool)
     right[scout, :50], right[other, 50 + scout :] = True, True
-    state = racing.begin(2, np.arange(100))
+    state = begin(2, np.arange(100))
     state = racing.watch(state, np.array(costs, float), right[:, :images])
     rest, rng = right[[scout], images:], np.random.default_rng(0)
     state = racing.scouted(state, np.array([scout]), rest, rng)
@@ -380,7 +381,9 @@ def test_racing_finds_the_front_of_full_evaluation(trained: pathlib.Path, capsys
 def test_an_interrupted_race_goes_on(
     trained: pathlib.Path, images: list[int], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(raced, "SAVE_SECONDS", math.inf)  # only what interrupts it has it saved
+    monkeypatch.setattr(
+        experiment_race, "SAVE_SECONDS", math.inf
+    )  # only what interrupts it has it saved
     whole = shutil.copytree(trained, trained.parent / "whole")
     assert supernet(capsys, *command(whole, "--race")).status == 0
     once, images[:] = sum(images), [-9]  # in the second round: six chunks are a round at first

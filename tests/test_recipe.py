@@ -14,14 +14,14 @@ import pytest
 from light_space import CHANNELS, CLASSES, light
 from tiny_config import TinySpace
 
-from supernet_jax import experiment
-from supernet_jax.config import Config, Train
 from supernet_jax.data import augment
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.experiment import build
+from supernet_jax.experiment.config import Config, Train
 from supernet_jax.networks import extract, save
 from supernet_jax.nn import layers
 from supernet_jax.runtime import sharding
@@ -285,19 +285,19 @@ def test_the_folder_of_an_extracted_network_teaches(tmp_path: pathlib.Path) -> N
     )
     save.save(tmp_path / "net", module, variables, description=description)
     settings = Config(space=TinySpace(), train=Train(teacher=str(tmp_path / "net")))
-    built = experiment.build(settings)
+    built = build.build(settings)
     assert built.recipe.teacher is None, "evaluation does not need it"
-    teacher = experiment.taught(built).recipe.teacher
+    teacher = build.taught(built).recipe.teacher
     assert teacher is not None
     wanted = jax.jit(module.apply)(variables, pixels)
     found = jax.jit(lambda x: teacher(built.prepare(x)))(images)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
     other = built._replace(dataset=dataclasses.replace(built.dataset, class_names=("a", "b")))
     with pytest.raises(UserError, match=r"tells 10 classes apart .* the data has 2 classes"):
-        experiment.taught(other)
+        build.taught(other)
     misspelt = dataclasses.replace(settings, train=Train(features=("frist",)))
     with pytest.raises(UserError, match=r"names a block .frist.*did you mean first"):
-        experiment.build(misspelt)
+        build.build(misspelt)
 
 
 def test_mixed_labels_train_the_largest() -> None:

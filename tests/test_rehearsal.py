@@ -12,12 +12,12 @@ import pytest
 import tiny_run
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import config, experiment, rehearsal
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs
-from supernet_jax.experiment import Experiment
-from supernet_jax.rehearsal import Member, Program, Range
+from supernet_jax.experiment import build, config, dry_run
+from supernet_jax.experiment.build import Experiment
+from supernet_jax.experiment.dry_run import Member, Program, Range
 from supernet_jax.spaces import mobilenet
 from supernet_jax.training import train_step
 from supernet_jax.training.losses.hard_labels import hard_labels
@@ -31,7 +31,7 @@ TRAIN = ("train", CONFIG, "--dry-run")
 
 @pytest.fixture(scope="module")
 def built() -> Experiment:
-    return experiment.build(config.load_file(CONFIG)[0])
+    return build.build(config.load_file(CONFIG)[0])
 
 
 def recipe(resolutions: tuple[int, ...], **fields: Any) -> Recipe:
@@ -139,7 +139,7 @@ def test_mistakes(command: tuple[object, ...], words: str, capsys: Capture) -> N
 @pytest.mark.parametrize("strategy", [strategies.masked, strategies.switched])
 def test_programs_of_a_run(strategy: Any) -> None:
     several = recipe((8, 12, 16), strategy=strategy)
-    counted = rehearsal.programs(several, 50)
+    counted = dry_run.programs(several, 50)
     uses = collections.Counter(train_step.step_resolutions(several, step=i) for i in range(50))
     assert {p.resolutions: p.steps for p in counted} == uses and len(uses) == 3
     assert [p.steps for p in counted] == sorted(uses.values(), reverse=True)
@@ -161,16 +161,16 @@ def test_programs_of_a_run(strategy: Any) -> None:
 
 def test_long_runs_are_counted_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     several = recipe((8, 12))
-    monkeypatch.setattr(rehearsal, "COUNTED", 40)
-    exact = {p.resolutions: p.steps for p in rehearsal.programs(several, 40)}
-    scaled = {p.resolutions: p.steps for p in rehearsal.programs(several, 4000)}
+    monkeypatch.setattr(dry_run, "COUNTED", 40)
+    exact = {p.resolutions: p.steps for p in dry_run.programs(several, 40)}
+    scaled = {p.resolutions: p.steps for p in dry_run.programs(several, 4000)}
     assert scaled == {resolutions: 100 * n for resolutions, n in exact.items()}
 
 
 def test_total_scales_other_programs_by_macs() -> None:
     dear = Program((Member("random", 16, 80, 400),), 30)
     cheap = Program((Member("random", 8, 20, 100),), 70)
-    found = rehearsal.total([cheap, dear], dear, Range(2.0, 1.0, 4.0), 10.0)
+    found = dry_run.total([cheap, dear], dear, Range(2.0, 1.0, 4.0), 10.0)
     assert found == Range(10 + 30 * 2.0 + 70 * 0.5, 10 + 30 * 1.0 + 70 * 0.25, 10 + 100 * 4.0)
 
 
@@ -182,7 +182,7 @@ def test_total_scales_other_programs_by_macs() -> None:
     ],
 )
 def test_times_in_words(seconds: float, words: str) -> None:
-    assert rehearsal.spelt(seconds) == words
+    assert dry_run.spelt(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -190,4 +190,4 @@ def test_times_in_words(seconds: float, words: str) -> None:
     [(0, "0 bytes"), (1023, "1,023 bytes"), (1024, "1.0 KiB"), (3 * 2**29, "1.5 GiB")],
 )
 def test_bytes_in_words(size: int, words: str) -> None:
-    assert rehearsal.spelt_bytes(size) == words
+    assert dry_run.spelt_bytes(size) == words

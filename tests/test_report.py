@@ -16,8 +16,9 @@ import pytest
 import tiny_run
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import config, experiment, spaces, visits
+from supernet_jax import spaces
 from supernet_jax.elastic import choices
+from supernet_jax.experiment import build, config, sampler_visits
 from supernet_jax.report import axes, history, page, plot, subnets
 from supernet_jax.report.columns import columns
 from supernet_jax.report.found import Pair, networks
@@ -393,10 +394,10 @@ def test_replayed_archs_are_those_of_training(shards: int) -> None:
     settings = config.load_file(CONFIG)[0]
     space = spaces.Cifar(resolutions=(16, 24, 32)).build(classes=10, input_channels=3)
     sampler = samplers.sandwich(space.menu, n_random=2)
-    built = experiment.build(settings)
+    built = build.build(settings)
     recipe = built.recipe._replace(space=space, sampler=sampler, seed=7, arch_shards=shards)
     steps, rollbacks = np.array([0, 5, 5]), np.array([0, 0, 2])
-    replayed, _ = visits.draws(space, sampler, steps, rollbacks, seed=7, arch_shards=shards)
+    replayed, _ = sampler_visits.draws(space, sampler, steps, rollbacks, seed=7, arch_shards=shards)
     for i, (step, rolled) in enumerate(zip(steps, rollbacks, strict=True)):
         state: Any = type("State", (), {"sampler": (), "step": np.int32(step)})
         members = Members(recipe, None, None, state, None, None, None)
@@ -416,7 +417,7 @@ def test_samplers_that_want_losses_are_noticed() -> None:
         return jax.tree.map(lambda leaf: leaf + (score(archs) > 0), archs)
 
     sampler, steps = plain._replace(sample=picky), np.zeros(1)
-    assert visits.draws(space, sampler, steps, steps, seed=0, arch_shards=1)[1]
+    assert sampler_visits.draws(space, sampler, steps, steps, seed=0, arch_shards=1)[1]
 
 
 def test_a_whole_run(

@@ -19,17 +19,16 @@ import tiny_space
 from light_space import light
 from tiny_run import ARCH, CONFIG, NETWORKS, supernet
 
-from supernet_jax import config, experiment, raced, results
 from supernet_jax.commands import extract as extract_command
 from supernet_jax.commands import search as search_command
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.evaluation import costs, evaluate
-from supernet_jax.experiment import Run
-from supernet_jax.search import Budget, evolution, random_search
+from supernet_jax.experiment import config, race, results, run
+from supernet_jax.experiment.run import Run
+from supernet_jax.search import Budget, evolution, pack, random_search
 from supernet_jax.search import run as run_search
-from supernet_jax.search.searcher import pack
 from supernet_jax.spaces import attentivenas, once_for_all
 from supernet_jax.storage import files
 
@@ -67,14 +66,14 @@ def once(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
             OPENED.append(OPEN(folder, config.load_file(CONFIG)[1]))
         return OPENED[0]._replace(folder=copy)
 
-    monkeypatch.setattr(experiment, "open_run", open_run)
+    monkeypatch.setattr(run, "open_run", open_run)
 
 
-OPEN, OPENED = experiment.open_run, list[Run]()
+OPEN, OPENED = run.open_run, list[Run]()
 
 
 def opened(folder: pathlib.Path) -> Run:
-    return experiment.open_run(folder)
+    return run.open_run(folder)
 
 
 def strict(text: str) -> Any:
@@ -286,11 +285,11 @@ def test_books_of_two_processes_become_one(
 ) -> None:
     run = opened(trained)
     archs, file = all_archs(run.experiment.space), trained / "races" / "book.npz"
-    one, two = (raced.Book(run, "held-out", archs, file=file) for _ in range(2))
+    one, two = (race.Book(run, "held-out", archs, file=file) for _ in range(2))
     rng = np.random.default_rng(0)
     right, loss = rng.random((NETWORKS, 64)) < 0.5, rng.random((NETWORKS, 64))
 
-    def note(book: raced.Book, who: int, images: range) -> None:
+    def note(book: race.Book, who: int, images: range) -> None:
         some = np.asarray(images)
         book._note(np.array([who]), some, right[[who]][:, some], loss[[who]][:, some])
         book._news = True
@@ -305,7 +304,7 @@ def test_books_of_two_processes_become_one(
     note(two, 4, range(20, 64))
     one.save()
     two.save()
-    for book in (two, raced.Book(run, "held-out", archs, file=file)):
+    for book in (two, race.Book(run, "held-out", archs, file=file)):
         known = book.answers.known
         assert known[:5].all() and not known[5:].any()
         np.testing.assert_array_equal(book.answers.right[:5], right[:5])
@@ -322,7 +321,7 @@ def test_a_book_of_before_is_gone_on_with(trained: pathlib.Path) -> None:
     """It does not say of how many images losses are."""
     run = opened(trained)
     archs, file = all_archs(run.experiment.space), trained / "races" / "book.npz"
-    book = raced.Book(run, "held-out", archs, file=file)
+    book = race.Book(run, "held-out", archs, file=file)
     some = np.arange(64)
     book._note(np.array([3]), some, np.ones((1, 64), bool), np.full((1, 64), 0.5))
     book._news = True
@@ -330,7 +329,7 @@ def test_a_book_of_before_is_gone_on_with(trained: pathlib.Path) -> None:
     with np.load(file) as archive:
         old = {name: archive[name] for name in archive.files if name != "summed"}
     np.savez(file, **old)
-    again = raced.Book(run, "held-out", archs, file=file)
+    again = race.Book(run, "held-out", archs, file=file)
     assert again.mean_loss()[3] == 0.5 and np.isnan(again.mean_loss()[:3]).all()
 
 
@@ -339,7 +338,7 @@ def test_answers_that_are_cut_off_anywhere_are_not_wrong(trained: pathlib.Path) 
     run = opened(trained)
     archs, images = all_archs(run.experiment.space), np.arange(64)
     for after in range(4):
-        book = raced.Book(run, "held-out", archs)
+        book = race.Book(run, "held-out", archs)
         written = []
 
         class Cut(np.ndarray):
@@ -349,10 +348,10 @@ def test_answers_that_are_cut_off_anywhere_are_not_wrong(trained: pathlib.Path) 
                 written.append(where)
                 super().__setitem__(where, value)
 
-        book.answers = raced.Answers(*(column.view(Cut) for column in book.answers))
+        book.answers = race.Answers(*(column.view(Cut) for column in book.answers))
         with pytest.raises(KeyboardInterrupt):
             book._note(np.array([3]), images, np.ones((1, 64), bool), np.full((1, 64), 0.5))
-        book.answers = raced.Answers(*(np.asarray(column) for column in book.answers))
+        book.answers = race.Answers(*(np.asarray(column) for column in book.answers))
         assert np.isnan(book.mean_loss()).all()
         if book.answers.known[3].any():
             assert book.answers.right[3].all()
@@ -363,14 +362,14 @@ def test_answers_that_are_cut_off_anywhere_are_not_wrong(trained: pathlib.Path) 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, blocks: tuple[str, ...]) -> None:
     """Every run that is opened has NaN for the weights of these blocks."""
-    real = experiment.open_run
+    real = run.open_run
 
     def open_run(*given: Any, **how: Any) -> Run:
         run = real(*given, **how)
         bad = {b: jax.tree.map(lambda x: x * np.float32(np.nan), run.params[b]) for b in blocks}
         return run._replace(params={**run.params, **bad})
 
-    monkeypatch.setattr(experiment, "open_run", open_run)
+    monkeypatch.setattr(run, "open_run", open_run)
 
 
 def exhaustive(option: str) -> tuple[object, ...]:

@@ -11,9 +11,9 @@ import pytest
 import tiny_run
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import config, run_folder
-from supernet_jax.config import Config, Data, Evaluation, Train
 from supernet_jax.errors import UserError
+from supernet_jax.experiment import config, run_folder
+from supernet_jax.experiment.config import Config, Data, Evaluation, Train
 from supernet_jax.storage import checkpoint, lock
 from supernet_jax.training.optimizers import Sgd
 from supernet_jax.training.samplers import Delayed

@@ -13,11 +13,11 @@ import tiny_run
 from light_space import CHANNELS, CLASSES, light
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import config, experiment, visits
-from supernet_jax.config import Train
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import proxies
+from supernet_jax.experiment import build, config, sampler_visits
+from supernet_jax.experiment.config import Train
 from supernet_jax.training import recipe, samplers
 from supernet_jax.training.losses.loss import cross_entropy
 from supernet_jax.training.samplers import (
@@ -43,17 +43,15 @@ def configured(folder: pathlib.Path, sampler: str, *, steps: int = 30) -> pathli
     return path
 
 
-def built(sampler: Any, *, steps: int = 30) -> experiment.Experiment:
+def built(sampler: Any, *, steps: int = 30) -> build.Experiment:
     settings = config.load_file(CONFIG)[0]
-    return experiment.build(
-        dataclasses.replace(settings, sampler=sampler, train=Train(steps=steps))
-    )
+    return build.build(dataclasses.replace(settings, sampler=sampler, train=Train(steps=steps)))
 
 
-def visited(recipe: recipe.Recipe) -> visits.Visits:
+def visited(recipe: recipe.Recipe) -> sampler_visits.Visits:
     """What its sampler visits in 30 steps."""
     steps = np.arange(30)
-    return visits.visits(recipe.space, recipe.sampler, steps, np.zeros_like(steps), seed=0)
+    return sampler_visits.visits(recipe.space, recipe.sampler, steps, np.zeros_like(steps), seed=0)
 
 
 def test_a_table_is_made_and_used(tmp_path: pathlib.Path, capsys: Capture) -> None:
@@ -70,7 +68,7 @@ def test_a_table_is_made_and_used(tmp_path: pathlib.Path, capsys: Capture) -> No
         UserError, match="table of MACs was made of another space or is damaged: tiny"
     ):
         other = dataclasses.replace(config.Config(), sampler=Shift(table=str(path)))
-        experiment.build(other)
+        build.build(other)
 
 
 def test_preferred_archs_are_chosen_and_used(tmp_path: pathlib.Path, capsys: Capture) -> None:
@@ -88,7 +86,7 @@ def test_preferred_archs_are_chosen_and_used(tmp_path: pathlib.Path, capsys: Cap
     found = visited(recipe)
     assert set(found.macs["random"].tolist()) == set(macs)
     with pytest.raises(UserError, match="archs of another space"):
-        experiment.build(config.Config(sampler=Preferred(archs=str(path))))
+        build.build(config.Config(sampler=Preferred(archs=str(path))))
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ import pytest
 from test_checkpoint import State, same, target
 from tiny_space import tiny
 
-from supernet_jax import config
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
+from supernet_jax.experiment import config
 from supernet_jax.storage import checkpoint
 from supernet_jax.training import samplers, train_step
 from supernet_jax.training.samplers import Opening, Sampler, macs_table

@@ -17,14 +17,16 @@ from supernet_jax.search import (
     History,
     Searcher,
     evolution,
+    extend,
     front_per_bin,
     hypervolume,
+    no_history,
+    pack,
     pareto_front,
     random_search,
     run,
     state_file,
 )
-from supernet_jax.search.searcher import extend, no_history, pack
 
 # 3^10 * 4^2 = 944,784 archs: too many to be listed.
 MENU = {"width": [Choice((0, 1, 2))] * 10, "depth": [Choice((0, 1, 2, 3))] * 2}

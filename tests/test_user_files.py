@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from supernet_jax import config, data
+from supernet_jax import data
 from supernet_jax.errors import UserError
+from supernet_jax.experiment import config
 from supernet_jax.networks import save
 from supernet_jax.storage import safetensors_file, user_code
 

@@ -9,11 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from supernet_jax.config import Config, Data, Evaluation, Train
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import chain
+from supernet_jax.experiment.config import Config, Data, Evaluation, Train
 from supernet_jax.nn import layers
 from supernet_jax.training.losses import HardLabels
 from supernet_jax.training.optimizers import Sgd

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import cli, experiment
+from supernet_jax import cli
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.evaluation import evaluate
-from supernet_jax.experiment import Run
+from supernet_jax.experiment import build
+from supernet_jax.experiment.run import Run
 
 CONFIG = pathlib.Path(__file__).parent / "tiny_config.py"
 ARCHS = 24  # in its space
@@ -70,7 +71,7 @@ def _made(folder: pathlib.Path, arguments: list[str]) -> None:
 def logits(run: Run, arch: Arch, images: np.ndarray) -> np.ndarray:
     """Logits of a subnet inside the supernet, calibrated and run in the plainest way."""
     space, prepare = run.experiment.space, run.experiment.prepare
-    calibration = experiment.evaluation_data(run.experiment, "held-out").calibration
+    calibration = build.evaluation_data(run.experiment, "held-out").calibration
     resolution = space.resolutions[int(choices.get(arch, space.resolution))]
     stats = evaluate.calibrate(
         space,

@@ -9,11 +9,11 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
-from supernet_jax.config import Config, Data, Train
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import chain
+from supernet_jax.experiment.config import Config, Data, Train
 from supernet_jax.nn import layers
 from supernet_jax.training.optimizers import Sgd
 

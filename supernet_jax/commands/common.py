@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 
-from supernet_jax import config, experiment, results
 from supernet_jax.elastic import shared_params
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, near
-from supernet_jax.experiment import Run
+from supernet_jax.experiment import build, config, read_archs, results
+from supernet_jax.experiment import run as experiment_run
+from supernet_jax.experiment.run import Run
 from supernet_jax.storage import files
 
 CLASSES = {"attentivenas": 1000, "ofa_mobilenetv3": 1000}  # of published spaces; 10 elsewhere
@@ -45,7 +46,7 @@ def open_run(folder: pathlib.Path, file: pathlib.Path | None, *, read: bool = Tr
     whether its parameters are read.
     """
     types = config.load_file(file)[1] if file is not None else None
-    run = experiment.open_run(folder, types, read=read)
+    run = experiment_run.open_run(folder, types, read=read)
     if run.trained_on != run.experiment.dataset.fingerprint:
         print(
             f"supernet: warning: {run.experiment.dataset.name} no longer gives the images that "
@@ -68,7 +69,7 @@ def space_of(name: str) -> Space:
         classes, channels = CLASSES.get(name, 10), CHANNELS.get(name, 3)
         return config.SPACES[name].build(classes=classes, input_channels=channels)
     if name.endswith(".py") or pathlib.Path(name).exists():
-        return experiment.build(config.load_file(name)[0]).space
+        return build.build(config.load_file(name)[0]).space
     known = ", ".join(config.SPACES)
     hint = near(name, config.SPACES)
     raise UserError(f"there is no space {name!r}, only {known} or a config file{hint}")
@@ -104,7 +105,7 @@ def front(run: Run) -> list[Arch]:
     result = read_search(run)
     try:
         archs = json.dumps([entry["arch"] for entry in result["front"]])
-        return experiment.read_archs(run.experiment.space, archs)
+        return read_archs.read_archs(run.experiment.space, archs)
     except (UserError, KeyError, TypeError) as error:
         raise UserError(
             f"{run.folder / SEARCH_FILE} is not the result of a search of this run ({error}); "

@@ -9,12 +9,12 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import experiment, raced, results
 from supernet_jax.commands import common
 from supernet_jax.elastic import choices, space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import Run
+from supernet_jax.experiment import race, read_archs, results
+from supernet_jax.experiment.run import Run
 from supernet_jax.storage import files
 
 EXAMPLES = """
@@ -75,7 +75,7 @@ def run(arguments: Arguments) -> None:
     if arguments.race:
         keep = common.keeps_results(opened, arguments.out)
         how: dict[str, Any] = {"error": arguments.race_error, "seed": arguments.seed, "keep": keep}
-        records, report = raced.race(opened, arguments.split, archs, **how)
+        records, report = race.race(opened, arguments.split, archs, **how)
     else:
         scorer = results.Scorer(opened, arguments.split)
         keep = not scorer.lacks(archs) or common.keeps_results(opened, arguments.out)
@@ -99,7 +99,7 @@ def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
     if arguments.front:
         return common.front(opened)
     if arguments.archs is not None:
-        return experiment.read_archs(space, arguments.archs)
+        return read_archs.read_archs(space, arguments.archs)
     key = jax.random.key(arguments.seed)
     return choices.unstack(choices.sample(space.menu, key, (arguments.random,)))
 

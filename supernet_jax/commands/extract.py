@@ -8,16 +8,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from supernet_jax import experiment, takeout
 from supernet_jax.commands import common
 from supernet_jax.elastic import space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import Run
+from supernet_jax.experiment import extract, read_archs
+from supernet_jax.experiment import run as experiment_run
+from supernet_jax.experiment.extract import Wanted
+from supernet_jax.experiment.run import Run
 from supernet_jax.networks import network_folder, save
 from supernet_jax.networks.formats import table
 from supernet_jax.runtime import progress
-from supernet_jax.takeout import Wanted
 
 EXAMPLES = """
 supernet extract runs/digits --arch largest --out networks/largest
@@ -65,7 +66,7 @@ def run(arguments: Arguments) -> None:
     opened = common.open_run(arguments.run, arguments.config, read=False)
     archs = _archs(opened, arguments)
     if not _reads_slices(opened, arguments.read):
-        opened = experiment.with_params(opened)
+        opened = experiment_run.with_params(opened)
     if arguments.front or len(archs) > 1:
         _many(opened, archs, arguments.out, wanted)
     else:
@@ -90,13 +91,13 @@ def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
             )
         found = [front[int(number)]]
     else:
-        found = experiment.read_archs(opened.experiment.space, arguments.arch)
+        found = read_archs.read_archs(opened.experiment.space, arguments.arch)
     return space.distinct(opened.experiment.space, found)
 
 
 def _one(opened: Run, arch: Arch, out: pathlib.Path, wanted: Wanted) -> None:
     save.check_free(out)
-    description = takeout.take_out(opened, arch, out, wanted)
+    description = extract.take_out(opened, arch, out, wanted)
     print(
         f"wrote {out}: {description['macs']:,} MACs, {description['parameters']:,} "
         f"parameters, test accuracy {description['accuracy']['test']:.2%}; its logits differ from "
@@ -109,15 +110,15 @@ def _one(opened: Run, arch: Arch, out: pathlib.Path, wanted: Wanted) -> None:
 def _many(opened: Run, archs: Sequence[Arch], out: pathlib.Path, wanted: Wanted) -> None:
     if os.path.exists(out / "network.json") or (os.path.exists(out) and not os.path.isdir(out)):
         raise UserError(f"{out} is not a folder for several networks; choose another --out")
-    names = takeout.folder_names(opened, archs)
+    names = extract.folder_names(opened, archs)
     folders = {out / name: arch for name, arch in zip(names, archs, strict=True)}
-    kept = [f for f, arch in folders.items() if takeout.is_finished(opened, arch, f, wanted)]
+    kept = [f for f, arch in folders.items() if extract.is_finished(opened, arch, f, wanted)]
     if kept:
         print(f"{len(kept)} of {len(folders)} networks are in {out} already and are kept")
     todo = {folder: arch for folder, arch in folders.items() if folder not in kept}
     if todo:
         with progress.bar("extracting", len(folders), done=len(kept), unit="network") as advance:
-            made = takeout.take_out_many(opened, list(todo.values()), list(todo), wanted)
+            made = extract.take_out_many(opened, list(todo.values()), list(todo), wanted)
             for folder, description in made:
                 print(
                     f"{folder}: {description['macs']:,} MACs, test "

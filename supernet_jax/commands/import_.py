@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from supernet_jax import experiment, run_folder
-from supernet_jax.commands import common, train
-from supernet_jax.config import Config
+from supernet_jax.commands import common
 from supernet_jax.data import Dataset
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import Experiment
+from supernet_jax.experiment import build, run_folder, train
+from supernet_jax.experiment.build import Experiment
+from supernet_jax.experiment.config import Config
 from supernet_jax.networks import extract, manifest, network_folder, save
 from supernet_jax.networks.importers import (
     attentivenas,
@@ -136,7 +136,7 @@ def _supernet(arguments: Arguments) -> tuple[Experiment, Imported]:
     """A published supernet; its first kernel is adapted to how this data is normalised."""
     family = FAMILIES[arguments.kind]
     tensors = weight_files.read(arguments.source)
-    built = experiment.build(arguments.settings)
+    built = build.build(arguments.settings)
     params, report = family.load(tensors, built.space)
     std = family.std if arguments.std is None else arguments.std
     ours = built.dataset.std
@@ -165,7 +165,7 @@ def _network(arguments: Arguments) -> tuple[Experiment, Imported]:
     """An ordinary network; the largest subnet must give its logits."""
     made, variables = network_folder.load(arguments.source, space_file=arguments.config)
     described = manifest.read_description(arguments.source)
-    built = experiment.build(arguments.settings)
+    built = build.build(arguments.settings)
     space, dataset = built.space, built.dataset
     theirs, ours = described["classes"], dataset.class_names
     if theirs != list(ours):

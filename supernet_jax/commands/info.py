@@ -13,13 +13,13 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import config, experiment, results, visits
 from supernet_jax.commands import common
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, latency_table
+from supernet_jax.experiment import build, config, read_archs, results, sampler_visits
 from supernet_jax.report import sampler as picture
 from supernet_jax.storage import files
 
@@ -71,7 +71,7 @@ def run(arguments: Arguments) -> None:
     if arguments.latency is not None and arguments.archs is None:
         raise UserError("--latency needs --archs, whose milliseconds it tells")
     if arguments.archs is not None:
-        archs = experiment.read_archs(space, arguments.archs)
+        archs = read_archs.read_archs(space, arguments.archs)
         rows = _count(space, choices.stack(archs))
         if arguments.latency is not None:
             _add_latency(rows, space, choices.stack(archs), arguments)
@@ -225,11 +225,11 @@ def _visits(arguments: Arguments) -> None:
             raise UserError(f"--out is {arguments.out}, but the picture is PNG; end it in .png")
         common.check_writable("--out", arguments.out)
     settings = config.load_file(arguments.space)[0]
-    built = experiment.build(settings)
+    built = build.build(settings)
     total, name = settings.train.steps, type(settings.sampler).__name__
     steps = np.unique(np.linspace(0, total - 1, arguments.steps).astype(np.int32))
     recipe = built.recipe
-    seen = visits.visits(
+    seen = sampler_visits.visits(
         built.space,
         recipe.sampler,
         steps,
@@ -251,7 +251,7 @@ def _visits(arguments: Arguments) -> None:
         print(f"wrote {arguments.out}")
 
 
-def _notes(seen: visits.Visits) -> list[str]:
+def _notes(seen: sampler_visits.Visits) -> list[str]:
     """What these visits leave out."""
     notes = []
     if seen.scored:
@@ -261,13 +261,13 @@ def _notes(seen: visits.Visits) -> list[str]:
     return notes
 
 
-def _summary(seen: visits.Visits) -> dict[str, Any]:
+def _summary(seen: sampler_visits.Visits) -> dict[str, Any]:
     """The visits as JSON values."""
     macs = {role: values.tolist() for role, values in seen.macs.items()}
     return {**seen._asdict(), "macs": macs}
 
 
-def _print_visits(space: Space, seen: visits.Visits, title: str) -> None:
+def _print_visits(space: Space, seen: sampler_visits.Visits, title: str) -> None:
     """One line for each role, and bars for the random members."""
     rows = rich.table.Table("member", "subnets", *QUANTILE_HEADS, box=None)
     for role, values in seen.macs.items():

@@ -9,12 +9,13 @@ from typing import Annotated
 import jax
 import tyro
 
-from supernet_jax import data, experiment, proposal, rehearsal
+from supernet_jax import data
 from supernet_jax.commands import common
 from supernet_jax.data import Survey
 from supernet_jax.errors import UserError
-from supernet_jax.proposal import Machine, Part
-from supernet_jax.rehearsal import Rehearsal
+from supernet_jax.experiment import build, dry_run, propose
+from supernet_jax.experiment.dry_run import Rehearsal
+from supernet_jax.experiment.propose import Machine, Part
 from supernet_jax.runtime import hardware
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
@@ -53,19 +54,19 @@ def run(arguments: Arguments) -> None:
     folder = folder and str(expanded(folder).absolute())
     survey = data.survey(_name(arguments.data, folder), data_dir=folder)
     device = jax.devices()[0]
-    here = proposal.machine(device.platform, jax.device_count(), device.device_kind)
+    here = propose.machine(device.platform, jax.device_count(), device.device_kind)
     print(f"{_images(survey)}\n{_machine(here)}")
-    parts = proposal.propose(survey, here, data_dir=folder)
+    parts = propose.propose(survey, here, data_dir=folder)
     hardware.keep_memory()
-    built = experiment.build(proposal.built(parts))
+    built = build.build(propose.built(parts))
     took = ""
     if arguments.time:
-        found = rehearsal.rehearse(built)
+        found = dry_run.rehearse(built)
         parts = _within(parts, found, arguments.hours)
-        took = _took(found, proposal.built(parts).train.steps)
+        took = _took(found, propose.built(parts).train.steps)
     common.check_writable("--out", arguments.out)  # the rehearsal took a while
-    files.write_text(arguments.out, proposal.text(parts, _head(arguments, survey, here, took)))
-    settings = proposal.built(parts)
+    files.write_text(arguments.out, propose.text(parts, _head(arguments, survey, here, took)))
+    settings = propose.built(parts)
     print(
         f"wrote {arguments.out}: {settings.train.steps:,} steps of {settings.train.batch} images "
         f"in the space {built.space.name}; {took or 'not timed: --dry-run of train tells'}"
@@ -118,7 +119,7 @@ def _images(survey: Survey) -> str:
 
 def _machine(here: Machine) -> str:
     devices = "no accelerator" if here.backend == "cpu" else f"{here.devices} x {here.device}"
-    memory = rehearsal.spelt_bytes(here.memory)
+    memory = dry_run.spelt_bytes(here.memory)
     return f"this machine has {here.cores} cores, {memory} of memory and {devices}"
 
 
@@ -131,20 +132,20 @@ def _within(parts: list[Part], found: Rehearsal, hours: float) -> list[Part]:
     unit = 10 ** max(0, len(str(steps)) - 2)
     why = (
         f"as many as take {hours:g} h here (supernet init --hours); {found.steps:,} would be "
-        f"better, and take {rehearsal.spelt(found.total.seconds)}"
+        f"better, and take {dry_run.spelt(found.total.seconds)}"
     )
-    return proposal.shortened(parts, steps // unit * unit, why)
+    return propose.shortened(parts, steps // unit * unit, why)
 
 
 def _took(found: Rehearsal, steps: int) -> str:
     share = steps / found.steps
     seconds, low, high = (
-        rehearsal.spelt(_compiling(found) + (value - _compiling(found)) * share)
+        dry_run.spelt(_compiling(found) + (value - _compiling(found)) * share)
         for value in dataclasses.astuple(found.total)
     )
     return (
         f"training takes about {seconds} here ({low} to {high}), a step "
-        f"{rehearsal.spelt(found.step.seconds)}"
+        f"{dry_run.spelt(found.step.seconds)}"
     )
 
 

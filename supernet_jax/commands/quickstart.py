@@ -9,11 +9,13 @@ from typing import Any
 import rich.console
 import rich.table
 
-from supernet_jax import config, experiment, run_folder, spaces, takeout
-from supernet_jax.commands import common, search, train
+from supernet_jax import spaces
+from supernet_jax.commands import common, search
 from supernet_jax.elastic import notation
 from supernet_jax.elastic.choices import Arch
-from supernet_jax.experiment import Run
+from supernet_jax.experiment import build, config, extract, run_folder, train
+from supernet_jax.experiment import run as experiment_run
+from supernet_jax.experiment.run import Run
 from supernet_jax.networks import manifest
 from supernet_jax.report import front as report
 from supernet_jax.runtime import stopping
@@ -52,12 +54,12 @@ def run(arguments: Arguments) -> None:
 
 def _fill(arguments: Arguments, settings: config.Config, start: float) -> None:
     """Does what is left to do in the run folder."""
-    built = experiment.build(settings)
+    built = build.build(settings)
     state, finished = loop.fit(train.job(built, arguments.out))
     if not finished:
         print(f"stopped at step {int(state.step)} of {arguments.steps} and saved")
         stopping.stop()
-    opened = experiment.open_run(arguments.out)
+    opened = experiment_run.open_run(arguments.out)
     wanted = search.Arguments(
         run=arguments.out, evaluations=EVALUATIONS, population=128, seed=arguments.seed
     )
@@ -104,7 +106,7 @@ def _take_out(opened: Run, name: str, entry: dict[str, Any]) -> dict[str, Any]:
     arch: Arch = notation.from_notation(space.menu, entry["arch"])
     folder = opened.folder / "networks" / name
     if not folder.exists():
-        takeout.take_out(opened, arch, folder)
+        extract.take_out(opened, arch, folder)
     description = manifest.read_description(folder)
     return {
         "folder": str(folder),

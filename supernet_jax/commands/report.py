@@ -7,8 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from supernet_jax import config
 from supernet_jax.errors import UserError
+from supernet_jax.experiment import config
 from supernet_jax.report import page
 from supernet_jax.storage import files
 

@@ -18,7 +18,6 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import results
 from supernet_jax.commands import common
 from supernet_jax.elastic import choices
 from supernet_jax.elastic import space as elastic_space
@@ -27,7 +26,8 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.costs import Cost
-from supernet_jax.experiment import Run
+from supernet_jax.experiment import results
+from supernet_jax.experiment.run import Run
 from supernet_jax.report import front as report
 from supernet_jax.runtime import progress
 from supernet_jax.search import Budget, History, Searcher, evolution, pareto_front, random_search

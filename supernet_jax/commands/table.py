@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from supernet_jax import config, data, experiment, results
+from supernet_jax import data
 from supernet_jax.commands import common
 from supernet_jax.elastic import choices, notation, shared_params
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import proxies
-from supernet_jax.experiment import Experiment
+from supernet_jax.experiment import build, config, results
+from supernet_jax.experiment.build import Experiment
 from supernet_jax.runtime import progress
 from supernet_jax.storage import files
 from supernet_jax.training.samplers import macs_table
@@ -91,7 +92,7 @@ def _over_macs(arguments: Arguments, samples: int) -> None:
 def _preferred(arguments: Arguments, samples: int) -> None:
     if not arguments.space.endswith(".py"):
         raise UserError(f"--score needs a config file for its images; {arguments.space} is none")
-    built = experiment.build(config.load_file(arguments.space)[0])
+    built = build.build(config.load_file(arguments.space)[0])
     space, macs = built.space, macs_table.reference_macs(built.space)
     archs = _distinct(space, jax.random.key(arguments.seed), samples)
     count = len(jax.tree.leaves(archs)[0])

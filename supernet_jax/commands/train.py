@@ -14,17 +14,16 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax import config, experiment, rehearsal, run_folder
 from supernet_jax.commands import common
-from supernet_jax.config import Config
 from supernet_jax.elastic import space_identity
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import Experiment
-from supernet_jax.rehearsal import Rehearsal
+from supernet_jax.experiment import build, dry_run, run_folder, train
+from supernet_jax.experiment.build import Experiment
+from supernet_jax.experiment.config import Config
+from supernet_jax.experiment.dry_run import Rehearsal
 from supernet_jax.runtime import distributed, hardware, sharding, stopping
-from supernet_jax.storage import checkpoint, typed_json
+from supernet_jax.storage import checkpoint
 from supernet_jax.training import loop, train_step
-from supernet_jax.training.job import Job
 
 EXAMPLES = """
 supernet train configs/digits.py --out runs/digits
@@ -78,7 +77,7 @@ def run(arguments: Arguments) -> None:
 
 
 def _train(arguments: Arguments) -> None:
-    built = experiment.taught(experiment.build(arguments.config))
+    built = build.taught(build.build(arguments.config))
     built = _on_devices(built, arguments.devices)
     sharding.check_divides("train.batch", arguments.config.train.batch, built.mesh)
     train_step.check_parts(built.recipe, built.config.train.batch, built.mesh)
@@ -88,7 +87,7 @@ def _train(arguments: Arguments) -> None:
         return
     with _writing(arguments.out, arguments.config):
         _warn_of_other_images(built, arguments.out / "checkpoints")
-        work = job(built, arguments.out)
+        work = train.job(built, arguments.out)
         if arguments.start_from is not None and work.checkpoints.latest() is None:
             loop.begin(work, _weights_of(arguments.start_from, built))
         state, finished = loop.fit(work)
@@ -130,36 +129,6 @@ def _weights_of(folder: pathlib.Path, built: Experiment) -> Any:
     )
 
 
-def job(built: Experiment, folder: pathlib.Path) -> Job:
-    """The training run of an experiment in a run folder."""
-    settings = built.config.train
-    return Job(
-        recipe=built.recipe,
-        images=built.dataset.train,
-        steps=settings.steps,
-        batch=settings.batch,
-        mesh=built.mesh,
-        checkpoints=checkpoint.Checkpoints(folder / "checkpoints"),
-        meta=meta(built),
-        metrics=folder / "metrics.jsonl",
-        checkpoint_every=settings.checkpoint_every,
-        log_every=settings.log_every,
-        rules=built.rules,
-        reading=built.reading,
-    )
-
-
-def meta(built: Experiment) -> dict[str, Any]:
-    """What is written beside each checkpoint: the whole configuration, and what it was run on."""
-    return {
-        "space": space_identity.describe_space(built.space),
-        "config": config.with_absolute_paths(typed_json.to_json(built.config)),
-        "data": built.dataset.fingerprint,
-        "jax": jax.__version__,
-        "devices": built.mesh.size,
-    }
-
-
 def _warn_of_other_images(built: Experiment, folder: pathlib.Path) -> None:
     """Says so where a run goes on with images that it did not begin with."""
     if not checkpoint.steps(folder):
@@ -175,7 +144,7 @@ def _warn_of_other_images(built: Experiment, folder: pathlib.Path) -> None:
 
 def _rehearse(built: Experiment, *, as_json: bool) -> None:
     """Tells what the run would take."""
-    found = rehearsal.rehearse(built)
+    found = dry_run.rehearse(built)
     if jax.process_index() != 0:
         return
     if as_json:
@@ -214,16 +183,16 @@ def _takes(found: Rehearsal) -> Iterator[tuple[str, str]]:
     timed = f"program {[p.resolutions for p in found.programs].index(found.timed) + 1}"
     if found.memory is not None:
         sizes = dataclasses.asdict(found.memory).items()
-        parts = ", ".join(f"{name} {rehearsal.spelt_bytes(size)}" for name, size in sizes)
+        parts = ", ".join(f"{name} {dry_run.spelt_bytes(size)}" for name, size in sizes)
         yield "memory per device", f"{parts} ({timed}, as the compiler plans it)"
-    yield "checkpoint", f"{rehearsal.spelt_bytes(found.checkpoint_bytes)} before compression"
+    yield "checkpoint", f"{dry_run.spelt_bytes(found.checkpoint_bytes)} before compression"
     yield (
         "compilation",
         f"{_several(len(found.programs), 'program')}; {timed}: {found.trace_seconds:.1f} s traced, "
         f"{found.compile_seconds:.1f} s compiled ({_several(found.parts, 'part')}, "
         f"{found.from_cache} from the cache)",
     )
-    s, total, spelt = found.step, found.total, rehearsal.spelt
+    s, total, spelt = found.step, found.total, dry_run.spelt
     yield (
         "step",
         f"{spelt(s.seconds)} ({spelt(s.low)} to {spelt(s.high)}, {found.timed_steps} steps of "

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from supernet_jax.config import Config
 from supernet_jax.errors import UserError
+from supernet_jax.experiment.config import Config
 from supernet_jax.report import found, history, values
 from supernet_jax.report.found import Front, Network, Pair, Subnet
 from supernet_jax.report.history import History, Times

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 
 import supernet_jax
-from supernet_jax import config
+from supernet_jax.experiment import config
 from supernet_jax.report import facts as about
 from supernet_jax.report import subnets, training
 from supernet_jax.report.facts import Facts

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from supernet_jax import visits
 from supernet_jax.elastic import choices, space_identity
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
+from supernet_jax.experiment import sampler_visits
 from supernet_jax.report.history import Stretch
 from supernet_jax.report.values import mapping
 from supernet_jax.storage import typed_json
@@ -71,7 +71,7 @@ def replayed(
     space, sampler = _built(part, drawing, sizes, own.get("steps"))
     space_identity.check_space(dict(meta), space)
     steps, rollbacks, total = _some(stretches)
-    seen = visits.visits(space, sampler, steps, rollbacks, seed=seed, arch_shards=shards)
+    seen = sampler_visits.visits(space, sampler, steps, rollbacks, seed=seed, arch_shards=shards)
     if seen.remembers:
         raise UserError("its sampler has a state that training changes")
     if seen.scored:

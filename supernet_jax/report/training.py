@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from supernet_jax import config
 from supernet_jax.errors import UserError
+from supernet_jax.experiment import config
 from supernet_jax.report import plot, replay
 from supernet_jax.report.columns import columns
 from supernet_jax.report.facts import Facts

@@ -18,44 +18,18 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from supernet_jax import spaces
-from supernet_jax.config.paths import with_absolute_paths as with_absolute_paths
 from supernet_jax.elastic import strategies
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError, near, require
-from supernet_jax.spaces import AttentiveNAS as AttentiveNAS
-from supernet_jax.spaces import Cifar as Cifar
-from supernet_jax.spaces import Digits as Digits
-from supernet_jax.spaces import OfaMobileNetV3 as OfaMobileNetV3
-from supernet_jax.spaces import OfaSmall as OfaSmall
+from supernet_jax.spaces import AttentiveNAS, Cifar, Digits, OfaMobileNetV3, OfaSmall
 from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded
-from supernet_jax.storage.typed_json import from_json as from_json
-from supernet_jax.storage.typed_json import to_json as to_json
+from supernet_jax.storage.typed_json import from_json
 from supernet_jax.training import gradients, losses, optimizers, samplers
-from supernet_jax.training.gradients import ByRole as ByRole
-from supernet_jax.training.gradients import ConflictProjection as ConflictProjection
-from supernet_jax.training.gradients import DelayedShrinking as DelayedShrinking
-from supernet_jax.training.gradients import UnitSum as UnitSum
-from supernet_jax.training.losses import AlphaDivergence as AlphaDivergence
-from supernet_jax.training.losses import FeatureRelations as FeatureRelations
-from supernet_jax.training.losses import HardLabels as HardLabels
-from supernet_jax.training.losses import JensenShannon as JensenShannon
-from supernet_jax.training.losses import OutsideTeacher as OutsideTeacher
-from supernet_jax.training.losses import ReverseKL as ReverseKL
-from supernet_jax.training.losses import SoftCrossEntropy as SoftCrossEntropy
-from supernet_jax.training.optimizers import AdamW as AdamW
-from supernet_jax.training.optimizers import Sgd as Sgd
-from supernet_jax.training.samplers import Attentive as Attentive
-from supernet_jax.training.samplers import Delayed as Delayed
-from supernet_jax.training.samplers import Fair as Fair
-from supernet_jax.training.samplers import Nested as Nested
-from supernet_jax.training.samplers import Phase as Phase
-from supernet_jax.training.samplers import Preferred as Preferred
-from supernet_jax.training.samplers import Progressive as Progressive
-from supernet_jax.training.samplers import Sandwich as Sandwich
-from supernet_jax.training.samplers import Shift as Shift
-from supernet_jax.training.samplers import Uniform as Uniform
-from supernet_jax.training.samplers.sampler import taken as taken
+from supernet_jax.training.gradients import UnitSum
+from supernet_jax.training.losses import AlphaDivergence
+from supernet_jax.training.optimizers import Sgd
+from supernet_jax.training.samplers import Sandwich
 
 
 @dataclasses.dataclass(frozen=True)

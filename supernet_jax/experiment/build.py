@@ -5,10 +5,8 @@ A run folder holds `config.json`, `metrics.jsonl`, `times.jsonl`, `checkpoints/`
 """
 
 import functools
-import json
-import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -17,20 +15,18 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from supernet_jax import config, data
-from supernet_jax.config import Config
+from supernet_jax import data
 from supernet_jax.data import Dataset, augment, autoaugment
-from supernet_jax.elastic import choices, space_identity
-from supernet_jax.elastic.choices import Arch, Array
-from supernet_jax.elastic.elastic_block import Tree
-from supernet_jax.elastic.notation import from_notation
+from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.space import Space, geometry
 from supernet_jax.errors import UserError, near
 from supernet_jax.evaluation.evaluate import EvaluationData, How
-from supernet_jax.networks import checkpoint_slices, manifest, network_folder
+from supernet_jax.experiment import config
+from supernet_jax.experiment.config import Config
+from supernet_jax.networks import manifest, network_folder
 from supernet_jax.networks.importers import class_rows
 from supernet_jax.runtime import sharding
-from supernet_jax.storage import checkpoint, files, user_code
+from supernet_jax.storage import user_code
 from supernet_jax.training import recipe
 from supernet_jax.training.gradients import combine
 from supernet_jax.training.samplers import Sampler, sampler
@@ -274,147 +270,3 @@ def evaluation_data(experiment: Experiment, split: str) -> EvaluationData:
     )
     host = EvaluationData(calibration, *data.padded_batches(images, settings.batch))
     return sharding.split(experiment.mesh, host, axis=1)
-
-
-class Run(NamedTuple):
-    """A trained run: its experiment, and the parameters of one of its checkpoints.
-
-    Attributes:
-        folder: of the run.
-        experiment: built from its `config.json`.
-        params: shared parameters (their average, where training kept one), on the mesh; None where
-            they have not been read.
-        step: of the checkpoint.
-        trained_on: fingerprint of the images that it was trained on; those of the experiment may
-            be others.
-        part: whether `params` are only what one subnet needs.
-    """
-
-    folder: pathlib.Path
-    experiment: Experiment
-    params: Tree
-    step: int
-    trained_on: str
-    part: bool = False
-
-
-def open_run(
-    folder: pathlib.Path, types: Mapping[str, type] | None = None, *, read: bool = True
-) -> Run:
-    """Opens a run folder at its last checkpoint.
-
-    Args:
-        folder: of the run.
-        types: the user's own configuration dataclasses, by name.
-        read: whether to read the parameters; without, see `with_params` and `with_part`.
-
-    Raises:
-        UserError: not a run folder, no usable checkpoint, or one of another space or held-out
-            split.
-    """
-    try:
-        is_there = folder.is_dir()
-    except OSError as error:  # a folder above it is closed to this user
-        raise files.unreadable(folder, error) from error
-    if not is_there:
-        raise UserError(f"there is no run folder {folder}; `supernet train` makes one")
-    experiment = build(config.read(folder / "config.json", types))
-    kept = folder / "checkpoints"
-    steps = checkpoint.steps(kept)
-    if not steps:
-        raise UserError(f"{folder} has no checkpoint yet; run `supernet train` on it first")
-    meta = checkpoint.read_meta(kept, step=steps[-1])
-    space_identity.check_space(meta, experiment.space)
-    _check_split(folder, meta, experiment.config)
-    run = Run(folder, experiment, None, steps[-1], str(meta.get("data")))
-    return with_params(run) if read else run
-
-
-def with_params(run: Run) -> Run:
-    """The run with all shared parameters."""
-    where = sharding.replicated(run.experiment.mesh)
-    kept, subtree = run.folder / "checkpoints", _subtree(run)
-    params = checkpoint.restore_params(kept, step=run.step, subtree=subtree, sharding=where)
-    return run._replace(params=params)
-
-
-def with_part(run: Run, arch: Arch) -> Run:
-    """The run with what one subnet needs of the shared parameters, and with a space like it.
-
-    Nothing else is read or held. In calibration, extraction and proof it does as the whole run.
-    """
-    kept, space = run.folder / "checkpoints", run.experiment.space
-    part = checkpoint_slices.read(kept, space, arch, step=run.step, subtree=_subtree(run))
-    params = sharding.replicate(run.experiment.mesh, part.params)
-    own = run.experiment._replace(space=part.space)
-    return run._replace(params=params, experiment=own, part=True)
-
-
-def _subtree(run: Run) -> str:
-    return "ema" if run.experiment.config.train.ema else "params"
-
-
-def _check_split(folder: pathlib.Path, meta: Mapping[str, Any], settings: Config) -> None:
-    """Images held out now must have been held out of training."""
-    trained = meta.get("config", {}).get("data", {})
-    for name in ("held_out", "split_seed"):
-        own = getattr(settings.data, name)
-        if trained.get(name, own) != own:
-            raise UserError(
-                f"{folder / 'config.json'} says data.{name} is {own}, but the checkpoint was "
-                f"trained with {trained[name]}, so images held out now would be ones that it has "
-                "seen; put the old value back"
-            )
-
-
-def read_archs(space: Space, text: str) -> list[Arch]:
-    """Reads archs from what a user gave: a name, JSON, or a file of JSON.
-
-    Args:
-        space: whose archs.
-        text: `smallest`, `largest`, an arch in the notation of the space as JSON, or a path of a
-            JSON file with one arch, a list of them, results that hold them under "arch", or the
-            result of a search, whose front is taken.
-
-    Raises:
-        UserError: not readable as any of those; an arch that is not in the space.
-    """
-    if text in ("smallest", "largest"):
-        pick = choices.smallest if text == "smallest" else choices.largest
-        return [pick(space.menu)]
-    if text.lstrip().startswith(("{", "[")):
-        source, content = "the given JSON", text
-    else:
-        source, content = text, _read_text(text)
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{source} is not valid JSON: {error}") from None
-    if isinstance(value, dict) and isinstance(value.get("front"), list):
-        value = value["front"]
-    items = value if isinstance(value, list) else [value]
-    if not items:
-        raise UserError(f"{source} holds no arch")
-    archs = []
-    for i, item in enumerate(items):
-        notation = item["arch"] if isinstance(item, dict) and "arch" in item else item
-        try:
-            archs.append(from_notation(space.menu, notation))
-        except UserError as error:
-            place = f"{source}, arch {i}" if len(items) > 1 else source
-            raise UserError(f"{place}: {error} (space {space.name})") from None
-    return archs
-
-
-def _read_text(path: str) -> str:
-    try:
-        return pathlib.Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        there = [file.name for file in pathlib.Path(path).parent.glob("*.json")]
-        hint = near(pathlib.Path(path).name, ["smallest", "largest", *there])
-        raise UserError(
-            f"there is no file {path}; give a JSON file, an arch as JSON, `smallest` or `largest`"
-            f"{hint}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise files.unreadable(path, error, kind="JSON file") from error

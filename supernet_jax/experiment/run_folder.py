@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from supernet_jax import config
-from supernet_jax.config import Config
 from supernet_jax.errors import UserError
+from supernet_jax.experiment import config, config_paths
+from supernet_jax.experiment.config import Config
 from supernet_jax.storage import checkpoint, files, lock, paths, typed_json
 from supernet_jax.training import gradients
 from supernet_jax.training.samplers import sampler
@@ -120,8 +120,10 @@ def _check_same(folder: pathlib.Path, old: dict[str, Any], settings: Config) -> 
     """The harmless differences of a run's configuration to another one; of others, an error."""
     parts = [getattr(settings, field.name) for field in dataclasses.fields(settings)]
     types = {**config.LIBRARY, **{type(part).__name__: type(part) for part in parts}}
-    old = config.with_absolute_paths(typed_json.completed(old, types))
-    differing = dict(_differences(old, config.with_absolute_paths(typed_json.to_json(settings))))
+    old = config_paths.with_absolute_paths(typed_json.completed(old, types))
+    differing = dict(
+        _differences(old, config_paths.with_absolute_paths(typed_json.to_json(settings)))
+    )
     harmful = {name: said for name, said in differing.items() if not name.startswith(HARMLESS)}
     if harmful.keys() == {"train.steps"} and old["train"]["steps"] < settings.train.steps:
         _check_goes_further(folder, old["train"]["steps"], settings)
@@ -178,6 +180,6 @@ def describe_config(settings: Config) -> dict[str, Any]:
     """
     own = config.user_files(settings)
     return {
-        **config.with_absolute_paths(typed_json.to_json(settings)),
+        **config_paths.with_absolute_paths(typed_json.to_json(settings)),
         **({config.FILES: own} if own else {}),
     }

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from supernet_jax import experiment
 from supernet_jax.data import decode
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.choices import Arch
@@ -26,7 +25,9 @@ from supernet_jax.elastic.notation import to_notation
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, evaluate
 from supernet_jax.evaluation.evaluate import EvaluationData
-from supernet_jax.experiment import Experiment, Run
+from supernet_jax.experiment import build, run
+from supernet_jax.experiment.build import Experiment
+from supernet_jax.experiment.run import Run
 from supernet_jax.networks import extract, manifest, save
 from supernet_jax.networks.formats import orbax, table
 from supernet_jax.networks.formats.format import Export, Format
@@ -84,16 +85,16 @@ def take_out(
         UserError: the folder is taken, or the network's logits are not the supernet's, or not
             those of what was written.
     """
-    opened = opened if opened.params is not None else experiment.with_part(opened, arch)
+    opened = opened if opened.params is not None else run.with_part(opened, arch)
     built, params = opened.experiment, opened.params
-    data = experiment.evaluation_data(built, "test")
+    data = build.evaluation_data(built, "test")
     stats = _calibrate(opened, arch, data.calibration)
     module, variables = extract.extract(built.space, params, arch, stats)
     images = proof_images(built)
     proof = extract.prove(
         built.space, params, arch, stats, module, variables, built.prepare(jnp.asarray(images))
     )
-    held_out = experiment.evaluation_data(built, "held-out")
+    held_out = build.evaluation_data(built, "held-out")
     accuracy = {
         "held-out": _accuracy(built, module, variables, held_out),
         "test": _accuracy(built, module, variables, data),
@@ -290,8 +291,8 @@ def _accuracy(
 def _subnets(opened: Run, archs: Sequence[Arch], images: jax.Array) -> Iterator[tuple[int, Subnet]]:
     """What is known of each arch, and its place among them; as many at once as are evaluated."""
     built, space = opened.experiment, opened.experiment.space
-    how = experiment.evaluation_how(built)._replace(dtype=jnp.float32)
-    splits = {split: experiment.evaluation_data(built, split) for split in ("held-out", "test")}
+    how = build.evaluation_how(built)._replace(dtype=jnp.float32)
+    splits = {split: build.evaluation_data(built, split) for split in ("held-out", "test")}
     ends = np.cumsum([0, *(len(data.labels) for data in splits.values())])
     together = EvaluationData(  # so that one program scores both splits
         splits["test"].calibration,

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from supernet_jax import config, spaces
-from supernet_jax.config import Config
+from supernet_jax import spaces
 from supernet_jax.data import Survey
 from supernet_jax.errors import UserError
+from supernet_jax.experiment import config
+from supernet_jax.experiment.config import Config
 from supernet_jax.training import losses, optimizers, samplers
 
 EPOCHS = 100  # of training, where time allows

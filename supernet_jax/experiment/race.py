@@ -17,16 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import experiment, results
+from supernet_jax import search as racing
 from supernet_jax.elastic import choices
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import evaluate
-from supernet_jax.experiment import Run
+from supernet_jax.experiment import build, results
+from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import progress
-from supernet_jax.search import racing
 from supernet_jax.storage import arrays, files
 
 SAVE_SECONDS = 20.0  # between writes of the book
@@ -95,7 +95,7 @@ class Book:
         self, run: Run, split: str, archs: Sequence[Arch], *, file: pathlib.Path | None = None
     ):
         self._run, self._archs, self._file = run, choices.stack(list(archs)), file
-        self._data = experiment.evaluation_data(run.experiment, split)
+        self._data = build.evaluation_data(run.experiment, split)
         self._order = np.arange(self._data.labels.size)  # in which the images lie on the devices
         self._stats: dict[int, np.ndarray] = {}
         self._saved, self._news = time.monotonic(), False
@@ -171,7 +171,7 @@ class Book:
             self._order = wanted
 
     def _compute(self, where: np.ndarray, images: np.ndarray, batches: tuple[int, int]) -> None:
-        how, params = experiment.evaluation_how(self._run.experiment), self._run.params
+        how, params = build.evaluation_how(self._run.experiment), self._run.params
         new = np.array([c for c in where if c not in self._stats], int)
         if len(new):
             found = evaluate.calibrated(how, params, self._some(new), self._data)

@@ -21,7 +21,7 @@ from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs
-from supernet_jax.experiment import Experiment
+from supernet_jax.experiment.build import Experiment
 from supernet_jax.runtime import progress
 from supernet_jax.training import loop, recipe, samplers, train_step
 from supernet_jax.training.batches import Batches

@@ -18,12 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from supernet_jax import experiment
 from supernet_jax.elastic import choices, notation, space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, evaluate
-from supernet_jax.experiment import Run
+from supernet_jax.experiment import build
+from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import progress
 from supernet_jax.storage import files
 
@@ -117,7 +117,7 @@ class Scorer:
 
     @functools.cached_property
     def _data(self) -> evaluate.EvaluationData:
-        return experiment.evaluation_data(self._run.experiment, self._split)
+        return build.evaluation_data(self._run.experiment, self._split)
 
     def _compute(self, archs: list[Arch], advance: progress.Advance) -> None:
         """Evaluates normal archs, none of them twice or known yet."""
@@ -132,7 +132,7 @@ class Scorer:
             return np.roll(left, rng.integers(len(left))) if met and len(left) else left
 
         results = evaluate.evaluate(
-            experiment.evaluation_how(e),
+            build.evaluation_how(e),
             self._run.params,
             choices.stack(archs),
             self._data,

@@ -1,0 +1,107 @@
+"""A trained run, opened at one of its checkpoints."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from supernet_jax.elastic import space_identity
+from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.errors import UserError
+from supernet_jax.experiment import build, config
+from supernet_jax.experiment.build import Experiment
+from supernet_jax.experiment.config import Config
+from supernet_jax.networks import checkpoint_slices
+from supernet_jax.runtime import sharding
+from supernet_jax.storage import checkpoint, files
+
+
+class Run(NamedTuple):
+    """A trained run: its experiment, and the parameters of one of its checkpoints.
+
+    Attributes:
+        folder: of the run.
+        experiment: built from its `config.json`.
+        params: shared parameters (their average, where training kept one), on the mesh; None where
+            they have not been read.
+        step: of the checkpoint.
+        trained_on: fingerprint of the images that it was trained on; those of the experiment may
+            be others.
+        part: whether `params` are only what one subnet needs.
+    """
+
+    folder: pathlib.Path
+    experiment: Experiment
+    params: Tree
+    step: int
+    trained_on: str
+    part: bool = False
+
+
+def open_run(
+    folder: pathlib.Path, types: Mapping[str, type] | None = None, *, read: bool = True
+) -> Run:
+    """Opens a run folder at its last checkpoint.
+
+    Args:
+        folder: of the run.
+        types: the user's own configuration dataclasses, by name.
+        read: whether to read the parameters; without, see `with_params` and `with_part`.
+
+    Raises:
+        UserError: not a run folder, no usable checkpoint, or one of another space or held-out
+            split.
+    """
+    try:
+        is_there = folder.is_dir()
+    except OSError as error:  # a folder above it is closed to this user
+        raise files.unreadable(folder, error) from error
+    if not is_there:
+        raise UserError(f"there is no run folder {folder}; `supernet train` makes one")
+    experiment = build.build(config.read(folder / "config.json", types))
+    kept = folder / "checkpoints"
+    steps = checkpoint.steps(kept)
+    if not steps:
+        raise UserError(f"{folder} has no checkpoint yet; run `supernet train` on it first")
+    meta = checkpoint.read_meta(kept, step=steps[-1])
+    space_identity.check_space(meta, experiment.space)
+    _check_split(folder, meta, experiment.config)
+    run = Run(folder, experiment, None, steps[-1], str(meta.get("data")))
+    return with_params(run) if read else run
+
+
+def with_params(run: Run) -> Run:
+    """The run with all shared parameters."""
+    where = sharding.replicated(run.experiment.mesh)
+    kept, subtree = run.folder / "checkpoints", _subtree(run)
+    params = checkpoint.restore_params(kept, step=run.step, subtree=subtree, sharding=where)
+    return run._replace(params=params)
+
+
+def with_part(run: Run, arch: Arch) -> Run:
+    """The run with what one subnet needs of the shared parameters, and with a space like it.
+
+    Nothing else is read or held. In calibration, extraction and proof it does as the whole run.
+    """
+    kept, space = run.folder / "checkpoints", run.experiment.space
+    part = checkpoint_slices.read(kept, space, arch, step=run.step, subtree=_subtree(run))
+    params = sharding.replicate(run.experiment.mesh, part.params)
+    own = run.experiment._replace(space=part.space)
+    return run._replace(params=params, experiment=own, part=True)
+
+
+def _subtree(run: Run) -> str:
+    return "ema" if run.experiment.config.train.ema else "params"
+
+
+def _check_split(folder: pathlib.Path, meta: Mapping[str, Any], settings: Config) -> None:
+    """Images held out now must have been held out of training."""
+    trained = meta.get("config", {}).get("data", {})
+    for name in ("held_out", "split_seed"):
+        own = getattr(settings.data, name)
+        if trained.get(name, own) != own:
+            raise UserError(
+                f"{folder / 'config.json'} says data.{name} is {own}, but the checkpoint was "
+                f"trained with {trained[name]}, so images held out now would be ones that it has "
+                "seen; put the old value back"
+            )
