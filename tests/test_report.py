@@ -19,11 +19,11 @@ from tiny_run import CONFIG, supernet
 from supernet_jax import spaces
 from supernet_jax.elastic import choices
 from supernet_jax.experiment import build, config, sampler_visits
-from supernet_jax.report import axes, history, page, plot, subnets
-from supernet_jax.report.columns import columns
-from supernet_jax.report.found import Pair, networks
-from supernet_jax.report.history import Stretch
-from supernet_jax.report.markup import Html, escape, tag
+from supernet_jax.report import metrics_history, page, subnet_charts, svg_axes, svg_plot
+from supernet_jax.report.downsample import columns
+from supernet_jax.report.html import Html, escape, tag
+from supernet_jax.report.metrics_history import Stretch
+from supernet_jax.report.run_results import Pair, networks
 from supernet_jax.training import samplers, train_step
 from supernet_jax.training.members import Members
 
@@ -195,7 +195,7 @@ def test_numbers_that_are_none(tmp_path: pathlib.Path, value: Any) -> None:
 
 def test_one_spoiled_field_leaves_the_others(tmp_path: pathlib.Path) -> None:
     rows = [line(10), line(20, **{"loss/largest": math.nan}), line(30)]
-    found = history.read(make(tmp_path, {"m": "\n".join(rows)}) / "m")
+    found = metrics_history.read(make(tmp_path, {"m": "\n".join(rows)}) / "m")
     np.testing.assert_array_equal(found.steps, [10, 20, 30])
     np.testing.assert_array_equal(np.isnan(found.values["loss/largest"]), [False, True, False])
     assert np.isfinite(found.values["loss/smallest"]).all()
@@ -205,7 +205,7 @@ def test_numbers_written_as_null(tmp_path: pathlib.Path) -> None:
     # As JSON has no NaN: of a run that diverged, all of them.
     nothing = {"loss/largest": None, "loss/random_1": None, "gradient_norm": None}
     rows = [line(10), line(20, **nothing), line(30, **{"accuracy/largest": None})]
-    known = history.read(make(tmp_path, {"m": "\n".join(rows) + "\n"}) / "m")
+    known = metrics_history.read(make(tmp_path, {"m": "\n".join(rows) + "\n"}) / "m")
     assert known.broken is None and known.steps.tolist() == [10, 20, 30]
     np.testing.assert_array_equal(np.isnan(known.values["loss/largest"]), [False, True, False])
     diverged = "".join(line(s, **dict.fromkeys(known.values)) + "\n" for s in (10, 20))
@@ -308,7 +308,7 @@ def test_rollbacks_undo_lines(tmp_path: pathlib.Path) -> None:
     back = json.dumps({"event": "rollback", "from": 30, "to": 10, "rollbacks": 1})
     refused = json.dumps({"event": "refused", "step": 25})
     rows = [line(10), line(20), refused, line(30, applied=0.0), back, line(20), line(40)]
-    found = history.read(make(tmp_path, {"m": "\n".join(rows)}) / "m")
+    found = metrics_history.read(make(tmp_path, {"m": "\n".join(rows)}) / "m")
     np.testing.assert_array_equal(found.steps, [10, 20, 40])
     assert (found.undone, found.refused) == (2, 2)
     assert found.stretches == [Stretch(0, 0, 30), Stretch(1, 10, 40)]
@@ -324,7 +324,9 @@ def test_times_know_pauses(tmp_path: pathlib.Path) -> None:
         {"step": 30, "time": 950.0},
         {"step": 40, "time": 952.0},
     ]
-    found = history.read_times(make(tmp_path, {"t": "\n".join(map(json.dumps, rows))}) / "t")
+    found = metrics_history.read_times(
+        make(tmp_path, {"t": "\n".join(map(json.dumps, rows))}) / "t"
+    )
     np.testing.assert_array_equal(found.steps, [20, 40])
     np.testing.assert_allclose(found.rates, [2.0, 5.0])
     assert (found.first, found.last, len(found.starts)) == (100.0, 952.0, 2)
@@ -360,19 +362,19 @@ def test_ticks_are_round_and_few(log: bool) -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):
         values = 10 ** rng.uniform(-6, 9, 2) * (1.0 if log else rng.choice([-1, 1], 2))
-        scale = axes.fit(values, 0, 100, log=log)
-        found = axes.ticks(scale)
+        scale = svg_axes.fit(values, 0, 100, log=log)
+        found = svg_axes.ticks(scale)
         assert 2 <= len(found) <= 11, (scale, found)
         assert found == sorted(set(found))
         assert scale.low <= found[0] and found[-1] <= scale.high + 1e-12 * abs(scale.high)
-        assert len({text for _, text in axes.labelled(scale)}) == len(found)
+        assert len({text for _, text in svg_axes.labelled(scale)}) == len(found)
         at = scale.at(np.sort(values))
         assert 0 <= at[0] < at[1] <= 100
 
 
 def test_a_chart_of_one_point() -> None:
-    one = plot.Line("a", "largest", columns(np.array([3.0]), np.array([0.0]), most=9))
-    parsed = Parsed(plot.lines([one], plot.Labels("t", "x", "y")).text)
+    one = svg_plot.Line("a", "largest", columns(np.array([3.0]), np.array([0.0]), most=9))
+    parsed = Parsed(svg_plot.lines([one], svg_plot.Labels("t", "x", "y")).text)
     assert "x 3\na 0" in parsed.text
 
 
@@ -385,8 +387,8 @@ def test_kendall_is_of_each_seed() -> None:
 
     # Orders agree within each seed up to one swap of six; between seeds they say nothing.
     known = pairs("0", [0.1, 0.2, 0.4, 0.3]) + pairs("1", [0.9, 0.8])
-    np.testing.assert_allclose(subnets.kendall(known), [4 / 6, -1.0])
-    assert subnets.kendall(pairs("0", [0.5, 0.5])) == []
+    np.testing.assert_allclose(subnet_charts.kendall(known), [4 / 6, -1.0])
+    assert subnet_charts.kendall(pairs("0", [0.5, 0.5])) == []
 
 
 @pytest.mark.parametrize("shards", [1, 2])

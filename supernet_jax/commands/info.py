@@ -20,7 +20,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.experiment import build, config, read_archs, results, sampler_visits
-from supernet_jax.report import sampler as picture
+from supernet_jax.report import sampler_png
 from supernet_jax.storage import files
 
 EXAMPLES = """
@@ -240,7 +240,7 @@ def _visits(arguments: Arguments) -> None:
     title = f"{built.space.name}, {name}: {len(steps):,} of {total:,} steps"
     notes = _notes(seen)
     if arguments.out is not None:
-        picture.draw(arguments.out, seen.macs, title=title, note="\n".join(notes))
+        sampler_png.draw(arguments.out, seen.macs, title=title, note="\n".join(notes))
     if arguments.json:
         print(files.dumps({"sampler": name, "steps": len(steps), **_summary(seen)}, indent=1))
         return

@@ -17,7 +17,7 @@ from supernet_jax.experiment import build, config, extract, run_folder, train
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.run import Run
 from supernet_jax.networks import manifest
-from supernet_jax.report import front as report
+from supernet_jax.report import front_png
 from supernet_jax.runtime import stopping
 from supernet_jax.storage import files
 from supernet_jax.training import loop, optimizers
@@ -69,7 +69,7 @@ def _fill(arguments: Arguments, settings: config.Config, start: float) -> None:
     for entry, network in zip(picked.values(), networks, strict=True):
         entry["test_accuracy"] = network["test_accuracy"]
     files.write_json(arguments.out / common.SEARCH_FILE, result)
-    report.draw(arguments.out / "front.png", result)
+    front_png.draw(arguments.out / "front.png", result)
     files.write_json(
         arguments.out / "results.json",
         {

@@ -28,7 +28,7 @@ from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.costs import Cost
 from supernet_jax.experiment import results
 from supernet_jax.experiment.run import Run
-from supernet_jax.report import front as report
+from supernet_jax.report import front_png
 from supernet_jax.runtime import progress
 from supernet_jax.search import Budget, History, Searcher, evolution, pareto_front, random_search
 from supernet_jax.search import run as run_search
@@ -107,7 +107,7 @@ def run(arguments: Arguments) -> None:
     if arguments.out is not None and files.is_writable(opened.folder):
         _places(arguments)  # they were free when this began; what is known is not computed again
     files.write_json(path, result)
-    report.draw(picture, result)
+    front_png.draw(picture, result)
     _print(result)
     print(f"wrote {path} and {picture}")
     which = "front:0 --out network" if arguments.out is None else f"{path} --out networks"

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 
 import supernet_jax
 from supernet_jax.experiment import config
-from supernet_jax.report import facts as about
-from supernet_jax.report import subnets, training
-from supernet_jax.report.facts import Facts
-from supernet_jax.report.markup import NOTHING, Html, join, tag
-from supernet_jax.report.values import mapping
+from supernet_jax.report import run_facts, subnet_charts, tolerant_json, training_charts
+from supernet_jax.report.html import NOTHING, Html, join, tag
+from supernet_jax.report.run_facts import Facts
+from supernet_jax.report.tolerant_json import mapping
 from supernet_jax.storage import files
 
 GENERATOR = "supernet report"
@@ -29,9 +28,9 @@ def report(folder: pathlib.Path, *, types: Mapping[str, type] | None = None) -> 
     Raises:
         UserError: it is no run folder.
     """
-    known = about.gather(folder)
+    known = run_facts.gather(folder)
     now = datetime.datetime.now(datetime.UTC).timestamp()
-    return document(known, types={**config.LIBRARY, **(types or {})}, written=about.moment(now))
+    return document(known, types={**config.LIBRARY, **(types or {})}, written=run_facts.moment(now))
 
 
 def is_report(path: pathlib.Path) -> bool:
@@ -58,9 +57,9 @@ def document(facts: Facts, *, types: Mapping[str, type], written: str) -> str:
     body = join(
         _header(facts),
         _section("Training", _training(facts)),
-        _section("What was trained", training.macs(facts, types)),
-        _section("Front", [tag("p", subnets.best(facts)), *subnets.front(facts)]),
-        _section("Ranking", subnets.ranking(facts.pairs)) if facts.pairs else NOTHING,
+        _section("What was trained", training_charts.macs(facts, types)),
+        _section("Front", [tag("p", subnet_charts.best(facts)), *subnet_charts.front(facts)]),
+        _section("Ranking", subnet_charts.ranking(facts.pairs)) if facts.pairs else NOTHING,
         _section("Extracted networks", _networks(facts)),
         _footer(facts, written),
     )
@@ -87,7 +86,7 @@ def _section(title: str, parts: list[Html]) -> Html:
 
 
 def _header(facts: Facts) -> Html:
-    rows = about.rows(facts)
+    rows = run_facts.rows(facts)
     facts_list = [part for row in rows for part in (tag("dt", row.name), tag("dd", row.value))]
     return tag(
         "header",
@@ -117,7 +116,7 @@ def _progress(facts: Facts) -> list[Html]:
 def _todo(facts: Facts) -> list[Html]:
     """What is missing and how to get it; what could not be read."""
     boxes = []
-    left = about.missing(facts)
+    left = run_facts.missing(facts)
     if left:
         items = [
             tag("li", f"{one.what}: " if one.command else one.what, _code(one.command))
@@ -135,7 +134,7 @@ def _code(text: str) -> Html:
     return tag("code", text) if text else NOTHING
 
 
-def _broken(one: about.Broken) -> str:
+def _broken(one: tolerant_json.Broken) -> str:
     if one.first == 0:
         return f"{one.file}: {one.why}"
     entries = "1 entry" if one.times == 1 else f"{one.times:,} entries"
@@ -152,15 +151,15 @@ def _folded(title: str, text: str) -> Html:
 
 
 def _training(facts: Facts) -> list[Html]:
-    charts = training.charts(facts)
+    charts = training_charts.charts(facts)
     drawn = tag("div", *charts, class_="charts") if charts else NOTHING
-    return [drawn, *(tag("p", said, class_="note") for said in training.lacks(facts))]
+    return [drawn, *(tag("p", said, class_="note") for said in training_charts.lacks(facts))]
 
 
 def _networks(facts: Facts) -> list[Html]:
     if not facts.networks:
         return [tag("p", "None was found in the run folder or beside it.", class_="soft")]
-    return [subnets.networks(facts.networks)]
+    return [subnet_charts.networks(facts.networks)]
 
 
 def _footer(facts: Facts, written: str) -> Html:

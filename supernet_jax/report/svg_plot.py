@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from supernet_jax.report import axes
-from supernet_jax.report.axes import Scale
-from supernet_jax.report.columns import Columns
-from supernet_jax.report.markup import NOTHING, Html, join, tag
+from supernet_jax.report import svg_axes
+from supernet_jax.report.downsample import Columns
+from supernet_jax.report.html import NOTHING, Html, join, tag
+from supernet_jax.report.svg_axes import Scale
 
 WIDTH, HEIGHT = 460.0, 262.0
 LEFT, RIGHT, TOP, BOTTOM = 54.0, 10.0, 10.0, 40.0
@@ -107,8 +107,10 @@ def lines(
     """
     ys = np.concatenate([np.r_[s.data.low, s.data.high] for s in series])
     xs = np.concatenate([s.data.x for s in series])
-    x = axes.fit(xs, LEFT, WIDTH - RIGHT, pad=0.01)
-    y = axes.fit(ys, HEIGHT - BOTTOM, TOP, log=axes.wants_log(ys) if log is None else log, pad=0.06)
+    x = svg_axes.fit(xs, LEFT, WIDTH - RIGHT, pad=0.01)
+    y = svg_axes.fit(
+        ys, HEIGHT - BOTTOM, TOP, log=svg_axes.wants_log(ys) if log is None else log, pad=0.06
+    )
     drawn = [part for one in series for part in _line(one, x, y)]
     body = join(*drawn, *_hovers(series, x, labels), *_marks(marks, x))
     names = [(s.name, s.kind, "") for s in series if s.data.x.size]
@@ -126,8 +128,8 @@ def scatter(groups: Sequence[Points], labels: Labels, *, diagonal: bool = False)
     """
     xs = np.concatenate([np.asarray(g.x, np.float64) for g in groups])
     ys = np.concatenate([np.asarray(g.y, np.float64) for g in groups])
-    x = axes.fit(xs, LEFT, WIDTH - RIGHT, log=axes.wants_log(xs) and not diagonal)
-    y = axes.fit(ys, HEIGHT - BOTTOM, TOP, pad=0.06)
+    x = svg_axes.fit(xs, LEFT, WIDTH - RIGHT, log=svg_axes.wants_log(xs) and not diagonal)
+    y = svg_axes.fit(ys, HEIGHT - BOTTOM, TOP, pad=0.06)
     equal = NOTHING
     if diagonal:
         ends = np.array([max(x.low, y.low), min(x.high, y.high)])
@@ -143,13 +145,13 @@ def histogram(
 ) -> Html:
     """How often values fall into each of the bins from `low` to `high`."""
     counts, edges = np.histogram(values, bins=bins, range=(low, max(high, low + 1)))
-    x = axes.fit(edges, LEFT, WIDTH - RIGHT, pad=0.01)
-    top = axes.fit(np.r_[0, counts], HEIGHT - BOTTOM, TOP)
+    x = svg_axes.fit(edges, LEFT, WIDTH - RIGHT, pad=0.01)
+    top = svg_axes.fit(np.r_[0, counts], HEIGHT - BOTTOM, TOP)
     y = Scale(0.0, top.high, HEIGHT - BOTTOM, TOP)
     bars = [
         tag(
             "rect",
-            tag("title", f"{axes.short(edges[i])} to {axes.short(edges[i + 1])}: {n:,}"),
+            tag("title", f"{svg_axes.short(edges[i])} to {svg_axes.short(edges[i + 1])}: {n:,}"),
             x=_px(x.at(edges[i]) + 0.5),
             y=_px(y.at(float(n))),
             width=_px(max(float(x.at(edges[i + 1]) - x.at(edges[i])) - 1, 0.5)),
@@ -185,11 +187,11 @@ def _swatch(kind: str, shape: str) -> Html:
 def _frame(x: Scale, y: Scale, labels: Labels, body: Html) -> Html:
     """Grid, ticks and names of the axes around what is drawn."""
     parts: list[Html] = []
-    for value, text in axes.labelled(y):
+    for value, text in svg_axes.labelled(y):
         at = _px(y.at(value))
         parts.append(tag("path", d=f"M{_px(x.start)} {at}H{_px(x.stop)}", class_="grid"))
         parts.append(tag("text", text, x=_px(x.start - 6), y=at, dy="0.35em", class_="end"))
-    for value, text in axes.labelled(x):
+    for value, text in svg_axes.labelled(x):
         at = _px(x.at(value))
         parts.append(tag("path", d=f"M{at} {_px(y.start)}v4", class_="axis"))
         parts.append(tag("text", text, x=at, y=_px(y.start + 16), class_="middle"))

@@ -8,13 +8,13 @@ import numpy as np
 
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import config
-from supernet_jax.report import plot, replay
-from supernet_jax.report.columns import columns
-from supernet_jax.report.facts import Facts
-from supernet_jax.report.history import History
-from supernet_jax.report.markup import Html, tag
-from supernet_jax.report.plot import Labels, Line, Mark
-from supernet_jax.report.values import mapping, number
+from supernet_jax.report import sampler_replay, svg_plot
+from supernet_jax.report.downsample import columns
+from supernet_jax.report.html import Html, tag
+from supernet_jax.report.metrics_history import History
+from supernet_jax.report.run_facts import Facts
+from supernet_jax.report.svg_plot import Labels, Line, Mark
+from supernet_jax.report.tolerant_json import mapping, number
 from supernet_jax.storage import typed_json
 from supernet_jax.training import optimizers
 
@@ -23,7 +23,7 @@ IN_PLACE = (
 )  # losses by which the largest teaches the others
 ROLES = ("largest", "smallest", "random")
 OTHER = ("c3", "c4", "scored")  # colours of roles that the library does not know
-brought = functools.partial(columns, most=plot.COLUMNS)
+brought = functools.partial(columns, most=svg_plot.COLUMNS)
 
 
 def charts(facts: Facts) -> list[Html]:
@@ -111,7 +111,7 @@ def _drawn(
     if merged > 1:
         said = f"Each column of pixels holds up to {merged:,} lines of metrics: mean and range."
         labels = Labels(labels.title, labels.x, labels.y, f"{labels.note} {said}".strip())
-    return plot.lines(series, labels, log=log, marks=marks)
+    return svg_plot.lines(series, labels, log=log, marks=marks)
 
 
 def _rate(facts: Facts) -> Html | None:
@@ -131,7 +131,7 @@ def _rate(facts: Facts) -> Html | None:
         schedule = part.schedule(steps=planned)
     except (UserError, TypeError):
         return None
-    steps = np.unique(np.linspace(0, planned, plot.COLUMNS).astype(np.int32))
+    steps = np.unique(np.linspace(0, planned, svg_plot.COLUMNS).astype(np.int32))
     rates = np.asarray(jax.vmap(schedule)(steps), np.float64)
     labels = Labels("Learning rate", "step", "rate", "As the configuration plans it.")
     marks = [Mark(facts.done, "now", f"now: step {facts.done:,}")] if facts.done < planned else []
@@ -154,7 +154,7 @@ def macs(facts: Facts, types: Mapping[str, type]) -> list[Html]:
     if not facts.history.stretches:
         return [tag("p", "Nothing was trained yet.", class_="soft")]
     try:
-        seen = replay.replayed(facts.config, facts.meta, facts.history.stretches, types)
+        seen = sampler_replay.replayed(facts.config, facts.meta, facts.history.stretches, types)
     except UserError as error:
         return [tag("p", f"Not known for this run: {error}.", class_="soft")]
     fixed = ", ".join(f"{n:,}" for n in seen.fixed)
@@ -168,7 +168,7 @@ def macs(facts: Facts, types: Mapping[str, type]) -> list[Html]:
     )
     labels = Labels("MACs of the random members", "MACs", "times", note)
     low, high = seen.ends
-    drawn = plot.histogram(seen.macs, labels, kind="random", low=low, high=high)
+    drawn = svg_plot.histogram(seen.macs, labels, kind="random", low=low, high=high)
     return [tag("div", drawn, class_="charts wide")]
 
 

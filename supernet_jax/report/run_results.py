@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from supernet_jax.errors import UserError
 from supernet_jax.networks import manifest
-from supernet_jax.report.values import (
+from supernet_jax.report.tolerant_json import (
     Broken,
     Lines,
     mapping,

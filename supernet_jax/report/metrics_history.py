@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from supernet_jax.report.values import Broken, Lines, number
+from supernet_jax.report.tolerant_json import Broken, Lines, number
 
 SERIES = ("loss/", "accuracy/")  # how names of metrics begin that are drawn, with gradient_norm
 MOST = 64  # names of metrics that are kept

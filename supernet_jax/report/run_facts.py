@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from supernet_jax.errors import UserError
 from supernet_jax.experiment.config import Config
-from supernet_jax.report import found, history, values
-from supernet_jax.report.found import Front, Network, Pair, Subnet
-from supernet_jax.report.history import History, Times
-from supernet_jax.report.values import Broken, mapping, number
+from supernet_jax.report import metrics_history, run_results, tolerant_json
+from supernet_jax.report.metrics_history import History, Times
+from supernet_jax.report.run_results import Front, Network, Pair, Subnet
+from supernet_jax.report.tolerant_json import Broken, mapping, number
 from supernet_jax.storage import checkpoint, files
 
 
@@ -68,13 +68,13 @@ def gather(folder: pathlib.Path) -> Facts:
     """
     described = _config(folder)
     meta, step, bad = _checkpoint(folder / "checkpoints")
-    metrics = history.read(folder / "metrics.jsonl")
-    times = history.read_times(folder / "times.jsonl")
-    evaluated, bad_evaluations = found.evaluations(folder / "evaluations.jsonl")
-    search, bad_search = found.search(folder / "search.json")
-    races, bad_races = found.races(folder / "races")
-    pairs, bad_pairs = found.fidelity(folder / "fidelity.json")
-    networks, bad_networks = found.networks(folder)
+    metrics = metrics_history.read(folder / "metrics.jsonl")
+    times = metrics_history.read_times(folder / "times.jsonl")
+    evaluated, bad_evaluations = run_results.evaluations(folder / "evaluations.jsonl")
+    search, bad_search = run_results.search(folder / "search.json")
+    races, bad_races = run_results.races(folder / "races")
+    pairs, bad_pairs = run_results.fidelity(folder / "fidelity.json")
+    networks, bad_networks = run_results.networks(folder)
     maybe = [bad, metrics.broken, times.broken, bad_evaluations, bad_search, bad_pairs]
     broken = [one for one in (*maybe, *bad_races, *bad_networks) if one is not None]
     return Facts(
@@ -97,7 +97,7 @@ def _config(folder: pathlib.Path) -> Mapping[str, Any]:
     if not os.path.isdir(folder):
         raise UserError(f"there is no run folder {folder}; `supernet train` makes one")
     path = folder / "config.json"
-    value, broken = values.read(path)
+    value, broken = tolerant_json.read(path)
     if broken is not None:
         raise UserError(f"{path} {broken.why}; it must be that of a run")
     if value is None:

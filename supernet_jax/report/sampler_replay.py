@@ -13,8 +13,8 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.experiment import sampler_visits
-from supernet_jax.report.history import Stretch
-from supernet_jax.report.values import mapping
+from supernet_jax.report.metrics_history import Stretch
+from supernet_jax.report.tolerant_json import mapping
 from supernet_jax.storage import typed_json
 from supernet_jax.training.samplers import Sampler
 from supernet_jax.training.samplers.sampler import taken

@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
-from supernet_jax.report import axes, plot
-from supernet_jax.report.facts import Facts
-from supernet_jax.report.found import Front, Network, Pair, Subnet
-from supernet_jax.report.markup import NOTHING, Html, join, tag
-from supernet_jax.report.plot import Labels, Points
-from supernet_jax.report.values import mapping, notation, number, share
+from supernet_jax.report import svg_axes, svg_plot
+from supernet_jax.report.html import NOTHING, Html, join, tag
+from supernet_jax.report.run_facts import Facts
+from supernet_jax.report.run_results import Front, Network, Pair, Subnet
+from supernet_jax.report.svg_plot import Labels, Points
+from supernet_jax.report.tolerant_json import mapping, notation, number, share
 
 MOST = 800  # points of one kind that say their arch
 KINDS = ("c0", "c1", "c2", "c3", "c4")
-SHAPES = tuple(plot.SHAPES)
+SHAPES = tuple(svg_plot.SHAPES)
 
 
 class Cell(NamedTuple):
@@ -66,7 +66,7 @@ def front(facts: Facts) -> list[Html]:
     drawn = NOTHING
     if any(len(group.x) for group in groups):
         labels = Labels("Accuracy over MACs", "MACs", "accuracy, %", " ".join(notes))
-        drawn = tag("div", plot.scatter(groups, labels), class_="charts wide")
+        drawn = tag("div", svg_plot.scatter(groups, labels), class_="charts wide")
     return [*said, drawn, _chosen(fronts, scored, tested)]
 
 
@@ -256,7 +256,7 @@ def ranking(pairs: Sequence[Pair]) -> list[Html]:
     labels = Labels(
         "Inherited against stand-alone accuracy", "trained alone, %", "inherited, %", note
     )
-    drawn = tag("div", plot.scatter(groups, labels, diagonal=True), class_="charts wide")
+    drawn = tag("div", svg_plot.scatter(groups, labels, diagonal=True), class_="charts wide")
     heads = ["method", "subnets", "seeds", "Kendall tau", "over seeds"]
     return [drawn, table(heads, rows)]
 
@@ -314,6 +314,6 @@ def best(facts: Facts) -> str:
     chosen = facts.search.chosen
     low, high = chosen[0], max(chosen, key=lambda s: s.accuracy)
     return (
-        f"The front goes from {low.accuracy:.2%} at {axes.short(low.macs)} MACs to "
-        f"{high.accuracy:.2%} at {axes.short(high.macs)} MACs ({low.split})."
+        f"The front goes from {low.accuracy:.2%} at {svg_axes.short(low.macs)} MACs to "
+        f"{high.accuracy:.2%} at {svg_axes.short(high.macs)} MACs ({low.split})."
     )
