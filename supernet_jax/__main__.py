@@ -12,7 +12,7 @@ def main() -> None:
     """
     with stopping.listening():
         try:
-            from supernet_jax import cli
+            from supernet_jax.cli import main as cli
 
             cli.main()
         except UserError as error:

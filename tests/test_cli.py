@@ -24,12 +24,12 @@ import tiny_run
 from conftest import ROOT
 from tiny_run import ARCH, ARCHS, CONFIG, COSTS, NETWORKS, supernet
 
-from supernet_jax import cli, data, spaces
-from supernet_jax.commands import extract as extract_command
-from supernet_jax.commands import info, quickstart
+from supernet_jax import data, spaces
+from supernet_jax.cli import extract, info, main, quickstart
 from supernet_jax.elastic import notation
 from supernet_jax.evaluation import costs, evaluate
-from supernet_jax.experiment import build, config, extract, run
+from supernet_jax.experiment import build, config, run
+from supernet_jax.experiment import extract as extract_
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
 from supernet_jax.networks import manifest, network_folder
@@ -92,9 +92,9 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
 POSITIONAL = {"train": ("config",), "import": ("kind", "source", "settings")}  # or whole configs
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", main.COMMANDS)
 def test_help_of_a_command(command: str, capsys: Capture) -> None:
-    module = cli.module(command)
+    module = main.module(command)
     shown = done(capsys, command, "--help")
     out = " ".join(shown.split())
     for example in module.EXAMPLES.strip().splitlines():
@@ -119,7 +119,7 @@ def test_help_of_a_config_file(capsys: Capture) -> None:
 @pytest.mark.parametrize("flag", ["-h", "--help", "help"])
 def test_overview(flag: str, capsys: Capture) -> None:
     out = done(capsys, flag)
-    for name, what in cli.COMMANDS.items():
+    for name, what in main.COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(what)}$", out, re.MULTILINE)
 
 
@@ -158,7 +158,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     assert said.err == (
         "supernet: interrupted; it keeps nothing, so the same command begins anew\n"
     )
-    monkeypatch.setattr(extract_command, "run", interrupted)
+    monkeypatch.setattr(extract, "run", interrupted)
     said = supernet(capsys, "extract", "run", "--arch", "largest", "--out", "network")
     assert said.status == 130
     assert said.err == "supernet: interrupted; the same command goes on where it stopped\n"
@@ -268,7 +268,7 @@ def test_where_the_config_file_stands(
     arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     seen = []
-    monkeypatch.setattr(cli.module("train"), "run", seen.append)
+    monkeypatch.setattr(main.module("train"), "run", seen.append)
     done(capsys, "train", *arguments)
     (parsed,) = seen
     assert parsed.out == pathlib.Path("runs/x.py")
@@ -636,7 +636,7 @@ def test_extract_reads_only_what_it_needs(
     searched: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     command = ("extract", searched, "--config", CONFIG, "--arch", json.dumps(ARCH), "--out")
-    monkeypatch.setattr(extract_command, "WHOLE", 0)  # as if they were many
+    monkeypatch.setattr(extract, "WHOLE", 0)  # as if they were many
     folders = [searched.parent / name for name in ("whole", "auto")]
     done(capsys, *command, folders[0], "--read", "whole")
     monkeypatch.setattr(checkpoint, "restore_params", None)
@@ -687,7 +687,7 @@ def test_quickstart(
         assert module.apply(variables, jnp.zeros((1, 8, 8, 1))).shape == (1, 10)
     assert (folder / "front.png").read_bytes().startswith(PNG)
     assert f"next: supernet search {folder} --high" in out
-    monkeypatch.setattr(extract, "take_out", None)  # what is there is taken as it is
+    monkeypatch.setattr(extract_, "take_out", None)  # what is there is taken as it is
     again = done(capsys, "quickstart", "--out", folder, "--steps", 6)
     assert again.splitlines()[: len(names)] == out.splitlines()[: len(names)]
 

@@ -15,7 +15,7 @@ import pytest
 import tiny_run
 from conftest import ROOT
 
-from supernet_jax.commands import quickstart
+from supernet_jax.cli import quickstart
 from supernet_jax.data import augment
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.space import Space

@@ -12,7 +12,7 @@ from image_files import folder, noise, png
 from tiny_run import CONFIG, supernet
 
 from supernet_jax import data, spaces
-from supernet_jax.commands import init
+from supernet_jax.cli import init
 from supernet_jax.data import Survey
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import config, dry_run, propose

@@ -15,7 +15,7 @@ import pytest
 import tiny_run
 from tiny_run import ARCH, CONFIG, supernet
 
-from supernet_jax.commands import latency as latency_command
+from supernet_jax.cli import latency
 from supernet_jax.elastic import choices, elastic_block, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Space
@@ -336,17 +336,17 @@ def test_tables_of_two_processes_become_one(space: Space, tmp_path: pathlib.Path
         dataclasses.replace(whole, kinds={name: whole.kinds[name] for name in some})
         for some in (names[:4], names[4:])
     ]
-    assert latency_command._write(path, halves[0]) == halves[0]
-    assert latency_command._write(path, halves[1]) == whole == latency_table.read(path)
+    assert latency._write(path, halves[0]) == halves[0]
+    assert latency._write(path, halves[1]) == whole == latency_table.read(path)
     again = Timing(9.0, 9.0, 9.0, 0.0, 5)  # what was measured here counts
     later = dataclasses.replace(halves[0], kinds={first: again}, calibration=KNOWN)
-    latency_command._write(path, later)
+    latency._write(path, later)
     assert latency_table.read(path).kinds == {**whole.kinds, first: again}
-    assert latency_command._write(path, halves[0]).calibration == KNOWN
+    assert latency._write(path, halves[0]).calibration == KNOWN
     content = path.read_text()
     other = dataclasses.replace(whole, conditions=dataclasses.replace(HERE, batch=2))
     with pytest.raises(UserError, match="batch is 1 there and 2 now"):
-        latency_command._write(path, other)
+        latency._write(path, other)
     assert path.read_text() == content
 
 

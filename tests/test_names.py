@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_run import supernet
 
-from supernet_jax.commands import info
+from supernet_jax.cli import info
 from supernet_jax.elastic import shared_params, strategies
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import ElasticBlock, elastic

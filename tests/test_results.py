@@ -19,8 +19,7 @@ import tiny_space
 from light_space import light
 from tiny_run import ARCH, CONFIG, NETWORKS, supernet
 
-from supernet_jax.commands import extract as extract_command
-from supernet_jax.commands import search as search_command
+from supernet_jax.cli import extract, search
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Bank, Space
@@ -155,8 +154,8 @@ def test_an_equal_network_is_evaluated_and_shown_once(
     assert [record["arch"] for record in json.loads(out.read_text())] == wanted
     said = supernet(capsys, "info", CONFIG, *command, "--json")
     assert [row["arch"] for row in json.loads(said.out)] == same_twice()  # as they were given
-    wanted = extract_command.Arguments(trained, trained.parent / "out", arch=command[1])
-    assert len(extract_command._archs(opened(trained), wanted)) == 2
+    wanted = extract.Arguments(trained, trained.parent / "out", arch=command[1])
+    assert len(extract._archs(opened(trained), wanted)) == 2
 
 
 def test_records_of_before_are_known_whatever_their_archs(
@@ -199,10 +198,10 @@ def test_a_search_that_an_older_version_began(trained: pathlib.Path, capsys: Cap
     assert "begun by" not in supernet(capsys, *command).err
     (state,) = (trained / "searches").iterdir()
     result = json.loads((trained / "search.json").read_text())
-    names = [f.name for f in dataclasses.fields(search_command.Arguments)]
+    names = [f.name for f in dataclasses.fields(search.Arguments)]
     identity = {k: v for k, v in result.items() if k in names and k not in ("run", "evaluations")}
     identity |= results.conditions(opened(trained), "held-out")
-    old = state.rename(state.with_name(f"{search_command._digest(identity)}.npz"))
+    old = state.rename(state.with_name(f"{search._digest(identity)}.npz"))
     content = old.read_bytes()
     said = supernet(capsys, *command)
     assert said.status == 0 and f"{old} was begun by a version that scored some" in said.err
@@ -456,10 +455,8 @@ def test_what_is_printed_can_be_a_bound(
     """Milliseconds, with as many digits as a measurement makes of them."""
     space = tiny()
     third = lambda arch: np.round(np.asarray(costs.macs(space)(arch)) / 3e5, 6)  # noqa: E731
-    spent = search_command._Spent(
-        "latency", third, 1e-6, {"latency_table": {"file": "", "measured": ""}}
-    )
-    monkeypatch.setattr(search_command, "_spent", lambda *given: spent)
+    spent = search._Spent("latency", third, 1e-6, {"latency_table": {"file": "", "measured": ""}})
+    monkeypatch.setattr(search, "_spent", lambda *given: spent)
     command = ("search", searched, "--config", CONFIG, "--cost", "latency:x")
     said = supernet(capsys, *command, *exhaustive("random"))
     assert said.status == 0, said

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax import cli
+from supernet_jax.cli import main
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.evaluation import evaluate
@@ -35,7 +35,7 @@ def supernet(capsys: pytest.CaptureFixture[str], *arguments: object) -> Said:
     capsys.readouterr()
     status = 0
     try:
-        cli.main([str(argument) for argument in arguments])
+        main.main([str(argument) for argument in arguments])
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     return Said(status, *capsys.readouterr())
@@ -62,7 +62,7 @@ def searched(factory: pytest.TempPathFactory) -> pathlib.Path:
 def _made(folder: pathlib.Path, arguments: list[str]) -> None:
     """Runs a command that makes a folder; if it fails, none is left for the next test."""
     try:
-        cli.main(arguments)
+        main.main(arguments)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from supernet_jax.commands import common
+from supernet_jax.cli import shared
 from supernet_jax.elastic import space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
@@ -63,7 +63,7 @@ def run(arguments: Arguments) -> None:
     wanted = Wanted(given, arguments.pixels, arguments.input_size)
     if "orbax" in arguments.format:
         network_folder.check_orbax(arguments.out)
-    opened = common.open_run(arguments.run, arguments.config, read=False)
+    opened = shared.open_run(arguments.run, arguments.config, read=False)
     archs = _archs(opened, arguments)
     if not _reads_slices(opened, arguments.read):
         opened = experiment_run.with_params(opened)
@@ -74,16 +74,16 @@ def run(arguments: Arguments) -> None:
 
 
 def _reads_slices(opened: Run, read: str) -> bool:
-    size = 4 * common.supernet_parameters(opened.experiment.space)  # float32
+    size = 4 * shared.supernet_parameters(opened.experiment.space)  # float32
     return read == "slices" or (read == "auto" and size > WHOLE)
 
 
 def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
     """What was asked for, each once."""
     if arguments.arch is None:
-        found = common.front(opened)
+        found = shared.front(opened)
     elif arguments.arch.startswith("front:"):
-        front = common.front(opened)
+        front = shared.front(opened)
         number = arguments.arch.removeprefix("front:")
         if not number.isdecimal() or int(number) >= len(front):
             raise UserError(

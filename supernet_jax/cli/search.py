@@ -18,7 +18,7 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax.commands import common
+from supernet_jax.cli import shared
 from supernet_jax.elastic import choices
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch
@@ -85,8 +85,8 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Searches, and writes the result and a picture of the front."""
     if not arguments.cost.startswith(LATENCY):
-        common.one_of("--cost", arguments.cost, [*COSTS, f"{LATENCY}FILE"])
-    common.one_of("--algorithm", arguments.algorithm, ("evolution", "random"))
+        shared.one_of("--cost", arguments.cost, [*COSTS, f"{LATENCY}FILE"])
+    shared.one_of("--algorithm", arguments.algorithm, ("evolution", "random"))
     for name, value, low in (
         ("--evaluations", arguments.evaluations, 1),
         ("--population", arguments.population, 1),
@@ -96,13 +96,13 @@ def run(arguments: Arguments) -> None:
         ("--bins", arguments.bins, 1),
         ("--seed", arguments.seed, 0),
     ):
-        common.at_least(name, value, low)
+        shared.at_least(name, value, low)
     if not 0 < arguments.mutation_rate <= 1:
         raise UserError(
             f"--mutation-rate is {arguments.mutation_rate}, but must be above 0 and at most 1"
         )
     path, picture = _places(arguments)
-    opened = common.open_run(arguments.run, arguments.config)
+    opened = shared.open_run(arguments.run, arguments.config)
     result = find(opened, arguments)
     if arguments.out is not None and files.is_writable(opened.folder):
         _places(arguments)  # they were free when this began; what is known is not computed again
@@ -122,11 +122,11 @@ def _places(arguments: Arguments) -> tuple[pathlib.Path, pathlib.Path]:
     """
     out = arguments.out
     if out is None:
-        return arguments.run / common.SEARCH_FILE, arguments.run / "front.png"
+        return arguments.run / shared.SEARCH_FILE, arguments.run / "front.png"
     if out.suffix != ".json":
         raise UserError(f"--out is {out}, but the result is JSON; end it in .json")
     for path in (out, out.with_suffix(".png")):
-        common.check_writable("--out", path)
+        shared.check_writable("--out", path)
     return out, out.with_suffix(".png")
 
 
@@ -140,7 +140,7 @@ def find(opened: Run, arguments: Arguments) -> dict[str, Any]:
         UserError: nothing can be kept in the run's folder, and there is no other place; no subnet
             has a loss that is a number.
     """
-    keep = common.keeps_results(opened, arguments.out)
+    keep = shared.keeps_results(opened, arguments.out)
     space = opened.experiment.space
     spent = _spent(space, arguments.cost)
     identity = _identity(opened, arguments, spent)

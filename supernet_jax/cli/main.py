@@ -18,14 +18,13 @@ import jax
 import tyro
 
 import supernet_jax
-from supernet_jax import commands
 from supernet_jax.errors import UserError, near
 from supernet_jax.experiment.config import Config, load_file
 from supernet_jax.runtime import hardware, program_cache, stopping
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 
-# Each is a module of `commands`, imported when it is asked for: some need much that others do not.
+# Each is a module of this room, imported when it is asked for: some need much that others do not.
 COMMANDS = {
     "info": "draw a space, or count the MACs and parameters of archs",
     "init": "look at your images, write a config file to begin with",
@@ -158,7 +157,7 @@ def _dispatch(arguments: list[str]) -> None:
 def module(name: str) -> Any:
     """The module of a command: its `Arguments`, its `EXAMPLES`, and `run`."""
     own = f"{name}_" if keyword.iskeyword(name) else name
-    return importlib.import_module(f"{commands.__name__}.{own}")
+    return importlib.import_module(f"supernet_jax.cli.{own}")
 
 
 def _train(train: Any, arguments: list[str]) -> Any:

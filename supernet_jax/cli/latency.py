@@ -10,7 +10,7 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax.commands import common
+from supernet_jax.cli import shared
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
@@ -57,9 +57,9 @@ def run(arguments: Arguments) -> None:
         ("--archs", arguments.archs, 3),
         ("--rounds", arguments.rounds, 3),
     ):
-        common.at_least(name, value, low)
+        shared.at_least(name, value, low)
     engine = _engine(arguments.runtime)
-    space = common.space_of(arguments.space)
+    space = shared.space_of(arguments.space)
     resolutions = _resolutions(space, arguments.resolutions)
     table = _begin(arguments.out, space, arguments.batch, engine)
     for pick in (choices.smallest, choices.largest):
@@ -95,7 +95,7 @@ def _begin(path: pathlib.Path, space: Space, batch: int, engine: Engine) -> Tabl
     """The table that is there, if it was measured under the same conditions, or an empty one."""
     here = timing.conditions(space, batch=batch, engine=engine)
     if not os.path.lexists(path):
-        common.check_writable("--out", path)
+        shared.check_writable("--out", path)
         return Table(latency_table.FORMAT, latency_table.VERSION, here, {}, {}, None)
     table = _same_conditions(path, here)
     if not files.is_writable(path.absolute().parent):

@@ -14,7 +14,7 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax.commands import common
+from supernet_jax.cli import shared
 from supernet_jax.elastic import space_identity
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import build, dry_run, run_folder, train
@@ -65,7 +65,7 @@ def run(arguments: Arguments) -> None:
         raise UserError("--json needs --dry-run; metrics of training are in metrics.jsonl")
     if arguments.out is None and not arguments.dry_run:
         raise UserError("--out is required: the folder of the run, as --out runs/digits")
-    common.at_least("--join-seconds", arguments.join_seconds, 1)
+    shared.at_least("--join-seconds", arguments.join_seconds, 1)
     hardware.keep_memory()
     with distributed.joined(
         arguments.coordinator,

@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from supernet_jax import data
-from supernet_jax.commands import common
+from supernet_jax.cli import shared
 from supernet_jax.elastic import choices, notation, shared_params
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.errors import UserError
@@ -57,7 +57,7 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Makes the file, and says what is in it."""
-    common.one_of("--score", arguments.score, SAMPLES)
+    shared.one_of("--score", arguments.score, SAMPLES)
     for name, value, low in (
         ("--bins", arguments.bins, 1),
         ("--samples", arguments.samples, 0),
@@ -65,8 +65,8 @@ def run(arguments: Arguments) -> None:
         ("--batch", arguments.batch, 2),
         ("--seed", arguments.seed, 0),
     ):
-        common.at_least(name, value, low)
-    common.check_writable("--out", arguments.out)
+        shared.at_least(name, value, low)
+    shared.check_writable("--out", arguments.out)
     samples = arguments.samples or SAMPLES[arguments.score]
     if arguments.score == "none":
         _over_macs(arguments, samples)
@@ -75,7 +75,7 @@ def run(arguments: Arguments) -> None:
 
 
 def _over_macs(arguments: Arguments, samples: int) -> None:
-    space = common.space_of(arguments.space)
+    space = shared.space_of(arguments.space)
     with progress.bar("archs", samples, unit="arch") as advance:
         made = macs_table.build(
             space, bins=arguments.bins, samples=samples, seed=arguments.seed, advance=advance
@@ -157,7 +157,7 @@ def _record(
 
 
 def _write(path: pathlib.Path, value: Any) -> None:
-    common.check_writable("--out", path)  # it was free when this began
+    shared.check_writable("--out", path)  # it was free when this began
     files.write_text(
         path, (results.dump(value) if isinstance(value, list) else files.dumps(value)) + "\n"
     )

@@ -9,7 +9,7 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax.commands import common
+from supernet_jax.cli import shared
 from supernet_jax.elastic import choices, space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
@@ -59,31 +59,31 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Evaluates what was asked for, and prints and writes the results."""
-    common.one_of("--split", arguments.split, SPLITS)
+    shared.one_of("--split", arguments.split, SPLITS)
     if (arguments.archs is not None) + (arguments.random != 0) + arguments.front != 1:
         raise UserError("say which subnets: --archs FILE, --random N or --front (exactly one)")
     if arguments.random:
-        common.at_least("--random", arguments.random, 1)
-    common.at_least("--seed", arguments.seed, 0)
+        shared.at_least("--random", arguments.random, 1)
+    shared.at_least("--seed", arguments.seed, 0)
     if not 0 < arguments.race_error < 1:
         raise UserError(f"--race-error is {arguments.race_error}, but must be above 0 and below 1")
     if arguments.out is not None:
-        common.check_writable("--out", arguments.out)
-    opened = common.open_run(arguments.run, arguments.config)
+        shared.check_writable("--out", arguments.out)
+    opened = shared.open_run(arguments.run, arguments.config)
     given = _archs(opened, arguments)
     archs = space.distinct(opened.experiment.space, given)
     if arguments.race:
-        keep = common.keeps_results(opened, arguments.out)
+        keep = shared.keeps_results(opened, arguments.out)
         how: dict[str, Any] = {"error": arguments.race_error, "seed": arguments.seed, "keep": keep}
         records, report = race.race(opened, arguments.split, archs, **how)
     else:
         scorer = results.Scorer(opened, arguments.split)
-        keep = not scorer.lacks(archs) or common.keeps_results(opened, arguments.out)
+        keep = not scorer.lacks(archs) or shared.keeps_results(opened, arguments.out)
         scorer.keep = keep
         records = scorer(archs)
     if arguments.out is not None:
         if keep:  # it was free when this began; what is known is not computed again
-            common.check_writable("--out", arguments.out)
+            shared.check_writable("--out", arguments.out)
         files.write_json(arguments.out, records)
     print_records(records)
     if len(archs) < len(given):
@@ -97,7 +97,7 @@ def run(arguments: Arguments) -> None:
 def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
     space = opened.experiment.space
     if arguments.front:
-        return common.front(opened)
+        return shared.front(opened)
     if arguments.archs is not None:
         return read_archs.read_archs(space, arguments.archs)
     key = jax.random.key(arguments.seed)

@@ -13,7 +13,7 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax.commands import common
+from supernet_jax.cli import shared
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
@@ -60,14 +60,14 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Prints what was asked of a space."""
-    common.at_least("--samples", arguments.samples, 1)
-    common.at_least("--seed", arguments.seed, 0)
+    shared.at_least("--samples", arguments.samples, 1)
+    shared.at_least("--seed", arguments.seed, 0)
     if arguments.sampler:
         _visits(arguments)
         return
     if arguments.out is not None:
         raise UserError("--out needs --sampler, whose visits it draws")
-    space = common.space_of(arguments.space)
+    space = shared.space_of(arguments.space)
     if arguments.latency is not None and arguments.archs is None:
         raise UserError("--latency needs --archs, whose milliseconds it tells")
     if arguments.archs is not None:
@@ -99,7 +99,7 @@ def summarise(space: Space, *, samples: int, seed: int) -> dict[str, Any]:
         "decisions": len(choices.names(space.menu)),
         "menu": notation.options(space.menu),
         "blocks": len(space.blocks),
-        "supernet_parameters": common.supernet_parameters(space),
+        "supernet_parameters": shared.supernet_parameters(space),
         "random": {"samples": samples, "seed": seed},
         **{
             name: {
@@ -213,7 +213,7 @@ def _bars(macs: np.ndarray, low: int, high: int) -> str:
 
 def _visits(arguments: Arguments) -> None:
     """Tells and draws what the sampler of a config file visits."""
-    common.at_least("--steps", arguments.steps, 1)
+    shared.at_least("--steps", arguments.steps, 1)
     if not arguments.space.endswith(".py"):
         raise UserError(f"--sampler needs a config file, which {arguments.space} is not")
     if arguments.archs is not None:
@@ -223,7 +223,7 @@ def _visits(arguments: Arguments) -> None:
     if arguments.out is not None:
         if arguments.out.suffix != ".png":
             raise UserError(f"--out is {arguments.out}, but the picture is PNG; end it in .png")
-        common.check_writable("--out", arguments.out)
+        shared.check_writable("--out", arguments.out)
     settings = config.load_file(arguments.space)[0]
     built = build.build(settings)
     total, name = settings.train.steps, type(settings.sampler).__name__

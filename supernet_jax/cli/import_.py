@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from supernet_jax.commands import common
+from supernet_jax.cli import shared
 from supernet_jax.data import Dataset
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.elastic_block import Tree
@@ -113,7 +113,7 @@ class Imported(NamedTuple):
 
 def run(arguments: Arguments) -> None:
     """Reads the weights, makes the run folder and says what was mapped."""
-    common.one_of("the first argument", arguments.kind, [*FAMILIES, NETWORK])
+    shared.one_of("the first argument", arguments.kind, [*FAMILIES, NETWORK])
     if arguments.config is None or arguments.out is None:
         raise UserError(
             "--config and --out are required: the config file of space and data, and the run "

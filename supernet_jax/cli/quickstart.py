@@ -10,7 +10,7 @@ import rich.console
 import rich.table
 
 from supernet_jax import spaces
-from supernet_jax.commands import common, search
+from supernet_jax.cli import search, shared
 from supernet_jax.elastic import notation
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.experiment import build, config, extract, run_folder, train
@@ -45,8 +45,8 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Does the whole job and leaves one run folder."""
     start = time.monotonic()
-    common.at_least("--steps", arguments.steps, 1)
-    common.at_least("--seed", arguments.seed, 0)
+    shared.at_least("--steps", arguments.steps, 1)
+    shared.at_least("--seed", arguments.seed, 0)
     settings = _settings(arguments)
     with run_folder.writing(arguments.out, settings):
         _fill(arguments, settings, start)
@@ -68,7 +68,7 @@ def _fill(arguments: Arguments, settings: config.Config, start: float) -> None:
     networks = [_take_out(opened, name, entry) for name, entry in picked.items()]
     for entry, network in zip(picked.values(), networks, strict=True):
         entry["test_accuracy"] = network["test_accuracy"]
-    files.write_json(arguments.out / common.SEARCH_FILE, result)
+    files.write_json(arguments.out / shared.SEARCH_FILE, result)
     front_png.draw(arguments.out / "front.png", result)
     files.write_json(
         arguments.out / "results.json",

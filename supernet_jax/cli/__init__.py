@@ -1,0 +1,1 @@
+"""The commands of `supernet`: arguments, examples, printing."""
