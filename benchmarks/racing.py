@@ -30,7 +30,7 @@ from supernet_jax.evaluation import costs
 from supernet_jax.experiment import config, run
 from supernet_jax.experiment.race import Book
 from supernet_jax.runtime import progress
-from supernet_jax.search import pareto_front, race
+from supernet_jax.searching import pareto_front, race
 
 # Mean accuracy, its rise from the cheapest to the dearest, its spread around that, noise
 # (standard deviations of difficulty), images.

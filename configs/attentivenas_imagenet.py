@@ -26,16 +26,11 @@ there bicubically; AutoAugment takes the nearest pixel and a fill of 128, there 
 drawn by chance, and the fill is the mean.
 """
 
-from supernet_jax.experiment.config import Config, Data, Evaluation, Train
-from supernet_jax.spaces import AttentiveNAS
-from supernet_jax.training.gradients import UnitSum
-from supernet_jax.training.losses import SoftCrossEntropy
-from supernet_jax.training.optimizers import Sgd
-from supernet_jax.training.samplers import Attentive
+import supernet_jax as sj
 
-config = Config(
-    space=AttentiveNAS(dropout=0.2, drop_path=0.2),
-    data=Data(
+config = sj.Config(
+    space=sj.spaces.AttentiveNAS(dropout=0.2, drop_path=0.2),
+    data=sj.Data(
         name="tfds:imagenet2012",
         held_out=10_000,
         size=224,
@@ -44,12 +39,14 @@ config = Config(
         policy="autoaugment",
         deviation=0.5,
     ),
-    sampler=Attentive(n_random=2, trials=3, choose="best", bins=60),  # of 25 M MACs each
-    loss=SoftCrossEntropy(smoothing=0.1),
-    combine=UnitSum(),  # four gradients, each with weight 1
-    optimizer=Sgd(  # 0.1 for each 256 images; 5 of 360 epochs of warm-up
+    sampler=sj.samplers.Attentive(
+        n_random=2, trials=3, choose="best", bins=60
+    ),  # of 25 M MACs each
+    loss=sj.losses.SoftCrossEntropy(smoothing=0.1),
+    combine=sj.gradients.UnitSum(),  # four gradients, each with weight 1
+    optimizer=sj.optimizers.Sgd(  # 0.1 for each 256 images; 5 of 360 epochs of warm-up
         learning_rate=0.8, warmup=5 / 360, momentum=0.9, weight_decay=1e-5, clip=1.0
     ),
-    train=Train(steps=225_000, batch=2048, accumulate=1, checkpoint_every=2500, log_every=100),
-    evaluation=Evaluation(calibration_batches=64, batch=256, chunk=8),
+    train=sj.Train(steps=225_000, batch=2048, accumulate=1, checkpoint_every=2500, log_every=100),
+    evaluation=sj.Evaluation(calibration_batches=64, batch=256, chunk=8),
 )

@@ -6,18 +6,14 @@ Hardware: two CPU cores. `supernet quickstart` is this experiment with search an
 Expected: see docs/results.md.
 """
 
-from supernet_jax.experiment.config import Config, Data, Evaluation, Train
-from supernet_jax.spaces import Digits
-from supernet_jax.training.losses import AlphaDivergence
-from supernet_jax.training.optimizers import Sgd
-from supernet_jax.training.samplers import Sandwich
+import supernet_jax as sj
 
-config = Config(
-    space=Digits(),
-    data=Data(name="digits", held_out=0.2),
-    sampler=Sandwich(n_random=2),
-    loss=AlphaDivergence(smoothing=0.1),
-    optimizer=Sgd(learning_rate=0.05, weight_decay=1e-4, warmup=0.1),
-    train=Train(steps=300, batch=64, checkpoint_every=100),
-    evaluation=Evaluation(calibration_batches=2, batch=128, chunk=16),
+config = sj.Config(
+    space=sj.spaces.Digits(),
+    data=sj.Data(name="digits", held_out=0.2),
+    sampler=sj.samplers.Sandwich(n_random=2),
+    loss=sj.losses.AlphaDivergence(smoothing=0.1),
+    optimizer=sj.optimizers.Sgd(learning_rate=0.05, weight_decay=1e-4, warmup=0.1),
+    train=sj.Train(steps=300, batch=64, checkpoint_every=100),
+    evaluation=sj.Evaluation(calibration_batches=2, batch=128, chunk=16),
 )

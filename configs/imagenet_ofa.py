@@ -26,32 +26,27 @@ published, but images are cropped to 224 and resized inside the network; colours
 BatchNorm of every member sees the whole batch, there 64 images (`train.norm_shards`).
 """
 
-from supernet_jax.experiment.config import Config, Data, Evaluation, Train
-from supernet_jax.spaces import OfaMobileNetV3
-from supernet_jax.training.gradients import UnitSum
-from supernet_jax.training.losses import SoftCrossEntropy
-from supernet_jax.training.optimizers import Sgd
-from supernet_jax.training.samplers import Phase, Progressive
+import supernet_jax as sj
 
-config = Config(
-    space=OfaMobileNetV3(width=1.0, dropout=0.1),
-    data=Data(name="tfds:imagenet2012", held_out=10_000, size=224, crop="random", flip=True),
-    sampler=Progressive(
+config = sj.Config(
+    space=sj.spaces.OfaMobileNetV3(width=1.0, dropout=0.1),
+    data=sj.Data(name="tfds:imagenet2012", held_out=10_000, size=224, crop="random", flip=True),
+    sampler=sj.samplers.Progressive(
         n_random=2,
         largest_alone=180 / 605,
         phases=(
-            Phase(("ks",), 125 / 605),
-            Phase(("d",), 25 / 605, options=1),
-            Phase(("d",), 125 / 605),
-            Phase(("e",), 25 / 605, options=1, sort=True),
-            Phase(("e",), 125 / 605),
+            sj.samplers.Phase(("ks",), 125 / 605),
+            sj.samplers.Phase(("d",), 25 / 605, options=1),
+            sj.samplers.Phase(("d",), 125 / 605),
+            sj.samplers.Phase(("e",), 25 / 605, options=1, sort=True),
+            sj.samplers.Phase(("e",), 125 / 605),
         ),
     ),
-    loss=SoftCrossEntropy(smoothing=0.1, hard_weight=0.5),
-    combine=UnitSum(),
-    optimizer=Sgd(  # gradients are not clipped
+    loss=sj.losses.SoftCrossEntropy(smoothing=0.1, hard_weight=0.5),
+    combine=sj.gradients.UnitSum(),
+    optimizer=sj.optimizers.Sgd(  # gradients are not clipped
         learning_rate=2.6, warmup=5 / 605, momentum=0.9, weight_decay=3e-5, clip=1e6
     ),
-    train=Train(steps=375_500, batch=2048, accumulate=1, checkpoint_every=2500, log_every=100),
-    evaluation=Evaluation(calibration_batches=64, batch=256, chunk=8),
+    train=sj.Train(steps=375_500, batch=2048, accumulate=1, checkpoint_every=2500, log_every=100),
+    evaluation=sj.Evaluation(calibration_batches=64, batch=256, chunk=8),
 )

@@ -1,3 +1,36 @@
-"""Weight-sharing supernets in JAX: train once, search, and take any subnet away."""
+"""Weight-sharing supernets in JAX: train once, search, and take any subnet away.
+
+    import supernet_jax as sj
+
+What this offers is listed in `__init__.pyi`, where type checkers look for it, and loaded when it is
+first used, so that the import itself takes no time.
+"""
+
+import ast
+import functools
+import importlib
+import pathlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+
+@functools.cache
+def _places() -> dict[str, str]:
+    """The module that each name comes from, or is."""
+    stub = pathlib.Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    nodes = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: str(node.module) for node in nodes for alias in node.names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _places():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_places()[name])
+    if name not in vars(module):
+        importlib.import_module(f"{module.__name__}.{name}")
+    return globals().setdefault(name, vars(module)[name])
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_places()})

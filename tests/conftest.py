@@ -24,11 +24,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 # The longest files first, so that none of them is left for one worker at the end.
 LONGEST = (
     "attentivenas",
-    "train",
+    "train_step",
     "theorem",
-    "fit",
-    "hooks",
-    "elastic",
+    "loop",
+    "doors",
+    "elastic_block",
     "costs",
     "own_space",
     "cli",

@@ -20,7 +20,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.experiment import build, config, read_archs, results, sampler_visits
-from supernet_jax.report import sampler_png
+from supernet_jax.reporting import sampler_png
 from supernet_jax.storage import files
 
 EXAMPLES = """

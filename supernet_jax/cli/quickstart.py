@@ -17,7 +17,7 @@ from supernet_jax.experiment import build, config, extract, run_folder, train
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.run import Run
 from supernet_jax.networks import manifest
-from supernet_jax.report import front_png
+from supernet_jax.reporting import front_png
 from supernet_jax.runtime import stopping
 from supernet_jax.storage import files
 from supernet_jax.training import loop, optimizers

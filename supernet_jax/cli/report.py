@@ -9,7 +9,7 @@ import tyro
 
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import config
-from supernet_jax.report import page
+from supernet_jax.reporting import page
 from supernet_jax.storage import files
 
 EXAMPLES = """

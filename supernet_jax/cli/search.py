@@ -28,10 +28,10 @@ from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.costs import Cost
 from supernet_jax.experiment import results
 from supernet_jax.experiment.run import Run
-from supernet_jax.report import front_png
+from supernet_jax.reporting import front_png
 from supernet_jax.runtime import progress
-from supernet_jax.search import Budget, History, Searcher, evolution, pareto_front, random_search
-from supernet_jax.search import run as run_search
+from supernet_jax.searching import Budget, History, Searcher, evolution, pareto_front, random_search
+from supernet_jax.searching import run as run_search
 from supernet_jax.storage import files
 
 EXAMPLES = """

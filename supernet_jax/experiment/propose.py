@@ -143,16 +143,14 @@ def text(parts: list[Part], head: str) -> str:
         parts: of it.
         head: its docstring; paragraphs are separated by empty lines.
     """
-    names = sorted({"Config", *(part.kind.__name__ for part in parts)})
     paragraphs = [
         one if one.startswith("    ") else textwrap.fill(one, WIDTH) for one in head.split("\n\n")
     ]
     docstring = "\n\n".join(paragraphs).replace("\\", "\\\\").replace('"""', "'''")
-    lines = [f'"""{docstring}\n"""', "", "from supernet_jax.config import ("]
-    lines += [*(f"    {name}," for name in names), ")", "", "config = Config("]
+    lines = [f'"""{docstring}\n"""', "", "import supernet_jax as sj", "", "config = sj.Config("]
     for part in parts:
         lines += _comment(part.why, 4)
-        start = f"    {part.name}={part.kind.__name__}("
+        start = f"    {part.name}={_public(part.kind)}("
         values = ", ".join(f"{name}={_spelt(value)}" for name, value in part.values.items())
         if not part.reasons and len(f"{start}{values}),") <= WIDTH:
             lines.append(f"{start}{values}),")
@@ -163,6 +161,13 @@ def text(parts: list[Part], head: str) -> str:
             lines.append(f"        {name}={_spelt(value)},")
         lines.append("    ),")
     return "\n".join([*lines, ")"]) + "\n"
+
+
+def _public(kind: type) -> str:
+    """A part of a configuration as users name it, by the room or the door that it comes from."""
+    doors = ("spaces", "samplers", "losses", "gradients", "optimizers")
+    door = [name for name in kind.__module__.split(".") if name in doors]
+    return ".".join(["sj", *door, kind.__name__])
 
 
 def _comment(why: str, indent: int) -> list[str]:

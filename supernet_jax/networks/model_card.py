@@ -76,14 +76,14 @@ def _facts(d: Description) -> list[str]:
 
 def _flax(d: Description, folder: str) -> list[str]:
     own = f', space_file="{_quoted(d.code.file)}"' if d.code else ""
-    load = f'module, variables = extracted.load("{_quoted(folder)}"{own})'
+    load = f'module, variables = sj.load("{_quoted(folder)}"{own})'
     run = ["logits = jax.jit(module.apply)(variables, inputs)", NUMBERS]
     if d.preparation is not None and d.input_channels in preparation.MODES:
-        made = f'inputs = extracted.inputs("{_quoted(folder)}", ["IMAGE"])  # files, yours'
-        return ["import jax", "from supernet_jax import extracted", "", load, made, *run]
+        made = f'inputs = sj.inputs("{_quoted(folder)}", ["IMAGE"])  # files, yours'
+        return ["import jax", "import supernet_jax as sj", "", load, made, *run]
     given = d.preparation or preparation.Preparation(d.resolution, d.resolution, None)
     zeros = _zeros(d, given.height, given.width)
-    imports = ["import jax, numpy as np", "from supernet_jax import extracted", ""]
+    imports = ["import jax, numpy as np", "import supernet_jax as sj", ""]
     return [*imports, load, zeros, *_normalised(d), *run]
 
 

@@ -2,7 +2,7 @@
 
 Nothing here knows of spaces, archs or shared parameters. A folder holds `network.json`, which says
 what the network is made of, its variables in `weights` (an Orbax checkpoint) or in
-`model.safetensors`, and `README.md`. It may hold other formats (`supernet_jax.export`), which are
+`model.safetensors`, and `README.md`. It may hold other formats (`networks.formats`), which are
 loaded without this library.
 
     module, variables = load(folder)

@@ -55,7 +55,7 @@ class Format(NamedTuple):
         packages: pip requirements of writer and runtime beyond the library's own dependencies.
         snippet: Python for the model card: imports, an empty line, and what makes `logits` of the
             NumPy array `inputs`, in which FOLDER stands for the folder. Empty where
-            `extracted.load` is what loads it.
+            `network_folder.load` is what loads it.
         program: whether the files hold the computation too, and not only weights for Flax.
     """
 

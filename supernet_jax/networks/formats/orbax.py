@@ -12,7 +12,7 @@ def write(folder: pathlib.Path, export: Export) -> None:
 
 
 def load(folder: pathlib.Path) -> Runner:
-    """The network in Flax. Use `extracted.load` for one with blocks of your own."""
+    """The network in Flax. Use `network_folder.load` for one with blocks of your own."""
     return flax_runner(*network_folder.load(folder, source=network_folder.WEIGHTS))
 
 

@@ -33,7 +33,7 @@ def load(
 
     Args:
         made: a network with the blocks of the space's largest subnet.
-        variables: its own, as `extracted.load` gives them.
+        variables: its own, as `network_folder.load` gives them.
         space: the space.
         key: of the random start of what the network does not have.
         sort: whether channels inside blocks are put in the order of their importance (see

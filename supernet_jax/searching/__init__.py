@@ -1,0 +1,41 @@
+"""One file per search algorithm, and the loop that runs any of them."""
+
+from supernet_jax.searching.evolution import evolution
+from supernet_jax.searching.loop import Score, run
+from supernet_jax.searching.pareto import front_per_bin, hypervolume, pareto_front
+from supernet_jax.searching.racing import Raced, race
+from supernet_jax.searching.random_search import random_search
+from supernet_jax.searching.searcher import (
+    Budget,
+    History,
+    Searcher,
+    SearchState,
+    begin,
+    extend,
+    generation_key,
+    no_history,
+    pack,
+    remember,
+)
+
+__all__ = [
+    "Budget",
+    "History",
+    "Raced",
+    "Score",
+    "SearchState",
+    "Searcher",
+    "begin",
+    "evolution",
+    "extend",
+    "front_per_bin",
+    "generation_key",
+    "hypervolume",
+    "no_history",
+    "pack",
+    "pareto_front",
+    "race",
+    "random_search",
+    "remember",
+    "run",
+]

@@ -1,0 +1,466 @@
+"""The report of a run: pure parts by their properties, the page by what a parser finds in it."""
+
+import html.parser
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+from tiny_run import CONFIG, supernet
+
+from supernet_jax import spaces
+from supernet_jax.elastic import choices
+from supernet_jax.experiment import build, config, sampler_visits
+from supernet_jax.reporting import metrics_history, page, subnet_charts, svg_axes, svg_plot
+from supernet_jax.reporting.downsample import columns
+from supernet_jax.reporting.html import Html, escape, tag
+from supernet_jax.reporting.metrics_history import Stretch
+from supernet_jax.reporting.run_results import Pair, networks
+from supernet_jax.training import samplers, train_step
+from supernet_jax.training.members import Members
+
+HOSTILE = (
+    "<script>alert(1)</script>\"'></svg></style></title><img src=x onerror='y'> &lt; \x00\ud800"
+)
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+OURS = {
+    *("html", "head", "meta", "title", "style", "script", "body", "header", "section", "footer"),
+    *("h1", "h2", "p", "div", "span", "strong", "details", "summary", "pre", "code", "ul", "li"),
+    *("dl", "dt", "dd", "figure", "figcaption", "svg", "path", "rect", "text"),
+    *("table", "thead", "tbody", "tr", "th", "td"),
+}
+
+
+class Parsed(html.parser.HTMLParser):
+    """The elements of a document, in order, and its text."""
+
+    def __init__(self, document: str):
+        super().__init__()
+        self.elements: list[tuple[str, tuple[str, ...]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.values: list[str] = []
+        self.feed(document)
+        self.close()
+        assert self.open == [], "not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, tuple(name for name, _ in attrs)))
+        self.values += [value or "" for _, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += data
+
+    @property
+    def names(self) -> set[str]:
+        return {name for name, _ in self.elements}
+
+
+def line(step: int, **values: Any) -> str:
+    known = {"loss/largest": 2.0 / step, "loss/smallest": 3.0 / step, "loss/random_1": 2.5 / step}
+    known |= {"loss/random_2": 2.6 / step, "accuracy/largest": 0.5, "gradient_norm": 1.0}
+    return json.dumps({"step": step, **known, "applied": 1.0, "refused": 0.0} | values)
+
+
+def record(text: str, **values: Any) -> dict[str, Any]:
+    known: dict[str, Any] = {"arch": {"width": 4, text: [text]}, "accuracy": 0.5, "loss": 1.0}
+    known |= {"macs": 1000, "parameters": 90, "space": text, "checkpoint": 20, "images": 64}
+    known |= {"split": "held-out", "data": text, "calibration": [1, 64], "dtype": text}
+    return {**known, **values}
+
+
+def network(text: str) -> dict[str, Any]:
+    return {
+        "format": "supernet_jax network", "version": 1, "space": text, "arch": {text: text},
+        "resolution": 8, "input_channels": 1, "mean": [0.5], "std": [0.5], "classes": [text] * 2,
+        "blocks": [], "code": None, "macs": 1000, "parameters": 90,
+        "accuracy": {"test": 0.5, text: 0.4}, "calibration": {"batches": 1, "batch": 64},
+        "source": {"run": text, text: text}, "proof": {"difference": 0.0, "images": 64},
+        "dtype": text, "sha256": text,
+    }  # fmt: skip
+
+
+def files(text: str) -> dict[str, str]:
+    """A run folder in which everything that may be a text is this one."""
+    part = {"type": text, "rate": text, text: [text]}
+    settings = {name: part for name in ("space", "sampler", "loss", "optimizer", text)}
+    data = {"name": text, "held_out": text, "split_seed": text}
+    settings |= {"data": data, "train": {"steps": 40, "batch": 64, "seed": text, "dtype": text}}
+    started = {"event": "start", "step": 0, "time": 1e9, "command": text, "processor": text}
+    started |= {name: text for name in ("device", "devices", "jax", "supernet_jax", "python")}
+    times = [started, *({"step": s, "time": 1e9 + s} for s in (10, 20, 30))]
+    refused = {"event": "refused", "step": 15, "loss/largest": math.nan, text: text}
+    rollback = {"event": "rollback", "from": 20, "to": 10, "rollbacks": 1, text: text}
+    named = {f"loss/{text}": 1.0, f"accuracy/{text}": 0.1, text: text}
+    metrics = [line(10, **named), json.dumps(refused), json.dumps(rollback), line(20), line(30)]
+    front = [record(text), record(text, macs=2000, accuracy=0.6, test_accuracy=0.55, latency=1.5)]
+    search = {"cost": text, "algorithm": text, "split": text, "images": text, "front": front}
+    race = {"front": front, "all": [record(text, images=32), *front], "candidates": text}
+    pair = {"inherited": 0.4, "seed": text, "method": text, "macs": 1000}
+    pairs = [{**pair, "arch": {text: text}, "alone": 0.5 + i / 10} for i in range(3)]
+    evaluations = [record(text), record(text, split="test"), record(text, macs=1500)]
+    return {
+        "config.json": json.dumps({"type": "Config", **settings}),
+        "metrics.jsonl": "\n".join(metrics) + "\n",
+        "times.jsonl": "".join(json.dumps(one) + "\n" for one in times),
+        "evaluations.jsonl": "".join(json.dumps(one) + "\n" for one in evaluations) + text[:9],
+        "search.json": json.dumps(search),
+        "races/a.json": json.dumps(race),
+        "races/b.json": text,
+        "fidelity.json": json.dumps([*pairs, {"arch": text}]),
+        "networks/one/network.json": json.dumps(network(text)),
+        "networks/two/network.json": json.dumps({**network(text), "macs": text}),
+    }
+
+
+def make(folder: pathlib.Path, contents: dict[str, str]) -> pathlib.Path:
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8", errors="replace")
+    return folder
+
+
+PLAIN = {"type": "Config", "train": {"steps": 100, "batch": 64}}
+
+
+def shown(folder: pathlib.Path, **contents: str) -> Parsed:
+    """The report of a folder with a plain configuration and these files (`__` is a dot)."""
+    named = {name.replace("__", "."): content for name, content in contents.items()}
+    return Parsed(page.report(make(folder, {"config.json": json.dumps(PLAIN), **named})))
+
+
+def test_texts_are_escaped() -> None:
+    written = tag("p", HOSTILE, Html("<b>ours</b>"), title=HOSTILE, data_v=None, hidden=True).text
+    parsed = Parsed(written)
+    assert parsed.elements == [("p", ("title", "hidden")), ("b", ())]
+    assert "<script>alert(1)</script>" in parsed.text
+    assert parsed.values[0].startswith("<script>")
+    assert "\x00" not in written
+    written.encode()  # no lone surrogate
+    assert len(escape("x" * 10**6)) < 5000
+
+
+def test_hostile_files_change_no_element(tmp_path: pathlib.Path) -> None:
+    name = "run <b onload='x'>\"&amp;"
+    harmless = page.report(make(tmp_path / "a" / "run", files("harmless")))
+    hostile = page.report(make(tmp_path / "b" / name, files(HOSTILE)))
+    first, second = Parsed(harmless), Parsed(hostile)
+    assert second.elements == first.elements
+    assert first.names <= OURS
+    assert [name for name, _ in second.elements].count("script") == 1
+    assert second.text.count("alert(1)") > 20  # they are there, as text
+    for text in ("Loss", "Accuracy over MACs", "Kendall tau", "logits differ by", "refused"):
+        assert text in second.text
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e308, 10**400, -1, [], {}, "1"])
+def test_numbers_that_are_none(tmp_path: pathlib.Path, value: Any) -> None:
+    def spoil(known: Any) -> Any:
+        if isinstance(known, dict):
+            return {k: v if k in ("type", "version") else spoil(v) for k, v in known.items()}
+        if isinstance(known, list):
+            return [spoil(v) for v in known]
+        return value if isinstance(known, int | float) else known
+
+    def spoiled(content: str) -> str:
+        try:
+            return json.dumps(spoil(json.loads(content)))
+        except ValueError:
+            rows = [row for row in content.splitlines() if row.startswith("{")]
+            return "".join(json.dumps(spoil(json.loads(row))) + "\n" for row in rows)
+
+    contents = files("words")
+    text = page.report(
+        make(tmp_path, {k: spoiled(v) for k, v in contents.items() if "b.js" not in k})
+    )
+    parsed = Parsed(text)
+    assert parsed.names <= OURS
+    drawn = " ".join(re.findall(r' (?:d|x|y|width|height|transform)="([^"]*)"', text))
+    assert "nan" not in drawn and "inf" not in drawn
+
+
+def test_one_spoiled_field_leaves_the_others(tmp_path: pathlib.Path) -> None:
+    rows = [line(10), line(20, **{"loss/largest": math.nan}), line(30)]
+    found = metrics_history.read(make(tmp_path, {"m": "\n".join(rows)}) / "m")
+    np.testing.assert_array_equal(found.steps, [10, 20, 30])
+    np.testing.assert_array_equal(np.isnan(found.values["loss/largest"]), [False, True, False])
+    assert np.isfinite(found.values["loss/smallest"]).all()
+
+
+def test_numbers_written_as_null(tmp_path: pathlib.Path) -> None:
+    # As JSON has no NaN: of a run that diverged, all of them.
+    nothing = {"loss/largest": None, "loss/random_1": None, "gradient_norm": None}
+    rows = [line(10), line(20, **nothing), line(30, **{"accuracy/largest": None})]
+    known = metrics_history.read(make(tmp_path, {"m": "\n".join(rows) + "\n"}) / "m")
+    assert known.broken is None and known.steps.tolist() == [10, 20, 30]
+    np.testing.assert_array_equal(np.isnan(known.values["loss/largest"]), [False, True, False])
+    diverged = "".join(line(s, **dict.fromkeys(known.values)) + "\n" for s in (10, 20))
+    null = {"loss": None, "accuracy": None, "latency": None, "test_accuracy": None}
+    kept = {"front": [record("a", loss=None, latency=None, test_accuracy=None)]}
+    parsed = shown(
+        tmp_path,
+        metrics__jsonl=diverged,
+        evaluations__jsonl=json.dumps(record("a", **null)) + "\n",
+        search__json=json.dumps(kept),
+        times__jsonl="".join(json.dumps({"step": s, "time": None}) + "\n" for s in (1, 2)),
+    )
+    assert "step 20 of 100" in parsed.text and "Gradient norm" not in parsed.text
+    assert "evaluations.jsonl: 1 entry, the first is number 1" in parsed.text
+    assert "NaN" not in parsed.text
+
+
+def test_networks_at_any_depth(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(tmp_path / "runs" / "one", {"config.json": json.dumps(PLAIN)})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    of_this = json.dumps({**network("words"), "source": {"run": str(run)}})
+    of_another = json.dumps({**network("words"), "source": {"run": str(run.parent / "two")}})
+    below = ("networks/small", "networks/front/macs-1", "a/b/c/d/e/macs-2", "mine")
+    beside = ("runs/networks/front/macs-3", "networks/front/macs-4", "elsewhere/out/front/macs-5")
+    for name in below:
+        make(run / name, {"network.json": of_another})
+    for name in beside:
+        make(tmp_path / name, {"network.json": of_this})
+    for name in ("elsewhere/out/front/macs-6", "runs/two/networks/macs-7"):
+        make(tmp_path / name, {"network.json": of_another})
+    for name in (".small.unfinished-7", "checkpoints/20", "networks/.macs.unfinished-7"):
+        make(run / name, {"network.json": "half"})
+    found, broken = networks(run)
+    names = {one.folder.name for one in found}
+    assert names == {"small", "macs-1", "macs-2", "mine", "macs-3", "macs-4", "macs-5"}
+    assert len(found) == len(names) and broken == []
+    make(run / "networks/front/macs-8", {"network.json": "{"})
+    _, [bad] = networks(run)
+    assert bad.file == "networks/front/macs-8/network.json" and "is not a JSON file" in bad.why
+    monkeypatch.chdir(run)  # where all of them are met twice
+    assert {one.folder.name for one in networks(pathlib.Path("."))[0]} == names - {"macs-5"}
+
+
+def test_files_that_may_not_be_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(tmp_path, {**files("words"), "races/b.json": '{"front": []}'})
+    refused = ("metrics.jsonl", "evaluations.jsonl", "search.json", "network.json", "a.json")
+    opened = pathlib.Path.open
+
+    def open_or_refuse(path: pathlib.Path, *arguments: Any, **options: Any) -> Any:
+        if path.name in refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    looked = os.scandir
+
+    def look_or_refuse(path: Any) -> Any:
+        if str(path).endswith("two"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return looked(path)
+
+    monkeypatch.setattr(pathlib.Path, "open", open_or_refuse)
+    monkeypatch.setattr(os, "scandir", look_or_refuse)
+    text = Parsed(page.report(run)).text
+    for name in (*refused, "networks/two"):
+        assert re.search(rf"{name}: .*is not readable by this user \(Permission denied\)", text), (
+            name
+        )
+    assert "delete" not in text and "remove" not in text
+
+
+def test_broken_lines_are_counted_and_named(tmp_path: pathlib.Path) -> None:
+    rows = [line(10), "{half", line(20), "[1]", '{"event": "refused"}', line(30)[:-20]]
+    parsed = shown(tmp_path, metrics__jsonl="\n".join(rows))
+    assert "metrics.jsonl: 4 entries, the first is number 2" in parsed.text
+    assert "step 20 of 100" in parsed.text
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (None, "step 0 of 100"),
+        ("", "No line of metrics yet"),
+        (line(1), "step 1 of 100"),
+        (line(10) + "\n" + line(20), "not finished"),
+        (line(100), "finished"),
+    ],
+)
+def test_a_run_in_any_state(tmp_path: pathlib.Path, metrics: str | None, said: str) -> None:
+    parsed = shown(tmp_path, **({} if metrics is None else {"metrics__jsonl": metrics}))
+    assert said in parsed.text
+    assert "no checkpoint yet" in parsed.text
+    assert "No subnet was evaluated yet" in parsed.text
+    assert ("Loss" in parsed.text) == bool(metrics)
+
+
+def test_rollbacks_undo_lines(tmp_path: pathlib.Path) -> None:
+    back = json.dumps({"event": "rollback", "from": 30, "to": 10, "rollbacks": 1})
+    refused = json.dumps({"event": "refused", "step": 25})
+    rows = [line(10), line(20), refused, line(30, applied=0.0), back, line(20), line(40)]
+    found = metrics_history.read(make(tmp_path, {"m": "\n".join(rows)}) / "m")
+    np.testing.assert_array_equal(found.steps, [10, 20, 40])
+    assert (found.undone, found.refused) == (2, 2)
+    assert found.stretches == [Stretch(0, 0, 30), Stretch(1, 10, 40)]
+    assert [event.kind for event in found.events] == ["refused", "refused", "rollback"]
+
+
+def test_times_know_pauses(tmp_path: pathlib.Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"event": "start", "step": 0, "time": 100.0, "jax": "1"},
+        {"step": 10, "time": 130.0},  # with compilation: not counted
+        {"step": 20, "time": 135.0},
+        {"event": "start", "step": 20, "time": 900.0},
+        {"step": 30, "time": 950.0},
+        {"step": 40, "time": 952.0},
+    ]
+    found = metrics_history.read_times(
+        make(tmp_path, {"t": "\n".join(map(json.dumps, rows))}) / "t"
+    )
+    np.testing.assert_array_equal(found.steps, [20, 40])
+    np.testing.assert_allclose(found.rates, [2.0, 5.0])
+    assert (found.first, found.last, len(found.starts)) == (100.0, 952.0, 2)
+
+
+@pytest.mark.parametrize("n", [1, 7, 400, 5000])
+def test_columns_lose_nothing_that_sticks_out(n: int) -> None:
+    rng = np.random.default_rng(n)
+    x = np.sort(rng.choice(10 * n, n, replace=False)).astype(float)
+    y = rng.normal(size=n)
+    found = columns(x, y, most=400)
+    assert len(found.x) <= 400
+    assert np.all(np.diff(found.x) > 0)
+    assert np.all((found.low <= found.mean + 1e-12) & (found.mean <= found.high + 1e-12))
+    assert (found.low.min(), found.high.max()) == (y.min(), y.max())
+    assert (found.merged == 1) == (n <= 400)
+    if n <= 400:
+        np.testing.assert_array_equal(found.mean, y)
+
+
+def test_long_metrics_stay_small(tmp_path: pathlib.Path) -> None:
+    rows = [line(step) for step in range(1, 60_001)]
+    rows[31_000] = line(31_001, **{"loss/largest": 777.5})
+    contents = {"config.json": json.dumps(PLAIN), "metrics.jsonl": "\n".join(rows)}
+    text = page.report(make(tmp_path, contents))
+    assert len(text) < 400_000
+    assert "777.5" in text
+    assert "Each column of pixels holds up to" in text
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_ticks_are_round_and_few(log: bool) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        values = 10 ** rng.uniform(-6, 9, 2) * (1.0 if log else rng.choice([-1, 1], 2))
+        scale = svg_axes.fit(values, 0, 100, log=log)
+        found = svg_axes.ticks(scale)
+        assert 2 <= len(found) <= 11, (scale, found)
+        assert found == sorted(set(found))
+        assert scale.low <= found[0] and found[-1] <= scale.high + 1e-12 * abs(scale.high)
+        assert len({text for _, text in svg_axes.labelled(scale)}) == len(found)
+        at = scale.at(np.sort(values))
+        assert 0 <= at[0] < at[1] <= 100
+
+
+def test_a_chart_of_one_point() -> None:
+    one = svg_plot.Line("a", "largest", columns(np.array([3.0]), np.array([0.0]), most=9))
+    parsed = Parsed(svg_plot.lines([one], svg_plot.Labels("t", "x", "y")).text)
+    assert "x 3\na 0" in parsed.text
+
+
+def test_kendall_is_of_each_seed() -> None:
+    def pairs(seed: str, inherited: list[float]) -> list[Pair]:
+        return [
+            Pair("{}", None, score, alone / 10, seed, "m")
+            for alone, score in enumerate(inherited, 1)
+        ]
+
+    # Orders agree within each seed up to one swap of six; between seeds they say nothing.
+    known = pairs("0", [0.1, 0.2, 0.4, 0.3]) + pairs("1", [0.9, 0.8])
+    np.testing.assert_allclose(subnet_charts.kendall(known), [4 / 6, -1.0])
+    assert subnet_charts.kendall(pairs("0", [0.5, 0.5])) == []
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_replayed_archs_are_those_of_training(shards: int) -> None:
+    settings = config.load_file(CONFIG)[0]
+    space = spaces.Cifar(resolutions=(16, 24, 32)).build(classes=10, input_channels=3)
+    sampler = samplers.sandwich(space.menu, n_random=2)
+    built = build.build(settings)
+    recipe = built.recipe._replace(space=space, sampler=sampler, seed=7, arch_shards=shards)
+    steps, rollbacks = np.array([0, 5, 5]), np.array([0, 0, 2])
+    replayed, _ = sampler_visits.draws(space, sampler, steps, rollbacks, seed=7, arch_shards=shards)
+    for i, (step, rolled) in enumerate(zip(steps, rollbacks, strict=True)):
+        state: Any = type("State", (), {"sampler": (), "step": np.int32(step)})
+        members = Members(recipe, None, None, state, None, None, None)
+        _, key, _ = train_step.step_keys(jax.random.key(7), np.int32(step), np.int32(rolled))
+        sizes = train_step.step_resolutions(recipe, step=int(step), rollbacks=int(rolled))
+        expected = members.draw(key, None, sizes[2:])
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), replayed, expected)
+
+
+def test_samplers_that_want_losses_are_noticed() -> None:
+    menu = {"resolution": choices.Choice((8,)), "width": choices.Choice((1, 2))}
+    space: Any = type("Space", (), {"menu": menu, "resolution": ("resolution",)})
+    plain = samplers.uniform(menu)
+
+    def picky(state: Any, key: Any, step: Any, score: Callable) -> Any:
+        archs = plain.sample(state, key, step, score)
+        return jax.tree.map(lambda leaf: leaf + (score(archs) > 0), archs)
+
+    sampler, steps = plain._replace(sample=picky), np.zeros(1)
+    assert sampler_visits.draws(space, sampler, steps, steps, seed=0, arch_shards=1)[1]
+
+
+def test_a_whole_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_run.searched(tmp_path_factory), folder)
+    said = supernet(capsys, "report", folder, "--config", CONFIG)
+    assert said.status == 0, said.err
+    text = (folder / "report.html").read_text()
+    parsed = Parsed(text)
+    expected = ("step 30 of 30 (100%), finished", "Images per second", "Learning rate")
+    expected += ("MACs of the random members", "of 30 steps", "front of the search")
+    expected += ("supernet evaluate", "supernet extract", "18 subnets scored by random")
+    for part in expected:
+        assert part in parsed.text, part
+    assert "What could not be read" not in parsed.text
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|<link|src=|href=", text)
+    assert page.is_report(folder / "report.html")
+
+    assert supernet(capsys, "report", folder).status == 0  # replaces its own
+    assert "Not known for this run" in Parsed((folder / "report.html").read_text()).text
+
+
+def test_mistakes(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make(tmp_path / "run", {"config.json": json.dumps(PLAIN)})
+    other = make(tmp_path / "other", {"config.json": "{}", "mine.html": "<!doctype html>mine"})
+    broken = make(tmp_path / "broken", {"config.json": "{"})
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        ([tmp_path / "nowhere"], "there is no run folder"),
+        ([tmp_path / "empty"], "is not a run folder"),
+        ([other], "is not that of a run"),
+        ([broken], "is not a JSON file, or was cut short"),
+        ([run, "--out", other / "mine.html"], "is no report; choose another --out"),
+        ([run, "--out", other], "is a folder"),
+        ([run, "--out", tmp_path / "no" / "where.html"], "there is no folder"),
+    ):
+        said = supernet(capsys, "report", *arguments)
+        assert said.status == 2, arguments
+        assert message in said.err
+    assert (other / "mine.html").read_text() == "<!doctype html>mine"
