@@ -107,13 +107,12 @@ def _api_page(path: pathlib.Path) -> str:
 
 def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
     """Folders first, then modules, each by name; a folder is its `__init__.py`."""
-    rooms = sorted(inner / "__init__.py" for inner in folder.iterdir())
-    modules = sorted(inner for inner in folder.glob("*.py") if _public(inner))
-    return [*(r for r in rooms if r.is_file()), *(m for m in modules if m.stem != "__init__")]
+    found = [*sorted(folder.glob("*/__init__.py")), *sorted(folder.glob("*.py"))]
+    return [path for path in found if _public(path) and path != folder / "__init__.py"]
 
 
 def _first(path: pathlib.Path) -> str:
-    """The first sentence of a module, for a table."""
+    """What a module says of itself in its first paragraph, for a table."""
     text = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n\n")[0]
     return " ".join(text.split()).replace("|", "\\|")
 
