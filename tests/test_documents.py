@@ -1,5 +1,6 @@
 """The documents: no link is dead, and the site of all of them builds without a warning."""
 
+import importlib
 import importlib.util
 import os
 import pathlib
@@ -16,6 +17,7 @@ import yaml
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+NOW = [page for page in PAGES if page.name != "CHANGELOG.md"]  # that is about the past, too
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 PLANTED = "def planted() -> None:\n    '''What it does.'''\n"
@@ -56,6 +58,30 @@ def test_a_dead_link_is_found(tmp_path: pathlib.Path) -> None:
         "[g](gone.md) [h](there.md#no-heading) [i](#there) ![j](gone.png)\n"
     )
     assert list(dead_links(page)) == ["gone.md", "there.md#no-heading", "#there", "gone.png"]
+
+
+def missing(text: str) -> Iterator[str]:
+    """Files, and names that are imported, that a page mentions and that are not there."""
+    for path in re.findall(r"`((?:benchmarks|configs|docs|supernet_jax|tests)/[\w./]*)`", text):
+        if not (ROOT / path).exists():
+            yield path
+    for module, names in re.findall(r"^from (supernet_jax[\w.]*) import ([\w, ]+)$", text, re.M):
+        for name in names.split(", "):
+            try:  # a name of the module, or a module of the package
+                if not hasattr(importlib.import_module(module), name):
+                    importlib.import_module(f"{module}.{name}")
+            except ModuleNotFoundError:
+                yield f"{module}.{name}"
+
+
+@pytest.mark.parametrize("page", NOW, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_page_names_is_there(page: pathlib.Path) -> None:
+    assert list(missing(page.read_text("utf-8"))) == []
+
+
+def test_what_is_not_there_is_found() -> None:
+    text = "`docs/gone.md` `docs/data.md`\nfrom supernet_jax.errors import UserError, Gone\n"
+    assert list(missing(text)) == ["docs/gone.md", "supernet_jax.errors.Gone"]
 
 
 def test_every_decision_is_in_the_index_and_says_what_was_measured() -> None:
