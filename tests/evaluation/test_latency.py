@@ -375,14 +375,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
         patch.setattr(timing, "_in_rounds", killed)
         with pytest.raises(SystemExit):
-            tiny_run.cli.main([str(a) for a in (*COMMAND, path)])
+            tiny_run.main.main([str(a) for a in (*COMMAND, path)])
         assert (len(latency_table.read(path).kinds), latency_table.read(path).calibration) == (
             6,
             None,
         )
         before = latency_table.read(path).kinds
         patch.setattr(timing, "_in_rounds", original)
-        tiny_run.cli.main([str(a) for a in (*COMMAND, path)])
+        tiny_run.main.main([str(a) for a in (*COMMAND, path)])
         assert {name: latency_table.read(path).kinds[name] for name in before} == before
     return path
 

@@ -12,7 +12,7 @@ from supernet_jax.runtime import stopping
 
 # Deep in compiled code: Python's own handlers do not run there.
 BUSY = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
-HEAD = "import hashlib, sys, time\nfrom supernet_jax import stopping\n"
+HEAD = "import hashlib, sys, time\nfrom supernet_jax.runtime import stopping\n"
 
 
 def ended(body: str, *numbers: int, wait: float = 0.0) -> tuple[int, str, float]:
