@@ -112,7 +112,10 @@ def chosen(arguments: argparse.Namespace) -> dict[str, str]:
 
 def describe() -> dict[str, Any]:
     """The machine, asked in another process: one that has seen a GPU keeps its memory."""
-    code = "import json; from supernet_jax.runtime import hardware; print(json.dumps(hardware.describe()))"
+    code = (
+        "import json; from supernet_jax.runtime import hardware; "
+        "print(json.dumps(hardware.describe()))"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", code], env=surroundings(""), stdout=subprocess.PIPE, text=True
     )

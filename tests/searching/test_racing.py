@@ -21,7 +21,7 @@ from supernet_jax.elastic import space as elastic_space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import evaluate
 from supernet_jax.experiment import race as experiment_race
-from supernet_jax.searching import Raced, begin, race, racing
+from supernet_jax.searching import Raced, race, racing
 
 Capture = pytest.CaptureFixture[str]
 
@@ -117,7 +117,7 @@ def test_an_order_prefers_images_that_tell() -> None:
     rng = np.random.default_rng(0)
     easy, hard = np.ones((21, 800), bool), np.zeros((21, 800), bool)
     right = np.concatenate([easy, hard, rng.random((21, 400)) < 0.5], 1)
-    state = begin(21, rng.permutation(2000))
+    state = racing.begin(21, rng.permutation(2000))
     first = state.order[:200]
     state = racing.watch(state, np.arange(21.0), right[:, first])
     state = racing.scouted(state, np.arange(20), right[:20][:, state.order[200:]], rng)
@@ -161,7 +161,7 @@ def test_wrong_no_more_often_than_stated(name: str, error: float) -> None:
 
 def test_how_much_must_be_bet_depends_on_the_front() -> None:
     """By hand: twenty times as much as there are members, and one more."""
-    state = begin(6, np.arange(40))
+    state = racing.begin(6, np.arange(40))
     right = np.zeros((6, 40), bool)
     for candidate in range(4):  # the front of those that saw all images
         right[candidate, : 10 * (candidate + 1)] = True
@@ -186,7 +186,7 @@ def test_who_has_seen_most_goes_on_first() -> None:
     """Of those that wait, in another order of the images that are left; all others are scouts."""
     rng, right = np.random.default_rng(0), np.zeros((5, 200), bool)
     right[:, :100] = True
-    state = begin(5, rng.permutation(200))
+    state = racing.begin(5, rng.permutation(200))
     for who, images in ((np.arange(2), 200), (np.arange(2, 3), 40), (np.arange(3, 5), 60)):
         some = state.order[:images]
         state = racing.noted(state, who, some, right[np.ix_(who, some)])
@@ -271,7 +271,7 @@ def test_what_can_no_longer_win_drops_out_for_certain(
     scout, other = int(costs[0] == costs[1]), int(costs[0] != costs[1])
     right = np.zeros((2, 100), bool)
     right[scout, :50], right[other, 50 + scout :] = True, True
-    state = begin(2, np.arange(100))
+    state = racing.begin(2, np.arange(100))
     state = racing.watch(state, np.array(costs, float), right[:, :images])
     rest, rng = right[[scout], images:], np.random.default_rng(0)
     state = racing.scouted(state, np.array([scout]), rest, rng)
