@@ -76,6 +76,7 @@ def test_eight_devices(alone: pathlib.Path, config: pathlib.Path, tmp_path: path
     same(alone, train(config, tmp_path / "run", devices=8))
 
 
+@pytest.mark.slow
 def test_two_processes_and_a_resume_on_one(
     alone: pathlib.Path, config: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -115,6 +115,7 @@ def calibrated_statistics(case: str) -> Any:
     return jax.tree.map(lambda a, b: (a + b) / 2, *moments)
 
 
+@pytest.mark.slow
 def test_theorem_on_the_whole_space() -> None:
     # Few pixels: the programs are as large as ever, their work is not. But fewer than 8 x 2 x 2
     # values per channel at the end would make batch statistics amplify float32's rounding.

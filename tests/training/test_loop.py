@@ -120,6 +120,7 @@ def test_asked_to_stop(tmp_path: pathlib.Path, config: pathlib.Path, whole: path
     same_as_whole(folder, whole)
 
 
+@pytest.mark.slow
 def test_any_signals_at_any_moment(
     tmp_path: pathlib.Path, config: pathlib.Path, whole: pathlib.Path
 ) -> None:

@@ -56,6 +56,7 @@ def drawing(menu: Any, archs: list[Arch], fixed: tuple[Arch, ...] = ()) -> sampl
 
 # Four networks of AttentiveNAS's size, two of them at the largest width: about two minutes on two
 # cores, nearly all of it compiling.
+@pytest.mark.slow
 def test_published_training_step() -> None:
     golden = reference.golden("parity_attentivenas")
     wanted = golden["alphanet_train_step"]["steps"]["0"]
