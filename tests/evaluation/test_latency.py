@@ -15,14 +15,13 @@ import pytest
 import tiny_run
 from tiny_run import ARCH, CONFIG, supernet
 
-from supernet_jax.cli import latency
 from supernet_jax.elastic import choices, elastic_block, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.latency_table import Calibration, Conditions, Table, Timing
-from supernet_jax.experiment import config
+from supernet_jax.experiment import config, latency
 from supernet_jax.networks import extract, timing
 from supernet_jax.networks.formats import onnx_timing
 from supernet_jax.networks.network import Network
@@ -375,14 +374,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
         patch.setattr(timing, "_in_rounds", killed)
         with pytest.raises(SystemExit):
-            tiny_run.cli.main([str(a) for a in (*COMMAND, path)])
+            tiny_run.main.main([str(a) for a in (*COMMAND, path)])
         assert (len(latency_table.read(path).kinds), latency_table.read(path).calibration) == (
             6,
             None,
         )
         before = latency_table.read(path).kinds
         patch.setattr(timing, "_in_rounds", original)
-        tiny_run.cli.main([str(a) for a in (*COMMAND, path)])
+        tiny_run.main.main([str(a) for a in (*COMMAND, path)])
         assert {name: latency_table.read(path).kinds[name] for name in before} == before
     return path
 
