@@ -28,7 +28,7 @@ from supernet_jax import data, spaces
 from supernet_jax.cli import extract, info, main, quickstart
 from supernet_jax.elastic import notation
 from supernet_jax.evaluation import costs, evaluate
-from supernet_jax.experiment import build, config, run, take_out
+from supernet_jax.experiment import build, config, run, search, take_out
 from supernet_jax.experiment import extract as experiment_extract
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
