@@ -224,7 +224,7 @@ TRAINING: list[Case] = [
     (
         "another kind of part",
         "train MINE --out RUN",
-        with_part("optimizer=__import__('supernet_jax').config.AdamW()"),
+        with_part("optimizer=__import__('supernet_jax').optimizers.AdamW()"),
         ("optimizer is a Sgd there and a AdamW now",),
     ),
     ("another config.json", "train CONFIG --out RUN", written("config.json", "{}"), ("not that",)),

@@ -245,7 +245,7 @@ def test_the_documented_example_is_what_is_written() -> None:
     photos = seen((375, 500), (300, 90, 60), rotated=12)._replace(sizes=((375, 500),) * 64)
     parts = propose.propose(photos, LAPTOP)
     lines = [line.strip() for line in propose.text(parts, "x").splitlines()]
-    start = text.index("config = Config(")
+    start = text.index("config = sj.Config(")
     shown = text[start : text.index("```", start)].splitlines()
     assert [line for line in map(str.strip, shown) if line not in (*lines, "...")] == []
     assert len(shown) > 10 and np.all([len(line) <= 100 for line in shown])

@@ -21,7 +21,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.latency_table import Calibration, Conditions, Table, Timing
-from supernet_jax.experiment import config, latency
+from supernet_jax.experiment import config, latency, search
 from supernet_jax.networks import extract, timing
 from supernet_jax.networks.formats import onnx_timing
 from supernet_jax.networks.network import Network
@@ -509,3 +509,16 @@ def test_info_tells_milliseconds(
     assert latency_table.provenance(latency_table.read(measured)) in said.out and " ms" in said.out
     said = supernet(capsys, *command)
     assert said.status == 2 and "--latency needs --archs" in said.err
+
+
+def test_a_table_is_a_cost_of_a_search_from_its_file_or_from_memory(
+    space: Space, tmp_path: pathlib.Path
+) -> None:
+    path, table = tmp_path / "t.json", table_of(space)
+    files.write_json(path, dataclasses.asdict(table))
+    archs = choices.sample(space.menu, jax.random.key(0), (9,))
+    expected = costs.latency(space, table)(archs)
+    for given in (table, f"latency:{path}"):
+        spent = search._spent(space, given)
+        np.testing.assert_array_equal(spent.cost(archs), expected)
+        assert spent.key == "latency" and len(spent.source["latency_table"]["sha256"]) == 64

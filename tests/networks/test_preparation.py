@@ -33,8 +33,11 @@ PROGRAMS = tuple(f.name for f in table.FORMATS if f.program and not table.missin
 CONFIG = """
 import dataclasses
 
-from supernet_jax.config import Config, Data, Evaluation, HardLabels, Sgd, Train, Uniform
+from supernet_jax.experiment.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
+from supernet_jax.training.losses import HardLabels
+from supernet_jax.training.optimizers import Sgd
+from supernet_jax.training.samplers import Uniform
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,9 +32,10 @@ SIZES: dict[str, Any] = {
     "classes": 3,
 }
 SHOWN = """
-from supernet_jax import config, digest
+from supernet_jax.experiment import config
+from supernet_jax.runtime import fingerprint
 import test_fingerprint
-print(digest.of(test_fingerprint.recipe(config.Config())), digest.versions())
+print(fingerprint.of(test_fingerprint.recipe(config.Config())), fingerprint.versions())
 """
 
 

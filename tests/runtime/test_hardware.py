@@ -9,9 +9,9 @@ import pytest
 
 ASKS_AGAIN = """
 import concurrent.futures, resource, sys
-from supernet_jax import machine
+from supernet_jax.runtime import hardware
 if sys.argv[1] == "kept":
-    machine.keep_memory()
+    hardware.keep_memory()
 
 def work(_):
     for i in range(5):

@@ -15,13 +15,13 @@ import tiny_run
 import tiny_space
 from tiny_run import CONFIG, supernet
 
-from supernet_jax import search
+from supernet_jax import searching
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import evaluate
 from supernet_jax.experiment import race as experiment_race
-from supernet_jax.searching import Raced, begin, race, racing
+from supernet_jax.searching import Raced, race, racing
 
 Capture = pytest.CaptureFixture[str]
 
@@ -117,7 +117,7 @@ def test_an_order_prefers_images_that_tell() -> None:
     rng = np.random.default_rng(0)
     easy, hard = np.ones((21, 800), bool), np.zeros((21, 800), bool)
     right = np.concatenate([easy, hard, rng.random((21, 400)) < 0.5], 1)
-    state = begin(21, rng.permutation(2000))
+    state = racing.begin(21, rng.permutation(2000))
     first = state.order[:200]
     state = racing.watch(state, np.arange(21.0), right[:, first])
     state = racing.scouted(state, np.arange(20), right[:20][:, state.order[200:]], rng)
@@ -152,7 +152,7 @@ CLOSE = {
 @pytest.mark.parametrize("error", [0.1, 0.5])
 def test_wrong_no_more_often_than_stated(name: str, error: float) -> None:
     right, costs, races = CLOSE[name], np.arange(len(CLOSE[name])), 200
-    wanted = search.pareto_front(right.sum(1), costs).tolist()
+    wanted = searching.pareto_front(right.sum(1), costs).tolist()
     assert len(wanted) == (2 if name == "skewed" else len(right))
     settings = {"error": error, "batch": 8}
     found = [run(costs, right, seed=seed, **settings).front.tolist() for seed in range(races)]
@@ -161,7 +161,7 @@ def test_wrong_no_more_often_than_stated(name: str, error: float) -> None:
 
 def test_how_much_must_be_bet_depends_on_the_front() -> None:
     """By hand: twenty times as much as there are members, and one more."""
-    state = begin(6, np.arange(40))
+    state = racing.begin(6, np.arange(40))
     right = np.zeros((6, 40), bool)
     for candidate in range(4):  # the front of those that saw all images
         right[candidate, : 10 * (candidate + 1)] = True
@@ -186,7 +186,7 @@ def test_who_has_seen_most_goes_on_first() -> None:
     """Of those that wait, in another order of the images that are left; all others are scouts."""
     rng, right = np.random.default_rng(0), np.zeros((5, 200), bool)
     right[:, :100] = True
-    state = begin(5, rng.permutation(200))
+    state = racing.begin(5, rng.permutation(200))
     for who, images in ((np.arange(2), 200), (np.arange(2, 3), 40), (np.arange(3, 5), 60)):
         some = state.order[:images]
         state = racing.noted(state, who, some, right[np.ix_(who, some)])
@@ -246,7 +246,7 @@ def test_all_images_give_the_exact_front(seed: int) -> None:
     right = rng.random((30, 40)) < rng.choice([0.4, 0.5, 0.9], (30, 1))
     costs = rng.integers(0, 10, 30)
     raced = run(costs, right, batch=7, error=1e-300)
-    wanted = search.pareto_front(right.sum(1), costs)
+    wanted = searching.pareto_front(right.sum(1), costs)
     assert raced.front.tolist() == wanted.tolist()
     assert np.all(raced.images[wanted] == 40)
     for c in range(30):
@@ -271,7 +271,7 @@ def test_what_can_no_longer_win_drops_out_for_certain(
     scout, other = int(costs[0] == costs[1]), int(costs[0] != costs[1])
     right = np.zeros((2, 100), bool)
     right[scout, :50], right[other, 50 + scout :] = True, True
-    state = begin(2, np.arange(100))
+    state = racing.begin(2, np.arange(100))
     state = racing.watch(state, np.array(costs, float), right[:, :images])
     rest, rng = right[[scout], images:], np.random.default_rng(0)
     state = racing.scouted(state, np.array([scout]), rest, rng)
@@ -355,7 +355,7 @@ def test_racing_finds_the_front_of_full_evaluation(trained: pathlib.Path, capsys
     said = supernet(capsys, *command(trained, "--race", "--out", out))
     assert said.status == 0, said
     keys = np.array([[r["accuracy"], r["macs"]] for r in records])
-    wanted = [records[i] for i in search.pareto_front(keys[:, 0], keys[:, 1])]
+    wanted = [records[i] for i in searching.pareto_front(keys[:, 0], keys[:, 1])]
     found_front = json.loads(out.read_text())
     assert [(r["arch"], r["accuracy"]) for r in found_front] == [
         (r["arch"], r["accuracy"]) for r in wanted

@@ -171,7 +171,7 @@ def test_no_average_was_kept(tmp_path: pathlib.Path) -> None:
 KILLED = """
 import os, signal, sys
 import jax, jax.numpy as jnp, numpy as np
-from supernet_jax.checkpoint import Checkpoints
+from supernet_jax.storage.checkpoint import Checkpoints
 big = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(16, 1024, 1024)), jnp.float32)}
 checkpoints = Checkpoints(sys.argv[1])
 checkpoints.save(1, {"w": jnp.arange(8.0)}, {"good": True}, wait=True)
@@ -201,7 +201,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 jax.config.update("jax_num_cpu_devices", 2)
 address, rank, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize(address, 2, rank)
-from supernet_jax import checkpoint
+from supernet_jax.storage import checkpoint
 mesh = jax.make_mesh((4,), ("x",), (AxisType.Auto,))
 value = np.arange(32.0, dtype=np.float32).reshape(8, 4)
 def place(spec): return NamedSharding(mesh, spec)
@@ -276,7 +276,7 @@ def test_every_lost_or_cut_file_is_noticed(written: pathlib.Path, tmp_path: path
 WITHOUT_RECORD = """
 import pathlib, sys
 import jax
-from supernet_jax import checkpoint
+from supernet_jax.storage import checkpoint
 from supernet_jax.errors import UserError
 from supernet_jax.storage import record
 for folder in sorted(pathlib.Path(sys.argv[1]).iterdir()):
