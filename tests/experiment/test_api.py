@@ -96,9 +96,12 @@ def test_settings_of_a_search_have_one_default() -> None:
 # --- the whole of it -------------------------------------------------------------------------
 
 
-def test_from_a_configuration_to_a_network(tmp_path: pathlib.Path) -> None:
-    folder = tmp_path / "run"
-    run = sj.train(tiny_config.config, folder)
+def test_from_a_configuration_to_a_network(
+    trained: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained
+    run = sj.train(tiny_config.config, folder)  # which `supernet train` has trained
+    assert capsys.readouterr().out == ""
     assert (run.step, run.config) == (30, tiny_config.config) and run.space.name == "tiny"
     assert repr(run) == f"Run('{folder}', step 30 of 30, space tiny of 24 archs, data digits)"
     again = own(folder)
@@ -130,16 +133,13 @@ def test_from_a_configuration_to_a_network(tmp_path: pathlib.Path) -> None:
     assert sj.report(run).read_text().startswith("<!doctype html>")
 
 
-def test_what_one_begins_the_other_goes_on_with(
+def test_a_search_by_a_command_is_known_to_a_call(
     trained: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = sj.train(tiny_config.config, trained)  # which `supernet train` made
-    assert (run.step, capsys.readouterr().out) == (30, "")
-    jax.tree.map(np.testing.assert_array_equal, run.params, own(trained).params)
     said = tiny_run.supernet(capsys, "search", trained, "--config", CONFIG, "--evaluations", 4)
     assert said.status == 0
     before = (trained / "evaluations.jsonl").read_bytes()
-    front = sj.search(run, evaluations=4)
+    front = sj.search(own(trained), evaluations=4)
     assert (trained / "evaluations.jsonl").read_bytes() == before
     assert json.loads((trained / "search.json").read_text()) == front.result
 
