@@ -90,7 +90,7 @@ def search(
     *,
     low: float = 0.0,
     high: float = math.inf,
-    cost: str | Table = "macs",
+    cost: str | os.PathLike[str] | Table = "macs",
     algorithm: str = "evolution",
     evaluations: int = 512,
     population: int = 128,
@@ -109,7 +109,7 @@ def search(
         run: a trained run, or its folder.
         low: smallest cost allowed, in MACs, parameters or milliseconds.
         high: largest cost allowed.
-        cost: "macs", "parameters", a latency table, or where one is: "latency:FILE".
+        cost: "macs", "parameters", a latency table, or the JSON file of one.
         algorithm: "evolution" or "random".
         evaluations: subnets to evaluate in all; more find a better front, and take longer.
         population: random subnets to begin with (evolution).
@@ -128,6 +128,10 @@ def search(
         UserError: a setting is not allowed; no subnet is within the budget, or has a loss that is a
             number; a file cannot be read or written.
     """
+    if not isinstance(cost, Table):
+        cost = os.fspath(cost)
+        is_file = cost.endswith(".json") and not cost.startswith(LATENCY)
+        cost = f"{LATENCY}{expanded(cost)}" if is_file else cost
     settings = Search(
         low=low,
         high=high,

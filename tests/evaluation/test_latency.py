@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import types
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.latency_table import Calibration, Conditions, Table, Timing
 from supernet_jax.experiment import config, latency, search
+from supernet_jax.experiment.run import Run
 from supernet_jax.networks import extract, timing
 from supernet_jax.networks.formats import onnx_timing
 from supernet_jax.networks.network import Network
@@ -522,3 +524,19 @@ def test_a_table_is_a_cost_of_a_search_from_its_file_or_from_memory(
         spent = search._spent(space, given)
         np.testing.assert_array_equal(spent.cost(archs), expected)
         assert spent.key == "latency" and len(spent.source["latency_table"]["sha256"]) == 64
+
+
+def test_a_search_takes_a_table_in_any_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to where the cost is made of it."""
+
+    def asked(space: Any, given: Any) -> Any:
+        raise UserError(f"asked for {given}")
+
+    monkeypatch.setattr(search, "_spent", asked)
+    monkeypatch.setattr(search.results, "are_kept", lambda *_: True)
+    run = Run(pathlib.Path("run"), types.SimpleNamespace(space=None), {}, 1, "")
+    for given in ("t.json", pathlib.Path("t.json"), "latency:t.json"):
+        with pytest.raises(UserError, match=r"asked for latency:t\.json"):
+            search.search(run, cost=given)
+    with pytest.raises(UserError, match="--cost is 'flops'"):
+        search.search(run, cost="flops")
