@@ -16,20 +16,21 @@ __version__ = "0.1.0"
 
 
 @functools.cache
-def _places() -> dict[str, str]:
-    """The module that each name comes from, or is."""
+def _places() -> dict[str, tuple[str, str]]:
+    """The module that each name comes from, and what it is called there."""
     stub = pathlib.Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
     nodes = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
-    return {alias.name: str(node.module) for node in nodes for alias in node.names}
+    return {str(a.asname): (str(node.module), a.name) for node in nodes for a in node.names}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _places():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_places()[name])
-    if name not in vars(module):
-        importlib.import_module(f"{module.__name__}.{name}")
-    return globals().setdefault(name, vars(module)[name])
+    place, there = _places()[name]
+    module = importlib.import_module(place)
+    if there not in vars(module):
+        importlib.import_module(f"{place}.{there}")
+    return globals().setdefault(name, vars(module)[there])
 
 
 def __dir__() -> list[str]:

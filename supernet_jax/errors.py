@@ -1,7 +1,12 @@
-"""The one exception that stands for a mistake of the user, not of the program."""
+"""What users are told: a mistake of theirs is the one exception `UserError`; what they should know
+goes to the log `supernet_jax`, which writes to stderr unless a program has it otherwise.
+"""
 
 import difflib
+import logging
 from collections.abc import Iterable
+
+LOG = logging.getLogger("supernet_jax")
 
 
 class UserError(Exception):
@@ -22,3 +27,20 @@ def require(condition: bool, message: str) -> None:
     """Raises a `UserError` unless the condition holds."""
     if not condition:
         raise UserError(message)
+
+
+def one_of(option: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises a `UserError` unless an option's value is among those allowed."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise UserError(
+            f"{option} is {value!r}, allowed: {', '.join(allowed)}{near(value, allowed)}"
+        )
+
+
+def at_least(option: str, value: float, low: float) -> None:
+    """Raises a `UserError` unless an option's number is large enough, and one of 32 bits."""
+    if not value >= low:
+        raise UserError(f"{option} is {value}, but must be at least {low}")
+    if value >= 2**32:  # JAX would take the last bits alone
+        raise UserError(f"{option} is {value}, but must be at most {2**32 - 1}")

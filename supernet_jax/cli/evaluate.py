@@ -2,27 +2,25 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-import jax
 import rich.console
 import rich.table
 import tyro
 
-from supernet_jax.cli import shared
-from supernet_jax.elastic import choices, space
+from supernet_jax.elastic import space
 from supernet_jax.elastic.choices import Arch
-from supernet_jax.errors import UserError
-from supernet_jax.experiment import race, read_archs, results
+from supernet_jax.errors import UserError, at_least
+from supernet_jax.experiment import evaluate, front, race, read_archs, results
+from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.run import Run
-from supernet_jax.storage import files
 
 EXAMPLES = """
 supernet evaluate runs/digits --random 100
 supernet evaluate runs/digits --archs archs.json --split test
 supernet evaluate runs/digits --front --split test --out front.json
 supernet evaluate runs/digits --random 500 --race --out front.json"""
-SPLITS = ("held-out", "test")
 SHOWN = 20  # rows of the printed table
 
 
@@ -58,50 +56,37 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> None:
-    """Evaluates what was asked for, and prints and writes the results."""
-    shared.one_of("--split", arguments.split, SPLITS)
+    """Evaluates what was asked for, and prints the results."""
     if (arguments.archs is not None) + (arguments.random != 0) + arguments.front != 1:
         raise UserError("say which subnets: --archs FILE, --random N or --front (exactly one)")
     if arguments.random:
-        shared.at_least("--random", arguments.random, 1)
-    shared.at_least("--seed", arguments.seed, 0)
-    if not 0 < arguments.race_error < 1:
-        raise UserError(f"--race-error is {arguments.race_error}, but must be above 0 and below 1")
-    if arguments.out is not None:
-        shared.check_writable("--out", arguments.out)
-    opened = shared.open_run(arguments.run, arguments.config)
+        at_least("--random", arguments.random, 1)
+    opened = experiment_run.open_run(arguments.run, arguments.config)
     given = _archs(opened, arguments)
-    archs = space.distinct(opened.experiment.space, given)
+    archs = space.distinct(opened.space, given)
+    how: dict[str, Any] = {"split": arguments.split, "out": arguments.out}
     if arguments.race:
-        keep = shared.keeps_results(opened, arguments.out)
-        how: dict[str, Any] = {"error": arguments.race_error, "seed": arguments.seed, "keep": keep}
-        records, report = race.race(opened, arguments.split, archs, **how)
+        raced = race.race(
+            opened, archs, error=arguments.race_error, seed=arguments.seed, **how
+        ).result
+        records = raced["front"]
     else:
-        scorer = results.Scorer(opened, arguments.split)
-        keep = not scorer.lacks(archs) or shared.keeps_results(opened, arguments.out)
-        scorer.keep = keep
-        records = scorer(archs)
-    if arguments.out is not None:
-        if keep:  # it was free when this began; what is known is not computed again
-            shared.check_writable("--out", arguments.out)
-        files.write_json(arguments.out, records)
+        records = evaluate.evaluate(opened, archs, **how)
     print_records(records)
     if len(archs) < len(given):
         print(f"{len(given)} archs were given; equal networks are one subnet")
     if arguments.race:
-        _print_race(report)
+        _print_race(raced)
     broken = sum(record["loss"] is None for record in records)
     results.require_numbers(len(records), broken)
 
 
 def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
-    space = opened.experiment.space
     if arguments.front:
-        return shared.front(opened)
+        return [entry.arch for entry in front.last(opened)]
     if arguments.archs is not None:
-        return read_archs.read_archs(space, arguments.archs)
-    key = jax.random.key(arguments.seed)
-    return choices.unstack(choices.sample(space.menu, key, (arguments.random,)))
+        return read_archs.read_archs(opened.space, arguments.archs)
+    return read_archs.sample(opened.space, arguments.random, seed=arguments.seed)
 
 
 def print_records(records: list[dict[str, Any]]) -> None:
@@ -140,7 +125,7 @@ def _nats(loss: float | None) -> str:
     return f"{loss:.3f}" if loss < 1e6 else f"{loss:.3g}"
 
 
-def _print_race(report: dict[str, Any]) -> None:
+def _print_race(report: Mapping[str, Any]) -> None:
     seen, full = report["images_seen"], report["images_of_full_evaluation"]
     print(
         f"front of {report['candidates']} subnets by racing: {seen:,} of {full:,} images "

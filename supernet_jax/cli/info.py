@@ -13,13 +13,18 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax.cli import shared
-from supernet_jax.elastic import choices, notation
-from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic import choices
 from supernet_jax.elastic.space import Space
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, at_least
 from supernet_jax.evaluation import costs, latency_table
-from supernet_jax.experiment import build, config, read_archs, results, sampler_visits
+from supernet_jax.experiment import (
+    build,
+    config,
+    read_archs,
+    results,
+    sampler_visits,
+    space_facts,
+)
 from supernet_jax.reporting import sampler_png
 from supernet_jax.storage import files
 
@@ -30,8 +35,7 @@ supernet info digits --archs largest --latency latency.json
 supernet info configs/cifar10.py
 supernet info configs/cifar10.py --sampler --out visits.png"""
 LONGEST_ROW = 12  # so many decisions or options are told one by one
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-QUANTILE_HEADS = [f"p{q:.0%}"[:-1] for q in QUANTILES]
+QUANTILE_HEADS = [f"p{q:.0%}"[:-1] for q in space_facts.QUANTILES]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,78 +64,32 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Prints what was asked of a space."""
-    shared.at_least("--samples", arguments.samples, 1)
-    shared.at_least("--seed", arguments.seed, 0)
+    at_least("--samples", arguments.samples, 1)
+    at_least("--seed", arguments.seed, 0)
     if arguments.sampler:
         _visits(arguments)
         return
     if arguments.out is not None:
         raise UserError("--out needs --sampler, whose visits it draws")
-    space = shared.space_of(arguments.space)
+    space = space_facts.space_of(arguments.space)
     if arguments.latency is not None and arguments.archs is None:
         raise UserError("--latency needs --archs, whose milliseconds it tells")
     if arguments.archs is not None:
         archs = read_archs.read_archs(space, arguments.archs)
-        rows = _count(space, choices.stack(archs))
-        if arguments.latency is not None:
-            _add_latency(rows, space, choices.stack(archs), arguments)
+        table = None if arguments.latency is None else latency_table.read(arguments.latency)
+        rows = space_facts.count(space, archs, table)
+        if table is not None and not arguments.json:
+            print(f"milliseconds from {arguments.latency}: {latency_table.provenance(table)}")
         if arguments.json:
             print(results.dump(rows))
         else:
             _print_archs(rows)
         return
-    summary = summarise(space, samples=arguments.samples, seed=arguments.seed)
+    summary = space_facts.summarise(space, samples=arguments.samples, seed=arguments.seed)
     if arguments.json:
         print(files.dumps(summary, indent=1))
     else:
         _print_space(space, summary)
-
-
-def summarise(space: Space, *, samples: int, seed: int) -> dict[str, Any]:
-    """Counts and costs of a space as JSON values; quantiles are of uniform archs."""
-    archs = choices.sample(space.menu, jax.random.key(seed), (samples,))
-    costs_of = {"macs": costs.macs(space), "parameters": costs.parameters(space)}
-    ends = {"smallest": choices.smallest(space.menu), "largest": choices.largest(space.menu)}
-    host = jax.tree.map(np.asarray, archs)
-    return {
-        "space": space.name,
-        "archs": choices.count(space.menu),
-        "decisions": len(choices.names(space.menu)),
-        "menu": notation.options(space.menu),
-        "blocks": len(space.blocks),
-        "supernet_parameters": shared.supernet_parameters(space),
-        "random": {"samples": samples, "seed": seed},
-        **{
-            name: {
-                **{end: int(cost(arch)) for end, arch in ends.items()},
-                **{f"p{q:.0%}"[:-1]: int(np.quantile(cost(host), q)) for q in QUANTILES},
-            }
-            for name, cost in costs_of.items()
-        },
-    }
-
-
-def _count(space: Space, archs: Arch) -> list[dict[str, Any]]:
-    macs, parameters = costs.macs(space)(archs), costs.parameters(space)(archs)
-    return [
-        {"arch": notation.to_notation(space.menu, a), "macs": int(m), "parameters": int(p)}
-        for a, m, p in zip(choices.unstack(archs), macs, parameters, strict=True)
-    ]
-
-
-def _add_latency(
-    rows: list[dict[str, Any]], space: Space, archs: Arch, arguments: Arguments
-) -> None:
-    """Adds milliseconds; the table need not know other resolutions than those of the archs."""
-    assert arguments.latency is not None
-    table = latency_table.read(arguments.latency)
-    used = np.unique(choices.get(archs, space.resolution))
-    resolutions = [space.resolutions[i] for i in used]
-    cost = costs.latency(space, table, resolutions=resolutions)
-    for row, milliseconds in zip(rows, cost(archs), strict=True):
-        row["latency"] = round(float(milliseconds), 6)
-    if not arguments.json:
-        print(f"milliseconds from {arguments.latency}: {latency_table.provenance(table)}")
 
 
 def _print_archs(rows: list[dict[str, Any]]) -> None:
@@ -152,7 +110,7 @@ def _print_space(space: Space, summary: dict[str, Any]) -> None:
     )
     console.print(_menu(space))
     table = rich.table.Table("", box=None, collapse_padding=True)
-    heads = ["smallest", *(f"p{q:.0%}"[:-1] for q in QUANTILES), "largest"]
+    heads = ["smallest", *(f"p{q:.0%}"[:-1] for q in space_facts.QUANTILES), "largest"]
     for head in heads:
         table.add_column(head, justify="right")
     for name, label in (("macs", "MACs, M"), ("parameters", "parameters, M")):
@@ -213,7 +171,7 @@ def _bars(macs: np.ndarray, low: int, high: int) -> str:
 
 def _visits(arguments: Arguments) -> None:
     """Tells and draws what the sampler of a config file visits."""
-    shared.at_least("--steps", arguments.steps, 1)
+    at_least("--steps", arguments.steps, 1)
     if not arguments.space.endswith(".py"):
         raise UserError(f"--sampler needs a config file, which {arguments.space} is not")
     if arguments.archs is not None:
@@ -223,7 +181,7 @@ def _visits(arguments: Arguments) -> None:
     if arguments.out is not None:
         if arguments.out.suffix != ".png":
             raise UserError(f"--out is {arguments.out}, but the picture is PNG; end it in .png")
-        shared.check_writable("--out", arguments.out)
+        files.check_free("--out", arguments.out)
     settings = config.load_file(arguments.space)[0]
     built = build.build(settings)
     total, name = settings.train.steps, type(settings.sampler).__name__
@@ -271,7 +229,11 @@ def _print_visits(space: Space, seen: sampler_visits.Visits, title: str) -> None
     """One line for each role, and bars for the random members."""
     rows = rich.table.Table("member", "subnets", *QUANTILE_HEADS, box=None)
     for role, values in seen.macs.items():
-        cells = [f"{np.quantile(values, q) / 1e6:,.3f}" for q in QUANTILES] if len(values) else []
+        cells = (
+            [f"{np.quantile(values, q) / 1e6:,.3f}" for q in space_facts.QUANTILES]
+            if len(values)
+            else []
+        )
         rows.add_row(role, f"{len(values):,}", *cells)
     print(f"{title}; MACs in M")
     rich.console.Console().print(rows)

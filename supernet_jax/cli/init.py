@@ -10,7 +10,6 @@ import jax
 import tyro
 
 from supernet_jax import data
-from supernet_jax.cli import shared
 from supernet_jax.data import Survey
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import build, dry_run, propose
@@ -49,7 +48,7 @@ def run(arguments: Arguments) -> None:
         raise UserError(f"--hours is {arguments.hours}, but must be above 0; give some, as 1")
     if arguments.out.suffix != ".py":
         raise UserError(f"--out is {arguments.out}; a config file is Python: let it end with .py")
-    shared.check_writable("--out", arguments.out)
+    files.check_free("--out", arguments.out)
     folder = arguments.data_dir
     folder = folder and str(expanded(folder).absolute())
     survey = data.survey(_name(arguments.data, folder), data_dir=folder)
@@ -64,7 +63,7 @@ def run(arguments: Arguments) -> None:
         found = dry_run.rehearse(built)
         parts = _within(parts, found, arguments.hours)
         took = _took(found, propose.built(parts).train.steps)
-    shared.check_writable("--out", arguments.out)  # the rehearsal took a while
+    files.check_free("--out", arguments.out)  # the rehearsal took a while
     files.write_text(arguments.out, propose.text(parts, _head(arguments, survey, here, took)))
     settings = propose.built(parts)
     print(

@@ -1,5 +1,6 @@
 """The command line: `supernet COMMAND`, and what commands there are."""
 
+import contextlib
 import dataclasses
 import errno
 import importlib
@@ -11,16 +12,17 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 import jax
 import tyro
 
 import supernet_jax
-from supernet_jax.errors import UserError, near
+from supernet_jax.errors import LOG, UserError, near
 from supernet_jax.experiment.config import Config, load_file
-from supernet_jax.runtime import hardware, program_cache, stopping
+from supernet_jax.experiment.ready import ready
+from supernet_jax.runtime import hardware, stopping
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
-    with stopping.listening():
+    with stopping.listening(), _told_on_stderr():
         try:
             _dispatch(arguments)
             sys.stdout.flush()  # here, where a reader that has gone is no surprise
@@ -63,6 +65,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _flush()
             if status:
                 sys.exit(status)
+
+
+class _Stderr(logging.Handler):
+    """What users should know, in a line that names the program."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes to what is stderr now: a live bar has it otherwise for a while."""
+        print(f"supernet: {record.getMessage()}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _told_on_stderr() -> Iterator[None]:
+    handler = _Stderr()
+    LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
 
 
 def _nowhere() -> TextIO:
@@ -225,4 +245,4 @@ def _quiet() -> None:
     for name in ("absl", "orbax", "asyncio", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
-    program_cache.keep_programs()
+    ready()

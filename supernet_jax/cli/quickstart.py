@@ -1,4 +1,4 @@
-"""`supernet quickstart`: train, evaluate, search and extract on digits."""
+"""`supernet quickstart`: train, search and extract on digits."""
 
 import dataclasses
 import pathlib
@@ -9,18 +9,15 @@ from typing import Any
 import rich.console
 import rich.table
 
-from supernet_jax import spaces
-from supernet_jax.cli import search, shared
-from supernet_jax.elastic import notation
-from supernet_jax.elastic.choices import Arch
-from supernet_jax.experiment import build, config, extract, run_folder, train
-from supernet_jax.experiment import run as experiment_run
-from supernet_jax.experiment.run import Run
+from supernet_jax import data, spaces
+from supernet_jax.errors import at_least
+from supernet_jax.experiment import config, extract, front, search, train
+from supernet_jax.experiment.extract import Extracted
+from supernet_jax.experiment.front import Entry
 from supernet_jax.networks import manifest
-from supernet_jax.reporting import front_png
 from supernet_jax.runtime import stopping
 from supernet_jax.storage import files
-from supernet_jax.training import loop, optimizers
+from supernet_jax.training import optimizers
 
 EXAMPLES = """
 supernet quickstart
@@ -44,48 +41,46 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Does the whole job and leaves one run folder."""
-    start = time.monotonic()
-    shared.at_least("--steps", arguments.steps, 1)
-    shared.at_least("--seed", arguments.seed, 0)
-    settings = _settings(arguments)
-    with run_folder.writing(arguments.out, settings):
-        _fill(arguments, settings, start)
-
-
-def _fill(arguments: Arguments, settings: config.Config, start: float) -> None:
-    """Does what is left to do in the run folder."""
-    built = build.build(settings)
-    state, finished = loop.fit(train.job(built, arguments.out))
-    if not finished:
-        print(f"stopped at step {int(state.step)} of {arguments.steps} and saved")
-        stopping.stop()
-    opened = experiment_run.open_run(arguments.out)
-    wanted = search.Arguments(
-        run=arguments.out, evaluations=EVALUATIONS, population=128, seed=arguments.seed
-    )
-    result = search.find(opened, wanted)
-    picked = _pick(result["front"])
-    networks = [_take_out(opened, name, entry) for name, entry in picked.items()]
-    for entry, network in zip(picked.values(), networks, strict=True):
-        entry["test_accuracy"] = network["test_accuracy"]
-    files.write_json(arguments.out / shared.SEARCH_FILE, result)
-    front_png.draw(arguments.out / "front.png", result)
+    start, out = time.monotonic(), arguments.out
+    at_least("--steps", arguments.steps, 1)
+    at_least("--seed", arguments.seed, 0)
+    try:
+        run = train.train(_settings(arguments), out)
+    except stopping.Stopped as stopped:
+        if stopped.step is not None:
+            print(f"stopped at step {stopped.step} of {arguments.steps} and saved")
+        raise
+    found = search.search(run, evaluations=EVALUATIONS, population=128, seed=arguments.seed)
+    # The cheapest, the middle and the best; fewer where the front is shorter.
+    places = dict.fromkeys((0, len(found) // 2, len(found) - 1))
+    networks = {}
+    for name, place in zip(NETWORKS, places, strict=False):
+        folder = out / "networks" / name
+        if folder.exists():  # an interrupted quickstart has done so already
+            network = extract.described(folder, manifest.read_description(folder))
+        else:
+            network = extract.extract(run, found[place].arch, folder)
+        networks[place] = _result(found[place], network)
+    tested = {place: network["test_accuracy"] for place, network in networks.items()}
+    found = found.tested(tested)
+    found.save(out / front.FILE, out / front.PICTURE)
+    seconds = time.monotonic() - start
     files.write_json(
-        arguments.out / "results.json",
+        out / "results.json",
         {
-            "networks": networks,
-            "front": result["front"],
-            "evaluations": result["evaluations"],
-            "seconds": round(time.monotonic() - start, 1),
+            "networks": list(networks.values()),
+            "front": found.result["front"],
+            "evaluations": found.result["evaluations"],
+            "seconds": round(seconds, 1),
         },
     )
-    _print(networks, result, arguments.out, time.monotonic() - start)
+    _print(list(networks.values()), found.result["evaluations"], out, seconds)
 
 
 def _settings(arguments: Arguments) -> config.Config:
     return config.Config(
         space=spaces.Digits(),
-        data=config.Data(name="digits", held_out=0.2),
+        data=data.Data(name="digits", held_out=0.2),
         optimizer=optimizers.Sgd(learning_rate=0.05, weight_decay=1e-4, warmup=0.1),
         train=config.Train(
             steps=arguments.steps, batch=64, seed=arguments.seed, checkpoint_every=100
@@ -94,33 +89,21 @@ def _settings(arguments: Arguments) -> config.Config:
     )
 
 
-def _pick(front: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The cheapest, the middle and the best of a front (fewer where the front is shorter)."""
-    places = dict.fromkeys((0, len(front) // 2, len(front) - 1))
-    return {name: front[i] for name, i in zip(NETWORKS, places, strict=False)}
-
-
-def _take_out(opened: Run, name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """Extracts one entry of the front, unless an interrupted quickstart has done so already."""
-    space = opened.experiment.space
-    arch: Arch = notation.from_notation(space.menu, entry["arch"])
-    folder = opened.folder / "networks" / name
-    if not folder.exists():
-        extract.take_out(opened, arch, folder)
-    description = manifest.read_description(folder)
+def _result(entry: Entry, network: Extracted) -> dict[str, Any]:
+    """What is known of an extracted entry of the front, as JSON values."""
     return {
-        "folder": str(folder),
-        "arch": entry["arch"],
-        "macs": entry["macs"],
-        "parameters": entry["parameters"],
-        "held_out_accuracy": entry["accuracy"],
-        "test_accuracy": description["accuracy"]["test"],
-        "logit_difference": description["proof"]["difference"],
+        "folder": str(network.folder),
+        "arch": network.arch,
+        "macs": entry.macs,
+        "parameters": entry.parameters,
+        "held_out_accuracy": entry.accuracy,
+        "test_accuracy": network.accuracy["test"],
+        "logit_difference": network.proof,
     }
 
 
 def _print(
-    networks: list[dict[str, Any]], result: dict[str, Any], out: pathlib.Path, seconds: float
+    networks: list[dict[str, Any]], evaluations: int, out: pathlib.Path, seconds: float
 ) -> None:
     table = rich.table.Table(
         "network", "MACs", "parameters", "held-out", "test", "logits differ by", box=None
@@ -136,7 +119,7 @@ def _print(
         )
     console = rich.console.Console()
     console.print(table)
-    print(f"{result['evaluations']} subnets searched on images held out; all in {seconds:.0f} s")
+    print(f"{evaluations} subnets searched on images held out; all in {seconds:.0f} s")
     print(f"look at {out / 'front.png'}; the networks are in {out / 'networks'}")
     command = f"supernet search {shlex.quote(str(out))} --high 200000"
     print(f"next: {command}   (the best network under a budget)")

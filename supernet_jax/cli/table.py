@@ -4,23 +4,10 @@ import dataclasses
 import pathlib
 from typing import Annotated, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
 
-from supernet_jax import data
-from supernet_jax.cli import shared
-from supernet_jax.elastic import choices, notation, shared_params
-from supernet_jax.elastic import space as elastic_space
-from supernet_jax.errors import UserError
-from supernet_jax.evaluation import proxies
-from supernet_jax.experiment import build, config, results
-from supernet_jax.experiment.build import Experiment
-from supernet_jax.runtime import progress
-from supernet_jax.storage import files
-from supernet_jax.training.samplers import macs_table
-from supernet_jax.training.samplers.preferred import select
+from supernet_jax.errors import UserError, at_least, one_of
+from supernet_jax.experiment import config, sampler_tables, space_facts
 
 EXAMPLES = """
 supernet table attentivenas --out macs.json
@@ -57,107 +44,38 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Makes the file, and says what is in it."""
-    shared.one_of("--score", arguments.score, SAMPLES)
-    for name, value, low in (
-        ("--bins", arguments.bins, 1),
-        ("--samples", arguments.samples, 0),
-        ("--keep", arguments.keep, 1),
-        ("--batch", arguments.batch, 2),
-        ("--seed", arguments.seed, 0),
-    ):
-        shared.at_least(name, value, low)
-    shared.check_writable("--out", arguments.out)
+    one_of("--score", arguments.score, SAMPLES)
+    at_least("--samples", arguments.samples, 0)
     samples = arguments.samples or SAMPLES[arguments.score]
+    how: dict[str, Any] = {"bins": arguments.bins, "samples": samples, "seed": arguments.seed}
     if arguments.score == "none":
-        _over_macs(arguments, samples)
+        _over_macs(arguments, how)
     else:
-        _preferred(arguments, samples)
+        _preferred(arguments, how)
 
 
-def _over_macs(arguments: Arguments, samples: int) -> None:
-    space = shared.space_of(arguments.space)
-    with progress.bar("archs", samples, unit="arch") as advance:
-        made = macs_table.build(
-            space, bins=arguments.bins, samples=samples, seed=arguments.seed, advance=advance
-        )
-    _write(arguments.out, dataclasses.asdict(made))
+def _over_macs(arguments: Arguments, how: dict[str, Any]) -> None:
+    space = space_facts.space_of(arguments.space)
+    made = sampler_tables.macs_table(space, arguments.out, **how)
     empty = sum(share == 0 for share in made.probability)
     print(
-        f"wrote {arguments.out}: {space.name}, {samples:,} archs in {arguments.bins} ranges of "
-        f"{(made.edges[1] - made.edges[0]) / 1e6:,.4g} M MACs, of which {empty} are empty"
+        f"wrote {arguments.out}: {space.name}, {how['samples']:,} archs in {arguments.bins} ranges "
+        f"of {(made.edges[1] - made.edges[0]) / 1e6:,.4g} M MACs, of which {empty} are empty"
     )
     print(f'next: sampler=Attentive(table="{arguments.out}") in a config file')
 
 
-def _preferred(arguments: Arguments, samples: int) -> None:
+def _preferred(arguments: Arguments, how: dict[str, Any]) -> None:
     if not arguments.space.endswith(".py"):
         raise UserError(f"--score needs a config file for its images; {arguments.space} is none")
-    built = build.build(config.load_file(arguments.space)[0])
-    space, macs = built.space, macs_table.reference_macs(built.space)
-    archs = _distinct(space, jax.random.key(arguments.seed), samples)
-    count = len(jax.tree.leaves(archs)[0])
-    score = _scorer(built, arguments)
-    scores = []
-    with progress.bar("scoring", count, unit="arch") as advance:
-        for arch in choices.unstack(archs):
-            scores.append(float(score(arch)))
-            advance(1)
-    numbers = np.flatnonzero(np.isfinite(scores))
-    if not len(numbers):
-        raise UserError(
-            f"the score of none of {count:,} archs is a number; try another --seed or --batch"
-        )
-    how = {"bins": arguments.bins, "keep": arguments.keep}
-    chosen = numbers[select(np.asarray(macs(archs))[numbers], np.asarray(scores)[numbers], **how)]
-    records = [_record(space, archs, int(i), macs, scores[i], arguments.score) for i in chosen]
-    _write(arguments.out, records)
+    settings = config.load_file(arguments.space)[0]
+    how = {**how, "keep": arguments.keep, "batch": arguments.batch}
+    made = sampler_tables.preferred_archs(settings, arguments.out, **how)
     print(
-        f"wrote {arguments.out}: {len(records)} archs of {space.name}, the best "
+        f"wrote {arguments.out}: {len(made.records)} archs of {made.records[0]['space']}, the best "
         f"{arguments.keep} by {arguments.score} in each of {arguments.bins} ranges of MACs, of "
-        f"{count:,} different networks among {samples:,} random archs"
+        f"{made.tried:,} different networks among {how['samples']:,} random archs"
     )
-    if len(numbers) < count:
-        print(f"the score of {count - len(numbers)} of these is not a number; they are left out")
+    if made.broken:
+        print(f"the score of {made.broken} of these is not a number; they are left out")
     print(f'next: sampler=Preferred(archs="{arguments.out}") in a config file')
-
-
-def _distinct(space: elastic_space.Space, key: choices.Array, samples: int) -> choices.Arch:
-    """The networks of so many uniform archs, at the largest resolution: there they are scored."""
-    archs = jax.device_get(choices.sample(space.menu, key, (samples,)))
-    last = np.full(samples, len(space.resolutions) - 1, np.int32)
-    archs = elastic_space.normal(space, choices.replace(archs, space.resolution, last))
-    return choices.unpack(space.menu, np.unique(np.asarray(choices.pack(archs)), axis=0))
-
-
-def _scorer(built: Experiment, arguments: Arguments) -> Any:
-    """The jitted score, on a random batch of training images."""
-    space, several = built.space, data.shuffled(built.dataset.train, seed=arguments.seed)
-    n = min(arguments.batch, len(several.labels))
-    some = data.Images(*(part[:n] for part in several))
-    pixels, labels = (part[0] for part in data.padded_batches(some, n))
-    inputs = built.prepare(jnp.asarray(pixels))
-    params = jax.jit(lambda: shared_params.init(space, jax.random.key(arguments.seed)))()
-    score = proxies.snip(
-        space, params, inputs, jnp.asarray(labels), resolution=space.resolutions[-1]
-    )
-    return jax.jit(score)
-
-
-def _record(
-    space: elastic_space.Space, archs: Any, i: int, macs: Any, score: float, name: str
-) -> dict[str, Any]:
-    """One line of the file."""
-    arch = jax.tree.map(lambda leaf: leaf[i], archs)
-    return {
-        "arch": notation.to_notation(space.menu, arch),
-        "macs": int(macs(arch)),
-        name: score,
-        "space": space.name,
-    }
-
-
-def _write(path: pathlib.Path, value: Any) -> None:
-    shared.check_writable("--out", path)  # it was free when this began
-    files.write_text(
-        path, (results.dump(value) if isinstance(value, list) else files.dumps(value)) + "\n"
-    )

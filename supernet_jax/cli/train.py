@@ -1,11 +1,9 @@
 """`supernet train`: train a supernet, or go on where an interrupted run stopped."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
 import shlex
-import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -14,16 +12,12 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax.cli import shared
-from supernet_jax.elastic import space_identity
-from supernet_jax.errors import UserError
-from supernet_jax.experiment import build, dry_run, run_folder, train
+from supernet_jax.errors import UserError, at_least
+from supernet_jax.experiment import dry_run, train
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.dry_run import Rehearsal
-from supernet_jax.runtime import distributed, hardware, sharding, stopping
-from supernet_jax.storage import checkpoint
-from supernet_jax.training import loop, train_step
+from supernet_jax.runtime import distributed, hardware, stopping
 
 EXAMPLES = """
 supernet train configs/digits.py --out runs/digits
@@ -65,7 +59,7 @@ def run(arguments: Arguments) -> None:
         raise UserError("--json needs --dry-run; metrics of training are in metrics.jsonl")
     if arguments.out is None and not arguments.dry_run:
         raise UserError("--out is required: the folder of the run, as --out runs/digits")
-    shared.at_least("--join-seconds", arguments.join_seconds, 1)
+    at_least("--join-seconds", arguments.join_seconds, 1)
     hardware.keep_memory()
     with distributed.joined(
         arguments.coordinator,
@@ -77,69 +71,24 @@ def run(arguments: Arguments) -> None:
 
 
 def _train(arguments: Arguments) -> None:
-    built = build.taught(build.build(arguments.config))
-    built = _on_devices(built, arguments.devices)
-    sharding.check_divides("train.batch", arguments.config.train.batch, built.mesh)
-    train_step.check_parts(built.recipe, built.config.train.batch, built.mesh)
-    sharding.check_divides("evaluation.batch", arguments.config.evaluation.batch, built.mesh)
     if arguments.dry_run or arguments.out is None:
+        built = train.experiment(arguments.config, devices=arguments.devices)
         _rehearse(built, as_json=arguments.json)
         return
-    with _writing(arguments.out, arguments.config):
-        _warn_of_other_images(built, arguments.out / "checkpoints")
-        work = train.job(built, arguments.out)
-        if arguments.start_from is not None and work.checkpoints.latest() is None:
-            loop.begin(work, _weights_of(arguments.start_from, built))
-        state, finished = loop.fit(work)
     first = jax.process_index() == 0
-    if finished and first:
-        run = shlex.quote(str(arguments.out))
-        print(f"trained {int(state.step)} steps; next: supernet search {run}")
-    elif not finished:
-        if first:
+    how: dict[str, Any] = {"start_from": arguments.start_from, "devices": arguments.devices}
+    try:
+        trained = train.train(arguments.config, arguments.out, **how)
+    except stopping.Stopped as stopped:
+        if stopped.step is not None and first:
             print(
-                f"stopped at step {int(state.step)} of {arguments.config.train.steps} and saved; "
+                f"stopped at step {stopped.step} of {arguments.config.train.steps} and saved; "
                 "the same command goes on from there"
             )
-        stopping.stop()
-
-
-@contextlib.contextmanager
-def _writing(folder: pathlib.Path, settings: Config) -> Iterator[None]:
-    """While entered, this job alone writes the run folder: process 0 sees to it for all."""
-    with contextlib.ExitStack() as stack:
-        error = None
-        if jax.process_index() == 0:
-            try:
-                stack.enter_context(run_folder.writing(folder, settings))
-            except UserError as met:
-                error = met
-        distributed.all_or_none(error)
-        yield
-
-
-def _weights_of(folder: pathlib.Path, built: Experiment) -> Any:
-    """The parameters of another run of the same space (their average, where it kept one)."""
-    kept = folder / "checkpoints"
-    meta = checkpoint.read_meta(kept)
-    space_identity.check_space(meta, built.space)
-    averaged = meta.get("config", {}).get("train", {}).get("ema")
-    return checkpoint.restore_params(
-        kept, subtree="ema" if averaged else "params", sharding=sharding.replicated(built.mesh)
-    )
-
-
-def _warn_of_other_images(built: Experiment, folder: pathlib.Path) -> None:
-    """Says so where a run goes on with images that it did not begin with."""
-    if not checkpoint.steps(folder):
-        return
-    before, now = checkpoint.read_meta(folder).get("data"), built.dataset.fingerprint
-    if before != now and jax.process_index() == 0:
-        print(
-            f"supernet: warning: {built.dataset.name} no longer gives the images that this run was "
-            f"trained on (fingerprint {now}, then {before}); it goes on with the new ones",
-            file=sys.stderr,
-        )
+        raise
+    if first:
+        run = shlex.quote(str(arguments.out))
+        print(f"trained {trained.step} steps; next: supernet search {run}")
 
 
 def _rehearse(built: Experiment, *, as_json: bool) -> None:
@@ -206,11 +155,3 @@ def _takes(found: Rehearsal) -> Iterator[tuple[str, str]]:
 
 def _several(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
-
-
-def _on_devices(built: Experiment, count: int) -> Experiment:
-    if count < 0 or count > len(jax.devices()):
-        raise UserError(
-            f"--devices is {count}, but there are {len(jax.devices())}; 0 uses all of them"
-        )
-    return built._replace(mesh=sharding.data_mesh(jax.devices()[:count])) if count else built

@@ -9,7 +9,10 @@ are held in memory, decoded; of large ones only names and labels are, see `Stora
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -17,16 +20,19 @@ from supernet_jax.data import decode, notes, sources, splits
 from supernet_jax.data.batches import batch_indices, calibration_subset, padded_batches, shuffled
 from supernet_jax.data.decode import Background, Crop, Encoded, Header, How, Odd
 from supernet_jax.data.feeding import Examples, Reading, feed
-from supernet_jax.data.images import Images, Stored, leave_stored
+from supernet_jax.data.images import Found, Images, Stored, leave_stored
+from supernet_jax.data.settings import Data
 from supernet_jax.data.splits import SPLIT, random_stream
 from supernet_jax.data.survey import Survey, survey
 from supernet_jax.errors import UserError
-from supernet_jax.storage import arrays
+from supernet_jax.storage import arrays as archive
+from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 
 __all__ = [
     "Background",
     "Crop",
+    "Data",
     "Dataset",
     "Examples",
     "Images",
@@ -35,6 +41,7 @@ __all__ = [
     "Storage",
     "Stored",
     "Survey",
+    "arrays",
     "batch_indices",
     "calibration_subset",
     "feed",
@@ -158,15 +165,21 @@ def read(
         raise UserError(f"a {crop} crop needs a size to bring it to; give one, as size=224")
     decode.quiet()
     found = sources.find(name, data_dir=data_dir)
+    how = How(upright, background)
+    return _read_found(name, found, size=size, storage=storage, crop=crop, how=how)
+
+
+def _read_found(
+    name: str, found: Found, *, size: int | None, storage: Storage, crop: Crop, how: How
+) -> Source:
     class_names = found.class_names
     told: list[str] = []
     if found.files:
         notes.check_classes(name, class_names)
-        how = How(upright, background)
         parts, told = _from_files(name, found.files, size=size, storage=storage, crop=crop, how=how)
     else:
-        if upright or background != "none":
-            asked = "upright" if upright else f"background {background}"
+        if how.upright or how.background != "none":
+            asked = "upright" if how.upright else f"background {how.background}"
             raise UserError(
                 f"{name} comes as an array of pixels, without the notes of image files, so "
                 f"`{asked}` cannot be had; it is for tfds:NAME and folder:PATH"
@@ -231,14 +244,64 @@ def pack(
         upright=upright,
         background=background,
     )
-    content = {
+    archive.write(place, _content(source))
+
+
+def arrays(
+    images: Any,
+    labels: Any,
+    *,
+    test: tuple[Any, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    folder: str | os.PathLike[str] = "data",
+    **fields: Any,
+) -> Data:
+    """The `data` of a configuration that are arrays in memory.
+
+    They are written whole into one file, named by what they hold, which the configuration names: a
+    run that was trained on them needs it to be opened again.
+
+    Args:
+        images: uint8 `[N, H, W]` or `[N, H, W, C]`, 0..255.
+        labels: integers `[N]`, 0..classes-1; every class has a training image.
+        test: images and labels for final figures. Without, a fifth of each class is set aside.
+        class_names: one for each label; without, they are numbers.
+        folder: where the file is written; made if need be.
+        **fields: further fields of `Data`, as `held_out=0.2` or `flip=True`.
+
+    Raises:
+        UserError: arrays of another kind, labels without an image, or a folder that cannot be
+            written to.
+    """
+    given = [(images, labels)] if test is None else [(images, labels), test]
+    parts = [Images(np.asarray(pixels), np.asarray(numbers)) for pixels, numbers in given]
+    names = sources.class_names(parts[0].labels) if class_names is None else tuple(class_names)
+    how = How(upright=False, background="none")
+    found = Found(parts, [], tuple(map(str, names)))
+    content = _content(
+        _read_found("the given arrays", found, size=None, storage="memory", crop="stretch", how=how)
+    )
+    digest = hashlib.sha256()
+    for name, array in content.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    path = expanded(folder).absolute() / f"{digest.hexdigest()[:16]}.npz"
+    with files.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        archive.write(path, content)
+    return Data(name=f"npz:{path}", **fields)
+
+
+def _content(source: Source) -> dict[str, np.ndarray]:
+    """What an npz file of the whole source holds."""
+    return {
         "x_train": source.train.images[:],
         "y_train": source.train.labels,
         "x_test": source.test.images[:],
         "y_test": source.test.labels,
         "class_names": np.array(source.class_names),
     }
-    arrays.write(place, content)
 
 
 # --- in memory or not -----------------------------------------------------------------------

@@ -66,14 +66,18 @@ def _read_npz(path: Path) -> Found:
     except MemoryError as error:
         raise UserError(f"{path} does not fit in memory ({error}); use smaller images") from error
     if names is None:
-        whole = y_train.dtype.kind in "iu" and y_train.size > 0
-        # as every class has an image, there are no more classes than images
-        names = np.arange(np.clip(int(y_train.max()) + 1, 1, y_train.size) if whole else 1)
+        names = class_names(y_train)
     names = np.atleast_1d(names)
     if names.dtype.kind == "S":  # bytes
         names = np.strings.decode(names, "utf-8", "surrogateescape")
     parts = [Images(x_train, y_train), Images(x_test, y_test)]
     return Found(parts, [], tuple(map(str, names)))
+
+
+def class_names(labels: np.ndarray) -> np.ndarray:
+    """Numbers for names: as every class has an image, no more of them than there are images."""
+    whole = labels.dtype.kind in "iu" and labels.size > 0
+    return np.arange(np.clip(int(labels.max()) + 1, 1, labels.size) if whole else 1)
 
 
 def _unknown(name: str) -> str:

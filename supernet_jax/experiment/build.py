@@ -5,7 +5,6 @@ A run folder holds `config.json`, `metrics.jsonl`, `times.jsonl`, `checkpoints/`
 """
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,7 +18,7 @@ from supernet_jax import data
 from supernet_jax.data import Dataset, augment, autoaugment
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.space import Space, geometry
-from supernet_jax.errors import UserError, near
+from supernet_jax.errors import LOG, UserError, near
 from supernet_jax.evaluation.evaluate import EvaluationData, How
 from supernet_jax.experiment import config
 from supernet_jax.experiment.config import Config
@@ -232,7 +231,7 @@ def taught(experiment: Experiment) -> Experiment:
 
 def _warn(text: str) -> None:
     if jax.process_index() == 0:
-        print(f"supernet: warning: {text}", file=sys.stderr)
+        LOG.warning(f"warning: {text}")
 
 
 def evaluation_how(experiment: Experiment) -> How:

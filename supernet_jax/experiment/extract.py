@@ -1,344 +1,189 @@
-"""From a run to folders of extracted networks: one by itself, or many with shared programs.
+"""Subnets of a run, taken out as ordinary networks that are proven the same."""
 
-One network: its subnet is calibrated and run as it is, sliced. Many: calibration, accuracies and
-the supernet's logits come from programs that serve all of them (see `evaluate`), one of each per
-resolution; what is extracted is a program of its own in any case.
-"""
-
-import functools
-import hashlib
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.flatten_util import ravel_pytree
-
-from supernet_jax.data import decode
-from supernet_jax.elastic import choices, shared_params, strategies
+from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch
-from supernet_jax.elastic.elastic_block import Tree
-from supernet_jax.elastic.notation import to_notation
 from supernet_jax.errors import UserError
-from supernet_jax.evaluation import costs, evaluate
-from supernet_jax.evaluation.evaluate import EvaluationData
-from supernet_jax.experiment import build, run
-from supernet_jax.experiment.build import Experiment
+from supernet_jax.experiment import run as experiment_run
+from supernet_jax.experiment import take_out
+from supernet_jax.experiment.read_archs import archs_of
 from supernet_jax.experiment.run import Run
-from supernet_jax.networks import extract, manifest, save
-from supernet_jax.networks.formats import orbax, table
-from supernet_jax.networks.formats.format import Export, Format
-from supernet_jax.networks.manifest import Description
-from supernet_jax.networks.network import Network, Variables
-from supernet_jax.networks.preparation import Preparation
-from supernet_jax.networks.proof import compare
-from supernet_jax.runtime import hardware
-from supernet_jax.storage import files
-from supernet_jax.storage.typed_json import parse
+from supernet_jax.experiment.space_facts import supernet_parameters
+from supernet_jax.experiment.take_out import Wanted
+from supernet_jax.networks import manifest, network_folder, save
+from supernet_jax.networks.formats import table
+from supernet_jax.runtime import progress
+from supernet_jax.storage.paths import expanded
 
-PROOF_IMAGES = 64  # real images on which logits are compared
+WHOLE = 2**28  # bytes of shared parameters up to which all of them are read
+Read = Literal["auto", "whole", "slices"]
 
 
-class Wanted(NamedTuple):
-    """How networks are written.
+class Extracted(NamedTuple):
+    """An extracted network on disk.
 
     Attributes:
-        formats: at least one, as `export.formats.chosen` gave them.
-        pixels: whether programs take uint8 images and normalise them.
-        size: pixels of the images that programs take; None for those of the data set.
+        folder: that holds it; `load` gives its module and variables.
+        arch: in the notation of its space.
+        macs: multiply-accumulates for one image.
+        parameters: how many numbers it has.
+        accuracy: share of images classified correctly in [0, 1], of "held-out" and "test".
+        proof: largest difference of its logits from the supernet's, relative to the largest logit.
+        formats: by name, the largest difference of the logits of what was written, likewise.
     """
 
-    formats: tuple[Format, ...] = (orbax.FORMAT,)
-    pixels: bool = False
-    size: int | None = None
-
-
-class Subnet(NamedTuple):
-    """What is known of a subnet inside the supernet.
-
-    Attributes:
-        arch: concrete, no batch axes.
-        stats: calibrated, at the union's shapes.
-        logits: of the proof images, float32 `[B, K]`.
-        accuracy: share of images classified correctly in [0, 1], by split.
-        calibration: number of batches and of images in each, of `stats`.
-    """
-
-    arch: Arch
-    stats: Tree
-    logits: np.ndarray
-    accuracy: Mapping[str, float]
-    calibration: tuple[int, int]
-
-
-def take_out(
-    opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted | None = None
-) -> dict[str, Any]:
-    """Calibrates, extracts, proves and writes one subnet. Returns its description.
-
-    Of a run without parameters only those of the subnet are read.
-
-    Raises:
-        UserError: the folder is taken, or the network's logits are not the supernet's, or not
-            those of what was written.
-    """
-    opened = opened if opened.params is not None else run.with_part(opened, arch)
-    built, params = opened.experiment, opened.params
-    data = build.evaluation_data(built, "test")
-    stats = _calibrate(opened, arch, data.calibration)
-    module, variables = extract.extract(built.space, params, arch, stats)
-    images = proof_images(built)
-    proof = extract.prove(
-        built.space, params, arch, stats, module, variables, built.prepare(jnp.asarray(images))
-    )
-    held_out = build.evaluation_data(built, "held-out")
-    accuracy = {
-        "held-out": _accuracy(built, module, variables, held_out),
-        "test": _accuracy(built, module, variables, data),
-    }
-    made = _Made(arch, module, variables, proof, accuracy, _size(data.calibration))
-    return _save(opened, made, folder, wanted or Wanted(), images)
-
-
-def take_out_many(
-    opened: Run, archs: Sequence[Arch], folders: Sequence[pathlib.Path], wanted: Wanted
-) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
-    """As `take_out` for each of several archs, with programs that serve all of them.
-
-    Of a run without parameters those of one subnet after the other are read, which is then taken
-    out by itself: memory is that of the largest.
-
-    Yields:
-        Each folder as it is written, and its description; those of one resolution together.
-    """
-    if opened.params is None:
-        for arch, folder in zip(archs, folders, strict=True):
-            yield folder, take_out(opened, arch, folder, wanted)
-        return
-    images = proof_images(opened.experiment)
-    prepared = opened.experiment.prepare(jnp.asarray(images))
-    for place, subnet in _subnets(opened, archs, prepared):
-        module, variables = extract.extract(
-            opened.experiment.space, opened.params, subnet.arch, subnet.stats
-        )
-        proof = compare(module, variables, prepared, subnet.logits)
-        found = (proof, subnet.accuracy, subnet.calibration)
-        made = _Made(subnet.arch, module, variables, *found)
-        yield folders[place], _save(opened, made, folders[place], wanted, images)
-
-
-def folder_names(opened: Run, archs: Sequence[Arch]) -> list[str]:
-    """A name for each arch's folder, which depends on nothing but the arch and its space."""
-    space = opened.experiment.space
-    macs = costs.macs(space)
-    notations = [files.dumps(to_notation(space.menu, arch)) for arch in archs]
-    digests = [hashlib.sha256(notation.encode()).hexdigest()[:8] for notation in notations]
-    return [f"macs-{int(macs(a))}-{d}" for a, d in zip(archs, digests, strict=True)]
-
-
-def is_finished(opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted) -> bool:
-    """Whether an earlier, perhaps interrupted, command has written this very network there.
-
-    Raises:
-        UserError: the folder holds something else, or cannot be looked into.
-    """
-    try:
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-            return False
-    except OSError as error:
-        raise files.unreadable(folder, error, kind="folder") from error
-    there = parse(Description, manifest.read_description(folder), "network.json")
-    space, source = opened.experiment.space, there.source
-    size = _fed_size(opened.experiment, wanted)
-    own = {
-        "arch": to_notation(space.menu, arch),
-        "checkpoint": opened.step,
-        "run": os.path.realpath(opened.folder),
-        "preparation": preparation_of(opened.experiment),
-        "formats": {f.name: (size, wanted.pixels) for f in wanted.formats},
-    }
-    theirs = {
-        "arch": there.arch,
-        "checkpoint": source.get("checkpoint"),
-        "run": os.path.realpath(str(source.get("run"))),
-        "preparation": there.preparation,
-        "formats": {name: (f.size, f.pixels) for name, f in there.formats.items()},
-    }
-    other = [key for key in own if own[key] != theirs[key]]
-    if other:
-        seen = "; ".join(f"{key} is {theirs[key]} there and {own[key]} now" for key in other)
-        raise UserError(f"{folder} holds another network ({seen}); choose another --out")
-    return True
-
-
-def proof_images(built: Experiment) -> np.ndarray:
-    """Real test images, uint8 `[B, H, W, C]`."""
-    return np.asarray(built.dataset.test.images[:PROOF_IMAGES])
-
-
-class _Made(NamedTuple):
-    arch: Arch
-    module: Network
-    variables: Variables
+    folder: pathlib.Path
+    arch: Any
+    macs: int
+    parameters: int
+    accuracy: dict[str, float]
     proof: float
-    accuracy: Mapping[str, float]
-    calibration: tuple[int, int]  # batches, images in each
+    formats: dict[str, float]
 
 
-def _save(
-    opened: Run, made: _Made, folder: pathlib.Path, wanted: Wanted, images: np.ndarray
-) -> dict[str, Any]:
-    built = opened.experiment
-    dataset = built.dataset
-    description = save.describe(
-        built.space,
-        made.arch,
-        made.module,
-        made.variables,
-        mean=dataset.mean,
-        std=dataset.std,
-        preparation=preparation_of(built),
-        classes=dataset.class_names,
-        accuracy=made.accuracy,
-        calibration=made.calibration,
-        source={
-            "run": str(opened.folder),
-            "checkpoint": opened.step,
-            "data": dataset.name,
-            "data_fingerprint": dataset.fingerprint,
-            "split_seed": built.config.data.split_seed,
-            "held_out_limit": built.config.evaluation.limit,
-            "parameters_read": "slices" if opened.part else "whole",
-        },
-        proof=made.proof,
-        proof_images=len(images),
+def extract(
+    run: Run | str | os.PathLike[str],
+    arch: Any,
+    folder: str | os.PathLike[str],
+    *,
+    formats: Sequence[str] = ("orbax",),
+    pixels: bool = False,
+    input_size: int | None = None,
+    read: Read = "auto",
+) -> Extracted:
+    """Takes a subnet out as an ordinary network, and proves that it is the same.
+
+    Args:
+        run: a trained run, or its folder.
+        arch: one, as `archs_of` takes it.
+        folder: to write; it must not exist, or be empty.
+        formats: one or several of orbax, safetensors (weights), stablehlo, onnx, torch (programs).
+        pixels: programs take uint8 images and normalise them.
+        input_size: height and width of the images that programs take; without, as in the data set.
+        read: which parameters are read, if the run has none: "slices" only those of the subnet,
+            "whole" all of them, so that the proof also covers what was left out; "auto" takes
+            slices above 256 MiB.
+
+    Raises:
+        UserError: the arch or a format is not possible; the folder is taken; the logits differ.
+    """
+    wanted = checked(formats, folder, pixels=pixels, size=input_size)
+    opened = with_what_is_read(experiment_run.opened(run, read=False), read)
+    archs = archs_of(opened.space, arch)
+    if len(archs) != 1:
+        raise UserError(f"{len(archs)} archs were given for one network; give one")
+    place = expanded(folder)
+    save.check_free(place)
+    return described(place, take_out.take_out(opened, archs[0], place, wanted))
+
+
+def extract_all(
+    run: Run | str | os.PathLike[str],
+    archs: Any,
+    folder: str | os.PathLike[str],
+    *,
+    formats: Sequence[str] = ("orbax",),
+    pixels: bool = False,
+    input_size: int | None = None,
+    read: Read = "auto",
+) -> list[Extracted]:
+    """Takes several subnets out, each into a folder of its own; those that are there are kept.
+
+    Args:
+        run: a trained run, or its folder.
+        archs: as `archs_of` takes them, such as a front; equal networks are taken out once.
+        folder: of their folders, which are named by their MACs and archs.
+        formats: see `extract`.
+        pixels: see `extract`.
+        input_size: see `extract`.
+        read: see `extract`.
+
+    Raises:
+        UserError: as of `extract`; a folder holds another network.
+    """
+    wanted = checked(formats, folder, pixels=pixels, size=input_size)
+    opened = with_what_is_read(experiment_run.opened(run, read=False), read)
+    job = plan(opened, archs_of(opened.space, archs), expanded(folder), wanted)
+    for _ in carry_out(opened, job, wanted):
+        pass
+    return [described(one, manifest.read_description(one)) for one in job.folders]
+
+
+def checked(
+    formats: Sequence[str], folder: str | os.PathLike[str], *, pixels: bool, size: int | None
+) -> Wanted:
+    """How networks are to be written, before any work is done.
+
+    Raises:
+        UserError: an unknown format, one that is not installed, or one that cannot be had there or
+            with such images.
+    """
+    wanted = Wanted(table.chosen(formats, pixels=pixels, size=size), pixels, size)
+    if "orbax" in formats:
+        network_folder.check_orbax(expanded(folder))
+    return wanted
+
+
+def with_what_is_read(opened: Run, read: Read) -> Run:
+    """The run with all its parameters, unless those of a subnet are read by themselves."""
+    size = 4 * supernet_parameters(opened.space)  # float32
+    slices = read == "slices" or (read == "auto" and size > WHOLE)
+    return opened if slices or opened.params is not None else experiment_run.with_params(opened)
+
+
+def described(folder: pathlib.Path, description: Mapping[str, Any]) -> Extracted:
+    """What the `network.json` of a network says."""
+    return Extracted(
+        folder=folder,
+        **{name: description[name] for name in ("arch", "macs", "parameters", "accuracy")},
+        proof=description["proof"]["difference"],
+        formats={name: one["difference"] for name, one in description["formats"].items()},
     )
-    size = _fed_size(built, wanted)
-    export = Export(made.module, made.variables, description, size, wanted.pixels)
-    return save.save(
-        folder,
-        made.module,
-        made.variables,
-        description=description,
-        write=table.writer(wanted.formats, export, table.fed(images, export)),
-        card=table.card(wanted.formats),
-    )
 
 
-def _size(calibration: Any) -> tuple[int, int]:
-    """Batches, and images in each."""
-    return calibration.shape[0], calibration.shape[1]
+class Plan(NamedTuple):
+    """Several networks to be written.
+
+    Attributes:
+        folders: of all of them.
+        todo: the archs of those that are not there yet, by folder.
+    """
+
+    folders: list[pathlib.Path]
+    todo: dict[pathlib.Path, Arch]
 
 
-def preparation_of(built: Experiment) -> Preparation:
-    """How images of a run's data become pixels wherever nothing is random."""
-    _, height, width, _ = built.dataset.test.images.shape
-    d = built.config.data
-    centre = None if d.crop == "stretch" else decode.CENTRE
-    return Preparation(height, width, centre, upright=d.upright, background=d.background)
+def plan(opened: Run, archs: Sequence[Arch], folder: pathlib.Path, wanted: Wanted) -> Plan:
+    """Which networks are written, each once.
+
+    Raises:
+        UserError: the folder is not one for several networks, or holds others under their names.
+    """
+    if os.path.exists(folder / "network.json") or (
+        os.path.exists(folder) and not os.path.isdir(folder)
+    ):
+        raise UserError(f"{folder} is not a folder for several networks; choose another --out")
+    archs = elastic_space.distinct(opened.space, archs)
+    named = dict(zip(take_out.folder_names(opened, archs), archs, strict=True))
+    todo = {
+        folder / name: arch
+        for name, arch in named.items()
+        if not take_out.is_finished(opened, arch, folder / name, wanted)
+    }
+    return Plan([folder / name for name in named], todo)
 
 
-def _fed_size(built: Experiment, wanted: Wanted) -> tuple[int, int]:
-    """Height and width of the images that programs take."""
-    if wanted.size is not None:
-        return wanted.size, wanted.size
-    _, height, width, _ = built.dataset.test.images.shape
-    return height, width
-
-
-# ---------------------------------------------------------------------------- one by itself
-
-
-def _calibrate(opened: Run, arch: Arch, calibration: Any) -> Tree:
-    space, prepare = opened.experiment.space, opened.experiment.prepare
-
-    @jax.jit
-    def statistics(params: Tree, images: Any) -> Tree:
-        return evaluate.calibrate(
-            space,
-            params,
-            arch,
-            images,
-            resolution=space.resolutions[int(choices.get(arch, space.resolution))],
-            strategy=strategies.sliced,
-            prepare=prepare,
-        )
-
-    return statistics(opened.params, calibration)
-
-
-def _accuracy(
-    built: Experiment, module: Network, variables: Variables, data: EvaluationData
-) -> float:
-    """Share of a split that the extracted network itself classifies correctly."""
-
-    @jax.jit
-    def right(variables: Any, images: Any, labels: Any) -> Any:
-        logits: Any = module.apply(variables, built.prepare(images))
-        return jnp.sum((labels >= 0) & (jnp.argmax(logits, -1) == labels))
-
-    batches = zip(data.images, data.labels, strict=True)
-    correct = sum(int(right(variables, images, labels)) for images, labels in batches)
-    return correct / int(np.sum(np.asarray(data.labels) >= 0))
-
-
-# ---------------------------------------------------------------------------- many together
-
-
-def _subnets(opened: Run, archs: Sequence[Arch], images: jax.Array) -> Iterator[tuple[int, Subnet]]:
-    """What is known of each arch, and its place among them; as many at once as are evaluated."""
-    built, space = opened.experiment, opened.experiment.space
-    how = build.evaluation_how(built)._replace(dtype=jnp.float32)
-    splits = {split: build.evaluation_data(built, split) for split in ("held-out", "test")}
-    ends = np.cumsum([0, *(len(data.labels) for data in splits.values())])
-    together = EvaluationData(  # so that one program scores both splits
-        splits["test"].calibration,
-        jnp.concatenate([data.images for data in splits.values()]),
-        jnp.concatenate([data.labels for data in splits.values()]),
-    )
-    unravel = ravel_pytree(shared_params.zero_stats(space))[1]
-    logits = functools.cache(functools.partial(_logits_program, how))
-    for where, stats in evaluate.calibrated(how, opened.params, choices.stack(archs), together):
-        part = [archs[place] for place in where]
-        right = _right(how, opened, part, stats, together)
-        for i, arch in enumerate(part):
-            resolution = space.resolutions[int(choices.get(arch, space.resolution))]
-            own = unravel(jnp.asarray(stats[i]))
-            given = (opened.params, own, images, jax.tree.map(jnp.asarray, arch))
-            with jax.default_matmul_precision("highest"):
-                found = np.asarray(logits(resolution)(*given))
-            accuracy = {
-                split: float(right[i, start:end].sum() / np.sum(np.asarray(data.labels) >= 0))
-                for (split, data), start, end in zip(
-                    splits.items(), ends[:-1], ends[1:], strict=True
-                )
-            }
-            used = _size(together.calibration)
-            yield int(where[i]), Subnet(arch, own, found, accuracy, used)
-
-
-def _right(
-    how: evaluate.How, opened: Run, archs: Sequence[Arch], stats: np.ndarray, data: EvaluationData
-) -> np.ndarray:
-    """Which images are classified correctly, bool `[N, E, B]`."""
-    right = np.zeros((len(archs), *data.labels.shape), bool)
-    scored = evaluate.scored(
-        how, opened.params, choices.stack(archs), stats, data, batches=(0, len(data.labels))
-    )
-    for where, scores in scored:
-        right[where] = scores.right
-    return right
-
-
-def _logits_program(how: evaluate.How, resolution: int) -> Any:
-    """`(params, stats, images, arch) -> logits` for all archs of a resolution."""
-
-    @functools.partial(jax.jit, compiler_options=hardware.runs_once())
-    def run(params: Tree, stats: Tree, images: Any, arch: Arch) -> jax.Array:
-        output = how.strategy(how.space, params, arch, images, resolution=resolution, stats=stats)
-        return output.logits
-
-    return run
+def carry_out(opened: Run, job: Plan, wanted: Wanted) -> Iterator[Extracted]:
+    """Writes what is to do, and gives each network when it is there."""
+    if not job.todo:
+        return
+    kept = len(job.folders) - len(job.todo)
+    with progress.bar("extracting", len(job.folders), done=kept, unit="network") as advance:
+        made = take_out.take_out_many(opened, list(job.todo.values()), list(job.todo), wanted)
+        for folder, description in made:
+            yield described(folder, description)
+            advance(1, folder.name)

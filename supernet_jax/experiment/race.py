@@ -22,12 +22,17 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, at_least, one_of
 from supernet_jax.evaluation import evaluate
 from supernet_jax.experiment import build, results
+from supernet_jax.experiment import run as experiment_run
+from supernet_jax.experiment.evaluate import SPLITS
+from supernet_jax.experiment.front import Front
+from supernet_jax.experiment.read_archs import archs_of
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import progress
 from supernet_jax.storage import arrays, files
+from supernet_jax.storage.paths import expanded
 
 SAVE_SECONDS = 20.0  # between writes of the book
 BOOK = 2  # version of its format, so that one of another format is not taken for this
@@ -271,8 +276,14 @@ def _mover(place: jax.sharding.Sharding) -> Any:
 
 
 def race(
-    run: Run, split: str, archs: Sequence[Arch], *, error: float, seed: int, keep: bool = True
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    run: Run | str | os.PathLike[str],
+    archs: Any,
+    *,
+    split: str = "held-out",
+    error: float = 0.05,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+) -> Front:
     """Races subnets of a run for the front of accuracy and MACs.
 
     Each image of each subnet is kept in the folder `races` of the run, so that an interrupted race
@@ -281,21 +292,44 @@ def race(
     is never on the front.
 
     Args:
-        run: the trained run.
-        split: "held-out" or "test".
-        archs: the candidates; of those that are the same network the first races.
-        error: the most probability that the front is not that of full evaluation.
+        run: a trained run, or its folder.
+        archs: the candidates, as `archs_of` takes them; of those that are the same network the
+            first races.
+        split: "held-out" (taken from the training images) or "test".
+        error: the most probability that the front is not that of full evaluation, in (0, 1).
         seed: of the order in which images are seen.
-        keep: whether anything is kept in the run's folder.
+        out: also write the records of the front to this JSON file; needed where nothing can be kept
+            in the run's folder.
 
     Returns:
-        The records of the front, cheapest first, as `results.Scorer` gives them; and a report as
-        JSON values, with what the race cost and the records of all, each with the number of images
-        it saw. The report is also in the folder `races`.
+        The front. Its `result` is also in the folder `races`: what the race cost, and the records
+        of all, each with the number of images it saw.
 
     Raises:
         UserError: no subnet has a loss that is a number; a file cannot be read or written.
     """
+    one_of("--split", split, SPLITS)
+    at_least("--seed", seed, 0)
+    if not 0 < error < 1:
+        raise UserError(f"--race-error is {error}, but must be above 0 and below 1")
+    place = None if out is None else expanded(out)
+    if place is not None:
+        files.check_free("--out", place)
+    run = experiment_run.opened(run)
+    given = archs_of(run.space, archs)
+    keep = results.are_kept(run, place)
+    report = _report(run, split, given, error=error, seed=seed, keep=keep)
+    if place is not None:
+        if keep:  # it was free when this began; what is known is not computed again
+            files.check_free("--out", place)
+        files.write_json(place, report["front"])
+    return Front(run.space, report)
+
+
+def _report(
+    run: Run, split: str, archs: Sequence[Arch], *, error: float, seed: int, keep: bool
+) -> dict[str, Any]:
+    """Races, and returns what became of all as JSON values."""
     scorer = results.Scorer(run, split, what="", keep=keep)
     unique = elastic_space.distinct(run.experiment.space, archs)
     about = [BOOK, results.conditions(run, split), seed, len(unique)]
@@ -337,7 +371,7 @@ def race(
     }
     if file is not None:
         files.write_json(file, report)
-    return front, report
+    return report
 
 
 def _raced(book: Book, costs: np.ndarray, *, error: float, seed: int) -> racing.Raced:

@@ -1,13 +1,20 @@
-"""Archs from what a user gave: a name, JSON, or a file."""
+"""Archs from what a user gave: a name, JSON, a file, or values in Python; and random ones."""
 
 import json
+import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
 
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.notation import from_notation
 from supernet_jax.elastic.space import Space
-from supernet_jax.errors import UserError, near
+from supernet_jax.errors import UserError, at_least, near
+from supernet_jax.experiment.front import Entry
 from supernet_jax.storage import files
 
 
@@ -62,3 +69,50 @@ def _read_text(path: str) -> str:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise files.unreadable(path, error, kind="JSON file") from error
+
+
+def sample(space: Space, n: int, *, seed: int = 0) -> list[Arch]:
+    """Uniform random archs of a space.
+
+    Args:
+        space: whose archs.
+        n: how many, at least 1; equal ones may be among them.
+        seed: of the random numbers, at least 0.
+    """
+    at_least("n", n, 1)
+    at_least("--seed", seed, 0)
+    return choices.unstack(choices.sample(space.menu, jax.random.key(seed), (n,)))
+
+
+def archs_of(space: Space, given: Any) -> list[Arch]:
+    """One or several archs, however they are given, as a list.
+
+    Args:
+        space: whose archs.
+        given: an arch (option indices, as `sample` gives them; also several along a leading axis),
+            its notation, a record or an entry of a front, a sequence of any of these, or text as
+            `read_archs` takes it.
+
+    Raises:
+        UserError: it is none of those, or of another space.
+    """
+    if isinstance(given, str | os.PathLike):
+        return read_archs(space, os.fspath(given))
+    if isinstance(given, Entry):
+        return [given.arch]
+    if not isinstance(given, Mapping):
+        if not isinstance(given, Sequence) or not given:
+            raise UserError(f"{given!r} is no arch, and no sequence of archs")
+        return [arch for one in given for arch in archs_of(space, one)]
+    if "arch" in given and "arch" not in space.menu:
+        return archs_of(space, given["arch"])
+    leaves = jax.tree.leaves(given)
+    if not all(isinstance(leaf, np.ndarray | np.generic | jax.Array) for leaf in leaves):
+        return [from_notation(space.menu, given)]
+    own: Any = jax.tree.structure(space.menu)
+    if own != jax.tree.structure(given) or not all(
+        np.all((np.asarray(leaf) >= 0) & (np.asarray(leaf) < len(choice)))
+        for leaf, choice in zip(leaves, jax.tree.leaves(space.menu), strict=True)
+    ):
+        raise UserError(f"an arch is not one of the space {space.name}: {given}")
+    return [given] if np.ndim(leaves[0]) == 0 else choices.unstack(given)

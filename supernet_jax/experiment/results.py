@@ -11,7 +11,6 @@ import functools
 import json
 import math
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from supernet_jax.elastic import choices, notation, space
 from supernet_jax.elastic.choices import Arch
-from supernet_jax.errors import UserError
+from supernet_jax.errors import LOG, UserError
 from supernet_jax.evaluation import costs, evaluate
 from supernet_jax.experiment import build
 from supernet_jax.experiment.run import Run
@@ -78,10 +77,9 @@ class Scorer:
         self._end = 0  # of what was read of the file
         damaged = self._read()
         if damaged:
-            print(
-                f"supernet: warning: {self._path} has damaged lines ({len(damaged)}, the first is "
-                f"line {damaged[0]}); they stay as they are, and what they knew is computed again",
-                file=sys.stderr,
+            LOG.warning(
+                f"warning: {self._path} has damaged lines ({len(damaged)}, the first is line "
+                f"{damaged[0]}); they stay as they are, and what they knew is computed again"
             )
 
     def __call__(self, archs: Sequence[Arch]) -> list[dict[str, Any]]:
@@ -211,6 +209,26 @@ class Scorer:
 def file_of(run: Run) -> pathlib.Path:
     """Where the evaluations of a run are kept."""
     return run.folder / "evaluations.jsonl"
+
+
+def are_kept(run: Run, out: pathlib.Path | None) -> bool:
+    """Whether results can be kept in the run's folder; if they cannot, that is said.
+
+    Raises:
+        UserError: they cannot, and no other place is given.
+    """
+    if files.is_writable(file_of(run)) and files.is_writable(run.folder):
+        return True
+    if out is None:
+        raise UserError(
+            f"this user cannot write to {run.folder}, where results are kept; give --out FILE, and "
+            "they are written there alone"
+        )
+    LOG.warning(
+        f"note: this user cannot write to {run.folder}, so no record is kept there: results are in "
+        f"{out} alone, and an interrupted command begins anew"
+    )
+    return False
 
 
 def _checked(record: dict[str, Any]) -> dict[str, Any]:

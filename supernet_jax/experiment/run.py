@@ -1,19 +1,26 @@
 """A trained run, opened at one of its checkpoints."""
 
+import dataclasses
+import html
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from supernet_jax.elastic import space_identity
+from supernet_jax.elastic import choices, space_identity
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.elastic_block import Tree
-from supernet_jax.errors import UserError
-from supernet_jax.experiment import build, config
+from supernet_jax.elastic.space import Space
+from supernet_jax.errors import LOG, UserError
+from supernet_jax.experiment import build
+from supernet_jax.experiment import config as config_module
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
+from supernet_jax.experiment.ready import ready
 from supernet_jax.networks import checkpoint_slices
 from supernet_jax.runtime import sharding
 from supernet_jax.storage import checkpoint, files
+from supernet_jax.storage.paths import expanded
 
 
 class Run(NamedTuple):
@@ -37,28 +44,60 @@ class Run(NamedTuple):
     trained_on: str
     part: bool = False
 
+    @property
+    def space(self) -> Space:
+        """The search space."""
+        return self.experiment.space
+
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+        return self.experiment.config
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, {self._about()})"
+
+    def _repr_html_(self) -> str:
+        return (
+            f"<b>Run</b> <code>{html.escape(str(self.folder))}</code>: {html.escape(self._about())}"
+        )
+
+    def _about(self) -> str:
+        archs = choices.count(self.space.menu)
+        return (
+            f"step {self.step} of {self.config.train.steps}, space {self.space.name} of {archs:,} "
+            f"archs, data {self.experiment.dataset.name}"
+        )
+
 
 def open_run(
-    folder: pathlib.Path, types: Mapping[str, type] | None = None, *, read: bool = True
+    folder: str | os.PathLike[str],
+    config: Config | Mapping[str, type] | str | os.PathLike[str] | None = None,
+    *,
+    read: bool = True,
 ) -> Run:
     """Opens a run folder at its last checkpoint.
 
     Args:
         folder: of the run.
-        types: the user's own configuration dataclasses, by name.
+        config: for runs with parts of the user's own: the config file that defines them (it is
+            run), a configuration that has them, or the dataclasses by name.
         read: whether to read the parameters; without, see `with_params` and `with_part`.
 
     Raises:
         UserError: not a run folder, no usable checkpoint, or one of another space or held-out
             split.
     """
+    folder = expanded(folder)
+    ready()
     try:
         is_there = folder.is_dir()
     except OSError as error:  # a folder above it is closed to this user
         raise files.unreadable(folder, error) from error
     if not is_there:
         raise UserError(f"there is no run folder {folder}; `supernet train` makes one")
-    experiment = build.build(config.read(folder / "config.json", types))
+    settings = config_module.read(folder / "config.json", types_of(config))
+    experiment = build.build(settings)
     kept = folder / "checkpoints"
     steps = checkpoint.steps(kept)
     if not steps:
@@ -67,7 +106,38 @@ def open_run(
     space_identity.check_space(meta, experiment.space)
     _check_split(folder, meta, experiment.config)
     run = Run(folder, experiment, None, steps[-1], str(meta.get("data")))
+    _warn(run)
     return with_params(run) if read else run
+
+
+def opened(run: Run | str | os.PathLike[str], *, read: bool = True) -> Run:
+    """A run as it is, with its parameters if they are wanted; or one opened by its folder."""
+    if not isinstance(run, Run):
+        return open_run(run, read=read)
+    return with_params(run) if read and run.params is None else run
+
+
+def types_of(config: Any) -> Mapping[str, type] | None:
+    """The dataclasses of a configuration, by name; see `open_run`."""
+    if isinstance(config, Config):
+        parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
+        return {type(part).__name__: type(part) for part in parts}
+    if config is None or isinstance(config, Mapping):
+        return config
+    return config_module.load_file(config)[1]
+
+
+def _warn(run: Run) -> None:
+    """Says what may be other than it seems."""
+    now, steps = run.experiment.dataset.fingerprint, run.config.train.steps
+    if run.trained_on != now:
+        LOG.warning(
+            f"warning: {run.experiment.dataset.name} no longer gives the images that {run.folder} "
+            f"was trained on (fingerprint {now}, then {run.trained_on}); held-out images may be "
+            "ones that it has seen"
+        )
+    if 0 < run.step < steps:
+        LOG.warning(f"warning: {run.folder} has been trained for {run.step} of {steps} steps")
 
 
 def with_params(run: Run) -> Run:

@@ -4,14 +4,13 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from supernet_jax.errors import UserError
+from supernet_jax.errors import LOG, UserError
 from supernet_jax.experiment import config, config_paths
 from supernet_jax.experiment.config import Config
 from supernet_jax.storage import checkpoint, files, lock, paths, typed_json
@@ -73,7 +72,7 @@ def start_run(folder: pathlib.Path, settings: Config) -> None:
             if not changed:
                 return
             for difference in changed:
-                print(f"supernet: {folder}: {difference}", file=sys.stderr)
+                LOG.warning(f"{folder}: {difference}")
     files.write_json(path, describe_config(settings))
 
 

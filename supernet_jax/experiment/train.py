@@ -1,15 +1,125 @@
-"""What training a configuration takes."""
+"""Training a configuration in a run folder, or going on where an interrupted run stopped."""
 
+import contextlib
+import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from supernet_jax.elastic import space_identity
-from supernet_jax.experiment import config_paths
+from supernet_jax.errors import LOG, UserError
+from supernet_jax.experiment import build, config_paths, run_folder
 from supernet_jax.experiment.build import Experiment
+from supernet_jax.experiment.config import Config
+from supernet_jax.experiment.ready import ready
+from supernet_jax.experiment.run import Run
+from supernet_jax.runtime import distributed, sharding, stopping
 from supernet_jax.storage import checkpoint, typed_json
+from supernet_jax.storage.paths import expanded
+from supernet_jax.training import loop, train_step
 from supernet_jax.training.job import Job
+
+
+def train(
+    config: Config,
+    folder: str | os.PathLike[str],
+    *,
+    start_from: Run | str | os.PathLike[str] | None = None,
+    devices: int = 0,
+) -> Run:
+    """Trains a supernet; a folder that holds an unfinished run of the same configuration goes on.
+
+    Args:
+        config: what to train.
+        folder: of the run, made if need be. `supernet train` makes the very same, and goes on with
+            it.
+        start_from: a run of the same space, or its folder, whose weights this one begins with
+            instead of random ones.
+        devices: use only so many; 0 uses all.
+
+    Returns:
+        The trained run.
+
+    Raises:
+        UserError: the configuration does not fit its data or the devices; the folder holds
+            something else, another process writes it, or it cannot be written; training diverges.
+        KeyboardInterrupt: Ctrl-C, or another signal asked to stop (`stopping.Stopped`). What was
+            trained is saved, and the same call goes on from there: the parameters become bitwise
+            those of a run that was not interrupted.
+    """
+    folder = expanded(folder)
+    ready()
+    with stopping.listening(program=False):
+        built = experiment(config, devices=devices)
+        with _writing(folder, config):
+            _warn_of_other_images(built, folder / "checkpoints")
+            work = job(built, folder)
+            if start_from is not None and work.checkpoints.latest() is None:
+                loop.begin(work, _weights_of(start_from, built))
+            state, finished = loop.fit(work)
+            if not finished:
+                stopping.stop(int(state.step))
+    trained = state.params if state.ema is None else state.ema
+    params = jax.device_put(trained, sharding.replicated(built.mesh))
+    return Run(folder, built, params, int(state.step), built.dataset.fingerprint)
+
+
+def experiment(config: Config, *, devices: int = 0) -> Experiment:
+    """A configuration built for training on some devices, or on all for 0.
+
+    Raises:
+        UserError: it does not fit its data, or the devices.
+    """
+    if devices < 0 or devices > len(jax.devices()):
+        raise UserError(
+            f"--devices is {devices}, but there are {len(jax.devices())}; 0 uses all of them"
+        )
+    built = build.taught(build.build(config))
+    if devices:
+        built = built._replace(mesh=sharding.data_mesh(jax.devices()[:devices]))
+    sharding.check_divides("train.batch", config.train.batch, built.mesh)
+    train_step.check_parts(built.recipe, config.train.batch, built.mesh)
+    sharding.check_divides("evaluation.batch", config.evaluation.batch, built.mesh)
+    return built
+
+
+@contextlib.contextmanager
+def _writing(folder: pathlib.Path, settings: Config) -> Iterator[None]:
+    """While entered, this job alone writes the run folder: process 0 sees to it for all."""
+    with contextlib.ExitStack() as stack:
+        error = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(run_folder.writing(folder, settings))
+            except UserError as met:
+                error = met
+        distributed.all_or_none(error)
+        yield
+
+
+def _weights_of(run: Run | str | os.PathLike[str], built: Experiment) -> Any:
+    """The parameters of another run of the same space (their average, where it kept one)."""
+    kept = (run.folder if isinstance(run, Run) else expanded(run)) / "checkpoints"
+    meta = checkpoint.read_meta(kept)
+    space_identity.check_space(meta, built.space)
+    averaged = meta.get("config", {}).get("train", {}).get("ema")
+    return checkpoint.restore_params(
+        kept, subtree="ema" if averaged else "params", sharding=sharding.replicated(built.mesh)
+    )
+
+
+def _warn_of_other_images(built: Experiment, folder: pathlib.Path) -> None:
+    """Says so where a run goes on with images that it did not begin with."""
+    if not checkpoint.steps(folder):
+        return
+    before, now = checkpoint.read_meta(folder).get("data"), built.dataset.fingerprint
+    if before != now and jax.process_index() == 0:
+        LOG.warning(
+            f"warning: {built.dataset.name} no longer gives the images that this run was "
+            f"trained on (fingerprint {now}, then {before}); it goes on with the new ones"
+        )
 
 
 def job(built: Experiment, folder: pathlib.Path) -> Job:

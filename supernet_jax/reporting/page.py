@@ -18,8 +18,8 @@ MARK = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name
 content="{GENERATOR}">'
 
 
-def report(folder: pathlib.Path, *, types: Mapping[str, type] | None = None) -> str:
-    """The report of a run folder.
+def text(folder: pathlib.Path, *, types: Mapping[str, type] | None = None) -> str:
+    """The report of a run folder, as HTML.
 
     Args:
         folder: of the run, in whatever state it is.

@@ -1,15 +1,18 @@
-"""Progress of long work: a live bar in a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a live bar in a terminal or a notebook, lines now and then elsewhere."""
 
 import contextlib
+import html
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import rich.console
 import rich.progress
 
 Advance = Callable[..., None]  # advance(count=1, note="")
 SILENT_SECONDS = 10.0  # between lines where there is no terminal
+REDRAW_SECONDS = 0.2  # between two pictures of a bar in a notebook
 
 
 @contextlib.contextmanager
@@ -26,7 +29,10 @@ def bar(what: str, total: int, *, done: int = 0, unit: str = "step") -> Iterator
         `advance(count=1, note="")`, to be called as work gets finished.
     """
     console = rich.console.Console(stderr=True)
-    if console.is_terminal:
+    if console.is_jupyter:
+        with _notebook(what, total, done, unit) as advance:
+            yield advance
+    elif console.is_terminal:
         with _live(console, what, total, done, unit) as advance:
             yield advance
     else:
@@ -58,6 +64,38 @@ def _live(
             live.update(task, advance=count, speed=speed, note=note)
 
         yield advance
+
+
+@contextlib.contextmanager
+def _notebook(what: str, total: int, done: int, unit: str) -> Iterator[Advance]:
+    """A bar of HTML, which needs nothing but what every notebook has."""
+    import IPython.display  # is there where a notebook is
+
+    pace, finished, said, drawn = _Pace(), 0, "", time.monotonic()
+
+    def page() -> Any:
+        text = f"{what} {done + finished}/{total}{said}"
+        return IPython.display.HTML(
+            f'<progress max="{total}" value="{done + finished}" style="width: 20em"></progress> '
+            f"<code>{html.escape(text)}</code>"
+        )
+
+    handle: Any = IPython.display.display(page(), display_id=True)
+
+    def advance(count: int = 1, note: str = "") -> None:
+        nonlocal finished, said, drawn
+        finished += count
+        speed = pace(finished)
+        left = (total - done - finished) / max(speed, 1e-9)
+        said = f", {speed:.1f} {unit}s/s, {left:.0f} s left{f', {note}' if note else ''}"
+        if time.monotonic() - drawn > REDRAW_SECONDS:
+            drawn = time.monotonic()
+            handle.update(page())
+
+    try:
+        yield advance
+    finally:
+        handle.update(page())
 
 
 class _Pace:

@@ -31,11 +31,14 @@ class Stopped(KeyboardInterrupt):
 
     Attributes:
         number: of the signal.
+        step: of the training that was saved; None where there was nothing to save.
     """
 
-    def __init__(self, number: int):
+    def __init__(self, number: int, step: int | None = None):
         super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
+        self.number, self.step = number, step
+        if step is not None:
+            self.add_note(f"step {step} is saved; started again, training goes on from there")
 
     @property
     def status(self) -> int:
@@ -67,15 +70,20 @@ _held = 0  # how many `held` are entered
 _released = 0.0  # when the last of them was left
 _patient = False  # whether a save is under way, which is waited for as long as it takes
 _listening = False
+_program = True  # whether Ctrl-C may end the process, which is not so in a notebook
 what_next = GOES_ON  # for whoever stopped this process; a command that keeps nothing says `ANEW`
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[None]:
+def listening(*, program: bool = True) -> Iterator[None]:
     """While entered, signals are heard as this module says. Within itself it does nothing; outside
     the main thread, where Python has no signals, neither.
+
+    Args:
+        program: whether the process is the work that is stopped. Else, as in a notebook, Ctrl-C
+            raises and never ends the process, however long compiled code runs on.
     """
-    global _listening, _heard, _thrown, what_next
+    global _listening, _program, _heard, _thrown, what_next
     if _listening or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -85,7 +93,7 @@ def listening() -> Iterator[None]:
     waker = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     watch = threading.Thread(target=_watch, args=(reading,), daemon=True, name="signals")
     watch.start()
-    _listening = True
+    _listening, _program = True, program
     unraisable = sys.unraisablehook
 
     def leave_out(what: Any) -> None:
@@ -118,9 +126,9 @@ def thrown() -> Stopped | None:
     return _thrown
 
 
-def stop() -> NoReturn:
+def stop(step: int | None = None) -> NoReturn:
     """Raises `Stopped` by the signal that was heard here, or by another process of the job."""
-    raise Stopped(asked() or signal.SIGTERM)
+    raise Stopped(asked() or signal.SIGTERM, step)
 
 
 @contextlib.contextmanager
@@ -185,13 +193,15 @@ def _hear(number: int, frame: types.FrameType | None) -> None:
     global _heard, _thrown
     if _heard is None:
         _heard = _Heard(number, time.monotonic())
-    elif number == signal.SIGINT and time.monotonic() - _heard.time > 1:
-        leave(INTERRUPTED)  # Ctrl-C twice means now
+    elif number == signal.SIGINT and time.monotonic() - _heard.time > 1:  # twice means now
+        if _program:
+            leave(INTERRUPTED)
+        raise Stopped(number)
     else:
         return
     if not _held:
         _thrown = Stopped(number)
-        if _importing(frame):
+        if _program and _importing(frame):
             _leave_by(number)
         raise _thrown
 
@@ -216,7 +226,7 @@ def _watch(reading: int) -> None:
     Python writes the numbers of signals into the pipe as they come, whatever the main thread does.
     """
     while numbers := os.read(reading, 1):
-        if numbers[0] in _signals():
+        if numbers[0] in _signals() and (_program or numbers[0] != signal.SIGINT):
             break
     else:
         return

@@ -258,6 +258,24 @@ def is_writable(path: str | os.PathLike) -> bool:
     return os.access(place, wanted, effective_ids=os.access in os.supports_effective_ids)
 
 
+def check_free(option: str, path: str | os.PathLike) -> None:
+    """Raises a `UserError` if a file is there already, or cannot be made where it is to be.
+
+    Args:
+        option: that names the file, as "--out".
+        path: of the file.
+    """
+    path = pathlib.Path(path)
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists already; choose another {option}")
+    if not os.path.isdir(path.absolute().parent):
+        raise UserError(f"there is no folder {path.parent}; make it or choose another {option}")
+    if not is_writable(path):
+        raise UserError(
+            f"this user cannot write to the folder {path.parent}; choose another {option}"
+        )
+
+
 def _whole(number: int) -> int:
     """The size of an open file after what a killed process left of a line has been cut off."""
     size = os.fstat(number).st_size

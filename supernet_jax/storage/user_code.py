@@ -1,5 +1,6 @@
 """Python files of the user's: running one, and saying where in it something went wrong."""
 
+import ast
 import hashlib
 import importlib.util
 import inspect
@@ -9,8 +10,11 @@ import sys
 import traceback
 from typing import Any
 
+import supernet_jax
 from supernet_jax.errors import UserError
 from supernet_jax.storage import files
+
+ROOMS = ("spaces", "samplers", "losses", "gradients", "optimizers")  # of public names
 
 
 def run(path: pathlib.Path) -> Any:
@@ -37,8 +41,36 @@ def run(path: pathlib.Path) -> Any:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise UserError(f"{path} does not run: {told(error, path)}") from error
+        raise UserError(f"{path} does not run: {told(error, path)}{_moved(error, path)}") from error
     return module
+
+
+def _moved(error: BaseException, path: pathlib.Path) -> str:
+    """What to write in a file for an earlier version, whose imports fail: the end of a message."""
+    if not isinstance(error, ImportError) or "supernet_jax" not in str(error):
+        return ""
+    imports = [
+        node
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("supernet_jax")
+    ]
+    places = dict.fromkeys(_place(alias.name) for node in imports for alias in node.names)
+    known = ", ".join(place for place in places if place)
+    return (
+        "; modules have other places since this file was written: use `import supernet_jax as sj`"
+        f"{f' and {known}' if known else '; docs/design.md lists what is where'}"
+    )
+
+
+def _place(name: str) -> str:
+    """How the public name of something is written now; "" if it has none."""
+    for room in ("", *ROOMS):
+        owner = getattr(supernet_jax, room) if room else supernet_jax
+        if name in dir(owner):
+            return f"sj.{room}.{name}" if room else f"sj.{name}"
+    package = pathlib.Path(supernet_jax.__file__).parent
+    found = [path.relative_to(package.parent) for path in package.rglob(f"{name}.py")]
+    return ".".join(found[0].with_suffix("").parts) if len(found) == 1 else ""
 
 
 def told(error: BaseException, path: pathlib.Path | None) -> str:

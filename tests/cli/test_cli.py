@@ -28,7 +28,7 @@ from supernet_jax import data, spaces
 from supernet_jax.cli import extract, info, main, quickstart
 from supernet_jax.elastic import notation
 from supernet_jax.evaluation import costs, evaluate
-from supernet_jax.experiment import build, config, run
+from supernet_jax.experiment import build, config, run, search, take_out
 from supernet_jax.experiment import extract as experiment_extract
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
@@ -89,7 +89,11 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
 # --- help, version, how it is installed ------------------------------------------------------
 
 
-POSITIONAL = {"train": ("config",), "import": ("kind", "source", "settings")}  # or whole configs
+POSITIONAL = {  # or whole settings
+    "train": ("config",),
+    "import": ("kind", "source", "settings"),
+    "search": ("run", "settings"),
+}
 
 
 @pytest.mark.parametrize("command", main.COMMANDS)
@@ -102,7 +106,8 @@ def test_help_of_a_command(command: str, capsys: Capture) -> None:
         if example.startswith("supernet "):
             assert f"\n  {example[:40]}" in shown, "examples stand in lines of their own"
     assert f"supernet {command}" in out
-    for field in dataclasses.fields(module.Arguments):
+    settings = dataclasses.fields(search.Search) if command == "search" else ()
+    for field in (*dataclasses.fields(module.Arguments), *settings):
         option = field.name.replace("_", "-")
         unnamed = field.name in POSITIONAL.get(command, ("run", "space"))
         assert unnamed or f"--{option}" in out
@@ -637,7 +642,7 @@ def test_extract_reads_only_what_it_needs(
     searched: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     command = ("extract", searched, "--config", CONFIG, "--arch", json.dumps(ARCH), "--out")
-    monkeypatch.setattr(extract, "WHOLE", 0)  # as if they were many
+    monkeypatch.setattr(experiment_extract, "WHOLE", 0)  # as if they were many
     folders = [searched.parent / name for name in ("whole", "auto")]
     done(capsys, *command, folders[0], "--read", "whole")
     monkeypatch.setattr(checkpoint, "restore_params", None)
@@ -688,7 +693,7 @@ def test_quickstart(
         assert module.apply(variables, jnp.zeros((1, 8, 8, 1))).shape == (1, 10)
     assert (folder / "front.png").read_bytes().startswith(PNG)
     assert f"next: supernet search {folder} --high" in out
-    monkeypatch.setattr(experiment_extract, "take_out", None)  # what is there is taken as it is
+    monkeypatch.setattr(take_out, "take_out", None)  # what is there is taken as it is
     again = done(capsys, "quickstart", "--out", folder, "--steps", 6)
     assert again.splitlines()[: len(names)] == out.splitlines()[: len(names)]
 

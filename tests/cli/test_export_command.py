@@ -16,7 +16,7 @@ from conftest import ROOT
 from tiny_run import ARCH, CONFIG, supernet
 
 from supernet_jax.elastic.notation import from_notation
-from supernet_jax.experiment import config, extract
+from supernet_jax.experiment import config, take_out
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.networks import manifest, network_folder, save
 from supernet_jax.networks.formats import table
@@ -83,9 +83,9 @@ def test_a_front_and_going_on_with_it(
     opened = experiment_run.open_run(run, config.load_file(CONFIG)[1])
     space = opened.experiment.space
     archs = [from_notation(space.menu, notation) for notation in front(run)]
-    names = extract.folder_names(opened, archs)
+    names = take_out.folder_names(opened, archs)
     assert {path.name for path in out.iterdir()} == set(names) and len(set(names)) == count
-    assert names == extract.folder_names(opened, archs)
+    assert names == take_out.folder_names(opened, archs)
     raw = opened.experiment.dataset.test.images[:16]
     for name, notation, arch in zip(names, front(run), archs, strict=True):
         description = manifest.read_description(out / name)
@@ -98,7 +98,7 @@ def test_a_front_and_going_on_with_it(
         assert test_export.difference(ours, tiny_run.logits(opened, arch, raw)) <= TOLERANCE
 
     # One by one, everything is measured by programs of its own; the figures are the same.
-    alone = extract.take_out(opened, archs[-1], tmp_path / "alone")
+    alone = take_out.take_out(opened, archs[-1], tmp_path / "alone")
     many = manifest.read_description(out / names[-1])
     assert alone["accuracy"] == pytest.approx(many["accuracy"], abs=1e-9)
     assert {k: alone[k] for k in ("macs", "calibration", "source")} == {

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import types
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,14 +16,14 @@ import pytest
 import tiny_run
 from tiny_run import ARCH, CONFIG, supernet
 
-from supernet_jax.cli import latency
 from supernet_jax.elastic import choices, elastic_block, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.latency_table import Calibration, Conditions, Table, Timing
-from supernet_jax.experiment import config
+from supernet_jax.experiment import config, latency, search
+from supernet_jax.experiment.run import Run
 from supernet_jax.networks import extract, timing
 from supernet_jax.networks.formats import onnx_timing
 from supernet_jax.networks.network import Network
@@ -510,3 +511,32 @@ def test_info_tells_milliseconds(
     assert latency_table.provenance(latency_table.read(measured)) in said.out and " ms" in said.out
     said = supernet(capsys, *command)
     assert said.status == 2 and "--latency needs --archs" in said.err
+
+
+def test_a_table_is_a_cost_of_a_search_from_its_file_or_from_memory(
+    space: Space, tmp_path: pathlib.Path
+) -> None:
+    path, table = tmp_path / "t.json", table_of(space)
+    files.write_json(path, dataclasses.asdict(table))
+    archs = choices.sample(space.menu, jax.random.key(0), (9,))
+    expected = costs.latency(space, table)(archs)
+    for given in (table, f"latency:{path}"):
+        spent = search._spent(space, given)
+        np.testing.assert_array_equal(spent.cost(archs), expected)
+        assert spent.key == "latency" and len(spent.source["latency_table"]["sha256"]) == 64
+
+
+def test_a_search_takes_a_table_in_any_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to where the cost is made of it."""
+
+    def asked(space: Any, given: Any) -> Any:
+        raise UserError(f"asked for {given}")
+
+    monkeypatch.setattr(search, "_spent", asked)
+    monkeypatch.setattr(search.results, "are_kept", lambda *_: True)
+    run = Run(pathlib.Path("run"), types.SimpleNamespace(space=None), {}, 1, "")
+    for given in ("t.json", pathlib.Path("t.json"), "latency:t.json"):
+        with pytest.raises(UserError, match=r"asked for latency:t\.json"):
+            search.search(run, cost=given)
+    with pytest.raises(UserError, match="--cost is 'flops'"):
+        search.search(run, cost="flops")

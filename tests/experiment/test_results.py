@@ -19,12 +19,12 @@ import tiny_space
 from light_space import light
 from tiny_run import ARCH, CONFIG, NETWORKS, supernet
 
-from supernet_jax.cli import extract, search
+from supernet_jax.cli import extract
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.evaluation import costs, evaluate
-from supernet_jax.experiment import config, race, results, run
+from supernet_jax.experiment import config, race, results, run, search
 from supernet_jax.experiment.run import Run
 from supernet_jax.searching import Budget, evolution, pack, random_search
 from supernet_jax.searching import run as run_search
@@ -198,8 +198,8 @@ def test_a_search_that_an_older_version_began(trained: pathlib.Path, capsys: Cap
     assert "begun by" not in supernet(capsys, *command).err
     (state,) = (trained / "searches").iterdir()
     result = json.loads((trained / "search.json").read_text())
-    names = [f.name for f in dataclasses.fields(search.Arguments)]
-    identity = {k: v for k, v in result.items() if k in names and k not in ("run", "evaluations")}
+    names = [f.name for f in dataclasses.fields(search.Search)]
+    identity = {k: v for k, v in result.items() if k in names and k != "evaluations"}
     identity |= results.conditions(opened(trained), "held-out")
     old = state.rename(state.with_name(f"{search._digest(identity)}.npz"))
     content = old.read_bytes()

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from supernet_jax import data
 from supernet_jax.data import augment, decode
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import build, config, extract, run
+from supernet_jax.experiment import build, config, run, take_out
 from supernet_jax.experiment.config import Data
 from supernet_jax.networks import manifest, network_folder, preparation
 from supernet_jax.networks.formats import onnx, stablehlo, table, torch
@@ -33,8 +33,11 @@ PROGRAMS = tuple(f.name for f in table.FORMATS if f.program and not table.missin
 CONFIG = """
 import dataclasses
 
-from supernet_jax.config import Config, Data, Evaluation, HardLabels, Sgd, Train, Uniform
+from supernet_jax.experiment.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
+from supernet_jax.training.losses import HardLabels
+from supernet_jax.training.optimizers import Sgd
+from supernet_jax.training.samplers import Uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +90,10 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     options = ["--data.name", f"folder:{home / 'images'}", "--data.size", "12"]
     options += ["--data.crop", "centre"]
     run = ["--out", str(home / "run"), *options]
-    tiny_run.cli.main(["train", str(home / "small.py"), *run])
+    tiny_run.main.main(["train", str(home / "small.py"), *run])
     wanted = ["--arch", "largest", "--format", "orbax", "safetensors", *PROGRAMS]
     out = ["--out", str(home / "net"), "--config", str(home / "small.py")]
-    tiny_run.cli.main(["extract", str(home / "run"), *wanted, *out])
+    tiny_run.main.main(["extract", str(home / "run"), *wanted, *out])
     return home / "net"
 
 
@@ -142,7 +145,7 @@ def test_pixels_are_those_of_the_run(network: pathlib.Path) -> None:
     assert {image.tobytes() for image in own["images"]} == wanted
     theirs = network_folder.inputs(network, files(network))
     np.testing.assert_allclose(theirs, own["inputs"], rtol=1e-5, atol=1e-6)
-    assert extract.preparation_of(built) == Preparation(12, 12, 0.875)
+    assert take_out.preparation_of(built) == Preparation(12, 12, 0.875)
     for wrong in ("cat.jpg", []):
         with pytest.raises(UserError, match="must be a list of at least one file"):
             network_folder.inputs(network, wrong)
@@ -325,7 +328,7 @@ def test_what_a_run_does_where_nothing_is_random(crop: Any, centre: float | None
     dataset = dataclasses.replace(data.load("digits", held_out=0.2, seed=0), test=images)
     settings = dataclasses.replace(config.Config(), data=Data(crop=crop))
     built = build.Experiment(settings, dataset, *[None] * 4)  # type: ignore[arg-type]
-    assert extract.preparation_of(built) == Preparation(5, 7, centre)
+    assert take_out.preparation_of(built) == Preparation(5, 7, centre)
 
 
 TRAVELS = {"size", "crop", "upright", "background"}  # as a preparation

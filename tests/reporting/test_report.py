@@ -140,7 +140,7 @@ PLAIN = {"type": "Config", "train": {"steps": 100, "batch": 64}}
 def shown(folder: pathlib.Path, **contents: str) -> Parsed:
     """The report of a folder with a plain configuration and these files (`__` is a dot)."""
     named = {name.replace("__", "."): content for name, content in contents.items()}
-    return Parsed(page.report(make(folder, {"config.json": json.dumps(PLAIN), **named})))
+    return Parsed(page.text(make(folder, {"config.json": json.dumps(PLAIN), **named})))
 
 
 def test_texts_are_escaped() -> None:
@@ -156,8 +156,8 @@ def test_texts_are_escaped() -> None:
 
 def test_hostile_files_change_no_element(tmp_path: pathlib.Path) -> None:
     name = "run <b onload='x'>\"&amp;"
-    harmless = page.report(make(tmp_path / "a" / "run", files("harmless")))
-    hostile = page.report(make(tmp_path / "b" / name, files(HOSTILE)))
+    harmless = page.text(make(tmp_path / "a" / "run", files("harmless")))
+    hostile = page.text(make(tmp_path / "b" / name, files(HOSTILE)))
     first, second = Parsed(harmless), Parsed(hostile)
     assert second.elements == first.elements
     assert first.names <= OURS
@@ -184,7 +184,7 @@ def test_numbers_that_are_none(tmp_path: pathlib.Path, value: Any) -> None:
             return "".join(json.dumps(spoil(json.loads(row))) + "\n" for row in rows)
 
     contents = files("words")
-    text = page.report(
+    text = page.text(
         make(tmp_path, {k: spoiled(v) for k, v in contents.items() if "b.js" not in k})
     )
     parsed = Parsed(text)
@@ -271,7 +271,7 @@ def test_files_that_may_not_be_read(
 
     monkeypatch.setattr(pathlib.Path, "open", open_or_refuse)
     monkeypatch.setattr(os, "scandir", look_or_refuse)
-    text = Parsed(page.report(run)).text
+    text = Parsed(page.text(run)).text
     for name in (*refused, "networks/two"):
         assert re.search(rf"{name}: .*is not readable by this user \(Permission denied\)", text), (
             name
@@ -351,7 +351,7 @@ def test_long_metrics_stay_small(tmp_path: pathlib.Path) -> None:
     rows = [line(step) for step in range(1, 60_001)]
     rows[31_000] = line(31_001, **{"loss/largest": 777.5})
     contents = {"config.json": json.dumps(PLAIN), "metrics.jsonl": "\n".join(rows)}
-    text = page.report(make(tmp_path, contents))
+    text = page.text(make(tmp_path, contents))
     assert len(text) < 400_000
     assert "777.5" in text
     assert "Each column of pixels holds up to" in text

@@ -119,3 +119,32 @@ def test_handlers_are_put_back() -> None:
         assert signal.getsignal(signal.SIGTERM) != before[0]
     now = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
     assert now == before and not stopping.asked()
+
+
+def test_in_a_notebook_an_interrupt_never_ends_the_process() -> None:
+    body = f"""
+stopping.SECONDS = stopping.HELD_SECONDS = 0.1
+with stopping.listening(program=False), stopping.held():
+    try:
+        print("ready", flush=True)
+        while not stopping.asked():
+            time.sleep(0.01)
+        {BUSY.replace("10**9", "3 * 10**6")}
+        time.sleep(60)
+    except KeyboardInterrupt as again:
+        print(repr(again), flush=True)
+with stopping.listening(program=False):
+    print("asked" if stopping.asked() else "anew")
+"""
+    status, out, _ = ended(body, signal.SIGINT, signal.SIGINT, wait=1.1)
+    assert (status, out) == (0, "Stopped('stopped by SIGINT')\nanew\n")
+
+
+def test_in_a_notebook_others_still_end_it() -> None:
+    body = f"""
+with stopping.listening(program=False):
+    print("ready", flush=True)
+    {BUSY}
+"""
+    status, _, seconds = ended(body, signal.SIGTERM, wait=0.5)
+    assert status == 75 and seconds < stopping.SECONDS + 4

@@ -135,3 +135,32 @@ def test_a_home_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(UserError, match=r"^~/.*; give the whole path$"):
             use()
+
+
+@pytest.mark.parametrize(
+    ("imports", "written"),
+    [
+        ("from supernet_jax.config import Config, Sandwich", "sj.Config, sj.samplers.Sandwich"),
+        (
+            "from supernet_jax.config import Digits, UnitSum",
+            "sj.spaces.Digits, sj.gradients.UnitSum",
+        ),
+        ("from supernet_jax import strategies", "supernet_jax.elastic.strategies"),
+        ("from supernet_jax.choices import Choice", "sj.Choice"),
+        ("from supernet_jax.takeout import take_all", "docs/design.md lists what is where"),
+    ],
+)
+def test_a_config_file_of_an_earlier_version(
+    tmp_path: pathlib.Path, imports: str, written: str
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"{imports}\n\nconfig = Config()\n")
+    message = said(config.load_file, path)
+    assert "does not run" in message and "line 1)" in message
+    assert "use `import supernet_jax as sj`" in message and message.endswith(written)
+
+
+def test_other_failed_imports_are_told_as_they_are(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("from supernet_jax import data\nimport nowhere_at_all\n")
+    assert "as sj" not in said(config.load_file, path)

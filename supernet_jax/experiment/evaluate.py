@@ -1,0 +1,55 @@
+"""Subnets of a run, calibrated and evaluated."""
+
+import os
+from typing import Any
+
+from supernet_jax.errors import one_of
+from supernet_jax.experiment import results
+from supernet_jax.experiment import run as experiment_run
+from supernet_jax.experiment.read_archs import archs_of
+from supernet_jax.experiment.run import Run
+from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
+
+SPLITS = ("held-out", "test")
+
+
+def evaluate(
+    run: Run | str | os.PathLike[str],
+    archs: Any,
+    *,
+    split: str = "held-out",
+    out: str | os.PathLike[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Calibrates and evaluates subnets; what the run's folder knows is not computed again.
+
+    Args:
+        run: a trained run, or its folder.
+        archs: one or several, as `archs_of` takes them.
+        split: "held-out" (taken from the training images) or "test".
+        out: also write the results to this JSON file; needed where nothing can be kept in the
+            run's folder.
+
+    Returns:
+        A record for each arch in their order, as `evaluations.jsonl` has them: "arch" in the
+        notation of the space, "accuracy" in [0, 1], "loss" in nats (None where it is not a number),
+        "macs", "parameters", and what they were measured under: "space", "checkpoint", "split",
+        "images", "data", "calibration" (batches, and images in each), "dtype".
+
+    Raises:
+        UserError: no such run, arch or split; a file cannot be read or written.
+    """
+    one_of("--split", split, SPLITS)
+    place = None if out is None else expanded(out)
+    if place is not None:
+        files.check_free("--out", place)
+    run = experiment_run.opened(run)
+    given = archs_of(run.space, archs)
+    scorer = results.Scorer(run, split)
+    scorer.keep = not scorer.lacks(given) or results.are_kept(run, place)
+    records = scorer(given)
+    if place is not None:
+        if scorer.keep:  # it was free when this began; what is known is not computed again
+            files.check_free("--out", place)
+        files.write_json(place, records)
+    return records

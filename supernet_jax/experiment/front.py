@@ -1,0 +1,236 @@
+"""The front that a search or a race found, from the cheapest to the best, and its picture."""
+
+import html
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, overload
+
+import matplotlib.axes
+import matplotlib.figure
+import matplotlib.ticker
+
+from supernet_jax.elastic import notation
+from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.space import Space
+from supernet_jax.errors import UserError
+from supernet_jax.experiment.run import Run
+from supernet_jax.storage import files
+
+FILE = "search.json"  # of a run folder: the result of its last search
+PICTURE = "front.png"  # of a run folder: its picture
+
+
+class Entry(NamedTuple):
+    """A subnet of a front.
+
+    Attributes:
+        arch: option indices, as strategies and extraction take them.
+        accuracy: share of the images classified correctly in [0, 1].
+        loss: mean cross-entropy, nats.
+        macs: multiply-accumulates for one image.
+        parameters: how many numbers it has.
+        cost: what the search had a budget of: MACs, parameters or milliseconds.
+        record: all of this as JSON values, the arch in the notation of the space.
+    """
+
+    arch: Arch
+    accuracy: float
+    loss: float
+    macs: int
+    parameters: int
+    cost: float
+    record: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return (
+            f"Entry(accuracy={self.accuracy}, macs={self.macs}, parameters={self.parameters}, "
+            f"cost={self.cost}, arch={json.dumps(self.record['arch'])})"
+        )
+
+
+class Front(Sequence[Entry]):
+    """The entries of a front, cheapest first; it does not change.
+
+    Attributes:
+        result: JSON values, as `search.json` or the file of a race holds them: "front" and "all"
+            that was scored as records or (cost, accuracy) pairs, and where they came from.
+    """
+
+    def __init__(self, space: Space, result: Mapping[str, Any]):
+        """See above.
+
+        Args:
+            space: whose archs they are.
+            result: see `result`.
+
+        Raises:
+            UserError: it is no result of this space.
+        """
+        self.result, self._space = result, space
+        self._cost = str(result.get("cost", "macs"))
+        try:
+            self._entries = tuple(self._entry(record) for record in result["front"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"not a result of a search: {error!r}") from None
+
+    def _entry(self, record: Mapping[str, Any]) -> Entry:
+        arch = notation.from_notation(self._space.menu, record["arch"])
+        numbers = {name: record[name] for name in ("accuracy", "loss", "macs", "parameters")}
+        return Entry(arch, **numbers, cost=record[self._cost], record=record)
+
+    @overload
+    def __getitem__(self, place: int) -> Entry: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Entry, ...]: ...
+    def __getitem__(self, place: int | slice) -> Entry | tuple[Entry, ...]:
+        return self._entries[place]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        rows = [tuple(map(str, self._heads())), *self._rows()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            for row in rows
+        ]
+        return "\n".join([f"Front of {self._about()}", *lines])
+
+    def _repr_html_(self) -> str:
+        heads = "".join(f"<th>{head}</th>" for head in self._heads())
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in self._rows()
+        )
+        about = html.escape(self._about())
+        return f"<table><caption>Front of {about}</caption><tr>{heads}</tr>{rows}</table>"
+
+    def _about(self) -> str:
+        subnets = self.result.get("evaluations", self.result.get("candidates"))
+        return f"{self.result.get('space')}: {len(self)} of {subnets} subnets"
+
+    def _timed(self) -> bool:
+        return self._cost not in ("macs", "parameters")
+
+    def _heads(self) -> tuple[str, ...]:
+        return ("", *[self._unit()] * self._timed(), "MACs", "parameters", "accuracy")
+
+    def _unit(self) -> str:
+        return str(self.result.get("unit", "MACs"))
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        for i, entry in enumerate(self):
+            cost = [str(entry.cost)] * self._timed()  # whole, such that it can be a bound
+            yield (
+                *(str(i), *cost, f"{entry.macs:,}", f"{entry.parameters:,}"),
+                f"{entry.accuracy:.2%}",
+            )
+
+    def tested(self, accuracies: Mapping[int, float]) -> "Front":
+        """The same with accuracies on test images, in [0, 1], by the place of an entry."""
+        records = [
+            {**entry.record, **({"test_accuracy": accuracies[i]} if i in accuracies else {})}
+            for i, entry in enumerate(self)
+        ]
+        return Front(self._space, {**self.result, "front": records})
+
+    def save(self, path: pathlib.Path, picture: pathlib.Path) -> None:
+        """Writes the result as JSON, and draws it as PNG; what is there is replaced.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        files.write_json(path, dict(self.result))
+        figure = matplotlib.figure.Figure(figsize=(7.0, 4.5), dpi=150, layout="constrained")
+        self.plot(figure.subplots())
+        files.write_bytes(picture, lambda file: figure.savefig(file, format="png"))
+
+    def plot(self, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
+        """Draws all that was scored, and the front; entries with "test_accuracy" get a second mark.
+
+        Args:
+            ax: Matplotlib axes to draw into; without, those of a new figure of `pyplot`.
+
+        Returns:
+            The axes.
+        """
+        if ax is None:
+            from matplotlib import pyplot  # which picks a window or a notebook
+
+            _, ax = pyplot.subplots(figsize=(7.0, 4.5), layout="constrained")
+        points = [(cost, accuracy) for cost, accuracy in self._scored() if accuracy is not None]
+        ax.scatter(
+            [cost for cost, _ in points],
+            [100 * accuracy for _, accuracy in points],
+            s=10,
+            color="0.75",
+            label="scored",
+        )
+        ax.plot(
+            [entry.cost for entry in self],
+            [100 * entry.accuracy for entry in self],
+            "o-",
+            drawstyle="steps-post",
+            color="tab:blue",
+            markersize=4,
+            label=f"front, {self.result.get('split', 'held-out')} images",
+        )
+        tested = [entry for entry in self if "test_accuracy" in entry.record]
+        if tested:
+            ax.plot(
+                [entry.cost for entry in tested],
+                [100 * entry.record["test_accuracy"] for entry in tested],
+                "D",
+                color="tab:orange",
+                markersize=6,
+                label="extracted, test images",
+            )
+        if max((cost for cost, _ in points), default=0) >= 1000:  # milliseconds need no prefix
+            ax.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
+        ax.set_xlabel(self._unit())
+        ax.set_ylabel("accuracy, %")
+        subnets = self.result.get("evaluations", self.result.get("candidates"))
+        ax.set_title(
+            f"{self.result.get('space')}: {subnets} subnets, {self.result.get('algorithm', 'race')}"
+        )
+        ax.grid(alpha=0.3)
+        ax.legend(loc="lower right")
+        return ax
+
+    def _scored(self) -> list[tuple[float, float | None]]:
+        """Cost and accuracy of all; None of those whose loss is not a number."""
+        return [
+            (one[self._cost], None if one["loss"] is None else one["accuracy"])
+            if isinstance(one, Mapping)
+            else (one[0], one[1])
+            for one in self.result["all"]
+        ]
+
+
+def last(run: Run) -> Front:
+    """The front of the run's last search.
+
+    Raises:
+        UserError: there was none, or its file cannot be read.
+    """
+    path, hint = run.folder / FILE, f"`supernet search {run.folder}` writes one"
+    if not os.path.lexists(path):
+        raise UserError(f"{run.folder} has no search yet; run `supernet search {run.folder}`")
+    text = files.read_text(path, kind="result of a search")
+    try:
+        result = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{files.unreadable(path, error, kind='result of a search')}; {hint}"
+        ) from None
+    try:
+        found = Front(run.space, result)
+        if not found:
+            raise UserError("its front is empty")
+        return found
+    except (UserError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not the result of a search of this run ({error}); {hint}"
+        ) from None
