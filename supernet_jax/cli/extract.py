@@ -16,7 +16,7 @@ from supernet_jax.experiment import extract, read_archs
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.extract import Wanted
 from supernet_jax.experiment.run import Run
-from supernet_jax.networks import network_folder, save
+from supernet_jax.networks import network_folder
 from supernet_jax.networks.formats import table
 from supernet_jax.runtime import progress
 
@@ -26,6 +26,10 @@ supernet extract runs/digits --arch front:0 --out networks/cheapest
 supernet extract runs/digits --arch arch.json --out networks/mine --format safetensors stablehlo
 supernet extract runs/digits --arch front:0 --out networks/app --format stablehlo --pixels
 supernet extract runs/digits --front --out networks/front    # a folder of networks"""
+FORMATS = (
+    "one or several of "
+    f"{table.names(program=False)} (weights), {table.names(program=True)} (programs)"
+)
 WHOLE = 2**28  # bytes of shared parameters up to which all of them are read
 
 
@@ -42,8 +46,7 @@ class Arguments:
     search"""
     front: bool = False
     """all archs of the front of the last search"""
-    format: tuple[str, ...] = ("orbax",)
-    """one or several of orbax, safetensors (weights), stablehlo, onnx, torch (programs)"""
+    format: Annotated[tuple[str, ...], tyro.conf.arg(help=FORMATS)] = ("orbax",)
     pixels: bool = False
     """programs take uint8 images and normalise them"""
     input_size: int | None = None
@@ -96,7 +99,7 @@ def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
 
 
 def _one(opened: Run, arch: Arch, out: pathlib.Path, wanted: Wanted) -> None:
-    save.check_free(out)
+    network_folder.check_free(out)
     description = extract.take_out(opened, arch, out, wanted)
     print(
         f"wrote {out}: {description['macs']:,} MACs, {description['parameters']:,} "

@@ -21,7 +21,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.experiment import build, run_folder, train
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
-from supernet_jax.networks import extract, manifest, network_folder, save
+from supernet_jax.networks import extract, manifest, network_folder
 from supernet_jax.networks.importers import (
     attentivenas,
     class_rows,
@@ -125,7 +125,7 @@ def run(arguments: Arguments) -> None:
         raise UserError("--class-order is for published supernets; a network names its classes")
     if arguments.kind != NETWORK and arguments.sort_channels:
         raise UserError("--sort-channels is for networks; the channels of a supernet have an order")
-    folder = save.check_free(arguments.out)
+    folder = network_folder.check_free(arguments.out)
     load = _network if arguments.kind == NETWORK else _supernet
     built, imported = load(arguments)
     _write(built, imported, folder)
@@ -202,7 +202,7 @@ def _check_normalised(described: Mapping[str, Any], dataset: Dataset) -> None:
 
 def _write(built: Experiment, imported: Imported, folder: pathlib.Path) -> None:
     """The run folder, which appears at once when all of it is written."""
-    with save.unfinished(folder) as path:
+    with network_folder.unfinished(folder) as path:
         run_folder.start_run(path, built.config)
         job = train.job(built, path)
         with job.checkpoints:

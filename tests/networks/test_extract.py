@@ -23,7 +23,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.experiment import build
 from supernet_jax.experiment.config import Config, Train
-from supernet_jax.networks import extract, manifest, network_folder, save
+from supernet_jax.networks import extract, manifest, network_folder
 from supernet_jax.spaces import mobilenet
 from supernet_jax.spaces.mobilenet import Stage
 from supernet_jax.storage import checkpoint, user_code
@@ -100,7 +100,7 @@ def taken(name: str) -> tuple[Any, Any, float]:
 def describe(name: str = "smallest", **changes: Any) -> dict[str, Any]:
     module, variables, proof = taken(name)
     figures = {**FIGURES, "proof": proof, **changes}
-    return save.describe(SPACE, ARCHS[name], module, variables, **figures)
+    return extract.describe(SPACE, ARCHS[name], module, variables, **figures)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """An extracted network; not to be changed."""
     path = tmp_path_factory.mktemp("networks") / "small"
     module, variables, _ = taken("smallest")
-    save.save(path, module, variables, description=describe())
+    network_folder.save(path, module, variables, description=describe())
     return path
 
 
@@ -248,28 +248,45 @@ def test_the_card_runs_alone(folder: pathlib.Path, tmp_path: pathlib.Path) -> No
 SUPERNET = ("elastic", "spaces", "evaluation", "training", "searching", "experiment")
 
 
+def test_formats_know_nothing_of_supernets() -> None:
+    # The engine of latency tables is the one of them that times a supernet's blocks.
+    script = (
+        "import pkgutil, sys\nfrom supernet_jax.networks import formats\n"
+        "for one in pkgutil.iter_modules(formats.__path__, formats.__name__ + '.'):\n"
+        "    if not one.name.endswith(('onnx_timing', 'torch_template')):\n"
+        "        __import__(one.name)\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('supernet_jax.')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    imported = done.stdout.split()
+    assert {"supernet_jax.networks.formats.table", "supernet_jax.networks.manifest"} <= {*imported}
+    assert not {name.split(".")[1] for name in imported} & set(SUPERNET)
+
+
 def test_nothing_is_overwritten_and_nothing_is_left(
     folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     module, variables, _ = taken("smallest")
     with pytest.raises(UserError, match=r"small exists already; pass a new or an empty folder"):
-        save.save(folder, module, variables, description=describe())
+        network_folder.save(folder, module, variables, description=describe())
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file exists already"):
-        save.save(tmp_path / "file", module, variables, description=describe())
+        network_folder.save(tmp_path / "file", module, variables, description=describe())
     with pytest.raises(UserError, match=r"cannot write .*file"):
-        save.save(tmp_path / "file" / "net", module, variables, description=describe())
+        network_folder.save(tmp_path / "file" / "net", module, variables, description=describe())
     other, _, _ = taken("largest")
     with pytest.raises(UserError, match="not of this network"):
-        save.save(tmp_path / "net", other, variables, description=describe())
+        network_folder.save(tmp_path / "net", other, variables, description=describe())
     changed = jax.tree.map(lambda x: x + 1, variables)
     with pytest.raises(UserError, match="do not match its sha256"):
-        save.save(tmp_path / "net", module, changed, description=describe())
+        network_folder.save(tmp_path / "net", module, changed, description=describe())
     with pytest.raises(UserError, match="holds no proof"):
-        save.save(tmp_path / "net", module, variables, description=describe(proof=0.1))
+        network_folder.save(tmp_path / "net", module, variables, description=describe(proof=0.1))
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     (tmp_path / "net").mkdir()
-    save.save(tmp_path / "net", module, variables, description=describe())
+    network_folder.save(tmp_path / "net", module, variables, description=describe())
     assert network_folder.load(tmp_path / "net")[0] == module
 
 
@@ -381,7 +398,7 @@ def test_no_number_that_json_lacks() -> None:
     _, variables, proof = taken("smallest")
     with pytest.raises(UserError, match=r"stage1_block1\.drop_path is null, but must be a number"):
         figures = {**FIGURES, "proof": proof}
-        save.describe(SPACE, ARCHS["smallest"], odd, variables, **figures)
+        extract.describe(SPACE, ARCHS["smallest"], odd, variables, **figures)
 
 
 def test_lost_and_changed_weights(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -421,10 +438,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import layers
-from supernet_jax.choices import Choice, Lookup
-from supernet_jax.elastic import Transform, elastic
-from supernet_jax.network import Bank, Space
+from supernet_jax.elastic.choices import Choice, Lookup
+from supernet_jax.elastic.elastic_block import Transform, elastic
+from supernet_jax.elastic.space import Bank, Space
+from supernet_jax.nn import layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -504,7 +521,7 @@ def take_own(space: Space, depth: int, strategies: Any) -> tuple[Any, Any, Any, 
         space, params, arch, stats, module, variables, images(3, 5, 1), strategies=strategies
     )
     figures = {**FIGURES, "mean": (0.0,), "std": (1.0,), "proof": proof}
-    return module, variables, params, save.describe(space, arch, module, variables, **figures)
+    return module, variables, params, extract.describe(space, arch, module, variables, **figures)
 
 
 def test_a_space_of_ones_own(tmp_path: pathlib.Path) -> None:
@@ -518,7 +535,7 @@ def test_a_space_of_ones_own(tmp_path: pathlib.Path) -> None:
     assert set(variables["params"]) == {"left", "right", "deeper", "out"}
 
     folder = tmp_path / "net"
-    save.save(folder, module, variables, description=description)
+    network_folder.save(folder, module, variables, description=description)
     with pytest.raises(UserError, match=rf"defines Branch, Out, its topology: it was {file} \(sha"):
         network_folder.load(folder)
     with pytest.raises(UserError, match=r"there is no file nowhere\.py"):
@@ -557,7 +574,7 @@ def test_a_skipped_block_of_ones_own(tmp_path: pathlib.Path) -> None:
     space = own_space(tmp_path / "mine.py", OWN.replace("nn.relu(right)", "right"))
     module, variables, _, description = take_own(space, 0, (sliced,))
     assert set(variables["params"]) == {"left", "right", "out"}
-    save.save(tmp_path / "net", module, variables, description=description)
+    network_folder.save(tmp_path / "net", module, variables, description=description)
     back, _ = network_folder.load(tmp_path / "net", space_file=tmp_path / "mine.py")
     assert [block.name for block in back.blocks] == ["left", "right", "out"]
 
@@ -570,7 +587,7 @@ def test_what_no_file_could_bring_back(tmp_path: pathlib.Path) -> None:
     def told(space: Space) -> str:
         module = extract.module(space, arch)
         with pytest.raises(UserError) as caught:
-            save.describe(space, arch, module, {"params": {"a": np.ones(1)}}, **figures)
+            extract.describe(space, arch, module, {"params": {"a": np.ones(1)}}, **figures)
         return str(caught.value)
 
     def inner(run: Any, x: Any) -> Any:

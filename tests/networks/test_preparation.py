@@ -13,19 +13,18 @@ import exported
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_run
 from image_files import png
 from PIL import Image, ImageOps
 
 from supernet_jax import data
+from supernet_jax.cli import main
 from supernet_jax.data import augment, decode
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import build, config, extract, run
 from supernet_jax.experiment.config import Data
 from supernet_jax.networks import manifest, network_folder, preparation
 from supernet_jax.networks.formats import onnx, stablehlo, table, torch
-from supernet_jax.networks.manifest import Description
-from supernet_jax.networks.model_card import model_card
+from supernet_jax.networks.manifest import Description, model_card
 from supernet_jax.networks.preparation import Preparation
 from supernet_jax.storage.typed_json import parse
 
@@ -33,8 +32,11 @@ PROGRAMS = tuple(f.name for f in table.FORMATS if f.program and not table.missin
 CONFIG = """
 import dataclasses
 
-from supernet_jax.config import Config, Data, Evaluation, HardLabels, Sgd, Train, Uniform
+from supernet_jax.experiment.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
+from supernet_jax.training.losses import HardLabels
+from supernet_jax.training.optimizers import Sgd
+from supernet_jax.training.samplers import Uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +89,10 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     options = ["--data.name", f"folder:{home / 'images'}", "--data.size", "12"]
     options += ["--data.crop", "centre"]
     run = ["--out", str(home / "run"), *options]
-    tiny_run.cli.main(["train", str(home / "small.py"), *run])
+    main.main(["train", str(home / "small.py"), *run])
     wanted = ["--arch", "largest", "--format", "orbax", "safetensors", *PROGRAMS]
     out = ["--out", str(home / "net"), "--config", str(home / "small.py")]
-    tiny_run.cli.main(["extract", str(home / "run"), *wanted, *out])
+    main.main(["extract", str(home / "run"), *wanted, *out])
     return home / "net"
 
 
