@@ -315,7 +315,8 @@ import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 address, rank, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize(address, 2, rank)
-from supernet_jax import checkpoint, sharding
+from supernet_jax.runtime import sharding
+from supernet_jax.storage import checkpoint
 value = np.arange(2 * 512 * 512, dtype=np.float32).reshape(2, 512, 512)
 mesh = sharding.data_mesh()
 trees = {"params": {"w": value, "odd": value[0, :511, :511]}}
