@@ -120,7 +120,7 @@ class Description:
     format: str
     version: int
     space: str
-    arch: Any
+    arch: object
     resolution: int
     input_channels: int
     mean: tuple[float, ...]

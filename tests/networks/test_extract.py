@@ -303,10 +303,10 @@ def put(*path: Any, to: Any) -> Callable[[dict], None]:
 EDITS: dict[str, tuple[Callable[[dict], Any], str]] = {
     "missing": (lambda d: d.pop("mean"), "has fields missing mean; it must have format, version"),
     "unknown": (put("colour", to=1), "has fields unknown colour"),
-    "wrong type": (put("macs", to="many"), r"network\.json\.macs is \"many\", but must be an int"),
-    "bool": (put("blocks", 0, "spec", "stride", to=True), r"stride is true, but must be an int"),
+    "wrong type": (put("macs", to="many"), r"network\.json\.macs is \"many\", but must be a whole"),
+    "bool": (put("blocks", 0, "spec", "stride", to=True), r"stride is true, but must be a whole"),
     "list": (put("mean", to=0.5), r"mean is 0\.5, but must be a list"),
-    "element": (put("std", 1, to=None), r"std\[1\] is null, but must be a number"),
+    "element": (put("std", 1, to=None), r"std\[1\] is null, but must be a finite number"),
     "null": (put("proof", to=None), r"proof is null, but must be an object"),
     "version": (put("version", to=9), "version 9, this library reads 1 to 3; install"),
     "type": (
@@ -396,7 +396,7 @@ def test_no_number_that_json_lacks() -> None:
     spec = dataclasses.replace(rest[0].spec, drop_path=float("nan"))
     odd = own.clone(blocks=(first, dataclasses.replace(rest[0], spec=spec), *rest[1:]))
     _, variables, proof = taken("smallest")
-    with pytest.raises(UserError, match=r"stage1_block1\.drop_path is null, but must be a number"):
+    with pytest.raises(UserError, match=r"stage1_block1\.drop_path is null, but must be a finite"):
         figures = {**FIGURES, "proof": proof}
         extract.describe(SPACE, ARCHS["smallest"], odd, variables, **figures)
 
