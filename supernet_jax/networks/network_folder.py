@@ -184,8 +184,8 @@ def read_variables(
     source = _weights_of(folder, description) if source is None else source
     path = folder / source
     if source == TENSORS:
-        check_fit(module, safetensors_file.nested(safetensors_file.shapes(path), path), description)
         variables = safetensors_file.nested(safetensors_file.read(path), path)
+        check_fit(module, variables, description)
     else:
         check_orbax(folder)
         check_fit(module, checkpoint.tree_shapes(path), description)

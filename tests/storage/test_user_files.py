@@ -20,7 +20,6 @@ READERS: dict[str, tuple[str, Callable[[pathlib.Path], Any]]] = {
     "config file": ("mine.py", config.load_file),
     "user's file": ("mine.py", user_code.run),
     "config.json": ("config.json", config.read),
-    "shapes of tensors": ("model.safetensors", safetensors_file.shapes),
     "tensors": ("model.safetensors", safetensors_file.read),
 }
 
