@@ -18,6 +18,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from supernet_jax import spaces
+from supernet_jax.data import Background, Crop
 from supernet_jax.elastic import strategies
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError, near, require
@@ -45,7 +46,7 @@ class Data:
     """which images those are"""
     size: int | None = None
     """bring all images to this square size, pixels"""
-    crop: Literal["stretch", "centre", "random"] = "stretch"
+    crop: Crop = "stretch"
     """which part of an image becomes that square: all, the middle, or (training) a random part"""
     storage: Literal["auto", "memory", "stream"] = "auto"
     """decode all at the start or as needed; auto streams above 4 GiB and for random crops"""
@@ -55,7 +56,7 @@ class Data:
     """processes that decode streams; 0 decodes in threads of the training process"""
     upright: bool = False
     """turn image files as the rotation that they note (EXIF, of cameras) says; else it is left"""
-    background: Literal["none", "black", "grey", "white"] = "none"
+    background: Background = "none"
     """what lies behind transparent pixels; with none they have whatever colours they hide"""
     pad: int = 0
     """random crops after padding by this many pixels"""

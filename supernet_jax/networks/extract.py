@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax.elastic import (
@@ -36,7 +35,6 @@ from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
-from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.networks import manifest, network, network_folder
@@ -124,12 +122,11 @@ def prove(
     made: Network,
     variables: Variables,
     images: Array | np.ndarray,
-    *,
-    strategies: Sequence[Strategy] = (strategies.sliced,),
 ) -> float:
     """Compares logits of the extracted network with those of the subnet inside the supernet.
 
-    In float32 at highest matmul precision, with the calibrated statistics.
+    The subnet runs there by `sliced`, in float32 at highest matmul precision, with the calibrated
+    statistics. That other strategies give the same is a theorem (`tests/elastic/test_theorem.py`).
 
     Args:
         space: the space.
@@ -139,7 +136,6 @@ def prove(
         made: the extracted module.
         variables: its variables.
         images: float, normalised `[B, H, W, C]`, real ones.
-        strategies: in which ways the supernet runs; `switched` and `masked` compile longer.
 
     Returns:
         Largest difference of a logit, relative to the largest logit.
@@ -147,9 +143,17 @@ def prove(
     Raises:
         UserError: it is above `LIMIT`, or not a number: the networks are not the same.
     """
+
+    @functools.partial(jax.jit, compiler_options=hardware.runs_once())
+    def logits(params: Tree, stats: Tree | None, images: Any) -> Array:
+        output = strategies.sliced(
+            space, params, arch, images, resolution=made.resolution, stats=stats
+        )
+        return output.logits
+
     with jax.default_matmul_precision("highest"):
-        others = [_logits(s, space, params, arch, stats, images) for s in strategies]
-    return compare(made, variables, images, np.stack(others))
+        theirs = np.asarray(logits(params, stats, images))
+    return compare(made, variables, images, theirs)
 
 
 def compare(
@@ -161,7 +165,7 @@ def compare(
         made: the extracted module.
         variables: its variables.
         images: float, normalised `[B, H, W, C]`.
-        logits: of the subnet inside the supernet, `[..., B, K]`, in one or several ways.
+        logits: of the subnet inside the supernet, `[B, K]`.
 
     Returns, and raises: as `prove`.
     """
@@ -279,20 +283,6 @@ def _is_chain(space: Space) -> bool:
     except (TypeError, AttributeError):  # it computes something itself
         return False
     return straight and output is last
-
-
-def _logits(
-    strategy: Strategy, space: Space, params: Tree, arch: Arch, stats: Any, images: Any
-) -> np.ndarray:
-    how = functools.partial(
-        strategy, resolution=space.resolutions[int(choices.get(arch, space.resolution))]
-    )
-    once = functools.partial(jax.jit, compiler_options=hardware.runs_once())
-    if strategy is strategies.sliced:
-        run = once(lambda p, s, x: how(space, p, arch, x, stats=s).logits)
-        return np.asarray(run(params, stats, images))
-    run = once(lambda p, s, x, a: how(space, p, a, x, stats=s).logits)
-    return np.asarray(run(params, stats, images, jax.tree.map(jnp.asarray, arch)))
 
 
 # ---- what a subnet needs of a checkpoint

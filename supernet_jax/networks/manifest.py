@@ -3,7 +3,6 @@ and `README.md`, the model card, for people.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -148,18 +147,14 @@ def read_description(folder: str | pathlib.Path) -> dict[str, Any]:
     """
     path = pathlib.Path(folder) / "network.json"
     try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
+        value = files.read_json(path)
+    except UserError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
         raise UserError(
             f"{folder} is not an extracted network: it has no network.json; "
             "`supernet extract` writes such folders"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise files.unreadable(path, error, kind="JSON file") from error
-    try:
-        value = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise files.unreadable(path, error, kind="JSON file") from None
     if isinstance(value, dict) and value.get("version", VERSION) not in (1, 2, VERSION):
         raise UserError(
             f"{path} has version {value['version']}, this library reads 1 to {VERSION}; "
@@ -186,10 +181,6 @@ def _brought_up(value: dict[str, Any]) -> dict[str, Any]:
             if isinstance(one, dict) and type(one.get("size")) is int:
                 one["size"] = [one["size"]] * 2
     return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number")
 
 
 # ---- README.md

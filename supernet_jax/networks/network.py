@@ -69,7 +69,7 @@ def compiled_quickly(network: Network) -> Callable[[Variables, Any], Array]:
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest difference of logits `[B, K]` from `[..., B, K]`, relative to the largest logit.
+    """Largest difference of logits `[B, K]` from others, relative to the largest of those.
 
     Not a number where any of them is not.
     """

@@ -9,6 +9,7 @@ older than the field can be read.
 import dataclasses
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -59,11 +60,9 @@ def parse(kind: Any, value: Any, where: str, *, named: Mapping[str, type] | None
         return {k: parse(arguments[1], one, f"{where}.{k}", named=named) for k, one in entries}
     if dataclasses.is_dataclass(kind):
         return _made(kind, parse(dict, value, where), where, named, typing.get_type_hints(kind))
-    if kind is float and type(value) is int and abs(value) < 2**53:
-        return float(value)
     if not fits(kind, value):
         raise UserError(f"{where} is {_shown(value)}, but must be {spelt(kind)}")
-    return value
+    return float(value) if kind is float else value
 
 
 def _named(value: Any, named: Mapping[str, type], where: str) -> Any:
@@ -132,7 +131,7 @@ def fits(hint: Any, value: Any) -> bool:
     if typing.get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(fits(arguments[0], item) for item in value)
     if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
     if hint is int:
         return type(value) is int
     return hint is Any or isinstance(value, hint)

@@ -215,7 +215,7 @@ def wrong(change: Callable[[np.ndarray], np.ndarray]) -> Format:
         module, variables, _ = taken()
         return lambda images: change(format.flax_runner(module, variables)(images))
 
-    return Format("wrong", "", write, load)
+    return Format("wrong", write, load)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ CHOICES: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", CHOICES)
 def test_formats_that_cannot_be(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names, settings, message = CHOICES[case]
-    other = Format("other", "", stablehlo.write, stablehlo.load, ("numpy>=1", "not-there-1>=1.0"))
+    other = Format("other", stablehlo.write, stablehlo.load, ("numpy>=1", "not-there-1>=1.0"))
     monkeypatch.setattr(table, "FORMATS", (*table.FORMATS, other))
     with pytest.raises(UserError, match=message):
         chosen(*names, **settings)
@@ -356,7 +356,7 @@ def test_a_format_that_lacks_a_block() -> None:
     module, _, _ = taken()
     kinds = {block.module.__name__ for block in module.blocks}
     assert kinds == {"Stem", "MBConv", "Head"}
-    poor = Format("poor", "", stablehlo.write, stablehlo.load, blocks=frozenset(kinds - {"Head"}))
+    poor = Format("poor", stablehlo.write, stablehlo.load, blocks=frozenset(kinds - {"Head"}))
     with pytest.raises(UserError, match=r"'head', which is a Head, but only of MBConv, Stem; the "):
         table.check_blocks(poor, module)
     table.check_blocks(poor._replace(blocks=frozenset(kinds)), module)

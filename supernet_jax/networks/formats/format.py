@@ -47,7 +47,6 @@ class Format(NamedTuple):
 
     Attributes:
         name: as in `--format`.
-        about: what it is for, a few words.
         write: `(folder, export)` writes the format's files into an existing folder.
         load: `folder -> run`: what was written, in its own runtime on CPU. Images go in as
             `Export.pixels` says, always `[B, H, W, C]` of `Export.size`. Files may be anything,
@@ -62,7 +61,6 @@ class Format(NamedTuple):
     """
 
     name: str
-    about: str
     write: Callable[[pathlib.Path, Export], None]
     load: Callable[[pathlib.Path], Runner]
     packages: tuple[str, ...] = ()

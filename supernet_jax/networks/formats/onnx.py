@@ -66,7 +66,6 @@ given = inputs if inputs.dtype == np.uint8 else inputs.transpose(0, 3, 1, 2)  # 
 [logits] = session.run(None, {"images": given})"""
 FORMAT = Format(
     name="onnx",
-    about="ONNX Runtime and others",
     write=write,
     load=load,
     packages=("onnx>=1.19", "onnxruntime>=1.22"),

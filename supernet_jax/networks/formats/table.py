@@ -30,7 +30,7 @@ from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
 
 
-def _weights(name: str, about: str) -> Format:
+def _weights(name: str) -> Format:
     """A format of the network's folder itself: its variables, for a Flax module."""
     source = manifest.SOURCES[name]
 
@@ -40,12 +40,11 @@ def _weights(name: str, about: str) -> Format:
     def load(folder: pathlib.Path) -> Runner:
         return flax_runner(*network_folder.load(folder, source=source))
 
-    return Format(name, about, write, load, program=False)
+    return Format(name, write, load, program=False)
 
 
 FORMATS: tuple[Format, ...] = (
-    _weights("orbax", "Flax, as JAX checkpoints are"),
-    _weights("safetensors", "weights for any framework"),
+    *map(_weights, manifest.SOURCES),
     stablehlo.FORMAT,
     onnx.FORMAT,
     torch.FORMAT,

@@ -80,7 +80,6 @@ with torch.inference_mode():
     logits = network(torch.from_numpy(np.array(given))).numpy()"""
 FORMAT = Format(
     name="torch",
-    about="PyTorch, to run or to train further",
     write=write,
     load=load,
     packages=("torch>=2.0",),
