@@ -7,10 +7,10 @@ import flax.linen as nn
 import numpy as np
 
 from supernet_jax.errors import UserError
+from supernet_jax.networks.engine import Call, Engine
 from supernet_jax.networks.formats import onnx, onnx_graph, table
 from supernet_jax.networks.formats.onnx_graph import IMAGES, LOGITS, Graph, Value
 from supernet_jax.networks.network import Block, Network
-from supernet_jax.networks.timing import Call, Engine
 
 IDLE = (4096,)  # shape of what an idle program adds 1 to
 
