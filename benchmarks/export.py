@@ -4,7 +4,7 @@
     python benchmarks/export.py --space cifar --json export.json
 
 The network has random weights, which no figure here depends on. Formats whose packages are not
-installed are left out. Each format is loaded by its own runtime as `export.formats.load` does it,
+installed are left out. Each format is loaded by its own runtime as `formats.table.load` does it,
 with that runtime's own choice of threads, and the Flax module by `jax.jit` stands beside them.
 """
 
@@ -18,7 +18,7 @@ import measure
 import numpy as np
 
 from supernet_jax.elastic import choices, shared_params
-from supernet_jax.networks import extract, save
+from supernet_jax.networks import extract, network_folder
 from supernet_jax.networks.formats import table
 from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.runtime import hardware
@@ -55,7 +55,7 @@ def network_of(name: str) -> Export:
     moments = jax.eval_shape(functools.partial(shared_params.zero_stats, space))
     stats = jax.tree.map(lambda s: rng.uniform(0.5, 1.5, s.shape).astype(np.float32), moments)
     module, variables = extract.extract(space, params, arch, stats)
-    description = save.describe(
+    description = extract.describe(
         space,
         arch,
         module,
@@ -77,7 +77,7 @@ def measured(export: Export, folder: pathlib.Path, rounds: int) -> list[dict[str
     rng = np.random.default_rng(1)
     images = rng.normal(size=(64, *export.size, 3)).astype(np.float32)
     write = table.writer(there, export, images)
-    made = save.save(
+    made = network_folder.save(
         folder, export.network, export.variables, description=export.description, write=write
     )
     compiled, held = jax.jit(export.network.apply), jax.device_put(export.variables)

@@ -134,11 +134,11 @@ def write(folder, width):
 
 def take(folder, width, name):
     """Reads one subnet (or all parameters, or nothing), and takes it out."""
-    from supernet_jax.networks import checkpoint_slices
+    from supernet_jax.networks import extract
 
     space = space_of(width)
     arch = arch_of(space, name)
-    checkpoint_slices.boxes(space, arch)
+    extract.boxes(space, arch)
     jax.block_until_ready(jax.numpy.ones(3) + 1)
     if name == "nothing":
         return {"peak": peak()}
@@ -158,12 +158,12 @@ def take(folder, width, name):
 
 def read(folder, space, arch, *, whole):
     """What the subnet runs on: its part, or all shared parameters."""
-    from supernet_jax.networks import checkpoint_slices
+    from supernet_jax.networks import extract
     from supernet_jax.storage import checkpoint
 
     if whole:
-        return checkpoint_slices.Part(space, checkpoint.restore_params(folder))
-    return checkpoint_slices.read(folder, space, arch)
+        return extract.Part(space, checkpoint.restore_params(folder))
+    return extract.read_part(folder, space, arch)
 
 
 def taken(part, arch):

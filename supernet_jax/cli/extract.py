@@ -15,6 +15,7 @@ from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.extract import Extracted, Read
 from supernet_jax.experiment.run import Run
 from supernet_jax.experiment.take_out import Wanted
+from supernet_jax.networks.formats import table
 
 EXAMPLES = """
 supernet extract runs/digits --arch largest --out networks/largest
@@ -22,6 +23,10 @@ supernet extract runs/digits --arch front:0 --out networks/cheapest
 supernet extract runs/digits --arch arch.json --out networks/mine --format safetensors stablehlo
 supernet extract runs/digits --arch front:0 --out networks/app --format stablehlo --pixels
 supernet extract runs/digits --front --out networks/front    # a folder of networks"""
+FORMATS = (
+    "one or several of "
+    f"{table.names(program=False)} (weights), {table.names(program=True)} (programs)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +42,7 @@ class Arguments:
     search"""
     front: bool = False
     """all archs of the front of the last search"""
-    format: tuple[str, ...] = ("orbax",)
-    """one or several of orbax, safetensors (weights), stablehlo, onnx, torch (programs)"""
+    format: Annotated[tuple[str, ...], tyro.conf.arg(help=FORMATS)] = ("orbax",)
     pixels: bool = False
     """programs take uint8 images and normalise them"""
     input_size: int | None = None

@@ -25,7 +25,6 @@ from supernet_jax.errors import UserError, near, require
 from supernet_jax.spaces import AttentiveNAS, Cifar, Digits, OfaMobileNetV3, OfaSmall
 from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded
-from supernet_jax.storage.typed_json import from_json
 from supernet_jax.training import gradients, losses, optimizers, samplers
 from supernet_jax.training.gradients import UnitSum
 from supernet_jax.training.losses import AlphaDivergence
@@ -247,7 +246,7 @@ def read(path: pathlib.Path, types: Mapping[str, type] | None = None) -> Config:
                 f"it with --config FILE (it was {where}, look at it, for it will be run)"
             )
     try:
-        config = from_json(value, {**LIBRARY, **types})
+        config = typed_json.parse(Any, value, "config", named={**LIBRARY, **types})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(config, Config):

@@ -14,7 +14,7 @@ from supernet_jax.experiment.read_archs import archs_of
 from supernet_jax.experiment.run import Run
 from supernet_jax.experiment.space_facts import supernet_parameters
 from supernet_jax.experiment.take_out import Wanted
-from supernet_jax.networks import manifest, network_folder, save
+from supernet_jax.networks import manifest, network_folder
 from supernet_jax.networks.formats import table
 from supernet_jax.runtime import progress
 from supernet_jax.storage.paths import expanded
@@ -77,7 +77,7 @@ def extract(
     if len(archs) != 1:
         raise UserError(f"{len(archs)} archs were given for one network; give one")
     place = expanded(folder)
-    save.check_free(place)
+    network_folder.check_free(place)
     return described(place, take_out.take_out(opened, archs[0], place, wanted))
 
 

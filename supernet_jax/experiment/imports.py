@@ -20,7 +20,7 @@ from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.ready import ready
 from supernet_jax.experiment.run import Run
-from supernet_jax.networks import extract, manifest, network_folder, save
+from supernet_jax.networks import extract, manifest, network_folder
 from supernet_jax.networks.importers import (
     attentivenas,
     class_rows,
@@ -166,7 +166,7 @@ def published(
     normalised. `kind` is one of `FAMILIES`; for the rest see `import_attentivenas`.
     """
     ready()
-    place, file = save.check_free(expanded(folder)), expanded(file)
+    place, file = network_folder.check_free(expanded(folder)), expanded(file)
     family = FAMILIES[kind]
     tensors = weight_files.read(file)
     built = build.build(config)
@@ -208,7 +208,7 @@ def grown(
     `import_network`.
     """
     ready()
-    place, source = save.check_free(expanded(folder)), expanded(source)
+    place, source = network_folder.check_free(expanded(folder)), expanded(source)
     code = None if space_file is None else expanded(space_file)
     made, variables = network_folder.load(source, space_file=code)
     described = manifest.read_description(source)
@@ -249,7 +249,7 @@ def _check_normalised(described: Mapping[str, Any], dataset: Dataset) -> None:
 
 def _write(built: Experiment, imported: Imported, folder: pathlib.Path) -> None:
     """The run folder, which appears at once when all of it is written."""
-    with save.unfinished(folder) as path:
+    with network_folder.unfinished(folder) as path:
         run_folder.start_run(path, built.config)
         job = train.job(built, path)
         with job.checkpoints:

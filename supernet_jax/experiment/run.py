@@ -17,7 +17,7 @@ from supernet_jax.experiment import config as config_module
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.ready import ready
-from supernet_jax.networks import checkpoint_slices
+from supernet_jax.networks import extract
 from supernet_jax.runtime import sharding
 from supernet_jax.storage import checkpoint, files
 from supernet_jax.storage.paths import expanded
@@ -154,7 +154,7 @@ def with_part(run: Run, arch: Arch) -> Run:
     Nothing else is read or held. In calibration, extraction and proof it does as the whole run.
     """
     kept, space = run.folder / "checkpoints", run.experiment.space
-    part = checkpoint_slices.read(kept, space, arch, step=run.step, subtree=_subtree(run))
+    part = extract.read_part(kept, space, arch, step=run.step, subtree=_subtree(run))
     params = sharding.replicate(run.experiment.mesh, part.params)
     own = run.experiment._replace(space=part.space)
     return run._replace(params=params, experiment=own, part=True)

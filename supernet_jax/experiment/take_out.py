@@ -28,13 +28,12 @@ from supernet_jax.evaluation.evaluate import EvaluationData
 from supernet_jax.experiment import build, run
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.run import Run
-from supernet_jax.networks import extract, manifest, save
-from supernet_jax.networks.formats import orbax, table
+from supernet_jax.networks import extract, manifest, network_folder
+from supernet_jax.networks.formats import table
 from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.networks.manifest import Description
 from supernet_jax.networks.network import Network, Variables
 from supernet_jax.networks.preparation import Preparation
-from supernet_jax.networks.proof import compare
 from supernet_jax.runtime import hardware
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
@@ -46,12 +45,12 @@ class Wanted(NamedTuple):
     """How networks are written.
 
     Attributes:
-        formats: at least one, as `export.formats.chosen` gave them.
+        formats: at least one, as `formats.table.chosen` gave them.
         pixels: whether programs take uint8 images and normalise them.
         size: pixels of the images that programs take; None for those of the data set.
     """
 
-    formats: tuple[Format, ...] = (orbax.FORMAT,)
+    formats: tuple[Format, ...] = table.FORMATS[:1]
     pixels: bool = False
     size: int | None = None
 
@@ -124,7 +123,7 @@ def take_out_many(
         module, variables = extract.extract(
             opened.experiment.space, opened.params, subnet.arch, subnet.stats
         )
-        proof = compare(module, variables, prepared, subnet.logits)
+        proof = extract.compare(module, variables, prepared, subnet.logits)
         found = (proof, subnet.accuracy, subnet.calibration)
         made = _Made(subnet.arch, module, variables, *found)
         yield folders[place], _save(opened, made, folders[place], wanted, images)
@@ -193,7 +192,7 @@ def _save(
 ) -> dict[str, Any]:
     built = opened.experiment
     dataset = built.dataset
-    description = save.describe(
+    description = extract.describe(
         built.space,
         made.arch,
         made.module,
@@ -218,7 +217,7 @@ def _save(
     )
     size = _fed_size(built, wanted)
     export = Export(made.module, made.variables, description, size, wanted.pixels)
-    return save.save(
+    return network_folder.save(
         folder,
         made.module,
         made.variables,

@@ -1,30 +1,50 @@
-"""Taking one subnet away: an ordinary network, proven to be the same, in a folder of its own.
+"""Taking one subnet away as an ordinary network that is proven to be the same.
 
     module, variables = extract(space, params, arch, stats)
     proof = prove(space, params, arch, stats, module, variables, images)
-    save(folder, module, variables, description=describe(...))
+    network_folder.save(folder, module, variables, description=describe(...))
+
+Of a checkpoint that is large, only what the subnet needs is read. It takes the place of the shared
+parameters wherever the subnet runs by `sliced`: in calibration, extraction and proof. Blocks that
+it skips have no parameters then.
+
+    part = read_part(folder, space, arch)
+    module, variables = extract(part.space, part.params, arch, stats)
 
 Shape letters: `B` images, `C` channels.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.elastic import choices, elastic_block, shared_params, slicing, strategies
+from supernet_jax.elastic import (
+    choices,
+    elastic_block,
+    notation,
+    shared_params,
+    slicing,
+    strategies,
+)
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
-from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError
-from supernet_jax.networks import proof
-from supernet_jax.networks.network import Block, Network, Variables
+from supernet_jax.evaluation import costs
+from supernet_jax.networks import manifest, network, network_folder
+from supernet_jax.networks.manifest import Description
+from supernet_jax.networks.network import LIMIT, Block, Network, Variables
+from supernet_jax.networks.preparation import Preparation
 from supernet_jax.runtime import hardware
+from supernet_jax.storage import checkpoint
+from supernet_jax.storage.chunked_arrays import Box
+from supernet_jax.storage.typed_json import parse
 
 
 def module(space: Space, arch: Arch) -> Network:
@@ -102,12 +122,11 @@ def prove(
     made: Network,
     variables: Variables,
     images: Array | np.ndarray,
-    *,
-    strategies: Sequence[Strategy] = (strategies.sliced,),
 ) -> float:
     """Compares logits of the extracted network with those of the subnet inside the supernet.
 
-    In float32 at highest matmul precision, with the calibrated statistics.
+    The subnet runs there by `sliced`, in float32 at highest matmul precision, with the calibrated
+    statistics. That other strategies give the same is a theorem (`tests/elastic/test_theorem.py`).
 
     Args:
         space: the space.
@@ -117,7 +136,6 @@ def prove(
         made: the extracted module.
         variables: its variables.
         images: float, normalised `[B, H, W, C]`, real ones.
-        strategies: in which ways the supernet runs; `switched` and `masked` compile longer.
 
     Returns:
         Largest difference of a logit, relative to the largest logit.
@@ -125,9 +143,117 @@ def prove(
     Raises:
         UserError: it is above `LIMIT`, or not a number: the networks are not the same.
     """
+
+    @functools.partial(jax.jit, compiler_options=hardware.runs_once())
+    def logits(params: Tree, stats: Tree | None, images: Any) -> Array:
+        output = strategies.sliced(
+            space, params, arch, images, resolution=made.resolution, stats=stats
+        )
+        return output.logits
+
     with jax.default_matmul_precision("highest"):
-        others = [_logits(s, space, params, arch, stats, images) for s in strategies]
-    return proof.compare(made, variables, images, np.stack(others))
+        theirs = np.asarray(logits(params, stats, images))
+    return compare(made, variables, images, theirs)
+
+
+def compare(
+    made: Network, variables: Variables, images: Array | np.ndarray, logits: np.ndarray
+) -> float:
+    """The second half of `prove`, for logits that are there already.
+
+    Args:
+        made: the extracted module.
+        variables: its variables.
+        images: float, normalised `[B, H, W, C]`.
+        logits: of the subnet inside the supernet, `[B, K]`.
+
+    Returns, and raises: as `prove`.
+    """
+    with jax.default_matmul_precision("highest"):
+        ours = np.asarray(network.compiled_quickly(made)(variables, images))
+    worst = network.difference(ours, logits)
+    if not worst <= LIMIT:
+        raise UserError(
+            f"the extracted network is not the subnet: logits of {len(images)} images differ by "
+            f"{worst:.1e} of the largest, allowed is {LIMIT:.0e}; are these the statistics of this "
+            "arch, and do the masks of its blocks leave nothing of larger ones?"
+        )
+    return worst
+
+
+def describe(
+    space: Space,
+    arch: Arch,
+    made: Network,
+    variables: Variables,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    preparation: Preparation | None = None,
+    classes: Sequence[str] | None = None,
+    accuracy: Mapping[str, float],
+    calibration: tuple[int, int],
+    source: Mapping[str, Any],
+    proof: float,
+    proof_images: int,
+) -> dict[str, Any]:
+    """What `network.json` says of an extracted network; see `manifest.Description`.
+
+    Args:
+        space: the space.
+        arch: concrete, no batch axes.
+        made: the extracted module.
+        variables: its variables.
+        mean: per channel, of pixels in 0..1, subtracted before the network.
+        std: per channel, likewise, divided by.
+        preparation: how an image became the pixels that the network was trained and measured on;
+            None where that is not known.
+        classes: their names in the order of the logits; None numbers them.
+        accuracy: share classified correctly in [0, 1] by the name of the split, with statistics of
+            this calibration.
+        calibration: number of batches and images in a batch.
+        source: JSON values that tell where it comes from, as run, checkpoint and step.
+        proof: as `prove` returned it.
+        proof_images: on how many images.
+
+    Raises:
+        UserError: a number of channels or classes that is not the space's; blocks or a topology
+            that no file of the user's defines at top level.
+    """
+    classes = [str(i) for i in range(space.classes)] if classes is None else classes
+    for what, given, needed in (
+        ("mean", mean, space.input_channels),
+        ("std", std, space.input_channels),
+        ("class names", classes, space.classes),
+    ):
+        if len(given) != needed:
+            raise UserError(f"{len(given)} {what} were given, but the space has {needed}")
+    leaves = jax.tree.leaves(variables["params"])
+    value = {
+        "format": manifest.FORMAT,
+        "version": manifest.VERSION,
+        "space": space.name,
+        "arch": notation.to_notation(space.menu, arch),
+        "resolution": made.resolution,
+        "input_channels": space.input_channels,
+        "mean": [float(m) for m in mean],
+        "std": [float(s) for s in std],
+        "preparation": None if preparation is None else dataclasses.asdict(preparation),
+        "classes": list(classes),
+        "blocks": [network_folder.described_block(block) for block in made.blocks],
+        "code": network_folder.described_code(made),
+        "macs": int(costs.macs(space)(jax.tree.map(np.asarray, arch))),
+        "parameters": sum(math.prod(leaf.shape) for leaf in leaves),
+        "accuracy": {split: float(share) for split, share in accuracy.items()},
+        "calibration": {"batches": calibration[0], "batch": calibration[1]},
+        "source": dict(source),
+        "proof": {"difference": proof, "images": proof_images},
+        "dtype": str(leaves[0].dtype),
+        "sha256": "",
+        "formats": {},
+    }
+    described = parse(Description, value, "the description")
+    return {**value, "sha256": network_folder.digest(described, variables)}
 
 
 def _is_rebuilt(made: Any, kind: Callable[..., Any], spec: Any) -> bool:
@@ -159,15 +285,108 @@ def _is_chain(space: Space) -> bool:
     return straight and output is last
 
 
-def _logits(
-    strategy: Strategy, space: Space, params: Tree, arch: Arch, stats: Any, images: Any
-) -> np.ndarray:
-    how = functools.partial(
-        strategy, resolution=space.resolutions[int(choices.get(arch, space.resolution))]
-    )
-    once = functools.partial(jax.jit, compiler_options=hardware.runs_once())
-    if strategy is strategies.sliced:
-        run = once(lambda p, s, x: how(space, p, arch, x, stats=s).logits)
-        return np.asarray(run(params, stats, images))
-    run = once(lambda p, s, x, a: how(space, p, a, x, stats=s).logits)
-    return np.asarray(run(params, stats, images, jax.tree.map(jnp.asarray, arch)))
+# ---- what a subnet needs of a checkpoint
+
+
+class Part(NamedTuple):
+    """What a subnet runs on.
+
+    Attributes:
+        space: the space; without its parameter bank, of which the subnet has one row.
+        params: NumPy, the tree of the shared parameters, cut to what the subnet needs; None where
+            it needs nothing.
+    """
+
+    space: Space
+    params: Tree
+
+
+def read_part(
+    folder: checkpoint.Folder,
+    space: Space,
+    arch: Arch,
+    *,
+    step: int | None = None,
+    subtree: str = "params",
+) -> Part:
+    """Reads what a subnet needs of a checkpoint.
+
+    Args:
+        folder: of the checkpoints.
+        space: the space that they belong to.
+        arch: concrete, no batch axes.
+        step: which checkpoint; None takes the last.
+        subtree: "params", or "ema" for their moving average.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, or one that is not of the space.
+    """
+    found = checkpoint.read_slices(folder, boxes(space, arch), step=step, subtree=subtree)
+    if space.bank is None:
+        return Part(space, found)
+    return Part(_without_bank(space), jax.tree.map(lambda leaf: leaf[0], found))
+
+
+def boxes(space: Space, arch: Arch) -> Tree:
+    """Which part of each shared parameter a subnet needs.
+
+    Blocks that share parameters need the union of their parts.
+
+    Args:
+        space: the space.
+        arch: concrete, no batch axes.
+
+    Returns:
+        The tree of the shared parameters, of `Box`, None where nothing is needed.
+    """
+    resolution = space.resolutions[int(choices.get(arch, space.resolution))]
+    row = None if space.bank is None else space.bank.row.static(arch)
+    shared = shared_params.parameter_shapes(_without_bank(space))
+    wanted: dict[str, dict[tuple[str, ...], Box]] = {name: {} for name in shared}
+    transforms: dict[str, set[str]] = {name: set() for name in wanted}
+    for name, shape in elastic_space.geometry(space, resolution).items():
+        block, group = space.blocks[name], elastic_space.group(space, name)
+        spec = block.spec(arch)
+        if spec is None:
+            continue
+        own = elastic_block.shapes(block, spec, shape.inputs).params
+        for path, edges in slicing.needed(block, own, shared[group]).items():
+            box = Box(*map(tuple, zip(*edges, strict=True)))
+            wanted[group][path] = wanted[group].get(path, box).union(box)
+        transforms[group] |= {"/".join(transform.leaf) for transform in block.transforms}
+    return {
+        group: _tree(shapes, wanted[group], transforms[group], row)
+        for group, shapes in shared.items()
+    }
+
+
+@functools.cache
+def _without_bank(space: Space) -> Space:
+    return space if space.bank is None else dataclasses.replace(space, bank=None)
+
+
+def _tree(
+    shapes: Tree, wanted: Mapping[tuple[str, ...], Box], transforms: set[str], row: int | None
+) -> Tree:
+    """The boxes of one group as a tree like its parameters."""
+
+    def banked(box: Box) -> Box:
+        return box if row is None else Box((row, *box.start), (row + 1, *box.stop))
+
+    def whole(leaf: Any) -> Box:
+        return banked(Box((0,) * leaf.ndim, leaf.shape))
+
+    def walk(node: Tree, path: tuple[str, ...]) -> Tree:
+        if isinstance(node, Mapping):
+            return {key: walk(value, (*path, key)) for key, value in node.items()}
+        return banked(wanted[path]) if path in wanted else None
+
+    own = {
+        key: walk(node, (key,)) for key, node in shapes.items() if key != elastic_block.TRANSFORMS
+    }
+    if elastic_block.TRANSFORMS in shapes:
+        own[elastic_block.TRANSFORMS] = {
+            name: jax.tree.map(whole if name in transforms else lambda leaf: None, tree)
+            for name, tree in shapes[elastic_block.TRANSFORMS].items()
+        }
+    return own

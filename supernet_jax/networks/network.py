@@ -8,27 +8,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from supernet_jax.nn import resize
-from supernet_jax.nn.blocks.mobilenet import Head, HeadSpec, MBConv, MBConvSpec, Stem, StemSpec
-from supernet_jax.nn.blocks.mobilenetv3 import (
-    HardHead,
-    HardStem,
-    InvertedResidual,
-    InvertedResidualSpec,
-)
 from supernet_jax.runtime import hardware
 
 Array = jax.Array
 Variables = dict[str, Any]  # {"params": ..., "stats": ...}, each {block: {layer: ...}}
-LIBRARY: dict[str, tuple[type[nn.Module], type]] = {
-    "Stem": (Stem, StemSpec),
-    "MBConv": (MBConv, MBConvSpec),
-    "Head": (Head, HeadSpec),
-    "HardStem": (HardStem, StemSpec),
-    "InvertedResidual": (InvertedResidual, InvertedResidualSpec),
-    "HardHead": (HardHead, HeadSpec),
-}
+LIMIT = 1e-5  # of what differs between logits of one network: float32 sums in another order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,3 +66,11 @@ class _Run:
 def compiled_quickly(network: Network) -> Callable[[Variables, Any], Array]:
     """`(variables, images) -> logits`, compiled for a few runs rather than for many."""
     return jax.jit(network.apply, compiler_options=hardware.runs_once())
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference of logits `[B, K]` from others, relative to the largest of those.
+
+    Not a number where any of them is not.
+    """
+    return float(np.max(np.abs(ours - theirs)) / (np.max(np.abs(theirs)) or 1.0))

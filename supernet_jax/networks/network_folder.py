@@ -1,22 +1,27 @@
-"""Extracted networks: plain Flax modules, and the folders they are loaded from.
+"""The folder of an extracted network: written whole or not at all, and loaded as a Flax module.
 
 Nothing here knows of spaces, archs or shared parameters. A folder holds `network.json`, which says
 what the network is made of, its variables in `weights` (an Orbax checkpoint) or in
 `model.safetensors`, and `README.md`. It may hold other formats (`networks.formats`), which are
 loaded without this library.
 
+    save(folder, network, variables, description=extract.describe(...))
+
     module, variables = load(folder)
     images = inputs(folder, ["cat.jpg"])  # float [B, H, W, C], as it was trained and measured
     logits = module.apply(variables, images)  # float32 [B, K]
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
+import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -28,13 +33,20 @@ import numpy as np
 from supernet_jax.data import augment
 from supernet_jax.errors import UserError
 from supernet_jax.networks import preparation
-from supernet_jax.networks.manifest import BlockDescription, Description, read_description
-from supernet_jax.networks.network import LIBRARY, Block, Network, Variables
+from supernet_jax.networks.manifest import (
+    SOURCES,
+    TENSORS,
+    WEIGHTS,
+    BlockDescription,
+    Description,
+    model_card,
+    read_description,
+)
+from supernet_jax.networks.network import LIMIT, Block, Network, Variables
+from supernet_jax.nn.blocks import BLOCKS, spec_type
 from supernet_jax.storage import checkpoint, files, safetensors_file, user_code
+from supernet_jax.storage.paths import expanded
 from supernet_jax.storage.typed_json import parse
-
-WEIGHTS, TENSORS = "weights", "model.safetensors"  # where variables are, the first that is there
-SOURCES = {"orbax": WEIGHTS, "safetensors": TENSORS}  # by the name of the format
 
 
 def load(
@@ -116,12 +128,12 @@ def _types(
     block: BlockDescription, code: Mapping[str, Any], where: str
 ) -> tuple[type[nn.Module], type]:
     if block.spec_type is None:
-        if block.type not in LIBRARY:
+        if block.type not in BLOCKS:
             raise UserError(
-                f"{where}.type is {block.type!r}, but the library has {', '.join(LIBRARY)}; was "
+                f"{where}.type is {block.type!r}, but the library has {', '.join(BLOCKS)}; was "
                 "network.json edited, or written by a later version?"
             )
-        return LIBRARY[block.type]
+        return BLOCKS[block.type], spec_type(BLOCKS[block.type])
     module, spec = code.get(block.type), code.get(block.spec_type)
     if not (isinstance(module, type) and issubclass(module, nn.Module)):
         raise UserError(f"{where}: your file defines no Flax module {block.type}")
@@ -172,8 +184,8 @@ def read_variables(
     source = _weights_of(folder, description) if source is None else source
     path = folder / source
     if source == TENSORS:
-        check_fit(module, safetensors_file.nested(safetensors_file.shapes(path), path), description)
         variables = safetensors_file.nested(safetensors_file.read(path), path)
+        check_fit(module, variables, description)
     else:
         check_orbax(folder)
         check_fit(module, checkpoint.tree_shapes(path), description)
@@ -192,8 +204,8 @@ def _weights_of(folder: pathlib.Path, description: Description) -> str:
     if not there and description.formats and not SOURCES.keys() & description.formats.keys():
         raise UserError(
             f"{folder} holds the network as {', '.join(description.formats)} only, which its "
-            "README.md shows how to run; for a Flax network extract it with --format orbax or "
-            "safetensors"
+            "README.md shows how to run; for a Flax network extract it with --format "
+            f"{' or '.join(SOURCES)}"
         )
     return there[0] if there else WEIGHTS
 
@@ -260,14 +272,31 @@ def digest(description: Description, variables: Variables) -> str:
     return total.hexdigest()
 
 
-def write_orbax(folder: pathlib.Path, variables: Variables) -> None:
-    """Writes variables into a folder as an Orbax checkpoint, `WEIGHTS`.
+def write_variables(
+    folder: pathlib.Path,
+    variables: Variables,
+    source: str,
+    *,
+    said: Mapping[str, str] | None = None,
+) -> None:
+    """Writes variables into a folder; only the kinds of which there are any.
+
+    Args:
+        folder: of the network.
+        variables: of the network.
+        source: `WEIGHTS`, an Orbax checkpoint, or `TENSORS`, in which names are those of Flax:
+            "params/BLOCK/LAYER/LEAF", and "stats/..." for those of BatchNorm.
+        said: of `TENSORS` the metadata of the header, texts by name.
 
     Raises:
         UserError: they cannot be written.
     """
+    filled = {kind: tree for kind, tree in variables.items() if jax.tree.leaves(tree)}
+    if source == TENSORS:
+        safetensors_file.write(folder / TENSORS, _leaves(filled), said=said)
+        return
     check_orbax(folder)
-    checkpoint.write_tree(folder / WEIGHTS, filled(variables))
+    checkpoint.write_tree(folder / WEIGHTS, filled)
 
 
 def check_orbax(folder: pathlib.Path) -> None:
@@ -279,14 +308,171 @@ def check_orbax(folder: pathlib.Path) -> None:
     files.check_utf8(folder, "weights in Orbax's format need (safetensors do not)")
 
 
-def filled(variables: Variables) -> Variables:
-    """The kinds of variables of which there are any: only those are stored."""
-    return {kind: tree for kind, tree in variables.items() if jax.tree.leaves(tree)}
-
-
 def _leaves(tree: Any) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(tree, sep="/")
 
 
 def _flat(tree: Any) -> dict[str, str]:
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _leaves(tree).items()}
+
+
+# ---- writing
+
+
+def save(
+    folder: str | pathlib.Path,
+    made: Network,
+    variables: Variables,
+    *,
+    description: Mapping[str, Any],
+    write: Callable[[pathlib.Path], Mapping[str, Any]] | None = None,
+    card: Callable[..., str] = model_card,
+) -> dict[str, Any]:
+    """Writes a folder that `load` reads: weights, `network.json`, and `README.md`.
+
+    It appears by one rename, after what was written has been read back and found equal to the bit;
+    if anything fails, nothing is left. One process writes, on a local disk.
+
+    Args:
+        folder: new or empty.
+        made: the extracted module.
+        variables: its variables.
+        description: as `describe` made it.
+        write: `folder -> formats` writes the network's files and says what the description is to
+            hold as its `formats`, as `formats.table.writer` does; None writes `weights`.
+        card: makes the text of `README.md`, called as `model_card` is.
+
+    Returns:
+        The description with its formats, as written.
+
+    Raises:
+        UserError: the folder is not empty or cannot be written; a description of another network,
+            or without proof; whatever `write` raises.
+    """
+    folder = check_free(folder)
+    if not description["proof"]["difference"] <= LIMIT:
+        raise UserError(f"{folder}: the description holds no proof that the networks are the same")
+    with unfinished(folder) as path:
+        described = {**description, "formats": {}}
+        files.write_json(path / "network.json", described)  # some formats are loaded with its help
+        if write is None:
+            write_variables(path, variables, WEIGHTS)
+        else:
+            described["formats"] = dict(write(path))
+        files.write_json(path / "network.json", described)
+        files.write_text(path / "README.md", card(described, folder=str(folder)))
+        _check_written(path, made, variables)
+    return described
+
+
+def check_free(folder: str | pathlib.Path) -> pathlib.Path:
+    """The path, if `save` could write there.
+
+    Raises:
+        UserError: it is a file, a folder that is not empty, or cannot be looked into.
+    """
+    path = expanded(folder).absolute()
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} exists already; pass a new or an empty folder")
+    except OSError as error:
+        raise files.unwritable(path, error) from error
+    return path
+
+
+def described_block(block: Block) -> dict[str, Any]:
+    """A block as JSON values, see `BlockDescription`, which give the same spec when they are read.
+
+    Raises:
+        UserError: its spec holds more than JSON can, or no file defines it at top level.
+    """
+    kind, spec = block.module, type(block.spec)
+    own = BLOCKS.get(kind.__name__) is not kind
+    written = json.dumps(dataclasses.asdict(block.spec), default=repr)
+    fields = json.loads(written, parse_constant=lambda constant: None)  # no NaN in any file
+    if parse(spec, fields, f"the spec of block {block.name}") != block.spec:
+        raise UserError(
+            f"{block.spec} of block {block.name} holds more than plain numbers and text"
+        )
+    if own:
+        _source(kind), _source(spec)
+    return {
+        "name": block.name,
+        "type": kind.__name__,
+        "spec": fields,
+        "spec_type": spec.__name__ if own else None,
+    }
+
+
+def described_code(made: Network) -> dict[str, Any] | None:
+    """The user's file that a network needs, see `manifest.Code`; None where it needs none.
+
+    Raises:
+        UserError: no file defines its blocks or topology at top level.
+    """
+    own: list[Any] = [b.module for b in made.blocks if b.module not in BLOCKS.values()]
+    own += [made.forward] if made.forward is not None else []
+    if not own:
+        return None
+    path = _source(own[-1])
+    return {
+        "file": str(path),
+        "sha256": hashlib.sha256(files.read_bytes(path)).hexdigest(),
+        "forward": None if made.forward is None else made.forward.__name__,
+    }
+
+
+def _source(thing: Any) -> pathlib.Path:
+    """The file that defines a class or function, by whose name alone it can be found there."""
+    path = user_code.source(thing)
+    if path is None or not thing.__qualname__.isidentifier():  # as in a function, or a lambda
+        raise UserError(
+            f"{thing} cannot be loaded again: it is not defined at the top level of a file; move "
+            "it there, so that its name and the file are enough"
+        )
+    return path
+
+
+def _check_written(path: pathlib.Path, made: Network, variables: Variables) -> None:
+    """Reads a folder as `load` would, and compares it with what was to be written."""
+    described = parse(Description, read_description(path), "network.json")
+    own = {b.module.__name__: b.module for b in made.blocks}
+    specs = {type(b.spec).__name__: type(b.spec) for b in made.blocks}
+    forward = {} if made.forward is None else {made.forward.__name__: made.forward}
+    if build(described, {**own, **specs, **forward}) != made:
+        raise UserError("the description is not of this network; make it with describe")
+    if digest(described, variables) != described.sha256:
+        raise UserError("the description and the variables do not match its sha256; describe these")
+    for source in SOURCES.values():
+        if not (path / source).exists():
+            continue
+        back = read_variables(path, described, made, source=source)
+        for a, b in zip(jax.tree.leaves(variables), jax.tree.leaves(back), strict=True):
+            if np.asarray(a).tobytes() != np.asarray(b).tobytes():
+                raise UserError(
+                    f"{path.parent} does not keep what is written to it; is the disk broken?"
+                )
+
+
+@contextlib.contextmanager
+def unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder beside the wanted one, which takes its name at the end or is removed.
+
+    Args:
+        folder: as `check_free` gave it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        path.mkdir(parents=True)
+        yield path
+        path.replace(folder)
+    except OSError as error:
+        raise files.unwritable(folder, error) from error
+    except UserError as error:  # of a name that is gone when it is read
+        raise UserError(str(error).replace(str(path), str(folder))) from error
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

@@ -8,14 +8,15 @@ the bit.
 import dataclasses
 import inspect
 import os
+import typing
 from typing import Any
 
 import numpy as np
 
+from supernet_jax.data import decode
 from supernet_jax.storage import files
 
 BILINEAR = "bilinear"
-BACKGROUNDS = ("none", "black", "grey", "white")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 
 
@@ -30,7 +31,7 @@ class Preparation:
             side is this share of the shorter side, in (0, 1].
         filter: by which it is resized, as Pillow calls it: always `BILINEAR`.
         upright: whether an image is turned first, as the rotation that it notes (EXIF) says.
-        background: what lies behind transparent pixels, one of `BACKGROUNDS`; with "none" they
+        background: what lies behind transparent pixels, see `decode.Background`; with "none" they
             have the colours that they hide.
     """
 
@@ -48,8 +49,9 @@ class Preparation:
             raise ValueError(f"centre is {self.centre}, but must be null or in (0, 1]")
         if self.filter != BILINEAR:
             raise ValueError(f"filter is {self.filter!r}, but only {BILINEAR} is known")
-        if self.background not in BACKGROUNDS:
-            allowed = ", ".join(BACKGROUNDS)
+        backgrounds = typing.get_args(decode.Background)
+        if self.background not in backgrounds:
+            allowed = ", ".join(backgrounds)
             raise ValueError(f"background is {self.background!r}, allowed: {allowed}")
 
     @property

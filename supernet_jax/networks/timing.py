@@ -12,7 +12,6 @@ subtracted. What then is left to the sum (that one call, what happens between bl
 that are warmer or colder than in a network) is calibrated on a few networks and checked on others.
 """
 
-import functools
 import json
 import math
 import os
@@ -20,9 +19,8 @@ import statistics
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,51 +34,15 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs
 from supernet_jax.evaluation.latency_table import Calibration, Conditions, Kind, Table, Timing
 from supernet_jax.networks import extract
+from supernet_jax.networks.engine import JIT, Call, Engine
 from supernet_jax.runtime import hardware, native
 
-Call = Callable[[], Any]
 # The more are timed in turn, the more alike are the moments at which they were; a kill loses them.
 KINDS_AT_A_TIME, NETWORKS_AT_A_TIME = 128, 40
 VISIT_SECONDS = 5e-3  # how long a visit is to last
 VISIT_CALLS = (3, 20)  # the fewest and the most calls that are timed in it
 FITTED = 10  # networks that calibrate the sum
 DRAWN = 4096  # archs from which those to measure are taken
-
-
-class Engine(NamedTuple):
-    """What runs the programs that are timed.
-
-    Attributes:
-        name: as tables record it, with its version.
-        program: `(module, variables, inputs)`, a call of which runs the module on the inputs.
-        idle: of a number of arrays; a call of it does next to nothing with as many.
-    """
-
-    name: str
-    program: Callable[[nn.Module, Any, Sequence[np.ndarray]], Call]
-    idle: Callable[[int], Call]
-
-
-def jitted(module: nn.Module, variables: Any, inputs: Sequence[np.ndarray]) -> Call:
-    """The module under `jax.jit`, its arrays on the default device; a call waits for the result."""
-    run = jax.jit(lambda variables, *inputs: module.apply(variables, *inputs))
-    arrays = jax.device_put((variables, *inputs))
-    return lambda: jax.block_until_ready(run(*arrays))
-
-
-@functools.cache
-def _idle(arrays: int) -> Call:
-    """A program that is given so many arrays, and adds 1 to one of them.
-
-    Not less: what computes nothing is never started, and on a CPU what computes hardly anything
-    runs in the calling thread, without the wait for another one that every real program has.
-    """
-    run = jax.jit(lambda first, *_: first + 1.0, keep_unused=True)
-    given = jax.device_put([jnp.ones(4096) for _ in range(arrays)])
-    return lambda: jax.block_until_ready(run(*given))
-
-
-JIT = Engine("jit", jitted, _idle)
 
 
 def conditions(space: Space, *, batch: int, engine: Engine = JIT) -> Conditions:

@@ -66,8 +66,8 @@ def replayed(
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError("the configuration or the checkpoint does not say enough") from None
-    part = typed_json.from_json(described.get("space"), types, where="space")
-    drawing = typed_json.from_json(described.get("sampler"), types, where="sampler")
+    part = typed_json.parse(Any, described.get("space"), "space", named=types)
+    drawing = typed_json.parse(Any, described.get("sampler"), "sampler", named=types)
     space, sampler = _built(part, drawing, sizes, own.get("steps"))
     space_identity.check_space(dict(meta), space)
     steps, rollbacks, total = _some(stretches)

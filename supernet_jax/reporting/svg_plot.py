@@ -2,6 +2,13 @@
 
 Colours, light and dark, come from classes in `style.css`. What is hovered has a `<title>`, which
 browsers show without any script.
+
+Matplotlib, which draws `front.png`, is not used here. Its SVG has fixed colours, so that a page
+cannot be light and dark, and nothing that says its values when hovered: each point would have to be
+drawn by itself, under an id, and the text be rewritten. A scatter chart of 500 points is 71 kB here
+with what each of them says, 106 kB there without (8 and 258 ms on two cores); three lines of 396
+columns with their bands are 44 kB here and 98 kB there. Charts by a script would need a library in
+the page or a network, and a report is one file that is read without either.
 """
 
 import dataclasses

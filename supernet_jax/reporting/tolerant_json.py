@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from supernet_jax.errors import UserError
 from supernet_jax.storage import files
 
 
@@ -61,16 +62,11 @@ def notation(arch: Any) -> str:
 def read(path: pathlib.Path) -> tuple[Any, Broken | None]:
     """A file of JSON, or None and why not; None and None where there is no file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")), None
-    except FileNotFoundError:
-        return None, None
-    except (OSError, ValueError, RecursionError) as error:
-        return None, Broken(path.name, 1, 0, _reason(path, error))
-
-
-def _reason(path: pathlib.Path, error: Exception) -> str:
-    """Why a file could not be read, without its path."""
-    return str(files.unreadable(path, error, kind="JSON file")).removeprefix(f"{path} ")
+        return files.read_json(path), None
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None, None
+        return None, Broken(path.name, 1, 0, str(error).removeprefix(f"{path} "))
 
 
 class Lines:
@@ -98,7 +94,8 @@ class Lines:
         except FileNotFoundError:
             return
         except OSError as error:
-            self.broken = Broken(self._path.name, 1, 0, _reason(self._path, error))
+            why = str(files.unreadable(self._path, error, kind="JSON file"))
+            self.broken = Broken(self._path.name, 1, 0, why.removeprefix(f"{self._path} "))
 
     def note(self, why: str) -> None:
         """Counts the line that came last as one that cannot be used."""

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -117,8 +118,8 @@ def _drawn(
 def _rate(facts: Facts) -> Html | None:
     """The learning rate, which follows from the configuration."""
     try:
-        part = typed_json.from_json(
-            facts.config.get("optimizer"), config.LIBRARY, where="optimizer"
+        part = typed_json.parse(
+            Any, facts.config.get("optimizer"), "optimizer", named=config.LIBRARY
         )
     except UserError:
         return None

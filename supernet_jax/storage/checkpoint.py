@@ -109,11 +109,6 @@ class Checkpoints:
         self.wait()
         return restore(self.folder, target, step=step)
 
-    def meta(self, *, step: int | None = None) -> dict[str, Any]:
-        """See the function `read_meta`; a save under way is waited for."""
-        self.wait()
-        return read_meta(self.folder, step=step)
-
     def rewind(self, step: int) -> None:
         """Deletes all checkpoints after `step`, before training goes on from there."""
         self.wait()

@@ -1,8 +1,15 @@
-"""Types that dataclasses declare, held to: reading JSON as them, checking values against them."""
+"""Dataclasses as JSON and back, and values held to the types that dataclasses declare.
+
+There is one dialect. What a dataclass declares says how a value is read: numbers, text, lists as
+tuples, objects as dataclasses. Where it declares `Any`, an object names its dataclass in its field
+`type`, as `to_json` writes it. A field that is missing takes its default, so that files which are
+older than the field can be read.
+"""
 
 import dataclasses
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -10,64 +17,96 @@ from typing import Any
 
 from supernet_jax.errors import UserError, near
 
-NAMES = {
-    int: "an integer",
-    float: "a number",
-    str: "a string",
+WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
     bool: "true or false",
     dict: "an object",
+    type(None): "None",
 }
 
 
-def parse(kind: Any, value: Any, where: str) -> Any:
-    """Reads a JSON value as a type, strictly; dataclasses by their fields.
+def parse(kind: Any, value: Any, where: str, *, named: Mapping[str, type] | None = None) -> Any:
+    """Reads a JSON value as a type.
 
     Args:
-        kind: a dataclass, int, float, str, bool, dict, Any, `X | None`, `tuple[X, ...]` or
-            `dict[str, X]`.
+        kind: a dataclass, int, float, str, bool, `X | None`, `tuple[X, ...]` or `dict[str, X]`;
+            `dict` or `object` for JSON values as they are; `Any` for numbers and text, tuples of
+            such, and dataclasses that the value itself names.
         value: what `json.loads` gave.
         where: what messages call it.
+        named: dataclasses that a value may name, usually the library's and those of the user's
+            file. Their fields are read as `Any`: whether they fit is up to their own checks.
 
     Raises:
-        UserError: it is something else; the message names the place.
+        UserError: it is something else; an unknown name; an unknown field, or one that has no
+            default and is missing. The message names the place.
     """
     if kind is Any:
-        return value
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-        inner = [k for k in typing.get_args(kind) if k is not type(None)]
-        return None if value is None else parse(inner[0], value, where)
-    if typing.get_origin(kind) is tuple:
+        return _named(value, named or {}, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, types.UnionType) or origin is typing.Union:
+        [inner] = [one for one in arguments if one is not type(None)]
+        return None if value is None else parse(inner, value, where, named=named)
+    if origin is tuple:
         if not isinstance(value, list):
             raise UserError(f"{where} is {_shown(value)}, but must be a list")
-        item = typing.get_args(kind)[0]
-        return tuple(parse(item, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if typing.get_origin(kind) is dict:
-        item = typing.get_args(kind)[1]
-        return {k: parse(item, v, f"{where}.{k}") for k, v in parse(dict, value, where).items()}
-    if dataclasses.is_dataclass(kind):
-        return _parse_fields(kind, value, where)
-    if kind is float and type(value) is int and abs(value) < 2**53:
-        return float(value)
-    if type(value) is not kind:
-        raise UserError(f"{where} is {_shown(value)}, but must be {NAMES.get(kind, kind)}")
-    return value
-
-
-def _parse_fields(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise UserError(f"{where} is {_shown(value)}, but must be an object")
-    known = [field.name for field in dataclasses.fields(kind)]
-    unknown, missing = [k for k in value if k not in known], [k for k in known if k not in value]
-    if unknown or missing:
-        parts = [f"unknown {', '.join(unknown)}"] * bool(unknown)
-        parts += [f"missing {', '.join(missing)}"] * bool(missing)
-        raise UserError(
-            f"{where} has fields {' and '.join(parts)}; it must have {', '.join(known)}"
+        return tuple(
+            parse(arguments[0], one, f"{where}[{i}]", named=named) for i, one in enumerate(value)
         )
-    hints = typing.get_type_hints(kind)
-    fields = {name: parse(hints[name], value[name], f"{where}.{name}") for name in known}
+    if origin is dict:
+        entries = parse(dict, value, where).items()
+        return {k: parse(arguments[1], one, f"{where}.{k}", named=named) for k, one in entries}
+    if dataclasses.is_dataclass(kind):
+        return _made(kind, parse(dict, value, where), where, named, typing.get_type_hints(kind))
+    if not fits(kind, value):
+        raise UserError(f"{where} is {_shown(value)}, but must be {spelt(kind)}")
+    return float(value) if kind is float else value
+
+
+def _named(value: Any, named: Mapping[str, type], where: str) -> Any:
+    if isinstance(value, list):
+        return tuple(_named(one, named, f"{where}[{i}]") for i, one in enumerate(value))
+    if not isinstance(value, dict):
+        return value
+    name = str(value.get("type"))
+    if name not in named:
+        raise UserError(
+            f"{where} is a {name!r}, which is not part of the library; if it is yours, pass the "
+            f"file that defines it with --config FILE{near(name, named)}"
+        )
+    fields = {key: one for key, one in value.items() if key != "type"}
+    return _made(named[name], fields, where, named, {})
+
+
+def _made(
+    kind: Any,
+    fields: Mapping[str, Any],
+    where: str,
+    named: Mapping[str, type] | None,
+    hints: Mapping[str, Any],
+) -> Any:
+    """A dataclass of JSON values; fields without a hint are read as `Any`."""
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = [key for key in fields if key not in known]
+    missing = [key for key in known if key not in fields]
+    if not unknown:  # beside an unknown field, one with a default was perhaps renamed
+        missing = [key for key in missing if not _has_default(known[key])]
+    if unknown or missing:
+        parts = [f"unknown {key}{near(key, known).replace('; ', ', ')}" for key in unknown]
+        parts += [f"missing {', '.join(missing)}"] * bool(missing)
+        said = where if hints else f"{where} ({kind.__name__})"
+        raise UserError(
+            f"{said} has fields {' and '.join(parts)}; it must have {', '.join(known)}: was it "
+            "edited?"
+        )
+    values = {
+        key: parse(hints.get(key, Any), one, f"{where}.{key}", named=named)
+        for key, one in fields.items()
+    }
     try:
-        return kind(**fields)
+        return kind(**values)
     except (TypeError, ValueError) as error:  # checks of its own
         raise UserError(f"{where} is not a {kind.__name__}: {error}") from error
 
@@ -92,7 +131,7 @@ def fits(hint: Any, value: Any) -> bool:
     if typing.get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(fits(arguments[0], item) for item in value)
     if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
     if hint is int:
         return type(value) is int
     return hint is Any or isinstance(value, hint)
@@ -107,8 +146,7 @@ def spelt(hint: Any) -> str:
         return " or ".join(map(spelt, arguments))
     if typing.get_origin(hint) is tuple:
         return f"a tuple, of each {spelt(arguments[0])}"
-    words = {int: "a whole number", float: "a finite number", str: "text", type(None): "None"}
-    return words.get(hint, f"a {hint.__name__}")
+    return WORDS.get(hint, f"a {hint.__name__}")
 
 
 def to_json(config: Any) -> Any:
@@ -159,42 +197,3 @@ def _has_default(field: dataclasses.Field) -> bool:
 def _default(field: dataclasses.Field) -> Any:
     factory = field.default_factory
     return field.default if factory is dataclasses.MISSING else factory()
-
-
-def from_json(value: Any, types: Mapping[str, type], *, where: str = "config") -> Any:
-    """Rebuilds what `to_json` wrote; fields that have come since then take their defaults.
-
-    Args:
-        value: JSON values.
-        types: dataclasses by name, usually the library's and those of the user's file.
-        where: what messages call it.
-
-    Raises:
-        UserError: unknown type, unknown field, or one that has no default and is missing; each is
-            named.
-    """
-    if isinstance(value, list):
-        return tuple(from_json(v, types, where=f"{where}[{i}]") for i, v in enumerate(value))
-    if not isinstance(value, dict):
-        return value
-    name = str(value.get("type"))
-    if name not in types:
-        raise UserError(
-            f"{where} is a {name!r}, which is not part of the library; if it is yours, pass the "
-            f"file that defines it with --config FILE{near(name, types)}"
-        )
-    kind = types[name]
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    fields = {k: from_json(v, types, where=f"{where}.{k}") for k, v in value.items() if k != "type"}
-    unknown = [key for key in fields if key not in known]
-    absent = [key for key in known if key not in fields]
-    # a field with a default may be younger than the file; beside an unknown one it was renamed
-    missing = absent if unknown else [key for key in absent if not _has_default(known[key])]
-    if unknown or missing:
-        parts = [f"unknown {k}{near(k, known).replace('; ', ', ')}" for k in unknown]
-        parts += [f"missing {', '.join(missing)}"] * bool(missing)
-        raise UserError(f"{where} ({name}) has fields {' and '.join(parts)}; was it edited?")
-    try:
-        return kind(**fields)
-    except (TypeError, ValueError) as error:  # checks of the user's own class
-        raise UserError(f"{where} is not a {name}: {error}") from error

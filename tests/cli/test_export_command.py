@@ -18,7 +18,7 @@ from tiny_run import ARCH, CONFIG, supernet
 from supernet_jax.elastic.notation import from_notation
 from supernet_jax.experiment import config, take_out
 from supernet_jax.experiment import run as experiment_run
-from supernet_jax.networks import manifest, network_folder, save
+from supernet_jax.networks import manifest, network_folder
 from supernet_jax.networks.formats import table
 
 TOLERANCE = 1e-5  # float32 sums in another order
@@ -59,7 +59,7 @@ def test_a_front_and_going_on_with_it(
 ) -> None:
     out = tmp_path / "front"
     command = ("extract", run, *OWN, "--front", "--out", out, "--format", "safetensors")
-    count, real, folders = len(front(run)), save.save, []
+    count, real, folders = len(front(run)), network_folder.save, []
     assert count >= 2
 
     def killed(folder: Any, *given: Any, **more: Any) -> Any:
@@ -68,11 +68,11 @@ def test_a_front_and_going_on_with_it(
         folders.append(folder)
         return real(folder, *given, **more)
 
-    monkeypatch.setattr(save, "save", killed)
+    monkeypatch.setattr(network_folder, "save", killed)
     assert supernet(capsys, *command).status == 130
     assert [path.name for path in out.iterdir()] == [folders[0].name]
     before = (folders[0] / "network.json").stat().st_mtime_ns
-    monkeypatch.setattr(save, "save", real)
+    monkeypatch.setattr(network_folder, "save", real)
     said = supernet(capsys, *command)
     assert said.status == 0, said
     assert f"1 of {count} networks are in {out} already and are kept" in said.out

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -360,7 +361,7 @@ def test_a_config_from_before_these_settings_means_what_it_meant() -> None:
     old = typed_json.to_json(config.Config())
     for name in ("upright", "background"):
         del old["data"][name]
-    settings = typed_json.from_json(old, config.LIBRARY).data
+    settings = typed_json.parse(Any, old, "config", named=config.LIBRARY).data
     assert (settings.upright, settings.background) == (False, "none")
 
 

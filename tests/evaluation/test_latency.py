@@ -311,8 +311,12 @@ def test_a_table_comes_back_as_it_was(space: Space, tmp_path: pathlib.Path) -> N
     [
         ('"format": "supernet_jax latency"', '"format": "x"', "is not a latency table; `supernet"),
         ('"version": 1', '"version": 2', "has version 2, this library reads 1"),
-        ('"batch": 1', '"batch": "1"', 'conditions.batch is "1", but must be an integer'),
-        ('"overhead": 0.1', '"over": 0.1', "unknown over and missing overhead"),
+        ('"batch": 1', '"batch": "1"', 'conditions.batch is "1", but must be a whole number'),
+        (
+            '"overhead": 0.1',
+            '"over": 0.1',
+            "unknown over, did you mean overhead? and missing overhead",
+        ),
         ('"overhead": 0.1', '"overhead": NaN', "NaN is not a number"),
         ('"overhead": 0.1', '"overhead": -0.1', "overhead of -0.1 ms is no latency"),
         ('"scale": 1.5', '"scale": 0.0', "0.25 ms + 0.0 x sum cannot be a calibration"),

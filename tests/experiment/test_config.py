@@ -103,8 +103,8 @@ class Mine:
 
 
 def through_json(value: Any, **own: type) -> Any:
-    return typed_json.from_json(
-        json.loads(json.dumps(typed_json.to_json(value))), {**LIBRARY, **own}
+    return typed_json.parse(
+        Any, json.loads(json.dumps(typed_json.to_json(value))), "config", named={**LIBRARY, **own}
     )
 
 
@@ -152,7 +152,7 @@ def test_unknown_and_missing_fields_are_named() -> None:
     value["train"]["colour"] = 3
     del value["train"]["seed"]
     with pytest.raises(UserError) as error:
-        typed_json.from_json(value, LIBRARY)
+        typed_json.parse(Any, value, "config", named=LIBRARY)
     message = str(error.value)
     assert message.startswith("config.train (Train) has fields unknown stepz, did you mean steps?")
     assert "unknown colour" in message and "missing steps, seed" in message
@@ -177,8 +177,11 @@ def test_fields_that_came_later_take_their_defaults(tmp_path: pathlib.Path) -> N
 def test_a_field_without_a_default_must_be_there() -> None:
     value = typed_json.to_json(Mine(0.5))
     del value["rate"], value["inner"]
-    with pytest.raises(UserError, match=r"config \(Mine\) has fields missing rate; was it edited"):
-        typed_json.from_json(value, {**LIBRARY, "Mine": Mine})
+    with pytest.raises(
+        UserError,
+        match=r"config \(Mine\) has fields missing rate; it must have rate, .*: was it edited",
+    ):
+        typed_json.parse(Any, value, "config", named={**LIBRARY, "Mine": Mine})
 
 
 @pytest.mark.parametrize(
@@ -187,7 +190,7 @@ def test_a_field_without_a_default_must_be_there() -> None:
         ({"train": {"steps": 0}}, "train.steps is 0, but must be at least 1"),
         ({"train": {"steps": True}}, "train.steps is True, but must be a whole number"),
         ({"train": {"strategy": "best"}}, "train.strategy is 'best', but must be auto or masked"),
-        ({"data": {"flip": 1}}, "data.flip is 1, but must be a bool"),
+        ({"data": {"flip": 1}}, "data.flip is 1, but must be true or false"),
         ({"data": {"size": "8"}}, "data.size is '8', but must be a whole number or None"),
         ({"optimizer": {"learning_rate": float("nan")}}, "rate is nan, but must be a finite numb"),
         ({"space": {"type": "Cifar", "resolutions": 8}}, "resolutions is 8, but must be a tuple"),
@@ -198,13 +201,13 @@ def test_wrong_values_are_named(change: dict[str, dict[str, Any]], words: str) -
     for part, fields in change.items():
         value[part].update(fields)
     with pytest.raises(UserError, match=words):
-        typed_json.from_json(value, LIBRARY)
+        typed_json.parse(Any, value, "config", named=LIBRARY)
 
 
 def test_ones_own_class_checks_itself() -> None:
     value = {**typed_json.to_json(Mine(0.5)), "rate": -1}
     with pytest.raises(UserError, match="config is not a Mine: rate is below 0"):
-        typed_json.from_json(value, {**LIBRARY, "Mine": Mine})
+        typed_json.parse(Any, value, "config", named={**LIBRARY, "Mine": Mine})
 
 
 def test_a_run_says_which_file_it_needs(tmp_path: pathlib.Path) -> None:

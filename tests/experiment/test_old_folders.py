@@ -77,6 +77,7 @@ def test_its_front_is_extracted_and_reported(run: pathlib.Path, capsys: Capture)
     assert supernet(capsys, "report", run, "--config", CONFIG).status == 0
 
 
+@pytest.mark.filterwarnings("ignore:.* is not the file that the network was extracted with")
 @pytest.mark.parametrize("file", [True, False])
 def test_its_network_loads(file: bool, old: pathlib.Path, tmp_path: pathlib.Path) -> None:
     folder = pathlib.Path(shutil.copytree(old / "network", tmp_path / "network"))

@@ -26,7 +26,7 @@ from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.elastic.strategies import chain
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import evaluate
-from supernet_jax.networks import checkpoint_slices, extract, proof
+from supernet_jax.networks import extract, network
 from supernet_jax.nn import layers
 from supernet_jax.runtime import sharding
 from supernet_jax.storage import checkpoint, chunked_arrays, record
@@ -188,7 +188,7 @@ def expected(name: str, seed: int = 0) -> Any:
 @pytest.mark.parametrize("name", ARCHS)
 def test_equal_to_the_bit_and_little_is_read(written: pathlib.Path, name: str) -> None:
     before = stored_bytes()
-    part = checkpoint_slices.read(written, SPACE, ARCHS[name])
+    part = extract.read_part(written, SPACE, ARCHS[name])
     read = stored_bytes() - before
     variables = taken(part.space, part.params, ARCHS[name])
     equal(variables, expected(name))
@@ -200,7 +200,7 @@ def test_equal_to_the_bit_and_little_is_read(written: pathlib.Path, name: str) -
 
 
 def test_the_average(written: pathlib.Path) -> None:
-    part = checkpoint_slices.read(written, SPACE, ARCHS["other"], subtree="ema")
+    part = extract.read_part(written, SPACE, ARCHS["other"], subtree="ema")
     equal(taken(part.space, part.params, ARCHS["other"]), expected("other", 1))
 
 
@@ -211,7 +211,7 @@ def test_a_whole_restore_is_what_was_saved(written: pathlib.Path) -> None:
 
 def test_calibrated_and_proven_alone(written: pathlib.Path) -> None:
     small = ARCHS["other"]
-    part = checkpoint_slices.read(written, SPACE, small)
+    part = extract.read_part(written, SPACE, small)
 
     def calibrated(space: Space, params: Any) -> Any:
         @jax.jit
@@ -229,20 +229,20 @@ def test_calibrated_and_proven_alone(written: pathlib.Path) -> None:
     module, variables = extract.extract(part.space, part.params, small, found)
     for space, params in (part, (SPACE, arrays(0))):
         x = prepare(images())
-        assert extract.prove(space, params, small, found, module, variables, x) <= proof.LIMIT
+        assert extract.prove(space, params, small, found, module, variables, x) <= network.LIMIT
 
 
 def test_checkpoints_from_before_small_chunks(tmp_path: pathlib.Path) -> None:
     with ocp.CheckpointManager(tmp_path) as manager:
         manager.save(1, args=ocp.args.Composite(state=ocp.args.StandardSave(state())))
     before = stored_bytes()
-    part = checkpoint_slices.read(tmp_path, SPACE, ARCHS["smallest"])
+    part = extract.read_part(tmp_path, SPACE, ARCHS["smallest"])
     assert stored_bytes() - before > size(arrays(0)["tied"]) * 0.8
     equal(taken(part.space, part.params, ARCHS["smallest"]), expected("smallest"))
 
 
 def test_boxes() -> None:
-    boxes = checkpoint_slices.boxes(SPACE, ARCHS["smallest"])
+    boxes = extract.boxes(SPACE, ARCHS["smallest"])
     assert jax.tree.leaves(boxes["dense"]) == []  # skipped
     assert boxes["tied"]["mix"]["kernel"] == chunked_arrays.Box(
         (1, 0, 0, 0, 0), (2, 1, 1, 192, 192)
@@ -250,15 +250,13 @@ def test_boxes() -> None:
     # A transform sees all places, and its own parameters are needed whole.
     assert boxes["tied"]["depthwise"]["kernel"].stop == (2, 5, 5, 1, 192)
     assert boxes["tied"]["transforms"]["depthwise/kernel"]["to3"].stop == (2, 9, 9)
-    dense = checkpoint_slices.boxes(SPACE, ARCHS["other"])["dense"]["conv"]["kernel"]
+    dense = extract.boxes(SPACE, ARCHS["other"])["dense"]["conv"]["kernel"]
     assert dense == chunked_arrays.Box((0, 1, 1, 0, 0), (1, 2, 2, 288, 288))
     # Tied blocks need what any of them needs, whichever comes last.
     own = {n: dataclasses.replace(b, transforms=()) for n, b in SPACE.blocks.items()}
     plain = dataclasses.replace(SPACE, blocks=own)
     for left, right in ((3, 5), (5, 3)):
-        tied = checkpoint_slices.boxes(plain, arch(192, left, right, 1, 0, 1))["tied"]["depthwise"][
-            "kernel"
-        ]
+        tied = extract.boxes(plain, arch(192, left, right, 1, 0, 1))["tied"]["depthwise"]["kernel"]
         assert tied == chunked_arrays.Box((0, 0, 0, 0, 0), (1, 5, 5, 1, 192))
 
 
@@ -275,7 +273,7 @@ def test_a_cut_of_the_union_of_boxes_is_the_cut_of_all(sizes: tuple[int, ...]) -
 
 
 def test_what_cannot_be_read(written: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    read = functools.partial(checkpoint_slices.read, space=SPACE, arch=ARCHS["smallest"])
+    read = functools.partial(extract.read_part, space=SPACE, arch=ARCHS["smallest"])
     with pytest.raises(UserError, match="there is no folder"):
         read(tmp_path / "nowhere")
     with pytest.raises(UserError, match="has no checkpoint of step 7, only of 1"):
@@ -308,7 +306,7 @@ def test_damaged(
     if not recorded:
         (folder / record.NAME).unlink()
     with pytest.raises(UserError, match=r"step 1 in .*copy is damaged .*there is no earlier one"):
-        checkpoint_slices.read(tmp_path / "copy", SPACE, ARCHS["largest"])
+        extract.read_part(tmp_path / "copy", SPACE, ARCHS["largest"])
 
 
 PROCESS = """
@@ -317,7 +315,8 @@ import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 address, rank, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize(address, 2, rank)
-from supernet_jax import checkpoint, sharding
+from supernet_jax.runtime import sharding
+from supernet_jax.storage import checkpoint
 value = np.arange(2 * 512 * 512, dtype=np.float32).reshape(2, 512, 512)
 mesh = sharding.data_mesh()
 trees = {"params": {"w": value, "odd": value[0, :511, :511]}}

@@ -13,7 +13,6 @@ import safetensors
 import safetensors.numpy
 from PIL import Image
 
-from supernet_jax.networks import network
 from supernet_jax.networks.formats import torch as torch_format
 from supernet_jax.storage import user_code
 
@@ -104,16 +103,6 @@ def test_one_image(
     monkeypatch.setattr("sys.argv", ["model.py"])
     model.main()
     assert capsys.readouterr().out.startswith("usage: python model.py IMAGE")
-
-
-def test_every_block_of_the_library_is_known() -> None:
-    [kinds] = [
-        node.value
-        for node in ast.parse(torch_format.TEMPLATE.read_text()).body
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "KINDS"
-    ]
-    assert isinstance(kinds, ast.Dict)
-    assert {ast.literal_eval(key) for key in kinds.keys if key} == set(network.LIBRARY)
 
 
 def test_nothing_but_constants_differs(tmp_path: pathlib.Path) -> None:

@@ -13,19 +13,18 @@ import exported
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_run
 from image_files import png
 from PIL import Image, ImageOps
 
 from supernet_jax import data
+from supernet_jax.cli import main
 from supernet_jax.data import augment, decode
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import build, config, run, take_out
+from supernet_jax.experiment import build, config, extract, run
 from supernet_jax.experiment.config import Data
 from supernet_jax.networks import manifest, network_folder, preparation
 from supernet_jax.networks.formats import onnx, stablehlo, table, torch
-from supernet_jax.networks.manifest import Description
-from supernet_jax.networks.model_card import model_card
+from supernet_jax.networks.manifest import Description, model_card
 from supernet_jax.networks.preparation import Preparation
 from supernet_jax.storage.typed_json import parse
 
@@ -90,10 +89,10 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     options = ["--data.name", f"folder:{home / 'images'}", "--data.size", "12"]
     options += ["--data.crop", "centre"]
     run = ["--out", str(home / "run"), *options]
-    tiny_run.main.main(["train", str(home / "small.py"), *run])
+    main.main(["train", str(home / "small.py"), *run])
     wanted = ["--arch", "largest", "--format", "orbax", "safetensors", *PROGRAMS]
     out = ["--out", str(home / "net"), "--config", str(home / "small.py")]
-    tiny_run.main.main(["extract", str(home / "run"), *wanted, *out])
+    main.main(["extract", str(home / "run"), *wanted, *out])
     return home / "net"
 
 
@@ -145,7 +144,7 @@ def test_pixels_are_those_of_the_run(network: pathlib.Path) -> None:
     assert {image.tobytes() for image in own["images"]} == wanted
     theirs = network_folder.inputs(network, files(network))
     np.testing.assert_allclose(theirs, own["inputs"], rtol=1e-5, atol=1e-6)
-    assert take_out.preparation_of(built) == Preparation(12, 12, 0.875)
+    assert extract.preparation_of(built) == Preparation(12, 12, 0.875)
     for wrong in ("cat.jpg", []):
         with pytest.raises(UserError, match="must be a list of at least one file"):
             network_folder.inputs(network, wrong)
@@ -328,7 +327,7 @@ def test_what_a_run_does_where_nothing_is_random(crop: Any, centre: float | None
     dataset = dataclasses.replace(data.load("digits", held_out=0.2, seed=0), test=images)
     settings = dataclasses.replace(config.Config(), data=Data(crop=crop))
     built = build.Experiment(settings, dataset, *[None] * 4)  # type: ignore[arg-type]
-    assert take_out.preparation_of(built) == Preparation(5, 7, centre)
+    assert extract.preparation_of(built) == Preparation(5, 7, centre)
 
 
 TRAVELS = {"size", "crop", "upright", "background"}  # as a preparation

@@ -13,14 +13,13 @@ import pytest
 from supernet_jax import data
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import config
-from supernet_jax.networks import save
+from supernet_jax.networks import network_folder
 from supernet_jax.storage import safetensors_file, user_code
 
 READERS: dict[str, tuple[str, Callable[[pathlib.Path], Any]]] = {
     "config file": ("mine.py", config.load_file),
     "user's file": ("mine.py", user_code.run),
     "config.json": ("config.json", config.read),
-    "shapes of tensors": ("model.safetensors", safetensors_file.shapes),
     "tensors": ("model.safetensors", safetensors_file.read),
 }
 
@@ -127,7 +126,7 @@ def test_a_home_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     for use in (
         lambda: config.load_file("~/mine.py"),
-        lambda: save.check_free("~/network"),
+        lambda: network_folder.check_free("~/network"),
         lambda: data.load("npz:~/images.npz", held_out=0.1, seed=0),
         lambda: data.load("folder:images", data_dir="~/data", held_out=0.1, seed=0),
         lambda: data.load("tfds:no_such_set", held_out=0.1, seed=0),

@@ -22,7 +22,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import build
 from supernet_jax.experiment.config import Config, Train
-from supernet_jax.networks import extract, save
+from supernet_jax.networks import extract, network_folder
 from supernet_jax.nn import layers
 from supernet_jax.runtime import sharding
 from supernet_jax.spaces import AttentiveNAS
@@ -271,7 +271,7 @@ def test_the_folder_of_an_extracted_network_teaches(tmp_path: pathlib.Path) -> N
     own = {"mean": (0.25,), "std": (0.5,)}
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
     pixels = augment.normalise(jnp.asarray(images), **own)
-    description = save.describe(
+    description = extract.describe(
         space,
         arch,
         module,
@@ -283,7 +283,7 @@ def test_the_folder_of_an_extracted_network_teaches(tmp_path: pathlib.Path) -> N
         calibration=(2, 64),
         source={"run": "runs/digits"},
     )
-    save.save(tmp_path / "net", module, variables, description=description)
+    network_folder.save(tmp_path / "net", module, variables, description=description)
     settings = Config(space=TinySpace(), train=Train(teacher=str(tmp_path / "net")))
     built = build.build(settings)
     assert built.recipe.teacher is None, "evaluation does not need it"

@@ -1,6 +1,6 @@
 """What a format is: how a network is written, and how what was written is run again.
 
-A format is one file of this folder with a `FORMAT`, and a place in `formats.FORMATS`.
+A format is one file of this folder with a `FORMAT`, and a place in `table.FORMATS`.
 """
 
 import contextlib
@@ -47,25 +47,26 @@ class Format(NamedTuple):
 
     Attributes:
         name: as in `--format`.
-        about: what it is for, a few words.
         write: `(folder, export)` writes the format's files into an existing folder.
         load: `folder -> run`: what was written, in its own runtime on CPU. Images go in as
             `Export.pixels` says, always `[B, H, W, C]` of `Export.size`. Files may be anything,
-            unless it is called by `formats.load`.
+            unless it is called by `table.load`.
         packages: pip requirements of writer and runtime beyond the library's own dependencies.
         snippet: Python for the model card: imports, an empty line, and what makes `logits` of the
             NumPy array `inputs`, in which FOLDER stands for the folder. Empty where
             `network_folder.load` is what loads it.
         program: whether the files hold the computation too, and not only weights for Flax.
+        blocks: of a format that is written block by block, the names of those blocks of
+            `nn.blocks` that it can write; None where it can write any network.
     """
 
     name: str
-    about: str
     write: Callable[[pathlib.Path, Export], None]
     load: Callable[[pathlib.Path], Runner]
     packages: tuple[str, ...] = ()
     snippet: str = ""
     program: bool = True
+    blocks: frozenset[str] | None = None
 
 
 def function(export: Export) -> Callable[[jax.Array], jax.Array]:

@@ -7,10 +7,10 @@ import flax.linen as nn
 import numpy as np
 
 from supernet_jax.errors import UserError
-from supernet_jax.networks.formats import chain_check, onnx, onnx_graph
+from supernet_jax.networks.engine import Call, Engine
+from supernet_jax.networks.formats import onnx, onnx_graph, table
 from supernet_jax.networks.formats.onnx_graph import IMAGES, LOGITS, Graph, Value
 from supernet_jax.networks.network import Block, Network
-from supernet_jax.networks.timing import Call, Engine
 
 IDLE = (4096,)  # shape of what an idle program adds 1 to
 
@@ -29,7 +29,7 @@ def check(network: Network) -> None:
         UserError: one of them is not the library's.
     """
     try:
-        chain_check.check(network, onnx_graph.BLOCKS, "ONNX")
+        table.check_blocks(onnx.FORMAT, network)
     except UserError as error:
         raise UserError(f"{error}; --runtime jit measures any network") from None
 

@@ -71,4 +71,4 @@ def load(folder: pathlib.Path) -> Runner:
     return run
 
 
-FORMAT = Format("stablehlo", "one file for JAX on CPU, GPU, TPU", write, load, snippet=SNIPPET)
+FORMAT = Format("stablehlo", write, load, snippet=SNIPPET)

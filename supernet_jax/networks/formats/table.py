@@ -20,29 +20,47 @@ import numpy as np
 from supernet_jax.data import augment
 from supernet_jax.errors import UserError, near
 from supernet_jax.networks import manifest, network_folder
-from supernet_jax.networks.formats import onnx, orbax, safetensors, stablehlo, torch
-from supernet_jax.networks.formats.format import Export, Format, Runner, flax_runner
-from supernet_jax.networks.manifest import Description
-from supernet_jax.networks.model_card import model_card
-from supernet_jax.networks.proof import LIMIT, difference
+from supernet_jax.networks.formats import onnx, stablehlo, torch
+from supernet_jax.networks.formats.format import Export, Format, Runner, facts, flax_runner
+from supernet_jax.networks.manifest import Description, model_card
+from supernet_jax.networks.network import LIMIT, Network, difference
 from supernet_jax.nn import resize
+from supernet_jax.nn.blocks import BLOCKS
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
 
+
+def _weights(name: str) -> Format:
+    """A format of the network's folder itself: its variables, for a Flax module."""
+    source = manifest.SOURCES[name]
+
+    def write(folder: pathlib.Path, export: Export) -> None:
+        network_folder.write_variables(folder, export.variables, source, said=facts(export))
+
+    def load(folder: pathlib.Path) -> Runner:
+        return flax_runner(*network_folder.load(folder, source=source))
+
+    return Format(name, write, load, program=False)
+
+
 FORMATS: tuple[Format, ...] = (
-    orbax.FORMAT,
-    safetensors.FORMAT,
+    *map(_weights, manifest.SOURCES),
     stablehlo.FORMAT,
     onnx.FORMAT,
     torch.FORMAT,
 )
 
 
-def chosen(names: Sequence[str], *, pixels: bool, size: int | None) -> tuple[Format, ...]:
+def names(*, program: bool) -> str:
+    """The names of all formats that are programs, or hold weights alone, as a list in a text."""
+    return ", ".join(format.name for format in FORMATS if format.program == program)
+
+
+def chosen(wanted: Sequence[str], *, pixels: bool, size: int | None) -> tuple[Format, ...]:
     """The formats of these names, if all can be written here.
 
     Args:
-        names: as in `--format`; one that comes twice counts once.
+        wanted: their names, as in `--format`; one that comes twice counts once.
         pixels: whether images are to be uint8.
         size: pixels of the images, None for those of the data set.
 
@@ -51,14 +69,14 @@ def chosen(names: Sequence[str], *, pixels: bool, size: int | None) -> tuple[For
             programs have; a package that is not installed.
     """
     known = {format.name: format for format in FORMATS}
-    if not names:
+    if not wanted:
         raise UserError(f"--format names no format; allowed: {', '.join(known)}")
-    for name in names:
+    for name in wanted:
         if name not in known:
             allowed = ", ".join(known)
             raise UserError(f"--format is {name!r}, allowed: {allowed}{near(name, known)}")
-    formats = tuple(known[name] for name in dict.fromkeys(names))
-    programs = ", ".join(format.name for format in FORMATS if format.program)
+    formats = tuple(known[name] for name in dict.fromkeys(wanted))
+    programs = names(program=True)
     weights = [format.name for format in formats if not format.program]
     if pixels and weights:
         raise UserError(
@@ -140,6 +158,36 @@ def load(folder: str | pathlib.Path, name: str) -> Runner:
     return format.load(folder)
 
 
+def check_blocks(format: Format, network: Network) -> None:
+    """Makes sure that a format can write a network.
+
+    Raises:
+        UserError: it is written block by block, and the network has a topology of its own or a
+            block that it does not know; the message says which, and which formats can write it.
+    """
+    if format.blocks is None:
+        return
+    *most, last = [other.name for other in FORMATS if other.blocks is None]
+    others = f"the formats {', '.join(most)} and {last} can"
+    if network.forward is not None:
+        raise UserError(
+            f"{format.name} can only be written of blocks that run one after another, but this "
+            f"network has a topology of its own, {network.forward.__name__}; {others}"
+        )
+    known = {name: kind for name, kind in BLOCKS.items() if name in format.blocks}
+    for block in network.blocks:
+        if block.module not in known.values():
+            raise UserError(
+                f"{format.name} cannot be written of block {block.name!r}, which is a "
+                f"{block.module.__name__}, but only of {', '.join(known)}; {others}"
+            )
+        if not block.name.isidentifier():
+            raise UserError(
+                f"{format.name} cannot be written of a block called {block.name!r}, only of names "
+                f"made of letters, digits and underscores; rename it in the space, or {others}"
+            )
+
+
 def fed(pixels: np.ndarray, export: Export) -> np.ndarray:
     """Images as they will be fed to a network: at its input size, normalised unless it does that.
 
@@ -158,7 +206,7 @@ def fed(pixels: np.ndarray, export: Export) -> np.ndarray:
 def writer(
     formats: Sequence[Format], export: Export, images: np.ndarray
 ) -> Callable[[pathlib.Path], dict[str, Any]]:
-    """What `extract.save` takes as `write`: all formats, each loaded back and compared.
+    """What `network_folder.save` takes as `write`: all formats, each loaded back and compared.
 
     Args:
         formats: at least one.
@@ -167,8 +215,13 @@ def writer(
 
     Returns:
         `folder -> formats`, see `manifest.Exported`. It raises a `UserError` if what a format's
-        runtime loads does not give the Flax network's logits, to `extract.LIMIT`.
+        runtime loads does not give the Flax network's logits, to `network.LIMIT`.
+
+    Raises:
+        UserError: as `check_blocks`.
     """
+    for format in formats:
+        check_blocks(format, export.network)
 
     def write(folder: pathlib.Path) -> dict[str, Any]:
         floats = _normalised(images, export) if export.pixels else images
@@ -179,7 +232,7 @@ def writer(
 
 
 def card(formats: Sequence[Format]) -> Callable[..., str]:
-    """What `extract.save` takes as `card`: with a snippet for each of these formats."""
+    """What `network_folder.save` takes as `card`: with a snippet for each of these formats."""
     snippets = {format.name: format.snippet for format in formats if format.snippet}
     return functools.partial(model_card, snippets=snippets)
 
@@ -198,7 +251,7 @@ def _write_one(
 ) -> dict[str, Any]:
     before = set(folder.iterdir())
     format.write(folder, export)
-    new = sorted(set(folder.iterdir()) - before - {folder / network_folder.WEIGHTS})
+    new = sorted(set(folder.iterdir()) - before - {folder / manifest.WEIGHTS})
     written = [path for top in new for path in (top, *sorted(top.rglob("*"))) if path.is_file()]
     logits = _loaded(format, folder, export)(images)
     if logits.shape != expected.shape:
@@ -231,6 +284,6 @@ def _loaded(format: Format, folder: pathlib.Path, export: Export) -> Runner:
         return format.load(folder)
     described = parse(Description, manifest.read_description(folder), "network.json")
     back = network_folder.read_variables(
-        folder, described, export.network, source=network_folder.SOURCES[format.name]
+        folder, described, export.network, source=manifest.SOURCES[format.name]
     )
     return flax_runner(export.network, back)

@@ -15,8 +15,6 @@ from typing import Any
 import flax
 import numpy as np
 
-from supernet_jax.networks import network
-from supernet_jax.networks.formats import chain_check
 from supernet_jax.networks.formats.format import Export, Format, Runner, facts
 from supernet_jax.networks.manifest import Description
 from supernet_jax.networks.network import Block, Variables
@@ -31,12 +29,7 @@ LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": 
 
 
 def write(folder: pathlib.Path, export: Export) -> None:
-    """Writes `torch/model.py` and `torch/model.safetensors`.
-
-    Raises:
-        UserError: blocks or a topology that are not the library's.
-    """
-    chain_check.check(export.network, [kind for kind, _ in network.LIBRARY.values()], "PyTorch")
+    """Writes `torch/model.py` and `torch/model.safetensors`."""
     description = parse(Description, dict(export.description), "the description")
     path = folder / FOLDER
     path.mkdir()
@@ -66,6 +59,17 @@ def load(folder: pathlib.Path) -> Runner:
     return run
 
 
+def _blocks() -> frozenset[str]:
+    """The keys of the template's `KINDS`; it cannot be imported without PyTorch."""
+    [kinds] = [
+        node.value
+        for node in ast.parse(TEMPLATE.read_text("utf-8")).body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "KINDS"
+    ]
+    assert isinstance(kinds, ast.Dict)
+    return frozenset(ast.literal_eval(key) for key in kinds.keys if key is not None)
+
+
 SNIPPET = """\
 import runpy
 import torch
@@ -76,11 +80,11 @@ with torch.inference_mode():
     logits = network(torch.from_numpy(np.array(given))).numpy()"""
 FORMAT = Format(
     name="torch",
-    about="PyTorch, to run or to train further",
     write=write,
     load=load,
     packages=("torch>=2.0",),
     snippet=SNIPPET,
+    blocks=_blocks(),
 )
 
 

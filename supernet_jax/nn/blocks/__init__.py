@@ -1,1 +1,23 @@
-"""The blocks that networks are made of, one family a file."""
+"""The blocks that networks are made of, one family a file.
+
+A block is named here once. An extracted network may hold what is named here, and the formats that
+are written block by block say which of it they can write (`networks.formats.format.Format`).
+"""
+
+import typing
+
+import flax.linen as nn
+
+from supernet_jax.nn.blocks.mobilenet import Head, MBConv, Stem
+from supernet_jax.nn.blocks.mobilenetv3 import HardHead, HardStem, InvertedResidual
+
+BLOCKS: dict[str, type[nn.Module]] = {
+    name: kind
+    for name, kind in list(globals().items())
+    if isinstance(kind, type) and issubclass(kind, nn.Module)
+}
+
+
+def spec_type(block: type[nn.Module]) -> type:
+    """The class of a block's sizes, as its field `spec` declares it."""
+    return typing.get_type_hints(block)["spec"]
