@@ -21,8 +21,9 @@ CONFIG = '''
 
 import dataclasses
 
-from supernet_jax.config import Config, Data, Evaluation, Sgd, Train
+from supernet_jax.experiment.config import Config, Data, Evaluation, Train
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
+from supernet_jax.training.optimizers import Sgd
 
 
 @dataclasses.dataclass(frozen=True)
