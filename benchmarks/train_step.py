@@ -16,7 +16,7 @@ import measure
 import numpy as np
 from compile import SMALL, space_of
 
-from supernet_jax.experiment import build, config
+from supernet_jax.experiment import augmentation, config
 from supernet_jax.runtime import hardware
 from supernet_jax.training import recipe, samplers, train_step
 from supernet_jax.training.losses import alpha_divergence, loss
@@ -61,7 +61,7 @@ def recipe_of(space, strategy, dtype, *, n_random):
         sampler=samplers.sandwich(space.menu, n_random=n_random),
         loss=loss.in_place_distillation(alpha_divergence.adaptive_alpha_divergence, smoothing=0.1),
         optimizer=sgd.alphanet_sgd(0.01, weight_decay=1e-5),
-        augment=functools.partial(build.augmented, PLAIN, evaluation.prepare),
+        augment=functools.partial(augmentation.augmented, PLAIN, evaluation.prepare),
         strategy=config.strategy(strategy, job="train", backend=jax.default_backend()),
         dtype=config.dtype(dtype),
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from supernet_jax.cli import main
-from supernet_jax.elastic import choices, strategies
+from supernet_jax.elastic import strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.evaluation import evaluate
 from supernet_jax.experiment import build
@@ -72,7 +72,7 @@ def logits(run: Run, arch: Arch, images: np.ndarray) -> np.ndarray:
     """Logits of a subnet inside the supernet, calibrated and run in the plainest way."""
     space, prepare = run.experiment.space, run.experiment.prepare
     calibration = build.evaluation_data(run.experiment, "held-out").calibration
-    resolution = space.resolutions[int(choices.get(arch, space.resolution))]
+    resolution = space.resolution_of(arch)
     stats = evaluate.calibrate(
         space,
         run.params,

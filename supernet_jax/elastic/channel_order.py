@@ -14,14 +14,13 @@ Shape letters: `C` channels, `N` rows of a parameter bank.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax
 import jax
 import jax.numpy as jnp
 
-from supernet_jax.elastic import choices, elastic_block
+from supernet_jax.elastic import choices, elastic_block, slicing
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.elastic_block import ElasticBlock, Tree
@@ -96,18 +95,14 @@ def reordered(tree: Any, orders: Orders) -> Any:
         wanted = next((orders[end] for end in ends if end in orders), ())
         for axis, order in wanted:
             if leaf.ndim >= -axis and leaf.shape[axis] == order.shape[-1]:
-                leaf = _taken(leaf, axis, order)
+                shape = [1] * leaf.ndim
+                shape[axis] = order.shape[-1]
+                if order.ndim == 2:  # a parameter bank
+                    shape[0] = order.shape[0]
+                leaf = jnp.take_along_axis(leaf, order.reshape(shape), axis=axis)
         return leaf
 
     return jax.tree_util.tree_map_with_path(one, tree)
-
-
-def _taken(leaf: Array, axis: int, order: Array) -> Array:
-    shape = [1] * leaf.ndim
-    shape[axis] = order.shape[-1]
-    if order.ndim == 2:  # a parameter bank
-        shape[0] = order.shape[0]
-    return jnp.take_along_axis(leaf, order.reshape(shape), axis=axis)
 
 
 def _couplings(block: ElasticBlock, geometry: Geometry, largest: Any) -> tuple[Coupling, ...]:
@@ -140,12 +135,15 @@ def _coupling(block: ElasticBlock, geometry: Geometry, largest: Any, size: str) 
         return None
     if there.output.shape != geometry.shapes.output.shape:
         return None
-    whole, part = (_flat(shapes.params) for shapes in (geometry.shapes, there))
+    whole, part = (
+        {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(x.params).items()}
+        for x in (geometry.shapes, there)
+    )
     axes, reads = set(), []
     for path, shape in whole.items():
         if len(part.get(path, ())) != len(shape):
             return None
-        spatial = (0, 1) if path[-1] == "kernel" and len(shape) == 4 else ()
+        spatial = slicing.spatial_axes(path, len(shape))
         for axis in range(len(shape)):
             if axis in spatial or part[path][axis] == shape[axis]:
                 continue
@@ -155,10 +153,6 @@ def _coupling(block: ElasticBlock, geometry: Geometry, largest: Any, size: str) 
             if path[-1] == "kernel" and axis == len(shape) - 2:
                 reads.append((path, len(shape)))
     return Coupling(size, dataclasses.asdict(largest)[size], frozenset(axes), tuple(reads))
-
-
-def _flat(shapes: Mapping) -> dict[Leaf, tuple[int, ...]]:
-    return {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(shapes).items()}
 
 
 def _name(key: Any) -> Any:

@@ -22,7 +22,7 @@ Array = jax.Array
 Menu = Any  # pytree of Choice
 Arch = Any  # pytree of int32 arrays [...], one per decision
 Code = Any  # pytree of float arrays [..., O], one per decision
-Values = Any  # pytree of the chosen values themselves
+Values = Any  # pytree of the chosen values themselves, as people write them
 Path = tuple[str | int, ...]  # where a decision stands in the menu, as ("width", 3)
 
 
@@ -129,22 +129,6 @@ def crossover(key: Array, first: Arch, second: Arch, *, rate: float | Array = 0.
     return unpack(first, jnp.where(_happens(key, rate, shape), b, a))
 
 
-def decode(menu: Menu, arch: Arch) -> Values:
-    """The chosen values, as arrays with the arch's batch axes."""
-    return jax.tree.map(lambda choice, index: jnp.asarray(choice.values)[index], menu, arch)
-
-
-def encode(menu: Menu, values: Values) -> Arch:
-    """Inverse of `decode`. Values outside the menu become -1."""
-
-    def one(choice: Choice, value: Array) -> Array:
-        offered = jnp.asarray(choice.values).reshape((1,) * jnp.ndim(value) + (-1,))
-        hit = jnp.asarray(value)[..., None] == offered
-        return jnp.where(hit.any(-1), hit.argmax(-1), -1).astype(jnp.int32)
-
-    return jax.tree.map(one, menu, values)
-
-
 def one_hot(menu: Menu, arch: Arch) -> Code:
     """The hard code of an arch: weight 1 on the chosen option, 0 elsewhere. Leaves `[..., O]`."""
     return jax.tree.map(lambda choice, i: jax.nn.one_hot(i, len(choice)), menu, arch)
@@ -155,9 +139,11 @@ def is_code(arch: Arch | Code) -> bool:
     return any(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in jax.tree.leaves(arch))
 
 
-def pack(arch: Arch) -> Array:
-    """All decisions side by side: int32 `[..., D]`, in leaf order."""
-    return jnp.stack([jnp.asarray(leaf, jnp.int32) for leaf in jax.tree.leaves(arch)], axis=-1)
+def pack(arch: Arch) -> Any:
+    """All decisions side by side: int32 `[..., D]`, in leaf order; NumPy in, NumPy out."""
+    leaves = jax.tree.leaves(arch)
+    xp = jnp if any(isinstance(leaf, jax.Array) for leaf in leaves) else np
+    return xp.stack([xp.asarray(leaf, xp.int32) for leaf in leaves], axis=-1)
 
 
 def unpack(menu: Menu, packed: Array | np.ndarray) -> Arch:

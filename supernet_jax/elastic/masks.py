@@ -10,9 +10,7 @@ import numpy as np
 
 from supernet_jax.elastic import choices, elastic_block, slicing
 from supernet_jax.elastic.choices import Arch, Array, Code
-from supernet_jax.elastic.elastic_block import TRANSFORMS, ElasticBlock, Transform
-
-Tree = Any  # nested dicts of arrays, as Flax keeps parameters
+from supernet_jax.elastic.elastic_block import TRANSFORMS, ElasticBlock, Transform, Tree
 
 
 def masked_weights(block: ElasticBlock, shared: Tree, arch: Arch | Code, inputs: Any) -> Tree:
@@ -57,13 +55,21 @@ def _edges(block: ElasticBlock, inputs: tuple[tuple[int, ...], ...], soft: bool)
     leaves = []
 
     def note(path: tuple[str, ...], shape: Any, _: Any) -> None:
-        sizes = [slicing.find_leaf(tree, path) for tree in trees]
-        axes = _mask_axes(path, shape.shape, soft, block.relaxed, path not in transformed)
-        kept = {a: tuple(_edge(path, shape.shape, size, a) for size in sizes) for a in axes}
-        n = shape.shape[0] if shape.shape else 1
-        if not axes:
-            kept = {0: tuple((0, 0 if size is None else n) for size in sizes)}
-        whole = {a: (0, shape.shape[a]) for a in axes} or {0: (0, n)}
+        full = shape.shape
+        spatial = slicing.spatial_axes(path, len(full))
+        masked = () if path in transformed else spatial  # a transform makes kernels of any size
+        if soft:
+            axes = (*masked, len(full) - 1) if path[0] in block.relaxed else masked
+        else:
+            axes = tuple(a for a in range(len(full)) if a in masked or a not in spatial)
+        parts = [slicing.find_leaf(tree, path) for tree in trees]
+        boxes = [None if part is None else slicing.box(path, full, part.shape) for part in parts]
+        kept = {a: tuple((0, 0) if box is None else box[a] for box in boxes) for a in axes}
+        whole = {a: (0, full[a]) for a in axes}
+        if not axes:  # there, or not there
+            n = full[0] if full else 1
+            kept = {0: tuple((0, 0 if box is None else n) for box in boxes)}
+            whole = {0: (0, n)}
         cut = {a: edges for a, edges in kept.items() if set(edges) != {whole[a]}}
         places = tuple((a, columns.setdefault(e, len(columns))) for a, e in cut.items())
         if places:
@@ -72,14 +78,6 @@ def _edges(block: ElasticBlock, inputs: tuple[tuple[int, ...], ...], soft: bool)
     slicing.walk(elastic_block.shapes(block, block.union, inputs).params, {}, note)
     table = np.asarray(list(columns), np.int32).reshape(len(columns), len(trees), 2)
     return _Edges(tuple(leaves), table.transpose(2, 1, 0))
-
-
-def _edge(path: tuple[str, ...], full: tuple[int, ...], part: Any, axis: int) -> tuple[int, int]:
-    """First index of an axis that a spec's leaf keeps, and first that it does not."""
-    if part is None:
-        return (0, 0)
-    start = slicing.box_starts(path, full, part.shape)[axis]
-    return (start, start + part.shape[axis])
 
 
 @functools.partial(jax.jit, static_argnames=("leaves", "soft"))
@@ -109,18 +107,17 @@ def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, soft: bool)
     for path, places in leaves:
         leaf = slicing.get_leaf(tree, path)
         shape = leaf.shape or (1,)
-        boxes = [_column(inside, column, shape[axis]) for axis, column in places]
+        boxes = [  # [S, n] each
+            jax.lax.squeeze(
+                jax.lax.slice(inside, (0, column, 0), (len(inside), column + 1, shape[axis])), (1,)
+            )
+            for axis, column in places
+        ]
         mask = _expectation(chosen, boxes) if soft else _product([box[0] for box in boxes])
         used = [axis for axis, _ in places]
         mask = mask.reshape([n if a in used else 1 for a, n in enumerate(leaf.shape)])
         tree = slicing.put_leaf(tree, path, leaf * mask.astype(leaf.dtype))
     return tree
-
-
-def _column(inside: Array, column: int, n: int) -> Array:
-    """`[S, columns, N]` -> `[S, n]`."""
-    box = jax.lax.slice(inside, (0, column, 0), (len(inside), column + 1, n))
-    return jax.lax.squeeze(box, (1,))
 
 
 def _product(boxes: Sequence[Array]) -> Array:
@@ -156,18 +153,3 @@ def _mixed(
             + share.astype(leaf.dtype) * slicing.fill({"kernel": made}, {"kernel": shape})["kernel"]
         )
     return total
-
-
-def _mask_axes(
-    path: tuple[str, ...],
-    shape: tuple[int, ...],
-    soft: bool,
-    relaxed: tuple[str, ...],
-    spatial: bool = True,
-) -> tuple[int, ...]:
-    """Which axes of a leaf a mask touches: all for an arch, see `masked_weights` for a code."""
-    kernel_axes = slicing.spatial_axes(path, len(shape))
-    axes = kernel_axes if spatial else ()  # they come before the channels
-    if not soft:
-        return tuple(a for a in range(len(shape)) if spatial or a not in kernel_axes)
-    return axes + ((len(shape) - 1,) if path[0] in relaxed else ())

@@ -1,13 +1,12 @@
 """Archs as people write them, and back."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from supernet_jax.elastic.choices import Arch, Choice, Menu, Values
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, near
 
 
 def to_notation(menu: Menu, arch: Arch) -> Values:
@@ -62,9 +61,9 @@ def _read_dict(menu: Menu, notation: Any, where: str, place: str) -> Arch:
         raise UserError(f"{place} must be an object with {', '.join(menu)}; got {notation!r}")
     for key in notation:
         if key not in menu:
-            near = difflib.get_close_matches(str(key), list(menu), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{place} has no decision {key!r}, only {', '.join(menu)}{hint}")
+            raise UserError(
+                f"{place} has no decision {key!r}, only {', '.join(menu)}{near(str(key), menu)}"
+            )
     missing = [key for key in menu if key not in notation]
     if missing:
         raise UserError(f"{place} lacks {', '.join(missing)}")

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from supernet_jax.elastic import choices, elastic_block
+from supernet_jax.elastic import choices, elastic_block, slicing
 from supernet_jax.elastic.block_call import init_module
 from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import ElasticBlock, Tree
@@ -69,7 +69,7 @@ def _owners(space: Space) -> Iterator[tuple[str, ElasticBlock, Geometry]]:
 def _init_transforms(block: ElasticBlock, tree: Tree, key: Array) -> Tree:
     made = {}
     for transform in block.transforms:
-        leaf = functools.reduce(lambda node, k: node[k], transform.leaf, tree)
+        leaf = slicing.get_leaf(tree, transform.leaf)
         name = "/".join(transform.leaf)
         made[name] = transform.init(named_key(key, name), leaf.shape)
     return made

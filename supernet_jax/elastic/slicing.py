@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from supernet_jax.elastic.choices import Array
-from supernet_jax.elastic.elastic_block import TRANSFORMS, ElasticBlock, Spec
+from supernet_jax.elastic.elastic_block import TRANSFORMS, ElasticBlock, Spec, Tree
 from supernet_jax.nn.block_shapes import Shapes
-
-Tree = Any  # nested dicts of arrays, as Flax keeps parameters
 
 
 def cut(tree: Tree, target: Shapes) -> Tree:
@@ -21,7 +19,12 @@ def cut(tree: Tree, target: Shapes) -> Tree:
         tree: shared arrays; may hold leaves that the spec lacks.
         target: the spec's tree of shapes.
     """
-    return _zip(tree, target, _cut_leaf)
+
+    def one(path: tuple[str, ...], leaf: Array, part: Any) -> Array:
+        kept = box(path, leaf.shape, part.shape)
+        return jax.lax.slice(leaf, [start for start, _ in kept], [stop for _, stop in kept])
+
+    return _zip(tree, target, one)
 
 
 def fill(tree: Tree, target: Shapes) -> Tree:
@@ -30,7 +33,8 @@ def fill(tree: Tree, target: Shapes) -> Tree:
     def one(path: tuple[str, ...], shape: Any, leaf: Array | None) -> Array:
         if leaf is None:
             return jnp.zeros(shape.shape, shape.dtype)
-        return _fill_leaf(path, leaf, shape.shape)
+        kept = box(path, shape.shape, leaf.shape)
+        return jnp.pad(leaf, [(a, n - b) for (a, b), n in zip(kept, shape.shape, strict=True)])
 
     return walk(target, tree, one)
 
@@ -68,8 +72,7 @@ def needed(
     transformed = {transform.leaf for transform in block.transforms}
 
     def note(path: tuple[str, ...], full: Any, part: Any) -> None:
-        starts = box_starts(path, full.shape, part.shape)
-        edges = [(s, s + n) for s, n in zip(starts, part.shape, strict=True)]
+        edges = box(path, full.shape, part.shape)
         for axis in spatial_axes(path, len(full.shape)):
             # A transform sees all of it; another centre would be found in a lopsided part.
             n = full.shape[axis]
@@ -86,23 +89,14 @@ def spatial_axes(path: tuple[str, ...], ndim: int) -> tuple[int, ...]:
     return (0, 1) if path[-1] == "kernel" and ndim == 4 else ()
 
 
-def box_starts(path: tuple[str, ...], full: tuple[int, ...], part: tuple[int, ...]) -> list[int]:
-    """Where along each axis a part begins in the whole."""
+def box(
+    path: tuple[str, ...], full: tuple[int, ...], part: tuple[int, ...]
+) -> list[tuple[int, int]]:
+    """Where a part lies in the whole: on each axis the first index, and that after the last."""
     centred = spatial_axes(path, len(full))
-    return [
-        (n - m) // 2 if a in centred else 0 for a, (n, m) in enumerate(zip(full, part, strict=True))
-    ]
-
-
-def _cut_leaf(path: tuple[str, ...], leaf: Array, target: Any) -> Array:
-    starts = box_starts(path, leaf.shape, target.shape)
-    return jax.lax.slice(leaf, starts, [s + n for s, n in zip(starts, target.shape, strict=True)])
-
-
-def _fill_leaf(path: tuple[str, ...], leaf: Array, shape: tuple[int, ...]) -> Array:
-    starts = box_starts(path, shape, leaf.shape)
-    ends = [n - s - m for n, s, m in zip(shape, starts, leaf.shape, strict=True)]
-    return jnp.pad(leaf, list(zip(starts, ends, strict=True)))
+    sizes = enumerate(zip(full, part, strict=True))
+    starts = [(n - m) // 2 if axis in centred else 0 for axis, (n, m) in sizes]
+    return [(start, start + m) for start, m in zip(starts, part, strict=True)]
 
 
 def _zip(tree: Tree, target: Shapes, one: Callable, path: tuple[str, ...] = ()) -> Tree:

@@ -75,6 +75,10 @@ class Space:
         """The input resolutions on offer, smallest first."""
         return tuple(int(r) for r in choices.get(self.menu, self.resolution).values)
 
+    def resolution_of(self, arch: Arch) -> int:
+        """The input resolution of a concrete arch without batch axes."""
+        return self.resolutions[int(choices.get(arch, self.resolution))]
+
 
 def check_name(name: Any, what: str) -> None:
     """Makes sure that a name can be a key of parameters in every file.

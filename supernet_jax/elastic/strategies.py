@@ -26,7 +26,7 @@ from jax import lax
 from supernet_jax.elastic import choices, elastic_block, shared_params
 from supernet_jax.elastic.block_call import Call, Static
 from supernet_jax.elastic.choices import Arch, Array, Code
-from supernet_jax.elastic.elastic_block import ElasticBlock, Spec, Tree
+from supernet_jax.elastic.elastic_block import Spec, Tree
 from supernet_jax.elastic.space import Run, Space, Topology, geometry, group
 from supernet_jax.nn import resize
 
@@ -108,8 +108,8 @@ def chain(names: tuple[str, ...]) -> Topology:
     """
 
     def forward(run: Run, x: Array) -> Array:
-        if isinstance(run, _Pass):
-            return run.sequence(names, x)
+        if isinstance(run, _Walk) and run.loops:
+            return _in_loops(run, names, x)
         return functools.reduce(lambda value, name: run(name, value), names, x)
 
     return forward
@@ -130,7 +130,7 @@ def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) ->
             return inputs[0], call.no_moments()
         return call.at(spec, *inputs)
 
-    return _forward(space, run, params, arch, images, **how)
+    return _walked(space, run, params, arch, images, _How(**how))
 
 
 def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: Any) -> Output:
@@ -155,7 +155,7 @@ def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: 
         zero = jax.tree.map(lambda m: jnp.where(keep, m, 0.0), moments)
         return jnp.where(keep, y, inputs[0]), zero
 
-    return _forward(space, run, params, arch, images, **how)
+    return _walked(space, run, params, arch, images, _How(**how))
 
 
 def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) -> Output:
@@ -182,142 +182,154 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
             return branches[0](call, *inputs)
         return lax.switch(which, branches, call, *inputs)
 
-    how = {**how, "remat": False, "loops": True}  # its branches are rematerialised already
-    return _forward(space, run, params, arch, images, **how)
+    how["remat"] = False  # its branches are rematerialised already
+    return _walked(space, run, params, arch, images, _How(**how), loops=True)
 
 
-def _forward(
-    space: Space,
-    strategy: Callable[..., tuple[Array, Tree]],
-    params: Tree,
-    arch: Arch | Code,
-    images: Array,
-    *,
-    resolution: int,
-    stats: Tree | None = None,
-    dropout_key: Array | None = None,
-    features: tuple[str, ...] = (),
-    dtype: Any = jnp.float32,
-    remat: bool = False,
-    reuse: Reuse | None = None,
-    loops: bool = False,
-) -> Output:
-    params = shared_params.bank_row(space, params, arch)
-    strategy = jax.checkpoint(strategy) if remat else strategy
-    run = _Pass(
-        space, strategy, params, arch, resolution, stats, dropout_key, features, dtype, reuse, loops
-    )
-    x = resize.resize_bicubic(images.astype(jnp.float32), resolution).astype(dtype)
-    logits = space.forward(run, x).astype(jnp.float32)
-    return Output(logits, run.moments, run.kept, run.memory)
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """How a subnet runs: the keyword arguments of a `Strategy`."""
+
+    resolution: int
+    stats: Tree | None = None
+    dropout_key: Array | None = None
+    features: tuple[str, ...] = ()
+    dtype: Any = jnp.float32
+    remat: bool = False
+    reuse: Reuse | None = None
 
 
+_RunBlock = Callable[..., tuple[Array, Tree]]  # `(call, *inputs) -> (output, moments)`
 _Before = tuple[Array, tuple[Array, Tree]]  # of one block: whether it has to run, and its memory
 
 
+def _walked(
+    space: Space,
+    run_block: _RunBlock,
+    params: Tree,
+    arch: Arch | Code,
+    images: Array,
+    how: _How,
+    *,
+    loops: bool = False,
+) -> Output:
+    """Walks a subnet from its images to its logits, block by block."""
+    params = shared_params.bank_row(space, params, arch)
+    run_block = jax.checkpoint(run_block) if how.remat else run_block
+    walk = _Walk(space, run_block, params, arch, how, loops)
+    x = resize.resize_bicubic(images.astype(jnp.float32), how.resolution).astype(how.dtype)
+    logits = space.forward(walk, x).astype(jnp.float32)
+    return Output(
+        logits,
+        moments={name: moments for name, (_, moments) in walk.found.items()},
+        features={name: y for name, (y, _) in walk.found.items() if name in how.features},
+        memory={} if how.reuse is None else walk.found,
+    )
+
+
 @dataclasses.dataclass
-class _Pass:
-    """One pass of a subnet: the `run` that its topology is given."""
+class _Walk:
+    """The `run` that the topology of a space is given: it runs one block after the other.
+
+    Attributes:
+        space: the space.
+        run_block: how the strategy runs a block.
+        params: shared parameters, of the arch's row of the bank.
+        arch: which subnet.
+        how: how it runs.
+        loops: whether blocks that are alike may run in a loop.
+        found: by block that ran, its output and its moments; of one that ran in a loop the output
+            only where it may be taken over.
+    """
 
     space: Space
-    strategy: Callable[..., tuple[Array, Tree]]
+    run_block: _RunBlock
     params: Tree
     arch: Arch | Code
-    resolution: int
-    stats: Tree | None
-    key: Array | None
-    features: tuple[str, ...]
-    dtype: Any
-    reuse: Reuse | None
-    loops: bool  # whether blocks that are alike may run in a loop
-    moments: Tree = dataclasses.field(default_factory=dict)
-    kept: dict[str, Array] = dataclasses.field(default_factory=dict)
-    memory: dict[str, tuple[Array, Tree]] = dataclasses.field(default_factory=dict)
+    how: _How
+    loops: bool
+    found: dict[str, tuple[Any, Tree]] = dataclasses.field(default_factory=dict)
 
     def __call__(self, name: str, *inputs: Array) -> Array:
-        y, moments = self._run(self._call(name), self._before(name), *inputs)
-        self._note(name, y, moments)
-        return y
+        self.found[name] = self.run_or_reuse(self.call(name), self.before(name), *inputs)
+        return self.found[name][0]
 
-    def _run(self, call: Call, before: _Before | None, *inputs: Array) -> tuple[Array, Tree]:
-        """Runs a block, or takes over what it gave before."""
-        if before is None:
-            return self.strategy(call, *inputs)
-        fresh, memory = before
-        run = lambda memory, call, *inputs: self.strategy(call, *inputs)  # noqa: E731
-        return lax.cond(fresh, run, lambda memory, *_: memory, memory, call, *inputs)
-
-    def _before(self, name: str) -> _Before | None:
-        return None if self.reuse is None else (self.reuse.fresh[name], self.reuse.memory[name])
-
-    def _note(self, name: str, y: Array, moments: Tree) -> None:
-        self.moments[name] = moments
-        if name in self.features:
-            self.kept[name] = y
-        if self.reuse is not None:
-            self.memory[name] = (y, moments)
-
-    def sequence(self, names: tuple[str, ...], x: Array) -> Array:
-        """One block after another; the compiler sees those that are alike once, in a loop."""
-        for _, neighbours in itertools.groupby(names, self._kind):
-            alike = tuple(neighbours)
-            if len(alike) >= LOOP:
-                x = self._loop(alike, x)
-            else:
-                for name in alike:
-                    x = self(name, x)
-        return x
-
-    def _loop(self, names: tuple[str, ...], x: Array) -> Array:
-        calls = [self._call(name) for name in names]
-        if any(call.keep is not None for call in calls):
-            keeps = [jnp.ones((), bool) if c.keep is None else c.keep for c in calls]
-            calls = [dataclasses.replace(c, keep=k) for c, k in zip(calls, keeps, strict=True)]
-        arrays = [
-            ((call.shared, call.stats, call.key, call.keep, call.which), self._before(name))
-            for name, call in zip(names, calls, strict=True)
-        ]
-
-        def body(x: Array, arrays: Any) -> tuple[Array, tuple[Array | None, Tree]]:
-            (shared, stats, key, keep, which), before = arrays
-            own = {"shared": shared, "stats": stats, "key": key, "keep": keep, "which": which}
-            call = dataclasses.replace(calls[0], **own)
-            y, moments = self._run(call, before, x)
-            return y, (None if before is None else y, moments)
-
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
-        x, results = lax.scan(body, x, stacked)
-        for i, name in enumerate(names):
-            self._note(name, *jax.tree.map(lambda r, i=i: r[i], results))
-        return x
-
-    def _kind(self, name: str) -> Any:
-        """What blocks must share to be alike; a block by itself has its own name."""
-        shape = geometry(self.space, self.resolution)[name]
-        repeats = len(shape.inputs) == 1 and shape.inputs[0] == shape.shapes.output.shape
-        if not (self.loops and repeats) or name in self.features:
-            return name
-        return shape.inputs, elastic_block.kind(self.space.blocks[name], rates=self.key is not None)
-
-    def _call(self, name: str) -> Call:
-        block = self.space.blocks[name]
-        shape = geometry(self.space, self.resolution)[name]
+    def call(self, name: str) -> Call:
+        """A block about to run."""
+        block, how = self.space.blocks[name], self.how
+        shape = geometry(self.space, how.resolution)[name]
+        key, keep = how.dropout_key, None
+        if key is not None:
+            key = shared_params.named_key(key, name)
+        if block.alive is not None and choices.is_code(self.arch):
+            keep = block.alive.probabilities(self.arch, 2)[1]
+        elif block.alive is not None:
+            keep = jnp.asarray(block.alive(self.arch) > 0)
         return Call(
             shared=self.params[group(self.space, name)],
-            stats=None if self.stats is None else self.stats[name],
-            key=None if self.key is None else shared_params.named_key(self.key, name),
-            keep=_keep(block, self.arch),
+            stats=None if how.stats is None else how.stats[name],
+            key=key,
+            keep=keep,
             which=jnp.asarray(block.index(self.arch)) if self.loops else None,
             block=block,
             inputs=shape.inputs,
             union=Static(shape.shapes),
-            dtype=self.dtype,
+            dtype=how.dtype,
         )
 
+    def before(self, name: str) -> _Before | None:
+        """What the subnet before makes of a block that may be taken over."""
+        reuse = self.how.reuse
+        return None if reuse is None else (reuse.fresh[name], reuse.memory[name])
 
-def _keep(block: ElasticBlock, arch: Arch | Code) -> Array | None:
-    if block.alive is None:
-        return None
-    if choices.is_code(arch):
-        return block.alive.probabilities(arch, 2)[1]
-    return jnp.asarray(block.alive(arch) > 0)
+    def run_or_reuse(
+        self, call: Call, before: _Before | None, *inputs: Array
+    ) -> tuple[Array, Tree]:
+        """Output and moments of a block that runs, or what it gave before."""
+        if before is None:
+            return self.run_block(call, *inputs)
+        fresh, memory = before
+        run = lambda memory, call, *inputs: self.run_block(call, *inputs)  # noqa: E731
+        return lax.cond(fresh, run, lambda memory, *_: memory, memory, call, *inputs)
+
+
+def _in_loops(walk: _Walk, names: tuple[str, ...], x: Array) -> Array:
+    """One block after another; the compiler sees those that are alike once, in a loop."""
+
+    def kind(name: str) -> Any:
+        """What blocks must share to be alike; a block by itself has its own name."""
+        shape = geometry(walk.space, walk.how.resolution)[name]
+        repeats = len(shape.inputs) == 1 and shape.inputs[0] == shape.shapes.output.shape
+        if not repeats or name in walk.how.features:
+            return name
+        rates = walk.how.dropout_key is not None
+        return shape.inputs, elastic_block.kind(walk.space.blocks[name], rates=rates)
+
+    for _, neighbours in itertools.groupby(names, kind):
+        alike = tuple(neighbours)
+        if len(alike) >= LOOP:
+            x = _loop(walk, alike, x)
+        else:
+            x = functools.reduce(lambda value, name: walk(name, value), alike, x)
+    return x
+
+
+def _loop(walk: _Walk, names: tuple[str, ...], x: Array) -> Array:
+    calls = [walk.call(name) for name in names]
+    first, skips = calls[0], any(call.keep is not None for call in calls)
+
+    def alike(call: Call) -> Call:
+        """The call with what is static of the first; they differ in their arrays alone."""
+        keep = jnp.ones((), bool) if skips and call.keep is None else call.keep
+        return dataclasses.replace(call, block=first.block, union=first.union, keep=keep)
+
+    def body(x: Array, one: tuple[Call, _Before | None]) -> tuple[Array, Any]:
+        call, before = one
+        y, moments = walk.run_or_reuse(call, before, x)
+        return y, (None if before is None else y, moments)
+
+    each = [(alike(call), walk.before(name)) for name, call in zip(names, calls, strict=True)]
+    x, results = lax.scan(body, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *each))
+    for i, name in enumerate(names):
+        walk.found[name] = jax.tree.map(lambda r, i=i: r[i], results)
+    return x

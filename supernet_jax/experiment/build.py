@@ -1,29 +1,21 @@
-"""From a configuration to everything that a command needs, and run folders on disk.
-
-A run folder holds `config.json`, `metrics.jsonl`, `times.jsonl`, `checkpoints/`,
-`evaluations.jsonl`, and what searches and extractions add.
-"""
+"""From a configuration to what it describes: data, space and recipe, and how to evaluate."""
 
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from supernet_jax import data
-from supernet_jax.data import Dataset, augment, autoaugment
+from supernet_jax.data import Dataset, augment
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.space import Space, geometry
 from supernet_jax.errors import LOG, UserError, near
 from supernet_jax.evaluation.evaluate import EvaluationData, How
-from supernet_jax.experiment import config
+from supernet_jax.experiment import augmentation, config, outside_teacher
 from supernet_jax.experiment.config import Config
-from supernet_jax.networks import manifest, network_folder
-from supernet_jax.networks.importers import class_rows
 from supernet_jax.runtime import sharding
 from supernet_jax.storage import user_code
 from supernet_jax.training import recipe
@@ -147,7 +139,7 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         loss=_built("loss", settings, Callable),  # type: ignore[arg-type]
         combine=_built("combine", settings, combine.Combine, steps=t.steps),
         optimizer=_built("optimizer", settings, optax.GradientTransformation, steps=t.steps),
-        augment=functools.partial(augmented, d, prepare),
+        augment=functools.partial(augmentation.augmented, d, prepare),
         strategy=config.strategy(t.strategy, job="train", backend=jax.default_backend()),
         seed=t.seed,
         dtype=config.dtype(t.dtype),
@@ -161,33 +153,6 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
     )
 
 
-def augmented(
-    d: config.Data, prepare: Callable[[Array], Array], images: Array, key: Array, ids: Array
-) -> Array:
-    """A step's images as the data's settings want them: crop and flip, policy, erasing, numbers.
-
-    Args:
-        d: the settings.
-        prepare: uint8 images -> the network's float input.
-        images: uint8 `[B, H, W, C]`.
-        key: of the step.
-        ids: int32 `[B]`, of the examples; what is random depends on these two alone.
-    """
-    if d.pad or d.flip:
-        images = augment.augment(images, key, ids, pad=d.pad, flip=d.flip)
-    policy_key, erase_key = (jax.random.fold_in(key, 2**31 + i) for i in (1, 2))
-    if d.policy == "autoaugment":
-        images = autoaugment.auto_augment(images, policy_key, ids, deviation=d.deviation)
-    elif d.policy == "randaugment":
-        made = functools.partial(
-            autoaugment.rand_augment, layers=d.layers, magnitude=d.magnitude, deviation=d.deviation
-        )
-        images = made(images, policy_key, ids)
-    if d.erase:
-        images = augment.erase(images, erase_key, ids, probability=d.erase)
-    return prepare(images)
-
-
 def taught(experiment: Experiment) -> Experiment:
     """The same with the network of `train.teacher`, which only training needs.
 
@@ -196,36 +161,14 @@ def taught(experiment: Experiment) -> Experiment:
     Raises:
         UserError: there is no such network, or it is for other images or classes.
     """
-    settings, dataset = experiment.config.train, experiment.dataset
-    folder = settings.teacher
-    if folder is None:
+    settings = experiment.config.train
+    if settings.teacher is None:
         return experiment
-    network, variables = network_folder.load(folder, space_file=settings.teacher_file)
-    description = manifest.read_description(folder)
-    classes, channels = len(description["classes"]), description["input_channels"]
-    own = len(dataset.class_names), dataset.train.images.shape[-1]
-    if (classes, channels) != own:
-        raise UserError(
-            f"train.teacher {folder} tells {classes} classes apart in images of {channels} "
-            f"channels; the data has {own[0]} classes and {own[1]} channels"
-        )
-    order = class_rows.matched(description["classes"], dataset.class_names)
-    if order is None:
-        difference = class_rows.first_difference(description["classes"], dataset.class_names)
-        _warn(
-            f"the classes of train.teacher {folder} have other names than those of the "
-            f"data{difference}; they are taken by their places"
-        )
-    kept = jax.device_get(variables)
-    mean, std = (np.asarray(description[name], np.float32) for name in ("mean", "std"))
-    scale = (np.asarray(dataset.std, np.float32) / std).reshape(1, 1, 1, -1)
-    shift = ((np.asarray(dataset.mean, np.float32) - mean) / std).reshape(1, 1, 1, -1)
-
-    def teacher(images: Array) -> Array:
-        logits = jnp.asarray(network.apply(kept, images * scale + shift))
-        in_place = order is None or order == sorted(order)
-        return logits if in_place else logits[..., np.asarray(order)]
-
+    teacher, warning = outside_teacher.load(
+        settings.teacher, experiment.dataset, space_file=settings.teacher_file
+    )
+    if warning is not None:
+        _warn(warning)
     return experiment._replace(recipe=experiment.recipe._replace(teacher=teacher))
 
 

@@ -14,7 +14,6 @@ from supernet_jax.searching.searcher import (
     extend,
     generation_key,
     no_history,
-    pack,
     remember,
 )
 
@@ -32,7 +31,6 @@ __all__ = [
     "generation_key",
     "hypervolume",
     "no_history",
-    "pack",
     "pareto_front",
     "race",
     "random_search",

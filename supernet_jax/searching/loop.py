@@ -12,7 +12,7 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation.costs import Cost
-from supernet_jax.searching.searcher import History, Searcher, extend, no_history, pack
+from supernet_jax.searching.searcher import History, Searcher, extend, no_history
 from supernet_jax.searching.state_file import Saved, read, write
 
 KEY = "random key"  # its field in the identity
@@ -62,7 +62,7 @@ def run(
     state, history, told = _begin(searcher, key, state_file, identity)
     while len(history.scores) < evaluations:
         archs, asked = searcher.ask(state)
-        generation = pack(archs)
+        generation = np.asarray(choices.pack(archs))
         if not len(generation):
             break
         rows = _not_scored(generation, history.archs[told:])[: evaluations - len(history.scores)]

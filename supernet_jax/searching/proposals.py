@@ -20,7 +20,7 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation.costs import Cost
-from supernet_jax.searching.searcher import Budget, pack
+from supernet_jax.searching.searcher import Budget
 
 Propose = Callable[[Array], np.ndarray]  # key -> rows [M, D]
 Draw = Callable[[Array, int, np.ndarray], np.ndarray]  # key, n, known [., D] -> rows [<= n, D]
@@ -66,7 +66,7 @@ class Region:
     def networks(self, rows: np.ndarray) -> list[bytes]:
         """What tells the network of each row from others."""
         if self.normal is not None and len(rows):
-            rows = pack(self.normal(choices.unpack(self.menu, rows)))
+            rows = choices.pack(self.normal(choices.unpack(self.menu, rows)))
         return [row.tobytes() for row in np.ascontiguousarray(rows, np.int32)]
 
 
@@ -243,12 +243,12 @@ def require_any(region: Region, using: Operators, key: Array) -> None:
 
 def smallest_row(menu: Menu) -> np.ndarray:
     """The smallest arch as a row, int32 `[1, D]`."""
-    return pack(choices.smallest(menu))[None]
+    return choices.pack(choices.smallest(menu))[None]
 
 
 def largest_row(menu: Menu) -> np.ndarray:
     """The largest arch as a row, int32 `[1, D]`."""
-    return pack(choices.largest(menu))[None]
+    return choices.pack(choices.largest(menu))[None]
 
 
 def _add(seen: set[bytes], item: bytes) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
 
@@ -97,11 +98,6 @@ class Budget:
         return self.excess(costs) == 0
 
 
-def pack(archs: Arch) -> np.ndarray:
-    """`choices.pack` on the host: int32 `[N, D]`."""
-    return np.stack([np.asarray(leaf, np.int32) for leaf in jax.tree.leaves(archs)], axis=-1)
-
-
 def no_history(decisions: int) -> History:
     """The history before the first arch; `decisions` is D, or 0 where that is not known yet."""
     return History(np.zeros((0, decisions), np.int32), np.zeros(0), np.zeros(0))
@@ -109,7 +105,7 @@ def no_history(decisions: int) -> History:
 
 def extend(history: History, archs: Arch, scores: np.ndarray, costs: np.ndarray) -> History:
     """The history with further archs at its end."""
-    rows = pack(archs)
+    rows = np.asarray(choices.pack(archs))
     more = (rows, np.asarray(scores, np.float64), np.asarray(costs, np.float64))
     if more[1].shape != rows.shape[:1] or more[2].shape != rows.shape[:1]:
         raise UserError(

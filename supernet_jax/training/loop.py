@@ -9,8 +9,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import os
-import threading
 from collections.abc import Callable
 
 import jax
@@ -28,10 +26,10 @@ from supernet_jax.training.batches import Batches
 from supernet_jax.training.job import Job
 from supernet_jax.training.metrics_log import MetricsLog
 from supernet_jax.training.recipe import Recipe, State
+from supernet_jax.training.state_copy import StateCopy
 
 PATIENCE = 5  # refused steps in a row before going back to the last checkpoint
 ROLLBACKS = 3  # times that is tried before giving up
-COPY_SECONDS = 2.0  # a step that takes longer leaves a copy of the state on the host
 
 
 def fit(job: Job) -> tuple[State, bool]:
@@ -48,11 +46,7 @@ def fit(job: Job) -> tuple[State, bool]:
     sharding.check_divides("train.batch", job.batch, job.mesh)
     train_step.check_parts(job.recipe, job.batch, job.mesh)
     state = restore(job)
-    start = int(state.step)
-    log = MetricsLog(job, start, int(state.rollbacks))
-    step_function = job.step or train_step.Step(job.recipe, mesh=job.mesh, rules=job.rules)
-    asked = _asked_anywhere(job.mesh)
-    copy = _Copy(job)
+    copy = StateCopy(job)
     with (
         stopping.listening(),
         stopping.rescued(stopping.Rescue(copy.is_taken, copy.save)),
@@ -65,50 +59,94 @@ def fit(job: Job) -> tuple[State, bool]:
             stop=job.steps,
             reading=job.reading,
         ) as batches,
-        progress.bar("training", job.steps, done=start) as advance,
+        progress.bar("training", job.steps, done=int(state.step)) as advance,
     ):
-        step = start
-        batches.go_to(step, log.rollbacks)
-        while step < job.steps:
-            resolutions = train_step.step_resolutions(
-                job.recipe, step=step, rollbacks=log.rollbacks
-            )
-            try:
-                batch = batches.next()
-            except Exception:  # images that do not decode, or workers that a signal ended
-                _keep(job, step, state, log)
-                if stopping.asked():
-                    break
-                raise
-            state, metrics = step_function(state, batch, resolutions=resolutions)
-            if step == start:  # from here on, until it is saved, there is something to lose
-                until_saved.enter_context(stopping.held())
-            step += 1
-            log.add(step, metrics)
-            if log.settle() > COPY_SECONDS:
-                copy.take(step, state)
-            else:
-                copy.drop()
-            last = step == job.steps or asked()
-            if step % job.log_every == 0 or step % job.checkpoint_every == 0 or last:
-                note, refused, worst = log.flush()
-                advance(step - log.shown, note)
-                log.shown = step
-                if worst >= PATIENCE:
-                    copy.drop()
-                    state = _go_back(job, log)
-                    step = int(state.step)
-                    batches.go_to(step, log.rollbacks)
-                    advance(step - log.shown)
-                    log.shown = step
-                    continue
-                if (step % job.checkpoint_every == 0 and refused == 0) or last:
-                    with stopping.held(patient=True), copy.saving:
-                        job.checkpoints.save(step, state, job.meta, wait=last)
+        state = _train(job, state, batches, copy, until_saved, advance)
+    job.checkpoints.wait()
+    return state, int(state.step) >= job.steps
+
+
+def _train(
+    job: Job,
+    state: State,
+    batches: Batches,
+    copy: StateCopy,
+    until_saved: contextlib.ExitStack,
+    advance: progress.Advance,
+) -> State:
+    """The loop itself: steps up to the last one, or until a signal asks to stop."""
+    start = step = shown = int(state.step)
+    rollbacks, returned = int(state.rollbacks), None
+    log = MetricsLog(job.metrics, every=job.log_every, start=start, rollbacks=rollbacks)
+    take = job.step or train_step.Step(job.recipe, mesh=job.mesh, rules=job.rules)
+    asked = _asked_anywhere(job.mesh)
+    batches.go_to(step, rollbacks)
+    while step < job.steps:
+        sizes = train_step.step_resolutions(job.recipe, step=step, rollbacks=rollbacks)
+        try:
+            batch = batches.next()
+        except Exception:  # images that do not decode, or workers that a signal ended
+            # What was trained is saved; several processes need not all have met the error.
+            if jax.process_count() == 1 and step > start:
+                with stopping.held(patient=True):
+                    if step > shown:
+                        log.flush(rollbacks)
+                    job.checkpoints.save(step, state, job.meta, wait=True)
+            if stopping.asked():
+                break
+            raise
+        state, metrics = take(state, batch, resolutions=sizes)
+        if step == start:  # from here on, until it is saved, there is something to lose
+            until_saved.enter_context(stopping.held())
+        step += 1
+        log.add(step, metrics)
+        copy.after_step(step, state, metrics)
+        last = step == job.steps or asked()
+        saves = step % job.checkpoint_every == 0
+        if not (saves or last or step % job.log_every == 0):
+            continue
+        written = log.flush(rollbacks)
+        losses = [f"{k[5:]} {v:.3f}" for k, v in written[-1].items() if k.startswith("loss/")]
+        advance(step - shown, ", ".join(losses))
+        shown = step
+        if max(metrics["refused"] for metrics in written) >= PATIENCE:
+            copy.drop()
+            state = _go_back(job, step, rollbacks, returned)
+            rollbacks, returned = rollbacks + 1, int(state.step)
+            log.event({"event": "rollback", "from": step, "to": returned}, rollbacks)
+            batches.go_to(returned, rollbacks)
+            advance(returned - step)
+            step = shown = returned
+        elif last or (saves and written[-1]["refused"] == 0):
+            with stopping.held(patient=True), copy.saving:
+                job.checkpoints.save(step, state, job.meta, wait=last)
             if last:
                 break
-    job.checkpoints.wait()
-    return state, step >= job.steps
+    return state
+
+
+def _go_back(job: Job, step: int, rollbacks: int, returned: int | None) -> State:
+    """The last good state, with another future; one that did not help is taken for bad.
+
+    Args:
+        job: the run.
+        step: from which it goes back.
+        rollbacks: how often it did before.
+        returned: to which step, the last time.
+    """
+    latest = job.checkpoints.latest()
+    if latest is None or rollbacks >= ROLLBACKS:
+        raise UserError(
+            f"training diverges: {PATIENCE} steps in a row before step {step} had a "
+            f"non-finite or collapsed loss, after {rollbacks} returns to an earlier "
+            "checkpoint; lower --optimizer.learning-rate or lengthen --optimizer.warmup"
+        )
+    earlier = [s for s in checkpoint.steps(job.checkpoints.folder) if s < latest]
+    if latest == returned and earlier:
+        job.checkpoints.rewind(earlier[-1])
+    state = restore(job)
+    counts = sharding.replicate(job.mesh, (np.int32(rollbacks + 1), np.int32(0)))
+    return dataclasses.replace(state, rollbacks=counts[0], refused=counts[1])
 
 
 def _asked_anywhere(mesh: Mesh) -> Callable[[], bool]:
@@ -163,69 +201,3 @@ def creator(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Callable[..
     run = jax.jit(made, out_shardings=where, compiler_options=hardware.runs_once())
     key = sharding.replicate(mesh, jax.random.key_data(jax.random.key(recipe.seed)))
     return functools.partial(Kept(run, identity(made, where)), key)
-
-
-def _keep(job: Job, step: int, state: State, log: "MetricsLog") -> None:
-    """Saves what was trained before an error; several processes need not all have met it."""
-    if jax.process_count() == 1 and step > log.start:
-        with stopping.held(patient=True):
-            if step > log.shown:
-                log.flush()
-            job.checkpoints.save(step, state, job.meta, wait=True)
-
-
-class _Copy:
-    """The state after the last step, on the host, where steps take so long that a signal to stop
-    cannot wait for the next. The arrays of the state itself are given away to that step.
-
-    Attributes:
-        saving: held while somebody saves.
-    """
-
-    def __init__(self, job: Job):
-        self.saving = threading.Lock()
-        self._job = job
-        self._taken: tuple[int, State] | None = None
-
-    def take(self, step: int, state: State) -> None:
-        """Copies the state; several processes would have to agree on when to use it."""
-        if jax.process_count() == 1:
-            self._taken = step, jax.tree.map(lambda x: np.array(x, copy=True), state)
-
-    def drop(self) -> None:
-        """Forgets the copy: the next step is quick, or starts from another state."""
-        self._taken = None
-
-    def is_taken(self) -> bool:
-        """Whether there is a copy."""
-        return self._taken is not None
-
-    def save(self) -> None:
-        """Saves the copy, for a process that is about to leave; nobody saves after it."""
-        self.saving.acquire()
-        taken = self._taken
-        if taken is None:  # dropped just now, so the main thread has gone on
-            return
-        step, state = taken
-        self._job.checkpoints.save(step, state, self._job.meta, wait=True)
-        os.write(1, f"stopped at step {step} of {self._job.steps} and saved\n".encode())
-
-
-def _go_back(job: Job, log: "MetricsLog") -> State:
-    """The last good state, with another future; one that did not help is taken for bad."""
-    latest = job.checkpoints.latest()
-    if latest is None or log.rollbacks >= ROLLBACKS:
-        raise UserError(
-            f"training diverges: {PATIENCE} steps in a row before step {log.shown} had a "
-            f"non-finite or collapsed loss, after {log.rollbacks} returns to an earlier "
-            "checkpoint; lower --optimizer.learning-rate or lengthen --optimizer.warmup"
-        )
-    earlier = [s for s in checkpoint.steps(job.checkpoints.folder) if s < latest]
-    if latest == log.returned and earlier:
-        job.checkpoints.rewind(earlier[-1])
-    state = restore(job)
-    log.rollbacks += 1
-    log.returned = int(state.step)
-    log.event({"event": "rollback", "from": log.shown, "to": log.returned})
-    rollbacks, refused = sharding.replicate(job.mesh, (np.int32(log.rollbacks), np.int32(0)))
-    return dataclasses.replace(state, rollbacks=rollbacks, refused=refused)

@@ -6,7 +6,6 @@ one).
 
 import functools
 import itertools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +27,25 @@ class Taught(NamedTuple):
 
     logits: Array  # [B, K]
     features: dict[str, Array]  # [B, ...]
+
+
+class Member(NamedTuple):
+    """One subnet of a step, and how it runs.
+
+    Attributes:
+        strategy: that runs it.
+        arch: concrete for a fixed member. For a random one it is traced, `[]`, or `[G]` with an
+            arch for each of several parts of the batch.
+        role: "largest", "smallest" or "random".
+        resolution: of its input.
+        teacher: what it learns from, if there is something yet.
+    """
+
+    strategy: Strategy
+    arch: Arch
+    role: str
+    resolution: int
+    teacher: Taught | None
 
 
 class Members(NamedTuple):
@@ -57,12 +75,11 @@ class Members(NamedTuple):
         """
         recipe = self.recipe
         arch, role = recipe.sampler.fixed[place], roles(recipe.sampler)[place]
-
-        def run(members: Members, _: None, teacher: Taught | None) -> Any:
-            return members.gradient(strategies.sliced, arch, role, resolution, teacher)
-
-        (loss, output), gradients = self.in_parts(recipe.norm_shards, run, None, teacher)
-        carry = recipe.combine.add(self.begun(carry), gradients, role, self.state.step)
+        member = Member(strategies.sliced, arch, role, resolution, teacher)
+        (loss, output), gradients = self.gradient(member, recipe.norm_shards)
+        if carry is None:
+            carry = recipe.combine.init(self.state.params)
+        carry = recipe.combine.add(carry, gradients, role, self.state.step)
         # of mixed labels, the one with the larger share
         wanted = self.labels if self.labels.ndim == 1 else jnp.argmax(self.labels, -1)
         right = jnp.argmax(output.logits, -1) == wanted
@@ -86,170 +103,137 @@ class Members(NamedTuple):
         Returns:
             The new carry, the archs `[M]` or `[M, G]`, and metrics.
         """
-        carry, archs = self.begun(carry), self.draw(key, teacher, resolutions)
-        losses = []
+        recipe = self.recipe
+        if carry is None:
+            carry = recipe.combine.init(self.state.params)
+        archs = self.draw(key, teacher, resolutions)
+        parts = max(recipe.arch_shards, recipe.norm_shards)
+
+        def add(carry: Any, arch: Arch, size: int) -> tuple[Any, Array]:
+            if recipe.arch_shards < parts:
+                arch = jax.tree.map(lambda x: jnp.repeat(x[None], parts, axis=0), arch)
+            member = Member(recipe.strategy, arch, "random", size, teacher)
+            (loss, _), gradients = self.gradient(member, parts)
+            return recipe.combine.add(carry, gradients, "random", self.state.step), loss
+
+        losses: list[Array] = []
         start = 0
-        for size, members in itertools.groupby(resolutions):
-            stop = start + len(list(members))
-            part = jax.tree.map(lambda leaf, a=start, b=stop: leaf[a:b], archs)
-
-            def body(carry: Any, arch: Arch, size: int = size) -> tuple[Any, Array]:
-                loss, grads = self.random_gradient(arch, size, teacher)
-                return self.recipe.combine.add(carry, grads, "random", self.state.step), loss
-
-            carry, part_losses = jax.lax.scan(body, carry, part)
-            losses.append(part_losses)
+        for size, run in itertools.groupby(resolutions):
+            stop = start + len(list(run))
+            alike = jax.tree.map(lambda leaf, a=start, b=stop: leaf[a:b], archs)
+            carry, own = jax.lax.scan(functools.partial(add, size=size), carry, alike)
+            losses.append(own)
             start = stop
         each = enumerate(jnp.concatenate(losses))
         return carry, archs, {f"loss/random_{i + 1}": loss for i, loss in each}
 
-    def begun(self, carry: Any) -> Any:
-        """The carry of the members before; that of none, where there are none."""
-        return self.recipe.combine.init(self.state.params) if carry is None else carry
-
-    def random_gradient(
-        self, arch: Arch, resolution: int, teacher: Taught | None
-    ) -> tuple[Array, Tree]:
-        """Loss and gradient of a random member: `[]`, or `[G]` with an arch for each part."""
-        recipe = self.recipe
-        count = max(recipe.arch_shards, recipe.norm_shards)
-        if recipe.arch_shards < count:
-            arch = jax.tree.map(lambda x: jnp.repeat(x[None], count, axis=0), arch)
-
-        def run(members: Members, arch: Arch, teacher: Taught | None) -> Any:
-            return members.gradient(recipe.strategy, arch, "random", resolution, teacher)
-
-        (loss, _), gradients = self.in_parts(count, run, arch, teacher)
-        return loss, gradients
-
-    def in_parts(
-        self,
-        count: int,
-        run: Callable[["Members", Any, Taught | None], Any],
-        archs: Arch | None,
-        teacher: Taught | None,
-    ) -> tuple[tuple[Array, Taught], Tree]:
-        """Mean loss and gradient over parts of the batch that know nothing of each other.
-
-        Args:
-            count: G, parts; 1 for the whole batch, over all devices.
-            run: `(members of a part, its arch, its teacher) -> ((loss, output), gradient)`.
-            archs: `[G]`, `[]` where G is 1, or None.
-            teacher: of the whole batch.
-        """
-        if count == 1:
-            return run(self, archs, teacher)
-        parts = jax.tree.map(
-            lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]),
-            (self.images, self.labels, teacher),
-        )
-
-        def total(params: Tree, places: Array, archs: Any, parts: Any) -> Any:
-            """Summed over the parts of a device; and their outputs, one after the other."""
-            state = self.state.replace(params=params)  # type: ignore[attr-defined]
-
-            def add(carry: Any, part: Any) -> tuple[Any, Taught]:
-                place, arch, (images, labels, teacher) = part
-                key = jax.random.fold_in(self.dropout_key, place)
-                alone = self._replace(where=None, state=state, images=images, labels=labels)
-                (loss, output), grads = run(alone._replace(dropout_key=key), arch, teacher)
-                return optax.tree.add(carry, (loss, grads)), output
-
-            zero = (jnp.zeros(()), optax.tree.zeros_like(params))
-            return jax.lax.scan(add, zero, (places, archs, parts))
-
-        summed, outputs = sharding.over_devices(total, self.mesh)(
-            self.state.params, jnp.arange(count), archs, parts
-        )
-        loss, gradients = jax.tree.map(lambda x: x / count, summed)
-        output = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
-        return (loss, output), sharding.scattered(gradients, self.where)
-
     def draw(self, key: Array, teacher: Taught | None, resolutions: tuple[int, ...]) -> Arch:
         """The step's random archs, with the resolutions that the host drew."""
-        space, sampler = self.recipe.space, self.recipe.sampler
+        space, sampler, shards = self.recipe.space, self.recipe.sampler, self.recipe.arch_shards
 
         def score(arch: Arch) -> Array:
-            return jax.lax.stop_gradient(self.mean_loss(arch, resolutions[0], teacher))
+            member = Member(self.recipe.strategy, arch, "random", resolutions[0], teacher)
+            return jax.lax.stop_gradient(self.mean_loss(member))
 
-        sample = functools.partial(sampler.sample, self.state.sampler)
-        options = choices.get(space.menu, space.resolution).values
-        chosen = jnp.asarray([options.index(r) for r in resolutions], jnp.int32)
-        if self.recipe.arch_shards == 1:
-            archs = sample(key, self.state.step, score)
+        def sample(key: Array) -> Arch:
+            return sampler.sample(self.state.sampler, key, self.state.step, score)
+
+        chosen = jnp.asarray([space.resolutions.index(r) for r in resolutions], jnp.int32)
+        if shards == 1:
+            archs = sample(key)
         else:
-            keys = jax.random.split(key, self.recipe.arch_shards)
-            draws = jax.vmap(lambda k: sample(k, self.state.step, score), out_axes=1)
-            archs, chosen = draws(keys), jnp.repeat(chosen[:, None], len(keys), axis=1)
+            archs = jax.vmap(sample, out_axes=1)(jax.random.split(key, shards))
+            chosen = jnp.repeat(chosen[:, None], shards, axis=1)
         archs = jax.tree.map(lambda leaf: leaf[: len(resolutions)], archs)
         return choices.replace(archs, space.resolution, chosen)
 
-    def mean_loss(self, arch: Arch, resolution: int, teacher: Taught | None) -> Array:
-        """Loss of a random member without gradient, a mean over micro-batches."""
+    def mean_loss(self, member: Member) -> Array:
+        """Loss of a member alone, a mean over micro-batches."""
 
         def one(part: Any) -> Array:
             images, labels, teacher = part
-            alone, params = self._replace(images=images, labels=labels), self.state.params
-            return alone.loss(params, self.recipe.strategy, arch, "random", resolution, teacher)[0]
+            alone = self._replace(images=images, labels=labels)
+            return alone.loss(self.state.params, member._replace(teacher=teacher))[0]
 
-        whole, count = (self.images, self.labels, teacher), self.recipe.accumulate
+        whole, count = (self.images, self.labels, member.teacher), self.recipe.accumulate
         if count == 1:
             return one(whole)
         return jnp.mean(jax.lax.map(one, jax.tree.map(lambda x: _dealt(x, count), whole)))
 
-    def gradient(
-        self, strategy: Strategy, arch: Arch, role: str, resolution: int, teacher: Taught | None
-    ) -> tuple[tuple[Array, Taught], Tree]:
-        """((loss, output), gradient), means over micro-batches."""
+    # From a member to its gradient, in three functions: over parts of the batch that know nothing
+    # of each other, over the micro-batches of a part, and the loss on one micro-batch.
+
+    def gradient(self, member: Member, parts: int) -> tuple[tuple[Array, Taught], Tree]:
+        """((loss, output), gradient), means over parts of the batch.
+
+        Args:
+            member: which; random ones have an arch for each part.
+            parts: G; 1 for the whole batch, over all devices.
+        """
+        params = self.state.params
+        if parts == 1:
+            return self.gradient_of_part(params, member)
+        examples = jax.tree.map(
+            lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]),
+            (self.images, self.labels, member.teacher),
+        )
+        archs = member.arch if member.role == "random" else None
+
+        def total(params: Tree, places: Array, archs: Any, examples: Any) -> Any:
+            """Summed over the parts of a device; and their outputs, one after the other."""
+
+            def add(carry: Any, part: Any) -> tuple[Any, Taught]:
+                place, arch, (images, labels, teacher) = part
+                key = jax.random.fold_in(self.dropout_key, place)
+                alone = self._replace(where=None, images=images, labels=labels, dropout_key=key)
+                arch = member.arch if archs is None else arch
+                own = member._replace(arch=arch, teacher=teacher)
+                (loss, output), gradients = alone.gradient_of_part(params, own)
+                return optax.tree.add(carry, (loss, gradients)), output
+
+            zero = (jnp.zeros(()), optax.tree.zeros_like(params))
+            return jax.lax.scan(add, zero, (places, archs, examples))
+
+        summed, outputs = sharding.over_devices(total, self.mesh)(
+            params, jnp.arange(parts), archs, examples
+        )
+        loss, gradients = jax.tree.map(lambda x: x / parts, summed)
+        output = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+        return (loss, output), sharding.scattered(gradients, self.where)
+
+    def gradient_of_part(self, params: Tree, member: Member) -> tuple[tuple[Array, Taught], Tree]:
+        """((loss, output), gradient), means over the micro-batches of this object's images."""
         count = self.recipe.accumulate
         if count == 1:
-            return self.at_once(strategy, arch, role, resolution, teacher)
+            return jax.value_and_grad(self.loss, has_aux=True)(params, member)
 
         def add(total: Any, part: Any) -> tuple[Any, Taught]:
             place, images, labels, teacher = part
             key = jax.random.fold_in(self.dropout_key, place)
             alone = self._replace(images=images, labels=labels, dropout_key=key)
-            (loss, output), gradients = alone.at_once(strategy, arch, role, resolution, teacher)
+            graded = jax.value_and_grad(alone.loss, has_aux=True)
+            (loss, output), gradients = graded(params, member._replace(teacher=teacher))
             return optax.tree.add(total, (loss, gradients)), output
 
-        zero = (jnp.zeros(()), optax.tree.zeros_like(self.state.params))
-        parts = jax.tree.map(lambda x: _dealt(x, count), (self.images, self.labels, teacher))
-        total, output = jax.lax.scan(add, zero, (jnp.arange(count), *parts))
+        zero = (jnp.zeros(()), optax.tree.zeros_like(params))
+        whole = (self.images, self.labels, member.teacher)
+        parts = jax.tree.map(lambda x: _dealt(x, count), whole)
+        total, outputs = jax.lax.scan(add, zero, (jnp.arange(count), *parts))
         loss, gradients = jax.tree.map(lambda x: x / count, total)
-        return (loss, jax.tree.map(_gathered_in, output)), gradients
+        # Back in the order of the images: the inverse of `_dealt`.
+        output = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), outputs)
+        return (loss, output), gradients
 
-    def at_once(
-        self, strategy: Strategy, arch: Arch, role: str, resolution: int, teacher: Taught | None
-    ) -> tuple[tuple[Array, Taught], Tree]:
-        """The same over all images of this object."""
-        loss = functools.partial(
-            self.loss,
-            strategy=strategy,
-            arch=arch,
-            role=role,
-            resolution=resolution,
-            teacher=teacher,
-        )
-        return jax.value_and_grad(loss, has_aux=True)(self.state.params)
-
-    def loss(
-        self,
-        params: Tree,
-        strategy: Strategy,
-        arch: Arch,
-        role: str,
-        resolution: int,
-        teacher: Taught | None,
-    ) -> tuple[Array, Taught]:
+    def loss(self, params: Tree, member: Member) -> tuple[Array, Taught]:
         """Loss of one member in training mode; regularisation is for the largest alone."""
-        recipe = self.recipe
-        output = strategy(
+        recipe, teacher = self.recipe, member.teacher
+        output = member.strategy(
             recipe.space,
             sharding.gathered(params, self.where),
-            arch,
+            member.arch,
             self.images,
-            resolution=resolution,
-            dropout_key=self.dropout_key if role == "largest" else None,
+            resolution=member.resolution,
+            dropout_key=self.dropout_key if member.role == "largest" else None,
             features=recipe.features,
             dtype=recipe.dtype,
             remat=recipe.remat,
@@ -259,15 +243,10 @@ class Members(NamedTuple):
             for name, value in output.features.items()
         }
         logits = None if teacher is None else teacher.logits
-        loss = recipe.loss(output.logits, logits, features, self.labels, role)
+        loss = recipe.loss(output.logits, logits, features, self.labels, member.role)
         return loss, Taught(output.logits, output.features)
 
 
 def _dealt(x: Array, count: int) -> Array:
     """`[B, ...]` as `[count, B / count, ...]`, dealt like cards: no image changes its device."""
     return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
-
-
-def _gathered_in(x: Array) -> Array:
-    """The inverse of `_dealt`."""
-    return jnp.swapaxes(x, 0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:])

@@ -77,7 +77,7 @@ class Recipe(NamedTuple):
         optimizer: an optax chain.
         combine: of the members' gradients.
         augment: makes the network's input of the batch's images.
-        strategy: how random members run; `network.masked` or `network.switched`.
+        strategy: how random members run; `strategies.masked` or `strategies.switched`.
         seed: of everything random.
         dtype: of weights and activations in the forward and backward passes.
         ema_decay: of the average of the parameters; 0 keeps none.

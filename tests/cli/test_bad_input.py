@@ -279,7 +279,7 @@ INFOS: list[Case] = [
     ("value", INFO, archs({**ARCH, "width": 5}), ("width is 5", "allows 2, 4, 6", "tiny")),
     ("true", INFO, archs({**ARCH, "depth": True}), ("depth is True", "allows 0, 1")),
     ("length", INFO, archs({**ARCH, "kernel": [1]}), ("kernel", "list of 2 numbers", "[1]")),
-    ("misspelt", INFO, archs({**ARCH, "widht": 4}), ("'widht'", "did you mean 'width'?")),
+    ("misspelt", INFO, archs({**ARCH, "widht": 4}), ("'widht'", "did you mean width?")),
     ("missing", INFO, archs({"resolution": 8, "width": 4}), ("lacks depth, kernel",)),
     ("second", INFO, archs([ARCH, {**ARCH, "depth": 3}]), ("arch 1", "depth is 3")),
 ]

@@ -26,7 +26,7 @@ from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.evaluation import costs, evaluate
 from supernet_jax.experiment import config, race, results, run, search
 from supernet_jax.experiment.run import Run
-from supernet_jax.searching import Budget, evolution, pack, random_search
+from supernet_jax.searching import Budget, evolution, random_search
 from supernet_jax.searching import run as run_search
 from supernet_jax.spaces import attentivenas, once_for_all
 from supernet_jax.storage import files
@@ -124,8 +124,8 @@ def test_equal_networks_are_equal_archs(name: str) -> None:
         assert results.key(elastic_space.normal(space, arch)) == results.key(own)  # one by itself
     assert len(set(built.values())) == len(built)
     again = elastic_space.normal(space, normal)
-    np.testing.assert_array_equal(pack(again), pack(normal))
-    assert np.all(pack(normal) <= pack(archs))
+    np.testing.assert_array_equal(choices.pack(again), choices.pack(normal))
+    assert np.all(choices.pack(normal) <= choices.pack(archs))
 
 
 def test_a_skipped_block_decides_nothing() -> None:
@@ -187,7 +187,7 @@ def test_a_search_asks_for_no_network_twice(algorithm: str) -> None:
     found = run_search(
         searcher, lambda a: -np.asarray(cost(a)), cost=cost, key=jax.random.key(0), evaluations=99
     )
-    networks = pack(elastic_space.normal(space, choices.unpack(space.menu, found.archs)))
+    networks = choices.pack(elastic_space.normal(space, choices.unpack(space.menu, found.archs)))
     assert len(found.archs) == len(np.unique(networks, axis=0)) == NETWORKS
     assert not np.array_equal(networks, found.archs)  # what skipped blocks would be is inherited
 

@@ -21,7 +21,6 @@ from supernet_jax.searching import (
     front_per_bin,
     hypervolume,
     no_history,
-    pack,
     pareto_front,
     random_search,
     run,
@@ -46,7 +45,7 @@ def total(archs):
 
 def nearness(archs):
     """Highest, 0, at TARGET alone; every decision matters as much as it is off."""
-    return -np.abs(pack(archs) - TARGET).sum(-1)
+    return -np.abs(choices.pack(archs) - TARGET).sum(-1)
 
 
 def never(archs):
@@ -83,7 +82,7 @@ def climber(menu):
         return jax.tree.map(np.asarray, mutants), state._replace(step=state.step + 1)
 
     def tell(state, archs, scores, costs):
-        row = jnp.asarray(pack(archs))[int(np.argmax(scores))]
+        row = jnp.asarray(choices.pack(archs))[int(np.argmax(scores))]
         better = float(np.max(scores)) > float(state.best["score"])
         best = {"row": row, "score": jnp.bfloat16(np.max(scores))} if better else state.best
         return state._replace(best=best, moves=state.moves + 1)
@@ -113,7 +112,7 @@ def told(rows, scores, costs):
 def children(searcher, rows, scores, costs, seed=0):
     """Packed archs that are asked for after these were told."""
     state = searcher.init(jax.random.key(seed))._replace(told=told(rows, scores, costs))
-    return pack(searcher.ask(state)[0])
+    return choices.pack(searcher.ask(state)[0])
 
 
 # --- fronts
@@ -172,7 +171,7 @@ def test_asks_within_the_budget_and_never_twice(name):
 
     def score(archs):
         assert all(leaf.dtype == np.int32 for leaf in jax.tree.leaves(archs))
-        asked.append(pack(archs))
+        asked.append(choices.pack(archs))
         return nearness(archs)
 
     history = search(SEARCHERS[name], score, evaluations=200)
@@ -191,9 +190,9 @@ def test_asking_is_a_function_of_the_state_and_of_the_seed(name):
     chex.assert_trees_all_equal(searcher.ask(state)[0], searcher.ask(state)[0])
     if name != "user":  # the climber counts what it was told, the others how often they were asked
         again, _ = searcher.ask(searcher.ask(state)[1])
-        assert not np.array_equal(pack(searcher.ask(state)[0]), pack(again))
+        assert not np.array_equal(choices.pack(searcher.ask(state)[0]), choices.pack(again))
     other = searcher.ask(searcher.init(jax.random.key(2)))[0]
-    assert not np.array_equal(pack(searcher.ask(state)[0]), pack(other))
+    assert not np.array_equal(choices.pack(searcher.ask(state)[0]), choices.pack(other))
 
 
 @pytest.mark.parametrize("make", [random_small, evolution_small])
@@ -233,7 +232,7 @@ def test_a_tight_budget_is_sampled_evenly():
 
     searcher = random_search(menu, cost=weighted, budget=Budget(0, 9), batch=20)
     draws = [searcher.ask(searcher.init(jax.random.key(seed)))[0] for seed in range(6)]
-    rows = np.concatenate([pack(archs) for archs in draws])
+    rows = np.concatenate([choices.pack(archs) for archs in draws])
     assert rows.shape == (120, 15) and not rows[:, :12].any()
     assert np.mean(rows[:, 12:]) == pytest.approx(1.5, abs=4 * np.sqrt(1.25 / 360))
 
@@ -271,7 +270,7 @@ def test_random_search_is_uniform_over_the_budget():
     # Each arch that fits is asked for first in as many searches.
     searcher = random_small(menu=TINY, budget=Budget(1, 4), batch=1)
     state = searcher.init(jax.random.key(0))
-    firsts = [pack(searcher.ask(state._replace(generation=i))[0])[0] for i in range(600)]
+    firsts = [choices.pack(searcher.ask(state._replace(generation=i))[0])[0] for i in range(600)]
     _, counts = np.unique(firsts, axis=0, return_counts=True)
     n = len(FITTING)
     chi_square = np.sum((counts - 600 / n) ** 2) / (600 / n)

@@ -24,7 +24,7 @@ from supernet_jax import data
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import sharding, stopping
 from supernet_jax.storage import checkpoint
-from supernet_jax.training import loop, metrics_log, recipe, samplers
+from supernet_jax.training import loop, recipe, samplers, state_copy
 from supernet_jax.training.job import Job
 from supernet_jax.training.losses.loss import cross_entropy
 
@@ -290,7 +290,7 @@ def test_the_copy_that_slow_steps_leave_is_as_good(
         yield
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "COPY_SECONDS", -1.0)
+        patched.setattr(state_copy, "COPY_SECONDS", -1.0)
         patched.setattr(stopping, "rescued", rescued)
         run(tmp_path / "cut", steps=5)
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "5")
@@ -312,18 +312,14 @@ def test_a_copy_of_a_slow_step_is_not_kept_for_quick_ones(
 ) -> None:
     ready: list[bool] = []
     seconds = iter([9.0, 0.0, 9.0])  # as of a step that was compiled, a quick and a slow one
-    took = loop._Copy.take, loop._Copy.drop
+    after_step = state_copy.StateCopy.after_step
 
-    def noting(method: Callable[..., None]) -> Callable[..., None]:
-        def call(copy: Any, *given: Any) -> None:
-            method(copy, *given)
-            ready.append(copy.is_taken())
+    def noting(copy: state_copy.StateCopy, *given: Any) -> None:
+        after_step(copy, *given)
+        ready.append(copy.is_taken())
 
-        return call
-
-    monkeypatch.setattr(loop._Copy, "take", noting(took[0]))
-    monkeypatch.setattr(loop._Copy, "drop", noting(took[1]))
-    monkeypatch.setattr(metrics_log.MetricsLog, "settle", lambda log: next(seconds))
+    monkeypatch.setattr(state_copy.StateCopy, "after_step", noting)
+    monkeypatch.setattr(state_copy.StateCopy, "_settle", lambda copy, metrics: next(seconds))
     run(tmp_path / "run", steps=3)
     assert ready == [True, False, True]
 

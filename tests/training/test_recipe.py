@@ -136,7 +136,8 @@ def test_candidates_are_scored_on_all_micro_batches() -> None:
         made = members.Members(
             recipe, None, None, state, images, jnp.asarray(given.labels), jax.random.key(0)
         )
-        return jax.jit(lambda arch: made.mean_loss(arch, 4, None))(arch)
+        member = members.Member(recipe.strategy, arch, "random", 4, None)
+        return jax.jit(lambda arch: made.mean_loss(member._replace(arch=arch)))(arch)
 
     pixels = jnp.asarray(given.images, jnp.float32) / 128 - 1
     whole = scored(1, pixels)

@@ -24,7 +24,7 @@ class Reorder(NamedTuple):
 
     Attributes:
         step: before which.
-        orders: `params -> orders`, traced; see `ordering`.
+        orders: `params -> orders`, traced; see `channel_order`.
     """
 
     step: int

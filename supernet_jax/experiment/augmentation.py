@@ -1,0 +1,35 @@
+"""What happens to a step's images before the network sees them, by the settings of the data."""
+
+from collections.abc import Callable
+
+import jax
+
+from supernet_jax.data import augment, autoaugment
+from supernet_jax.elastic.choices import Array
+from supernet_jax.experiment.config import Data
+
+
+def augmented(
+    settings: Data, prepare: Callable[[Array], Array], images: Array, key: Array, ids: Array
+) -> Array:
+    """A step's images: cropped and flipped, by a policy, with parts erased, and as numbers.
+
+    Args:
+        settings: of the data.
+        prepare: uint8 images -> the network's float input.
+        images: uint8 `[B, H, W, C]`.
+        key: of the step.
+        ids: int32 `[B]`, of the examples; what is random depends on these two alone.
+    """
+    s = settings
+    if s.pad or s.flip:
+        images = augment.augment(images, key, ids, pad=s.pad, flip=s.flip)
+    policy_key, erase_key = (jax.random.fold_in(key, 2**31 + i) for i in (1, 2))
+    if s.policy == "autoaugment":
+        images = autoaugment.auto_augment(images, policy_key, ids, deviation=s.deviation)
+    elif s.policy == "randaugment":
+        how = {"magnitude": s.magnitude, "deviation": s.deviation}
+        images = autoaugment.rand_augment(images, policy_key, ids, layers=s.layers, **how)
+    if s.erase:
+        images = augment.erase(images, erase_key, ids, probability=s.erase)
+    return prepare(images)
