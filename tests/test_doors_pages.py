@@ -4,6 +4,7 @@ That of the space, with which a user goes the whole way, is in tests/spaces/test
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
-from light_space import CHANNELS, CLASSES, light
+from light_space import CHANNELS, CLASSES, Mix, Pool, Sizes, light
 from test_doors import filters
 from theorem import Check, archs_of, largest_difference
 from tiny_space import tiny
 
 from supernet_jax.elastic import choices, shared_params, strategies
-from supernet_jax.elastic.elastic_block import TRANSFORMS
+from supernet_jax.elastic.choices import Choice
+from supernet_jax.elastic.elastic_block import TRANSFORMS, elastic
+from supernet_jax.elastic.space import Space
 from supernet_jax.experiment import config
 from supernet_jax.searching import Budget, Searcher, pack, random_search
 from supernet_jax.searching import run as run_search
@@ -104,8 +107,19 @@ def test_the_optimiser_moves_every_element_alike() -> None:
     np.testing.assert_allclose(updates["kernel"], [-0.025, 0.0], rtol=1e-5, atol=1e-9)
 
 
-def test_the_cost_is_the_largest_output_of_a_block() -> None:
-    space = light()
+def optional() -> Space:
+    """A space whose only large map is of a block that may be skipped."""
+    menu = {"resolution": Choice((6, 8)), "depth": Choice((0, 1))}
+    blocks = {
+        "mix": elastic(Mix, lambda: Sizes(CHANNELS, CHANNELS), menu=menu, depth=(("depth",), 0)),
+        "pool": elastic(Pool, lambda: Sizes(CHANNELS, CLASSES), menu=menu),
+    }
+    return Space("optional", menu, blocks, strategies.chain(tuple(blocks)), CHANNELS, CLASSES)
+
+
+@pytest.mark.parametrize("make", [light, optional])
+def test_the_cost_is_the_largest_output_of_a_block(make: Callable[[], Space]) -> None:
+    space = make()
     cost, names = example("cost").largest_map(space), tuple(space.blocks)
     params, archs = shared_params.parameter_shapes(space), archs_of(space, 6)
 
@@ -121,7 +135,7 @@ def test_the_cost_is_the_largest_output_of_a_block() -> None:
         return max(outputs[name].size for name in there)
 
     wanted = [largest(arch) for arch in archs]
-    assert len(set(wanted)) > 3
+    assert len(set(wanted)) > 2
     stacked = choices.stack(archs)
     np.testing.assert_array_equal(cost(stacked), wanted)
     on_device = jax.jit(cost)(jax.tree.map(jnp.asarray, stacked))
@@ -131,7 +145,7 @@ def test_the_cost_is_the_largest_output_of_a_block() -> None:
 
 def test_the_searcher_beats_random_search() -> None:
     """On a landscape in which every decision matters, within a budget that binds."""
-    menu = [choices.Choice((0, 1, 2, 3))] * 12
+    menu = [Choice((0, 1, 2, 3))] * 12
     target = np.asarray([0, 3, 2, 0, 1, 0, 2, 0, 1, 0, 2, 0])
     cost = lambda archs: pack(archs).sum(-1)  # noqa: E731
     score = lambda archs: -np.abs(pack(archs) - target).sum(-1).astype(float)  # noqa: E731
