@@ -22,7 +22,7 @@ from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import TRANSFORMS, elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.experiment import config
-from supernet_jax.searching import Budget, Searcher, pack, random_search
+from supernet_jax.searching import Budget, Searcher, random_search
 from supernet_jax.searching import run as run_search
 from supernet_jax.storage import typed_json, user_code
 from supernet_jax.training import train_step
@@ -147,8 +147,9 @@ def test_the_searcher_beats_random_search() -> None:
     """On a landscape in which every decision matters, within a budget that binds."""
     menu = [Choice((0, 1, 2, 3))] * 12
     target = np.asarray([0, 3, 2, 0, 1, 0, 2, 0, 1, 0, 2, 0])
-    cost = lambda archs: pack(archs).sum(-1)  # noqa: E731
-    score = lambda archs: -np.abs(pack(archs) - target).sum(-1).astype(float)  # noqa: E731
+    packed = lambda archs: np.asarray(choices.pack(archs))  # noqa: E731
+    cost = lambda archs: packed(archs).sum(-1)  # noqa: E731
+    score = lambda archs: -np.abs(packed(archs) - target).sum(-1).astype(float)  # noqa: E731
     how: dict[str, Any] = {"cost": cost, "budget": Budget(4, 16)}
 
     def best(searcher: Searcher, seed: int) -> float:

@@ -14,7 +14,6 @@ from supernet_jax.searching import (
     SearchState,
     begin,
     generation_key,
-    pack,
     remember,
 )
 
@@ -57,7 +56,7 @@ def aging(
         """Packed archs within the budget; none if 100 draws have none, which ends the search."""
         for i in range(100):
             archs = jax.tree.map(np.asarray, draw(jax.random.fold_in(key, i)))
-            rows = pack(archs)[budget.allows(cost(archs))]
+            rows = np.asarray(choices.pack(archs))[budget.allows(cost(archs))]
             if len(rows):
                 return rows
         return np.zeros((0, len(jax.tree.leaves(menu))), np.int32)
