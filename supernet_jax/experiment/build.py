@@ -133,11 +133,12 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
             )
     mix = functools.partial(augment.mixup, alpha=d.mixup, classes=space.classes)
     more = sampler.taken(settings.sampler, space=space, steps=t.steps)
+    length = sampler.taken(settings.combine, steps=t.steps)
     return recipe.Recipe(
         space=space,
         sampler=_built("sampler", settings, Sampler, menu=space.menu, **more),
         loss=_built("loss", settings, Callable),  # type: ignore[arg-type]
-        combine=_built("combine", settings, combine.Combine, steps=t.steps),
+        combine=_built("combine", settings, combine.Combine, **length),
         optimizer=_built("optimizer", settings, optax.GradientTransformation, steps=t.steps),
         augment=functools.partial(augmentation.augmented, d, prepare),
         strategy=config.strategy(t.strategy, job="train", backend=jax.default_backend()),

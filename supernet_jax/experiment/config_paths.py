@@ -1,13 +1,21 @@
-"""Paths in a configuration, made absolute: a run is opened from other folders than its own."""
+"""Paths in a configuration, made absolute: a run is opened from other folders than its own.
 
+A field of a part says that it is a path: `dataclasses.field(metadata={"path": True})`.
+"""
+
+import dataclasses
 import pathlib
 from typing import Any
 
+from supernet_jax.experiment.config import LIBRARY
+
 PATHS = {  # which fields are paths, by the type of a part; those of `Data` are below
-    "Train": ("teacher", "teacher_file"),
-    "Attentive": ("table",),
-    "Shift": ("table",),
-    "Preferred": ("archs",),
+    "Train": ["teacher", "teacher_file"],
+    **{
+        name: [field.name for field in dataclasses.fields(kind) if field.metadata.get("path")]
+        for name, kind in LIBRARY.items()
+        if name != "Train"
+    },
 }
 
 

@@ -14,7 +14,6 @@ from supernet_jax.errors import LOG, UserError
 from supernet_jax.experiment import config, config_paths
 from supernet_jax.experiment.config import Config
 from supernet_jax.storage import checkpoint, files, lock, paths, typed_json
-from supernet_jax.training import gradients
 from supernet_jax.training.samplers import sampler
 
 # Settings that change nothing of what is trained, so that a run may go on with others.
@@ -147,10 +146,9 @@ def _check_goes_further(folder: pathlib.Path, before: int, settings: Config) -> 
 
 def _alike_for(steps: int, settings: Config) -> bool:
     """Whether the first `steps` of these settings are those of a run of just so many."""
-    if "steps" in sampler.taken(settings.sampler, space=None, steps=steps):
-        return False
-    if not isinstance(settings.combine, gradients.UnitSum | gradients.ByRole):
-        return False
+    for part in (settings.sampler, settings.combine):
+        if "steps" in sampler.taken(part, space=None, steps=steps):
+            return False
     try:
         rates = [settings.optimizer.schedule(steps=n) for n in (steps, settings.train.steps)]
     except AttributeError:  # an optimiser of the user's own that does not say

@@ -16,24 +16,3 @@ from supernet_jax.searching.searcher import (
     no_history,
     remember,
 )
-
-__all__ = [
-    "Budget",
-    "History",
-    "Raced",
-    "Score",
-    "SearchState",
-    "Searcher",
-    "begin",
-    "evolution",
-    "extend",
-    "front_per_bin",
-    "generation_key",
-    "hypervolume",
-    "no_history",
-    "pareto_front",
-    "race",
-    "random_search",
-    "remember",
-    "run",
-]

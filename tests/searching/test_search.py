@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Choice
@@ -26,6 +27,7 @@ from supernet_jax.searching import (
     run,
     state_file,
 )
+from supernet_jax.storage import user_code
 
 # 3^10 * 4^2 = 944,784 archs: too many to be listed.
 MENU = {"width": [Choice((0, 1, 2))] * 10, "depth": [Choice((0, 1, 2, 3))] * 2}
@@ -90,7 +92,13 @@ def climber(menu):
     return Searcher(init, ask, tell)
 
 
-SEARCHERS = {"random": random_small(), "evolution": evolution_small(), "user": climber(MENU)}
+EXAMPLE = user_code.run(ROOT / "docs" / "examples" / "searcher.py")
+SEARCHERS = {
+    "random": random_small(),
+    "evolution": evolution_small(),
+    "user": climber(MENU),
+    "example": EXAMPLE.aging(MENU, cost=total, budget=BUDGET, population=40),
+}
 
 
 def search(searcher, score=nearness, seed=0, evaluations=130, cost=total, **rest):

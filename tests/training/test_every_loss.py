@@ -1,4 +1,4 @@
-"""What every loss of the library keeps: all parts of `config.losses` join by being there."""
+"""What every loss of the library keeps: all parts of `sj.losses` join by being there."""
 
 import dataclasses
 import functools
@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from supernet_jax.errors import UserError
+from supernet_jax.storage import user_code
 from supernet_jax.training import losses as parts
 from supernet_jax.training.losses import alpha_divergence, divergences
 from supernet_jax.training.losses.loss import (
@@ -28,6 +30,7 @@ OTHERS = [
     parts.SoftCrossEntropy(temperature=4.0),
     parts.ReverseKL(temperature=0.5, hard_weight=0.5),
     parts.JensenShannon(smoothing=0.0, hard_weight=1.0),
+    user_code.run(ROOT / "docs" / "examples" / "loss.py").LogitMatching(hard_weight=0.5),
 ]
 VARIANTS = DEFAULTS + OTHERS
 ROLES = ("largest", "random", "smallest")
@@ -109,8 +112,9 @@ def test_a_mean_over_images_in_any_order(part: Any, role: str) -> None:
 def test_a_student_that_agrees_with_its_teacher_learns_nothing_of_it(part: Any) -> None:
     """Nothing but what the labels say."""
     _, (gradient, _) = graded(part, "random")(STUDENT, STUDENT, LABELS)
-    weight = 1.0 if isinstance(part, parts.HardLabels) else part.hard_weight
-    hard = functools.partial(cross_entropy, labels=LABELS, smoothing=part.smoothing)
+    weight = 1.0 if isinstance(part, parts.HardLabels) else getattr(part, "hard_weight", 0.0)
+    smoothing = getattr(part, "smoothing", 0.0)
+    hard = functools.partial(cross_entropy, labels=LABELS, smoothing=smoothing)
     np.testing.assert_allclose(gradient, weight * jax.grad(hard)(STUDENT), atol=1e-6)
 
 
@@ -119,7 +123,7 @@ def test_the_largest_learns_from_labels_alone(part: Any) -> None:
     """Unless there is a teacher for all."""
     if isinstance(part, parts.OutsideTeacher):
         return
-    wanted = cross_entropy(STUDENT, LABELS, smoothing=part.smoothing)
+    wanted = cross_entropy(STUDENT, LABELS, smoothing=getattr(part, "smoothing", 0.0))
     np.testing.assert_array_equal(call(part, "largest")(STUDENT, None, LABELS), wanted)
 
 

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import ROOT
 from light_space import CHANNELS, CLASSES, light
 
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import sharding
+from supernet_jax.storage import user_code
 from supernet_jax.training import gradients as parts
 from supernet_jax.training import samplers, train_step
 from supernet_jax.training.gradients import (
@@ -25,6 +27,7 @@ from supernet_jax.training.gradients import (
 from supernet_jax.training.gradients.combine import Combine
 from supernet_jax.training.losses import divergences, loss
 from supernet_jax.training.recipe import Batch, Recipe
+from supernet_jax.training.samplers.sampler import taken
 
 KINDS = [kind for kind in vars(parts).values() if dataclasses.is_dataclass(kind)]
 VARIANTS = [kind() for kind in KINDS] + [
@@ -32,6 +35,7 @@ VARIANTS = [kind() for kind in KINDS] + [
     parts.ByRole(largest=1.0, smallest=0.25, random=0.5),
     parts.DelayedShrinking(delay=0.0, ramp=0.5, floor=0.1, clip_member=2.0),
     parts.ConflictProjection(by_array=False, limit=100.0),
+    user_code.run(ROOT / "docs" / "examples" / "combination.py").EqualLengths(),
 ]
 ROLES = ("largest", "smallest", "random", "random")
 SHAPES = {"a": {"kernel": (3, 4), "bias": (4,)}, "b": {"scale": ()}}
@@ -51,6 +55,11 @@ def folded(rule: Combine, members: list[Any], roles: Any = ROLES, step: int = 0)
     return rule.finish(carry)
 
 
+def made(part: Any, *, steps: int) -> Combine:
+    """The rule of a part for a run of so many steps."""
+    return part.build(**taken(part, steps=steps))
+
+
 def vectors(*rows: list[float]) -> list[Any]:
     return [{"w": jnp.asarray(row, jnp.float32)} for row in rows]
 
@@ -63,7 +72,7 @@ def close(a: Any, b: Any, tolerance: float = 1e-6) -> None:
 @pytest.mark.parametrize("part", VARIANTS, ids=str)
 def test_what_every_rule_keeps(part: Any) -> None:
     """Shapes and dtypes; any order of the members; nothing stays nothing."""
-    rule, members = part.build(steps=100), trees()
+    rule, members = made(part, steps=100), trees()
     found = folded(rule, members, step=90)
     same = jax.tree.map(lambda x, y: x.shape == y.shape and x.dtype == y.dtype, found, members[0])
     assert all(jax.tree.leaves(same))
@@ -72,15 +81,15 @@ def test_what_every_rule_keeps(part: Any) -> None:
         close(folded(rule, [members[i] for i in order], roles, step=90), found, 1e-5)
     zeros = [jax.tree.map(jnp.zeros_like, tree) for tree in members]
     close(folded(rule, zeros, step=90), zeros[0], 0)
-    unclipped = part.build(steps=100) if not (part.clip_member or part.clip_sum) else None
-    if unclipped is not None:  # no rule has a scale of its own
+    clips = [getattr(part, name, 0.0) for name in ("clip_member", "clip_sum")]
+    if not any(clips):  # no rule has a scale of its own
         doubled = [optax.tree.scale(2.0, tree) for tree in members]
         close(folded(rule, doubled, step=90), optax.tree.scale(2.0, found), 1e-5)
 
 
 @pytest.mark.parametrize("part", VARIANTS, ids=str)
 def test_one_trace_for_all_steps(part: Any) -> None:
-    rule = part.build(steps=10)
+    rule = made(part, steps=10)
     traced = []
 
     @jax.jit
@@ -104,7 +113,7 @@ def test_a_sum() -> None:
 
 
 def test_weights_by_role() -> None:
-    rule = parts.ByRole(largest=2.0, smallest=0.0, random=0.5).build(steps=1)
+    rule = parts.ByRole(largest=2.0, smallest=0.0, random=0.5).build()
     found = folded(rule, vectors([1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]))
     close(found, vectors([2, 0, 0.5, 0.5])[0])
 
@@ -238,7 +247,7 @@ def test_mistakes_are_named() -> None:
         (lambda: combine.clipped(unit_sum.unit_sum(), member=0.0), "bound of the member"),
         (lambda: combine.clipped(unit_sum.unit_sum(), total=-1.0), "bound of the total"),
         (lambda: conflict_projection.conflict_projection(limit=0.0), "limit=0"),
-        (lambda: parts.UnitSum(clip_sum=-1.0).build(steps=1), "combine.clip-sum is -1"),
+        (lambda: parts.UnitSum(clip_sum=-1.0).build(), "combine.clip-sum is -1"),
         (lambda: parts.DelayedShrinking(delay=1.0).build(steps=1), "combine.delay is 1"),
         (lambda: parts.ConflictProjection(start=-0.5).build(steps=1), "combine.start is -0.5"),
     ]

@@ -1,12 +1,17 @@
+import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import ROOT
 
 from supernet_jax.errors import UserError
+from supernet_jax.storage import user_code
+from supernet_jax.training import optimizers as parts
 from supernet_jax.training.optimizers import adamw, schedules, sgd
 
 PUBLISHED = {"steps": 225000, "warmup_steps": 3125}  # AlphaNet: 360 epochs of 625 steps, 5 warm-up
@@ -32,6 +37,12 @@ MASK = {
     "first": {"conv": {"kernel": True}, "norm": {"scale": False, "bias": False}},
     "head": {"linear": {"kernel": True, "bias": False}},
 }
+
+# All parts of `sj.optimizers` join what every optimiser keeps by being there.
+KINDS = [kind for kind in vars(parts).values() if dataclasses.is_dataclass(kind)]
+VARIANTS = [kind() for kind in KINDS] + [
+    user_code.run(ROOT / "docs" / "examples" / "optimizer.py").Lion(),
+]
 
 
 def random_tree(seed, scale=1.0):
@@ -199,3 +210,38 @@ def test_adamw_clips_the_norm_and_decays_kernels_only():
 
         expected = jax.tree.map(step, expected, mean, variance, MASK)
     assert_trees_close(got, expected, rtol=1e-4, atol=1e-5)  # float32 roots of tiny variances
+
+
+@pytest.mark.parametrize("part", VARIANTS, ids=str)
+def test_what_every_optimiser_keeps(part):
+    """Shapes, dtypes and one trace; no gradient, no growth; a quadratic is descended."""
+    steps = 50
+    optimiser, params = part.build(steps=steps), as_float32(random_tree(3))
+    traced = []
+
+    @jax.jit
+    def update(gradients, state, params):
+        traced.append(1)
+        updates, state = optimiser.update(gradients, state, params)
+        jax.tree.map(lambda p, u: chex.assert_equal_shape([p, u]), params, updates)
+        assert all(u.dtype == jnp.float32 for u in jax.tree.leaves(updates))
+        return optax.apply_updates(params, updates), state
+
+    start, state = params, optimiser.init(params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(3):
+        params, state = update(zeros, state, params)
+    for old, new, decays in zip(*map(jax.tree.leaves, (start, params, MASK)), strict=True):
+        if decays:
+            assert np.linalg.norm(new) <= np.linalg.norm(old)
+        else:
+            np.testing.assert_array_equal(new, old)
+
+    params, state = start, optimiser.init(start)
+    for _ in range(steps):  # the gradient of half the squared distance to 0
+        params, state = update(params, state, params)
+    assert optax.tree.norm(params) < optax.tree.norm(start)
+    assert len(traced) == 1
+    if hasattr(part, "schedule"):
+        rates = np.asarray(jax.vmap(part.schedule(steps=steps))(jnp.arange(steps + 1)))
+        assert rates.min() >= 0 and rates[-1] < 1e-3 * rates.max()

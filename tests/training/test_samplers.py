@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 from test_checkpoint import State, same, target
 from tiny_space import tiny
 
@@ -23,7 +24,7 @@ from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.experiment import config
-from supernet_jax.storage import checkpoint
+from supernet_jax.storage import checkpoint, user_code
 from supernet_jax.training import samplers, train_step
 from supernet_jax.training.samplers import Opening, Sampler, macs_table
 from supernet_jax.training.samplers.fair import members
@@ -57,6 +58,7 @@ CASES: dict[str, Sampler] = {
     "shift": samplers.shift(MENU, bins=BINS, macs=MACS),
     "delayed_shift": samplers.delayed(samplers.shift(MENU, bins=BINS, macs=MACS), start=5),
     "preferred": samplers.preferred(MENU, SOME),
+    "own": user_code.run(ROOT / "docs" / "examples" / "sampler.py").Tilted().build(menu=MENU),
 }
 
 

@@ -49,8 +49,8 @@ class UnitSum:
     clip_sum: float = 0.0
     """largest global norm of the combined gradient, 0 for no limit"""
 
-    def build(self, *, steps: int) -> Combine:
-        """The rule for a run of so many steps."""
+    def build(self) -> Combine:
+        """The rule."""
         return combine.clipped_around(unit_sum(), self.clip_member, self.clip_sum)
 
 
@@ -69,7 +69,7 @@ class ByRole:
     clip_sum: float = 0.0
     """largest global norm of the combined gradient, 0 for no limit"""
 
-    def build(self, *, steps: int) -> Combine:
-        """The rule for a run of so many steps."""
+    def build(self) -> Combine:
+        """The rule."""
         weights = {"largest": self.largest, "smallest": self.smallest, "random": self.random}
         return combine.clipped_around(unit_sum(), self.clip_member, self.clip_sum, by_role(weights))

@@ -74,7 +74,7 @@ class Attentive:
     """candidates for each of them, scored on the batch"""
     choose: Literal["best", "worst"] = "best"
     """which of them trains"""
-    table: str | None = None
+    table: str | None = dataclasses.field(default=None, metadata={"path": True})
     """file of `supernet table`; without one, a table of 20,000 archs is made at the start"""
     bins: int = 40
     """ranges of MACs of that table"""

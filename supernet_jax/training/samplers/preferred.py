@@ -84,7 +84,7 @@ def read(path: pathlib.Path, menu: Menu) -> Arch:
 class Preferred:
     """Only archs that a score chose before training (PreNAS), beside the largest."""
 
-    archs: str = ""
+    archs: str = dataclasses.field(default="", metadata={"path": True})
     """file of `supernet table CONFIG --score snip`"""
     n_random: int = 2
     """random subnets per step"""

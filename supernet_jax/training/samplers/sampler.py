@@ -81,10 +81,10 @@ def roles(sampler: Sampler) -> tuple[str, ...]:
     return tuple("largest" if i == 0 else "smallest" for i in range(len(sampler.fixed)))
 
 
-def taken(sampler: Any, **offered: Any) -> dict[str, Any]:
-    """What of the offered the `build` of a sampler takes, which may be the user's own."""
+def taken(part: Any, **offered: Any) -> dict[str, Any]:
+    """What of the offered the `build` of a part takes, which may be the user's own."""
     try:
-        names = inspect.signature(sampler.build).parameters
+        names = inspect.signature(part.build).parameters
     except (AttributeError, TypeError, ValueError):  # it has none; the experiment says so
         return {}
     return {name: value for name, value in offered.items() if name in names}

@@ -112,7 +112,7 @@ class Shift:
     """random subnets per step"""
     floor: float = 0.2
     """share of the draws that stays uniform over the ranges of MACs"""
-    table: str | None = None
+    table: str | None = dataclasses.field(default=None, metadata={"path": True})
     """file of `supernet table`; without one, a table of 20,000 archs is made at the start"""
     bins: int = 20
     """ranges of MACs of that table"""

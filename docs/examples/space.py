@@ -1,7 +1,7 @@
 """A space of one's own: a plain convolutional network with elastic width, kernel and depth.
 
-supernet train docs/examples/plain_space.py --out runs/plain
-supernet search runs/plain --config docs/examples/plain_space.py --evaluations 100
+supernet train docs/examples/space.py --out runs/plain
+supernet search runs/plain --config docs/examples/space.py --evaluations 100
 """
 
 import dataclasses
@@ -9,13 +9,12 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
+import supernet_jax as sj
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import chain
-from supernet_jax.experiment.config import Config, Data, Train
 from supernet_jax.nn import layers
-from supernet_jax.training.optimizers import Sgd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +91,9 @@ class PlainSpace:
         return Space("plain", menu, blocks, chain(tuple(blocks)), input_channels, classes)
 
 
-config = Config(
+config = sj.Config(
     space=PlainSpace(),
-    data=Data(name="digits", held_out=0.2),
-    optimizer=Sgd(learning_rate=0.1, warmup=0.1),
-    train=Train(steps=200, batch=64),
+    data=sj.Data(name="digits", held_out=0.2),
+    optimizer=sj.optimizers.Sgd(learning_rate=0.1, warmup=0.1),
+    train=sj.Train(steps=200, batch=64),
 )
