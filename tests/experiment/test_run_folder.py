@@ -9,12 +9,14 @@ import numpy as np
 import optax
 import pytest
 import tiny_run
+from conftest import ROOT
 from tiny_run import CONFIG, supernet
 
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import config, run_folder
 from supernet_jax.experiment.config import Config, Data, Evaluation, Train
-from supernet_jax.storage import checkpoint, lock
+from supernet_jax.storage import checkpoint, lock, user_code
+from supernet_jax.training.gradients import DelayedShrinking
 from supernet_jax.training.optimizers import Sgd
 from supernet_jax.training.samplers import Delayed
 
@@ -66,7 +68,12 @@ def test_a_longer_run_where_steps_are_the_same(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="steps is 9 there and 5 now"):
         run_folder.start_run(folder, settings(5))
 
-    for i, part in enumerate(({"optimizer": Sgd()}, {"sampler": Delayed()})):
+    own = user_code.run(ROOT / "docs" / "examples" / "combination.py").EqualLengths()
+    combined = begun(tmp_path / "combined", settings(5, combine=own))
+    run_folder.start_run(combined, settings(9, combine=own))  # its `build` takes no steps
+
+    parts = {"optimizer": Sgd()}, {"sampler": Delayed()}, {"combine": DelayedShrinking()}
+    for i, part in enumerate(parts):
         other = begun(tmp_path / str(i), settings(5, **part))
         with pytest.raises(UserError, match=r"cannot go on to 9; .*--start-from") as met:
             run_folder.start_run(other, settings(9, **part))
