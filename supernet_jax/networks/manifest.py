@@ -183,6 +183,24 @@ def _brought_up(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def facts(description: Mapping[str, Any]) -> dict[str, str]:
+    """What a file that can hold text says of its network: by name, JSON."""
+    d = parse(Description, dict(description), "the description")
+    values = {
+        "mean": d.mean,
+        "std": d.std,
+        "preparation": d.preparation and dataclasses.asdict(d.preparation),
+        "classes": d.classes,
+        "space": d.space,
+        "arch": d.arch,
+        "resolution": d.resolution,
+        "macs": d.macs,
+        "accuracy": d.accuracy,
+        "sha256": d.sha256,
+    }
+    return {name: files.dumps(value) for name, value in values.items()}
+
+
 # ---- README.md
 
 

@@ -1,5 +1,6 @@
 """An ordinary network: blocks at their own sizes, one after another."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from supernet_jax.runtime import hardware
 
 Array = jax.Array
 Variables = dict[str, Any]  # {"params": ..., "stats": ...}, each {block: {layer: ...}}
+Runner = Callable[[np.ndarray], np.ndarray]  # images [B, H, W, C] -> float32 logits [B, K]
 LIMIT = 1e-5  # of what differs between logits of one network: float32 sums in another order
 
 
@@ -66,6 +68,24 @@ class _Run:
 def compiled_quickly(network: Network) -> Callable[[Variables, Any], Array]:
     """`(variables, images) -> logits`, compiled for a few runs rather than for many."""
     return jax.jit(network.apply, compiler_options=hardware.runs_once())
+
+
+def flax_runner(network: Network, variables: Variables) -> Runner:
+    """Runs a Flax network on CPU, float32 at highest precision."""
+    held = jax.device_get(variables)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with on_cpu(), jax.default_matmul_precision("highest"):
+            return np.asarray(compiled_quickly(network)(held, images))
+
+    return run
+
+
+def on_cpu() -> contextlib.AbstractContextManager[Any]:
+    """What is called meanwhile runs on CPU, whatever else there is."""
+    if jax.default_backend() == "cpu":  # changing nothing compiles nothing again
+        return contextlib.nullcontext()
+    return jax.default_device(jax.local_devices(backend="cpu")[0])
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:

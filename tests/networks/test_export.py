@@ -22,7 +22,7 @@ import tiny_space
 from supernet_jax.elastic import choices, shared_params
 from supernet_jax.errors import UserError
 from supernet_jax.networks import extract, manifest, network, network_folder
-from supernet_jax.networks.formats import format, stablehlo, table
+from supernet_jax.networks.formats import stablehlo, table
 from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.nn import blocks, resize
 from supernet_jax.nn.blocks import BLOCKS
@@ -82,7 +82,7 @@ def taken() -> tuple[Any, Any, dict[str, Any]]:
 def expected(count: int) -> np.ndarray:
     """Logits of the Flax network."""
     module, variables, _ = taken()
-    return format.flax_runner(module, variables)(normalised(pixels(count)))
+    return network.flax_runner(module, variables)(normalised(pixels(count)))
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -213,7 +213,7 @@ def wrong(change: Callable[[np.ndarray], np.ndarray]) -> Format:
 
     def load(folder: pathlib.Path) -> Any:
         module, variables, _ = taken()
-        return lambda images: change(format.flax_runner(module, variables)(images))
+        return lambda images: change(network.flax_runner(module, variables)(images))
 
     return Format("wrong", write, load)
 

@@ -4,7 +4,7 @@ The file has opset 17 and IR version 8, of 2022, so that older runtimes read it 
 ONNX Runtime 1.20 and 1.31 were run. Its input `images` is float32 `[batch, C, H, W]`,
 normalised, or with `Export.pixels` uint8 `[batch, H, W, C]`; its output `logits` is float32
 `[batch, K]`. The batch size is free. What the network is stands in the file's metadata, as JSON:
-see `format.facts`.
+see `manifest.facts`.
 """
 
 import pathlib
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from supernet_jax.networks.formats import onnx_graph
-from supernet_jax.networks.formats.format import Export, Format, Runner, facts
+from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.networks.formats.onnx_graph import IMAGES, LOGITS
-from supernet_jax.networks.manifest import Description
+from supernet_jax.networks.manifest import Description, facts
+from supernet_jax.networks.network import Runner
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
 
@@ -89,7 +90,7 @@ def model(export: Export, description: Description) -> Any:
     logits = (BATCH, len(description.classes))
     name = description.space.encode("utf-8", "replace").decode()
     proto = model_of(made, name, kind, (BATCH, *shape), logits)
-    said = {"images": files.dumps(taken), **facts(export)}
+    said = {"images": files.dumps(taken), **facts(export.description)}
     helper.set_model_props(proto, said)
     return proto
 

@@ -4,14 +4,17 @@ Weights are inside; any batch size; for CPU, CUDA and TPU; nothing of this libra
 """
 
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from supernet_jax.data import augment
 from supernet_jax.errors import UserError
-from supernet_jax.networks.formats.format import Export, Format, Runner, function, on_cpu
+from supernet_jax.networks.formats.format import Export, Format
+from supernet_jax.networks.network import Runner, on_cpu
 from supernet_jax.runtime import native
 from supernet_jax.storage import files
 
@@ -37,7 +40,7 @@ def write(folder: pathlib.Path, export: Export) -> None:
     images = jax.ShapeDtypeStruct(
         (batch, *export.size, channels), jnp.uint8 if export.pixels else jnp.float32
     )
-    run = jax.jit(function(export))
+    run = jax.jit(_function(export))
     try:
         # Kernels built here are not there where the file is run.
         with jax.default_matmul_precision("highest"), native.aside():
@@ -50,6 +53,17 @@ def write(folder: pathlib.Path, export: Export) -> None:
             "work for a batch of any size and call nothing outside of JAX"
         ) from error
     files.write_bytes(folder / NAME, lambda file: file.write(written))
+
+
+def _function(export: Export) -> Callable[[jax.Array], jax.Array]:
+    """`images -> logits`, with the weights in it; images are as `export.pixels` says."""
+    mean, std = (tuple(export.description[name]) for name in ("mean", "std"))
+
+    def run(images: jax.Array) -> jax.Array:
+        prepared = augment.normalise(images, mean=mean, std=std) if export.pixels else images
+        return jnp.asarray(export.network.apply(export.variables, prepared))
+
+    return run
 
 
 def load(folder: pathlib.Path) -> Runner:

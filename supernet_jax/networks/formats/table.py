@@ -21,9 +21,9 @@ from supernet_jax.data import augment
 from supernet_jax.errors import UserError, near
 from supernet_jax.networks import manifest, network_folder
 from supernet_jax.networks.formats import onnx, stablehlo, torch
-from supernet_jax.networks.formats.format import Export, Format, Runner, facts, flax_runner
-from supernet_jax.networks.manifest import Description, model_card
-from supernet_jax.networks.network import LIMIT, Network, difference
+from supernet_jax.networks.formats.format import Export, Format
+from supernet_jax.networks.manifest import Description, facts, model_card
+from supernet_jax.networks.network import LIMIT, Network, Runner, difference, flax_runner
 from supernet_jax.nn import resize
 from supernet_jax.nn.blocks import BLOCKS
 from supernet_jax.storage import files
@@ -35,7 +35,9 @@ def _weights(name: str) -> Format:
     source = manifest.SOURCES[name]
 
     def write(folder: pathlib.Path, export: Export) -> None:
-        network_folder.write_variables(folder, export.variables, source, said=facts(export))
+        network_folder.write_variables(
+            folder, export.variables, source, said=facts(export.description)
+        )
 
     def load(folder: pathlib.Path) -> Runner:
         return flax_runner(*network_folder.load(folder, source=source))

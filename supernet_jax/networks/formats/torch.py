@@ -15,9 +15,9 @@ from typing import Any
 import flax
 import numpy as np
 
-from supernet_jax.networks.formats.format import Export, Format, Runner, facts
-from supernet_jax.networks.manifest import Description
-from supernet_jax.networks.network import Block, Variables
+from supernet_jax.networks.formats.format import Export, Format
+from supernet_jax.networks.manifest import Description, facts
+from supernet_jax.networks.network import Block, Runner, Variables
 from supernet_jax.nn.batch_norm import EPSILON
 from supernet_jax.storage import files, safetensors_file
 from supernet_jax.storage.typed_json import parse
@@ -35,7 +35,9 @@ def write(folder: pathlib.Path, export: Export) -> None:
     path.mkdir()
     files.write_text(path / CODE, code(export, description))
     weights = state_dict(export.variables, batches=description.calibration.batches)
-    safetensors_file.write(path / WEIGHTS, weights, said={"format": "pt", **facts(export)})
+    safetensors_file.write(
+        path / WEIGHTS, weights, said={"format": "pt", **facts(export.description)}
+    )
 
 
 def load(folder: pathlib.Path) -> Runner:
