@@ -42,8 +42,7 @@ QUANTILE_HEADS = [f"p{q:.0%}"[:-1] for q in space_facts.QUANTILES]
 class Arguments:
     """Draw a space: its decisions, number of archs, MACs and parameters."""
 
-    space: Annotated[str, tyro.conf.Positional]
-    """attentivenas | ofa_mobilenetv3 | cifar | ofa_small | digits | a config file"""
+    space: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=space_facts.SPACE_HELP)]
     archs: str | None = None
     """count these instead: a JSON file of archs, an arch as JSON, `smallest` or `largest`"""
     latency: pathlib.Path | None = None

@@ -11,7 +11,7 @@ import tyro
 
 from supernet_jax.evaluation import latency_table
 from supernet_jax.evaluation.latency_table import Calibration, Table
-from supernet_jax.experiment import latency
+from supernet_jax.experiment import latency, space_facts
 
 EXAMPLES = """
 supernet latency digits --out latency.json
@@ -25,8 +25,7 @@ The same command again goes on where an interrupted one stopped."""
 class Arguments:
     """Measure the latency of each kind of block of a space on this machine."""
 
-    space: Annotated[str, tyro.conf.Positional]
-    """attentivenas | ofa_mobilenetv3 | cifar | ofa_small | digits | a config file"""
+    space: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=space_facts.SPACE_HELP)]
     out: pathlib.Path
     """JSON file of the table; what it lacks is added"""
     batch: int = 1

@@ -23,9 +23,11 @@ class Arguments:
     Samplers of the kinds Attentive and Shift take the first, Preferred takes the second.
     """
 
-    space: Annotated[str, tyro.conf.Positional]
-    """attentivenas | ofa_mobilenetv3 | cifar | ofa_small | digits | a config file (which --score
-    needs, for its images)"""
+    space: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(help=f"{space_facts.SPACE_HELP} (which --score needs, for its images)"),
+    ]
     out: pathlib.Path
     """JSON file"""
     bins: int = 40

@@ -22,7 +22,7 @@ from supernet_jax.data.settings import Data
 from supernet_jax.elastic import strategies
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError, near, require
-from supernet_jax.spaces import AttentiveNAS, Cifar, Digits, OfaMobileNetV3, OfaSmall
+from supernet_jax.spaces import Digits
 from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded
 from supernet_jax.training import gradients, losses, optimizers, samplers
@@ -157,12 +157,9 @@ LIBRARY: dict[str, type] = {
     },
     **{kind.__name__: kind for kind in (Data, Train, Evaluation, Config)},
 }
+# What the command line knows by name.
 SPACES: dict[str, Any] = {
-    "attentivenas": AttentiveNAS(),
-    "ofa_mobilenetv3": OfaMobileNetV3(),
-    "cifar": Cifar(),
-    "ofa_small": OfaSmall(),
-    "digits": Digits(),
+    vars(kind)["name"]: kind() for kind in _dataclasses_of(spaces).values() if "name" in vars(kind)
 }
 FILES = "user files"  # in `config.json`, beside the fields of a `Config`
 # What is faster where, compilation included. On CPU masked candidates cost as much as switched

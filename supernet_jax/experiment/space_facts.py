@@ -19,8 +19,7 @@ from supernet_jax.experiment import build, config
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
 
-CLASSES = {"attentivenas": 1000, "ofa_mobilenetv3": 1000}  # of published spaces; 10 elsewhere
-CHANNELS = {"digits": 1}
+SPACE_HELP = f"{' | '.join(config.SPACES)} | a config file"  # for options that name a space
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -34,8 +33,7 @@ def space_of(given: Space | Run | Config | str | os.PathLike[str]) -> Space:
         return build.build(given).space
     name = os.fspath(given)
     if name in config.SPACES:
-        classes, channels = CLASSES.get(name, 10), CHANNELS.get(name, 3)
-        return config.SPACES[name].build(classes=classes, input_channels=channels)
+        return config.SPACES[name].build()  # of as many classes as are usual
     if name.endswith(".py") or pathlib.Path(name).exists():
         return build.build(config.load_file(name)[0]).space
     known = ", ".join(config.SPACES)

@@ -1,6 +1,7 @@
 """The AttentiveNAS/AlphaNet space."""
 
 import dataclasses
+from typing import ClassVar
 
 from supernet_jax.elastic.space import Space
 from supernet_jax.spaces import checks, mobilenet
@@ -41,12 +42,13 @@ def attentivenas(
 class AttentiveNAS:
     """The AttentiveNAS/AlphaNet space (ImageNet-sized images, 4.4e11 archs)."""
 
+    name: ClassVar[str] = "attentivenas"  # on the command line
     dropout: float = 0.2
     """rate before the classifier, largest subnet only"""
     drop_path: float = 0.2
     """drop-connect rate of the last block, largest subnet only"""
 
-    def build(self, *, classes: int, input_channels: int) -> Space:
+    def build(self, *, classes: int = 1000, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""
         checks.require_rates(self.dropout, self.drop_path)
         return attentivenas(

@@ -7,6 +7,7 @@ All blocks of a stage share their choices.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from supernet_jax.elastic.choices import Choice, Menu, Path
 from supernet_jax.elastic.elastic_block import ElasticBlock, elastic, union_spec
@@ -208,6 +209,7 @@ def digits(*, classes: int = 10, input_channels: int = 1) -> Space:
 class Cifar:
     """A small MobileNetV3-like space for 32x32 images."""
 
+    name: ClassVar[str] = "cifar"  # on the command line
     resolutions: tuple[int, ...] = (24, 32)
     """input sizes on offer, pixels; images are resized inside the network"""
     dropout: float = 0.1
@@ -215,7 +217,7 @@ class Cifar:
     drop_path: float = 0.0
     """drop-connect rate of the last block, largest subnet only"""
 
-    def build(self, *, classes: int, input_channels: int) -> Space:
+    def build(self, *, classes: int = 10, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""
         checks.require_resolutions(self.resolutions, 8)
         checks.require_rates(self.dropout, self.drop_path)
@@ -232,6 +234,8 @@ class Cifar:
 class Digits:
     """A tiny MobileNetV3-like space for 8x8 images."""
 
-    def build(self, *, classes: int, input_channels: int) -> Space:
+    name: ClassVar[str] = "digits"  # on the command line
+
+    def build(self, *, classes: int = 10, input_channels: int = 1) -> Space:
         """The space for data with so many classes and channels."""
         return digits(classes=classes, input_channels=input_channels)

@@ -10,6 +10,7 @@ Shape letters: `C` channels, `k` size of a kernel.
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -262,6 +263,7 @@ def ofa_small(
 class OfaMobileNetV3:
     """Once-for-All's MobileNetV3 space (ImageNet-sized images, 2e19 subnets per resolution)."""
 
+    name: ClassVar[str] = "ofa_mobilenetv3"  # on the command line
     width: float = 1.0
     """factor of all channels; published: 1.0 and 1.2"""
     resolutions: tuple[int, ...] = tuple(range(128, 225, 4))
@@ -269,7 +271,7 @@ class OfaMobileNetV3:
     dropout: float = 0.1
     """rate before the classifier, largest subnet only"""
 
-    def build(self, *, classes: int, input_channels: int) -> Space:
+    def build(self, *, classes: int = 1000, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""
         require(0.1 <= self.width <= 10, f"space.width is {self.width}, must be from 0.1 to 10")
         checks.require_resolutions(self.resolutions, 32)
@@ -287,12 +289,13 @@ class OfaMobileNetV3:
 class OfaSmall:
     """A small space of the same family as Once-for-All's, for 32x32 images."""
 
+    name: ClassVar[str] = "ofa_small"  # on the command line
     resolutions: tuple[int, ...] = (24, 32)
     """input sizes on offer, pixels; images are resized inside the network"""
     dropout: float = 0.0
     """rate before the classifier, largest subnet only"""
 
-    def build(self, *, classes: int, input_channels: int) -> Space:
+    def build(self, *, classes: int = 10, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""
         checks.require_resolutions(self.resolutions, 8)
         checks.require_rates(self.dropout)
