@@ -258,8 +258,9 @@ def _check_types(part: Any, where: str) -> None:
         raise UserError(f"{where} is {part!r}, but must be {typed_json.spelt(wanted)}")
     if LIBRARY.get(type(part).__name__) is not type(part):
         return  # the user's own class, who may hint at what he likes
-    for name, hint in typing.get_type_hints(type(part)).items():
-        value = getattr(part, name)
+    hints = typing.get_type_hints(type(part))
+    for name in [field.name for field in dataclasses.fields(part)]:
+        value, hint = getattr(part, name), hints[name]
         if not typed_json.fits(hint, value):
             option = f"{where}.{name.replace('_', '-')}"
             raise UserError(f"{option} is {value!r}, but must be {typed_json.spelt(hint)}")
