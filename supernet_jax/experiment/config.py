@@ -256,10 +256,11 @@ def _check_types(part: Any, where: str) -> None:
     wanted = typing.get_type_hints(Config)[where]
     if not typed_json.fits(wanted, part):
         raise UserError(f"{where} is {part!r}, but must be {typed_json.spelt(wanted)}")
-    if LIBRARY.get(type(part).__name__) is not type(part):
+    kind: Any = type(part)
+    if LIBRARY.get(kind.__name__) is not kind:
         return  # the user's own class, who may hint at what he likes
-    hints = typing.get_type_hints(type(part))
-    for name in [field.name for field in dataclasses.fields(part)]:
+    hints = typing.get_type_hints(kind)
+    for name in [field.name for field in dataclasses.fields(kind)]:
         value, hint = getattr(part, name), hints[name]
         if not typed_json.fits(hint, value):
             option = f"{where}.{name.replace('_', '-')}"
