@@ -59,6 +59,7 @@ def train(
             if start_from is not None and work.checkpoints.latest() is None:
                 loop.begin(work, _weights_of(start_from, built))
             state, finished = loop.fit(work)
+            work.checkpoints.close()
             if not finished:
                 stopping.stop(int(state.step))
     trained = state.params if state.ema is None else state.ema

@@ -41,7 +41,7 @@ def begun(folder: pathlib.Path, settings: Config) -> pathlib.Path:
 
 
 def test_harmless_settings_may_change(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = begun(tmp_path / "run", Config(train=Train(steps=5)))
     other = Config(
@@ -51,7 +51,7 @@ def test_harmless_settings_may_change(
     )
     run_folder.start_run(folder, other)
     assert config.read(folder / "config.json") == other
-    assert "train.log_every is 10 there and 3 now" in capsys.readouterr().err
+    assert "train.log_every is 10 there and 3 now" in caplog.text
     with pytest.raises(UserError, match=r"another configuration \(data\.flip is false there"):
         run_folder.start_run(folder, dataclasses.replace(other, data=Data(flip=True)))
     assert config.read(folder / "config.json") == other

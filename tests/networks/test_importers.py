@@ -27,7 +27,7 @@ from tiny_space import tiny
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import build, config, run, train
+from supernet_jax.experiment import build, config, imports, run, train
 from supernet_jax.networks import extract, manifest, network, network_folder
 from supernet_jax.networks.importers import (
     attentivenas,
@@ -279,6 +279,10 @@ def test_a_published_supernet_becomes_a_run(
         f"is multiplied by {ratio:.4g}",
     ):
         assert text in said.out
+    settings = config.load_file(place.config)[0]
+    again = imports.import_attentivenas(place.file, settings, tmp_path / "again", std=[0.5])
+    jax.tree.map(np.testing.assert_array_equal, again.params, wanted)
+    assert (again.step, again.folder) == (0, tmp_path / "again")
 
 
 def test_a_run_that_cannot_be_written_leaves_nothing(

@@ -33,7 +33,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     text = processes.CONFIG.replace(
         "    optimizer=", "    loss=SoftCrossEntropy(),\n    optimizer="
     )
-    text = text.replace("import Config,", "import SoftCrossEntropy, Config,")
+    losses = "from supernet_jax.training.losses import SoftCrossEntropy"
+    text = text.replace("import dataclasses\n", f"import dataclasses\n\n{losses}\n", 1)
     return processes.write_config(tmp_path_factory.mktemp("config"), text)
 
 
