@@ -33,10 +33,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     text = processes.CONFIG.replace(
         "    optimizer=", "    loss=SoftCrossEntropy(),\n    optimizer="
     )
-    text = text.replace(
-        "optimizers import Sgd",
-        "optimizers import Sgd\nfrom supernet_jax.training.losses import SoftCrossEntropy",
-    )
+    text = text.replace("import Config,", "import SoftCrossEntropy, Config,")
     return processes.write_config(tmp_path_factory.mktemp("config"), text)
 
 
