@@ -260,7 +260,7 @@ def _check_types(part: Any, where: str) -> None:
     if LIBRARY.get(kind.__name__) is not kind:
         return  # the user's own class, who may hint at what he likes
     hints = typing.get_type_hints(kind)
-    for name in [field.name for field in dataclasses.fields(kind)]:
+    for name in [field.name for field in dataclasses.fields(part)]:
         value, hint = getattr(part, name), hints[name]
         if not typed_json.fits(hint, value):
             option = f"{where}.{name.replace('_', '-')}"
