@@ -20,7 +20,7 @@ import tyro
 import supernet_jax
 from supernet_jax.errors import UserError, near
 from supernet_jax.experiment.config import Config, load_file
-from supernet_jax.runtime import hardware, program_cache, stopping
+from supernet_jax.runtime import cache, hardware, stopping
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 
@@ -225,4 +225,4 @@ def _quiet() -> None:
     for name in ("absl", "orbax", "asyncio", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
-    program_cache.keep_programs()
+    cache.enable()

@@ -297,7 +297,7 @@ class _Pass:
         repeats = len(shape.inputs) == 1 and shape.inputs[0] == shape.shapes.output.shape
         if not (self.loops and repeats) or name in self.features:
             return name
-        return shape.inputs, elastic_block.kind(self.space.blocks[name], rates=self.key is not None)
+        return shape.inputs, elastic_block.kind(self.space.blocks[name], self.key is not None)
 
     def _call(self, name: str) -> Call:
         block = self.space.blocks[name]

@@ -7,7 +7,6 @@ What is read takes the place of the shared parameters wherever the subnet runs b
 in calibration, extraction and proof. Blocks that it skips have no parameters then.
 """
 
-import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
+from supernet_jax.runtime import owned
 from supernet_jax.storage import checkpoint
 from supernet_jax.storage.chunked_arrays import Box
 
@@ -95,7 +95,7 @@ def boxes(space: Space, arch: Arch) -> Tree:
     }
 
 
-@functools.cache
+@owned.by(owned.first)
 def _without_bank(space: Space) -> Space:
     return space if space.bank is None else replace(space, bank=None)
 
