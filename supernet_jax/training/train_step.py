@@ -121,6 +121,7 @@ class Step:
     random members compiles those alone.
 
     Attributes:
+        recipe: what it trains.
         reorder: `state -> state`, where the sampler wants channels in another order.
         begin: `(state, batch) -> given`.
         fixed: `(state, given, teacher, carry, *, place, resolution)`; see `Members.fixed`.
