@@ -6,9 +6,7 @@
 Every figure is of a fresh process: the training step (largest, smallest and 2 random subnets,
 distillation) and the evaluator (calibration and evaluation of 8 archs), with random subnets and
 candidates masked and switched. "cold" begins with an empty folder, "warm" with what "cold" left in
-it, so that programs are found without being traced. "traced" has only what JAX itself keeps, which
-is the start of a network made of a user's own blocks. The folder takes every program, however
-quickly it was compiled.
+it. The folder takes every program, however quickly it was compiled.
 """
 
 import json
@@ -23,8 +21,13 @@ import time
 BORN = "SUPERNET_BENCHMARK_BORN"  # the moment at which a child was started, seconds since 1970
 JOBS = ("train", "evaluate")
 STAGES = ("imports", "set-up", "trace", "compile or load", "first run", "all")
-CACHES = ("cold", "warm", "traced")
+CACHES = ("cold", "warm")
 CANDIDATES = 8
+EVENTS = {  # of JAX, and the stage that they belong to
+    "/jax/core/compile/jaxpr_trace_duration": "trace",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "trace",
+    "/jax/core/compile/backend_compile_duration": "compile",
+}
 SMALL = "small"  # the space of --quick: one stage
 
 
@@ -36,7 +39,6 @@ def main() -> None:
     import measure
 
     from supernet_jax.experiment import config
-    from supernet_jax.runtime import program_cache
 
     parser = measure.parser(__doc__)
     parser.set_defaults(rounds=3)
@@ -58,9 +60,6 @@ def main() -> None:
             what = [job, space, strategy, size, arguments.batch, arguments.dtype]
             with tempfile.TemporaryDirectory(prefix="supernet-compile-") as cache:
                 for state in CACHES:
-                    if state == "traced":
-                        for path in pathlib.Path(cache).glob(f"{program_cache.PREFIX}*"):
-                            path.unlink()
                     found.setdefault((job, strategy, state), []).append(spawned(what, cache))
                     print(f"round {i + 1}: {job}, {strategy}, {state}", file=sys.stderr)
     about = {"space": space, "pixels": size, "batch": arguments.batch, "dtype": arguments.dtype}
@@ -102,17 +101,32 @@ def child(job, space, strategy, size, batch, dtype):
         hardware.keep_memory()  # as that command does
     imported = time.time()
     prepared = {"train": training, "evaluate": evaluation}[job]
-    programs, run = prepared(space_of(space, size), strategy, size, batch, dtype)
+    run = prepared(space_of(space, size), strategy, size, batch, dtype)
+    spans: dict[str, list[tuple[float, float]]] = {"trace": [], "compile": []}
+
+    def note(event, seconds, **_):
+        if event in EVENTS:
+            now = time.time()
+            spans[EVENTS[event]].append((now - seconds, now))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
     ready = time.time()
     jax.block_until_ready(run())
     ended = time.time()
-    made = [one for program in programs for one in program.made]
-    tracing = sum(one.trace_seconds for one in made)
-    compiling = sum(one.compile_seconds for one in made)
+    tracing, compiling = covered(spans["trace"]), covered(spans["compile"])
     # What a program does while the next one is made is not in it.
     running = ended - ready - tracing - compiling
     spent = imported - born, ready - imported, tracing, compiling, running, ended - born
     return dict(zip(STAGES, spent, strict=True))
+
+
+def covered(spans):
+    """Seconds that some span covers; a function within a function is traced within its trace."""
+    total, end = 0.0, 0.0
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
 
 
 def space_of(name, size):
@@ -129,7 +143,7 @@ def space_of(name, size):
 
 
 def training(space, strategy, size, batch, dtype):
-    """The step's programs, and a function that takes one."""
+    """A function that takes one step."""
     import jax
     import train_step as bench
 
@@ -141,11 +155,11 @@ def training(space, strategy, size, batch, dtype):
     data = sharding.split(mesh, bench.images(space, size, batch))
     state = jax.block_until_ready(loop.creator(recipe, mesh, rules=rules)())
     step = train_step.Step(recipe, mesh=mesh)
-    return step.programs().values(), lambda: step(state, data, resolutions=(size,) * 4)
+    return lambda: step(state, data, resolutions=(size,) * 4)
 
 
 def evaluation(space, strategy, size, batch, dtype):
-    """The two programs of an evaluation, and a function that runs both."""
+    """A function that runs both programs of an evaluation."""
     import evaluation as bench
     import jax
     import jax.numpy as jnp
@@ -157,8 +171,9 @@ def evaluation(space, strategy, size, batch, dtype):
     params, data = jax.block_until_ready(bench.prepared(space, size, batch, 1))
     archs = jax.device_get(choices.sample(space.menu, jax.random.key(1), (CANDIDATES,)))
     strategy = bench.STRATEGIES[strategy]
-    how = programs.Program(space, bench.prepare, strategy, config.dtype(dtype), size, None)
-    programs = programs.calibrator(how), programs.scorer(how)
+    how = programs.How(space, bench.prepare, strategy, config.dtype(dtype))
+    program = programs.Program(how, size, None)
+    programs = programs.calibrator(program), programs.scorer(program)
     given = params, archs, jnp.full((1,), CANDIDATES, jnp.int32), True
 
     def run():
@@ -166,7 +181,7 @@ def evaluation(space, strategy, size, batch, dtype):
         batches = jnp.array([0, len(data.labels)], jnp.int32)
         return programs[1](*given, stats, data.images, data.labels, batches)
 
-    return programs, run
+    return run
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def main() -> None:
         alone = recipe.sampler._replace(fixed=recipe.sampler.fixed[:1], n_random=0)
         recipe = recipe._replace(sampler=alone)
     members = len(recipe.sampler.fixed) + recipe.sampler.n_random
-    step = train_step.make_step(recipe).lower(state, data, resolutions=(size,) * members)
+    step = train_step.Step(recipe).as_one().lower(state, data, resolutions=(size,) * members)
     compiled = step.compile()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.trace or pathlib.Path(temporary)

@@ -21,8 +21,7 @@ import tyro
 import supernet_jax
 from supernet_jax.errors import LOG, UserError, near
 from supernet_jax.experiment.config import Config, load_file
-from supernet_jax.experiment.ready import ready
-from supernet_jax.runtime import hardware, stopping
+from supernet_jax.runtime import cache, hardware, stopping
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 
@@ -245,4 +244,4 @@ def _quiet() -> None:
     for name in ("absl", "orbax", "asyncio", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
-    ready()
+    cache.enable()

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.elastic import elastic_block, masks, slicing
+from supernet_jax.elastic import choices, elastic_block, masks, slicing
 from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import ElasticBlock, Spec, Tree
 
@@ -62,53 +62,77 @@ class Call:
 
     def at(self, spec: Spec, *inputs: Array) -> tuple[Array, Tree]:
         """The block at its own size; inputs and statistics may be wider than it."""
-        shapes = elastic_block.shapes(self.block, spec, self.inputs)
-        weights = slicing.weights(self.block, self.shared, spec, shapes.params)
-        channels = self.block.channels(spec)
-        own = [slicing.cut_channels(x, c) for x, c in zip(inputs, channels, strict=True)]
-        stats = None if self.stats is None else slicing.cut(self.stats, shapes.moments)
-        y, moments = self._apply(spec, weights, stats, {}, own)
-        # A spec without any norm has statistics too, all zero, where the union has some.
-        return y, {} if stats is not None else slicing.fill(moments, self.union.get().moments)
+        which = self.block.specs.index(spec)
+        return _at(self.shared, self.stats, self.key, inputs, kind=self._kind(), which=which)
 
     def masked(self, arch: Arch | Code, *inputs: Array) -> tuple[Array, Tree]:
         """The largest block on masked weights."""
-        block = self.block
-        weights = masks.masked_weights(block, self.shared, arch, self.inputs)
-        chosen = block.index.probabilities(arch, len(block.specs))
-        options = [block.gates(spec) for spec in block.specs]
-        gates = {k: np.asarray([o[k] for o in options], np.float32) @ chosen for k in options[0]}
-        return self._apply(block.union, weights, self.stats, gates, inputs)
+        index, soft = self.block.index, choices.is_code(arch)
+        likely = index.probabilities(arch, len(self.block.specs))
+        chosen = likely if soft else jnp.asarray(index(arch))
+        arrays = (self.shared, self.stats, self.key, chosen, likely, inputs)
+        return _masked(*arrays, kind=self._kind(), soft=soft)
 
-    def _apply(
-        self, spec: Spec, weights: Tree, stats: Tree | None, gates: Any, inputs: Any
+    def _kind(self) -> "_Kind":
+        alike = elastic_block.kind(self.block, self.key is not None)
+        return _Kind((alike, self.inputs, self.dtype), self.block, self.union.get())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """A block without its place in a space. Blocks that are alike are equal, and so traced once;
+    their derivatives too, which cost more. The compiler puts it all in one program again.
+    """
+
+    alike: Any
+    block: ElasticBlock = dataclasses.field(compare=False)
+    union: Any = dataclasses.field(compare=False)
+
+    def run(
+        self, spec: Spec, weights: Tree, stats: Tree | None, key: Any, inputs: Any, **given: Tree
     ) -> tuple[Array, Tree]:
-        variables: dict[str, Any] = {
-            "params": jax.tree.map(lambda w: w.astype(self.dtype), weights)
-        }
-        if gates:
-            variables["gates"] = gates
+        """A module of the block, and its statistics of the batch."""
+        variables = {"params": jax.tree.map(lambda w: w.astype(self.alike[2]), weights), **given}
         if stats is not None:
             variables["stats"] = stats
-        return _run(variables, self.key, tuple(inputs), make=self.block.module, spec=spec)
+        rngs = None if key is None else {"dropout": key}
+        module = self.block.module(spec)
+        y, updated = module.apply(variables, *inputs, rngs=rngs, mutable=["moments"])
+        return cast(Array, y), cast(dict, updated).get("moments", {})
 
 
-@functools.partial(jax.jit, static_argnames=("make", "spec"))
-def _run(
-    variables: dict[str, Tree],
-    key: Array | None,
-    inputs: tuple[Array, ...],
-    *,
-    make: Callable[[Spec], nn.Module],
-    spec: Spec,
+@functools.partial(jax.jit, static_argnames=("kind", "which"))
+def _at(
+    shared: Tree, stats: Tree | None, key: Array | None, inputs: Any, *, kind: _Kind, which: int
 ) -> tuple[Array, Tree]:
-    """Runs a module. Jitted by itself so that blocks that are alike are traced once.
+    block, spec = kind.block, kind.block.specs[which]
+    shapes = elastic_block.shapes(block, spec, kind.alike[1])
+    weights = slicing.weights(block, shared, spec, shapes.params)
+    own = [slicing.cut_channels(x, c) for x, c in zip(inputs, block.channels(spec), strict=True)]
+    stats = None if stats is None else slicing.cut(stats, shapes.moments)
+    y, moments = kind.run(spec, weights, stats, key, own)
+    # A spec without any norm has statistics too, all zero, where the union has some.
+    return y, {} if stats is not None else slicing.fill(moments, kind.union.moments)
 
-    So are their derivatives, which cost more; the compiler puts it all in one program again.
-    """
-    rngs = None if key is None else {"dropout": key}
-    y, updated = make(spec).apply(variables, *inputs, rngs=rngs, mutable=["moments"])
-    return cast(Array, y), cast(dict, updated).get("moments", {})
+
+@functools.partial(jax.jit, static_argnames=("kind", "soft"))
+def _masked(
+    shared: Tree,
+    stats: Tree | None,
+    key: Array | None,
+    chosen: Array,
+    likely: Array,
+    inputs: Any,
+    *,
+    kind: _Kind,
+    soft: bool,
+) -> tuple[Array, Tree]:
+    block = kind.block
+    weights = masks.masked_by(block, shared, chosen, likely, kind.alike[1], soft)
+    options = [block.gates(spec) for spec in block.specs]
+    gates = {k: np.asarray([o[k] for o in options], np.float32) @ likely for k in options[0]}
+    given = {"gates": gates} if gates else {}
+    return kind.run(block.union, weights, stats, key, inputs, **given)
 
 
 @functools.partial(jax.jit, static_argnames=("make", "spec", "inputs"))

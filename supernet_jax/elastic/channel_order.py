@@ -13,7 +13,6 @@ Shape letters: `C` channels, `N` rows of a parameter bank.
 """
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import flax
@@ -25,6 +24,7 @@ from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.elastic_block import ElasticBlock, Tree
 from supernet_jax.elastic.space import Geometry, Space
+from supernet_jax.runtime import owned
 
 Leaf = tuple[str, ...]  # path of a parameter
 Orders = dict[Leaf, tuple[tuple[int, Array], ...]]  # axis from the end, and `[C]` or `[N, C]`
@@ -47,7 +47,7 @@ class Coupling(NamedTuple):
     reads: tuple[tuple[Leaf, int], ...]
 
 
-@functools.cache
+@owned.by(owned.first)
 def couplings(space: Space) -> dict[str, tuple[Coupling, ...]]:
     """By group of parameters, the channels that may be permuted.
 

@@ -21,6 +21,7 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Lookup, Menu, Path
 from supernet_jax.nn import block_shapes
 from supernet_jax.nn.block_shapes import BlockShapes
+from supernet_jax.runtime import owned
 
 Tree = Any  # nested dicts of arrays, as Flax keeps parameters
 Spec = Any  # a frozen dataclass of plain numbers and strings, made by whoever defines the block
@@ -134,7 +135,8 @@ def union_spec(specs: Sequence[Spec], **fixed: Any) -> Spec:
     return type(specs[0])(**merged)
 
 
-def kind(block: ElasticBlock, *, rates: bool) -> Hashable:
+@owned.by(owned.first)
+def kind(block: ElasticBlock, rates: bool) -> Hashable:
     """What two blocks share that compute the same from the same arrays and the same pick.
 
     Args:

@@ -11,6 +11,7 @@ import numpy as np
 from supernet_jax.elastic import choices, elastic_block, slicing
 from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import TRANSFORMS, ElasticBlock, Transform, Tree
+from supernet_jax.runtime import owned
 
 
 def masked_weights(block: ElasticBlock, shared: Tree, arch: Arch | Code, inputs: Any) -> Tree:
@@ -20,13 +21,20 @@ def masked_weights(block: ElasticBlock, shared: Tree, arch: Arch | Code, inputs:
     space; its channel axes scale only the outputs of the layers in `block.relaxed`.
     """
     soft = choices.is_code(arch)
+    likely = block.index.probabilities(arch, len(block.specs))
+    chosen = likely if soft else jnp.asarray(block.index(arch))
+    return masked_by(block, shared, chosen, likely, inputs, soft)
+
+
+def masked_by(
+    block: ElasticBlock, shared: Tree, chosen: Array, likely: Array, inputs: Any, soft: bool
+) -> Tree:
+    """The same by what an arch picks: `chosen`, and how `likely` each spec is; soft for a code."""
     union = elastic_block.shapes(block, block.union, inputs).params
     edges = _edges(block, tuple(inputs), soft)
-    chosen = block.index.probabilities(arch, len(block.specs)) if soft else block.index(arch)
     own = slicing.walk(union, shared, lambda path, shape, leaf: leaf)
     result = _masked(own, chosen, edges.table, leaves=edges.leaves, soft=soft)
     for transform in block.transforms:
-        likely = block.index.probabilities(arch, len(block.specs))
         mixed = _mixed(block, transform, shared, slicing.get_leaf(result, transform.leaf), likely)
         result = slicing.put_leaf(result, transform.leaf, mixed)
     return result
@@ -46,7 +54,7 @@ class _Edges(NamedTuple):
     table: np.ndarray
 
 
-@functools.cache
+@owned.by(owned.first)
 def _edges(block: ElasticBlock, inputs: tuple[tuple[int, ...], ...], soft: bool) -> _Edges:
     """See `masked_weights` for what a soft mask leaves aside."""
     trees = [elastic_block.shapes(block, spec, inputs).params for spec in block.specs]

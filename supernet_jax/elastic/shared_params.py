@@ -14,7 +14,7 @@ from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import ElasticBlock, Tree
 from supernet_jax.elastic.space import Geometry, Space, geometry, group
 from supernet_jax.nn import block_shapes
-from supernet_jax.runtime import bulk_random
+from supernet_jax.runtime import bulk_random, owned
 
 
 def init(space: Space, key: Array) -> Tree:
@@ -28,7 +28,7 @@ def init(space: Space, key: Array) -> Tree:
     return jax.vmap(start)(jax.random.split(key, space.bank.rows))
 
 
-@functools.cache
+@owned.by(owned.first)
 def parameter_shapes(space: Space) -> Tree:
     """The tree of `init` with `jax.ShapeDtypeStruct` leaves; nothing is computed."""
     shapes: Tree = {}

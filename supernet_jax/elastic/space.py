@@ -17,6 +17,7 @@ from supernet_jax.elastic.choices import Arch, Array, Lookup, Menu, Path
 from supernet_jax.elastic.elastic_block import ElasticBlock
 from supernet_jax.errors import UserError, near
 from supernet_jax.nn import block_shapes
+from supernet_jax.runtime import owned
 
 Run = Callable[..., Array]
 Topology = Callable[[Run, Array], Array]
@@ -121,7 +122,7 @@ class Geometry(NamedTuple):
     shapes: block_shapes.BlockShapes
 
 
-@functools.cache
+@owned.by(owned.first)
 def geometry(space: Space, resolution: int) -> dict[str, Geometry]:
     """Shapes of every union block at one input resolution.
 
@@ -221,7 +222,7 @@ def distinct(space: Space, archs: Sequence[Arch]) -> list[Arch]:
 _Ask = tuple[Lookup, Lookup | None]  # which spec or row, and whether it is there at all
 
 
-@functools.cache
+@owned.by(owned.first)
 def _readers(space: Space) -> dict[Path, list[_Ask]]:
     """What depends on each decision: the blocks that ask for it, and the row of the bank."""
     asks: list[_Ask] = [(block.index, block.alive) for block in space.blocks.values()]

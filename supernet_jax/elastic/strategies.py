@@ -303,7 +303,7 @@ def _in_loops(walk: _Walk, names: tuple[str, ...], x: Array) -> Array:
         if not repeats or name in walk.how.features:
             return name
         rates = walk.how.dropout_key is not None
-        return shape.inputs, elastic_block.kind(walk.space.blocks[name], rates=rates)
+        return shape.inputs, elastic_block.kind(walk.space.blocks[name], rates)
 
     for _, neighbours in itertools.groupby(names, kind):
         alike = tuple(neighbours)

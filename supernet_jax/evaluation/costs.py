@@ -26,6 +26,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import latency_table
 from supernet_jax.nn import block_shapes
+from supernet_jax.runtime import owned
 
 Cost = Callable[[Arch], Any]
 
@@ -83,7 +84,7 @@ def _nanoseconds(ms: Any) -> Any:
     return ms if isinstance(ms, jax.Array) else np.round(ms, 6)
 
 
-@functools.cache
+@owned.by(owned.first)
 def _mac_tables(space: Space) -> dict[str, np.ndarray]:
     """Per block MACs `[resolutions, specs]`, int64."""
     places = [elastic_space.geometry(space, r) for r in space.resolutions]
@@ -106,7 +107,7 @@ def _kernels(shapes: block_shapes.Shapes) -> dict[tuple[str, ...], int]:
     return {path[:-1]: math.prod(s.shape) for path, s in flat.items() if path[-1] == "kernel"}
 
 
-@functools.cache
+@owned.by(owned.first)
 def _parameter_tables(space: Space) -> dict[str, np.ndarray]:
     """Per block parameters `[resolutions, specs]`, int64."""
     tables = {}

@@ -10,72 +10,32 @@ two programs per resolution, and so find the same to the bit.
 
 Subnets are sorted, so that neighbours begin alike, and go through batch by batch: what a subnet
 shares with the one before it, from the image up to the first block that differs, is not computed
-again. A search, whose candidates are mutants of a few parents, spares much of its work so.
+again. A search, whose candidates are mutants of a few parents, spares much of its work so. How they
+are sorted is in `chunks`, what runs then in `programs`.
 
 On several devices, subnets are split over them; where there are fewer subnets than devices, each
 has several devices, over which the images of a batch are split.
 
 Shape letters: `N` archs, `S` statistics of an arch, `A` calibration batches, `E` evaluation
-batches, `B` images of a batch; in a program `G` groups of devices, `n` archs of a group.
+batches, `B` images of a batch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
-from supernet_jax.elastic import choices
-from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.shared_params import zero_stats
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import Strategy, switched
-from supernet_jax.evaluation import programs
-from supernet_jax.evaluation.programs import Prepare, Program, Scores
-from supernet_jax.runtime import sharding
-
-Wanted = Callable[[np.ndarray], np.ndarray]  # positions of archs -> some of them
-
-
-class How(NamedTuple):
-    """How subnets are evaluated.
-
-    Attributes:
-        space: the space.
-        prepare: makes the network's input of uint8 images.
-        strategy: how subnets run; it must take traced archs.
-        dtype: of weights and activations; statistics are float32.
-        chunk: archs per call of a program and group of devices. No result depends on it.
-        reuse: whether a subnet takes over what it shares with the one before it. No result depends
-            on it.
-    """
-
-    space: Space
-    prepare: Prepare
-    strategy: Any = switched  # a `Strategy`: functions hash, which a Protocol does not say
-    dtype: Any = jnp.float32
-    chunk: int = 16
-    reuse: bool = True
-
-
-class EvaluationData(NamedTuple):
-    """What candidates are calibrated and evaluated on.
-
-    Arrays that lie on a mesh are evaluated on all of its devices, others on one.
-
-    Attributes:
-        calibration: uint8 `[A, B, H, W, C]`, training images.
-        images: uint8 `[E, B, H, W, C]`.
-        labels: int32 `[E, B]`, -1 where a batch was filled up.
-    """
-
-    calibration: Array | np.ndarray
-    images: Array | np.ndarray
-    labels: Array | np.ndarray
+from supernet_jax.evaluation.chunks import EvaluationData as EvaluationData
+from supernet_jax.evaluation.chunks import Wanted, chunks, host
+from supernet_jax.evaluation.programs import How as How
+from supernet_jax.evaluation.programs import Prepare, Scores
 
 
 class Result(NamedTuple):
@@ -150,11 +110,11 @@ def evaluate(
         Positions in `archs` (at most `how.chunk` for each group of devices), and the result of
         those.
     """
-    total = int(np.sum(np.asarray(_host(data.labels)) >= 0))
+    total = int(np.sum(np.asarray(host(data.labels)) >= 0))
     batches = np.array([0, len(data.labels)], np.int32)
-    for work in _works(how, archs, data, wanted):
-        stats = work.calibrate(params)
-        yield work.where, _result(work.fetch(work.score(params, stats, batches)), total)
+    for chunk in chunks(how, archs, data, wanted):
+        stats = chunk.calibrate(params)
+        yield chunk.where, _result(chunk.fetch(chunk.score(params, stats, batches)), total)
 
 
 def calibrated(
@@ -166,8 +126,8 @@ def calibrated(
         Positions in `archs`, and the calibrated statistics of those on the host, float32 `[., S]`,
         for `scored`.
     """
-    for work in _works(how, archs, data):
-        yield work.where, work.fetch(work.calibrate(params))
+    for chunk in chunks(how, archs, data):
+        yield chunk.where, chunk.fetch(chunk.calibrate(params))
 
 
 def scored(
@@ -192,86 +152,9 @@ def scored(
     Yields:
         Positions in `archs`, and the scores of those in these batches, on the host.
     """
-    for work in _works(how, archs, data):
-        scores = work.score(params, work.rows(stats), np.array(batches, np.int32))
-        yield work.where, work.fetch(scores)
-
-
-class _Work(NamedTuple):
-    """One call of each program.
-
-    Attributes:
-        program: what is called.
-        where: positions of the archs, those of each group of devices together.
-        places: the same, filled up to equal numbers: `[G*n]`.
-        counts: how many archs of each group are real: `[G]`.
-        archs: `[G*n]`, NumPy.
-        data: on the program's mesh.
-        reuse: as in `How`.
-    """
-
-    program: Program
-    where: np.ndarray
-    places: np.ndarray
-    counts: np.ndarray
-    archs: Arch
-    data: EvaluationData
-    reuse: bool
-
-    def calibrate(self, params: Tree) -> Array:
-        archs, counts = self._placed((self.archs, self.counts))
-        run = programs.calibrator(self.program)
-        return run(params, archs, counts, self.reuse, self.data.calibration)
-
-    def score(self, params: Tree, stats: Array | np.ndarray, batches: np.ndarray) -> Scores:
-        archs, counts = self._placed((self.archs, self.counts))
-        images, labels = self.data.images, self.data.labels
-        run = programs.scorer(self.program)
-        return run(params, archs, counts, self.reuse, stats, images, labels, batches)
-
-    def rows(self, per_arch: np.ndarray) -> Array | np.ndarray:
-        """What belongs to each of all archs, for the rows of this call."""
-        return self._placed(per_arch[self.places])
-
-    def _placed(self, tree: Any) -> Any:
-        mesh = self.program.mesh
-        return tree if mesh is None else sharding.split(mesh, tree, over="candidates")
-
-    def fetch(self, results: Any) -> Any:
-        """The results of the real rows, in the order of `where`, on the host of every process."""
-        real = np.arange(len(self.places) // len(self.counts)) < self.counts[:, None]
-        return jax.tree.map(lambda x: _host(x)[real.reshape(-1)], results)
-
-
-def _works(how: How, archs: Arch, data: EvaluationData, wanted: Any = None) -> Iterator[_Work]:
-    space = how.space
-    packed = np.asarray(choices.pack(archs))
-    resolutions = np.asarray(choices.get(archs, space.resolution))
-    devices = sharding.devices_of(data.images)
-    for index in np.unique(resolutions):
-        size = space.resolutions[index]
-        group = np.flatnonzero(resolutions == index)
-        identity = elastic_space.identity(space, size, choices.unpack(space.menu, packed[group]))
-        group = group[np.lexsort(np.asarray(identity).T[::-1])]
-        mesh = sharding.candidates_mesh(devices, len(group))
-        program = Program(space, how.prepare, how.strategy, how.dtype, size, mesh)
-        placed = data if mesh is None else sharding.moved(mesh, data, axis=1)
-        groups = 1 if mesh is None else mesh.shape["candidates"]
-        while len(group := group if wanted is None else wanted(group)):
-            where, group = np.split(group, [groups * how.chunk])
-            parts = np.array_split(where, groups)
-            filled = [np.resize(part if len(part) else where, how.chunk) for part in parts]
-            places = np.concatenate(filled)
-            counts = np.array([len(part) for part in parts], np.int32)
-            rows = choices.unpack(space.menu, packed[places])
-            yield _Work(program, where, places, counts, rows, placed, how.reuse)
-
-
-def _host(x: Array | np.ndarray) -> np.ndarray:
-    """A whole array on the host of every process."""
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-    return np.asarray(x)
+    for chunk in chunks(how, archs, data):
+        scores = chunk.score(params, chunk.rows(stats), np.array(batches, np.int32))
+        yield chunk.where, chunk.fetch(scores)
 
 
 def _result(scores: Scores, total: int) -> Result:

@@ -1,6 +1,14 @@
-"""The compiled programs that calibrate and score many subnets at once."""
+"""The compiled programs that calibrate and score many subnets at once.
 
-import functools
+Subnets go through in a loop, not by vmap: under vmap a switch would compute every branch. The loop
+ends at a traced count, so that a chunk that is not full costs only what is in it. Batches are the
+outer loop, since a subnet takes over what the one before it made of the same images.
+
+Shape letters: `G` groups of devices, `n` archs of a group, `S` statistics of an arch, `A`
+calibration batches, `E` evaluation batches, `B` images of a batch.
+"""
+
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,10 +27,47 @@ from supernet_jax.elastic.shared_params import zero_stats
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import Reuse
 from supernet_jax.nn import resize
-from supernet_jax.runtime.program_cache import Kept, identity
+from supernet_jax.runtime import owned
 
 WHOLE, ARCHS, IMAGES = PartitionSpec(), PartitionSpec("candidates"), PartitionSpec(None, "data")
 Prepare = Callable[[Array], Array]  # uint8 images -> the network's float input
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How subnets are evaluated. Those that differ in `chunk` and `reuse` alone are equal, and
+    share what is compiled.
+
+    Attributes:
+        space: the space.
+        prepare: makes the network's input of uint8 images.
+        strategy: how subnets run; it must take traced archs.
+        dtype: of weights and activations; statistics are float32.
+        chunk: archs per call of a program and group of devices. No result depends on it.
+        reuse: whether a subnet takes over what it shares with the one before it. No result depends
+            on it.
+    """
+
+    space: Space
+    prepare: Prepare
+    strategy: Any = strategies.switched  # a `Strategy`: functions hash, which a Protocol hides
+    dtype: Any = jnp.float32
+    chunk: int = dataclasses.field(default=16, compare=False)
+    reuse: bool = dataclasses.field(default=True, compare=False)
+
+
+class Program(NamedTuple):
+    """What a program is compiled for.
+
+    Attributes:
+        how: how subnets are evaluated.
+        resolution: of the input.
+        mesh: candidates x data, None for one device.
+    """
+
+    how: How
+    resolution: int
+    mesh: Mesh | None
 
 
 class Scores(NamedTuple):
@@ -37,25 +82,8 @@ class Scores(NamedTuple):
     loss: Array | np.ndarray
 
 
-class Program(NamedTuple):
-    """What a program is compiled for.
-
-    Attributes:
-        space, prepare, strategy, dtype: as in `How`.
-        resolution: of the input.
-        mesh: candidates x data, None for one device.
-    """
-
-    space: Space
-    prepare: Prepare
-    strategy: Any
-    dtype: Any
-    resolution: int
-    mesh: Mesh | None
-
-
-@functools.cache
-def calibrator(program: Program) -> Kept:
+@owned.by(lambda program: program.how.space)
+def calibrator(program: Program) -> Callable[..., Array]:
     """`(params, archs [G*n], counts [G], reuse, calibration) -> stats [G*n, S]`.
 
     Of the archs of a group the first `counts` are calibrated; the rows of the others are zero.
@@ -66,28 +94,28 @@ def calibrator(program: Program) -> Kept:
     ) -> Array:
         fresh = _fresh(program, archs, {}, reuse)
 
-        def one(
-            _: Array, i: Array, images: Array, total: Array, memory: Tree
-        ) -> tuple[Array, Tree]:
-            again = Reuse(_at(fresh, i), memory)
-            output = _run(program, params, _at(archs, i), images, reuse=again)
-            return total.at[i].add(ravel_pytree(output.moments)[0]), output.memory
+        def add_batch(a: Array, carry: tuple[Array, Tree]) -> tuple[Array, Tree]:
+            images = _prepared(program, calibration[a])
 
-        total = _each(
-            (0, len(calibration)),
-            counts[0],
-            load=lambda a: _prepared(program, calibration[a]),
-            one=one,
-            results=jnp.zeros((len(jax.tree.leaves(archs)[0]), _size(program.space))),
-            memory=_empty_memory(program, calibration.shape[1], moments=True),
-        )
+            def add(i: Array, carry: tuple[Array, Tree]) -> tuple[Array, Tree]:
+                total, memory = carry
+                again = Reuse(_at(fresh, i), memory)
+                output = _run(program, params, _at(archs, i), images, reuse=again)
+                return total.at[i].add(ravel_pytree(output.moments)[0]), output.memory
+
+            return jax.lax.fori_loop(0, counts[0], add, carry)
+
+        statistics = ravel_pytree(zero_stats(program.how.space))[0].size
+        total = jnp.zeros((len(jax.tree.leaves(archs)[0]), statistics))
+        memory = _empty_memory(program, calibration.shape[1], moments=True)
+        total, _ = jax.lax.fori_loop(0, len(calibration), add_batch, (total, memory))
         return total / len(calibration)
 
-    return _mapped(calibrate, program, (WHOLE, ARCHS, ARCHS, WHOLE, IMAGES))
+    return _mapped(calibrate, program.mesh, (WHOLE, ARCHS, ARCHS, WHOLE, IMAGES))
 
 
-@functools.cache
-def scorer(program: Program) -> Kept:
+@owned.by(lambda program: program.how.space)
+def scorer(program: Program) -> Callable[..., Scores]:
     """`(params, archs [G*n], counts [G], reuse, stats [G*n, S], images, labels, batches [2])`.
 
     Returns `Scores` of the first `counts` archs of each group, in the batches from the first to
@@ -104,45 +132,41 @@ def scorer(program: Program) -> Kept:
         labels: Array,
         batches: Array,
     ) -> Scores:
-        trees = jax.vmap(ravel_pytree(zero_stats(program.space))[1])(stats)
+        trees = jax.vmap(ravel_pytree(zero_stats(program.how.space))[1])(stats)
         fresh = _fresh(program, archs, trees, reuse)
 
-        def one(
-            e: Array, i: Array, batch: tuple[Array, Array], scores: Scores, memory: Tree
-        ) -> tuple[Scores, Tree]:
-            images, labels = batch
-            again = Reuse(_at(fresh, i), memory)
-            arch, own = _at(archs, i), _at(trees, i)
-            output = _run(program, params, arch, images, stats=own, reuse=again)
-            found = _score(output.logits, labels)
-            put = lambda all, own: all.at[i, e].set(own)  # noqa: E731
-            return jax.tree.map(put, scores, found), output.memory
+        def score_batch(e: Array, carry: tuple[Scores, Tree]) -> tuple[Scores, Tree]:
+            prepared, own_labels = _prepared(program, images[e]), labels[e]
 
-        n = len(stats)
-        return _each(
-            (batches[0], batches[1]),
-            counts[0],
-            load=lambda e: (_prepared(program, images[e]), labels[e]),
-            one=one,
-            results=Scores(jnp.zeros((n, *labels.shape), bool), jnp.zeros((n, *labels.shape))),
-            memory=_empty_memory(program, labels.shape[1], moments=False),
-        )
+            def score_one(i: Array, carry: tuple[Scores, Tree]) -> tuple[Scores, Tree]:
+                scores, memory = carry
+                how = {"stats": _at(trees, i), "reuse": Reuse(_at(fresh, i), memory)}
+                output = _run(program, params, _at(archs, i), prepared, **how)
+                found = _score(output.logits, own_labels)
+                scores = jax.tree.map(lambda all, own: all.at[i, e].set(own), scores, found)
+                return scores, output.memory
+
+            return jax.lax.fori_loop(0, counts[0], score_one, carry)
+
+        shape = (len(stats), *labels.shape)
+        nothing = Scores(jnp.zeros(shape, bool), jnp.zeros(shape))
+        memory = _empty_memory(program, labels.shape[1], moments=False)
+        return jax.lax.fori_loop(batches[0], batches[1], score_batch, (nothing, memory))[0]
 
     places = (WHOLE, ARCHS, ARCHS, WHOLE, ARCHS, IMAGES, IMAGES, WHOLE)
-    return _mapped(score, program, places)
+    return _mapped(score, program.mesh, places)
 
 
-def _mapped(run: Callable[..., Any], program: Program, places: tuple[PartitionSpec, ...]) -> Kept:
+def _mapped(run: Callable[..., Any], mesh: Mesh | None, places: tuple[PartitionSpec, ...]) -> Any:
     """Compiled: archs split over groups of devices by hand, images within a group by the compiler.
 
     Args:
         run: of the archs of one group; what it returns has them first.
-        program: what it is made of.
+        mesh: candidates x data, None for one device.
         places: where each argument lives.
     """
-    mesh, made_of = program.mesh, identity(run.__name__, program)
     if mesh is None:
-        return Kept(jax.jit(run), made_of)
+        return jax.jit(run)
     grouped = jax.shard_map(
         run,
         mesh=mesh,
@@ -152,31 +176,7 @@ def _mapped(run: Callable[..., Any], program: Program, places: tuple[PartitionSp
         check_vma=False,
     )
     given = tuple(NamedSharding(mesh, place) for place in places)
-    split = jax.jit(grouped, in_shardings=given, out_shardings=NamedSharding(mesh, ARCHS))
-    return Kept(split, made_of)
-
-
-def _each(
-    batches: tuple[Array | int, Array | int],
-    count: Array,
-    *,
-    load: Callable[[Array], Any],
-    one: Callable[..., tuple[Any, Tree]],
-    results: Any,
-    memory: Tree,
-) -> Any:
-    """`results, memory = one(e, i, load(e), results, memory)` for every batch e and arch i.
-
-    Loops, not vmap: under vmap a switch would compute every branch. Up to a traced count, so that a
-    chunk that is not full costs only what is in it. Batches outside, since a subnet takes over what
-    the one before it made of the same images.
-    """
-
-    def batch(e: Array, carry: tuple[Any, Tree]) -> tuple[Any, Tree]:
-        loaded = load(e)
-        return jax.lax.fori_loop(0, count, lambda i, carry: one(e, i, loaded, *carry), carry)
-
-    return jax.lax.fori_loop(*batches, batch, (results, memory))[0]
+    return jax.jit(grouped, in_shardings=given, out_shardings=NamedSharding(mesh, ARCHS))
 
 
 def _fresh(program: Program, archs: Arch, stats: Tree, reuse: Array) -> dict[str, Array]:
@@ -188,9 +188,9 @@ def _fresh(program: Program, archs: Arch, stats: Tree, reuse: Array) -> dict[str
         stats: those of each block, `[n, ...]`, or nothing where they are the batch's.
         reuse: bool; False makes everything fresh.
     """
-    identity = jnp.asarray(elastic_space.identity(program.space, program.resolution, archs))
+    identity = jnp.asarray(elastic_space.identity(program.how.space, program.resolution, archs))
     changed = [identity[1:, i] != identity[:-1, i] for i in range(identity.shape[1])]
-    names = list(elastic_space.geometry(program.space, program.resolution))
+    names = list(elastic_space.geometry(program.how.space, program.resolution))
     for i, name in enumerate(names, start=1):
         for leaf in jax.tree.leaves(stats.get(name, {})):
             # Equal archs may have been calibrated elsewhere, and not be equal to the last bit.
@@ -204,19 +204,19 @@ def _fresh(program: Program, archs: Arch, stats: Tree, reuse: Array) -> dict[str
 def _run(
     program: Program, params: Tree, arch: Arch, images: Array, **given: Any
 ) -> strategies.Output:
-    how = {"resolution": program.resolution, "dtype": program.dtype}
-    return program.strategy(program.space, params, arch, images, **how, **given)
+    how = {"resolution": program.resolution, "dtype": program.how.dtype}
+    return program.how.strategy(program.how.space, params, arch, images, **how, **given)
 
 
 def _prepared(program: Program, images: Array) -> Array:
     """One batch as the network takes it."""
-    ready = program.prepare(images).astype(jnp.float32)
+    ready = program.how.prepare(images).astype(jnp.float32)
     return resize.resize_bicubic(ready, program.resolution)
 
 
 def _empty_memory(program: Program, images: int, *, moments: bool) -> Tree:
     memory = shared_params.empty_memory(
-        program.space, program.resolution, images, dtype=program.dtype, moments=moments
+        program.how.space, program.resolution, images, dtype=program.how.dtype, moments=moments
     )
     if program.mesh is None:
         return memory
@@ -225,10 +225,6 @@ def _empty_memory(program: Program, images: int, *, moments: bool) -> Tree:
         name: (jax.lax.with_sharding_constraint(output, split), stats)
         for name, (output, stats) in memory.items()
     }
-
-
-def _size(space: Space) -> int:
-    return ravel_pytree(zero_stats(space))[0].size
 
 
 def _at(tree: Any, i: Array) -> Any:

@@ -5,14 +5,14 @@ rule: a backward pass multiplies with the weights once for the input's gradient 
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
-import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -241,22 +241,69 @@ def _run(
         batch = batches.next()
         arguments = _on_one_device((state, batch))
         step = train_step.Step(recipe, mesh=mesh, rules=built.rules)
+        made: list[_Compiled] = []
+        for name in ("reorder", "begin", "fixed", "random", "finish"):
+            setattr(step, name, _recorded(name, getattr(step, name), made))
         take = functools.partial(step, resolutions=resolutions)
         state, _ = jax.block_until_ready(take(state, batch))
         advance(1, "taking steps")
         times = _time_steps(take, state, batches, advance)
-    made = {name: program.made for name, program in step.programs().items()}
-    every = list(itertools.chain.from_iterable(made.values()))
+    again = [one for one in made if one.name == "random"]
     return {
         **sizes,
-        "memory": _memory(arguments, [one.run for one in every]),
-        "trace_seconds": sum(one.trace_seconds for one in every),
-        "compile_seconds": sum(one.compile_seconds for one in every),
-        "again_seconds": sum(one.trace_seconds + one.compile_seconds for one in made["random"]),
-        "parts": len(every),
-        "from_cache": sum(one.found for one in every),
+        "memory": _memory(arguments, [one.run for one in made]),
+        "trace_seconds": sum(one.trace_seconds for one in made),
+        "compile_seconds": sum(one.compile_seconds for one in made),
+        "again_seconds": sum(one.trace_seconds + one.compile_seconds for one in again),
+        "parts": len(made),
+        "from_cache": sum(one.from_cache for one in made),
         "times": times,
     }
+
+
+class _Compiled(NamedTuple):
+    """A program of a step; `from_cache` says whether an earlier process had compiled it."""
+
+    name: str
+    run: Any
+    trace_seconds: float
+    compile_seconds: float
+    from_cache: bool
+
+
+def _recorded(name: str, piece: Any, made: list[_Compiled]) -> Callable[..., Any]:
+    """A jitted function that adds each program it compiles to `made`; its arguments keep shape."""
+    programs: dict[Any, Any] = {}
+
+    def call(*args: Any, **static: Any) -> Any:
+        key = tuple(static.items())
+        if key not in programs:
+            begun = time.perf_counter()
+            lowered = piece.lower(*args, **static)
+            traced = time.perf_counter()
+            with _cache_hits() as hits:
+                run = programs[key] = lowered.compile()
+            seconds = traced - begun, time.perf_counter() - traced
+            made.append(_Compiled(name, run, *seconds, bool(hits)))
+        return programs[key](*args)
+
+    return call
+
+
+@contextlib.contextmanager
+def _cache_hits() -> Iterator[list[str]]:
+    """What JAX read from its cache of compiled programs inside, instead of compiling."""
+    hits: list[str] = []
+
+    def listen(event: str, **_: Any) -> None:
+        if event == "/jax/compilation_cache/cache_hits":
+            hits.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        yield hits
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
 
 
 def _time_steps(

@@ -18,7 +18,6 @@ from supernet_jax.experiment import build, run_folder, train
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
-from supernet_jax.experiment.ready import ready
 from supernet_jax.experiment.run import Run
 from supernet_jax.networks import extract, manifest, network_folder
 from supernet_jax.networks.importers import (
@@ -30,6 +29,7 @@ from supernet_jax.networks.importers import (
     weight_files,
 )
 from supernet_jax.networks.importers.importer import Report
+from supernet_jax.runtime import cache
 from supernet_jax.storage.files import write_json
 from supernet_jax.storage.paths import expanded
 from supernet_jax.training import loop
@@ -165,7 +165,7 @@ def published(
     """Makes a run of a published supernet; its first kernel is adapted to how this data is
     normalised. `kind` is one of `FAMILIES`; for the rest see `import_attentivenas`.
     """
-    ready()
+    cache.enable()
     place, file = network_folder.check_free(expanded(folder)), expanded(file)
     family = FAMILIES[kind]
     tensors = weight_files.read(file)
@@ -207,7 +207,7 @@ def grown(
     """Makes a run of an ordinary network, whose logits its largest subnet must give; see
     `import_network`.
     """
-    ready()
+    cache.enable()
     place, source = network_folder.check_free(expanded(folder)), expanded(source)
     code = None if space_file is None else expanded(space_file)
     made, variables = network_folder.load(source, space_file=code)

@@ -12,13 +12,12 @@ from supernet_jax.errors import UserError, at_least
 from supernet_jax.evaluation import latency_table
 from supernet_jax.evaluation.latency_table import Conditions, Table
 from supernet_jax.experiment.config import Config
-from supernet_jax.experiment.ready import ready
 from supernet_jax.experiment.run import Run
 from supernet_jax.experiment.space_facts import space_of
 from supernet_jax.networks import extract, timing
 from supernet_jax.networks.formats import onnx_timing, table
 from supernet_jax.networks.timing import Engine
-from supernet_jax.runtime import progress
+from supernet_jax.runtime import cache, progress
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 
@@ -55,7 +54,7 @@ def latency(
     """
     for name, value, low in (("--batch", batch, 1), ("--archs", archs, 3), ("--rounds", rounds, 3)):
         at_least(name, value, low)
-    ready()
+    cache.enable()
     engine = _engine(runtime)
     space = space_of(space)
     resolutions = _resolutions(space, resolutions)

@@ -16,9 +16,8 @@ from supernet_jax.experiment import build
 from supernet_jax.experiment import config as config_module
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
-from supernet_jax.experiment.ready import ready
 from supernet_jax.networks import extract
-from supernet_jax.runtime import sharding
+from supernet_jax.runtime import cache, sharding
 from supernet_jax.storage import checkpoint, files
 from supernet_jax.storage.paths import expanded
 
@@ -89,7 +88,7 @@ def open_run(
             split.
     """
     folder = expanded(folder)
-    ready()
+    cache.enable()
     try:
         is_there = folder.is_dir()
     except OSError as error:  # a folder above it is closed to this user

@@ -17,10 +17,9 @@ from supernet_jax.evaluation import proxies
 from supernet_jax.experiment import build, results
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
-from supernet_jax.experiment.ready import ready
 from supernet_jax.experiment.run import Run
 from supernet_jax.experiment.space_facts import space_of
-from supernet_jax.runtime import progress
+from supernet_jax.runtime import cache, progress
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 from supernet_jax.training.samplers import macs_table as tables
@@ -110,7 +109,7 @@ def preferred_archs(
         at_least(name, value, low)
     path = expanded(out)
     files.check_free("--out", path)
-    ready()
+    cache.enable()
     built = build.build(config)
     space, macs = built.space, tables.reference_macs(built.space)
     archs = _distinct(space, jax.random.key(seed), samples)

@@ -5,6 +5,7 @@ the supernet's logits come from programs that serve all of them (see `evaluate`)
 resolution; what is extracted is a program of its own in any case.
 """
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -261,7 +262,7 @@ def _calibrate(opened: Run, arch: Arch, calibration: Any) -> Tree:
             params,
             arch,
             images,
-            resolution=space.resolutions[int(choices.get(arch, space.resolution))],
+            resolution=space.resolution_of(arch),
             strategy=strategies.sliced,
             prepare=prepare,
         )
@@ -290,7 +291,7 @@ def _accuracy(
 def _subnets(opened: Run, archs: Sequence[Arch], images: jax.Array) -> Iterator[tuple[int, Subnet]]:
     """What is known of each arch, and its place among them; as many at once as are evaluated."""
     built, space = opened.experiment, opened.experiment.space
-    how = build.evaluation_how(built)._replace(dtype=jnp.float32)
+    how = dataclasses.replace(build.evaluation_how(built), dtype=jnp.float32)
     splits = {split: build.evaluation_data(built, split) for split in ("held-out", "test")}
     ends = np.cumsum([0, *(len(data.labels) for data in splits.values())])
     together = EvaluationData(  # so that one program scores both splits
@@ -304,7 +305,7 @@ def _subnets(opened: Run, archs: Sequence[Arch], images: jax.Array) -> Iterator[
         part = [archs[place] for place in where]
         right = _right(how, opened, part, stats, together)
         for i, arch in enumerate(part):
-            resolution = space.resolutions[int(choices.get(arch, space.resolution))]
+            resolution = space.resolution_of(arch)
             own = unravel(jnp.asarray(stats[i]))
             given = (opened.params, own, images, jax.tree.map(jnp.asarray, arch))
             with jax.default_matmul_precision("highest"):

@@ -24,7 +24,6 @@ import jax
 import numpy as np
 
 from supernet_jax.elastic import (
-    choices,
     elastic_block,
     notation,
     shared_params,
@@ -41,7 +40,7 @@ from supernet_jax.networks import manifest, network, network_folder
 from supernet_jax.networks.manifest import Description
 from supernet_jax.networks.network import LIMIT, Block, Network, Variables
 from supernet_jax.networks.preparation import Preparation
-from supernet_jax.runtime import hardware
+from supernet_jax.runtime import hardware, owned
 from supernet_jax.storage import checkpoint
 from supernet_jax.storage.chunked_arrays import Box
 from supernet_jax.storage.typed_json import parse
@@ -57,7 +56,7 @@ def module(space: Space, arch: Arch) -> Network:
     Raises:
         UserError: a block's module cannot be made from its spec alone.
     """
-    resolution = space.resolutions[int(choices.get(arch, space.resolution))]
+    resolution = space.resolution_of(arch)
     blocks = []
     for name in elastic_space.geometry(space, resolution):  # in the order in which they run
         block = space.blocks[name]
@@ -339,7 +338,7 @@ def boxes(space: Space, arch: Arch) -> Tree:
     Returns:
         The tree of the shared parameters, of `Box`, None where nothing is needed.
     """
-    resolution = space.resolutions[int(choices.get(arch, space.resolution))]
+    resolution = space.resolution_of(arch)
     row = None if space.bank is None else space.bank.row.static(arch)
     shared = shared_params.parameter_shapes(_without_bank(space))
     wanted: dict[str, dict[tuple[str, ...], Box]] = {name: {} for name in shared}
@@ -360,7 +359,7 @@ def boxes(space: Space, arch: Arch) -> Tree:
     }
 
 
-@functools.cache
+@owned.by(owned.first)
 def _without_bank(space: Space) -> Space:
     return space if space.bank is None else dataclasses.replace(space, bank=None)
 

@@ -7,6 +7,7 @@ traced again: its variables and its output are known.
 
 import functools
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,11 +42,22 @@ class BlockShapes(NamedTuple):
     positions: dict[tuple[str, ...], int]
 
 
-@functools.cache
+# By what makes a module, and gone with it: a user's function may hold a whole space.
+_described_before: weakref.WeakKeyDictionary[Callable, dict] = weakref.WeakKeyDictionary()
+
+
 def describe(
     make: Callable[[Any], nn.Module], spec: Any, inputs: tuple[tuple[int, ...], ...]
 ) -> BlockShapes:
     """Shapes of everything that `make(spec)` has, for float32 inputs of the given shapes."""
+    known = _described_before.setdefault(make, {})
+    if (spec, inputs) not in known:
+        known[spec, inputs] = _recalled(make, spec, inputs)
+    return known[spec, inputs]
+
+
+def _recalled(make: Callable, spec: Any, inputs: tuple[tuple[int, ...], ...]) -> BlockShapes:
+    """The description on disk, if there is one; else it is put there, if it is of our own code."""
     if not all(_is_ours(part) for part in (make, type(spec))):
         return _described(make, spec, inputs)
     key = f"{make.__module__}.{make.__qualname__} {spec} {inputs}"

@@ -1,13 +1,15 @@
 """What was found out once about the library's own code, kept on disk for later processes.
 
-It lies beside JAX's compiled programs, if those are kept (`jax_compilation_cache_dir`; commands set
-it): one file of JSON lines, appended as they come. The hash of the package's sources and the
-versions of JAX and Flax are in the file's name, so nothing in it can be out of date. A line that
-cannot be read, as of a process that was killed, is as good as none.
+It lies beside JAX's compiled programs, if those are kept (see `cache.enable`): one file of JSON
+lines, appended as they come. The hash of the package's sources and the versions of JAX and Flax are
+in the file's name, so nothing in it can be out of date. A line that cannot be read, as of a process
+that was killed, is as good as none.
 """
 
 import contextlib
 import functools
+import hashlib
+import importlib.metadata
 import json
 import pathlib
 from typing import Any
@@ -15,8 +17,19 @@ from typing import Any
 import jax
 
 from supernet_jax.errors import UserError
-from supernet_jax.runtime import fingerprint
 from supernet_jax.storage import files
+
+
+@functools.cache
+def versions() -> str:
+    """Of JAX, of Flax and of this package's sources: 16 letters."""
+    digest = hashlib.sha256()
+    for package in ("jax", "flax"):
+        digest.update(f"{package} {importlib.metadata.version(package)}\n".encode())
+    folder = pathlib.Path(__file__).parent.parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def recall(key: str) -> Any:
@@ -31,7 +44,7 @@ def keep(key: str, value: Any) -> None:
     if where is None:
         return
     _values(where)[key] = value
-    with contextlib.suppress(OSError, UserError):  # `compilation.keep_programs` has said so
+    with contextlib.suppress(OSError, UserError):  # `cache.enable` has said so
         where.parent.mkdir(parents=True, exist_ok=True)
         files.append_lines(where, [[key, value]])
 
@@ -47,7 +60,7 @@ def folder() -> pathlib.Path | None:
 
 def _file() -> pathlib.Path | None:
     where = folder()
-    return None if where is None else where / f"supernet-{fingerprint.versions()}.jsonl"
+    return None if where is None else where / f"supernet-{versions()}.jsonl"
 
 
 @functools.cache

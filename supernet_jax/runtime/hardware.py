@@ -43,7 +43,7 @@ def collect_rarely() -> None:
     """Lets Python look for garbage less often, which it does in vain while programs are traced.
 
     Tracing makes millions of objects that stay; by default a fifth of its time goes into visiting
-    them again and again. For programs, not for libraries: it holds for the whole process.
+    them again and again. It holds for the whole process.
     """
     gc.set_threshold(100_000, 20, 20)
 
@@ -53,10 +53,10 @@ def keep_memory() -> None:
 
     A training step on CPU frees gigabytes and asks for them again; the system clears them page by
     page each time, a tenth of a step's processor time. So one heap for all threads, which grows and
-    is not given back. Of glibc's allocator only, and before the first thread of XLA starts. For
-    programs that do nothing but train: beside PyTorch in one process, steps were slower with it.
-    It costs memory, since what is free lies in pieces; with `MALLOC_ARENA_MAX` in the environment
-    the allocator does as that says.
+    is not given back. Of glibc's allocator only, and best before the first thread of XLA starts,
+    since a thread that has a heap of its own keeps it. Beside PyTorch in one process, steps were
+    slower with it. It costs memory, since what is free lies in pieces; with `MALLOC_ARENA_MAX` in
+    the environment the allocator does as that says.
     """
     names = ("jax_plugins", "libtpu")  # what accelerators are installed as
     libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
@@ -65,11 +65,6 @@ def keep_memory() -> None:
         return
     for option, value in _MALLOC.items():
         libc.mallopt(option, value)
-
-
-def instructions() -> str:
-    """The processor and its instruction sets: what machine code made here may rely on."""
-    return f"{platform.machine()} {_processor()} {_told('flags', 'Features')}"
 
 
 def _processor() -> str:

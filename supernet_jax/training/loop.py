@@ -18,8 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.errors import UserError
-from supernet_jax.runtime import hardware, progress, sharding, stopping
-from supernet_jax.runtime.program_cache import Kept, identity
+from supernet_jax.runtime import cache, hardware, progress, sharding, stopping
 from supernet_jax.storage import checkpoint
 from supernet_jax.training import train_step
 from supernet_jax.training.batches import Batches
@@ -43,6 +42,8 @@ def fit(job: Job) -> tuple[State, bool]:
         UserError: training keeps diverging after `ROLLBACKS` returns to the last checkpoint.
         Stopped: a signal asked to stop before there was anything to save.
     """
+    cache.enable()
+    hardware.keep_memory()
     sharding.check_divides("train.batch", job.batch, job.mesh)
     train_step.check_parts(job.recipe, job.batch, job.mesh)
     state = restore(job)
@@ -200,4 +201,4 @@ def creator(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Callable[..
     where = train_step.places(recipe, mesh, rules)
     run = jax.jit(made, out_shardings=where, compiler_options=hardware.runs_once())
     key = sharding.replicate(mesh, jax.random.key_data(jax.random.key(recipe.seed)))
-    return functools.partial(Kept(run, identity(made, where)), key)
+    return functools.partial(run, key)

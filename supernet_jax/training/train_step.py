@@ -8,7 +8,6 @@ Shape letters: `B` images of a step, `M` random members, `G` parts of a batch (u
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +18,10 @@ import optax
 from supernet_jax.elastic import channel_order, choices, shared_params
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
-from supernet_jax.runtime import program_cache, sharding
-from supernet_jax.runtime.program_cache import Kept
+from supernet_jax.runtime import sharding
 from supernet_jax.training.members import Members, Taught
-from supernet_jax.training.recipe import Augment, Batch, Metrics, Mix, Recipe, State
-from supernet_jax.training.samplers import Reorder, active
+from supernet_jax.training.recipe import Batch, Metrics, Recipe, State
+from supernet_jax.training.samplers import active
 
 COLLAPSE = 10.0  # times the loss of guessing: no healthy step of the largest subnet is above it
 
@@ -98,111 +96,7 @@ def places(recipe: Recipe, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> St
     return sharding.place(mesh, shapes(recipe), rules=rules)
 
 
-def make_step(
-    recipe: Recipe,
-    *,
-    mesh: jax.sharding.Mesh | None = None,
-    rules: sharding.Rules = sharding.REPLICATED,
-) -> Callable[..., tuple[State, Metrics]]:
-    """The jitted step `(state, batch, *, resolutions) -> (state, metrics)`; it donates the state.
-
-    `resolutions` is static, one for each member that trains, fixed ones first: any tuple is
-    accepted, each distinct one is traced once. Metrics are scalars: `loss/largest`,
-    `loss/smallest`, `loss/random_1` ..., `accuracy/largest` and `accuracy/smallest` on the batch,
-    `gradient_norm` before clipping, `applied` (1, or 0 where the guard refused the step) and
-    `refused`, how many in a row were.
-
-    It is one program. `Step` does the same in several, which is what the training loop uses.
-
-    Args:
-        recipe: what to train and how.
-        mesh: over which the batch is sharded.
-        rules: which arrays of the state are split over it, and how. Those that are get gathered
-            where the networks use them; gradients, optimiser and average stay split.
-    """
-    where, whole = _where(recipe, mesh, rules)
-    return jax.jit(
-        functools.partial(_step, recipe, _pieces(recipe, mesh, where)),
-        static_argnames=("resolutions",),
-        donate_argnames=("state",),
-        out_shardings=None if where is None else (where, whole),
-    )
-
-
-class Step:
-    """The step of `make_step`, as a chain of programs: one for each fixed member, and three more.
-
-    They are traced one by one when the first step is taken. Together they compile and load faster
-    than one program, and a step with another resolution of the random members compiles those alone.
-    Programs that an earlier process compiled are found on disk (see `compilation.Kept`).
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        *,
-        mesh: jax.sharding.Mesh | None = None,
-        rules: sharding.Rules = sharding.REPLICATED,
-    ) -> None:
-        """With the arguments of `make_step`."""
-        where, whole = _where(recipe, mesh, rules)
-        pieces = _pieces(recipe, mesh, where)
-
-        def program(name: str, **how: Any) -> Kept:
-            piece = pieces._asdict()[name]
-            return Kept(jax.jit(piece, **how), program_cache.identity(piece, how))
-
-        after = None if where is None else (where, whole)
-        self._recipe = recipe
-        self._programs = _Pieces(
-            reorder=program("reorder", donate_argnums=0, out_shardings=where),
-            begin=program("begin"),
-            fixed=program("fixed", static_argnames=("place", "resolution"), donate_argnums=3),
-            random=program("random", static_argnames=("resolutions",), donate_argnums=3),
-            finish=program(
-                "finish", static_argnames=("members",), donate_argnums=0, out_shardings=after
-            ),
-        )
-
-    def __call__(
-        self, state: State, batch: Batch, *, resolutions: tuple[int, ...]
-    ) -> tuple[State, Metrics]:
-        """As the function that `make_step` returns."""
-        return _step(self._recipe, self._programs, state, batch, resolutions=resolutions)
-
-    def programs(self) -> dict[str, Kept]:
-        """What it consists of; `Kept.made` are the programs that ran so far."""
-        return self._programs._asdict()
-
-
-def _where(
-    recipe: Recipe, mesh: jax.sharding.Mesh | None, rules: sharding.Rules
-) -> tuple[State | None, jax.sharding.NamedSharding | None]:
-    """Where the state lives, and what is whole everywhere; None without a mesh."""
-    if mesh is None:
-        return None, None
-    return places(recipe, mesh, rules), sharding.replicated(mesh)
-
-
-class _Pieces(NamedTuple):
-    """A step in pieces, functions of arrays; only `reorder` and `finish` need the whole state.
-
-    Attributes:
-        reorder: `state -> state`.
-        begin: `(state, batch) -> given`.
-        fixed: `(state, given, teacher, carry, *, place, resolution)`; see `Members.fixed`.
-        random: `(state, given, teacher, carry, *, resolutions)`; see `Members.random`.
-        finish: `(state, carry, metrics, archs, *, members) -> (state, metrics)`.
-    """
-
-    reorder: Callable[..., State]
-    begin: Callable[..., "_Given"]
-    fixed: Callable[..., tuple[Any, Taught | None, Metrics]]
-    random: Callable[..., tuple[Any, Arch, Metrics]]
-    finish: Callable[..., tuple[State, Metrics]]
-
-
-class _Given(NamedTuple):
+class Given(NamedTuple):
     """What the members of a step have in common.
 
     Attributes:
@@ -220,100 +114,135 @@ class _Given(NamedTuple):
     teacher: Taught | None
 
 
-def _pieces(recipe: Recipe, mesh: jax.sharding.Mesh | None, where: State | None) -> _Pieces:
-    """Each is made of what it needs of the recipe and no more, so that it is found again after a
-    change of something else. The seed is in the state.
+class Step:
+    """A training step as a chain of compiled programs, `step(state, batch, resolutions=...)`.
+
+    Small programs compile and load faster than one large, and a step with another resolution of the
+    random members compiles those alone.
+
+    Attributes:
+        recipe: what it trains.
+        reorder: `state -> state`, where the sampler wants channels in another order.
+        begin: `(state, batch) -> given`.
+        fixed: `(state, given, teacher, carry, *, place, resolution)`; see `Members.fixed`.
+        random: `(state, given, teacher, carry, *, resolutions)`; see `Members.random`.
+        finish: `(state, carry, metrics, archs, *, members) -> (state, metrics)`.
     """
-    data = dict.fromkeys(("seed", "augment", "mix", "teacher"))
-    alone = recipe._replace(**data, optimizer=None, ema_decay=0.0)  # type: ignore[arg-type]
-    split = None if where is None else where.params
 
-    def members(state: State, given: _Given) -> Members:
-        return Members(alone, mesh, split, state, given.images, given.labels, given.dropout_key)
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        mesh: jax.sharding.Mesh | None = None,
+        rules: sharding.Rules = sharding.REPLICATED,
+    ) -> None:
+        """Compiles nothing yet.
 
-    return _Pieces(
-        reorder=functools.partial(_reordered, recipe.sampler.reorder),
-        begin=functools.partial(_begin, recipe.augment, recipe.mix, recipe.teacher),
-        fixed=functools.partial(_fixed, members),
-        random=functools.partial(_random, members),
-        finish=functools.partial(_finish, recipe._replace(**data, loss=None)),  # type: ignore[arg-type]
-    )
+        Args:
+            recipe: what to train and how.
+            mesh: over which the batch is sharded.
+            rules: which arrays of the state are split over it, and how. Those that are get gathered
+                where the networks use them; gradients, optimiser and average stay split.
+        """
+        where = None if mesh is None else places(recipe, mesh, rules)
 
+        def members(state: State, given: Given) -> Members:
+            split = None if where is None else where.params
+            images, labels, key = given.images, given.labels, given.dropout_key
+            return Members(recipe, mesh, split, state, images, labels, key)
 
-def _step(
-    recipe: Recipe, pieces: _Pieces, state: State, batch: Batch, *, resolutions: tuple[int, ...]
-) -> tuple[State, Metrics]:
-    """One step, piece by piece."""
-    sampler, members = recipe.sampler, len(resolutions)
-    n_fixed, every = len(sampler.fixed), len(sampler.fixed) + sampler.n_random
-    if members != every and (sampler.members is None or not 0 < members < every):
-        raise ValueError(f"a step of {sampler} needs a resolution for each member")
-    if sampler.reorder is not None:
-        state = pieces.reorder(state)
-    shared = dataclasses.replace(state, opt_state=None, ema=None)
-    given = pieces.begin(shared, batch)
-    teacher, carry, archs = given.teacher, None, None
-    metrics: Metrics = {}
-    for place, size in enumerate(resolutions[:n_fixed]):
-        carry, teacher, own = pieces.fixed(
-            shared, given, teacher, carry, place=place, resolution=size
+        def fixed(
+            state: State, given: Given, teacher: Any, carry: Any, *, place: int, resolution: int
+        ) -> tuple[Any, Taught | None, Metrics]:
+            return members(state, given).fixed(place, resolution, teacher, carry)
+
+        def random(
+            state: State, given: Given, teacher: Any, carry: Any, *, resolutions: tuple[int, ...]
+        ) -> tuple[Any, Arch, Metrics]:
+            return members(state, given).random(given.arch_key, resolutions, teacher, carry)
+
+        self.recipe = recipe
+        self._places = None if mesh is None else (where, sharding.replicated(mesh))
+        self.reorder = jax.jit(
+            functools.partial(_reordered, recipe), donate_argnums=0, out_shardings=where
         )
-        metrics |= own
-    if members > n_fixed:
-        carry, archs, own = pieces.random(
-            shared, given, teacher, carry, resolutions=resolutions[n_fixed:]
+        self.begin = jax.jit(functools.partial(_begin, recipe))
+        self.fixed = jax.jit(fixed, static_argnames=("place", "resolution"), donate_argnums=3)
+        self.random = jax.jit(random, static_argnames=("resolutions",), donate_argnums=3)
+        self.finish = jax.jit(
+            functools.partial(_finish, recipe),
+            static_argnames=("members",),
+            donate_argnums=0,
+            out_shardings=self._places,
         )
-        metrics |= own
-    return pieces.finish(state, carry, metrics, archs, members=members)
+
+    def __call__(
+        self, state: State, batch: Batch, *, resolutions: tuple[int, ...]
+    ) -> tuple[State, Metrics]:
+        """Takes one step; the state is donated.
+
+        Args:
+            state: before the step.
+            batch: of images.
+            resolutions: one for each member that trains, fixed ones first; any will do, each is
+                compiled once.
+
+        Returns:
+            The state, and scalars: `loss/largest`, `loss/smallest`, `loss/random_1` ...,
+            `accuracy/largest` and `accuracy/smallest` on the batch, `gradient_norm` before
+            clipping, `applied` (1, or 0 where the guard refused the step) and `refused`, how many
+            in a row were.
+        """
+        sampler, members = self.recipe.sampler, len(resolutions)
+        n_fixed, every = len(sampler.fixed), len(sampler.fixed) + sampler.n_random
+        if members != every and (sampler.members is None or not 0 < members < every):
+            raise ValueError(f"a step of {sampler} needs a resolution for each member")
+        if sampler.reorder is not None:
+            state = self.reorder(state)
+        shared = dataclasses.replace(state, opt_state=None, ema=None)
+        given = self.begin(shared, batch)
+        teacher, carry, archs = given.teacher, None, None
+        metrics: Metrics = {}
+        for place, size in enumerate(resolutions[:n_fixed]):
+            carry, teacher, own = self.fixed(
+                shared, given, teacher, carry, place=place, resolution=size
+            )
+            metrics |= own
+        if members > n_fixed:
+            carry, archs, own = self.random(
+                shared, given, teacher, carry, resolutions=resolutions[n_fixed:]
+            )
+            metrics |= own
+        return self.finish(state, carry, metrics, archs, members=members)
+
+    def as_one(self) -> Any:
+        """The same as one jitted function; it takes longer to compile, and to load."""
+        return jax.jit(
+            self,
+            static_argnames="resolutions",
+            donate_argnames="state",
+            out_shardings=self._places,
+        )
 
 
-def _begin(
-    augment: Augment,
-    mix: Mix | None,
-    network: Callable[[Array], Array] | None,
-    state: State,
-    batch: Batch,
-) -> _Given:
+def _begin(recipe: Recipe, state: State, batch: Batch) -> Given:
+    """The images of a step, augmented, and what an outside teacher says of them."""
     key = jax.random.wrap_key_data(state.key)
     augment_key, arch_key, dropout_key = step_keys(key, state.step, state.rollbacks)
     images, labels, ids = (jnp.asarray(part) for part in batch)
-    inputs = augment(images, augment_key, ids)
-    if mix is not None:
-        inputs, labels = mix(inputs, labels, jax.random.fold_in(augment_key, 2**31), ids)
+    inputs = recipe.augment(images, augment_key, ids)
+    if recipe.mix is not None:
+        inputs, labels = recipe.mix(inputs, labels, jax.random.fold_in(augment_key, 2**31), ids)
     teacher = None
-    if network is not None:
-        teacher = jax.lax.stop_gradient(Taught(network(inputs), {}))
-    return _Given(inputs, labels, arch_key, dropout_key, teacher)
-
-
-def _fixed(
-    members: Callable[[State, _Given], Members],
-    state: State,
-    given: _Given,
-    teacher: Taught | None,
-    carry: Any,
-    *,
-    place: int,
-    resolution: int,
-) -> tuple[Any, Taught | None, Metrics]:
-    return members(state, given).fixed(place, resolution, teacher, carry)
-
-
-def _random(
-    members: Callable[[State, _Given], Members],
-    state: State,
-    given: _Given,
-    teacher: Taught | None,
-    carry: Any,
-    *,
-    resolutions: tuple[int, ...],
-) -> tuple[Any, Arch, Metrics]:
-    return members(state, given).random(given.arch_key, resolutions, teacher, carry)
+    if recipe.teacher is not None:
+        teacher = jax.lax.stop_gradient(Taught(recipe.teacher(inputs), {}))
+    return Given(inputs, labels, arch_key, dropout_key, teacher)
 
 
 def _finish(
     recipe: Recipe, state: State, carry: Any, metrics: Metrics, archs: Arch | None, *, members: int
 ) -> tuple[State, Metrics]:
+    """The update by the members' gradients, unless the guard refuses it."""
     gradients = recipe.combine.finish(carry)
     metrics = {**metrics, "gradient_norm": optax.tree.norm(gradients)}
     applied = _healthy(recipe, metrics)
@@ -323,8 +252,9 @@ def _finish(
     return state, {**metrics, "refused": state.refused}
 
 
-def _reordered(reorder: Reorder | None, state: State) -> State:
+def _reordered(recipe: Recipe, state: State) -> State:
     """The state with shared channels in another order, at the step where the sampler wants it."""
+    reorder = recipe.sampler.reorder
     assert reorder is not None
 
     def moved(state: State) -> State:

@@ -194,9 +194,7 @@ RECIPE = recipe.Recipe(
 def compiled(sorts: bool, resolutions: tuple[int, ...]) -> Any:
     """The step of `RECIPE`, which sorts channels or does not."""
     recipe = RECIPE if sorts else RECIPE._replace(sampler=SAMPLER._replace(reorder=None))
-    return jax.jit(
-        functools.partial(train_step.make_step(recipe), resolutions=resolutions), **QUICK
-    )
+    return jax.jit(functools.partial(train_step.Step(recipe), resolutions=resolutions), **QUICK)
 
 
 def stepped(state: recipe.State, *, sorts: bool) -> tuple[recipe.State, Any]:

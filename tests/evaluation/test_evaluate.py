@@ -294,7 +294,7 @@ def test_equal_archs_with_other_statistics_take_nothing_over() -> None:
     last = np.float32([[1], [1], [2]]) * stats
     found = []
     for reuse in (True, False):
-        setting = how._replace(reuse=reuse)
+        setting = dataclasses.replace(how, reuse=reuse)
         ((where, scores),) = evaluate.scored(setting, PARAMS, archs, last, data, batches=(0, 3))
         found.append(scores.loss[np.argsort(where)][:, np.asarray(data.labels) >= 0])
     np.testing.assert_array_equal(*found)

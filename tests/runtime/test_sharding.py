@@ -187,7 +187,7 @@ def compiled(rules: sharding.Rules) -> Any:
     )
     part = images()
     host = recipe.Batch(part.images[:BATCH], part.labels[:BATCH], np.arange(BATCH, dtype=np.int32))
-    step = train_step.make_step(RECIPE, mesh=mesh, rules=rules)
+    step = train_step.Step(RECIPE, mesh=mesh, rules=rules).as_one()
     return step.lower(state, sharding.split(mesh, host), resolutions=(8,) * 3).compile()
 
 
@@ -234,7 +234,7 @@ def constant(arch: Arch) -> Sampler:
 def stepped(recipe: recipe.Recipe, places: np.ndarray) -> tuple[Any, float]:
     """Parameters after one step on one device, and the loss."""
     resolutions = train_step.step_resolutions(recipe, step=0)
-    made = train_step.make_step(recipe)(
+    made = train_step.Step(recipe)(
         train_step.create(recipe), batch(places), resolutions=resolutions
     )
     return made[0].params, float(made[1]["loss/random_1"])
@@ -283,7 +283,7 @@ def sandwiched(recipe: recipe.Recipe, places: np.ndarray, mesh: Any = None) -> t
     state, host = train_step.create(recipe), batch(places)
     if mesh is not None:
         state, host = sharding.replicate(mesh, state), sharding.split(mesh, host)
-    step = train_step.make_step(recipe, mesh=mesh)
+    step = train_step.Step(recipe, mesh=mesh)
     state, metrics = step(state, host, resolutions=(8,) * 3)
     return jax.device_get((state.params, metrics))
 
@@ -313,7 +313,7 @@ def test_subnets_of_parts_on_any_number_of_devices(
     create = jax.jit(
         lambda: train_step.create(recipe), out_shardings=train_step.places(recipe, mesh, rules)
     )
-    step = train_step.make_step(recipe, mesh=mesh, rules=rules)
+    step = train_step.Step(recipe, mesh=mesh, rules=rules)
     state, metrics = step(
         create(), sharding.split(mesh, batch(np.arange(BATCH))), resolutions=(8,) * 3
     )

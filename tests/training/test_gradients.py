@@ -220,7 +220,7 @@ def two_steps(recipe: Recipe, mesh: Any, rules: sharding.Rules) -> Any:
     batch = batch if mesh is None else sharding.split(mesh, batch)
     where = None if mesh is None else train_step.places(recipe, mesh, rules)
     state = jax.jit(lambda: train_step.create(recipe), out_shardings=where)()
-    step = train_step.make_step(recipe, mesh=mesh, rules=rules)
+    step = train_step.Step(recipe, mesh=mesh, rules=rules)
     for _ in range(2):
         state, metrics = step(state, batch, resolutions=(8,) * 4)
         assert float(metrics["applied"]) == 1

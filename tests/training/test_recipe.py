@@ -104,7 +104,7 @@ def stepped(recipe: Recipe, mesh: Any = None, sizes: Any = SIZES) -> Any:
     where = None if mesh is None else train_step.places(recipe, mesh, sharding.REPLICATED)
     state = jax.tree.map(jnp.array, started())
     state = state if mesh is None else jax.device_put(state, where)
-    state, metrics = train_step.make_step(recipe, mesh=mesh)(state, images, resolutions=sizes)
+    state, metrics = train_step.Step(recipe, mesh=mesh)(state, images, resolutions=sizes)
     return jax.device_get((state.params, metrics))
 
 
@@ -165,7 +165,7 @@ def test_batchnorm_sees_a_micro_batch() -> None:
         images = Batch(*(x[part] for x in whole))
         return step(create(), images, resolutions=(8, 8))[0].params
 
-    at_once, in_two = (train_step.make_step(recipe._replace(accumulate=k)) for k in (1, 2))
+    at_once, in_two = (train_step.Step(recipe._replace(accumulate=k)) for k in (1, 2))
     halves = [after(at_once, slice(i, None, 2)) for i in range(2)]
     found = after(in_two, slice(None))
     close(found, jax.tree.map(lambda a, b: (a + b) / 2, *halves))

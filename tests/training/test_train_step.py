@@ -20,6 +20,7 @@ from supernet_jax.elastic.notation import from_notation
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.networks.importers import attentivenas as attentivenas_files
 from supernet_jax.networks.importers.tensor_mapping import Place
+from supernet_jax.runtime import sharding
 from supernet_jax.spaces import attentivenas, mobilenet
 from supernet_jax.spaces.mobilenet import Stage
 from supernet_jax.training import samplers, train_step
@@ -88,7 +89,7 @@ def test_published_training_step() -> None:
     )
     labels, ids = np.asarray([1, 20, 300, 999], np.int32), np.arange(4, dtype=np.int32)
     batch = Batch(reference.images(4, 224, 30), labels, ids)
-    state, metrics = train_step.make_step(recipe)(state, batch, resolutions=(288, 192, 224, 256))
+    state, metrics = train_step.Step(recipe)(state, batch, resolutions=(288, 192, 224, 256))
 
     members = ("largest", "random_1", "random_2", "smallest")
     found = [float(metrics[f"loss/{member}"]) for member in members]
@@ -181,7 +182,7 @@ def on_device(state: State) -> State:
 
 def once(recipe: Recipe, *, sizes: tuple[int, ...], state: Any = None) -> Any:
     """State and metrics after one step, by a program that compiles fast and donates nothing."""
-    step = jax.jit(functools.partial(train_step.make_step(recipe), resolutions=sizes), **QUICK)
+    step = jax.jit(functools.partial(train_step.Step(recipe), resolutions=sizes), **QUICK)
     return jax.device_get(step(beginning(recipe) if state is None else state, some_batch()))
 
 
@@ -312,15 +313,16 @@ def test_gradients_may_be_combined_in_any_way() -> None:
     assert np.linalg.norm(found - wanted) < 1e-4 * np.linalg.norm(wanted)  # divides by a dot
 
 
-def troubled(traced: list[int]) -> Recipe:
+def troubled(traced: list[str]) -> Recipe:
     """A whole recipe, in which certain ids and labels stand for certain troubles."""
 
     def augment(images: Any, key: Any, ids: Any) -> Any:
-        traced.append(1)  # runs when the step is traced, and only then
+        traced.append("begin")  # runs when the step is traced, and only then
         shifted = half(images, key, ids) + 0.1 * jax.random.normal(key, images.shape)
         return jnp.where(jnp.all(ids < 0), jnp.nan, shifted)
 
     def loss(logits: Any, teacher: Any, features: Any, labels: Any, role: str) -> Any:
+        traced.append(role)
         value = RECIPE.loss(logits, teacher, features, labels, role)
         # the root's gradient at zero is infinite, times zero is not a number
         value = value + jnp.sqrt(jnp.where(jnp.all(labels == 3), 0.0, 1.0) * jnp.sum(logits**2))
@@ -341,13 +343,13 @@ def troubled(traced: list[int]) -> Recipe:
     )
 
 
-TRACED: list[int] = []
+TRACED: list[str] = []
 
 
 @functools.cache
 def troubled_step() -> tuple[Recipe, Callable]:
     recipe = troubled(TRACED)
-    return recipe, train_step.make_step(recipe)
+    return recipe, train_step.Step(recipe)
 
 
 def whole(labels: int) -> Batch:
@@ -393,9 +395,29 @@ def test_one_trace_for_each_resolution_and_the_state_is_donated() -> None:
         drawn.add(float(metrics["loss/random_1"]))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
     assert len(drawn) == 6 and TRACED == []
-    for i in range(2):
-        state, _ = step(state, some_batch(i), resolutions=(8, 6, 6, 6))
-    assert TRACED == [1]
+    state, _ = step(state, some_batch(), resolutions=(8, 6, 6, 6))
+    assert set(TRACED) == {"random"}  # nothing else depends on their resolution
+    TRACED.clear()
+    step(state, some_batch(1), resolutions=(8, 6, 6, 6))
+    assert TRACED == []
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_chain_does_as_one_program(devices: int) -> None:
+    mesh = sharding.data_mesh(jax.devices()[:devices])
+    recipe, batch = troubled([]), sharding.split(mesh, some_batch())
+    step = train_step.Step(recipe, mesh=mesh)
+    sizes = (8, 6, 8, 8)
+    (ours, seen), (theirs, wanted) = (
+        run(sharding.replicate(mesh, beginning(recipe)), batch, resolutions=sizes)
+        for run in (step, step.as_one())
+    )
+    assert seen.keys() == wanted.keys()
+    assert float(wanted["applied"]) == 1 and float(wanted["gradient_norm"]) > 0.1
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves((ours, theirs)))
+    # The compiler orders sums otherwise: some units of the last place, on gradients below 10.
+    near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(near, (ours, seen), (theirs, wanted))
 
 
 def test_the_average_of_the_parameters() -> None:
@@ -431,7 +453,7 @@ def test_a_compiled_step_serves_every_seed() -> None:
     mixed = dataclasses.replace(first, key=mine.key)  # the same weights, other draws
     metrics = [
         run(on_device(jax.tree.map(jnp.copy, state)), some_batch(), resolutions=(8, 6, 8, 8))[1]
-        for run, state in ((step, mixed), (train_step.make_step(other), mixed), (step, first))
+        for run, state in ((step, mixed), (train_step.Step(other), mixed), (step, first))
     ]
     assert bitwise(metrics[0], metrics[1]) and not bitwise(metrics[0], metrics[2])
 
@@ -450,7 +472,7 @@ def test_resolutions_are_drawn_from_seed_and_step() -> None:
 
 def test_a_resolution_for_each_member() -> None:
     with pytest.raises(ValueError, match="needs a resolution for each member"):
-        train_step.make_step(RECIPE)(beginning(RECIPE), some_batch(), resolutions=(8, 6, 8))
+        train_step.Step(RECIPE)(beginning(RECIPE), some_batch(), resolutions=(8, 6, 8))
 
 
 def test_a_sampler_may_score_archs() -> None:
@@ -510,7 +532,7 @@ def test_rows_of_a_bank_that_no_member_chose_stay_as_they_are() -> None:
             sgd.alphanet_sgd(0.1, weight_decay=0.1), optax.scale_by_schedule(lambda count: 1.0)
         ),
     )
-    step = jax.jit(functools.partial(train_step.make_step(recipe), resolutions=(8,)), **QUICK)
+    step = jax.jit(functools.partial(train_step.Step(recipe), resolutions=(8,)), **QUICK)
     states = [beginning(recipe)]
     for i in range(2):
         state, metrics = jax.device_get(step(states[-1], some_batch(i)))

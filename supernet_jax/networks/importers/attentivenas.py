@@ -7,7 +7,6 @@ each subnet has its own, which calibration makes. And it has a shortcut kernel i
 where input and output have equal channels in all subnets, nothing ever reads it.
 """
 
-import functools
 import re
 from collections.abc import Iterator, Mapping
 
@@ -22,6 +21,7 @@ from supernet_jax.networks.importers import tensor_mapping
 from supernet_jax.networks.importers.importer import Report
 from supernet_jax.networks.importers.tensor_mapping import Leaf, Place, Spare
 from supernet_jax.nn.blocks.mobilenet import MBConvSpec
+from supernet_jax.runtime import owned
 
 # By our layer: the published one. Within a block, and outside of blocks.
 INNER = {
@@ -67,7 +67,7 @@ def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]
     return tensor_mapping.mapped(tensors, places(space), spares(space), what=WHAT)
 
 
-@functools.cache
+@owned.by(owned.first)
 def places(space: Space) -> dict[str, Place]:
     """Where each tensor goes, by its published name, in the order of the space.
 

@@ -6,7 +6,6 @@ published code does today; both are read. Running statistics of normalisations a
 subnet has its own, which calibration makes.
 """
 
-import functools
 import re
 from collections.abc import Mapping
 
@@ -20,6 +19,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.networks.importers import tensor_mapping
 from supernet_jax.networks.importers.importer import Report
 from supernet_jax.networks.importers.tensor_mapping import Leaf, Place, Spare
+from supernet_jax.runtime import owned
 
 # By our layer: the published one, as `_short` spells it. Within a block, and outside of blocks.
 INNER = {
@@ -75,7 +75,7 @@ def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]
     return tensor_mapping.mapped(short, places(space), spares(space), what=WHAT)
 
 
-@functools.cache
+@owned.by(owned.first)
 def places(space: Space) -> dict[str, Place]:
     """Where each tensor goes, by the shortest spelling of its name, in the order of the space.
 

@@ -1,0 +1,130 @@
+"""Archs in chunks of one size, each of which goes through both compiled programs.
+
+Archs of one resolution go together, sorted, so that neighbours begin alike and one takes over what
+it shares with the one before it. The last chunk is filled up, so that nothing is compiled twice.
+
+Shape letters: `N` archs, `S` statistics of an arch, `G` groups of devices, `n` archs of a group.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from supernet_jax.elastic import choices
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.evaluation import programs
+from supernet_jax.evaluation.programs import How, Program, Scores
+from supernet_jax.runtime import cache, sharding
+
+Wanted = Callable[[np.ndarray], np.ndarray]  # positions of archs -> some of them
+
+
+class EvaluationData(NamedTuple):
+    """What candidates are calibrated and evaluated on.
+
+    Arrays that lie on a mesh are evaluated on all of its devices, others on one.
+
+    Attributes:
+        calibration: uint8 `[A, B, H, W, C]`, training images.
+        images: uint8 `[E, B, H, W, C]`.
+        labels: int32 `[E, B]`, -1 where a batch was filled up.
+    """
+
+    calibration: Array | np.ndarray
+    images: Array | np.ndarray
+    labels: Array | np.ndarray
+
+
+class Chunk(NamedTuple):
+    """One call of each program.
+
+    Attributes:
+        program: what is called.
+        where: positions of the archs, those of each group of devices together.
+        places: the same, filled up to equal numbers: `[G*n]`.
+        counts: how many archs of each group are real: `[G]`.
+        archs: `[G*n]`, NumPy.
+        data: on the program's mesh.
+    """
+
+    program: Program
+    where: np.ndarray
+    places: np.ndarray
+    counts: np.ndarray
+    archs: Arch
+    data: EvaluationData
+
+    def calibrate(self, params: Tree) -> Array:
+        """Statistics `[G*n, S]`, on the devices."""
+        archs, counts = self._placed((self.archs, self.counts))
+        run = programs.calibrator(self.program)
+        return run(params, archs, counts, self.program.how.reuse, self.data.calibration)
+
+    def score(self, params: Tree, stats: Array | np.ndarray, batches: np.ndarray) -> Scores:
+        """Scores `[G*n, E, B]` in the batches from the first to before the second, on the
+        devices.
+        """
+        archs, counts = self._placed((self.archs, self.counts))
+        images, labels = self.data.images, self.data.labels
+        run = programs.scorer(self.program)
+        return run(params, archs, counts, self.program.how.reuse, stats, images, labels, batches)
+
+    def rows(self, per_arch: np.ndarray) -> Array | np.ndarray:
+        """What belongs to each of all archs, for the rows of this call."""
+        return self._placed(per_arch[self.places])
+
+    def fetch(self, results: Any) -> Any:
+        """The results of the real rows, in the order of `where`, on the host of every process."""
+        real = np.arange(len(self.places) // len(self.counts)) < self.counts[:, None]
+        return jax.tree.map(lambda x: host(x)[real.reshape(-1)], results)
+
+    def _placed(self, tree: Any) -> Any:
+        mesh = self.program.mesh
+        return tree if mesh is None else sharding.split(mesh, tree, over="candidates")
+
+
+def chunks(
+    how: How, archs: Arch, data: EvaluationData, wanted: Wanted | None = None
+) -> Iterator[Chunk]:
+    """The chunks that all archs make, resolution after resolution.
+
+    Args:
+        how: how subnets are evaluated.
+        archs: `[N]`.
+        data: what they are evaluated on; it is moved to the mesh that fits the number of archs.
+        wanted: asked before each chunk with the positions that are left of a resolution, in their
+            order; what it returns of them is left then, in its order.
+    """
+    cache.enable()
+    space = how.space
+    packed = np.asarray(choices.pack(archs))
+    resolutions = np.asarray(choices.get(archs, space.resolution))
+    devices = sharding.devices_of(data.images)
+    for index in np.unique(resolutions):
+        size = space.resolutions[index]
+        group = np.flatnonzero(resolutions == index)
+        identity = elastic_space.identity(space, size, choices.unpack(space.menu, packed[group]))
+        group = group[np.lexsort(np.asarray(identity).T[::-1])]
+        mesh = sharding.candidates_mesh(devices, len(group))
+        placed = data if mesh is None else sharding.moved(mesh, data, axis=1)
+        groups = 1 if mesh is None else mesh.shape["candidates"]
+        while len(group := group if wanted is None else wanted(group)):
+            where, group = np.split(group, [groups * how.chunk])
+            parts = np.array_split(where, groups)
+            filled = [np.resize(part if len(part) else where, how.chunk) for part in parts]
+            places = np.concatenate(filled)
+            counts = np.array([len(part) for part in parts], np.int32)
+            rows = choices.unpack(space.menu, packed[places])
+            yield Chunk(Program(how, size, mesh), where, places, counts, rows, placed)
+
+
+def host(x: Array | np.ndarray) -> np.ndarray:
+    """A whole array on the host of every process."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(x)
