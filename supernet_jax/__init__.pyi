@@ -6,6 +6,7 @@ from supernet_jax.data.settings import Data as Data
 from supernet_jax.elastic.choices import Choice as Choice
 from supernet_jax.elastic.elastic_block import ElasticBlock as ElasticBlock
 from supernet_jax.elastic.elastic_block import Transform as Transform
+from supernet_jax.elastic.elastic_block import elastic as elastic_block
 from supernet_jax.elastic.shared_params import init as init
 from supernet_jax.elastic.space import Bank as Bank
 from supernet_jax.elastic.space import Space as Space
