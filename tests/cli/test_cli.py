@@ -118,7 +118,7 @@ def test_help_of_a_config_file(capsys: Capture) -> None:
     for option in ("--space.widths", "--optimizer.momentum", "--data.flip", "--train.dtype"):
         assert option in out
     assert "channels on offer (default: 2 4 6)" in out
-    assert "--sampler.n-random INT random subnets per step (default: 1)" in out
+    assert "--sampler.n-random INT random subnets per step; more take longer (default: 1)" in out
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help", "help"])

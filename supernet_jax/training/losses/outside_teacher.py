@@ -60,7 +60,7 @@ class OutsideTeacher:
     smoothing: float = 0.1
     """label smoothing"""
     temperature: float = 1.0
-    """that the logits are divided by; the loss is multiplied by its square"""
+    """divisor of the logits; more softens distributions; the loss is multiplied by its square"""
     hard_weight: float = 0.5
     """weight of the labels, in [0, 1]; the teacher has the rest"""
 

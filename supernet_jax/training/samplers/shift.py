@@ -109,13 +109,13 @@ class Shift:
     """Probability over MACs that follows where losses move (after ShiftNAS), in a sandwich."""
 
     n_random: int = 2
-    """random subnets per step"""
+    """random subnets per step; more take longer"""
     floor: float = 0.2
-    """share of the draws that stays uniform over the ranges of MACs"""
+    """share of the draws that stays uniform over the ranges of MACs; 1 makes all uniform"""
     table: str | None = dataclasses.field(default=None, metadata={"path": True})
-    """file of `supernet table`; without one, a table of 20,000 archs is made at the start"""
+    """file of `supernet table`; if not given, a table of 20,000 archs is made at the start"""
     bins: int = 20
-    """ranges of MACs of that table"""
+    """ranges of MACs of the table that is made at the start; more are narrower"""
 
     def build(self, *, menu: Menu, space: Space) -> Sampler:
         """The sampler for a space."""
