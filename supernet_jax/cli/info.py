@@ -74,7 +74,7 @@ def run(arguments: Arguments) -> None:
         raise UserError("--out needs --sampler, whose visits it draws")
     space = space_facts.space_of(arguments.space)
     if arguments.latency is not None and arguments.archs is None:
-        raise UserError("--latency needs --archs, whose milliseconds it tells")
+        raise UserError("--latency needs --archs, whose milliseconds it shows")
     if arguments.archs is not None:
         archs = read_archs.read_archs(space, arguments.archs)
         table = None if arguments.latency is None else latency_table.read(arguments.latency)
@@ -176,9 +176,9 @@ def _visits(arguments: Arguments) -> None:
     if not arguments.space.endswith(".py"):
         raise UserError(f"--sampler needs a config file, which {arguments.space} is not")
     if arguments.archs is not None:
-        raise UserError("--archs and --sampler are two questions; ask one")
+        raise UserError("--archs and --sampler exclude each other; give one of them")
     if arguments.latency is not None:
-        raise UserError("--latency needs --archs, whose milliseconds it tells")
+        raise UserError("--latency needs --archs, whose milliseconds it shows")
     if arguments.out is not None:
         if arguments.out.suffix != ".png":
             raise UserError(f"--out is {arguments.out}, but the picture is PNG; end it in .png")

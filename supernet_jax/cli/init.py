@@ -45,7 +45,7 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Looks, proposes, tries and writes."""
     if not 0 < arguments.hours < float("inf"):
-        raise UserError(f"--hours is {arguments.hours}, but must be above 0; give some, as 1")
+        raise UserError(f"--hours is {arguments.hours}, but must be above 0, as 1 hour")
     if arguments.out.suffix != ".py":
         raise UserError(f"--out is {arguments.out}; a config file is Python: let it end with .py")
     files.check_free("--out", arguments.out)

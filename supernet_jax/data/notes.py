@@ -20,8 +20,8 @@ def check_classes(name: str, class_names: Sequence[str]) -> None:
     """
     if len(class_names) < 2:
         raise UserError(
-            f"{name} has {len(class_names)} class ({', '.join(class_names)}); a network tells at "
-            "least two apart, for every answer would be right: add images of another class"
+            f"{name} has {len(class_names)} class ({', '.join(class_names)}), with which every "
+            "answer would be right; add images of another class"
         )
     for class_name in class_names:
         try:

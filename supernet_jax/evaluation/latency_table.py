@@ -58,7 +58,7 @@ class Conditions:
 
     Attributes:
         space: name of the space.
-        fingerprint: of its sizes, see `checkpoint.describe_space`.
+        fingerprint: of its sizes, see `space_identity.describe_space`.
         batch: images per call.
         dtype: of weights and activations.
         engine: what runs the networks: "jit", or another runtime and its version.

@@ -1,4 +1,4 @@
-"""Subnets of a run, taken out as ordinary networks that are proven the same."""
+"""`sj.extract`: subnets of a run, written to folders as ordinary networks, proven the same."""
 
 import os
 import pathlib
@@ -59,7 +59,7 @@ def extract(
 
     Args:
         run: a trained run, or its folder.
-        arch: one, as `archs_of` takes it.
+        arch: one, as `sj.evaluate` takes it.
         folder: to write; it must not exist, or be empty.
         formats: one or several of orbax, safetensors (weights), stablehlo, onnx, torch (programs).
         pixels: programs take uint8 images and normalise them.
@@ -95,7 +95,7 @@ def extract_all(
 
     Args:
         run: a trained run, or its folder.
-        archs: as `archs_of` takes them, such as a front; equal networks are taken out once.
+        archs: as `sj.evaluate` takes them, such as a front; equal networks are taken out once.
         folder: of their folders, which are named by their MACs and archs.
         formats: see `extract`.
         pixels: see `extract`.

@@ -1,4 +1,7 @@
-"""The best subnets of a run under a budget, on images held out of training."""
+"""`sj.search`: the best subnets of a run under a budget, on images held out of training.
+
+The state of each search lies in `searches/` of the run folder, so that it goes on after a stop.
+"""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""The AttentiveNAS/AlphaNet space."""
+"""The AttentiveNAS/AlphaNet space: its numbers, for `spaces.mobilenet` to build."""
 
 import dataclasses
 from typing import ClassVar

@@ -1,8 +1,8 @@
-"""MobileNetV3-like spaces: the AttentiveNAS/AlphaNet space and small presets of the same blocks.
+"""MobileNetV3-like spaces: how the AttentiveNAS/AlphaNet family is built, and its small presets.
 
-The published space is that of AttentiveNAS (arXiv 2011.09011) and AlphaNet (arXiv 2102.07954):
-elastic input resolution, and per stage elastic width, depth, kernel size and expansion.
-All blocks of a stage share their choices.
+The published one (`spaces.attentivenas`) is that of AttentiveNAS (arXiv 2011.09011) and
+AlphaNet (arXiv 2102.07954): elastic input resolution, and per stage elastic width, depth, kernel
+size and expansion. All blocks of a stage share their choices.
 """
 
 import dataclasses

@@ -46,7 +46,7 @@ def outside_distillation(
         role: Role,
     ) -> Array:
         if role == "largest" and teacher_logits is None:
-            raise UserError("every member is to learn from a teacher of its own, but there is none")
+            raise UserError("this loss needs a teacher outside the supernet; set train.teacher")
         role = "random" if role == "largest" else role
         return taught(student_logits, teacher_logits, features, labels, role)
 

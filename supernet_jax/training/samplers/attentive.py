@@ -36,7 +36,7 @@ def attentive(
     Args:
         menu: what may be chosen.
         bins: of the space's table.
-        macs: `table.reference_macs` of the space.
+        macs: `macs_table.reference_macs` of the space.
         n_random: members drawn per step.
         trials: k, candidates for each.
         best: best-up; otherwise worst-up.

@@ -48,7 +48,7 @@ def shift(menu: Menu, *, bins: Bins, macs: Cost, n_random: int = 2, floor: float
     Args:
         menu: what may be chosen.
         bins: of the space's table.
-        macs: `table.reference_macs` of the space.
+        macs: `macs_table.reference_macs` of the space.
         n_random: members drawn per step.
         floor: share of the draws that stays uniform over bins, in (0, 1]; with 0 a bin whose loss
             did not move would never be drawn again.
