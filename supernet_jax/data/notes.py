@@ -1,4 +1,4 @@
-"""What users should be told of their images before they train on them, a line for each kind."""
+"""Warnings about images before somebody trains on them, a line for each kind."""
 
 import collections
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 A *kind* is what decides how long a block runs by itself: its module, its sizes and the shapes of
 its inputs. Blocks and archs share kinds, so a few hundred of them make up every network of a space.
-A table holds the milliseconds of each, where they were measured, and how well their sum foretells
+A table holds the milliseconds of each, where they were measured, and how well their sum predicts
 whole networks. `supernet latency` writes such tables; `costs.latency` reads archs' costs off them.
 """
 

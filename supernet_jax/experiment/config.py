@@ -88,7 +88,15 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole experiment."""
+    """A whole experiment: which subnets there are, on which images and how they are trained.
+
+    `space`, `sampler`, `loss`, `combine` and `optimizer` are parts: frozen dataclasses with a
+    method `build`, of `sj.spaces`, `sj.samplers`, `sj.losses`, `sj.gradients`, `sj.optimizers`, or
+    your own.
+
+    Raises:
+        UserError: a setting is of another type than declared, or not allowed.
+    """
 
     space: Any = dataclasses.field(default_factory=Digits)
     data: Data = dataclasses.field(default_factory=Data)

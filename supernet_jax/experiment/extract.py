@@ -68,6 +68,9 @@ def extract(
             "whole" all of them, so that the proof also covers what was left out; "auto" takes
             slices above 256 MiB.
 
+    Returns:
+        Its folder, costs and accuracies, and how far its logits differ from the supernet's.
+
     Raises:
         UserError: the arch or a format is not possible; the folder is taken; the logits differ.
     """
@@ -101,6 +104,9 @@ def extract_all(
         pixels: see `extract`.
         input_size: see `extract`.
         read: see `extract`.
+
+    Returns:
+        What `extract` returns, for each different network in the order of the archs.
 
     Raises:
         UserError: as of `extract`; a folder holds another network.

@@ -103,8 +103,9 @@ def test_help_of_a_command(command: str, capsys: Capture) -> None:
     out = " ".join(shown.split())
     for example in module.EXAMPLES.strip().splitlines():
         assert " ".join(example.split()) in out
-        if example.startswith("supernet "):
+        if "supernet " in example:
             assert f"\n  {example[:40]}" in shown, "examples stand in lines of their own"
+    assert "\n    " not in shown.partition("Examples:")[0], "paragraphs begin at the margin"
     assert f"supernet {command}" in out
     settings = dataclasses.fields(search.Search) if command == "search" else ()
     for field in (*dataclasses.fields(module.Arguments), *settings):
