@@ -1,5 +1,7 @@
-"""What users are told: a mistake of theirs is the one exception `UserError`; what they should know
-goes to the log `supernet_jax`, which writes to stderr unless a program has it otherwise.
+"""What users see: a mistake of theirs raises `UserError`, the one exception meant for them.
+
+Warnings go to the logger `supernet_jax`, which writes to stderr unless a program sets it up
+otherwise.
 """
 
 import difflib

@@ -41,7 +41,7 @@ def parse(path: pathlib.Path) -> ast.Module:
 
 
 def module_name(path: pathlib.Path) -> str:
-    """`spaces.mobilenet`; packages are `search.__init__`."""
+    """`spaces.mobilenet`; packages are `searching.__init__`."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 

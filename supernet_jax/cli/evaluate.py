@@ -32,27 +32,26 @@ class Arguments:
     doubt drop out before they have seen all images.
     """
 
-    run: Annotated[pathlib.Path, tyro.conf.Positional]
-    """run folder"""
+    run: Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """folder of the run"""
     archs: str | None = None
-    """a JSON file of archs, an arch as JSON, `smallest` or `largest`"""
+    """subnets to evaluate: a JSON file of archs, an arch as JSON, `smallest` or `largest`"""
     random: int = 0
-    """this many random subnets"""
+    """evaluate so many random subnets"""
     front: bool = False
-    """the front of the run's last search"""
+    """evaluate the front of the run's last search"""
     split: str = "held-out"
-    """held-out (taken from the training images) | test"""
+    """images to evaluate on: held-out (taken from the training images) | test"""
     race: bool = False
-    """find the front from fewer images"""
+    """find only the front, from fewer images"""
     race_error: float = 0.05
-    """most probability that it is not the front of full evaluation, between 0 and 1"""
+    """limit of the probability that a race errs, above 0, below 1; more needs fewer images"""
     seed: int = 0
-    """of the random subnets, and of the order of the images in a race"""
+    """seed of the random subnets, and of a race's order of images"""
     out: pathlib.Path | None = None
-    """also write the results (of a race: those of the front) to this JSON file; of a run folder
-    that cannot be written to, nothing else is kept"""
+    """also write the results (of a race, the front) to this file; needed if RUN is read-only"""
     config: pathlib.Path | None = None
-    """the config file that defines your own parts, for runs that use such"""
+    """config file that defines the run's parts, where some are your own"""
 
 
 def run(arguments: Arguments) -> None:

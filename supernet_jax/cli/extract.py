@@ -24,34 +24,36 @@ supernet extract runs/digits --arch arch.json --out networks/mine --format safet
 supernet extract runs/digits --arch front:0 --out networks/app --format stablehlo --pixels
 supernet extract runs/digits --front --out networks/front    # a folder of networks"""
 FORMATS = (
-    "one or several of "
+    "formats to write: one or several of "
     f"{table.names(program=False)} (weights), {table.names(program=True)} (programs)"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Take subnets out of a run as ordinary networks, and prove that they are the same."""
+    """Take subnets out of a run as ordinary networks, and prove that they are the same.
 
-    run: Annotated[pathlib.Path, tyro.conf.Positional]
-    """run folder"""
+    A network's logits are compared with the supernet's before anything is kept. With --read whole
+    the proof also covers the parameters that were left out.
+    """
+
+    run: Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """folder of the run"""
     out: pathlib.Path
-    """folder to write; of several networks, a folder of their folders"""
+    """folder to write; for several networks, it holds a folder for each"""
     arch: str | None = None
-    """an arch as JSON, a JSON file of one or several, `smallest`, `largest`, or front:N of the last
-    search"""
+    """smallest | largest | front:N of the last search | an arch as JSON | a JSON file of archs"""
     front: bool = False
-    """all archs of the front of the last search"""
+    """extract all archs of the front of the run's last search"""
     format: Annotated[tuple[str, ...], tyro.conf.arg(help=FORMATS)] = ("orbax",)
     pixels: bool = False
-    """programs take uint8 images and normalise them"""
+    """let programs take uint8 images, which they normalise themselves"""
     input_size: int | None = None
-    """height and width of the images that programs take; default: as in the data set"""
+    """height and width of the images that programs take; if not given, those of the data set"""
     config: pathlib.Path | None = None
-    """the config file that defines your own parts, for runs that use such"""
+    """config file that defines the run's parts, where some are your own"""
     read: Read = "auto"
-    """which parameters are read: `slices` only those of the subnet, `whole` all of them, so that
-    the proof also covers what was left out; `auto` takes slices above 256 MiB"""
+    """parameters to read: `slices` for the subnet, or the `whole`; auto slices above 256 MiB"""
 
 
 def run(arguments: Arguments) -> None:

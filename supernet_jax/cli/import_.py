@@ -24,30 +24,28 @@ NETWORK = "network"
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Make a run of weights that were trained elsewhere; it is then like any other run."""
+    """Make a run of weights that were trained elsewhere; it is then like any other run.
 
-    kind: Annotated[str, tyro.conf.Positional]
-    """attentivenas: a published AttentiveNAS or AlphaNet supernet; ofa: a published Once-for-All
-    MobileNetV3 supernet; network: an extracted network, which becomes the largest subnet of a new
-    supernet"""
-    source: Annotated[pathlib.Path, tyro.conf.Positional]
-    """file of weights (.safetensors; .pth, .pth.tar and the like need PyTorch), or the folder of a
-    network"""
+    KIND is `attentivenas`, a published AttentiveNAS or AlphaNet supernet; `ofa`, a published
+    Once-for-All MobileNetV3 supernet; or `network`, an extracted network, which becomes the largest
+    subnet of a new supernet.
+    """
+
+    kind: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="KIND")]
+    """attentivenas | ofa | network"""
+    source: Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """file of weights (.safetensors; .pth and .pth.tar need PyTorch), or folder of a network"""
     settings: Annotated[Config, tyro.conf.arg(name="")]
     config: pathlib.Path | None = None
-    """config file of the run: the space, the data to calibrate and evaluate on, and how training
-    would go on; its fields can be overridden"""
+    """config file of the run: its space, its images, and how training would go on"""
     out: pathlib.Path | None = None
-    """run folder to make"""
+    """folder of the run to make"""
     std: tuple[float, ...] | None = None
-    """per channel, by what the published supernet's images were divided (pixels in 0..1), if not by
-    ImageNet's usual numbers"""
+    """divisor of the published supernet's images, per channel, pixels in 0..1, if not ImageNet's"""
     class_order: Literal["text", "number"] | None = None
-    """how the classes of the published supernet were sorted, where their names are numbered: text
-    puts 10 before 2, as this library and PyTorch's ImageFolder sort folders, number after it"""
+    """order of the published supernet's numbered classes: text puts 10 before 2, number after"""
     sort_channels: bool = False
-    """with network: put channels in the order of their importance first, so that smaller subnets
-    keep those that matter"""
+    """with network: put important channels first, so that smaller subnets keep them"""
 
 
 def run(arguments: Arguments) -> None:

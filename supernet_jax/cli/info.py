@@ -42,23 +42,25 @@ QUANTILE_HEADS = [f"p{q:.0%}"[:-1] for q in space_facts.QUANTILES]
 class Arguments:
     """Draw a space: its decisions, number of archs, MACs and parameters."""
 
-    space: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=space_facts.SPACE_HELP)]
+    space: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="SPACE", help=space_facts.SPACE_HELP)
+    ]
     archs: str | None = None
-    """count these instead: a JSON file of archs, an arch as JSON, `smallest` or `largest`"""
+    """count these archs instead: a JSON file of archs, an arch as JSON, `smallest` or `largest`"""
     latency: pathlib.Path | None = None
-    """with --archs: also tell their milliseconds by this table of `supernet latency`"""
+    """with --archs: also show their milliseconds by this table of `supernet latency`"""
     json: bool = False
     """print JSON"""
     samples: int = 2000
-    """random archs for the quantiles"""
+    """random archs for the quantiles; more make them steadier, and take longer"""
     seed: int = 0
-    """of the random archs"""
+    """seed of the random archs"""
     sampler: bool = False
-    """of a config file: tell the MACs that its sampler visits, as training draws them"""
+    """of a config file: show the MACs that its sampler visits in training"""
     steps: int = 500
-    """with --sampler: so many steps, spread evenly over the run"""
+    """with --sampler: steps to look at, spread evenly over the run; more take longer"""
     out: pathlib.Path | None = None
-    """with --sampler: also draw them as PNG"""
+    """with --sampler: also draw the visited MACs, as PNG"""
 
 
 def run(arguments: Arguments) -> None:
@@ -72,7 +74,7 @@ def run(arguments: Arguments) -> None:
         raise UserError("--out needs --sampler, whose visits it draws")
     space = space_facts.space_of(arguments.space)
     if arguments.latency is not None and arguments.archs is None:
-        raise UserError("--latency needs --archs, whose milliseconds it tells")
+        raise UserError("--latency needs --archs, whose milliseconds it shows")
     if arguments.archs is not None:
         archs = read_archs.read_archs(space, arguments.archs)
         table = None if arguments.latency is None else latency_table.read(arguments.latency)
@@ -174,9 +176,9 @@ def _visits(arguments: Arguments) -> None:
     if not arguments.space.endswith(".py"):
         raise UserError(f"--sampler needs a config file, which {arguments.space} is not")
     if arguments.archs is not None:
-        raise UserError("--archs and --sampler are two questions; ask one")
+        raise UserError("--archs and --sampler exclude each other; give one of them")
     if arguments.latency is not None:
-        raise UserError("--latency needs --archs, whose milliseconds it tells")
+        raise UserError("--latency needs --archs, whose milliseconds it shows")
     if arguments.out is not None:
         if arguments.out.suffix != ".png":
             raise UserError(f"--out is {arguments.out}, but the picture is PNG; end it in .png")

@@ -30,22 +30,22 @@ The file says why each number is as it is; it is yours to change."""
 class Arguments:
     """Look at images and at this machine, and write a config file to begin with."""
 
-    data: Annotated[str, tyro.conf.Positional]
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """a folder, an .npz file, or digits | tfds:NAME | folder:PATH | npz:PATH (docs/data.md)"""
     out: pathlib.Path = pathlib.Path("my_config.py")
-    """config file to write; one that is there is left alone"""
+    """config file to write, which must not exist yet"""
     data_dir: str | None = None
-    """where prepared TFDS data lies, or where a relative path starts"""
+    """folder of prepared TFDS data, or folder in which a relative path starts"""
     hours: float = 1.0
-    """longest training to plan here, hours; more shows each image more often, up to 100 times"""
+    """longest training to plan, in hours; more shows each image more often, up to 100 times"""
     time: bool = True
-    """take a few steps of training to tell how long it takes; without, --hours limits nothing"""
+    """take a few training steps to measure their time; --no-time makes --hours limit nothing"""
 
 
 def run(arguments: Arguments) -> None:
     """Looks, proposes, tries and writes."""
     if not 0 < arguments.hours < float("inf"):
-        raise UserError(f"--hours is {arguments.hours}, but must be above 0; give some, as 1")
+        raise UserError(f"--hours is {arguments.hours}, but must be above 0, as 1 hour")
     if arguments.out.suffix != ".py":
         raise UserError(f"--out is {arguments.out}; a config file is Python: let it end with .py")
     files.check_free("--out", arguments.out)

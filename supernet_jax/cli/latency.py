@@ -25,17 +25,19 @@ The same command again goes on where an interrupted one stopped."""
 class Arguments:
     """Measure the latency of each kind of block of a space on this machine."""
 
-    space: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=space_facts.SPACE_HELP)]
+    space: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="SPACE", help=space_facts.SPACE_HELP)
+    ]
     out: pathlib.Path
-    """JSON file of the table; what it lacks is added"""
+    """JSON file of the table; what a file that is there lacks is measured and added"""
     batch: int = 1
     """images per call"""
     resolutions: tuple[int, ...] = ()
-    """measure only these, pixels (default: all of the space)"""
+    """measure only these resolutions, pixels; if none is given, all of the space"""
     archs: int = 30
-    """whole networks on which the sum over blocks is checked; 10 more calibrate it"""
+    """whole networks that check the sum over blocks (10 more calibrate it); more take longer"""
     rounds: int = 15
-    """how often each program is visited"""
+    """visits of each program; more make a steadier median, and take longer"""
     runtime: Literal["jit", "onnx"] = "jit"
     """what runs the programs: JAX on its default device, or ONNX Runtime on the CPU"""
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import importlib
+import inspect
 import io
 import itertools
 import keyword
@@ -28,17 +29,17 @@ from supernet_jax.storage.paths import expanded
 # Each is a module of this room, imported when it is asked for: some need much that others do not.
 COMMANDS = {
     "info": "draw a space, or count the MACs and parameters of archs",
-    "init": "look at your images, write a config file to begin with",
+    "init": "look at your images, and write a config file to begin with",
     "train": "train a supernet from a config file",
     "evaluate": "calibrate and evaluate subnets of a run",
-    "search": "search a run's space under a budget",
-    "table": "the archs of a space over MACs, or the best by a score, for samplers",
+    "search": "find the best subnets of a run under a budget",
+    "table": "write what some samplers need: archs over MACs, or the best by a score",
     "latency": "measure how long the blocks of a space take on this machine",
     "extract": "take subnets out as ordinary networks",
     "import": "make a run of weights that were trained elsewhere",
-    "report": "one HTML file about a run: training, front, networks",
+    "report": "write one HTML file about a run: training, front, networks",
     "native": "build faster kernels for this machine's CPU (optional)",
-    "quickstart": "all of it on 8x8 digits, in three minutes",
+    "quickstart": "do all of it on 8x8 digits, in three minutes",
 }
 
 RESUMES = ("train", "evaluate", "search", "latency", "extract", "quickstart")  # when started again
@@ -213,7 +214,7 @@ def _parse(command: Any, arguments: list[str], name: str, **options: Any) -> Any
         command.Arguments,
         args=arguments,
         prog=f"supernet {name}",
-        description=f"{command.Arguments.__doc__}\n\n{_examples(command.EXAMPLES)}",
+        description=f"{inspect.getdoc(command.Arguments)}\n\n{_examples(command.EXAMPLES)}",
         **options,
     )
     given = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
@@ -224,9 +225,9 @@ def _parse(command: Any, arguments: list[str], name: str, **options: Any) -> Any
 def _examples(text: str) -> str:
     """Commands on a line each, which tyro leaves alone if they are indented, and then the words."""
     lines = text.strip().splitlines()
-    commands = [f"  {line}" for line in lines if line.startswith("supernet ")]
-    words = [line for line in lines if not line.startswith("supernet ")]
-    return "\n".join(["Examples:", *commands, "", *words])
+    commands = [line for line in lines if re.match(r"([A-Z_]+=\S+ )?supernet ", line)]
+    words = [line for line in lines if line not in commands]
+    return "\n".join(["Examples:", *(f"  {line}" for line in commands), "", *words])
 
 
 def _overview() -> str:

@@ -32,11 +32,11 @@ class Arguments:
     """Train, evaluate, search and extract on 8x8 digits: the whole job in three minutes."""
 
     out: pathlib.Path = pathlib.Path("runs/quickstart")
-    """run folder"""
+    """folder of the run"""
     steps: int = 300
-    """training steps"""
+    """training steps; more take longer"""
     seed: int = 0
-    """of everything random"""
+    """seed of all random numbers"""
 
 
 def run(arguments: Arguments) -> None:

@@ -18,12 +18,12 @@ It can be written at any time, also while the run is training."""
 class Arguments:
     """Write one HTML file about a run: training, front, networks, and what is still missing."""
 
-    run: Annotated[pathlib.Path, tyro.conf.Positional]
-    """run folder"""
+    run: Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """folder of the run"""
     out: pathlib.Path | None = None
-    """file to write, RUN/report.html if not given; an older report there is replaced"""
+    """HTML file to write, in place of an older one; if not given, RUN/report.html"""
     config: pathlib.Path | None = None
-    """the config file that defines your own parts, for the MACs that their sampler visited"""
+    """config file that defines a sampler of your own, for the chart of the MACs it visited"""
 
 
 def run(arguments: Arguments) -> None:

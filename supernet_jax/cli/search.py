@@ -26,14 +26,13 @@ supernet search runs/digits --high 300000 --out small.json"""
 class Arguments:
     """Search for the best subnets under a budget, on images held out of training."""
 
-    run: Annotated[pathlib.Path, tyro.conf.Positional]
-    """run folder"""
+    run: Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """folder of the run"""
     settings: Annotated[Search, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Search)
     out: pathlib.Path | None = None
-    """write the result to this JSON file and its picture beside it (default: search.json and
-    front.png of the run folder, those of the last search)"""
+    """JSON file of the front, a picture beside it; if not given, RUN/search.json and front.png"""
     config: pathlib.Path | None = None
-    """the config file that defines your own parts, for runs that use such"""
+    """config file that defines the run's parts, where some are your own"""
 
 
 def run(arguments: Arguments) -> None:

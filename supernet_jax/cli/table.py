@@ -18,30 +18,33 @@ SAMPLES = {"none": 100_000, "snip": 200}
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Make the table of a space over MACs, or choose archs by a score before training.
+    """Write how the archs of a space lie over MACs, or which of them score best before training.
 
-    Samplers of the kinds Attentive and Shift take the first, Preferred takes the second.
+    The samplers Attentive and Shift take the first file, the sampler Preferred takes the second.
     """
 
     space: Annotated[
         str,
         tyro.conf.Positional,
-        tyro.conf.arg(help=f"{space_facts.SPACE_HELP} (which --score needs, for its images)"),
+        tyro.conf.arg(
+            metavar="SPACE",
+            help=f"{space_facts.SPACE_HELP} (which --score needs, for its images)",
+        ),
     ]
     out: pathlib.Path
-    """JSON file"""
+    """JSON file to write, which must not exist yet"""
     bins: int = 40
-    """ranges of MACs between the smallest and the largest subnet"""
+    """ranges of MACs between the smallest and the largest subnet; more are narrower"""
     samples: int = 0
-    """random archs that it is made of; 0 for 100,000, or 200 with --score"""
+    """random archs to draw; more make a finer file; 0 for 100,000, or 200 with --score"""
     score: str = "none"
-    """none | snip: choose the best archs of each range by this score of untrained weights"""
+    """none | snip: choose the archs of each range that score best with untrained weights"""
     keep: int = 2
-    """with --score: archs of each range"""
+    """with --score: archs to keep of each range"""
     batch: int = 64
-    """with --score: training images that it is computed on"""
+    """with --score: training images that scores are computed on; more make them steadier"""
     seed: int = 0
-    """of the random archs, and of the untrained weights"""
+    """seed of the random archs, and of the untrained weights"""
 
 
 def run(arguments: Arguments) -> None:

@@ -33,24 +33,23 @@ class Arguments:
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     out: pathlib.Path | None = None
-    """run folder; it goes on if it holds an unfinished run of the same configuration"""
+    """folder of the run; an unfinished run of the same configuration in it goes on"""
     dry_run: bool = False
-    """train nothing and write nothing: tell programs, MACs, memory and time beforehand"""
+    """show the run's programs, MACs, memory and time; train nothing and write nothing"""
     json: bool = False
     """with --dry-run: print JSON"""
     devices: int = 0
-    """use only so many devices; 0 uses all"""
+    """devices to use; 0 uses all"""
     coordinator: str | None = None
-    """HOST:PORT of process 0, where several processes train together; `auto` on a TPU pod or under
-    Slurm, which know it themselves"""
+    """HOST:PORT of process 0, if several train together; `auto` on TPU pods and under Slurm"""
     processes: int = 1
-    """number of those processes"""
+    """number of processes that train together"""
     process: int = 0
-    """which of them this is, from 0"""
+    """number of this process among them, from 0"""
     join_seconds: int = 300
-    """how long they wait for each other at the start; a larger number bears a slower cluster"""
+    """seconds to wait for the other processes at the start; more suit a slower cluster"""
     start_from: pathlib.Path | None = None
-    """a run of the same space, whose weights this run begins with instead of random ones"""
+    """run of the same space, whose weights this run begins with instead of random ones"""
 
 
 def run(arguments: Arguments) -> None:

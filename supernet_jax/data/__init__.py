@@ -182,7 +182,7 @@ def _read_found(
             asked = "upright" if how.upright else f"background {how.background}"
             raise UserError(
                 f"{name} comes as an array of pixels, without the notes of image files, so "
-                f"`{asked}` cannot be had; it is for tfds:NAME and folder:PATH"
+                f"`{asked}` is not possible; it is for tfds:NAME and folder:PATH"
             )
         parts = _from_arrays(name, found.arrays, storage=storage, crop=crop)
     train = _checked(parts[0], f"{name}, train", classes=len(class_names))
@@ -359,8 +359,8 @@ def _from_arrays(name: str, parts: list[Images], *, storage: Storage, crop: Crop
     if storage == "stream" or crop == "random":
         asked = "storage `stream`" if storage == "stream" else "crop `random`"
         raise UserError(
-            f"{name} comes as one array in memory, so {asked} cannot be had; it is for tfds:NAME "
-            "and folder:PATH: use storage `auto` and crop `stretch` or `centre`"
+            f"{name} comes as one array in memory, so {asked} is not possible; it is for "
+            "tfds:NAME and folder:PATH: use storage `auto` and crop `stretch` or `centre`"
         )
     return parts
 

@@ -62,8 +62,8 @@ def augment(images: Array, key: Array, example_ids: Array, *, pad: int, flip: bo
     _, height, width, _ = images.shape
     if not 0 <= pad < min(height, width):
         raise UserError(
-            f"crops with pad={pad} were asked of {height} x {width} images; allowed are 0 to "
-            f"{min(height, width) - 1}: lower pad"
+            f"pad is {pad}, but crops of {height} x {width} images allow 0 to "
+            f"{min(height, width) - 1}"
         )
 
     def draw(example_id: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What users should be told of their images before they train on them, a line for each kind."""
+"""Warnings about images before somebody trains on them, a line for each kind."""
 
 import collections
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ def check_classes(name: str, class_names: Sequence[str]) -> None:
     """
     if len(class_names) < 2:
         raise UserError(
-            f"{name} has {len(class_names)} class ({', '.join(class_names)}); a network tells at "
-            "least two apart, for every answer would be right: add images of another class"
+            f"{name} has {len(class_names)} class ({', '.join(class_names)}), with which every "
+            "answer would be right; add images of another class"
         )
     for class_name in class_names:
         try:

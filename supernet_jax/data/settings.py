@@ -1,4 +1,4 @@
-"""What a configuration says of images."""
+"""The part of a configuration that names the images: which, of what size, how augmented."""
 
 import dataclasses
 from typing import Literal
@@ -11,40 +11,40 @@ class Data:
     """Where images come from and how they are augmented."""
 
     name: str = "digits"
-    """digits | tfds:NAME | folder:PATH | npz:PATH"""
+    """which images: digits | tfds:NAME | folder:PATH | npz:PATH"""
     data_dir: str | None = None
-    """where prepared TFDS data lies"""
+    """folder of prepared TFDS data, or folder in which a relative PATH starts"""
     held_out: float = 0.1
-    """part of the training images kept for search (a share below 1, or a number of images)"""
+    """training images to keep for the search: a share below 1, or a number of images"""
     split_seed: int = 0
-    """which images those are"""
+    """seed that picks the held-out images"""
     size: int | None = None
-    """bring all images to this square size, pixels"""
+    """height and width that all images are brought to, pixels"""
     crop: Crop = "stretch"
-    """which part of an image becomes that square: all, the middle, or (training) a random part"""
+    """part of an image that becomes that square: all, the middle, or (in training) a random one"""
     storage: Literal["auto", "memory", "stream"] = "auto"
-    """decode all at the start or as needed; auto streams above 4 GiB and for random crops"""
+    """decode images at the start or as needed; auto streams above 4 GiB and for random crops"""
     threads: int = 0
-    """decoding threads of streams, in each process; 0 for as many as there are cores"""
+    """threads of each process that decode streamed images; 0 for as many as there are cores"""
     workers: int = 0
-    """processes that decode streams; 0 decodes in threads of the training process"""
+    """processes that decode streamed images; 0 decodes in threads of the training process"""
     upright: bool = False
-    """turn image files as the rotation that they note (EXIF, of cameras) says; else it is left"""
+    """turn image files as the rotation that they note (EXIF) says; else it is ignored"""
     background: Background = "none"
-    """what lies behind transparent pixels; with none they have whatever colours they hide"""
+    """colour behind transparent pixels; with none they show whatever colour they hide"""
     pad: int = 0
-    """random crops after padding by this many pixels"""
+    """pixels added on each side before a random crop; more shift images further"""
     flip: bool = False
-    """random horizontal flips"""
+    """mirror images left to right at random"""
     policy: Literal["none", "autoaugment", "randaugment"] = "none"
-    """operations drawn for each image: a learned table for ImageNet, or any of 14"""
+    """operations drawn for each image: from a table learned on ImageNet, or any of 14"""
     layers: int = 2
-    """operations in a row, of randaugment"""
+    """with randaugment: operations on each image, one after the other"""
     magnitude: float = 9.0
-    """their strength, 0 to 10, of randaugment"""
+    """with randaugment: strength of the operations, 0 to 10"""
     deviation: float = 0.0
-    """standard deviation of the strengths of both policies, commonly 0.5; 0 takes them as given"""
+    """standard deviation of the strength, of both policies, commonly 0.5; 0 keeps it as it is"""
     erase: float = 0.0
-    """probability of filling a random rectangle with random pixels"""
+    """probability of filling a random rectangle of an image with random pixels"""
     mixup: float = 0.0
-    """alpha of mixing each image and its label with another's, commonly 0.2; 0 mixes none"""
+    """alpha of mixing an image and label with another's, commonly 0.2; more mixes more, 0 none"""

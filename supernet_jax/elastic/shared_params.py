@@ -18,9 +18,10 @@ from supernet_jax.runtime import bulk_random, owned
 
 
 def init(space: Space, key: Array) -> Tree:
-    """Shared parameters of every block group: `{group: {layer: {kernel|bias|scale: array}}}`.
+    """Random shared parameters of a space: `{group: {layer: {kernel|bias|scale: array}}}`.
 
-    With a parameter bank every leaf has a leading axis of its rows.
+    A group is a block, or several that share their parameters. With a parameter bank every leaf has
+    a leading axis of its rows.
     """
     start = bulk_random.at_once(functools.partial(_init_one, space))
     if space.bank is None:

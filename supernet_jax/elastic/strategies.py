@@ -102,7 +102,7 @@ class Strategy(Protocol):
 
 
 def chain(names: tuple[str, ...]) -> Topology:
-    """The default topology: one block after another.
+    """The simplest topology: the blocks of these names, one after another.
 
     Under `switched`, neighbours that are alike run in a loop, which compiles faster.
     """

@@ -58,7 +58,7 @@ def latency(
 
     Args:
         space: whose archs.
-        table: as `supernet latency` writes it and `latency.read` reads it.
+        table: as `supernet latency` writes it and `latency_table.read` reads it.
         resolutions: pixels; archs of others cost NaN, which no budget allows. None means all of
             the space.
         calibrated: whether the sum over the blocks is scaled and the constant of a network added.

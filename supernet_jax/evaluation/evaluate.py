@@ -1,4 +1,4 @@
-"""Calibration and evaluation of many subnets by two compiled programs.
+"""Calibration of BatchNorm and evaluation of many subnets, by two compiled programs.
 
 No accuracy is reported without BatchNorm statistics of the subnet itself: the means, over a few
 batches of training images, of the batch mean and of the unbiased batch variance. All batches run

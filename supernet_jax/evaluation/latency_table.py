@@ -2,7 +2,7 @@
 
 A *kind* is what decides how long a block runs by itself: its module, its sizes and the shapes of
 its inputs. Blocks and archs share kinds, so a few hundred of them make up every network of a space.
-A table holds the milliseconds of each, where they were measured, and how well their sum foretells
+A table holds the milliseconds of each, where they were measured, and how well their sum predicts
 whole networks. `supernet latency` writes such tables; `costs.latency` reads archs' costs off them.
 """
 
@@ -58,7 +58,7 @@ class Conditions:
 
     Attributes:
         space: name of the space.
-        fingerprint: of its sizes, see `checkpoint.describe_space`.
+        fingerprint: of its sizes, see `space_identity.describe_space`.
         batch: images per call.
         dtype: of weights and activations.
         engine: what runs the networks: "jit", or another runtime and its version.

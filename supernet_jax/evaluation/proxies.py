@@ -25,7 +25,7 @@ def snip(
 
     Args:
         space: the space.
-        params: as `network.init` makes them.
+        params: as `shared_params.init` makes them.
         images: float `[B, H, W, C]`, prepared.
         labels: int32 `[B]`.
         resolution: pixels, for all archs.

@@ -34,38 +34,38 @@ from supernet_jax.training.samplers import Sandwich
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """How long and in what pieces to train."""
+    """How long to train, in batches of which size, and how the work is divided."""
 
     steps: int = 400
-    """optimiser steps"""
+    """optimiser steps; more take longer"""
     batch: int = 64
-    """images per step, over all devices"""
+    """images per step, over all devices; more need more memory"""
     seed: int = 0
-    """of parameters, subnets, dropout, data order and augmentation"""
+    """seed of parameters, subnets, dropout, data order and augmentation"""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """of weights and activations in forward and backward passes"""
+    """precision of weights and activations in forward and backward passes"""
     strategy: Literal["auto", "masked", "switched"] = "auto"
     """how random subnets run; auto picks what is faster on this backend"""
     arch_shards: int = 1
-    """parts of each batch that train random subnets of their own"""
+    """parts of each batch that train random subnets of their own; more train more subnets"""
     norm_shards: int = 1
-    """parts of each batch whose BatchNorm is their own; 1 for BatchNorm over the whole batch"""
+    """parts of each batch that BatchNorm normalises by themselves; 1 for the whole batch"""
     accumulate: int = 1
-    """micro-batches per step, for less memory; BatchNorm sees the images of one of them"""
+    """micro-batches per step; more need less memory; BatchNorm sees the images of one of them"""
     features: tuple[str, ...] = ()
     """blocks whose outputs the loss compares between a subnet and the largest"""
     teacher: str | None = None
-    """folder of an extracted network that teaches, in place of the largest subnet"""
+    """folder of an extracted network that teaches instead of the largest subnet"""
     teacher_file: str | None = None
-    """your Python file that defines the teacher's blocks, if it has some of your own; it is run"""
+    """Python file of yours that defines the teacher's blocks, if some are your own; it is run"""
     ema: float = 0.0
-    """decay of the average of the parameters, 0 for none"""
+    """decay of the average of the parameters; more averages over more steps, 0 keeps none"""
     remat: bool = False
     """compute the insides of blocks again for gradients: less memory, more time; not on CPU"""
     shard_params: bool = False
     """split parameters, optimiser state and average over the devices, for less memory on each"""
     checkpoint_every: int = 200
-    """steps between checkpoints"""
+    """steps between checkpoints; at most so many are computed again after a kill"""
     log_every: int = 10
     """steps between lines of metrics.jsonl"""
 
@@ -75,20 +75,28 @@ class Evaluation:
     """How subnets are calibrated and evaluated."""
 
     calibration_batches: int = 4
-    """batches of training images for BatchNorm statistics"""
+    """batches of training images for BatchNorm statistics; more make them steadier"""
     batch: int = 128
-    """images per batch, in calibration and in evaluation"""
+    """images per batch, in calibration and in evaluation; more need more memory"""
     strategy: Literal["auto", "masked", "switched"] = "auto"
-    """how candidates run; auto picks what is faster on this backend"""
+    """how subnets run; auto picks what is faster on this backend"""
     chunk: int = 16
     """subnets per call of the compiled program, on each device or group of devices"""
     limit: int = 0
-    """use only so many images of the held-out split; 0 uses all"""
+    """held-out images to use; more rank subnets better, and take longer; 0 uses all"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole experiment."""
+    """A whole experiment: which subnets there are, on which images and how they are trained.
+
+    `space`, `sampler`, `loss`, `combine` and `optimizer` are parts: frozen dataclasses with a
+    method `build`, of `sj.spaces`, `sj.samplers`, `sj.losses`, `sj.gradients`, `sj.optimizers`, or
+    your own.
+
+    Raises:
+        UserError: a setting is of another type than declared, or not allowed.
+    """
 
     space: Any = dataclasses.field(default_factory=Digits)
     data: Data = dataclasses.field(default_factory=Data)

@@ -23,7 +23,7 @@ def with_absolute_paths(value: Any) -> Any:
     """A configuration as JSON, with its relative paths as they are from the current folder.
 
     Args:
-        value: what `schema.to_json` gave, or what a run's `config.json` holds.
+        value: what `typed_json.to_json` gave, or what a run's `config.json` holds.
     """
     if isinstance(value, list):
         return [with_absolute_paths(item) for item in value]

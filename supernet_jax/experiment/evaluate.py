@@ -1,4 +1,4 @@
-"""Subnets of a run, calibrated and evaluated."""
+"""`sj.evaluate`: subnets of a run, calibrated and evaluated, as far as they are not known yet."""
 
 import os
 from typing import Any
@@ -25,7 +25,8 @@ def evaluate(
 
     Args:
         run: a trained run, or its folder.
-        archs: one or several, as `archs_of` takes them.
+        archs: an arch, its notation, a record, an entry of a front, a list of such, or the text
+            `smallest`, `largest` or the path of a JSON file.
         split: "held-out" (taken from the training images) or "test".
         out: also write the results to this JSON file; needed where nothing can be kept in the
             run's folder.

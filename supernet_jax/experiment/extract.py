@@ -1,4 +1,4 @@
-"""Subnets of a run, taken out as ordinary networks that are proven the same."""
+"""`sj.extract`: subnets of a run, written to folders as ordinary networks, proven the same."""
 
 import os
 import pathlib
@@ -59,7 +59,7 @@ def extract(
 
     Args:
         run: a trained run, or its folder.
-        arch: one, as `archs_of` takes it.
+        arch: one, as `sj.evaluate` takes it.
         folder: to write; it must not exist, or be empty.
         formats: one or several of orbax, safetensors (weights), stablehlo, onnx, torch (programs).
         pixels: programs take uint8 images and normalise them.
@@ -67,6 +67,9 @@ def extract(
         read: which parameters are read, if the run has none: "slices" only those of the subnet,
             "whole" all of them, so that the proof also covers what was left out; "auto" takes
             slices above 256 MiB.
+
+    Returns:
+        Its folder, costs and accuracies, and how far its logits differ from the supernet's.
 
     Raises:
         UserError: the arch or a format is not possible; the folder is taken; the logits differ.
@@ -95,12 +98,15 @@ def extract_all(
 
     Args:
         run: a trained run, or its folder.
-        archs: as `archs_of` takes them, such as a front; equal networks are taken out once.
+        archs: as `sj.evaluate` takes them, such as a front; equal networks are taken out once.
         folder: of their folders, which are named by their MACs and archs.
         formats: see `extract`.
         pixels: see `extract`.
         input_size: see `extract`.
         read: see `extract`.
+
+    Returns:
+        What `extract` returns, for each different network in the order of the archs.
 
     Raises:
         UserError: as of `extract`; a folder holds another network.

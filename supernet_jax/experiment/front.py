@@ -129,7 +129,7 @@ class Front(Sequence[Entry]):
             )
 
     def tested(self, accuracies: Mapping[int, float]) -> "Front":
-        """The same with accuracies on test images, in [0, 1], by the place of an entry."""
+        """The same front, whose entries have test accuracies too: by place, each in [0, 1]."""
         records = [
             {**entry.record, **({"test_accuracy": accuracies[i]} if i in accuracies else {})}
             for i, entry in enumerate(self)

@@ -1,4 +1,4 @@
-"""Runs of weights that were trained elsewhere."""
+"""`sj.import_...`: runs of weights that were trained elsewhere, read by `networks.importers`."""
 
 import os
 import pathlib

@@ -293,7 +293,7 @@ def race(
 
     Args:
         run: a trained run, or its folder.
-        archs: the candidates, as `archs_of` takes them; of those that are the same network the
+        archs: the candidates, as `sj.evaluate` takes them; of those that are the same network the
             first races.
         split: "held-out" (taken from the training images) or "test".
         error: the most probability that the front is not that of full evaluation, in (0, 1).

@@ -78,6 +78,12 @@ def sample(space: Space, n: int, *, seed: int = 0) -> list[Arch]:
         space: whose archs.
         n: how many, at least 1; equal ones may be among them.
         seed: of the random numbers, at least 0.
+
+    Returns:
+        The archs, each a menu with an option index in the place of each decision.
+
+    Raises:
+        UserError: `n` or `seed` is out of range.
     """
     at_least("n", n, 1)
     at_least("--seed", seed, 0)

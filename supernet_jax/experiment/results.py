@@ -1,7 +1,7 @@
 """Evaluations on disk: one JSON line per subnet, written as it comes and never computed twice.
 
 Equal networks are one subnet, however they are written: records name the arch in its normal form
-(`network.normal`), and those of older files count for all archs of their network.
+(`space.normal`), and those of older files count for all archs of their network.
 
 Several processes may evaluate subnets of one run at once: each appends whole lines, and looks at
 what the others have appended before it computes more.

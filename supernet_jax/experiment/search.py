@@ -1,4 +1,7 @@
-"""The best subnets of a run under a budget, on images held out of training."""
+"""`sj.search`: the best subnets of a run under a budget, on images held out of training.
+
+The state of each search lies in `searches/` of the run folder, so that it goes on after a stop.
+"""
 
 import dataclasses
 import functools
@@ -40,30 +43,30 @@ SPLIT = "held-out"  # taken from the training images; the test split is never se
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What is searched for, and how."""
+    """The budget of a search, its algorithm, and how many subnets it evaluates."""
 
     low: float = 0.0
-    """smallest cost allowed"""
+    """smallest cost that a subnet may have, in units of --cost"""
     high: float = math.inf
-    """largest cost allowed"""
+    """largest cost that a subnet may have; more lets larger and better subnets in"""
     cost: str = "macs"
-    """macs | parameters | latency:FILE, a table of `supernet latency`, in milliseconds"""
+    """what the budget limits: macs | parameters | latency:FILE of `supernet latency`, in ms"""
     algorithm: str = "evolution"
-    """evolution | random"""
+    """evolution | random, its baseline"""
     evaluations: int = 512
-    """subnets to evaluate in all"""
+    """subnets to evaluate in all; more find a better front, and take longer"""
     population: int = 128
-    """random subnets to begin with (evolution)"""
+    """evolution: random subnets to begin with; more leave fewer evaluations to generations"""
     mutations: int = 32
-    """mutated subnets per generation (evolution)"""
+    """evolution: mutated subnets per generation; more make fewer, larger generations"""
     crossovers: int = 32
-    """crossed subnets per generation (evolution)"""
+    """evolution: crossed subnets per generation; more make fewer, larger generations"""
     mutation_rate: float = 0.2
-    """probability that a decision of a mutant changes (evolution)"""
+    """evolution: probability that a decision of a mutant changes; more is a wider search"""
     bins: int = 64
-    """cost bins; the best subnet of each is a parent (evolution)"""
+    """evolution: ranges of cost; the best subnet of each is a parent, so more keep more parents"""
     seed: int = 0
-    """of the search"""
+    """seed of all random numbers"""
 
     def __post_init__(self) -> None:
         if not self.cost.startswith(LATENCY):

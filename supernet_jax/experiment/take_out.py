@@ -1,4 +1,4 @@
-"""From a run to folders of extracted networks: one by itself, or many with shared programs.
+"""The steps of an extraction, from a run to folders: one network, or many with shared programs.
 
 One network: its subnet is calibrated and run as it is, sliced. Many: calibration, accuracies and
 the supernet's logits come from programs that serve all of them (see `evaluate`), one of each per

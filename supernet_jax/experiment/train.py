@@ -32,8 +32,7 @@ def train(
 
     Args:
         config: what to train.
-        folder: of the run, made if need be. `supernet train` makes the very same, and goes on with
-            it.
+        folder: of the run, made if it is not there. `supernet train` goes on with it, too.
         start_from: a run of the same space, or its folder, whose weights this one begins with
             instead of random ones.
         devices: use only so many; 0 uses all.

@@ -1,4 +1,6 @@
-"""Taking one subnet away as an ordinary network that is proven to be the same.
+"""One subnet as an ordinary network, in memory: cut out, proven to be the same, described.
+
+For runs and their folders see `experiment.extract`, which is `sj.extract`.
 
     module, variables = extract(space, params, arch, stats)
     proof = prove(space, params, arch, stats, module, variables, images)

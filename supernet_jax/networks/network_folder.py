@@ -58,10 +58,11 @@ def load(
     """An extracted network and its variables, as jax arrays.
 
     Args:
-        folder: as `extract.save` wrote it.
+        folder: of the network, as `extract` or `supernet extract` wrote it.
         space_file: your Python file that defines the network's blocks or topology, for networks
             that have such. It is run; no other code is.
-        source: `WEIGHTS` or `TENSORS`, where the folder has both; None takes what is there.
+        source: "weights" or "model.safetensors", where the folder has both; None takes what is
+            there.
 
     Raises:
         UserError: no such folder; a `network.json` that is broken, edited or does not fit the

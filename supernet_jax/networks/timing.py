@@ -1,4 +1,4 @@
-"""Measuring latency: blocks by themselves, whole networks, and how well the first tell the second.
+"""Measuring latency: blocks by themselves, whole networks, how well blocks predict networks.
 
 Everything runs as an extracted network runs: at its own sizes, for inference, with calibrated
 statistics, jitted or by another engine. Weights are random, which changes no time.

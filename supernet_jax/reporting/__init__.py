@@ -1,1 +1,1 @@
-"""Tables and pictures of results."""
+"""The report of a run as one HTML file, and its charts."""

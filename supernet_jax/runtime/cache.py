@@ -1,4 +1,8 @@
-"""Compiled programs kept on disk between processes, by JAX's own cache."""
+"""Compiled programs kept on disk between processes, by JAX's own cache.
+
+They lie in `~/.cache/supernet_jax/compiled`, or in the folder that the environment variable
+`JAX_COMPILATION_CACHE_DIR` names. `JAX_ENABLE_COMPILATION_CACHE=false` keeps none.
+"""
 
 import functools
 import os

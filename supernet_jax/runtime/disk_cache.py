@@ -1,9 +1,9 @@
-"""What was found out once about the library's own code, kept on disk for later processes.
+"""Facts about the library's own code, such as descriptions of blocks, kept on disk as JSON.
 
-It lies beside JAX's compiled programs, if those are kept (see `cache.enable`): one file of JSON
-lines, appended as they come. The hash of the package's sources and the versions of JAX and Flax are
-in the file's name, so nothing in it can be out of date. A line that cannot be read, as of a process
-that was killed, is as good as none.
+Compiled programs are kept by `cache`. These facts lie beside them, if there are any: one file of
+JSON lines, appended as they come. The hash of the package's sources and the versions of JAX and
+Flax are in the file's name, so nothing in it can be out of date. A line that cannot be read, as of
+a process that was killed, is as good as none.
 """
 
 import contextlib

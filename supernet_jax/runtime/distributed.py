@@ -66,7 +66,7 @@ def joined(
             if options:
                 raise UserError(f"cannot join {what} ({' '.join(str(error).split())})") from error
             raise UserError(
-                "--coordinator auto found no cluster that tells this process its place ("
+                "--coordinator auto found no cluster that says which process this is ("
                 f"{_seen()}; {error or type(error).__name__}{_first(heard)}); start it by `srun`, "
                 "on a TPU pod, or give --coordinator HOST:PORT --processes N --process I"
             ) from error

@@ -1,4 +1,4 @@
-"""Versions of other packages that do not fit together, told before one of them fails."""
+"""Versions of other packages that do not fit together, reported before one of them fails."""
 
 import importlib.metadata
 import re

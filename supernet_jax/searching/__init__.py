@@ -1,4 +1,4 @@
-"""One file per search algorithm, and the loop that runs any of them."""
+"""Search algorithms, a file each, the loop that runs any of them, fronts and racing."""
 
 from supernet_jax.searching.evolution import evolution
 from supernet_jax.searching.loop import Score, run

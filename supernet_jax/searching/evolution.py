@@ -58,7 +58,7 @@ def evolution(
         mutations: mutants of a later generation.
         crossovers: crossings of a later generation.
         mutation_rate: probability with which each decision of a mutant takes another option.
-        normal: `archs [N] -> archs [N]`, equal ones for the same network, as `network.normal` of a
+        normal: `archs [N] -> archs [N]`, equal ones for the same network, as `space.normal` of a
             space; None where every arch is another network.
 
     Raises:

@@ -41,7 +41,7 @@ class Region:
         menu: what may be chosen.
         cost: pure function of archs with one batch axis, NumPy.
         budget: in the units of the cost.
-        normal: as `network.normal` of a space; None where every arch is another network.
+        normal: as `space.normal` of a space; None where every arch is another network.
     """
 
     menu: Menu

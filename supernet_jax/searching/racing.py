@@ -8,7 +8,7 @@ average, so large ones are evidence (Ville 1939). A candidate gets no more image
 against it have grown beyond doubt; or when the images that are left cannot turn it, for certain.
 
 - *Surprises.* What a candidate is expected to get right is subtracted from what it does, and put in
-  again as a mean over all images that are left, so that only surprises count. It is foretold from
+  again as a mean over all images that are left, so that only surprises count. It is predicted from
   the scouts' answers, by how it agreed with each of them so far (ridge regression).
 - *Images that tell.* What nearly all get right says little about who is better. All candidates see
   the images in one random order, in which those that tell more tend to come early.
@@ -29,7 +29,7 @@ against it have grown beyond doubt; or when the images that are left cannot turn
   first bet do not count.
 - *Two laps.* So how much proves it is known when the front is. In the first lap, candidates against
   whom bets have grown wait; those nearest to the front go on until they have seen all images. Then
-  all of these are scouts, and foretell better what those get right that waited. They go on, those
+  all of these are scouts, and predict better what those get right that waited. They go on, those
   that have seen most first, until the bets against them prove it.
 
 Ties are those of `pareto_front`: of equal scores the cheaper one is on the front, of equal costs
@@ -73,7 +73,7 @@ class Guide(NamedTuple):
             above 0 and below 1.
         weight: float64 `[K]`, above 0: of those that are left, an image comes next with a
             probability in proportion to it.
-        told: float64 `[K, .]`, what the answers of others are foretold from: those of the scouts,
+        told: float64 `[K, .]`, what the answers of others are predicted from: those of the scouts,
             and the strata, one column each.
     """
 

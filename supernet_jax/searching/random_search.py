@@ -31,7 +31,7 @@ def random_search(
         cost: `archs [N] -> [N]`, pure; called on NumPy archs.
         budget: in units of the cost.
         batch: archs of a generation, at least 1.
-        normal: `archs [N] -> archs [N]`, equal ones for the same network, as `network.normal` of a
+        normal: `archs [N] -> archs [N]`, equal ones for the same network, as `space.normal` of a
             space; None where every arch is another network.
 
     Raises:

@@ -1,8 +1,8 @@
-"""MobileNetV3-like spaces: the AttentiveNAS/AlphaNet space and small presets of the same blocks.
+"""MobileNetV3-like spaces: how the AttentiveNAS/AlphaNet family is built, and its small presets.
 
-The published space is that of AttentiveNAS (arXiv 2011.09011) and AlphaNet (arXiv 2102.07954):
-elastic input resolution, and per stage elastic width, depth, kernel size and expansion.
-All blocks of a stage share their choices.
+The published one (`spaces.attentivenas`) is that of AttentiveNAS (arXiv 2011.09011) and
+AlphaNet (arXiv 2102.07954): elastic input resolution, and per stage elastic width, depth, kernel
+size and expansion. All blocks of a stage share their choices.
 """
 
 import dataclasses
@@ -213,9 +213,9 @@ class Cifar:
     resolutions: tuple[int, ...] = (24, 32)
     """input sizes on offer, pixels; images are resized inside the network"""
     dropout: float = 0.1
-    """rate before the classifier, largest subnet only"""
+    """dropout rate before the classifier, of the largest subnet only"""
     drop_path: float = 0.0
-    """drop-connect rate of the last block, largest subnet only"""
+    """drop-connect rate of the last block, of the largest subnet only"""
 
     def build(self, *, classes: int = 10, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""

@@ -225,11 +225,11 @@ def read_slices(
     """Parts of the parameters of a checkpoint; the rest is neither read nor held.
 
     What is read is the chunks that the parts touch, so of checkpoints written before there were
-    small chunks (`chunks.CHUNK`) it is whole arrays, one after the other.
+    small chunks (`chunked_arrays.CHUNK`) it is whole arrays, one after the other.
 
     Args:
         folder: of the run.
-        wanted: pytree like the parameters, of `chunks.Box`, None where nothing is wanted.
+        wanted: pytree like the parameters, of `chunked_arrays.Box`, None where nothing is wanted.
         step: which checkpoint; None takes the last.
         subtree: "params", or "ema" for their moving average.
 

@@ -1,4 +1,4 @@
-"""One writer: a folder is locked by the process that writes it. Readers never wait.
+"""One writer: a run folder is locked by the process that writes it. Readers never wait.
 
 The lock is a file that stays in the folder. On one machine the system holds it (`flock`) and frees
 it when its process is dead, however it died. Machines that share a folder but not such locks see

@@ -1,4 +1,4 @@
-"""The members of a training step: each one's loss and gradient on the same images, and their sum.
+"""The members of a training step: the loss and gradient of each one on the same images.
 
 Shape letters: `B` images of a step, `K` classes, `M` random members, `G` parts of a batch (usually
 one).

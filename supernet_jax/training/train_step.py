@@ -1,4 +1,6 @@
-"""One training step of a supernet: sampled members, gradients, combination, update.
+"""One training step of a supernet: sampled members, their gradients, combination, update.
+
+What a single member does, its loss and its gradient, is in `members`.
 
 Everything random in a step is a function of (seed, step, rollbacks): archs, dropout, augmentation.
 Nothing but the `State` carries anything from one step to the next.

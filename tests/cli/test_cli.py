@@ -103,8 +103,9 @@ def test_help_of_a_command(command: str, capsys: Capture) -> None:
     out = " ".join(shown.split())
     for example in module.EXAMPLES.strip().splitlines():
         assert " ".join(example.split()) in out
-        if example.startswith("supernet "):
+        if "supernet " in example:
             assert f"\n  {example[:40]}" in shown, "examples stand in lines of their own"
+    assert "\n    " not in shown.partition("Examples:")[0], "paragraphs begin at the margin"
     assert f"supernet {command}" in out
     settings = dataclasses.fields(search.Search) if command == "search" else ()
     for field in (*dataclasses.fields(module.Arguments), *settings):
@@ -118,7 +119,7 @@ def test_help_of_a_config_file(capsys: Capture) -> None:
     for option in ("--space.widths", "--optimizer.momentum", "--data.flip", "--train.dtype"):
         assert option in out
     assert "channels on offer (default: 2 4 6)" in out
-    assert "--sampler.n-random INT random subnets per step (default: 1)" in out
+    assert "--sampler.n-random INT random subnets per step; more take longer (default: 1)" in out
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help", "help"])

@@ -97,7 +97,7 @@ def test_preferred_archs_are_chosen_and_used(tmp_path: pathlib.Path, capsys: Cap
         (("table", "digits", "--bins", "0", "--out", "x.json"), "--bins is 0"),
         (("info", "digits", "--sampler"), "needs a config file"),
         (("info", "digits", "--out", "x.png"), "--out needs --sampler"),
-        (("info", CONFIG, "--sampler", "--archs", "largest"), "ask one"),
+        (("info", CONFIG, "--sampler", "--archs", "largest"), "give one of them"),
         (("info", CONFIG, "--sampler", "--out", "x.json"), "end it in .png"),
         (("info", CONFIG, "--sampler", "--latency", "x.json"), "--latency needs --archs"),
     ],

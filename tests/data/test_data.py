@@ -554,7 +554,7 @@ def test_augment_without_pad_or_flip_leaves_that_part_alone():
 @pytest.mark.parametrize("pad", [-1, 5])
 def test_augment_refuses_crops_without_image(pad):
     images, ids = batch_of(1)
-    with pytest.raises(UserError, match=rf"pad={pad} .* 0 to 4"):
+    with pytest.raises(UserError, match=rf"pad is {pad}, .* 0 to 4"):
         crop(images, jax.random.key(0), ids, pad=pad, flip=False)
 
 

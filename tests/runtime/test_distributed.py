@@ -144,7 +144,7 @@ def test_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patched:
             for name, value in kind.items():
                 patched.setenv(name, value)
-            with pytest.raises(UserError, match="found no cluster that tells") as met:
+            with pytest.raises(UserError, match="found no cluster that says") as met:
                 with distributed.joined("auto", seconds=5):
                     pass
             assert all(f"set {name} but not" in str(met.value) for name in kind)

@@ -1,1 +1,1 @@
-"""The formats that a network is written in, one a file."""
+"""The formats that a network is written in, one a file, and the list of them: `table.FORMATS`."""

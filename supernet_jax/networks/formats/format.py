@@ -20,7 +20,7 @@ class Export(NamedTuple):
         size: height and width, in pixels, of the images that will be fed; the network resizes them
             to its own resolution.
         pixels: whether images are uint8 `[B, H, W, C]`, normalised by what is written, rather
-            than float32, normalised by whoever feeds them.
+            than float32, normalised by the caller.
     """
 
     network: Network

@@ -1,10 +1,10 @@
 """The AttentiveNAS/AlphaNet supernet as published, into spaces of the same family.
 
 Names and shapes of the published PyTorch model's tensors (arXiv 2011.09011 and 2102.07954) follow
-from the stages and depths of a space, so any `spaces.mobilenet` can be read. The published model
-has two kinds of tensors without a place here. Running statistics of normalisations are nobody's:
-each subnet has its own, which calibration makes. And it has a shortcut kernel in every block, but
-where input and output have equal channels in all subnets, nothing ever reads it.
+from the stages and depths of a space, so any space of `spaces.mobilenet` can be read. The published
+model has two kinds of tensors without a place here. Running statistics of normalisations are
+nobody's: each subnet has its own, which calibration makes. And it has a shortcut kernel in every
+block, but where input and output have equal channels in all subnets, nothing ever reads it.
 """
 
 import re
@@ -55,11 +55,11 @@ def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]
 
     Args:
         tensors: by published name, PyTorch's layout, floats of any width.
-        space: `spaces.mobilenet.attentivenas`, or another of that family.
+        space: `spaces.attentivenas.attentivenas`, or another of that family.
 
     Returns:
-        Parameters in the tree of `network.init`, NumPy float32; they expect images normalised by
-        `MEAN` and `STD`. And what became of each tensor.
+        Parameters in the tree of `shared_params.init`, NumPy float32; they expect images
+        normalised by `MEAN` and `STD`. And what became of each tensor.
 
     Raises:
         UserError: a tensor is missing, unknown or of another shape; a space of another family.
@@ -98,7 +98,7 @@ def published_name(space: Space, leaf: Leaf) -> str:
         raise UserError(
             f"the space {space.name} is not of the AttentiveNAS family: {'/'.join(leaf)} has no "
             "counterpart there; use a config with the space AttentiveNAS(), or with one that "
-            "spaces.mobilenet makes"
+            "spaces.mobilenet.mobilenet makes"
         )
     return f"{prefix}{there}.{kind}"
 

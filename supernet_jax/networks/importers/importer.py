@@ -2,8 +2,8 @@
 
     def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]
 
-It returns the space's shared parameters, NumPy float32 in the tree of `network.init`, and raises a
-`UserError` that names the tensor if one is missing, unknown or of another shape.
+It returns the space's shared parameters, NumPy float32 in the tree of `shared_params.init`, and
+raises a `UserError` that names the tensor if one is missing, unknown or of another shape.
 """
 
 from typing import NamedTuple

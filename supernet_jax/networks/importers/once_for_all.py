@@ -1,9 +1,9 @@
 """Once-for-All's MobileNetV3 supernets as published, into spaces of the same family.
 
 Names and shapes of the published PyTorch model's tensors (arXiv 1908.09791) follow from the blocks
-of a space, so any of `spaces.ofa` can be read. Older files spell some names otherwise than the
-published code does today; both are read. Running statistics of normalisations are nobody's: each
-subnet has its own, which calibration makes.
+of a space, so any of `spaces.once_for_all` can be read. Older files spell some names otherwise than
+the published code does today; both are read. Running statistics of normalisations are nobody's:
+each subnet has its own, which calibration makes.
 """
 
 import re
@@ -56,11 +56,11 @@ def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]
 
     Args:
         tensors: by published name, PyTorch's layout, floats of any width.
-        space: `spaces.ofa.ofa_mobilenetv3`, or another of that family.
+        space: `spaces.once_for_all.ofa_mobilenetv3`, or another of that family.
 
     Returns:
-        Parameters in the tree of `network.init`, NumPy float32; they expect images normalised by
-        `MEAN` and `STD`. And what became of each tensor, by the shortest spelling of its name.
+        Parameters in the tree of `shared_params.init`, NumPy float32; they expect images normalised
+        by `MEAN` and `STD`. And what became of each tensor, by the shortest spelling of its name.
 
     Raises:
         UserError: a tensor is missing, unknown, there twice or of another shape; a space of another
@@ -119,7 +119,7 @@ def _published(space: Space, leaf: Leaf) -> str:
         raise UserError(
             f"the space {space.name} is not of the Once-for-All family: {'/'.join(leaf)} has no "
             "counterpart there; use a config with the space OfaMobileNetV3(), or with one that "
-            "spaces.ofa makes"
+            "spaces.once_for_all.ofa makes"
         )
     return f"{prefix}{there}.{kind}"
 

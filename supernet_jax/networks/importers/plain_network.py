@@ -40,8 +40,8 @@ def load(
             `ordering`), so that smaller subnets keep those that matter. The network stays the same.
 
     Returns:
-        Parameters as `network.init` makes them, statistics of the largest subnet at the union's
-        shapes, and what became of the network's weights.
+        Parameters as `shared_params.init` makes them, statistics of the largest subnet at the
+        union's shapes, and what became of the network's weights.
 
     Raises:
         UserError: the network is not the largest subnet; a space with a parameter bank, or with

@@ -1,4 +1,4 @@
-"""The library's blocks: ordinary Flax modules of plain sizes, which know nothing of supernets.
+"""The blocks of the AttentiveNAS family: Flax modules of plain sizes that know no supernets.
 
 They are apart from the spaces, so that an extracted network runs without any.
 """

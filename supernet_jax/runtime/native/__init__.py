@@ -1,9 +1,9 @@
 """Compiled kernels for CPU, optional: built from source on the machine that runs them.
 
-XLA has no good depthwise convolution on CPU (see `layers.depthwise`); the one here is several times
-faster, its gradient ten times and more. The passes of normalisation with swish (see `norm`) take
-half of XLA's time here. `supernet native` builds them, with any C++17 compiler; where they were not
-built, everything works as well, slower. On other backends they are never used.
+XLA has no good depthwise convolution on CPU (see `nn.depthwise`); the one here is several times
+faster, its gradient ten times and more. The passes of normalisation with swish (`nn.batch_norm`)
+take half of XLA's time here. `supernet native` builds them, with any C++17 compiler; where they
+were not built, everything works as well, slower. On other backends they are never used.
 """
 
 import contextlib

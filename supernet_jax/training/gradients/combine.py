@@ -1,4 +1,4 @@
-"""The hook: members' gradients into one. Weights and clipping around a rule."""
+"""The door of combinations: members' gradients into one, with weights and clipping around it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

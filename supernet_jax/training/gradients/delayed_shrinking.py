@@ -53,7 +53,7 @@ class DelayedShrinking:
     ramp: float = 0.1
     """share of the steps in which the others' learning rate grows"""
     floor: float = 0.0
-    """the factor at which it begins, of 1"""
+    """factor of the others' learning rate where the ramp begins, in [0, 1)"""
     clip_member: float = 0.0
     """largest global norm of each subnet's gradient before its factor, 0 for no limit"""
     clip_sum: float = 0.0

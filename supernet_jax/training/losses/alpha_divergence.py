@@ -109,11 +109,11 @@ class AlphaDivergence:
     smoothing: float = 0.1
     """label smoothing of the largest subnet's cross-entropy"""
     alpha_min: float = -1.0
-    """the alpha that is chosen where it gives the larger divergence"""
+    """first of the two alphas; each image takes the one whose divergence is larger"""
     alpha_max: float = 1.0
-    """the other one"""
+    """second of the two alphas"""
     clip: float = 5.0
-    """upper limit of the importance weights"""
+    """upper limit of the importance weights; more lets single classes weigh more"""
     hard_weight: float = 0.0
     """weight of the labels for the other subnets, in [0, 1]; the teacher has the rest"""
 

@@ -75,7 +75,7 @@ class SoftCrossEntropy:
     smoothing: float = 0.1
     """label smoothing"""
     temperature: float = 1.0
-    """that the logits are divided by; the loss is multiplied by its square"""
+    """divisor of the logits; more softens distributions; the loss is multiplied by its square"""
     hard_weight: float = 0.0
     """weight of the labels for the other subnets, in [0, 1]; the teacher has the rest"""
 
@@ -91,7 +91,7 @@ class ReverseKL:
     smoothing: float = 0.1
     """label smoothing"""
     temperature: float = 1.0
-    """that the logits are divided by; the loss is multiplied by its square"""
+    """divisor of the logits; more softens distributions; the loss is multiplied by its square"""
     hard_weight: float = 0.0
     """weight of the labels for the other subnets, in [0, 1]; the teacher has the rest"""
 
@@ -107,7 +107,7 @@ class JensenShannon:
     smoothing: float = 0.1
     """label smoothing"""
     temperature: float = 1.0
-    """that the logits are divided by; the loss is multiplied by its square"""
+    """divisor of the logits; more softens distributions; the loss is multiplied by its square"""
     hard_weight: float = 0.0
     """weight of the labels for the other subnets, in [0, 1]; the teacher has the rest"""
 

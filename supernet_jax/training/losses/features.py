@@ -163,11 +163,11 @@ class FeatureRelations:
     kind: Literal["similarity", "attention", "tokens"] = "similarity"
     """which images are alike, where an image responds, or which places attend to which"""
     weight: float = 1.0
-    """of the relations, mean over blocks; the logits' divergence has 1"""
+    """weight of the relations, a mean over blocks; the logits' divergence has 1"""
     smoothing: float = 0.1
     """label smoothing"""
     temperature: float = 1.0
-    """that the logits are divided by; the loss is multiplied by its square"""
+    """divisor of the logits; more softens distributions; the loss is multiplied by its square"""
     hard_weight: float = 0.0
     """weight of the labels for the other subnets, in [0, 1]; the teacher has the rest"""
 

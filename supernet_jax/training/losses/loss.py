@@ -1,4 +1,4 @@
-"""The hook, and in-place distillation by any divergence."""
+"""The door of losses, and in-place distillation by any divergence."""
 
 import math
 from collections.abc import Callable, Mapping

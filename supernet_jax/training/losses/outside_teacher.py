@@ -46,7 +46,7 @@ def outside_distillation(
         role: Role,
     ) -> Array:
         if role == "largest" and teacher_logits is None:
-            raise UserError("every member is to learn from a teacher of its own, but there is none")
+            raise UserError("this loss needs a teacher outside the supernet; set train.teacher")
         role = "random" if role == "largest" else role
         return taught(student_logits, teacher_logits, features, labels, role)
 
@@ -60,7 +60,7 @@ class OutsideTeacher:
     smoothing: float = 0.1
     """label smoothing"""
     temperature: float = 1.0
-    """that the logits are divided by; the loss is multiplied by its square"""
+    """divisor of the logits; more softens distributions; the loss is multiplied by its square"""
     hard_weight: float = 0.5
     """weight of the labels, in [0, 1]; the teacher has the rest"""
 

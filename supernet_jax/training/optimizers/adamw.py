@@ -45,9 +45,9 @@ class AdamW:
     warmup: float = 0.02
     """share of the steps spent warming up"""
     weight_decay: float = 1e-4
-    """on kernels only"""
+    """weight decay, of kernels only"""
     clip_norm: float = 1.0
-    """largest global norm of the gradient"""
+    """largest global norm of the gradient; larger ones are scaled to it"""
 
     def schedule(self, *, steps: int) -> optax.Schedule:
         """Learning rate by step, of a run of so many steps."""

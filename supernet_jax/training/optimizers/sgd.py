@@ -53,11 +53,11 @@ class Sgd:
     warmup: float = 0.02
     """share of the steps spent warming up"""
     momentum: float = 0.9
-    """of Nesterov's method"""
+    """momentum of Nesterov's method; more averages over more steps"""
     weight_decay: float = 1e-5
-    """on kernels only"""
+    """weight decay, of kernels only"""
     clip: float = 1.0
-    """largest absolute value of a gradient's element"""
+    """largest absolute value of a gradient's element; larger ones are clipped to it"""
 
     def schedule(self, *, steps: int) -> optax.Schedule:
         """Learning rate by step, of a run of so many steps."""

@@ -36,7 +36,7 @@ def attentive(
     Args:
         menu: what may be chosen.
         bins: of the space's table.
-        macs: `table.reference_macs` of the space.
+        macs: `macs_table.reference_macs` of the space.
         n_random: members drawn per step.
         trials: k, candidates for each.
         best: best-up; otherwise worst-up.
@@ -69,15 +69,15 @@ class Attentive:
     """Best-up or worst-up of a few subnets of equal MACs (AttentiveNAS), in a sandwich."""
 
     n_random: int = 2
-    """random subnets per step"""
+    """random subnets per step; more take longer"""
     trials: int = 3
-    """candidates for each of them, scored on the batch"""
+    """candidates for each random subnet, scored on the batch; more take longer"""
     choose: Literal["best", "worst"] = "best"
-    """which of them trains"""
+    """which of the candidates trains"""
     table: str | None = dataclasses.field(default=None, metadata={"path": True})
-    """file of `supernet table`; without one, a table of 20,000 archs is made at the start"""
+    """file of `supernet table`; if not given, a table of 20,000 archs is made at the start"""
     bins: int = 40
-    """ranges of MACs of that table"""
+    """ranges of MACs of the table that is made at the start; more are narrower"""
 
     def build(self, *, menu: Menu, space: Space) -> Sampler:
         """The sampler for a space."""

@@ -30,9 +30,9 @@ class Delayed:
     """Delayed shrinking (DepS): only the largest at first, then the sandwich rule."""
 
     n_random: int = 2
-    """random subnets per step"""
+    """random subnets per step; more take longer"""
     start_shrink: float = 0.5
-    """share of the run's steps after which subnets train"""
+    """share of the run's steps in which the largest trains alone"""
 
     def build(self, *, menu: Menu, steps: int) -> Sampler:
         """The sampler for a menu and a run of so many steps."""

@@ -58,9 +58,9 @@ class Nested:
     """Nested sub-models in order of size (SortedNet), beside the largest."""
 
     n_random: int = 2
-    """random subnets per step"""
+    """random subnets per step; more take longer"""
     levels: int = 8
-    """sub-models of the chain"""
+    """sub-models of the chain; more lie nearer to each other"""
 
     def build(self, *, menu: Menu, space: Space) -> Sampler:
         """The sampler for a space."""

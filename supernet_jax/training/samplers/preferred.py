@@ -87,7 +87,7 @@ class Preferred:
     archs: str = dataclasses.field(default="", metadata={"path": True})
     """file of `supernet table CONFIG --score snip`"""
     n_random: int = 2
-    """random subnets per step"""
+    """random subnets per step; more take longer"""
 
     def build(self, *, menu: Menu) -> Sampler:
         """The sampler for a space's menu."""

@@ -116,13 +116,13 @@ class Phase:
     """A phase of progressive shrinking, which begins where the one before it ends."""
 
     decisions: tuple[str, ...]
-    """entries of the menu of which options open"""
+    """entries of the menu whose options open"""
     share: float
-    """how long it lasts, as a share of the run's steps; the last one lasts to the end"""
+    """length of the phase, as a share of the run's steps; the last one lasts to the end"""
     options: int = 0
-    """how many more options open, the next smaller ones; 0 for all"""
+    """how many more options open, the next smaller ones; 0 opens all"""
     sort: bool = False
-    """sort the channels inside blocks by importance when it begins; in one phase at most"""
+    """sort the channels inside blocks by importance when the phase begins; in one phase at most"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Progressive:
     """Progressive shrinking (Once-for-All): the largest, then kernels, depths and widths open."""
 
     n_random: int = 2
-    """random subnets per step"""
+    """random subnets per step; more take longer"""
     largest_alone: float = 0.3
     """share of the run's steps before the first phase, in which only the largest trains"""
     phases: tuple[Phase, ...] = (
@@ -140,7 +140,7 @@ class Progressive:
         Phase(("expand_ratio", "width"), 0.05, options=1, sort=True),
         Phase(("expand_ratio", "width"), 0.2),
     )
-    """what opens, in order"""
+    """the phases, one after the other"""
 
     def build(self, *, menu: Menu, space: Space, steps: int) -> Sampler:
         """The sampler for a space and a run of so many steps."""

@@ -1,4 +1,4 @@
-"""The hook for samplers.
+"""The door of samplers.
 
 A `Sampler` names the fixed members of a step, which are concrete and run sliced, and draws the
 random ones, which are traced. Roles follow from position: the first fixed member is the "largest"

@@ -21,7 +21,7 @@ class Sandwich:
     """The sandwich rule: largest, smallest and random subnets in every step."""
 
     n_random: int = 2
-    """random subnets per step"""
+    """random subnets per step; more take longer"""
 
     def build(self, *, menu: Menu) -> Sampler:
         """The sampler for a space's menu."""

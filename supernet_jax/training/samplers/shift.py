@@ -48,7 +48,7 @@ def shift(menu: Menu, *, bins: Bins, macs: Cost, n_random: int = 2, floor: float
     Args:
         menu: what may be chosen.
         bins: of the space's table.
-        macs: `table.reference_macs` of the space.
+        macs: `macs_table.reference_macs` of the space.
         n_random: members drawn per step.
         floor: share of the draws that stays uniform over bins, in (0, 1]; with 0 a bin whose loss
             did not move would never be drawn again.
@@ -109,13 +109,13 @@ class Shift:
     """Probability over MACs that follows where losses move (after ShiftNAS), in a sandwich."""
 
     n_random: int = 2
-    """random subnets per step"""
+    """random subnets per step; more take longer"""
     floor: float = 0.2
-    """share of the draws that stays uniform over the ranges of MACs"""
+    """share of the draws that stays uniform over the ranges of MACs; 1 makes all uniform"""
     table: str | None = dataclasses.field(default=None, metadata={"path": True})
-    """file of `supernet table`; without one, a table of 20,000 archs is made at the start"""
+    """file of `supernet table`; if not given, a table of 20,000 archs is made at the start"""
     bins: int = 20
-    """ranges of MACs of that table"""
+    """ranges of MACs of the table that is made at the start; more are narrower"""
 
     def build(self, *, menu: Menu, space: Space) -> Sampler:
         """The sampler for a space."""

@@ -25,7 +25,7 @@ class Uniform:
     """Uniform single-path sampling: random subnets on hard labels, no teacher."""
 
     n_random: int = 1
-    """random subnets per step"""
+    """random subnets per step; more take longer"""
 
     def build(self, *, menu: Menu) -> Sampler:
         """The sampler for a space's menu."""
