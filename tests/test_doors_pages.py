@@ -58,9 +58,10 @@ def test_an_example_is_a_config_file(door: str) -> None:
     settings, types = config.load_file(EXAMPLES / f"{door}.py")
     (own,) = config.user_files(settings)
     written = typed_json.to_json(settings)
-    assert typed_json.from_json(written, {**config.LIBRARY, own: types[own]}) == settings
+    named = {**config.LIBRARY, own: types[own]}
+    assert typed_json.parse(Any, written, "config", named=named) == settings
     with pytest.raises(Exception, match=f"{own}.*not part of the library"):
-        typed_json.from_json(written, config.LIBRARY)
+        typed_json.parse(Any, written, "config", named=config.LIBRARY)
 
 
 @pytest.mark.parametrize("tilt", [-2.0, 0.0, 1.5])
@@ -243,7 +244,7 @@ def test_the_examples_train_together() -> None:
     labels = (np.arange(20) % CLASSES).astype(np.int32)
     shades = 40 * labels[:, None, None, None] + rng.integers(0, 40, (20, 8, 8, CHANNELS))
     batch = Batch(shades.astype(np.uint8), labels, np.arange(20, dtype=np.int32))
-    step, state, lines = train_step.make_step(recipe), train_step.create(recipe), []
+    step, state, lines = train_step.Step(recipe).as_one(), train_step.create(recipe), []
     for _ in range(steps):
         state, metrics = step(state, batch, resolutions=(8,) * 3)
         lines.append({k: float(v) for k, v in metrics.items()})

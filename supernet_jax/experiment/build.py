@@ -16,7 +16,7 @@ from supernet_jax.errors import LOG, UserError, near
 from supernet_jax.evaluation.evaluate import EvaluationData, How
 from supernet_jax.experiment import augmentation, config, outside_teacher
 from supernet_jax.experiment.config import Config
-from supernet_jax.runtime import sharding
+from supernet_jax.runtime import cache, sharding
 from supernet_jax.storage import user_code
 from supernet_jax.training import recipe
 from supernet_jax.training.gradients import combine
@@ -59,6 +59,7 @@ def build(settings: Config) -> Experiment:
     Raises:
         UserError: what the data or a part of the configuration says is wrong.
     """
+    cache.enable()  # before the first block is described, which takes a while where none was kept
     d = settings.data
     held_out = int(d.held_out) if d.held_out >= 1 else d.held_out
     dataset = data.load(

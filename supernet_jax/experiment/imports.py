@@ -29,7 +29,6 @@ from supernet_jax.networks.importers import (
     weight_files,
 )
 from supernet_jax.networks.importers.importer import Report
-from supernet_jax.runtime import cache
 from supernet_jax.storage.files import write_json
 from supernet_jax.storage.paths import expanded
 from supernet_jax.training import loop
@@ -165,7 +164,6 @@ def published(
     """Makes a run of a published supernet; its first kernel is adapted to how this data is
     normalised. `kind` is one of `FAMILIES`; for the rest see `import_attentivenas`.
     """
-    cache.enable()
     place, file = network_folder.check_free(expanded(folder)), expanded(file)
     family = FAMILIES[kind]
     tensors = weight_files.read(file)
@@ -207,7 +205,6 @@ def grown(
     """Makes a run of an ordinary network, whose logits its largest subnet must give; see
     `import_network`.
     """
-    cache.enable()
     place, source = network_folder.check_free(expanded(folder)), expanded(source)
     code = None if space_file is None else expanded(space_file)
     made, variables = network_folder.load(source, space_file=code)

@@ -17,7 +17,7 @@ from supernet_jax.experiment import config as config_module
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.networks import extract
-from supernet_jax.runtime import cache, sharding
+from supernet_jax.runtime import sharding
 from supernet_jax.storage import checkpoint, files
 from supernet_jax.storage.paths import expanded
 
@@ -88,7 +88,6 @@ def open_run(
             split.
     """
     folder = expanded(folder)
-    cache.enable()
     try:
         is_there = folder.is_dir()
     except OSError as error:  # a folder above it is closed to this user

@@ -14,7 +14,7 @@ from supernet_jax.experiment import build, config_paths, run_folder
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
-from supernet_jax.runtime import cache, distributed, sharding, stopping
+from supernet_jax.runtime import distributed, sharding, stopping
 from supernet_jax.storage import checkpoint, typed_json
 from supernet_jax.storage.paths import expanded
 from supernet_jax.training import loop, train_step
@@ -48,7 +48,6 @@ def train(
             those of a run that was not interrupted.
     """
     folder = expanded(folder)
-    cache.enable()
     with stopping.listening(program=False):
         built = experiment(config, devices=devices)
         with _writing(folder, config):

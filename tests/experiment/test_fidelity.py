@@ -186,7 +186,7 @@ def test_budgets_of_a_study(tmp_path: pathlib.Path) -> None:
     for one in trainings:
         if one.seed or one.arch not in (None, 0):
             continue
-        made = fidelity.experiment.rebuilt(built, one.settings)
+        made = fidelity.build.rebuilt(built, one.settings)
         spent = fidelity.spent(made)
         members = 12 if one.method is None else 4 * 12
         whole = spent["images"] == pytest.approx(members * 32, rel=1e-6)
@@ -197,7 +197,7 @@ def test_budgets_of_a_study(tmp_path: pathlib.Path) -> None:
 
 def spent_of(study: Any, method: str) -> float:
     (one,) = (t for t in study.trainings if t.method == method and t.seed == 0)
-    return fidelity.spent(fidelity.experiment.rebuilt(study._built, one.settings))["macs"]
+    return fidelity.spent(fidelity.build.rebuilt(study._built, one.settings))["macs"]
 
 
 def test_an_arch_alone_is_what_trains(tmp_path: pathlib.Path) -> None:
@@ -205,7 +205,7 @@ def test_an_arch_alone_is_what_trains(tmp_path: pathlib.Path) -> None:
     arch = choices.unstack(study._archs)[2]
     (one,) = (t for t in study.trainings if t.arch == 2 and t.seed == 1)
     assert isinstance(one.settings.loss, losses.HardLabels) and one.settings.train.seed == 1
-    sampler = fidelity.experiment.rebuilt(study._built, one.settings).recipe.sampler
+    sampler = fidelity.build.rebuilt(study._built, one.settings).recipe.sampler
     state = sampler.init(jax.random.key(0))
     drawn = sampler.sample(state, jax.random.key(5), 3, None)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b), drawn, arch)

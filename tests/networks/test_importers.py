@@ -1,5 +1,6 @@
 """Weights from elsewhere: what is mapped, that the network stays the same, and what is refused."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -219,7 +220,7 @@ def test_networks_that_are_refused() -> None:
     with pytest.raises(UserError, match=r"its block stage1_block1 is MBConv\(c_in=8, c_out=4"):
         plain_network.load(*extract.extract(TINY, params, narrow, stats), TINY, key=key)
     row = choices.Lookup((("resolution",),), np.asarray([0, 1]))
-    banked = Space(**{**vars(TINY), "bank": Bank(2, row)})
+    banked = dataclasses.replace(TINY, bank=Bank(2, row))
     with pytest.raises(UserError, match="bank of 2 rows"):
         plain_network.load(*ordinary(), banked, key=key)
 

@@ -20,7 +20,7 @@ from supernet_jax import data
 from supernet_jax.cli import main
 from supernet_jax.data import augment, decode
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import build, config, extract, run
+from supernet_jax.experiment import build, config, run
 from supernet_jax.experiment.config import Data
 from supernet_jax.networks import manifest, network_folder, preparation
 from supernet_jax.networks.formats import onnx, stablehlo, table, torch
@@ -144,7 +144,7 @@ def test_pixels_are_those_of_the_run(network: pathlib.Path) -> None:
     assert {image.tobytes() for image in own["images"]} == wanted
     theirs = network_folder.inputs(network, files(network))
     np.testing.assert_allclose(theirs, own["inputs"], rtol=1e-5, atol=1e-6)
-    assert extract.preparation_of(built) == Preparation(12, 12, 0.875)
+    assert take_out.preparation_of(built) == Preparation(12, 12, 0.875)
     for wrong in ("cat.jpg", []):
         with pytest.raises(UserError, match="must be a list of at least one file"):
             network_folder.inputs(network, wrong)
@@ -327,7 +327,7 @@ def test_what_a_run_does_where_nothing_is_random(crop: Any, centre: float | None
     dataset = dataclasses.replace(data.load("digits", held_out=0.2, seed=0), test=images)
     settings = dataclasses.replace(config.Config(), data=Data(crop=crop))
     built = build.Experiment(settings, dataset, *[None] * 4)  # type: ignore[arg-type]
-    assert extract.preparation_of(built) == Preparation(5, 7, centre)
+    assert take_out.preparation_of(built) == Preparation(5, 7, centre)
 
 
 TRAVELS = {"size", "crop", "upright", "background"}  # as a preparation
