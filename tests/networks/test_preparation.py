@@ -20,7 +20,7 @@ from supernet_jax import data
 from supernet_jax.cli import main
 from supernet_jax.data import augment, decode
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import build, config, run
+from supernet_jax.experiment import build, config, run, take_out
 from supernet_jax.experiment.config import Data
 from supernet_jax.networks import manifest, network_folder, preparation
 from supernet_jax.networks.formats import onnx, stablehlo, table, torch
