@@ -118,6 +118,7 @@ def count(space: Space, arch: Any) -> tuple[int, int]:
     return int(total[0]), int(total[1])
 
 
+@pytest.mark.slow
 def test_random_archs_against_the_built_networks() -> None:
     # Without drop-connect, whose rates differ from block to block and cost nothing; at two of the
     # resolutions. Each distinct block is built once.

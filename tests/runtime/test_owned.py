@@ -47,6 +47,7 @@ def test_what_is_known_of_a_module_goes_with_the_function_that_makes_it() -> Non
     assert gone() is None
 
 
+@pytest.mark.slow
 def test_a_space_goes_with_all_that_was_compiled_for_it() -> None:
     space = tiny.__wrapped__()
     params = shared_params.init(space, jax.random.key(0))

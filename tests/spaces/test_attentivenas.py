@@ -88,6 +88,7 @@ def compare(logits: Any, golden: dict) -> None:
     assert logits.argmax(1).tolist() == golden["argmax"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "case"), [("sliced", "a0"), ("sliced", "a3"), ("masked", "a0")])
 def test_published_logits(name: str, case: str) -> None:
     golden = GOLDEN["cases"][case]
