@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from tiny_space import tiny
 
 from supernet_jax.elastic import choices, shared_params, strategies
