@@ -6,7 +6,9 @@ otherwise.
 
 import difflib
 import logging
+import numbers
 from collections.abc import Iterable
+from typing import Any
 
 LOG = logging.getLogger("supernet_jax")
 
@@ -31,17 +33,23 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def one_of(option: str, value: str, allowed: Iterable[str]) -> None:
+def one_of(option: str, value: Any, allowed: Iterable[str]) -> None:
     """Raises a `UserError` unless an option's value is among those allowed."""
     allowed = list(allowed)
-    if value not in allowed:
-        raise UserError(
-            f"{option} is {value!r}, allowed: {', '.join(allowed)}{near(value, allowed)}"
-        )
+    if not isinstance(value, str) or value not in allowed:
+        hint = near(value, allowed) if isinstance(value, str) else ""
+        raise UserError(f"{option} is {value!r}, allowed: {', '.join(allowed)}{hint}")
 
 
-def at_least(option: str, value: float, low: float) -> None:
-    """Raises a `UserError` unless an option's number is large enough, and one of 32 bits."""
+def at_least(option: str, value: Any, low: float) -> None:
+    """Raises a `UserError` unless an option's number is large enough, and one of 32 bits; a whole
+    number, if the lowest is one.
+    """
+    is_whole = isinstance(low, int)
+    kind: Any = numbers.Integral if is_whole else numbers.Real
+    if not isinstance(value, kind) or isinstance(value, bool):
+        wanted = "whole number" if is_whole else "number"
+        raise UserError(f"{option} is {value!r}, but must be a {wanted} of at least {low}")
     if not value >= low:
         raise UserError(f"{option} is {value}, but must be at least {low}")
     if value >= 2**32:  # JAX would take the last bits alone

@@ -24,7 +24,7 @@ from supernet_jax.data.images import Found, Images, Stored, leave_stored
 from supernet_jax.data.settings import Data
 from supernet_jax.data.splits import SPLIT, random_stream
 from supernet_jax.data.survey import Survey, survey
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, near
 from supernet_jax.storage import arrays as archive
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
@@ -273,8 +273,21 @@ def arrays(
         UserError: arrays of another kind, labels without an image, or a folder that cannot be
             written to.
     """
+    if test is not None and not (isinstance(test, tuple | list) and len(test) == 2):
+        raise UserError("test must be (images, labels), for final figures, or None")
+    if class_names is not None:
+        _check_class_names(class_names)
+    known = {field.name for field in dataclasses.fields(Data)} - {"name"}
+    for unknown in fields.keys() - known:
+        raise UserError(f"{unknown} is no field of Data{near(unknown, known)}")
     given = [(images, labels)] if test is None else [(images, labels), test]
-    parts = [Images(np.asarray(pixels), np.asarray(numbers)) for pixels, numbers in given]
+    try:
+        given = [(np.asarray(pixels), np.asarray(numbers)) for pixels, numbers in given]
+    except ValueError as error:  # images of several sizes
+        raise UserError(
+            f"the given images are no array [N, H, W, C]: {error}; bring them to one size"
+        ) from None
+    parts = [Images(pixels, numbers) for pixels, numbers in given]
     names = sources.class_names(parts[0].labels) if class_names is None else tuple(class_names)
     how = How(upright=False, background="none")
     found = Found(parts, [], tuple(map(str, names)))
@@ -291,6 +304,17 @@ def arrays(
     if not path.exists():
         archive.write(path, content)
     return Data(name=f"npz:{path}", **fields)
+
+
+def _check_class_names(names: Any) -> None:
+    """Raises a `UserError` unless they are a sequence of different texts."""
+    is_list = isinstance(names, Sequence) and not isinstance(names, str | bytes)
+    if not is_list or not all(isinstance(name, str) and name.strip() for name in names):
+        raise UserError(
+            f"class_names is {names!r}, but must be a list of texts, one for each label"
+        )
+    if len(set(names)) < len(names):
+        raise UserError(f"class_names has a name twice: {list(names)}")
 
 
 def _content(source: Source) -> dict[str, np.ndarray]:

@@ -32,7 +32,12 @@ Cost = Callable[[Arch], Any]
 
 
 def macs(space: Space) -> Cost:
-    """Multiply-accumulates of one image at the arch's own resolution: `arch[...] -> [...]`."""
+    """Multiply-accumulates of one image at the arch's own resolution: `arch[...] -> [...]`.
+
+    Raises:
+        UserError: it is no space.
+    """
+    _check_is_space(space)
     return functools.partial(_lookup_sum, space, _mac_tables(space), tied=False)
 
 
@@ -40,8 +45,19 @@ def parameters(space: Space) -> Cost:
     """Parameters of the subnet, norms and biases included: `arch[...] -> [...]`.
 
     Blocks that share parameters count once, as the largest of those that the arch keeps.
+
+    Raises:
+        UserError: it is no space.
     """
+    _check_is_space(space)
     return functools.partial(_lookup_sum, space, _parameter_tables(space), tied=True)
+
+
+def _check_is_space(space: Any) -> None:
+    if not isinstance(space, Space):
+        raise UserError(
+            f"costs are of a space, as run.space, but a {type(space).__name__} was given"
+        )
 
 
 def latency(

@@ -128,6 +128,7 @@ def checked(
         UserError: an unknown format, one that is not installed, or one that cannot be had there or
             with such images.
     """
+    formats = (formats,) if isinstance(formats, str) else tuple(formats)
     wanted = Wanted(table.chosen(formats, pixels=pixels, size=size), pixels, size)
     if "orbax" in formats:
         network_folder.check_orbax(expanded(folder))

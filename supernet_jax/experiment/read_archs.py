@@ -85,6 +85,10 @@ def sample(space: Space, n: int, *, seed: int = 0) -> list[Arch]:
     Raises:
         UserError: `n` or `seed` is out of range.
     """
+    if not isinstance(space, Space):
+        raise UserError(
+            f"archs are sampled of a space, as run.space, but a {type(space).__name__} was given"
+        )
     at_least("n", n, 1)
     at_least("--seed", seed, 0)
     return choices.unstack(choices.sample(space.menu, jax.random.key(seed), (n,)))

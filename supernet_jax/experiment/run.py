@@ -110,6 +110,8 @@ def open_run(
 
 def opened(run: Run | str | os.PathLike[str], *, read: bool = True) -> Run:
     """A run as it is, with its parameters if they are wanted; or one opened by its folder."""
+    if not isinstance(run, Run | str | os.PathLike):
+        raise UserError(f"a run is wanted, or its folder, but a {type(run).__name__} was given")
     if not isinstance(run, Run):
         return open_run(run, read=read)
     return with_params(run) if read and run.params is None else run
@@ -122,7 +124,12 @@ def types_of(config: Any) -> Mapping[str, type] | None:
         return {type(part).__name__: type(part) for part in parts}
     if config is None or isinstance(config, Mapping):
         return config
-    return config_module.load_file(config)[1]
+    if not isinstance(config, str | os.PathLike):
+        raise UserError(
+            f"config is a {type(config).__name__}; give the config file that defines your own "
+            "parts, or the configuration"
+        )
+    return config_module.load_file(os.fspath(config))[1]
 
 
 def _warn(run: Run) -> None:

@@ -68,7 +68,7 @@ def load(
         UserError: no such folder; a `network.json` that is broken, edited or does not fit the
             weights; damaged weights; a space file that is needed, wrong or not a Python file.
     """
-    folder = pathlib.Path(folder)
+    folder = expanded(folder)
     description = parse(Description, read_description(folder), "network.json")
     module = build(description, _user_code(description, space_file))
     return module, read_variables(folder, description, module, source=source)

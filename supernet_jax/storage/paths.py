@@ -48,8 +48,10 @@ def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
     """A path without the `~` that it may begin with.
 
     Raises:
-        UserError: it stands for the home of somebody who is not known here.
+        UserError: it is none; it stands for the home of somebody who is not known here.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"a path was wanted, as text or a Path, but {_seen(path)} was given")
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError:
@@ -57,6 +59,12 @@ def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
             f"{path} begins with a home folder, but it is not known which that is (HOME is not "
             "set, or there is no such user); give the whole path"
         ) from None
+
+
+def _seen(value: Any) -> str:
+    """What was given in the place of a path, in a few words."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"
 
 
 def absolute(folder: str | os.PathLike[str]) -> epath.Path:

@@ -327,7 +327,11 @@ def test_arrays_become_data(tmp_path: pathlib.Path) -> None:
     seen = np.concatenate([np.asarray(part.images[:]) for part in parts])
     assert {one.tobytes() for one in seen} == {one.tobytes() for one in images}
     whole = sj.data.arrays(
-        images, labels, test=(images[:9], labels[:9]), class_names="abc", folder=tmp_path / "data"
+        images,
+        labels,
+        test=(images[:9], labels[:9]),
+        class_names=list("abc"),
+        folder=tmp_path / "data",
     )
     made = sj.data.load(whole.name, held_out=0.25, seed=0)
     assert made.class_names == ("a", "b", "c") and whole.name != given.name
@@ -362,3 +366,43 @@ def test_the_stub_is_a_list_of_imports() -> None:
         alias.asname for node in body if isinstance(node, ast.ImportFrom) for alias in node.names
     ]
     assert len(names) == len(set(names)) and None not in names
+
+
+GREY = np.zeros((4, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: sj.train("configs/digits.py", "runs/x"),
+            "a configuration is wanted, as sj.Config",
+        ),
+        (lambda: sj.sample(sj.spaces.Digits(), 3), "as run.space, but a Digits was given"),
+        (
+            lambda: sj.sample(sj.spaces.Digits().build(), 1.5),
+            "n is 1.5, but must be a whole number",
+        ),
+        (lambda: sj.open_run(5), "a path was wanted, as text or a Path, but 5 was given"),
+        (lambda: sj.evaluate(None, "largest"), "a run is wanted, or its folder, but a NoneType"),
+        (lambda: sj.search(sj.Config()), "a run is wanted, or its folder, but a Config"),
+        (lambda: sj.load(None), "a path was wanted"),
+        (lambda: sj.macs(sj.spaces.Digits()), "costs are of a space, as run.space, but a Digits"),
+        (lambda: sj.data.arrays([[1], [2, 3]], [0, 1]), "bring them to one size"),
+        (lambda: sj.data.arrays(GREY, range(4), class_names="abcd"), "must be a list of texts"),
+        (lambda: sj.data.arrays(GREY, range(4), class_names=["a", "a", "b", "c"]), "name twice"),
+        (lambda: sj.data.arrays(GREY, range(4), test=GREY), "test must be .images, labels."),
+        (lambda: sj.data.arrays(GREY, range(4), heldout=1), "did you mean held_out"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_things_that_are_none_of_the_kind(call: Any, words: str) -> None:
+    with pytest.raises(sj.UserError, match=words):
+        call()
+
+
+def test_only_what_is_offered_is_offered() -> None:
+    names: dict[str, Any] = {}
+    exec("from supernet_jax import *", names)
+    assert set(dir(sj)) == names.keys() - {"__builtins__"}
+    assert not {"ast", "functools", "runtime", "storage"} & set(dir(sj))
