@@ -135,7 +135,7 @@ def _check(
             for more in timing.networks(space, todo, on_ready=advance, **how):
                 table = dataclasses.replace(table, networks={**table.networks, **more})
                 table = _write(path, table)
-    known = timing.calibrate(space, table, fitted, checked, resolutions)
+    known = timing.calibration(space, table, fitted, checked, resolutions)
     return dataclasses.replace(table, calibration=known)
 
 

@@ -168,7 +168,7 @@ def archs(space: Space, resolutions: Sequence[int], n: int) -> tuple[list[Arch],
     return drawn[:fitted], drawn[fitted : fitted + n]
 
 
-def calibrate(
+def calibration(
     space: Space,
     table: Table,
     fitted: Sequence[Arch],

@@ -225,7 +225,7 @@ def test_errors_are_relative_to_the_network(space: Space) -> None:
         for arch in [*fitted, *checked]
     }
     table = dataclasses.replace(table, networks=found)
-    known = timing.calibrate(space, table, fitted, checked, space.resolutions)
+    known = timing.calibration(space, table, fitted, checked, space.resolutions)
     assert (known.median_error, known.largest_error) == pytest.approx((0.25, 1.0), abs=1e-4)
     assert (known.plain_median_error, known.plain_largest_error) == pytest.approx((0.25, 1.0))
     times = [found[timing.notation(space, arch)].ms for arch in checked]
@@ -256,7 +256,7 @@ def test_blocks_add_up_to_networks(space: Space, clock: Clock) -> None:
     for group in timing.networks(space, both, batch=1, rounds=3, engine=clock.engine):
         found |= group
     table = table_of(space, calibration=None, networks=found)
-    known = timing.calibrate(space, table, fitted, checked, space.resolutions)
+    known = timing.calibration(space, table, fitted, checked, space.resolutions)
     assert (known.constant, known.scale) == pytest.approx((1.0, 2.0), abs=1e-5)
     assert known.median_error <= known.largest_error < 1e-5
     assert 0.5 < known.plain_median_error <= known.plain_largest_error
