@@ -241,7 +241,7 @@ def test_an_outside_teacher_teaches_all() -> None:
         wanted = 0.75 * soft + 0.25 * hard
         np.testing.assert_allclose(metrics[f"loss/{role}"], wanted, rtol=1e-5)
     close(stepped(recipe._replace(accumulate=4)), (params, metrics))
-    with pytest.raises(UserError, match="there is none"):
+    with pytest.raises(UserError, match="needs a teacher outside the supernet"):
         stepped(RECIPE._replace(loss=loss))
 
 
