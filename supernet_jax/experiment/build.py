@@ -59,12 +59,12 @@ def build(settings: Config) -> Experiment:
     Raises:
         UserError: what the data or a part of the configuration says is wrong.
     """
+    cache.enable()  # before the first block is described, which takes a while where none was kept
     if not isinstance(settings, Config):
         raise UserError(
             f"a configuration is wanted, as sj.Config(...), but {str(settings)[:60]!r} was given; "
             "the one of a config file is `load_file(path)[0]` of supernet_jax.experiment.config"
         )
-    cache.enable()  # before the first block is described, which takes a while where none was kept
     d = settings.data
     held_out = int(d.held_out) if d.held_out >= 1 else d.held_out
     dataset = data.load(
