@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.elastic import choices, elastic_block, masks, slicing
+from supernet_jax.elastic import elastic_block, masks, slicing
 from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import ElasticBlock, Spec, Tree
 
@@ -67,9 +67,7 @@ class Call:
 
     def masked(self, arch: Arch | Code, *inputs: Array) -> tuple[Array, Tree]:
         """The largest block on masked weights."""
-        index, soft = self.block.index, choices.is_code(arch)
-        likely = index.probabilities(arch, len(self.block.specs))
-        chosen = likely if soft else jnp.asarray(index(arch))
+        chosen, likely, soft = masks.picked(self.block, arch)
         arrays = (self.shared, self.stats, self.key, chosen, likely, inputs)
         return _masked(*arrays, kind=self._kind(), soft=soft)
 
@@ -128,7 +126,7 @@ def _masked(
     soft: bool,
 ) -> tuple[Array, Tree]:
     block = kind.block
-    weights = masks.masked_by(block, shared, chosen, likely, kind.alike[1], soft)
+    weights = masks.masked_weights(block, shared, kind.alike[1], chosen, likely, soft)
     options = [block.gates(spec) for spec in block.specs]
     gates = {k: np.asarray([o[k] for o in options], np.float32) @ likely for k in options[0]}
     given = {"gates": gates} if gates else {}

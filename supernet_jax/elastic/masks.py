@@ -14,22 +14,23 @@ from supernet_jax.elastic.elastic_block import TRANSFORMS, ElasticBlock, Transfo
 from supernet_jax.runtime import owned
 
 
-def masked_weights(block: ElasticBlock, shared: Tree, arch: Arch | Code, inputs: Any) -> Tree:
-    """The union's parameters with everything outside the arch's box set to zero.
+def picked(block: ElasticBlock, arch: Arch | Code) -> tuple[Array, Array, bool]:
+    """What is picked of a block's S specs: the index `[]` of an arch's, or the weights `[S]` of a
+    code's; how likely each is, `[S]`; and whether it is a code.
+    """
+    soft = choices.is_code(arch)
+    likely = block.index.probabilities(arch, len(block.specs))
+    return likely if soft else jnp.asarray(block.index(arch)), likely, soft
+
+
+def masked_weights(
+    block: ElasticBlock, shared: Tree, inputs: Any, chosen: Array, likely: Array, soft: bool
+) -> Tree:
+    """The union's parameters with everything outside the box of what was `picked` set to zero.
 
     A code's mask is the expectation of its options' masks. Its spatial axes mix kernels in weight
     space; its channel axes scale only the outputs of the layers in `block.relaxed`.
     """
-    soft = choices.is_code(arch)
-    likely = block.index.probabilities(arch, len(block.specs))
-    chosen = likely if soft else jnp.asarray(block.index(arch))
-    return masked_by(block, shared, chosen, likely, inputs, soft)
-
-
-def masked_by(
-    block: ElasticBlock, shared: Tree, chosen: Array, likely: Array, inputs: Any, soft: bool
-) -> Tree:
-    """The same by what an arch picks: `chosen`, and how `likely` each spec is; soft for a code."""
     union = elastic_block.shapes(block, block.union, inputs).params
     edges = _edges(block, tuple(inputs), soft)
     own = slicing.walk(union, shared, lambda path, shape, leaf: leaf)

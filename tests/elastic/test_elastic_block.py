@@ -36,6 +36,10 @@ GEOMETRY = space.geometry(SPACE, 8)
 SUMS = 1e-5  # float32 sums in another order
 
 
+def masked_weights(block: Any, shared: Any, arch: Any, inputs: Any) -> Any:
+    return masks.masked_weights(block, shared, inputs, *masks.picked(block, arch))
+
+
 def numbered(shapes: Any) -> Any:
     """Parameters of the given shapes in which no two values are alike, and none is zero."""
     leaves, treedef = jax.tree.flatten(shapes)
@@ -88,7 +92,7 @@ def test_cut_fill_and_masks_tell_of_one_box(name: str) -> None:
     block, place = SPACE.blocks[name], GEOMETRY[name]
     union = place.shapes.params
     shared = numbered(union)
-    masked = jax.jit(lambda arch: masks.masked_weights(block, shared, arch, place.inputs))
+    masked = jax.jit(lambda arch: masked_weights(block, shared, arch, place.inputs))
     seen = set()
     for arch in every_arch():
         which = block.index.static(arch)
@@ -202,7 +206,7 @@ def test_a_soft_mask_is_the_expectation_of_masks(name: str) -> None:
     shared, code = numbered(place.shapes.params), some_code(SPACE.menu)
     chosen = np.asarray(block.index.probabilities(code, len(block.specs)), np.float64)
     assert np.count_nonzero(chosen > 0.01) > 3
-    masked = flatten_dict(masks.masked_weights(block, shared, code, place.inputs))
+    masked = flatten_dict(masked_weights(block, shared, code, place.inputs))
     own = [elastic_block.shapes(block, spec, place.inputs).params for spec in block.specs]
     for path, leaf in flatten_dict(shared).items():
         # Kernels are mixed over their height and width; of the channels only those that come
@@ -249,7 +253,7 @@ def test_a_transform_sees_cut_channels_at_the_full_spatial_size() -> None:
     }
     kernel = shared["depthwise"]["kernel"]
     assert kernel.shape == (5, 5, 1, 8)
-    masked = jax.jit(lambda arch: masks.masked_weights(block, shared, arch, place.inputs))
+    masked = jax.jit(lambda arch: masked_weights(block, shared, arch, place.inputs))
     for arch in every_arch()[::7]:
         spec = block.spec(arch)
         assert spec is not None

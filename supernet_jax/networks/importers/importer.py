@@ -19,8 +19,3 @@ class Report(NamedTuple):
 
     mapped: tuple[str, ...]
     left: tuple[str, ...]
-
-
-def name_of(line: str) -> str:
-    """The tensor that a line of `Report.left` is about."""
-    return line.split(": ")[0]
