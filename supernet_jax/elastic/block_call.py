@@ -13,6 +13,7 @@ import numpy as np
 from supernet_jax.elastic import elastic_block, masks, slicing
 from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import ElasticBlock, Spec, Tree
+from supernet_jax.nn.block_shapes import BlockShapes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,20 +72,54 @@ class Call:
         arrays = (self.shared, self.stats, self.key, chosen, likely, inputs)
         return _masked(*arrays, kind=self._kind(), soft=soft)
 
-    def _kind(self) -> "_Kind":
-        alike = elastic_block.kind(self.block, self.key is not None)
-        return _Kind((alike, self.inputs, self.dtype), self.block, self.union.get())
+    def _kind(self) -> "Kind":
+        rates = self.key is not None
+        return Kind.of(self.block, self.inputs, self.union.get(), self.dtype, rates=rates)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Kind:
+class Kind:
     """A block without its place in a space. Blocks that are alike are equal, and so traced once;
-    their derivatives too, which cost more. The compiler puts it all in one program again.
+    their derivatives too, which cost more.
+
+    Attributes:
+        alike: what makes them so: of the block, the shapes of its union's inputs, the dtype.
+        block: one of them.
+        union: its shapes.
     """
 
     alike: Any
     block: ElasticBlock = dataclasses.field(compare=False)
-    union: Any = dataclasses.field(compare=False)
+    union: BlockShapes = dataclasses.field(compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        block: ElasticBlock,
+        inputs: tuple[tuple[int, ...], ...],
+        union: BlockShapes,
+        dtype: Any,
+        *,
+        rates: bool,
+    ) -> "Kind":
+        """The kind of a block; `rates` as in `elastic_block.kind`."""
+        return cls((elastic_block.kind(block, rates), inputs, dtype), block, union)
+
+    def at(
+        self, which: int, shared: Tree, stats: Tree | None, key: Array | None, inputs: Any
+    ) -> tuple[Array, Tree]:
+        """One of the block's specs, at its own size, and the statistics of the batch; inputs and
+        statistics may be wider than it.
+        """
+        block, spec = self.block, self.block.specs[which]
+        shapes = elastic_block.shapes(block, spec, self.alike[1])
+        weights = slicing.weights(block, shared, spec, shapes.params)
+        widths = block.channels(spec)
+        own = [slicing.cut_channels(x, c) for x, c in zip(inputs, widths, strict=True)]
+        stats = None if stats is None else slicing.cut(stats, shapes.moments)
+        y, moments = self.run(spec, weights, stats, key, own)
+        # A spec without any norm has statistics too, all zero, where the union has some.
+        return y, {} if stats is not None else slicing.fill(moments, self.union.moments)
 
     def run(
         self, spec: Spec, weights: Tree, stats: Tree | None, key: Any, inputs: Any, **given: Tree
@@ -101,16 +136,9 @@ class _Kind:
 
 @functools.partial(jax.jit, static_argnames=("kind", "which"))
 def _at(
-    shared: Tree, stats: Tree | None, key: Array | None, inputs: Any, *, kind: _Kind, which: int
+    shared: Tree, stats: Tree | None, key: Array | None, inputs: Any, *, kind: Kind, which: int
 ) -> tuple[Array, Tree]:
-    block, spec = kind.block, kind.block.specs[which]
-    shapes = elastic_block.shapes(block, spec, kind.alike[1])
-    weights = slicing.weights(block, shared, spec, shapes.params)
-    own = [slicing.cut_channels(x, c) for x, c in zip(inputs, block.channels(spec), strict=True)]
-    stats = None if stats is None else slicing.cut(stats, shapes.moments)
-    y, moments = kind.run(spec, weights, stats, key, own)
-    # A spec without any norm has statistics too, all zero, where the union has some.
-    return y, {} if stats is not None else slicing.fill(moments, kind.union.moments)
+    return kind.at(which, shared, stats, key, inputs)
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "soft"))
@@ -122,7 +150,7 @@ def _masked(
     likely: Array,
     inputs: Any,
     *,
-    kind: _Kind,
+    kind: Kind,
     soft: bool,
 ) -> tuple[Array, Tree]:
     block = kind.block

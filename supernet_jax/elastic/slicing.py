@@ -21,6 +21,8 @@ def cut(tree: Tree, target: Shapes) -> Tree:
     """
 
     def one(path: tuple[str, ...], leaf: Array, part: Any) -> Array:
+        if leaf.shape == part.shape:
+            return leaf
         kept = box(path, leaf.shape, part.shape)
         return jax.lax.slice(leaf, [start for start, _ in kept], [stop for _, stop in kept])
 
@@ -33,6 +35,8 @@ def fill(tree: Tree, target: Shapes) -> Tree:
     def one(path: tuple[str, ...], shape: Any, leaf: Array | None) -> Array:
         if leaf is None:
             return jnp.zeros(shape.shape, shape.dtype)
+        if leaf.shape == shape.shape:
+            return leaf
         kept = box(path, shape.shape, leaf.shape)
         return jnp.pad(leaf, [(a, n - b) for (a, b), n in zip(kept, shape.shape, strict=True)])
 
@@ -41,7 +45,7 @@ def fill(tree: Tree, target: Shapes) -> Tree:
 
 def cut_channels(x: Array, channels: int) -> Array:
     """The leading channels (last axis) of an activation."""
-    return x[..., :channels]
+    return x if x.shape[-1] == channels else x[..., :channels]
 
 
 def weights(block: ElasticBlock, shared: Tree, spec: Spec, target: Shapes) -> Tree:

@@ -130,7 +130,7 @@ def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) ->
             return inputs[0], call.no_moments()
         return call.at(spec, *inputs)
 
-    return _walked(space, run, params, arch, images, _How(**how))
+    return _walked(space, run, params, arch, images, How(**how))
 
 
 def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: Any) -> Output:
@@ -155,7 +155,7 @@ def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: 
         zero = jax.tree.map(lambda m: jnp.where(keep, m, 0.0), moments)
         return jnp.where(keep, y, inputs[0]), zero
 
-    return _walked(space, run, params, arch, images, _How(**how))
+    return _walked(space, run, params, arch, images, How(**how))
 
 
 def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) -> Output:
@@ -183,11 +183,11 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
         return lax.switch(which, branches, call, *inputs)
 
     how["remat"] = False  # its branches are rematerialised already
-    return _walked(space, run, params, arch, images, _How(**how), loops=True)
+    return _walked(space, run, params, arch, images, How(**how), loops=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class _How:
+class How:
     """How a subnet runs: the keyword arguments of a `Strategy`."""
 
     resolution: int
@@ -209,7 +209,7 @@ def _walked(
     params: Tree,
     arch: Arch | Code,
     images: Array,
-    how: _How,
+    how: How,
     *,
     loops: bool = False,
 ) -> Output:
@@ -246,7 +246,7 @@ class _Walk:
     run_block: _RunBlock
     params: Tree
     arch: Arch | Code
-    how: _How
+    how: How
     loops: bool
     found: dict[str, tuple[Any, Tree]] = dataclasses.field(default_factory=dict)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from supernet_jax import spaces
 from supernet_jax.data.settings import Data
-from supernet_jax.elastic import strategies
+from supernet_jax.elastic import blockwise, strategies
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError, near, require
 from supernet_jax.spaces import Digits
@@ -44,8 +44,8 @@ class Train:
     """seed of parameters, subnets, dropout, data order and augmentation"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """precision of weights and activations in forward and backward passes"""
-    strategy: Literal["auto", "masked", "switched"] = "auto"
-    """how random subnets run; auto picks what is faster on this backend"""
+    strategy: Literal["auto", "masked", "switched", "blockwise"] = "auto"
+    """how subnets run; auto picks what is faster on this backend"""
     arch_shards: int = 1
     """parts of each batch that train random subnets of their own; more train more subnets"""
     norm_shards: int = 1
@@ -173,6 +173,11 @@ FILES = "user files"  # in `config.json`, beside the fields of a `Config`
 # What is faster where, compilation included. On CPU masked candidates cost as much as switched
 # ones on digits and compile five times faster (benchmarks/train_step.py, evaluation.py). Other
 # backends: not yet measured, masked because it compiles fastest.
+STRATEGIES: dict[str, Strategy] = {
+    "masked": strategies.masked,
+    "switched": strategies.switched,
+    "blockwise": blockwise.blockwise,
+}
 FASTEST: dict[str, dict[str, Strategy]] = {
     "cpu": {"train": strategies.masked, "evaluate": strategies.masked},
     "default": {"train": strategies.masked, "evaluate": strategies.masked},
@@ -183,7 +188,7 @@ def strategy(name: str, *, job: str, backend: str) -> Strategy:
     """The strategy for a job ("train" or "evaluate"); "auto" looks it up for the backend."""
     if name == "auto":
         return FASTEST.get(backend, FASTEST["default"])[job]
-    return {"masked": strategies.masked, "switched": strategies.switched}[name]
+    return STRATEGIES[name]
 
 
 def dtype(name: str) -> Any:

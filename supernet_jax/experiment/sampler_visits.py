@@ -14,7 +14,7 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs
-from supernet_jax.training import samplers, train_step
+from supernet_jax.training import members, samplers, train_step
 from supernet_jax.training.samplers import Sampler
 
 
@@ -96,7 +96,7 @@ def draws(
 
     def one(at: tuple[Array, Array]) -> Arch:
         step, rolled = at
-        _, key, _ = train_step.step_keys(jax.random.key(seed), step, rolled)
+        _, key, _ = members.step_keys(jax.random.key(seed), step, rolled)
         if arch_shards == 1:
             return sampler.sample(state, key, step, score)
         keys = jax.random.split(key, arch_shards)

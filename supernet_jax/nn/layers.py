@@ -211,9 +211,25 @@ class SqueezeExcite(nn.Module):
         return x * nn.hard_sigmoid(make(x.shape[-1], name="expand")(hidden))
 
 
+@jax.custom_vjp
 def _rows_dot(x: Array, w: Array) -> Array:
     """`[..., C]` times `[C, F]`. As matrices: XLA transposes larger arrays for w's gradient."""
-    return jnp.dot(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
+    return jnp.dot(_rows(x), w).reshape(*x.shape[:-1], w.shape[-1])
+
+
+def _rows_dot_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    # What is kept is x itself: a reshaped one, as autodiff keeps, would be another array.
+    x, w = residuals
+    of_x = lax.dot_general(_rows(g), w, (((1,), (1,)), ((), ())))
+    of_w = lax.dot_general(_rows(x), _rows(g), (((0,), (0,)), ((), ())))
+    return of_x.reshape(x.shape), of_w
+
+
+_rows_dot.defvjp(lambda x, w: (_rows_dot(x, w), (x, w)), _rows_dot_backward)
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
 
 
 def _row(vector: Array, like: Array) -> Array:

@@ -66,6 +66,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def over_data(mesh: Mesh) -> NamedSharding:
+    """The sharding of what has images along its first axis."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
 def split(mesh: Mesh, tree: Any, *, axis: int = 0, over: str = "data") -> Any:
     """Puts host arrays on the mesh, `axis` of each split over the mesh axis `over`."""
     spec = PartitionSpec(*(None,) * axis, over)

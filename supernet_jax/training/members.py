@@ -1,25 +1,25 @@
 """The members of a training step: the loss and gradient of each one on the same images.
 
+Here each member is one program, to be traced. `blockwise_members` has many small ones instead.
+
 Shape letters: `B` images of a step, `K` classes, `M` random members, `G` parts of a batch (usually
 one).
 """
 
-import functools
-import itertools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from supernet_jax.elastic import choices, strategies
+from supernet_jax.elastic import blockwise, choices, strategies
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.runtime import sharding
 from supernet_jax.training.losses.loss import Feature
 from supernet_jax.training.recipe import Metrics, Recipe, State
-from supernet_jax.training.samplers import roles
+from supernet_jax.training.samplers import SamplerState, Score, roles
 
 
 class Taught(NamedTuple):
@@ -27,6 +27,24 @@ class Taught(NamedTuple):
 
     logits: Array  # [B, K]
     features: dict[str, Array]  # [B, ...]
+
+
+class Given(NamedTuple):
+    """What the members of a step have in common.
+
+    Attributes:
+        images: float `[B, H, W, C]`.
+        labels: `[B]`, or `[B, K]` where they are mixed.
+        arch_key: decides the random archs.
+        dropout_key: decides what is dropped.
+        teacher: what a network tells that is no part of the supernet.
+    """
+
+    images: Array
+    labels: Array
+    arch_key: Array
+    dropout_key: Array
+    teacher: Taught | None
 
 
 class Member(NamedTuple):
@@ -68,7 +86,7 @@ class Members(NamedTuple):
             place: which of the sampler's fixed members it is.
             resolution: of its input.
             teacher: what it learns from, if there is something yet.
-            carry: of the members before it, None for the first.
+            carry: of the members before it.
 
         Returns:
             The new carry, what the members after it learn from, and metrics.
@@ -77,75 +95,43 @@ class Members(NamedTuple):
         arch, role = recipe.sampler.fixed[place], roles(recipe.sampler)[place]
         member = Member(strategies.sliced, arch, role, resolution, teacher)
         (loss, output), gradients = self.gradient(member, recipe.norm_shards)
-        if carry is None:
-            carry = recipe.combine.init(self.state.params)
         carry = recipe.combine.add(carry, gradients, role, self.state.step)
-        # of mixed labels, the one with the larger share
-        wanted = self.labels if self.labels.ndim == 1 else jnp.argmax(self.labels, -1)
-        right = jnp.argmax(output.logits, -1) == wanted
-        metrics = {f"loss/{role}": loss, f"accuracy/{role}": jnp.mean(right.astype(jnp.float32))}
+        metrics = {f"loss/{role}": loss, f"accuracy/{role}": accuracy(output.logits, self.labels)}
         if role == "largest":
-            logits = output.logits if teacher is None else teacher.logits
-            teacher = jax.lax.stop_gradient(Taught(logits, output.features))
+            teacher = taught_by(output, teacher)
         return carry, teacher, metrics
 
     def random(
-        self, key: Array, resolutions: tuple[int, ...], teacher: Taught | None, carry: Any
-    ) -> tuple[Any, Arch, Metrics]:
-        """All random members: traced archs, one program for each run with equal resolution.
+        self, archs: Arch, place: Array, resolution: int, teacher: Taught | None, carry: Any
+    ) -> tuple[Any, Array]:
+        """A traced arch. Returns the new carry and the loss.
 
         Args:
-            key: that decides which archs.
-            resolutions: of their inputs, one for each.
+            archs: `[M]` or `[M, G]`, of all random members.
+            place: which of them it is.
+            resolution: of its input.
             teacher: as in `fixed`.
             carry: as in `fixed`.
-
-        Returns:
-            The new carry, the archs `[M]` or `[M, G]`, and metrics.
         """
         recipe = self.recipe
-        if carry is None:
-            carry = recipe.combine.init(self.state.params)
-        archs = self.draw(key, teacher, resolutions)
         parts = max(recipe.arch_shards, recipe.norm_shards)
-
-        def add(carry: Any, arch: Arch, size: int) -> tuple[Any, Array]:
-            if recipe.arch_shards < parts:
-                arch = jax.tree.map(lambda x: jnp.repeat(x[None], parts, axis=0), arch)
-            member = Member(recipe.strategy, arch, "random", size, teacher)
-            (loss, _), gradients = self.gradient(member, parts)
-            return recipe.combine.add(carry, gradients, "random", self.state.step), loss
-
-        losses: list[Array] = []
-        start = 0
-        for size, run in itertools.groupby(resolutions):
-            stop = start + len(list(run))
-            alike = jax.tree.map(lambda leaf, a=start, b=stop: leaf[a:b], archs)
-            carry, own = jax.lax.scan(functools.partial(add, size=size), carry, alike)
-            losses.append(own)
-            start = stop
-        each = enumerate(jnp.concatenate(losses))
-        return carry, archs, {f"loss/random_{i + 1}": loss for i, loss in each}
+        arch = jax.tree.map(lambda leaf: leaf[place], archs)
+        if recipe.arch_shards < parts:
+            arch = jax.tree.map(lambda x: jnp.repeat(x[None], parts, axis=0), arch)
+        member = Member(traceable(recipe.strategy), arch, "random", resolution, teacher)
+        (loss, _), gradients = self.gradient(member, parts)
+        return recipe.combine.add(carry, gradients, "random", self.state.step), loss
 
     def draw(self, key: Array, teacher: Taught | None, resolutions: tuple[int, ...]) -> Arch:
         """The step's random archs, with the resolutions that the host drew."""
-        space, sampler, shards = self.recipe.space, self.recipe.sampler, self.recipe.arch_shards
 
         def score(arch: Arch) -> Array:
-            member = Member(self.recipe.strategy, arch, "random", resolutions[0], teacher)
+            strategy = traceable(self.recipe.strategy)
+            member = Member(strategy, arch, "random", resolutions[0], teacher)
             return jax.lax.stop_gradient(self.mean_loss(member))
 
-        def sample(key: Array) -> Arch:
-            return sampler.sample(self.state.sampler, key, self.state.step, score)
-
-        chosen = jnp.asarray([space.resolutions.index(r) for r in resolutions], jnp.int32)
-        if shards == 1:
-            archs = sample(key)
-        else:
-            archs = jax.vmap(sample, out_axes=1)(jax.random.split(key, shards))
-            chosen = jnp.repeat(chosen[:, None], shards, axis=1)
-        archs = jax.tree.map(lambda leaf: leaf[: len(resolutions)], archs)
-        return choices.replace(archs, space.resolution, chosen)
+        state = self.state
+        return drawn(self.recipe, state.sampler, key, state.step, resolutions, score)
 
     def mean_loss(self, member: Member) -> Array:
         """Loss of a member alone, a mean over micro-batches."""
@@ -158,7 +144,7 @@ class Members(NamedTuple):
         whole, count = (self.images, self.labels, member.teacher), self.recipe.accumulate
         if count == 1:
             return one(whole)
-        return jnp.mean(jax.lax.map(one, jax.tree.map(lambda x: _dealt(x, count), whole)))
+        return jnp.mean(jax.lax.map(one, jax.tree.map(lambda x: dealt(x, count), whole)))
 
     # From a member to its gradient, in three functions: over parts of the batch that know nothing
     # of each other, over the micro-batches of a part, and the loss on one micro-batch.
@@ -217,16 +203,16 @@ class Members(NamedTuple):
 
         zero = (jnp.zeros(()), optax.tree.zeros_like(params))
         whole = (self.images, self.labels, member.teacher)
-        parts = jax.tree.map(lambda x: _dealt(x, count), whole)
+        parts = jax.tree.map(lambda x: dealt(x, count), whole)
         total, outputs = jax.lax.scan(add, zero, (jnp.arange(count), *parts))
         loss, gradients = jax.tree.map(lambda x: x / count, total)
-        # Back in the order of the images: the inverse of `_dealt`.
+        # Back in the order of the images: the inverse of `dealt`.
         output = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), outputs)
         return (loss, output), gradients
 
     def loss(self, params: Tree, member: Member) -> tuple[Array, Taught]:
         """Loss of one member in training mode; regularisation is for the largest alone."""
-        recipe, teacher = self.recipe, member.teacher
+        recipe = self.recipe
         output = member.strategy(
             recipe.space,
             sharding.gathered(params, self.where),
@@ -238,15 +224,79 @@ class Members(NamedTuple):
             dtype=recipe.dtype,
             remat=recipe.remat,
         )
-        features = {
-            name: Feature(value, None if teacher is None else teacher.features.get(name))
-            for name, value in output.features.items()
-        }
-        logits = None if teacher is None else teacher.logits
-        loss = recipe.loss(output.logits, logits, features, self.labels, member.role)
-        return loss, Taught(output.logits, output.features)
+        taught = Taught(output.logits, output.features)
+        return loss_of(recipe, taught, member.teacher, self.labels, member.role), taught
 
 
-def _dealt(x: Array, count: int) -> Array:
+def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:
+    """The keys of a step: for augmentation, for archs, for dropout; of the run's own key."""
+    key = jax.random.fold_in(key, step)
+    augment, archs, dropout = jax.random.split(jax.random.fold_in(key, rollbacks), 3)
+    return augment, archs, dropout
+
+
+def drawn(
+    recipe: Recipe,
+    sampler_state: SamplerState,
+    key: Array,
+    step: Array,
+    resolutions: tuple[int, ...],
+    score: Score,
+) -> Arch:
+    """The random archs of a step, `[M]` or `[M, G]`.
+
+    Args:
+        recipe: what is trained.
+        sampler_state: before the step.
+        key: that decides which archs.
+        step: traced.
+        resolutions: of the members' inputs.
+        score: mini-batch loss of an arch.
+    """
+    space, shards = recipe.space, recipe.arch_shards
+
+    def sample(key: Array) -> Arch:
+        return recipe.sampler.sample(sampler_state, key, step, score)
+
+    chosen = jnp.asarray([space.resolutions.index(r) for r in resolutions], jnp.int32)
+    if shards == 1:
+        archs = sample(key)
+    else:
+        archs = jax.vmap(sample, out_axes=1)(jax.random.split(key, shards))
+        chosen = jnp.repeat(chosen[:, None], shards, axis=1)
+    archs = jax.tree.map(lambda leaf: leaf[: len(resolutions)], archs)
+    return choices.replace(archs, space.resolution, chosen)
+
+
+def loss_of(
+    recipe: Recipe, student: Taught, teacher: Taught | None, labels: Array, role: str
+) -> Array:
+    """Loss of a member, by what it puts out."""
+    features = {
+        name: Feature(value, None if teacher is None else teacher.features.get(name))
+        for name, value in student.features.items()
+    }
+    logits = None if teacher is None else teacher.logits
+    return recipe.loss(student.logits, logits, features, labels, role)
+
+
+def accuracy(logits: Array, labels: Array) -> Array:
+    """Share of images that are right; of mixed labels, the one with the larger share counts."""
+    wanted = labels if labels.ndim == 1 else jnp.argmax(labels, -1)
+    return jnp.mean((jnp.argmax(logits, -1) == wanted).astype(jnp.float32))
+
+
+def taught_by(largest: Taught, teacher: Taught | None) -> Taught:
+    """What members after the largest learn from: its logits, or those of an outside teacher."""
+    logits = largest.logits if teacher is None else teacher.logits
+    return jax.lax.stop_gradient(Taught(logits, largest.features))
+
+
+def traceable(strategy: Strategy) -> Strategy:
+    """What runs archs that are traced, as where a sampler scores candidates."""
+    return strategies.masked if strategy is blockwise.blockwise else strategy
+
+
+def dealt(x: Array, count: int) -> Array:
     """`[B, ...]` as `[count, B / count, ...]`, dealt like cards: no image changes its device."""
     return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)

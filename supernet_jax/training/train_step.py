@@ -10,7 +10,7 @@ Shape letters: `B` images of a step, `M` random members, `G` parts of a batch (u
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,14 @@ import optax
 from supernet_jax.elastic import channel_order, choices, shared_params
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
-from supernet_jax.runtime import sharding
-from supernet_jax.training.members import Members, Taught
+from supernet_jax.runtime import hardware, sharding
+from supernet_jax.training import blockwise_members, members, samplers
+from supernet_jax.training.known_archs import Clock, KnownArchs
+from supernet_jax.training.members import Given, Members, Taught
 from supernet_jax.training.recipe import Batch, Metrics, Recipe, State
 from supernet_jax.training.samplers import active
 
+AHEAD = 4  # steps after the present one whose programs threads compile
 COLLAPSE = 10.0  # times the loss of guessing: no healthy step of the largest subnet is above it
 
 
@@ -80,13 +83,6 @@ def shared_resolution(options: int, *, seed: int, step: int, rollbacks: int = 0)
     return int(np.random.default_rng([seed, rollbacks, step]).integers(options))
 
 
-def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:
-    """The keys of a step: for augmentation, for archs, for dropout; of the run's own key."""
-    key = jax.random.fold_in(key, step)
-    augment, archs, dropout = jax.random.split(jax.random.fold_in(key, rollbacks), 3)
-    return augment, archs, dropout
-
-
 def shapes(recipe: Recipe) -> State:
     """The state of a recipe with `jax.ShapeDtypeStruct` leaves; nothing is computed."""
     params = shared_params.parameter_shapes(recipe.space)
@@ -98,37 +94,16 @@ def places(recipe: Recipe, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> St
     return sharding.place(mesh, shapes(recipe), rules=rules)
 
 
-class Given(NamedTuple):
-    """What the members of a step have in common.
-
-    Attributes:
-        images: float `[B, H, W, C]`.
-        labels: `[B]`, or `[B, K]` where they are mixed.
-        arch_key: decides the random archs.
-        dropout_key: decides what is dropped.
-        teacher: what a network tells that is no part of the supernet.
-    """
-
-    images: Array
-    labels: Array
-    arch_key: Array
-    dropout_key: Array
-    teacher: Taught | None
-
-
 class Step:
-    """A training step as a chain of compiled programs, `step(state, batch, resolutions=...)`.
+    """A training step, `step(state, batch, resolutions=...)`.
 
-    Small programs compile and load faster than one large, and a step with another resolution of the
-    random members compiles those alone.
+    It is a chain of compiled programs: what all members need, then each member's gradient, then
+    the update. A member is one program, or with the strategy `blockwise` many small ones; then the
+    step cannot be traced itself, and threads compile ahead what coming steps will need.
 
     Attributes:
         recipe: what it trains.
-        reorder: `state -> state`, where the sampler wants channels in another order.
-        begin: `(state, batch) -> given`.
-        fixed: `(state, given, teacher, carry, *, place, resolution)`; see `Members.fixed`.
-        random: `(state, given, teacher, carry, *, resolutions)`; see `Members.random`.
-        finish: `(state, carry, metrics, archs, *, members) -> (state, metrics)`.
+        is_blockwise: whether members run block by block.
     """
 
     def __init__(
@@ -137,6 +112,7 @@ class Step:
         *,
         mesh: jax.sharding.Mesh | None = None,
         rules: sharding.Rules = sharding.REPLICATED,
+        steps: int = 0,
     ) -> None:
         """Compiles nothing yet.
 
@@ -145,38 +121,56 @@ class Step:
             mesh: over which the batch is sharded.
             rules: which arrays of the state are split over it, and how. Those that are get gathered
                 where the networks use them; gradients, optimiser and average stay split.
+            steps: of the run. Block by block, threads compile ahead what is needed before then.
         """
         where = None if mesh is None else places(recipe, mesh, rules)
+        split = None if where is None else where.params
+        self.recipe = recipe
+        self.is_blockwise = blockwise_members.fits(recipe, mesh)
+        self._devices = 1 if mesh is None else mesh.size
 
-        def members(state: State, given: Given) -> Members:
-            split = None if where is None else where.params
+        def made(state: State, given: Given) -> Members:
             images, labels, key = given.images, given.labels, given.dropout_key
             return Members(recipe, mesh, split, state, images, labels, key)
 
         def fixed(
             state: State, given: Given, teacher: Any, carry: Any, *, place: int, resolution: int
         ) -> tuple[Any, Taught | None, Metrics]:
-            return members(state, given).fixed(place, resolution, teacher, carry)
+            return made(state, given).fixed(place, resolution, teacher, carry)
+
+        def draw(state: State, given: Given, teacher: Any, *, resolutions: tuple[int, ...]) -> Arch:
+            return made(state, given).draw(given.arch_key, teacher, resolutions)
 
         def random(
-            state: State, given: Given, teacher: Any, carry: Any, *, resolutions: tuple[int, ...]
-        ) -> tuple[Any, Arch, Metrics]:
-            return members(state, given).random(given.arch_key, resolutions, teacher, carry)
+            state: State,
+            given: Given,
+            teacher: Any,
+            carry: Any,
+            archs: Arch,
+            place: Array,
+            *,
+            resolution: int,
+        ) -> tuple[Any, Array]:
+            return made(state, given).random(archs, place, resolution, teacher, carry)
 
-        self.recipe = recipe
-        self._places = None if mesh is None else (where, sharding.replicated(mesh))
         self.reorder = jax.jit(
             functools.partial(_reordered, recipe), donate_argnums=0, out_shardings=where
         )
         self.begin = jax.jit(functools.partial(_begin, recipe))
+        self.start = jax.jit(recipe.combine.init, compiler_options=hardware.runs_once())
         self.fixed = jax.jit(fixed, static_argnames=("place", "resolution"), donate_argnums=3)
-        self.random = jax.jit(random, static_argnames=("resolutions",), donate_argnums=3)
+        self.draw = jax.jit(draw, static_argnames="resolutions")
+        self.random = jax.jit(random, static_argnames="resolution", donate_argnums=3)
         self.finish = jax.jit(
             functools.partial(_finish, recipe),
-            static_argnames=("members",),
+            static_argnames="members",
             donate_argnums=0,
-            out_shardings=self._places,
+            out_shardings=None if mesh is None else (where, sharding.replicated(mesh)),
         )
+        if self.is_blockwise:
+            self._blockwise = blockwise_members.BlockwiseMembers(recipe, mesh, split)
+            self._known, self._clock, self._steps = KnownArchs(recipe), Clock(), steps
+            self._looked = range(0)  # steps whose programs are known to the threads
 
     def __call__(
         self, state: State, batch: Batch, *, resolutions: tuple[int, ...]
@@ -195,42 +189,94 @@ class Step:
             clipping, `applied` (1, or 0 where the guard refused the step) and `refused`, how many
             in a row were.
         """
-        sampler, members = self.recipe.sampler, len(resolutions)
+        sampler, count = self.recipe.sampler, len(resolutions)
         n_fixed, every = len(sampler.fixed), len(sampler.fixed) + sampler.n_random
-        if members != every and (sampler.members is None or not 0 < members < every):
+        if count != every and (sampler.members is None or not 0 < count < every):
             raise ValueError(f"a step of {sampler} needs a resolution for each member")
         if sampler.reorder is not None:
             state = self.reorder(state)
         shared = dataclasses.replace(state, opt_state=None, ema=None)
+        if self.is_blockwise:
+            self._look_ahead(state, resolutions, len(batch.images))
         given = self.begin(shared, batch)
-        teacher, carry, archs = given.teacher, None, None
+        teacher, carry, archs = given.teacher, self.start(state.params), None
         metrics: Metrics = {}
+        fixed = self._blockwise.fixed if self.is_blockwise else self.fixed
         for place, size in enumerate(resolutions[:n_fixed]):
-            carry, teacher, own = self.fixed(
-                shared, given, teacher, carry, place=place, resolution=size
-            )
+            carry, teacher, own = fixed(shared, given, teacher, carry, place=place, resolution=size)
             metrics |= own
-        if members > n_fixed:
-            carry, archs, own = self.random(
-                shared, given, teacher, carry, resolutions=resolutions[n_fixed:]
-            )
-            metrics |= own
-        return self.finish(state, carry, metrics, archs, members=members)
+        sizes = resolutions[n_fixed:]
+        if sizes and not self.is_blockwise:
+            archs = self.draw(shared, given, teacher, resolutions=sizes)
+            for i, size in enumerate(sizes):
+                carry, metrics[f"loss/random_{i + 1}"] = self.random(
+                    shared, given, teacher, carry, archs, np.int32(i), resolution=size
+                )
+        elif sizes:
+            if self._known.possible:
+                archs = self._known.of(self._clock.read(state), sizes)
+            else:
+                archs = jax.device_get(self.draw(shared, given, teacher, resolutions=sizes))
+                known = [*sampler.fixed, *choices.unstack(archs)]
+                self._blockwise.ahead(known, resolutions, len(batch.images))
+            for i, (arch, size) in enumerate(zip(choices.unstack(archs), sizes, strict=True)):
+                carry, metrics[f"loss/random_{i + 1}"] = self._blockwise.random(
+                    shared, given, teacher, carry, arch=arch, resolution=size
+                )
+        if not self.is_blockwise:
+            return self.finish(state, carry, metrics, archs, members=count)
+        operands = state, carry, metrics, archs
+        finish = self._blockwise.programs.get(
+            ("finish", count), lambda: self.finish.lower(*operands, members=count).compile()
+        )
+        state, metrics = finish(*operands)
+        self._clock.tick(state)
+        return state, metrics
 
-    def as_one(self) -> Any:
-        """The same as one jitted function; it takes longer to compile, and to load."""
-        return jax.jit(
-            self,
-            static_argnames="resolutions",
-            donate_argnames="state",
-            out_shardings=self._places,
+    def _look_ahead(self, state: State, resolutions: tuple[int, ...], images: int) -> None:
+        """Lets threads compile what this step needs, and then what the next ones will."""
+        now, fixed = self._clock.read(state), self.recipe.sampler.fixed
+        coming = range(now.step, max(now.step + 1, min(now.step + 1 + AHEAD, self._steps)))
+        for step in coming:
+            if step in self._looked and now.step in self._looked:
+                continue
+            sizes = resolutions
+            if step > now.step:
+                sizes = step_resolutions(self.recipe, step=step, rollbacks=now.rollbacks)
+            random: list[Arch] = []
+            if self._known.possible and len(sizes) > len(fixed):
+                moment = dataclasses.replace(now, step=step)
+                random = choices.unstack(self._known.of(moment, sizes[len(fixed) :]))
+            self._blockwise.ahead([*fixed, *random], sizes, images)
+            if step == now.step:
+                self._finish_ahead(state, resolutions)
+        self._looked = coming
+
+    def _finish_ahead(self, state: State, resolutions: tuple[int, ...]) -> None:
+        """Lets a thread compile the update, where all that it takes is known beforehand."""
+        recipe, count = self.recipe, len(resolutions)
+        if not recipe.combine.is_sum or self._devices > 1:
+            return
+        names = samplers.roles(recipe.sampler)[:count]
+        random = range(count - len(names))
+        metrics = [f"{what}/{role}" for role in names for what in ("loss", "accuracy")]
+        metrics += [f"loss/random_{i + 1}" for i in random]
+        one = jax.ShapeDtypeStruct((), jnp.float32)
+        shape = (len(random),) if recipe.arch_shards == 1 else (len(random), recipe.arch_shards)
+        arch = jax.tree.map(lambda _: jax.ShapeDtypeStruct(shape, jnp.int32), recipe.space.menu)
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
+        operands = shapes, shapes.params, dict.fromkeys(metrics, one), arch if random else None
+        self._blockwise.programs.ahead(
+            [(("finish", count), lambda: self.finish.lower(*operands, members=count).compile())]
         )
 
 
 def _begin(recipe: Recipe, state: State, batch: Batch) -> Given:
     """The images of a step, augmented, and what an outside teacher says of them."""
     key = jax.random.wrap_key_data(state.key)
-    augment_key, arch_key, dropout_key = step_keys(key, state.step, state.rollbacks)
+    augment_key, arch_key, dropout_key = members.step_keys(key, state.step, state.rollbacks)
     images, labels, ids = (jnp.asarray(part) for part in batch)
     inputs = recipe.augment(images, augment_key, ids)
     if recipe.mix is not None:

@@ -21,11 +21,14 @@ class Combine(NamedTuple):
         init: `params -> carry`.
         add: `(carry, gradients, role, step) -> carry`; `role` is static, `step` is traced.
         finish: `carry -> gradients`.
+        is_sum: whether the carry is the sum of the gradients and nothing else, so that they can be
+            added to it one block at a time.
     """
 
     init: Callable[[Tree], Any]
     add: Callable[[Any, Tree, str, Array], Any]
     finish: Callable[[Any], Tree]
+    is_sum: bool = False
 
 
 def scaled(inner: Combine, *, factor: Factor) -> Combine:
@@ -69,7 +72,7 @@ def clipped(inner: Combine, *, member: float | None = None, total: float | None 
     def finish(carry: Any) -> Tree:
         return _shortened(inner.finish(carry), total)
 
-    return Combine(inner.init, add, finish)
+    return Combine(inner.init, add, finish, is_sum=inner.is_sum and member is None)
 
 
 def _shortened(gradients: Tree, bound: float | None) -> Tree:

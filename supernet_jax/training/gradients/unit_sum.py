@@ -19,6 +19,7 @@ def unit_sum() -> Combine:
         init=optax.tree.zeros_like,
         add=lambda carry, gradients, role, step: optax.tree.add(carry, gradients),
         finish=lambda carry: carry,
+        is_sum=True,
     )
 
 

@@ -1,0 +1,161 @@
+"""The topology of a space as a list of operations that a concrete arch takes, one after another.
+
+A topology is any function of `run` and an image. What lies between its calls of `run`, as a sum of
+two blocks' outputs, is operations of its own; for a chain there are none.
+
+Shape letters: `B` images.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core
+from jax.extend.core import ClosedJaxpr
+
+from supernet_jax.elastic import elastic_block
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.space import Space, geometry
+
+Aval = jax.ShapeDtypeStruct
+
+
+class Operation(NamedTuple):
+    """One operation of a subnet. Values are numbered in the order in which they are made.
+
+    Attributes:
+        block: name of the block that runs; None for what lies between blocks.
+        spec: which of its specs.
+        between: what lies between blocks, None for a block.
+        inputs: numbers of the values that it takes.
+        outputs: numbers of the values that it makes; a block makes one.
+    """
+
+    block: str | None
+    spec: int
+    between: "Between | None"
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Between:
+    """What a topology does between blocks, as a function of values; equal if it reads alike."""
+
+    text: str
+    jaxpr: ClosedJaxpr = dataclasses.field(compare=False)
+
+    def __call__(self, *values: Array) -> list[Array]:
+        """What it makes of values."""
+        return list(jax.extend.core.jaxpr_as_fun(self.jaxpr)(*values))
+
+
+class Wiring(NamedTuple):
+    """A subnet as a list of operations.
+
+    Attributes:
+        operations: in an order in which they can run.
+        values: shape and dtype of each value; the first is the images.
+        logits: number of the value that is the result.
+        features: by block, the number of its output; of a skipped block that of its input.
+        learned: by value, whether parameters had a part in it, so that it has a gradient.
+    """
+
+    operations: tuple[Operation, ...]
+    values: tuple[Aval, ...]
+    logits: int
+    features: dict[str, int]
+    learned: tuple[bool, ...]
+
+
+_block = jax.extend.core.Primitive("block")
+_mark = jax.extend.core.Primitive("mark")  # of a block that is skipped
+
+
+@_block.def_abstract_eval
+def _output(*_: Any, name: str, spec: int, output: Any) -> Any:
+    return output
+
+
+@_mark.def_abstract_eval
+def _same(x: Any, *, name: str) -> Any:
+    return x
+
+
+def wired(space: Space, arch: Arch, images: Aval, resolution: int) -> Wiring:
+    """The operations of a concrete arch.
+
+    Args:
+        space: the space.
+        arch: concrete, without batch axes.
+        images: shape `[B, resolution, resolution, C]` and dtype of what the first block takes.
+        resolution: of the arch.
+    """
+    about = geometry(space, resolution)
+
+    def run(name: str, *inputs: Array) -> Array:
+        block = space.blocks[name]
+        if (spec := block.spec(arch)) is None:
+            return _mark.bind(inputs[0], name=name)
+        shape = elastic_block.shapes(block, spec, about[name].inputs).output.shape
+        output = jax.core.ShapedArray((images.shape[0], *shape[1:]), images.dtype)
+        return _block.bind(*inputs, name=name, spec=block.specs.index(spec), output=output)
+
+    traced = jax.make_jaxpr(lambda x: space.forward(run, x))(images)
+    return _listed(traced)
+
+
+def _listed(traced: ClosedJaxpr) -> Wiring:
+    jaxpr = traced.jaxpr
+    if traced.consts:
+        raise NotImplementedError("a topology with arrays of its own; make them a block's")
+    number: dict[Any, int] = {jaxpr.invars[0]: 0}
+    values = [_aval(jaxpr.invars[0])]
+    learned = [False]
+    operations: list[Operation] = []
+    features: dict[str, int] = {}
+    waiting: list[Any] = []  # equations between two blocks
+
+    def make(variables: Sequence[Any], has_gradient: bool) -> tuple[int, ...]:
+        for variable in variables:
+            number[variable] = len(values)
+            values.append(_aval(variable))
+            learned.append(has_gradient)
+        return tuple(number[variable] for variable in variables)
+
+    def settle() -> None:
+        """What waits becomes one operation."""
+        if not waiting:
+            return
+        made = [v for equation in waiting for v in equation.outvars]
+        taken = [v for e in waiting for v in e.invars if isinstance(v, jax.extend.core.Var)]
+        inputs = [v for v in dict.fromkeys(taken) if v not in made]
+        inner = jax.extend.core.Jaxpr((), inputs, made, list(waiting))
+        closed = ClosedJaxpr(inner, ())
+        sources = tuple(number[v] for v in inputs)
+        outputs = make(made, any(learned[i] for i in sources))
+        operations.append(Operation(None, 0, Between(str(closed), closed), sources, outputs))
+        waiting.clear()
+
+    for equation in jaxpr.eqns:
+        if equation.primitive is _mark:
+            settle()
+            number[equation.outvars[0]] = number[equation.invars[0]]
+            features[equation.params["name"]] = number[equation.invars[0]]
+        elif equation.primitive is _block:
+            settle()
+            inputs = tuple(number[v] for v in equation.invars)
+            outputs = make(equation.outvars, True)
+            name = equation.params["name"]
+            features[name] = outputs[0]
+            operations.append(Operation(name, equation.params["spec"], None, inputs, outputs))
+        else:
+            waiting.append(equation)
+    settle()
+    logits = number[jaxpr.outvars[0]]
+    return Wiring(tuple(operations), tuple(values), logits, features, tuple(learned))
+
+
+def _aval(variable: Any) -> Aval:
+    return Aval(variable.aval.shape, variable.aval.dtype)

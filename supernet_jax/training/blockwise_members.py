@@ -1,0 +1,224 @@
+"""The members of a training step, run block by block; archs are known on the host.
+
+Shape letters: `B` images of a step, `M` random members, `G` parts of a batch (usually one).
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from supernet_jax.elastic import blockwise, choices
+from supernet_jax.elastic.blockwise import Blockwise, Mode, Plan
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.training import members
+from supernet_jax.training.members import Given, Taught
+from supernet_jax.training.recipe import Metrics, Recipe, State
+from supernet_jax.training.samplers import roles
+
+
+class Piece(NamedTuple):
+    """Images that one pass takes: a part of the batch, or a micro-batch of it."""
+
+    images: Array
+    labels: Array
+    teacher: Taught | None
+    key: Array
+
+
+def fits(recipe: Recipe, mesh: jax.sharding.Mesh | None) -> bool:
+    """Whether a recipe's members run block by block.
+
+    Parts of a batch that know nothing of each other do so on one device only: on several, each
+    device has another part, which has to be said inside one program.
+    """
+    parts = max(recipe.arch_shards, recipe.norm_shards)
+    asked = recipe.strategy is blockwise.blockwise
+    return asked and (parts == 1 or mesh is None or mesh.size == 1)
+
+
+class BlockwiseMembers:
+    """Adds members' gradients to a step's carry, block by block.
+
+    Args:
+        recipe: what to train and how.
+        mesh: of the devices; None for one.
+        where: shardings of the parameters; None for one device.
+
+    Attributes:
+        programs: that it has, and those that threads compile.
+    """
+
+    def __init__(self, recipe: Recipe, mesh: jax.sharding.Mesh | None, where: Tree | None) -> None:
+        self._recipe = recipe
+        how = {"dtype": recipe.dtype, "remat": recipe.remat, "mesh": mesh, "where": where}
+        self._run = Blockwise(recipe.space, **how)
+        self.programs = self._run.programs
+        self._loss = jax.jit(functools.partial(_loss, recipe), static_argnames=("role", "share"))
+        self._split = jax.jit(functools.partial(_split, recipe.accumulate), static_argnames="parts")
+        self._join = jax.jit(functools.partial(_join, recipe.accumulate), static_argnames="parts")
+        self._zeros = jax.jit(
+            lambda params: jax.tree.map(jnp.zeros_like, params), out_shardings=where
+        )
+        self._add = jax.jit(recipe.combine.add, static_argnums=2, donate_argnums=0)
+
+    def ahead(self, archs: list[Arch], resolutions: tuple[int, ...], images: int) -> None:
+        """Lets threads compile what members will need.
+
+        Args:
+            archs: of members, the fixed ones first; each `[]` or `[G]`.
+            resolutions: of their inputs.
+            images: B.
+        """
+        first = roles(self._recipe.sampler)
+        plans: list[Plan] = []
+        for place, (arch, resolution) in enumerate(zip(archs, resolutions, strict=False)):
+            role = first[place] if place < len(first) else "random"
+            parts = self._parts(role)
+            mode = self._mode(resolution, images // (parts * self._recipe.accumulate), role)
+            plans += [self._run.plan(one, mode) for one in _each(arch, parts)]
+        self._run.ahead(plans)
+
+    def fixed(
+        self,
+        state: State,
+        given: Given,
+        teacher: Taught | None,
+        carry: Any,
+        *,
+        place: int,
+        resolution: int,
+    ) -> tuple[Any, Taught | None, Metrics]:
+        """As `Members.fixed`."""
+        sampler = self._recipe.sampler
+        arch, role = sampler.fixed[place], roles(sampler)[place]
+        carry, loss, output, share = self._member(
+            state, given, teacher, carry, arch, role, resolution
+        )
+        if role == "largest":
+            teacher = members.taught_by(output, given.teacher)
+        return carry, teacher, {f"loss/{role}": loss, f"accuracy/{role}": share}
+
+    def random(
+        self,
+        state: State,
+        given: Given,
+        teacher: Taught | None,
+        carry: Any,
+        *,
+        arch: Arch,
+        resolution: int,
+    ) -> tuple[Any, Array]:
+        """As `Members.random`, with the concrete arch `[]` or `[G]` of one member."""
+        carry, loss, *_ = self._member(state, given, teacher, carry, arch, "random", resolution)
+        return carry, loss
+
+    def _parts(self, role: str) -> int:
+        recipe = self._recipe
+        return (
+            max(recipe.arch_shards, recipe.norm_shards) if role == "random" else recipe.norm_shards
+        )
+
+    def _mode(self, resolution: int, images: int, role: str) -> Mode:
+        return Mode(resolution, images, dropout=role == "largest")
+
+    def _member(
+        self,
+        state: State,
+        given: Given,
+        teacher: Taught | None,
+        carry: Any,
+        arch: Arch,
+        role: str,
+        resolution: int,
+    ) -> tuple[Any, Array, Taught, Array]:
+        """The new carry, and the member's loss, output and accuracy."""
+        recipe, run, parts = self._recipe, self._run, self._parts(role)
+        params = run.leaves(state.params)
+        plain = recipe.combine.is_sum
+        sums = run.leaves(carry if plain else self._zeros(state.params))
+        whole = Piece(given.images, given.labels, teacher, given.dropout_key)
+        count = parts * recipe.accumulate
+        pieces = [whole] if count == 1 else self._split(whole, parts=parts)
+        archs = [one for one in _each(arch, parts) for _ in range(recipe.accumulate)]
+        results = []
+        for piece, one in zip(pieces, archs, strict=True):
+            mode = self._mode(resolution, len(piece.images), role)
+            passed = run.forward(
+                run.plan(one, mode),
+                params,
+                blockwise.prepare(piece.images, resolution, recipe.dtype),
+                key=piece.key if mode.dropout else None,
+                features=recipe.features,
+            )
+            student = Taught(passed.logits, passed.features)
+            result, (of_logits, of_features) = self._loss(
+                student, piece.teacher, piece.labels, role=role, share=1 / count
+            )
+            sums = run.backward(passed, of_logits, of_features, sums)
+            results.append(result)
+        loss, output, accuracy = results[0]
+        if count > 1:
+            loss, output, accuracy = self._join(results, parts=parts)
+        gradients = run.tree(sums)
+        carry = gradients if plain else self._add(carry, gradients, role, state.step)
+        return carry, loss, output, accuracy
+
+
+def _each(arch: Arch, parts: int) -> list[Arch]:
+    """The arch of each part: its own, or one for all."""
+    is_batched = np.ndim(jax.tree.leaves(arch)[0]) > 0
+    return choices.unstack(arch) if is_batched else [arch] * parts
+
+
+def _loss(
+    recipe: Recipe,
+    student: Taught,
+    teacher: Taught | None,
+    labels: Array,
+    *,
+    role: str,
+    share: float,
+) -> Any:
+    """`(loss, output, accuracy)` of a piece, and the gradient of its share of the loss."""
+
+    def total(student: Taught) -> tuple[Array, Any]:
+        student = student._replace(logits=student.logits.astype(jnp.float32))
+        loss = members.loss_of(recipe, student, teacher, labels, role)
+        return loss * share, (loss, student, members.accuracy(student.logits, labels))
+
+    (_, results), gradient = jax.value_and_grad(total, has_aux=True)(student)
+    return results, gradient
+
+
+def _split(accumulate: int, whole: Piece, *, parts: int) -> list[Piece]:
+    """The pieces of a batch: parts one after the other, micro-batches of each."""
+    arrays, key = whole[:-1], whole.key
+    pieces = []
+    for place in range(parts):
+        part = jax.tree.map(
+            lambda x, p=place: x.reshape(parts, x.shape[0] // parts, *x.shape[1:])[p], arrays
+        )
+        part_key = key if parts == 1 else jax.random.fold_in(key, place)
+        for i in range(accumulate):
+            micro = jax.tree.map(lambda x, i=i: members.dealt(x, accumulate)[i], part)
+            micro_key = part_key if accumulate == 1 else jax.random.fold_in(part_key, i)
+            images, labels, teacher = micro
+            pieces.append(Piece(images, labels, teacher, micro_key))
+    return pieces
+
+
+def _join(accumulate: int, results: list[Any], *, parts: int) -> Any:
+    """Mean loss, outputs in the order of the images, mean accuracy; inverse of `_split`."""
+
+    def joined(*pieces: Array) -> Array:
+        shape = pieces[0].shape
+        stacked = jnp.stack(pieces).reshape(parts, accumulate, *shape)
+        return jnp.swapaxes(stacked, 1, 2).reshape(-1, *shape[1:])
+
+    losses, outputs, accuracies = zip(*results, strict=True)
+    output = jax.tree.map(joined, *outputs)
+    return jnp.mean(jnp.stack(losses)), output, jnp.mean(jnp.stack(accuracies))
