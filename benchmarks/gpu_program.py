@@ -106,7 +106,7 @@ PIECES = ("largest", "smallest", "random", "update")
 def pieces(space, size, arguments):
     """Functions with the shapes of their arguments, by name; those that `arguments` wants."""
     recipe = recipe_of(space, "masked", arguments.dtype, n_random=2)
-    step, state = train_step._pieces(recipe, None, None), train_step.shapes(recipe)
+    step, state = train_step.Step(recipe), train_step.shapes(recipe)
     shape = (arguments.batch, size, size, 3)
     batch = Batch(
         jax.ShapeDtypeStruct(shape, jnp.uint8),
@@ -115,14 +115,22 @@ def pieces(space, size, arguments):
     shared = dataclasses.replace(state, opt_state=None, ema=None)
     given = jax.eval_shape(step.begin, shared, batch)
     largest, smallest = (functools.partial(step.fixed, place=i, resolution=size) for i in range(2))
-    random = functools.partial(step.random, resolutions=(size,) * 2)
-    carry, teacher, first = jax.eval_shape(largest, shared, given, None, None)
+    random = functools.partial(step.random, resolution=size)
+    carry = jax.eval_shape(step.start, state.params)
+    _, teacher, first = jax.eval_shape(largest, shared, given, None, carry)
     _, _, second = jax.eval_shape(smallest, shared, given, teacher, carry)
-    _, archs, third = jax.eval_shape(random, shared, given, teacher, carry)
+    draw = functools.partial(step.draw, resolutions=(size,) * 2)
+    archs = jax.eval_shape(draw, shared, given, teacher)
+    place = jax.ShapeDtypeStruct((), jnp.int32)
+    _, loss = jax.eval_shape(random, shared, given, teacher, carry, archs, place)
+    third = {"loss/random_1": loss, "loss/random_2": loss}
     found = {
-        "largest": (jax.jit(largest), shared, given, None, None),
+        "largest": (jax.jit(largest, donate_argnums=3), shared, given, None, carry),
         "smallest": (jax.jit(smallest, donate_argnums=3), shared, given, teacher, carry),
-        "random": (jax.jit(random, donate_argnums=3), shared, given, teacher, carry),
+        "random": (
+            jax.jit(random, donate_argnums=3),
+            *(shared, given, teacher, carry, archs, place),
+        ),
         "update": (
             jax.jit(functools.partial(step.finish, members=4), donate_argnums=0),
             *(state, carry, {**first, **second, **third}, archs),

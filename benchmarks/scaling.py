@@ -135,7 +135,11 @@ def child(arguments):
 
     state = jax.jit(create, out_shardings=where, compiler_options=hardware.runs_once())()
     batch = sharding.split(mesh, batch_of(arguments.batch, pixels, space.classes))
-    made = train_step.Step(recipe, mesh=mesh, rules=rules).as_one()
+    made = jax.jit(
+        train_step.Step(recipe, mesh=mesh, rules=rules),
+        static_argnames="resolutions",
+        donate_argnames="state",
+    )
     step = made.lower(state, batch, resolutions=(pixels,) * 3)
     # The figures are those of the optimised program; machine code need not be.
     compiled = step.compile(compiler_options=hardware.runs_once())

@@ -149,7 +149,7 @@ def _took(found: Rehearsal, steps: int) -> str:
 
 
 def _compiling(found: Rehearsal) -> float:
-    return found.trace_seconds + found.compile_seconds
+    return found.compile_seconds
 
 
 def _head(arguments: Arguments, survey: Survey, here: Machine, took: str) -> str:

@@ -136,9 +136,8 @@ def _takes(found: Rehearsal) -> Iterator[tuple[str, str]]:
     yield "checkpoint", f"{dry_run.spelt_bytes(found.checkpoint_bytes)} before compression"
     yield (
         "compilation",
-        f"{_several(len(found.programs), 'program')}; {timed}: {found.trace_seconds:.1f} s traced, "
-        f"{found.compile_seconds:.1f} s compiled ({_several(found.parts, 'part')}, "
-        f"{found.from_cache} from the cache)",
+        f"{_several(len(found.programs), 'program')}; {timed}: {found.compile_seconds:.1f} s "
+        f"({_several(found.parts, 'part')}, {found.from_cache} from the cache)",
     )
     s, total, spelt = found.step, found.total, dry_run.spelt
     yield (

@@ -4,6 +4,7 @@ They take and give flat lists of arrays, which is quicker than trees.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
@@ -138,7 +139,10 @@ class Request:
             given_back = jax.tree.map(_at, [kept, results.outputs], given_back)
         sums = None if places is None else (list(places.weights), places.values)
         back = jax.jit(backward, donate_argnums=5, out_shardings=sums)
-        return Program(run, back.lower(*arguments, *given_back, weights).compile(options))
+        back_run = back.lower(*arguments, *given_back, weights).compile(options)
+        planned = [made.memory_analysis() for made in (run, back_run)]
+        temporary = max(0 if plan is None else plan.temp_size_in_bytes for plan in planned)
+        return Program(run, back_run, sum(map(_bytes, jax.tree.leaves(given_back))), temporary)
 
 
 class Program(NamedTuple):
@@ -149,11 +153,21 @@ class Program(NamedTuple):
         backward: `(weights, given, inputs, kept, gradients of outputs, sums) -> (sums, gradients of
             the inputs that are learned)`; `sums`, to which the gradients of the weights are added,
             are donated. None without a gradient.
+        kept_bytes: on a device, of what a forward pass makes and the backward pass needs.
+        temporary_bytes: on a device, of what is needed while either runs; 0 where the backend does
+            not tell.
     """
 
     forward: Callable[..., tuple[Results, list[Array]]]
     backward: Callable[..., tuple[list[Array], list[Array]]] | None
+    kept_bytes: int = 0
+    temporary_bytes: int = 0
 
 
 def _at(x: Any, place: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+
+def _bytes(x: jax.ShapeDtypeStruct) -> int:
+    shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+    return math.prod(shape) * x.dtype.itemsize

@@ -209,6 +209,19 @@ class Blockwise:
         requests = dict.fromkeys(request for plan in plans for request in plan.requests)
         self.programs.ahead((request, request.compiled) for request in requests)
 
+    def held_bytes(self) -> int:
+        """Most that a gradient of the plans so far holds on a device, beside parameters and sums:
+        what forward passes keep for backward passes, and what the hungriest program needs.
+        """
+        with self._lock:
+            plans = [plan for plan in self._plans.values() if plan.mode.gradient]
+        each = [[self.programs.get(r, r.compiled) for r in plan.requests] for plan in plans]
+        return max(
+            sum(program.kept_bytes for program in programs)
+            + max(program.temporary_bytes for program in programs)
+            for programs in each
+        )
+
     def forward(
         self,
         plan: Plan,

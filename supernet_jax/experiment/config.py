@@ -191,6 +191,11 @@ def strategy(name: str, *, job: str, backend: str) -> Strategy:
     return STRATEGIES[name]
 
 
+def name_of(strategy: Strategy) -> str:
+    """The name of a strategy of the library."""
+    return next(name for name, known in STRATEGIES.items() if known is strategy)
+
+
 def dtype(name: str) -> Any:
     """The JAX dtype of a configured name."""
     return {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[name]

@@ -21,6 +21,7 @@ from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs
+from supernet_jax.experiment import config
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.runtime import progress
 from supernet_jax.training import loop, recipe, samplers, train_step
@@ -112,13 +113,12 @@ class Rehearsal:
         batch: images per step, over all devices.
         devices: number.
         device: their kind.
-        strategy: how random members run, "masked" or "switched".
+        strategy: how random members run, "masked", "switched" or "blockwise".
         parameters: shared, over all rows of a bank.
         checkpoint_bytes: of one checkpoint, before compression.
         timed: resolutions of the kind that was compiled, the most expensive one.
         memory: of it; None where the backend does not tell.
-        trace_seconds: of it.
-        compile_seconds: of it.
+        compile_seconds: of it, tracing included, as far as it was waited for.
         parts: how many compiled programs it consists of.
         from_cache: how many of them an earlier process had compiled.
         step: its median, fastest and slowest step, with the loading of its batch.
@@ -136,7 +136,6 @@ class Rehearsal:
     checkpoint_bytes: int
     timed: tuple[int, ...]
     memory: Memory | None
-    trace_seconds: float
     compile_seconds: float
     parts: int
     from_cache: int
@@ -153,7 +152,6 @@ def rehearse(built: Experiment) -> Rehearsal:
         found = _run(built, chosen.resolutions, advance)
     times = found.pop("times")
     step = Range(statistics.median(times), min(times), max(times))
-    building = found["trace_seconds"] + found["compile_seconds"]
     again = found.pop("again_seconds")
     return Rehearsal(
         programs=tuple(counted),
@@ -161,11 +159,11 @@ def rehearse(built: Experiment) -> Rehearsal:
         batch=built.config.train.batch,
         devices=built.mesh.size,
         device=built.mesh.devices.flat[0].device_kind,
-        strategy="masked" if built.recipe.strategy is strategies.masked else "switched",
+        strategy=config.name_of(built.recipe.strategy),
         timed=chosen.resolutions,
         step=step,
         timed_steps=len(times),
-        total=total(counted, chosen, step, building + again * (len(counted) - 1)),
+        total=total(counted, chosen, step, found["compile_seconds"] + again * (len(counted) - 1)),
         **found,
     )
 
@@ -241,34 +239,43 @@ def _run(
         batch = batches.next()
         arguments = _on_one_device((state, batch))
         step = train_step.Step(recipe, mesh=mesh, rules=built.rules)
-        made: list[_Compiled] = []
-        for name in ("reorder", "begin", "fixed", "random", "finish"):
-            setattr(step, name, _recorded(name, getattr(step, name), made))
         take = functools.partial(step, resolutions=resolutions)
-        state, _ = jax.block_until_ready(take(state, batch))
+        made: list[_Compiled] = []
+        pieces = ("reorder", "begin", "start", "fixed", "draw", "random", "finish")
+        for name in () if step.is_blockwise else pieces:
+            setattr(step, name, _recorded(name, getattr(step, name), made))
+        begun = time.perf_counter()
+        with _cache_hits() as hits:
+            state, _ = jax.block_until_ready(take(state, batch))
+        first = time.perf_counter() - begun
         advance(1, "taking steps")
         times = _time_steps(take, state, batches, advance)
-    again = [one for one in made if one.name == "random"]
+    waited = max(0.0, first - statistics.median(times))
+    again = sum(one.seconds for one in made if one.name == "random")
+    memory, parts = _memory(arguments, [one.run for one in made]), len(made)
+    if step.is_blockwise:
+        # Other resolutions are other programs of blocks, and so are other archs.
+        again, parts = waited, len(step.blockwise.run.programs)
+        held = step.blockwise.run.held_bytes()
+        sums = _on_one_device(state.params)
+        memory = Memory(arguments, sums, held, arguments + sums + held)
     return {
         **sizes,
-        "memory": _memory(arguments, [one.run for one in made]),
-        "trace_seconds": sum(one.trace_seconds for one in made),
-        "compile_seconds": sum(one.compile_seconds for one in made),
-        "again_seconds": sum(one.trace_seconds + one.compile_seconds for one in again),
-        "parts": len(made),
-        "from_cache": sum(one.from_cache for one in made),
+        "memory": memory,
+        "compile_seconds": waited,
+        "again_seconds": again,
+        "parts": parts,
+        "from_cache": len(hits),
         "times": times,
     }
 
 
 class _Compiled(NamedTuple):
-    """A program of a step; `from_cache` says whether an earlier process had compiled it."""
+    """A program of a step, and the seconds that it took to trace and compile it."""
 
     name: str
     run: Any
-    trace_seconds: float
-    compile_seconds: float
-    from_cache: bool
+    seconds: float
 
 
 def _recorded(name: str, piece: Any, made: list[_Compiled]) -> Callable[..., Any]:
@@ -279,12 +286,8 @@ def _recorded(name: str, piece: Any, made: list[_Compiled]) -> Callable[..., Any
         key = tuple(static.items())
         if key not in programs:
             begun = time.perf_counter()
-            lowered = piece.lower(*args, **static)
-            traced = time.perf_counter()
-            with _cache_hits() as hits:
-                run = programs[key] = lowered.compile()
-            seconds = traced - begun, time.perf_counter() - traced
-            made.append(_Compiled(name, run, *seconds, bool(hits)))
+            run = programs[key] = piece.lower(*args, **static).compile()
+            made.append(_Compiled(name, run, time.perf_counter() - begun))
         return programs[key](*args)
 
     return call

@@ -49,14 +49,13 @@ class BlockwiseMembers:
         where: shardings of the parameters; None for one device.
 
     Attributes:
-        programs: that it has, and those that threads compile.
+        run: what runs the members.
     """
 
     def __init__(self, recipe: Recipe, mesh: jax.sharding.Mesh | None, where: Tree | None) -> None:
         self._recipe = recipe
         how = {"dtype": recipe.dtype, "remat": recipe.remat, "mesh": mesh, "where": where}
-        self._run = Blockwise(recipe.space, **how)
-        self.programs = self._run.programs
+        self.run = Blockwise(recipe.space, **how)
         self._loss = jax.jit(functools.partial(_loss, recipe), static_argnames=("role", "share"))
         self._split = jax.jit(functools.partial(_split, recipe.accumulate), static_argnames="parts")
         self._join = jax.jit(functools.partial(_join, recipe.accumulate), static_argnames="parts")
@@ -79,8 +78,8 @@ class BlockwiseMembers:
             role = first[place] if place < len(first) else "random"
             parts = self._parts(role)
             mode = self._mode(resolution, images // (parts * self._recipe.accumulate), role)
-            plans += [self._run.plan(one, mode) for one in _each(arch, parts)]
-        self._run.ahead(plans)
+            plans += [self.run.plan(one, mode) for one in _each(arch, parts)]
+        self.run.ahead(plans)
 
     def fixed(
         self,
@@ -136,7 +135,7 @@ class BlockwiseMembers:
         resolution: int,
     ) -> tuple[Any, Array, Taught, Array]:
         """The new carry, and the member's loss, output and accuracy."""
-        recipe, run, parts = self._recipe, self._run, self._parts(role)
+        recipe, run, parts = self._recipe, self.run, self._parts(role)
         params = run.leaves(state.params)
         plain = recipe.combine.is_sum
         sums = run.leaves(carry if plain else self._zeros(state.params))

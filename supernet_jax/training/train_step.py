@@ -104,6 +104,14 @@ class Step:
     Attributes:
         recipe: what it trains.
         is_blockwise: whether members run block by block.
+        blockwise: what runs them then.
+        reorder: `state -> state`, where the sampler wants channels in another order.
+        begin: `(state, batch) -> given`.
+        start: `params -> carry`.
+        fixed: `(state, given, teacher, carry, *, place, resolution)`; see `Members.fixed`.
+        draw: `(state, given, teacher, *, resolutions) -> archs`.
+        random: `(state, given, teacher, carry, archs, place, *, resolution)`; see `Members.random`.
+        finish: `(state, carry, metrics, archs, *, members) -> (state, metrics)`.
     """
 
     def __init__(
@@ -157,7 +165,9 @@ class Step:
             functools.partial(_reordered, recipe), donate_argnums=0, out_shardings=where
         )
         self.begin = jax.jit(functools.partial(_begin, recipe))
-        self.start = jax.jit(recipe.combine.init, compiler_options=hardware.runs_once())
+        # Options are for outermost programs; a step whose members are programs may be inside one.
+        quickly = hardware.runs_once() if self.is_blockwise else None
+        self.start = jax.jit(recipe.combine.init, compiler_options=quickly)
         self.fixed = jax.jit(fixed, static_argnames=("place", "resolution"), donate_argnums=3)
         self.draw = jax.jit(draw, static_argnames="resolutions")
         self.random = jax.jit(random, static_argnames="resolution", donate_argnums=3)
@@ -168,7 +178,7 @@ class Step:
             out_shardings=None if mesh is None else (where, sharding.replicated(mesh)),
         )
         if self.is_blockwise:
-            self._blockwise = blockwise_members.BlockwiseMembers(recipe, mesh, split)
+            self.blockwise = blockwise_members.BlockwiseMembers(recipe, mesh, split)
             self._known, self._clock, self._steps = KnownArchs(recipe), Clock(), steps
             self._looked = range(0)  # steps whose programs are known to the threads
 
@@ -201,7 +211,7 @@ class Step:
         given = self.begin(shared, batch)
         teacher, carry, archs = given.teacher, self.start(state.params), None
         metrics: Metrics = {}
-        fixed = self._blockwise.fixed if self.is_blockwise else self.fixed
+        fixed = self.blockwise.fixed if self.is_blockwise else self.fixed
         for place, size in enumerate(resolutions[:n_fixed]):
             carry, teacher, own = fixed(shared, given, teacher, carry, place=place, resolution=size)
             metrics |= own
@@ -218,15 +228,15 @@ class Step:
             else:
                 archs = jax.device_get(self.draw(shared, given, teacher, resolutions=sizes))
                 known = [*sampler.fixed, *choices.unstack(archs)]
-                self._blockwise.ahead(known, resolutions, len(batch.images))
+                self.blockwise.ahead(known, resolutions, len(batch.images))
             for i, (arch, size) in enumerate(zip(choices.unstack(archs), sizes, strict=True)):
-                carry, metrics[f"loss/random_{i + 1}"] = self._blockwise.random(
+                carry, metrics[f"loss/random_{i + 1}"] = self.blockwise.random(
                     shared, given, teacher, carry, arch=arch, resolution=size
                 )
         if not self.is_blockwise:
             return self.finish(state, carry, metrics, archs, members=count)
         operands = state, carry, metrics, archs
-        finish = self._blockwise.programs.get(
+        finish = self.blockwise.run.programs.get(
             ("finish", count), lambda: self.finish.lower(*operands, members=count).compile()
         )
         state, metrics = finish(*operands)
@@ -247,7 +257,7 @@ class Step:
             if self._known.possible and len(sizes) > len(fixed):
                 moment = dataclasses.replace(now, step=step)
                 random = choices.unstack(self._known.of(moment, sizes[len(fixed) :]))
-            self._blockwise.ahead([*fixed, *random], sizes, images)
+            self.blockwise.ahead([*fixed, *random], sizes, images)
             if step == now.step:
                 self._finish_ahead(state, resolutions)
         self._looked = coming
@@ -268,7 +278,7 @@ class Step:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
         operands = shapes, shapes.params, dict.fromkeys(metrics, one), arch if random else None
-        self._blockwise.programs.ahead(
+        self.blockwise.run.programs.ahead(
             [(("finish", count), lambda: self.finish.lower(*operands, members=count).compile())]
         )
 

@@ -187,7 +187,12 @@ def compiled(rules: sharding.Rules) -> Any:
     )
     part = images()
     host = recipe.Batch(part.images[:BATCH], part.labels[:BATCH], np.arange(BATCH, dtype=np.int32))
-    step = train_step.Step(RECIPE, mesh=mesh, rules=rules).as_one()
+    step = jax.jit(
+        train_step.Step(RECIPE, mesh=mesh, rules=rules),
+        static_argnames="resolutions",
+        donate_argnames="state",
+        out_shardings=(where, sharding.replicated(mesh)),
+    )
     return step.lower(state, sharding.split(mesh, host), resolutions=(8,) * 3).compile()
 
 
