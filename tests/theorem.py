@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from supernet_jax.elastic import choices, elastic_block, shared_params, strategies
+from supernet_jax.elastic import blockwise, choices, elastic_block, shared_params, strategies
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Space
 
@@ -36,6 +36,8 @@ class Check:
         self.programs = {
             name: self.program(strategy) for name, strategy in STRATEGIES.items() if strategy
         }
+        self.blockwise = blockwise.Blockwise(space)
+        self.weighted = jax.jit(jax.grad(lambda logits: jnp.sum(logits * self.weights)))
 
     def program(self, strategy: Any, fixed: Any = None) -> Any:
         """`(params, arch, stats, key) -> ((loss, output), gradients)`, jitted."""
@@ -73,10 +75,28 @@ class Check:
         if name == "sliced":
             program = self.program(strategies.sliced, arch)
             (_, output), gradients = program(self.params, None, stats, key)
+        elif name == "blockwise":
+            return self.run_blockwise(arch, stats, key)
         else:
             traced = jax.tree.map(jnp.asarray, arch)
             (_, output), gradients = self.programs[name](self.params, traced, stats, key)
         return output, gradients
+
+    def run_blockwise(self, arch: Any, stats: Any, key: Any) -> Any:
+        """Output, of the strategy; gradients, of its object that has a backward pass."""
+        run, how = self.blockwise, {"stats": stats, "dropout_key": key}
+        output = blockwise.blockwise(
+            self.space, self.params, arch, self.images, resolution=self.resolution, **how
+        )
+        mode = blockwise.Mode(
+            self.resolution, len(self.images), dropout=key is not None, stats=stats is not None
+        )
+        leaves = run.leaves(self.params)
+        images = blockwise.prepare(self.images, self.resolution, jnp.float32)
+        passed = run.forward(run.plan(arch, mode), leaves, images, key=key, stats=stats)
+        zero = jax.tree.map(jnp.zeros_like, leaves)
+        sums = run.backward(passed, self.weighted(passed.logits), {}, zero)
+        return output, run.tree(sums)
 
     def boxes(self, arch: Any) -> Any:
         """1 inside what a concrete arch uses of the shared parameters, 0 outside."""
@@ -87,6 +107,7 @@ STRATEGIES: dict[str, Any] = {
     "sliced": None,  # one program for each arch
     "masked": strategies.masked,
     "switched": strategies.switched,
+    "blockwise": None,  # one program for each kind of block
 }
 
 

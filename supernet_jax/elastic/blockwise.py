@@ -265,7 +265,7 @@ class Blockwise:
                 moments[name] = results.moments
             if plan.mode.gradient:
                 ran.append(Ran(operation, program, weights, given, inputs, kept))
-            for i in operation.inputs:
+            for i in set(operation.inputs):
                 if last[i] == place and i not in wanted:
                     del values[i]
         found = {name: values[wires.features[name]] for name in features}

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core
+import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from supernet_jax.elastic import elastic_block
@@ -108,8 +109,7 @@ def wired(space: Space, arch: Arch, images: Aval, resolution: int) -> Wiring:
 
 def _listed(traced: ClosedJaxpr) -> Wiring:
     jaxpr = traced.jaxpr
-    if traced.consts:
-        raise NotImplementedError("a topology with arrays of its own; make them a block's")
+    own = dict(zip(jaxpr.constvars, traced.consts, strict=True))  # arrays of the topology's own
     number: dict[Any, int] = {jaxpr.invars[0]: 0}
     values = [_aval(jaxpr.invars[0])]
     learned = [False]
@@ -130,12 +130,15 @@ def _listed(traced: ClosedJaxpr) -> Wiring:
             return
         made = [v for equation in waiting for v in equation.outvars]
         taken = [v for e in waiting for v in e.invars if isinstance(v, jax.extend.core.Var)]
-        inputs = [v for v in dict.fromkeys(taken) if v not in made]
-        inner = jax.extend.core.Jaxpr((), inputs, made, list(waiting))
-        closed = ClosedJaxpr(inner, ())
+        taken = [v for v in dict.fromkeys(taken) if v not in made]
+        inputs = [v for v in taken if v not in own]
+        arrays = [v for v in taken if v in own]
+        inner = jaxpr.replace(constvars=arrays, invars=inputs, outvars=made, eqns=list(waiting))
+        closed = ClosedJaxpr(inner, [own[v] for v in arrays])
+        text = f"{closed} {[np.asarray(own[v]).tobytes() for v in arrays]}"
         sources = tuple(number[v] for v in inputs)
         outputs = make(made, any(learned[i] for i in sources))
-        operations.append(Operation(None, 0, Between(str(closed), closed), sources, outputs))
+        operations.append(Operation(None, 0, Between(text, closed), sources, outputs))
         waiting.clear()
 
     for equation in jaxpr.eqns:

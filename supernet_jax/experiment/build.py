@@ -13,6 +13,7 @@ from supernet_jax.data import Dataset, augment
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.space import Space, geometry
 from supernet_jax.errors import LOG, UserError, near
+from supernet_jax.evaluation import costs
 from supernet_jax.evaluation.evaluate import EvaluationData, How
 from supernet_jax.experiment import augmentation, config, outside_teacher
 from supernet_jax.experiment.config import Config
@@ -147,7 +148,13 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         combine=_built("combine", settings, combine.Combine, **length),
         optimizer=_built("optimizer", settings, optax.GradientTransformation, steps=t.steps),
         augment=functools.partial(augmentation.augmented, d, prepare),
-        strategy=config.strategy(t.strategy, job="train", backend=jax.default_backend()),
+        strategy=config.strategy(
+            t.strategy,
+            job="train",
+            backend=jax.default_backend(),
+            work=t.batch * costs.union_macs(space),
+            devices=jax.device_count(),
+        ),
         seed=t.seed,
         dtype=config.dtype(t.dtype),
         ema_decay=t.ema,

@@ -170,25 +170,33 @@ SPACES: dict[str, Any] = {
     vars(kind)["name"]: kind() for kind in _dataclasses_of(spaces).values() if "name" in vars(kind)
 }
 FILES = "user files"  # in `config.json`, beside the fields of a `Config`
-# What is faster where, compilation included. On CPU masked candidates cost as much as switched
-# ones on digits and compile five times faster (benchmarks/train_step.py, evaluation.py). Other
-# backends: not yet measured, masked because it compiles fastest.
 STRATEGIES: dict[str, Strategy] = {
     "masked": strategies.masked,
     "switched": strategies.switched,
     "blockwise": blockwise.blockwise,
 }
-FASTEST: dict[str, dict[str, Strategy]] = {
-    "cpu": {"train": strategies.masked, "evaluate": strategies.masked},
-    "default": {"train": strategies.masked, "evaluate": strategies.masked},
-}
+# Multiply-adds of the largest subnet for a batch, forward, from which on a training step is faster
+# block by block on one CPU (benchmarks/train_step.py): on digits (4e7) it takes 1.07 of the masked
+# step's time, on cifar (2e9) 0.70, in AttentiveNAS at 128 px (2e10) 0.67. Below, programs for each
+# kind of block take longer to compile than they save. Other devices launch programs at a price that
+# is not yet measured.
+BLOCKWISE_WORK = 5e8
 
 
-def strategy(name: str, *, job: str, backend: str) -> Strategy:
-    """The strategy for a job ("train" or "evaluate"); "auto" looks it up for the backend."""
-    if name == "auto":
-        return FASTEST.get(backend, FASTEST["default"])[job]
-    return STRATEGIES[name]
+def strategy(name: str, *, job: str, backend: str, work: float = 0.0, devices: int = 1) -> Strategy:
+    """The strategy for a job ("train" or "evaluate"); "auto" takes what is faster.
+
+    Args:
+        name: of a strategy, or "auto".
+        job: what it is for.
+        backend: of JAX.
+        work: multiply-adds of the largest subnet for a batch, forward.
+        devices: number.
+    """
+    if name != "auto":
+        return STRATEGIES[name]
+    pays = backend == "cpu" and devices == 1 and work >= BLOCKWISE_WORK
+    return blockwise.blockwise if job == "train" and pays else strategies.masked
 
 
 def name_of(strategy: Strategy) -> str:

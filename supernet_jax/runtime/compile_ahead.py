@@ -28,6 +28,11 @@ class Programs:
     def __len__(self) -> int:
         return len(self._made)
 
+    @property
+    def waiting(self) -> int:
+        """How many threads have still to begin with."""
+        return len(self._ahead.tasks)
+
     def get(self, key: Hashable, make: Make) -> Any:
         """The program of a key: compiled here and now unless a thread is at it already.
 
@@ -64,7 +69,7 @@ class _Ahead:
     """What threads have to do, and the threads; it knows no `Programs`, so that those can go."""
 
     def __init__(self) -> None:
-        self._tasks: collections.deque[Callable[[], Any]] = collections.deque()
+        self.tasks: collections.deque[Callable[[], Any]] = collections.deque()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
@@ -74,9 +79,9 @@ class _Ahead:
         with self._lock:
             for key, make in tasks:
                 # A context can be entered by one thread at a time.
-                self._tasks.append(functools.partial(context.copy().run, _made, made, key, make))
+                self.tasks.append(functools.partial(context.copy().run, _made, made, key, make))
             self._threads = [thread for thread in self._threads if thread.is_alive()]
-            for _ in range(min(WORKERS, len(self._tasks)) - len(self._threads)):
+            for _ in range(min(WORKERS, len(self.tasks)) - len(self._threads)):
                 thread = threading.Thread(target=self._work, name="compile", daemon=True)
                 self._threads.append(thread)
                 thread.start()
@@ -84,16 +89,16 @@ class _Ahead:
     def _work(self) -> None:
         while True:
             with self._lock:
-                if not self._tasks:
+                if not self.tasks:
                     self._threads.remove(threading.current_thread())
                     return
-                task = self._tasks.popleft()
+                task = self.tasks.popleft()
             task()
 
     def stop(self) -> None:
         """Drops what was not begun, and waits for what was."""
         with self._lock:
-            self._tasks.clear()
+            self.tasks.clear()
             threads = [t for t in self._threads if t is not threading.current_thread()]
         for thread in threads:
             thread.join()

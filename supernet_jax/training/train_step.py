@@ -274,13 +274,16 @@ class Step:
         one = jax.ShapeDtypeStruct((), jnp.float32)
         shape = (len(random),) if recipe.arch_shards == 1 else (len(random), recipe.arch_shards)
         arch = jax.tree.map(lambda _: jax.ShapeDtypeStruct(shape, jnp.int32), recipe.space.menu)
-        shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-        )
+        shapes = jax.tree.map(_shape, state)
         operands = shapes, shapes.params, dict.fromkeys(metrics, one), arch if random else None
         self.blockwise.run.programs.ahead(
             [(("finish", count), lambda: self.finish.lower(*operands, members=count).compile())]
         )
+
+
+def _shape(x: Array | np.ndarray) -> jax.ShapeDtypeStruct:
+    where = x.sharding if isinstance(x, jax.Array) else None
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
 
 def _begin(recipe: Recipe, state: State, batch: Batch) -> Given:

@@ -1,4 +1,4 @@
-"""The theorem: sliced, masked and switched are the same network, in every space."""
+"""The theorem: all strategies run the same network, in every space."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def test_strategies_agree(check: Any) -> None:
             traces = dict(check.traces)
         output, gradients = check.run("sliced", arch)
         boxes = check.boxes(arch)
-        for name in ("masked", "switched"):
+        for name in ("masked", "switched", "blockwise"):
             other, others_gradients = check.run(name, arch)
             assert largest_difference(other.logits, output.logits) < TOLERANCE
             assert largest_difference(other.moments, output.moments) < TOLERANCE
@@ -87,7 +87,7 @@ def test_strategies_agree_on_calibrated_statistics_and_dropout() -> None:
         output, gradients = check.run("sliced", arch, stats=stats, key=check.key)
         plain = masked(check.params, traced, stats)
         assert largest_difference(output.logits, plain.logits) > 0.01, "dropout does nothing"
-        for name in ("masked", "switched"):
+        for name in ("masked", "switched", "blockwise"):
             other, others_gradients = check.run(name, arch, stats=stats, key=check.key)
             assert largest_difference(other.logits, output.logits) < TOLERANCE
             assert global_difference(others_gradients, gradients) < TOLERANCE
