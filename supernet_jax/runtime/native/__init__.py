@@ -161,9 +161,12 @@ def _load(path: pathlib.Path) -> bool:
 def handle() -> ctypes.CDLL | None:
     """The library, for calls that XLA has no part in; None where it is not built or left aside."""
     path = library()
-    if os.environ.get(SWITCH) == "0" or path is None or not path.exists() or not _is_whole(path):
+    if os.environ.get(SWITCH) == "0" or path is None:
         return None
-    return ctypes.CDLL(str(path))
+    try:
+        return ctypes.CDLL(str(path)) if _is_whole(path) else None
+    except (UserError, OSError):  # `available` says so where it matters more
+        return None
 
 
 def available() -> str:
