@@ -1,4 +1,4 @@
-"""Image files on the host: decoded by Pillow, and brought to one size.
+"""Image files on the host: decoded, and brought to one size, as Pillow does it.
 
 Shapes: N images of a part, H x W pixels of C channels (1 for grey).
 """
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 
+from supernet_jax.data import jpeg
 from supernet_jax.errors import UserError
 
 GREY, COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "CMYK", "YCbCr")  # Pillow's 8-bit modes
@@ -256,16 +257,23 @@ def decode_one(
         uint8 [H, W] or [H, W, 3].
     """
     try:
-        with Image.open(item.file) as image:
+        content = item.file.read_bytes() if isinstance(item.file, Path) else item.file.getvalue()
+        with Image.open(io.BytesIO(content)) as image:
             if image.mode not in GREY + COLOUR:
                 return f"{item.where} (pixels of mode {image.mode}, not of 8 bits)"
             mode = mode or ("L" if image.mode in GREY else "RGB")
             odd: list[Odd] = ["large"] * (image.width * image.height > LARGE)
-            noted = _orientation(image)
+            noted = _orientation(image) if how.upright or seen is not None else 1
             odd += ["rotated"] * (noted != 1)
             turn = TURNS.get(noted) if how.upright else None
             sides = image.size[::-1] if how.upright and noted >= 5 else image.size
             place = None if size is None else _shrink(image, box(*sides), size)
+            if size is not None and place is not None and mode == "RGB" and turn is None:
+                square = jpeg.square(content, image, place, size)
+                if square is not None:
+                    if seen is not None:
+                        seen += odd
+                    return square
             if _has_transparency(image):
                 plain, through = _laid_over(image, how.background)
                 odd += ["transparent"] * through

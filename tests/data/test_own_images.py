@@ -103,16 +103,16 @@ def test_why_an_image_was_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     name = folder(tmp_path)
     closed, gone, empty = (tmp_path / f"train/cat/{i}.png" for i in (1, 2, 3))
     empty.write_bytes(b"")
-    opened = Image.open
+    read_bytes = Path.read_bytes
 
-    def read(file: object) -> Image.Image:
+    def read(file: Path) -> bytes:
         if file == closed:
             raise PermissionError(13, "Permission denied", str(file))
         if file == gone:
             raise FileNotFoundError(2, "No such file or directory", str(file))
-        return opened(file)
+        return read_bytes(file)
 
-    monkeypatch.setattr(Image, "open", read)
+    monkeypatch.setattr(Path, "read_bytes", read)
     message = refused(name)
     assert f"{closed} (not readable by this user)" in message
     assert f"{gone} (there is no such file)" in message

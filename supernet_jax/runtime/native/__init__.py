@@ -30,7 +30,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.storage import files
 
 Array = jax.Array
-UNITS = ("depthwise.cc", "norm.cc")
+UNITS = ("depthwise.cc", "norm.cc", "resize.cc")
 SOURCES = (*UNITS, "common.h", "depthwise.inc", "lanes.inc", "norm.inc")
 SWITCH = "SUPERNET_NATIVE"  # environment variable: 0 leaves the kernels aside
 KERNELS = (1, 3, 5, 7)  # sizes that are compiled
@@ -155,6 +155,18 @@ def _load(path: pathlib.Path) -> bool:
     for name, symbol in _TARGETS.items():
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handle[symbol]), platform="cpu")
     return True
+
+
+@functools.cache
+def handle() -> ctypes.CDLL | None:
+    """The library, for calls that XLA has no part in; None where it is not built or left aside."""
+    path = library()
+    if os.environ.get(SWITCH) == "0" or path is None:
+        return None
+    try:
+        return ctypes.CDLL(str(path)) if _is_whole(path) else None
+    except (UserError, OSError):  # `available` says so where it matters more
+        return None
 
 
 def available() -> str:
