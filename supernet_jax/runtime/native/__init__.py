@@ -1,23 +1,17 @@
-"""Compiled kernels for CPU, optional: built from source on the machine that runs them.
+"""Compiled kernels for CPU, called through XLA's FFI.
 
 XLA has no good depthwise convolution on CPU (see `nn.depthwise`); the one here is several times
 faster, its gradient ten times and more. The passes of normalisation with swish (`nn.batch_norm`)
-take half of XLA's time here. `supernet native` builds them, with any C++17 compiler; where they
-were not built, everything works as well, slower. On other backends they are never used.
+take half of XLA's time here. Their library is built with the package (`build`). Where it was not,
+for want of a compiler, everything works as well, slower. On other backends they are never used.
 """
 
 import contextlib
 import contextvars
 import ctypes
 import functools
-import hashlib
-import importlib.metadata
 import logging
 import os
-import pathlib
-import shlex
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,12 +20,9 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.errors import UserError
-from supernet_jax.storage import files
+from supernet_jax.runtime.native import build
 
 Array = jax.Array
-UNITS = ("depthwise.cc", "norm.cc")
-SOURCES = (*UNITS, "common.h", "depthwise.inc", "lanes.inc", "norm.inc")
 SWITCH = "SUPERNET_NATIVE"  # environment variable: 0 leaves the kernels aside
 KERNELS = (1, 3, 5, 7)  # sizes that are compiled
 _aside = contextvars.ContextVar("aside", default=False)
@@ -46,126 +37,33 @@ _TARGETS = {
 
 
 @functools.cache
-def library(cache: pathlib.Path | None = None) -> pathlib.Path | None:
-    """Where the built library lies: another file for every version of the sources and of jaxlib.
-
-    None where there is no place to keep it.
-    """
-    kept = cache_folder()
-    if cache is None and kept is not None:
-        cache = kept / "native"
-    if cache is None:
-        return None
-    folder = pathlib.Path(__file__).parent
-    digest = hashlib.sha256(importlib.metadata.version("jaxlib").encode())
-    for name in SOURCES:
-        digest.update((folder / name).read_bytes())
-    return cache / f"kernels-{digest.hexdigest()[:16]}.so"
-
-
-def cache_folder() -> pathlib.Path | None:
-    """Where files that can be made again are kept between runs.
-
-    None where that is not known: without HOME and XDG_CACHE_HOME, for a user without a name.
-    """
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(root):  # others are to be ignored
-        return pathlib.Path(root) / "supernet_jax"
-    try:
-        return pathlib.Path.home() / ".cache" / "supernet_jax"
-    except RuntimeError:
-        return None
-
-
-def build(cache: pathlib.Path | None = None) -> pathlib.Path:
-    """Compiles the kernels, unless a whole library is there, and returns the library.
-
-    The compiler is that of the environment variable CXX, or else `c++`. Nothing is tuned to the
-    machine that compiles: several instruction sets are in the library, and no rule of float32
-    arithmetic is relaxed.
-
-    Raises:
-        UserError: there is no compiler, or it fails, or there is no place to keep the library.
-    """
-    target = library(cache)
-    if target is None:
-        raise UserError(
-            "there is no folder to keep the kernels in, since HOME is not set; name one in the "
-            "environment variable XDG_CACHE_HOME"
-        )
-    if _is_whole(target):
-        return target
-    compiler = os.environ.get("CXX") or "c++"
-    folder = pathlib.Path(__file__).parent
-    sources = [str(folder / name) for name in UNITS]
-    options = ["-std=c++17", "-O3", "-w", "-fPIC", "-shared", f"-I{jax.ffi.include_dir()}"]
-    with tempfile.TemporaryDirectory() as made_in:
-        made = pathlib.Path(made_in) / target.name
-        command = [*shlex.split(compiler), *options, *sources, "-o", str(made)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
-        except OSError as error:
-            raise UserError(
-                f"there is no C++ compiler {compiler!r} ({error.strerror}); install one (Debian: "
-                "apt install g++, macOS: xcode-select --install), or name yours in the environment "
-                "variable CXX"
-            ) from None
-        except subprocess.CalledProcessError as error:
-            lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
-            said = next((line for line in lines if "error" in line.lower()), lines[-1])
-            raise UserError(
-                f"{compiler} cannot compile {folder} ({said[:300]}); name another compiler in the "
-                "environment variable CXX"
-            ) from None
-        content = made.read_bytes()
-    files.write_bytes(target, lambda file: file.write(content))
-    files.write_text(_checksum(target), hashlib.sha256(content).hexdigest())
-    return target
-
-
-def _checksum(library: pathlib.Path) -> pathlib.Path:
-    return library.with_suffix(".sha256")
-
-
-def _is_whole(library: pathlib.Path) -> bool:
-    """Whether it is what was built: a part of one ends the process when it is loaded.
-
-    Raises:
-        UserError: it is there, but cannot be read.
-    """
-    if not (library.exists() and _checksum(library).exists()):
+def _load() -> bool:
+    """Makes the kernels known to XLA, once; says so, once, if they cannot be used."""
+    if not build.LIBRARY.exists():
         return False
+    jax.extend.backend.backends()  # before them, XLA would only note what it is given
     try:
-        content = library.read_bytes()
-    except OSError as error:
-        raise files.unreadable(library, error) from error
-    return hashlib.sha256(content).hexdigest() == files.read_text(_checksum(library))
-
-
-@functools.cache
-def _load(path: pathlib.Path) -> bool:
-    """Makes the kernels of a library known to XLA, once; says so, once, if it cannot be used."""
-    try:
-        if not _is_whole(path):
-            raise UserError(f"{path} was cut short; supernet native builds it again")
-        handle = ctypes.CDLL(str(path))
-    except (UserError, OSError) as error:
+        handle = ctypes.CDLL(str(build.LIBRARY))
+        made_of = ctypes.string_at(handle["supernet_sources"]).decode()
+        if build.digest() != made_of:
+            raise OSError(f"{build.LIBRARY} was built from other sources; install again")
+        for name, symbol in _TARGETS.items():
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handle[symbol]), platform="cpu")
+    except (OSError, AttributeError, jax.errors.JaxRuntimeError) as error:
+        # XLA refuses a library of an interface that it does not know.
         logging.getLogger(__name__).warning("going on without compiled kernels: %s", error)
         return False
-    for name, symbol in _TARGETS.items():
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handle[symbol]), platform="cpu")
     return True
 
 
-def available() -> str:
-    """The kernels that what is traced now may call, by the name of their library; "" for none.
+def available() -> bool:
+    """Whether what is traced now may call the kernels.
 
     XLA knows them afterwards, so that programs which call them can be loaded.
     """
     if _aside.get() or os.environ.get(SWITCH) == "0" or jax.device_count() > 1:
-        return ""
-    path = library()
-    return path.name if path is not None and os.path.exists(path) and _load(path) else ""
+        return False
+    return _load()
 
 
 def only_cpu() -> bool:
@@ -197,7 +95,7 @@ def takes_norm(x: Array) -> bool:
 
     A program over several devices is left to XLA, which cannot split a foreign kernel.
     """
-    return x.dtype == jnp.float32 and available() != ""
+    return x.dtype == jnp.float32 and available()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
