@@ -20,7 +20,8 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.runtime.native import build
+from supernet_jax.runtime.native import build, devices
+from supernet_jax.runtime.native.devices import SPLIT, WHOLE, Parts
 
 Array = jax.Array
 SWITCH = "SUPERNET_NATIVE"  # environment variable: 0 leaves the kernels aside
@@ -33,6 +34,9 @@ _TARGETS = {
     "supernet_norm_batch": "NormBatch",
     "supernet_norm_given": "NormGiven",
     "supernet_norm_gradient": "NormBatchGradient",
+    "supernet_norm_part_moments": "NormPartMoments",
+    "supernet_norm_part_sums": "NormPartSums",
+    "supernet_norm_part_gradient": "NormPartGradient",
 }
 
 
@@ -61,9 +65,7 @@ def available() -> bool:
 
     XLA knows them afterwards, so that programs which call them can be loaded.
     """
-    if _aside.get() or os.environ.get(SWITCH) == "0" or jax.device_count() > 1:
-        return False
-    return _load()
+    return not _aside.get() and os.environ.get(SWITCH) != "0" and _load()
 
 
 def only_cpu() -> bool:
@@ -90,20 +92,22 @@ def takes(x: Array, kernel: Array) -> bool:
 
 
 def takes_norm(x: Array) -> bool:
-    """Whether the passes of normalisation can and should run: built, switched on, one device,
-    float32.
-
-    A program over several devices is left to XLA, which cannot split a foreign kernel.
+    """Whether the passes of normalisation can and should run: float32, where there are kernels, and
+    where the devices of the program are known (`devices.can_run`).
     """
-    return x.dtype == jnp.float32 and available()
+    return x.dtype == jnp.float32 and devices.can_run(x) and available()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(x: Array, kernel: Array, stride: int) -> Array:
     """As `layers.depthwise`: float32 `[B, H, W, C]` and `[k, k, 1, C]`, k of `KERNELS`."""
-    b, h, w, c = x.shape
-    shape = (b, -(-h // stride), -(-w // stride), c)
-    return _call("supernet_depthwise", shape, x, kernel, stride=np.int64(stride))
+
+    def run(_: Parts, x: Array, kernel: Array) -> Array:
+        b, h, w, c = x.shape
+        shape = (b, -(-h // stride), -(-w // stride), c)
+        return _call("supernet_depthwise", shape, x, kernel, stride=np.int64(stride))
+
+    return devices.on_parts(run, x, x, kernel, places=(SPLIT, WHOLE), out=SPLIT)
 
 
 def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -111,12 +115,14 @@ def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, 
 
 
 def _backward(stride: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
-    name, step = "supernet_depthwise", np.int64(stride)
-    return (
-        _call(f"{name}_input_gradient", x.shape, gradient, kernel, stride=step),
-        _call(f"{name}_kernel_gradient", kernel.shape, x, gradient, stride=step),
-    )
+    def run(parts: Parts, x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        name, step = "supernet_depthwise", np.int64(stride)
+        by_x = _call(f"{name}_input_gradient", x.shape, gradient, kernel, stride=step)
+        by_kernel = _call(f"{name}_kernel_gradient", kernel.shape, x, gradient, stride=step)
+        return by_x, parts.total(by_kernel)
+
+    operands, places = (*residuals, gradient), (SPLIT, WHOLE, SPLIT)
+    return devices.on_parts(run, residuals[0], *operands, places=places, out=(SPLIT, WHOLE))
 
 
 depthwise.defvjp(_forward, _backward)
@@ -125,10 +131,21 @@ depthwise.defvjp(_forward, _backward)
 def norm_batch(
     x: Array, scale: Array, bias: Array, *, swish: bool, epsilon: np.float32
 ) -> tuple[Array, Array, Array]:
-    """See `norm.Operations`; all three are for float32."""
-    shapes = [x.shape, x.shape[-1:], x.shape[-1:]]
+    """See `batch_norm.Operations`; all three are for float32."""
     how = {"swish": swish, "epsilon": epsilon}
-    return tuple(_call("supernet_norm_batch", shapes, x, scale, bias, **how))
+
+    def run(parts: Parts, x: Array, scale: Array, bias: Array) -> Any:
+        vectors = [x.shape[-1:]] * 2
+        if parts.number == 1:
+            return tuple(_call("supernet_norm_batch", [x.shape, *vectors], x, scale, bias, **how))
+        own_mean, own_variance = _call("supernet_norm_part_moments", vectors, x)
+        mean = parts.total(own_mean) / parts.number
+        variance = parts.total(own_variance + jnp.square(own_mean - mean)) / parts.number
+        given = (x, mean, variance, scale, bias)
+        return _call("supernet_norm_given", x.shape, *given, **how), mean, variance
+
+    places, out = (SPLIT, WHOLE, WHOLE), (SPLIT, WHOLE, WHOLE)
+    return devices.on_parts(run, x, x, scale, bias, places=places, out=out)
 
 
 def norm_given(
@@ -141,17 +158,49 @@ def norm_given(
     swish: bool,
     epsilon: np.float32,
 ) -> Array:
-    """See `norm.Operations`."""
-    operands, how = (x, mean, variance, scale, bias), {"swish": swish, "epsilon": epsilon}
-    return _call("supernet_norm_given", x.shape, *operands, **how)
+    """See `batch_norm.Operations`."""
+
+    def run(_: Parts, x: Array, *vectors: Array) -> Array:
+        how = {"swish": swish, "epsilon": epsilon}
+        return _call("supernet_norm_given", x.shape, x, *vectors, **how)
+
+    vectors = (mean, variance, scale, bias)
+    return devices.on_parts(run, x, x, *vectors, places=(SPLIT, *[WHOLE] * 4), out=SPLIT)
 
 
 def norm_gradient(
-    g: Array, x: Array, *vectors: Array, swish: bool, epsilon: np.float32
+    g: Array,
+    x: Array,
+    mean: Array,
+    variance: Array,
+    scale: Array,
+    bias: Array,
+    of_mean: Array,
+    of_variance: Array,
+    *,
+    swish: bool,
+    epsilon: np.float32,
 ) -> tuple[Array, Array, Array]:
-    """See `norm.Operations`."""
-    shapes, how = [x.shape, x.shape[-1:], x.shape[-1:]], {"swish": swish, "epsilon": epsilon}
-    return tuple(_call("supernet_norm_gradient", shapes, g, x, *vectors, **how))
+    """See `batch_norm.Operations`."""
+
+    def run(parts: Parts, g: Array, x: Array, *vectors: Array) -> Any:
+        of_channels = [x.shape[-1:]] * 2
+        if parts.number == 1:
+            shapes, how = [x.shape, *of_channels], {"swish": swish, "epsilon": epsilon}
+            return tuple(_call("supernet_norm_gradient", shapes, g, x, *vectors, **how))
+        mean, variance, scale, bias, of_mean, of_variance = vectors
+        inverse, n = jax.lax.rsqrt(variance + epsilon), parts.number * (x.size // x.shape[-1])
+        factor = inverse * scale
+        sums = _call("supernet_norm_part_sums", of_channels, g, x, mean, factor, bias, swish=swish)
+        total, along = map(parts.total, sums)
+        slope = 2 / n * (of_variance - 0.5 * factor * jnp.square(inverse) * along)
+        given = (g, x, mean, factor, bias, slope, (of_mean - factor * total) / n)
+        by_x = _call("supernet_norm_part_gradient", x.shape, *given, swish=swish)
+        return by_x, inverse * along, total
+
+    vectors = (mean, variance, scale, bias, of_mean, of_variance)
+    places, out = (SPLIT, SPLIT, *[WHOLE] * 6), (SPLIT, WHOLE, WHOLE)
+    return devices.on_parts(run, x, g, x, *vectors, places=places, out=out)
 
 
 def _call(name: str, shapes: Any, *operands: Array, **attributes: Any) -> Any:
