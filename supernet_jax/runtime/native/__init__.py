@@ -95,7 +95,7 @@ def takes_norm(x: Array) -> bool:
     """Whether the passes of normalisation can and should run: float32, where there are kernels, and
     where the devices of the program are known (`devices.can_run`).
     """
-    return x.dtype == jnp.float32 and devices.can_run(x) and available()
+    return x.dtype == jnp.float32 and available() and devices.can_run(x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
