@@ -209,6 +209,9 @@ def test_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not native.takes(x, jnp.zeros((9, 9, 1, 8)))
     with native.aside():
         assert which() == (False, False)
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "default_backend", lambda: "gpu")
+        assert which() == (False, False)
     monkeypatch.setenv(native.SWITCH, "0")
     assert which() == (False, False)
 

@@ -3,7 +3,8 @@
 XLA has no good depthwise convolution on CPU (see `nn.depthwise`); the one here is several times
 faster, its gradient ten times and more. The passes of normalisation with swish (`nn.batch_norm`)
 take half of XLA's time here. Their library is built with the package (`build`). Where it was not,
-for want of a compiler, everything works as well, slower. On other backends they are never used.
+for want of a compiler, everything works as well, slower. They are not used where JAX's default
+backend is another than CPU.
 """
 
 import contextlib
@@ -61,11 +62,14 @@ def _load() -> bool:
 
 
 def available() -> bool:
-    """Whether what is traced now may call the kernels.
+    """Whether what is traced now may call the kernels: not where JAX's default is another backend,
+    whose programs would be traced for CPU in vain.
 
     XLA knows them afterwards, so that programs which call them can be loaded.
     """
-    return not _aside.get() and os.environ.get(SWITCH) != "0" and _load()
+    if _aside.get() or os.environ.get(SWITCH) == "0":
+        return False
+    return jax.default_backend() == "cpu" and _load()
 
 
 def only_cpu() -> bool:
