@@ -212,8 +212,9 @@ def test_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(jax, "default_backend", lambda: "gpu")
         assert which() == (False, False)
+    assert native.handle() is not None
     monkeypatch.setenv(native.SWITCH, "0")
-    assert which() == (False, False)
+    assert which() == (False, False) and native.handle() is None
 
 
 @pytest.mark.usefixtures("used")
@@ -234,7 +235,9 @@ def test_a_library_that_cannot_be_used(
             "framework's API version (0.0)."
         )
 
-    monkeypatch.setattr(native, "_load", functools.cache(native._load.__wrapped__))
+    for cached in ("_load", "_library"):
+        fresh = functools.cache(getattr(native, cached).__wrapped__)
+        monkeypatch.setattr(native, cached, fresh)
     if fault == "absent":
         monkeypatch.setattr(build, "LIBRARY", tmp_path / "kernels.so")
     elif fault == "other sources":
@@ -245,6 +248,7 @@ def test_a_library_that_cannot_be_used(
         (tmp_path / "kernels.so").touch()
         monkeypatch.setattr(build, "LIBRARY", tmp_path / "kernels.so")
     assert not native.available() and not native.available()
+    assert (native.handle() is None) == (fault != "other interface")
     assert len(caplog.messages) == (fault in said)
     assert re.search(said.get(fault, "^$"), caplog.text)
 

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from supernet_jax.nn import batch_norm, depthwise
 from supernet_jax.runtime import native
+from supernet_jax.runtime.native import devices
 
 Array = jax.Array
 pytestmark = pytest.mark.skipif(
@@ -160,6 +161,7 @@ def test_devices_that_kernels_are_not_for() -> None:
         return native.takes_norm(jax.device_put(x, NamedSharding(mesh, PartitionSpec())))
 
     assert not native.takes_norm(x)
+    assert devices.parts_of(placed(mesh_of(data=4, model=2))[0]) == 4
     assert on(mesh_of(data=1)) and on(mesh_of(data=2)) and on(mesh_of(data=3, model=2))
     assert not on(mesh_of(data=4)) and not on(mesh_of(model=2))
     kinds = (AxisType.Explicit,)

@@ -42,23 +42,45 @@ _TARGETS = {
 
 
 @functools.cache
-def _load() -> bool:
-    """Makes the kernels known to XLA, once; says so, once, if they cannot be used."""
+def _library() -> ctypes.CDLL | None:
+    """What was built with the package, if anything was; says so, once, if it cannot be used."""
     if not build.LIBRARY.exists():
+        return None
+    try:
+        library = ctypes.CDLL(str(build.LIBRARY))
+        made_of = ctypes.string_at(library["supernet_sources"]).decode()
+        if made_of == build.digest():
+            return library
+        why: Any = f"{build.LIBRARY} was built from other sources; install again"
+    except (OSError, AttributeError) as error:
+        why = error
+    _left_aside(why)
+    return None
+
+
+@functools.cache
+def _load() -> bool:
+    """Makes the kernels known to XLA, once."""
+    library = _library()
+    if library is None:
         return False
     jax.extend.backend.backends()  # before them, XLA would only note what it is given
     try:
-        handle = ctypes.CDLL(str(build.LIBRARY))
-        made_of = ctypes.string_at(handle["supernet_sources"]).decode()
-        if build.digest() != made_of:
-            raise OSError(f"{build.LIBRARY} was built from other sources; install again")
         for name, symbol in _TARGETS.items():
-            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handle[symbol]), platform="cpu")
-    except (OSError, AttributeError, jax.errors.JaxRuntimeError) as error:
-        # XLA refuses a library of an interface that it does not know.
-        logging.getLogger(__name__).warning("going on without compiled kernels: %s", error)
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(library[symbol]), platform="cpu")
+    except jax.errors.JaxRuntimeError as error:  # the library is of another version of the FFI
+        _left_aside(error)
         return False
     return True
+
+
+def _left_aside(why: object) -> None:
+    logging.getLogger(__name__).warning("going on without compiled kernels: %s", why)
+
+
+def handle() -> ctypes.CDLL | None:
+    """The library, for calls that XLA has no part in; None where there is none to use."""
+    return None if os.environ.get(SWITCH) == "0" else _library()
 
 
 def available() -> bool:
@@ -97,9 +119,9 @@ def takes(x: Array, kernel: Array) -> bool:
 
 def takes_norm(x: Array) -> bool:
     """Whether the passes of normalisation can and should run: float32, where there are kernels, and
-    where the devices of the program are known (`devices.can_run`).
+    where the devices of the program are known (`devices.parts_of`).
     """
-    return x.dtype == jnp.float32 and available() and devices.can_run(x)
+    return x.dtype == jnp.float32 and available() and devices.parts_of(x) > 0
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

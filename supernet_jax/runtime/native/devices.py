@@ -31,8 +31,8 @@ class Parts(NamedTuple):
 WHOLE_BATCH = Parts(1, lambda array: array)
 
 
-def can_run(x: Array) -> bool:
-    """Whether `on_parts` can run something on the batch `x`, `[B, ...]`.
+def parts_of(x: Array) -> int:
+    """In how many parts `on_parts` takes the batch `x`, `[B, ...]`; 0 where it cannot.
 
     It cannot where nothing says on how many of several devices the program will run; on a mesh
     without an axis `data`, or whose axes are `AxisType.Explicit`; and where that axis does not
@@ -40,11 +40,13 @@ def can_run(x: Array) -> bool:
     """
     mesh = _mesh(x)
     if mesh.empty:
-        return jax.device_count() == 1
+        return int(jax.device_count() == 1)
     axes = _by_compiler(mesh)
     if AxisType.Explicit in mesh.axis_types:
-        return False
-    return mesh.size == 1 or not axes or (AXIS in axes and x.shape[0] % mesh.shape[AXIS] == 0)
+        return 0
+    if mesh.size == 1 or not axes:
+        return 1
+    return mesh.shape[AXIS] if AXIS in axes and x.shape[0] % mesh.shape[AXIS] == 0 else 0
 
 
 def on_parts(
