@@ -18,7 +18,7 @@ import tempfile
 FOLDER = pathlib.Path(__file__).resolve().parent
 LIBRARY = FOLDER / "kernels.so"
 HEADERS = FOLDER.parents[2] / "third_party"  # XLA's, of a source tree
-OPTIONS = ("-std=c++17", "-O3", "-w", "-fPIC")
+OPTIONS = ("-std=c++17", "-O3", "-w", "-fPIC", "-pthread")
 
 
 def sources() -> list[pathlib.Path]:
