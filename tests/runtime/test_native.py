@@ -209,6 +209,12 @@ def test_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not native.takes(x, jnp.zeros((9, 9, 1, 8)))
     with native.aside():
         assert which() == (False, False)
+    # What was traced before is not found where the kernels are left aside.
+    jitted = jax.jit(lambda x: depthwise.depthwise(x, kernel, 1))
+    texts = [jitted.lower(x).as_text()]
+    with native.aside():
+        texts.append(jitted.lower(x).as_text())
+    assert ["supernet_depthwise" in text for text in texts] == [True, False]
     with monkeypatch.context() as patched:
         patched.setattr(jax, "default_backend", lambda: "gpu")
         assert which() == (False, False)

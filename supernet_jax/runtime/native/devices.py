@@ -44,7 +44,7 @@ def parts_of(x: Array) -> int:
     axes = _by_compiler(mesh)
     if AxisType.Explicit in mesh.axis_types:
         return 0
-    if mesh.size == 1 or not axes:
+    if not axes:
         return 1
     return mesh.shape[AXIS] if AXIS in axes and x.shape[0] % mesh.shape[AXIS] == 0 else 0
 
@@ -65,7 +65,7 @@ def on_parts(
     """
     mesh = _mesh(x)
     axes = _by_compiler(mesh)
-    if mesh.empty or mesh.size == 1 or not axes:
+    if not axes:
         return run(WHOLE_BATCH, *operands)
     parts = Parts(mesh.shape[AXIS], lambda array: jax.lax.psum(array, AXIS))
 
@@ -83,6 +83,6 @@ def _mesh(x: Array) -> AbstractMesh:
 
 
 def _by_compiler(mesh: AbstractMesh) -> set[str]:
-    """The axes over which the compiler splits arrays, rather than the program."""
+    """The axes over which the compiler may split arrays, rather than the program."""
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return {name for name, kind in kinds if kind == AxisType.Auto}
+    return {name for name, kind in kinds if kind == AxisType.Auto and mesh.shape[name] > 1}
