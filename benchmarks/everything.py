@@ -235,7 +235,7 @@ def write_tables(folder: pathlib.Path, found: Sequence[Job], ended: Sequence[End
         precision = settings.get("matmul_precision")
         about = f"{noted['seconds']:.0f} s in all; products of matrices at {precision} precision"
         if settings.get("kernels") == "native":
-            about += "; depthwise kernels of `supernet native`"
+            about += "; compiled kernels"
         if settings.get("flags"):
             about += f"; XLA flags `{settings['flags']}`"
         parts += [f"## {job.name}", f"    {job.command}", about + ".", spaced(noted["printed"])]

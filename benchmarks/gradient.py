@@ -5,7 +5,7 @@
 
 Each variant has a process of its own, with nothing in any cache:
 
-- largest: the largest subnet, sliced; on CPU also without the kernels of `supernet native`;
+- largest: the largest subnet, sliced; on CPU also without the compiled kernels;
 - masked: a random arch; "in loops" runs blocks that are alike in one loop, which is not done;
 - switched: a random arch; "forward" without gradient, which is what evaluation runs; "unrolled" as
   a topology of the user's own, which has no loops.

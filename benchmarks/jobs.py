@@ -73,7 +73,9 @@ def quick_jobs(backend: str) -> list[Job]:
     """Everything in its quick form."""
     scripts = ("train_step", "evaluation", "compile", "gradient", "memory", "pointwise")
     scripts += ("norm", "profile_step", "costs", "data", "racing")
-    scripts += ("scaling", "export", "extraction") if backend == "cpu" else ("gpu_program",)
+    scripts += (
+        ("kernels", "scaling", "export", "extraction") if backend == "cpu" else ("gpu_program",)
+    )
     tuned = ("train_step", "evaluation")
     return [Job(name, name, ("--quick",), 1, name in tuned) for name in scripts]
 
@@ -93,6 +95,7 @@ def cpu_jobs() -> list[Job]:
         Job("profile", "profile_step", large, 3),
         Job("pointwise", "pointwise", (), 1),
         Job("norm", "norm", (), 1),
+        Job("kernels", "kernels", (), 1),
         Job("costs", "costs", (), 1),
         Job("data", "data", (), 3),
         Job("scaling", "scaling", ("--rounds", "3"), 4),

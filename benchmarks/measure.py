@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Choice
@@ -169,8 +168,8 @@ def write(path: pathlib.Path | None, figures: Any) -> None:
     if path is not None:
         flags = os.environ.get("XLA_FLAGS", "").strip()
         precision = jax.config.jax_default_matmul_precision or "default"
-        has_kernels = native.takes(jnp.zeros((1, 1, 1, 1)), jnp.zeros((3, 3, 1, 1)))
-        kernels = "native" if jax.default_backend() == "cpu" and has_kernels else "xla"
+        has_kernels = jax.default_backend() == "cpu" and native.available()
+        kernels = "native" if has_kernels else "xla"
         settings = {"flags": flags, "matmul_precision": precision, "kernels": kernels}
         noted = {"machine": hardware.describe(), "settings": settings, "figures": figures}
         path.write_text(json.dumps(noted, indent=1) + "\n", encoding="utf-8")

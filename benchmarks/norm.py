@@ -4,7 +4,7 @@
     python benchmarks/norm.py --json norm.json
 
 In turn: the formula under autodiff, the operation with its own gradient by XLA, and, on one CPU
-device after `supernet native`, the same by the compiled kernels.
+device, the same by the compiled kernels.
 """
 
 import functools

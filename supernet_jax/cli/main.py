@@ -38,7 +38,6 @@ COMMANDS = {
     "extract": "take subnets out as ordinary networks",
     "import": "make a run of weights that were trained elsewhere",
     "report": "write one HTML file about a run: training, front, networks",
-    "native": "build faster kernels for this machine's CPU (optional)",
     "quickstart": "do all of it on 8x8 digits, in three minutes",
 }
 

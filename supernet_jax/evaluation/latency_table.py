@@ -62,8 +62,8 @@ class Conditions:
         batch: images per call.
         dtype: of weights and activations.
         engine: what runs the networks: "jit", or another runtime and its version.
-        kernels: "native" where those of `supernet native` are used, else "xla". This and what
-            follows of JAX is empty where another runtime runs.
+        kernels: "native" where the compiled ones of `runtime.native` are used, else "xla". This
+            and what follows of JAX is empty where another runtime runs.
         processor, cores, system: of the machine.
         backend, device: kind of the device, as JAX names it.
         jax, jaxlib: versions.

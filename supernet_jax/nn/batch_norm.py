@@ -7,8 +7,8 @@ then the input's gradient. With
     z = (x - mean) * factor + bias,   factor = scale / sqrt(variance + EPSILON),   y = z or swish(z)
 
 and `inner` the gradient with respect to z, the sums are of `inner` and of `inner * (x - mean)`
-(arXiv 1502.03167, section 3). On CPU the compiled kernels of `native` do all of it if they were
-built.
+(arXiv 1502.03167, section 3). On CPU the compiled kernels of `native` do all of it where
+there are any.
 
 Images are `[..., C]`, all other arrays `[C]`.
 """

@@ -15,8 +15,9 @@ Array = jax.Array
 def depthwise(x: Array, kernel: Array, stride: int) -> Array:
     """Depthwise convolution, symmetric padding `k // 2`.
 
-    On CPU the compiled kernel of `native` if it was built, or else a sum of k x k shifted products
-    with a gradient of its own: XLA's convolution is 14 to 85 times slower than PyTorch's there.
+    On CPU the compiled kernel of `native` where there is one, or else a sum of k x k shifted
+    products with a gradient of its own: XLA's convolution is 14 to 85 times slower than PyTorch's
+    there.
 
     Args:
         x: `[B, H, W, C]`.

@@ -14,9 +14,21 @@ from typing import Any
 
 import jax
 
-from supernet_jax.runtime import native
-
 MIN_SECONDS = 0.05  # a program that compiles in less time is not worth a file
+
+
+def cache_folder() -> pathlib.Path | None:
+    """Where files that can be made again are kept between runs.
+
+    None where that is not known: without HOME and XDG_CACHE_HOME, for a user without a name.
+    """
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(root):  # others are to be ignored
+        return pathlib.Path(root) / "supernet_jax"
+    try:
+        return pathlib.Path.home() / ".cache" / "supernet_jax"
+    except RuntimeError:
+        return None
 
 
 @functools.cache
@@ -35,7 +47,7 @@ def enable() -> None:
     warnings.filterwarnings("ignore", message=".*persistent compilation cache entry")
     where: str | None = config.jax_compilation_cache_dir
     if where is None:
-        own = native.cache_folder()
+        own = cache_folder()
         if own is None:
             _not_kept("HOME is not set")
             return

@@ -191,10 +191,8 @@ def test_kernels_of_this_machine_stay_out(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, variables, description = taken()
-    (tmp_path / "built.so").write_bytes(b"")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    monkeypatch.setattr(native, "library", lambda: tmp_path / "built.so")
-    monkeypatch.setattr(native, "_load", lambda path: True)
+    monkeypatch.setattr(native, "_load", lambda: True)
     images = np.zeros((1, SIZE, SIZE, 2), np.float32)
     assert native.takes_norm(images)
     stablehlo.write(tmp_path, Export(module, variables, description, (SIZE, SIZE), False))

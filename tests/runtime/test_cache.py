@@ -50,6 +50,18 @@ def fresh() -> Iterator[Any]:
     cache.enable.cache_clear()
 
 
+def test_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for named in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", named)
+        assert cache.cache_folder() == pathlib.Path("/home/somebody/.cache/supernet_jax")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a user without a name
+    assert cache.cache_folder() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache.cache_folder() == pathlib.Path("/caches/supernet_jax")
+
+
 def test_found_by_another_process(tmp_path: pathlib.Path) -> None:
     surroundings = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     surroundings |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -1,13 +1,14 @@
 """The compiled kernels give what XLA's convolution gives, and are used only where they can be."""
 
-import errno
 import functools
+import importlib.metadata
+import os
 import pathlib
-import pwd
 import re
 import shutil
 import subprocess
-from typing import Any, NoReturn
+import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,27 +17,33 @@ import numpy as np
 import pytest
 from jax import lax
 
-from supernet_jax.errors import UserError
 from supernet_jax.nn import batch_norm, depthwise
 from supernet_jax.runtime import native
+from supernet_jax.runtime.native import build
 
 Array = jax.Array
+ROOT = pathlib.Path(__file__).parents[2]
+WITHOUT = """
+import jax.numpy as jnp
+import supernet_jax
+from supernet_jax.nn import depthwise
+from supernet_jax.runtime import native
+y = depthwise.depthwise(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)), 1)
+print(supernet_jax.__file__, native.available(), "ok" if y[0, 1, 1, 0] == 9 else y)
+"""
 SHAPES = [(3, 9, 7, 25)]  # odd sizes; channels for vectors of 16, of 8, and alone
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    if shutil.which("c++") is None:
-        pytest.skip("no C++ compiler on this machine, and the kernels are optional")
-    path = native.build(tmp_path_factory.mktemp("native"))
-    native._load(path)
-    return path
+def built() -> None:
+    if not build.LIBRARY.exists() and shutil.which("c++") is None:
+        pytest.skip("installed without a C++ compiler, and the kernels are optional")
+    assert native._load(), f"python {build.__file__} builds the kernels"
 
 
 @pytest.fixture
-def used(built: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The layers use what was built, as on a machine with one device."""
-    monkeypatch.setattr(native, "library", lambda: built)
+def used(built: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers use them, as on a machine with one device."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
@@ -61,7 +68,7 @@ def close(a: Array, b: Array) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("k", native.KERNELS)
-def test_same_as_xla(built: pathlib.Path, shape: tuple[int, ...], stride: int, k: int) -> None:
+def test_same_as_xla(built: None, shape: tuple[int, ...], stride: int, k: int) -> None:
     keys = jax.random.split(jax.random.key(k), 3)
     x = jax.random.normal(keys[0], shape)
     kernel = jax.random.normal(keys[1], (k, k, 1, shape[-1]))
@@ -111,7 +118,7 @@ def norm_loss(x: Array, scale: Array, bias: Array, operations: batch_norm.Operat
     return jnp.sum(y**2) + jnp.sum(mean * variance)
 
 
-def test_same_bits_every_time(built: pathlib.Path) -> None:
+def test_same_bits_every_time(built: None) -> None:
     # Threads take images as they come; the order of sums must not depend on them.
     x = jax.random.normal(jax.random.key(0), (40, 8, 8, 48))
     kernel = jax.random.normal(jax.random.key(1), (5, 5, 1, 48))
@@ -125,7 +132,7 @@ def test_same_bits_every_time(built: pathlib.Path) -> None:
         jax.tree.map(np.testing.assert_array_equal, again, first[1])
 
 
-def test_vmap(built: pathlib.Path) -> None:
+def test_vmap(built: None) -> None:
     x = jax.random.normal(jax.random.key(0), (3, 2, 6, 6, 8))
     kernels = jax.random.normal(jax.random.key(1), (3, 3, 3, 1, 8))
     got = jax.vmap(lambda x, w: native.depthwise(x, w, 2))(x, kernels)
@@ -133,7 +140,7 @@ def test_vmap(built: pathlib.Path) -> None:
     close(got, expected)
 
 
-def test_vmap_of_norm(built: pathlib.Path) -> None:
+def test_vmap_of_norm(built: None) -> None:
     x = jax.random.normal(jax.random.key(0), (3, 2, 6, 6, 9))
     scale, bias = jax.random.normal(jax.random.key(1), (2, 3, 9))
     gradients = jax.vmap(jax.grad(norm_loss, (0, 1, 2)), (0, 0, 0, None))
@@ -171,7 +178,7 @@ def test_the_same_where_there_are_other_backends(monkeypatch: pytest.MonkeyPatch
         close(a, b)
 
 
-def test_refuses_what_does_not_fit(built: pathlib.Path) -> None:
+def test_refuses_what_does_not_fit(built: None) -> None:
     x = jnp.zeros((1, 4, 4, 8))
     with pytest.raises(Exception, match="do not belong together"):
         jax.block_until_ready(native.depthwise(x, jnp.zeros((3, 3, 1, 16)), 1))
@@ -183,7 +190,8 @@ def test_refuses_what_does_not_fit(built: pathlib.Path) -> None:
         jax.block_until_ready(batch_norm.COMPILED.batch(x, *[jnp.zeros(9)] * 2, swish=True))
 
 
-def test_when_it_is_used(built: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("built")
+def test_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     x, kernel = jnp.zeros((1, 4, 4, 8)), jnp.zeros((3, 3, 1, 8))
 
     def which(x: Array = x) -> tuple[bool, bool]:
@@ -194,86 +202,105 @@ def test_when_it_is_used(built: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -
         assert ("supernet_norm" in str(program)) == native.takes_norm(x)
         return native.takes(x, kernel.astype(x.dtype)), native.takes_norm(x)
 
-    monkeypatch.setattr(native, "library", lambda: built)
-    assert which() == (False, False)  # eight devices
+    assert which() == (False, False)  # which of the eight devices?
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert which() == (True, True)
     assert which(x.astype(jnp.bfloat16)) == (False, False)
     assert not native.takes(x, jnp.zeros((9, 9, 1, 8)))
-    monkeypatch.setattr(native, "library", lambda: built.with_name("none.so"))
-    assert which() == (False, False)
-    monkeypatch.setattr(native, "library", lambda: built)
+    with native.aside():
+        assert which() == (False, False)
+    # What was traced before is not found where the kernels are left aside.
+    jitted = jax.jit(lambda x: depthwise.depthwise(x, kernel, 1))
+    texts = [jitted.lower(x).as_text()]
+    with native.aside():
+        texts.append(jitted.lower(x).as_text())
+    assert ["supernet_depthwise" in text for text in texts] == [True, False]
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "default_backend", lambda: "gpu")
+        assert which() == (False, False)
+    assert native.handle() is not None
     monkeypatch.setenv(native.SWITCH, "0")
-    assert which() == (False, False)
+    assert which() == (False, False) and native.handle() is None
 
 
-def test_a_library_that_is_not_whole(
-    built: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize("fault", ["absent", "other sources", "other interface", "no library"])
+def test_a_library_that_cannot_be_used(
+    fault: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """Loaded, a part of a library would end the process."""
-    content, path = built.read_bytes(), tmp_path / built.name
-    monkeypatch.setattr(native, "library", lambda cache=None: path)
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    for damaged in (b"", content[: len(content) // 2], content[:-1] + b"?"):
-        path.write_bytes(damaged)
-        native._checksum(path).write_bytes(native._checksum(built).read_bytes())
-        native._load.cache_clear()
-        caplog.clear()
-        assert native.available() == "" and native.available() == ""
-        (message,) = caplog.messages
-        assert re.match(r"going on without .* was cut short; supernet native builds it", message)
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: shutil.copy(built, command[-1]))
-    assert native.build(tmp_path) == path and path.read_bytes() == content
-    assert native._is_whole(path)
-    native._load.cache_clear()
+    """It is left aside, with one line, and once."""
+    said = {
+        "other sources": r"kernels.so was built from other sources; install",
+        "other interface": r"API version \(0.3\) is incompatible .* version \(0.0\)",
+        "no library": r"kernels.so: file too short",
+    }
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise jax.errors.JaxRuntimeError(
+            "INVALID_ARGUMENT: the handler's API version (0.3) is incompatible with the "
+            "framework's API version (0.0)."
+        )
+
+    for cached in ("_load", "_library"):
+        fresh = functools.cache(getattr(native, cached).__wrapped__)
+        monkeypatch.setattr(native, cached, fresh)
+    if fault == "absent":
+        monkeypatch.setattr(build, "LIBRARY", tmp_path / "kernels.so")
+    elif fault == "other sources":
+        monkeypatch.setattr(build, "digest", lambda: "another")
+    elif fault == "other interface":
+        monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
+    else:
+        (tmp_path / "kernels.so").touch()
+        monkeypatch.setattr(build, "LIBRARY", tmp_path / "kernels.so")
+    assert not native.available() and not native.available()
+    assert (native.handle() is None) == (fault != "other interface")
+    assert len(caplog.messages) == (fault in said)
+    assert re.search(said.get(fault, "^$"), caplog.text)
 
 
-def test_a_library_that_may_not_be_read(
-    built: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+@pytest.mark.parametrize(
+    ("compiler", "why"),
+    [
+        ("/nonexistent", r"there is no C\+\+ compiler '/nonexistent' \(No such file.*CXX"),
+        ("false", r"false cannot compile \S+ \(exit status 1\); .*CXX"),
+        (
+            "sh -c 'echo in file >&2; echo an error: of many >&2; exit 1'",
+            r"cannot compile \S+ \(an error: of many\); name another compiler .*CXX",
+        ),
+    ],
+)
+def test_no_compiler(
+    compiler: str, why: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(self: pathlib.Path) -> bytes:
-        raise PermissionError(errno.EACCES, "Permission denied", str(self))
-
-    monkeypatch.setattr(native, "library", lambda cache=None: built)
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    monkeypatch.setattr(pathlib.Path, "read_bytes", refused)
-    native._load.cache_clear()
-    assert native.available() == ""
-    assert "not readable by this user" in caplog.text
-    with pytest.raises(UserError, match="not readable by this user"):
-        native.build()
-    native._load.cache_clear()
-
-
-def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(number: int) -> NoReturn:
-        raise KeyError(f"getpwuid(): uid not found: {number}")
-
-    monkeypatch.setenv("HOME", "/home/somebody")
-    for cache in ("", "relative"):
-        monkeypatch.setenv("XDG_CACHE_HOME", cache)
-        assert native.cache_folder() == pathlib.Path("/home/somebody/.cache/supernet_jax")
-    monkeypatch.delenv("HOME")
-    monkeypatch.setattr(pwd, "getpwuid", unknown)
-    native.library.cache_clear()
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert native.cache_folder() is None and native.library() is None
-    assert native.available() == ""
-    with pytest.raises(UserError, match=r"no folder to keep .*XDG_CACHE_HOME$"):
-        native.build()
-    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert native.cache_folder() == pathlib.Path("/caches/supernet_jax")
-    native.library.cache_clear()
-
-
-def test_no_compiler(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UserError, match=r"no-such-compiler.*CXX"):
-        native.build(tmp_path)
-    monkeypatch.setenv("CXX", "false")
-    with pytest.raises(UserError, match="cannot compile"):
-        native.build(tmp_path)
-    monkeypatch.setenv("CXX", "sh -c 'echo in file >&2; echo an error: of many >&2; exit 1'")
-    with pytest.raises(UserError, match=r"cannot compile \S+ \(an error: of many\); name another"):
-        native.build(tmp_path)
+    monkeypatch.setenv("CXX", compiler)
+    with pytest.raises(RuntimeError, match=why):
+        build.build(tmp_path / "kernels.so")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(
+    int(importlib.metadata.version("setuptools").split(".")[0]) < 77,
+    reason="pyproject.toml builds with a later setuptools",
+)
+def test_a_package_without_kernels(tmp_path: pathlib.Path) -> None:
+    """What an installation does where there is no compiler, and what is installed."""
+    source = tmp_path / "source"
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        source.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, source)
+    for name in ("supernet_jax", "third_party"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.so")
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    command = [sys.executable, "-W", "ignore", "setup.py", "-q", "build", "-b", str(tmp_path)]
+    surroundings = {**os.environ, "CXX": "/nonexistent"}
+    done = subprocess.run(command, cwd=source, env=surroundings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "kernels" in line)
+    assert line.startswith("supernet_jax is built without its compiled kernels: there is no C++")
+    (package,) = tmp_path.glob("lib*/supernet_jax")
+    assert not list(package.rglob("*.so"))
+    surroundings |= {"PYTHONPATH": str(package.parent)}
+    command = [sys.executable, "-c", WITHOUT]
+    done = subprocess.run(command, cwd=tmp_path, env=surroundings, capture_output=True, text=True)
+    assert done.stdout.split() == [str(package / "__init__.py"), "False", "ok"], done.stderr

@@ -1,23 +1,18 @@
-"""Compiled kernels for CPU, optional: built from source on the machine that runs them.
+"""Compiled kernels for CPU, called through XLA's FFI.
 
 XLA has no good depthwise convolution on CPU (see `nn.depthwise`); the one here is several times
 faster, its gradient ten times and more. The passes of normalisation with swish (`nn.batch_norm`)
-take half of XLA's time here. `supernet native` builds them, with any C++17 compiler; where they
-were not built, everything works as well, slower. On other backends they are never used.
+take half of XLA's time here. Their library is built with the package (`build`). Where it was not,
+for want of a compiler, everything works as well, slower. They are not used where JAX's default
+backend is another than CPU.
 """
 
 import contextlib
 import contextvars
 import ctypes
 import functools
-import hashlib
-import importlib.metadata
 import logging
 import os
-import pathlib
-import shlex
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,15 +21,14 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.errors import UserError
-from supernet_jax.storage import files
+from supernet_jax.runtime.native import build, devices
+from supernet_jax.runtime.native.devices import SPLIT, WHOLE, Parts
 
 Array = jax.Array
-UNITS = ("depthwise.cc", "norm.cc", "resize.cc")
-SOURCES = (*UNITS, "common.h", "depthwise.inc", "lanes.inc", "norm.inc")
 SWITCH = "SUPERNET_NATIVE"  # environment variable: 0 leaves the kernels aside
 KERNELS = (1, 3, 5, 7)  # sizes that are compiled
 _aside = contextvars.ContextVar("aside", default=False)
+_traced_aside = jax.make_user_context(False)  # by which JAX finds what it has traced
 _TARGETS = {
     "supernet_depthwise": "DepthwiseForward",
     "supernet_depthwise_input_gradient": "DepthwiseInputGradient",
@@ -42,142 +36,63 @@ _TARGETS = {
     "supernet_norm_batch": "NormBatch",
     "supernet_norm_given": "NormGiven",
     "supernet_norm_gradient": "NormBatchGradient",
+    "supernet_norm_part_moments": "NormPartMoments",
+    "supernet_norm_part_sums": "NormPartSums",
+    "supernet_norm_part_gradient": "NormPartGradient",
 }
 
 
 @functools.cache
-def library(cache: pathlib.Path | None = None) -> pathlib.Path | None:
-    """Where the built library lies: another file for every version of the sources and of jaxlib.
-
-    None where there is no place to keep it.
-    """
-    kept = cache_folder()
-    if cache is None and kept is not None:
-        cache = kept / "native"
-    if cache is None:
+def _library() -> ctypes.CDLL | None:
+    """What was built with the package, if anything was; says so, once, if it cannot be used."""
+    if not build.LIBRARY.exists():
         return None
-    folder = pathlib.Path(__file__).parent
-    digest = hashlib.sha256(importlib.metadata.version("jaxlib").encode())
-    for name in SOURCES:
-        digest.update((folder / name).read_bytes())
-    return cache / f"kernels-{digest.hexdigest()[:16]}.so"
-
-
-def cache_folder() -> pathlib.Path | None:
-    """Where files that can be made again are kept between runs.
-
-    None where that is not known: without HOME and XDG_CACHE_HOME, for a user without a name.
-    """
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(root):  # others are to be ignored
-        return pathlib.Path(root) / "supernet_jax"
     try:
-        return pathlib.Path.home() / ".cache" / "supernet_jax"
-    except RuntimeError:
-        return None
-
-
-def build(cache: pathlib.Path | None = None) -> pathlib.Path:
-    """Compiles the kernels, unless a whole library is there, and returns the library.
-
-    The compiler is that of the environment variable CXX, or else `c++`. Nothing is tuned to the
-    machine that compiles: several instruction sets are in the library, and no rule of float32
-    arithmetic is relaxed.
-
-    Raises:
-        UserError: there is no compiler, or it fails, or there is no place to keep the library.
-    """
-    target = library(cache)
-    if target is None:
-        raise UserError(
-            "there is no folder to keep the kernels in, since HOME is not set; name one in the "
-            "environment variable XDG_CACHE_HOME"
-        )
-    if _is_whole(target):
-        return target
-    compiler = os.environ.get("CXX") or "c++"
-    folder = pathlib.Path(__file__).parent
-    sources = [str(folder / name) for name in UNITS]
-    options = ["-std=c++17", "-O3", "-w", "-fPIC", "-shared", f"-I{jax.ffi.include_dir()}"]
-    with tempfile.TemporaryDirectory() as made_in:
-        made = pathlib.Path(made_in) / target.name
-        command = [*shlex.split(compiler), *options, *sources, "-o", str(made)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
-        except OSError as error:
-            raise UserError(
-                f"there is no C++ compiler {compiler!r} ({error.strerror}); install one (Debian: "
-                "apt install g++, macOS: xcode-select --install), or name yours in the environment "
-                "variable CXX"
-            ) from None
-        except subprocess.CalledProcessError as error:
-            lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
-            said = next((line for line in lines if "error" in line.lower()), lines[-1])
-            raise UserError(
-                f"{compiler} cannot compile {folder} ({said[:300]}); name another compiler in the "
-                "environment variable CXX"
-            ) from None
-        content = made.read_bytes()
-    files.write_bytes(target, lambda file: file.write(content))
-    files.write_text(_checksum(target), hashlib.sha256(content).hexdigest())
-    return target
-
-
-def _checksum(library: pathlib.Path) -> pathlib.Path:
-    return library.with_suffix(".sha256")
-
-
-def _is_whole(library: pathlib.Path) -> bool:
-    """Whether it is what was built: a part of one ends the process when it is loaded.
-
-    Raises:
-        UserError: it is there, but cannot be read.
-    """
-    if not (library.exists() and _checksum(library).exists()):
-        return False
-    try:
-        content = library.read_bytes()
-    except OSError as error:
-        raise files.unreadable(library, error) from error
-    return hashlib.sha256(content).hexdigest() == files.read_text(_checksum(library))
+        library = ctypes.CDLL(str(build.LIBRARY))
+        made_of = ctypes.string_at(library["supernet_sources"]).decode()
+        if made_of == build.digest():
+            return library
+        why: Any = f"{build.LIBRARY} was built from other sources; install again"
+    except (OSError, AttributeError) as error:
+        why = error
+    _left_aside(why)
+    return None
 
 
 @functools.cache
-def _load(path: pathlib.Path) -> bool:
-    """Makes the kernels of a library known to XLA, once; says so, once, if it cannot be used."""
-    try:
-        if not _is_whole(path):
-            raise UserError(f"{path} was cut short; supernet native builds it again")
-        handle = ctypes.CDLL(str(path))
-    except (UserError, OSError) as error:
-        logging.getLogger(__name__).warning("going on without compiled kernels: %s", error)
+def _load() -> bool:
+    """Makes the kernels known to XLA, once."""
+    library = _library()
+    if library is None:
         return False
-    for name, symbol in _TARGETS.items():
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handle[symbol]), platform="cpu")
+    jax.extend.backend.backends()  # before them, XLA would only note what it is given
+    try:
+        for name, symbol in _TARGETS.items():
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(library[symbol]), platform="cpu")
+    except jax.errors.JaxRuntimeError as error:  # the library is of another version of the FFI
+        _left_aside(error)
+        return False
     return True
 
 
-@functools.cache
+def _left_aside(why: object) -> None:
+    logging.getLogger(__name__).warning("going on without compiled kernels: %s", why)
+
+
 def handle() -> ctypes.CDLL | None:
-    """The library, for calls that XLA has no part in; None where it is not built or left aside."""
-    path = library()
-    if os.environ.get(SWITCH) == "0" or path is None:
-        return None
-    try:
-        return ctypes.CDLL(str(path)) if _is_whole(path) else None
-    except (UserError, OSError):  # `available` says so where it matters more
-        return None
+    """The library, for calls that XLA has no part in; None where there is none to use."""
+    return None if os.environ.get(SWITCH) == "0" else _library()
 
 
-def available() -> str:
-    """The kernels that what is traced now may call, by the name of their library; "" for none.
+def available() -> bool:
+    """Whether what is traced now may call the kernels: not where JAX's default is another backend,
+    whose programs would be traced for CPU in vain.
 
     XLA knows them afterwards, so that programs which call them can be loaded.
     """
-    if _aside.get() or os.environ.get(SWITCH) == "0" or jax.device_count() > 1:
-        return ""
-    path = library()
-    return path.name if path is not None and os.path.exists(path) and _load(path) else ""
+    if _aside.get() or os.environ.get(SWITCH) == "0":
+        return False
+    return jax.default_backend() == "cpu" and _load()
 
 
 def only_cpu() -> bool:
@@ -193,7 +108,8 @@ def aside() -> Iterator[None]:
     """Leaves the kernels aside in what is traced meanwhile: programs for other machines."""
     token = _aside.set(True)
     try:
-        yield
+        with _traced_aside(True):
+            yield
     finally:
         _aside.reset(token)
 
@@ -204,20 +120,22 @@ def takes(x: Array, kernel: Array) -> bool:
 
 
 def takes_norm(x: Array) -> bool:
-    """Whether the passes of normalisation can and should run: built, switched on, one device,
-    float32.
-
-    A program over several devices is left to XLA, which cannot split a foreign kernel.
+    """Whether the passes of normalisation can and should run: float32, where there are kernels, and
+    where the devices of the program are known (`devices.parts_of`).
     """
-    return x.dtype == jnp.float32 and available() != ""
+    return x.dtype == jnp.float32 and available() and devices.parts_of(x) > 0
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(x: Array, kernel: Array, stride: int) -> Array:
     """As `layers.depthwise`: float32 `[B, H, W, C]` and `[k, k, 1, C]`, k of `KERNELS`."""
-    b, h, w, c = x.shape
-    shape = (b, -(-h // stride), -(-w // stride), c)
-    return _call("supernet_depthwise", shape, x, kernel, stride=np.int64(stride))
+
+    def run(_: Parts, x: Array, kernel: Array) -> Array:
+        b, h, w, c = x.shape
+        shape = (b, -(-h // stride), -(-w // stride), c)
+        return _call("supernet_depthwise", shape, x, kernel, stride=np.int64(stride))
+
+    return devices.on_parts(run, x, x, kernel, places=(SPLIT, WHOLE), out=SPLIT)
 
 
 def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -225,12 +143,14 @@ def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, 
 
 
 def _backward(stride: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
-    name, step = "supernet_depthwise", np.int64(stride)
-    return (
-        _call(f"{name}_input_gradient", x.shape, gradient, kernel, stride=step),
-        _call(f"{name}_kernel_gradient", kernel.shape, x, gradient, stride=step),
-    )
+    def run(parts: Parts, x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        name, step = "supernet_depthwise", np.int64(stride)
+        by_x = _call(f"{name}_input_gradient", x.shape, gradient, kernel, stride=step)
+        by_kernel = _call(f"{name}_kernel_gradient", kernel.shape, x, gradient, stride=step)
+        return by_x, parts.total(by_kernel)
+
+    operands, places = (*residuals, gradient), (SPLIT, WHOLE, SPLIT)
+    return devices.on_parts(run, residuals[0], *operands, places=places, out=(SPLIT, WHOLE))
 
 
 depthwise.defvjp(_forward, _backward)
@@ -239,10 +159,21 @@ depthwise.defvjp(_forward, _backward)
 def norm_batch(
     x: Array, scale: Array, bias: Array, *, swish: bool, epsilon: np.float32
 ) -> tuple[Array, Array, Array]:
-    """See `norm.Operations`; all three are for float32."""
-    shapes = [x.shape, x.shape[-1:], x.shape[-1:]]
+    """See `batch_norm.Operations`; all three are for float32."""
     how = {"swish": swish, "epsilon": epsilon}
-    return tuple(_call("supernet_norm_batch", shapes, x, scale, bias, **how))
+
+    def run(parts: Parts, x: Array, scale: Array, bias: Array) -> Any:
+        vectors = [x.shape[-1:]] * 2
+        if parts.number == 1:
+            return tuple(_call("supernet_norm_batch", [x.shape, *vectors], x, scale, bias, **how))
+        own_mean, own_variance = _call("supernet_norm_part_moments", vectors, x)
+        mean = parts.total(own_mean) / parts.number
+        variance = parts.total(own_variance + jnp.square(own_mean - mean)) / parts.number
+        given = (x, mean, variance, scale, bias)
+        return _call("supernet_norm_given", x.shape, *given, **how), mean, variance
+
+    places, out = (SPLIT, WHOLE, WHOLE), (SPLIT, WHOLE, WHOLE)
+    return devices.on_parts(run, x, x, scale, bias, places=places, out=out)
 
 
 def norm_given(
@@ -255,17 +186,49 @@ def norm_given(
     swish: bool,
     epsilon: np.float32,
 ) -> Array:
-    """See `norm.Operations`."""
-    operands, how = (x, mean, variance, scale, bias), {"swish": swish, "epsilon": epsilon}
-    return _call("supernet_norm_given", x.shape, *operands, **how)
+    """See `batch_norm.Operations`."""
+
+    def run(_: Parts, x: Array, *vectors: Array) -> Array:
+        how = {"swish": swish, "epsilon": epsilon}
+        return _call("supernet_norm_given", x.shape, x, *vectors, **how)
+
+    vectors = (mean, variance, scale, bias)
+    return devices.on_parts(run, x, x, *vectors, places=(SPLIT, *[WHOLE] * 4), out=SPLIT)
 
 
 def norm_gradient(
-    g: Array, x: Array, *vectors: Array, swish: bool, epsilon: np.float32
+    g: Array,
+    x: Array,
+    mean: Array,
+    variance: Array,
+    scale: Array,
+    bias: Array,
+    of_mean: Array,
+    of_variance: Array,
+    *,
+    swish: bool,
+    epsilon: np.float32,
 ) -> tuple[Array, Array, Array]:
-    """See `norm.Operations`."""
-    shapes, how = [x.shape, x.shape[-1:], x.shape[-1:]], {"swish": swish, "epsilon": epsilon}
-    return tuple(_call("supernet_norm_gradient", shapes, g, x, *vectors, **how))
+    """See `batch_norm.Operations`."""
+
+    def run(parts: Parts, g: Array, x: Array, *vectors: Array) -> Any:
+        of_channels = [x.shape[-1:]] * 2
+        if parts.number == 1:
+            shapes, how = [x.shape, *of_channels], {"swish": swish, "epsilon": epsilon}
+            return tuple(_call("supernet_norm_gradient", shapes, g, x, *vectors, **how))
+        mean, variance, scale, bias, of_mean, of_variance = vectors
+        inverse, n = jax.lax.rsqrt(variance + epsilon), parts.number * (x.size // x.shape[-1])
+        factor = inverse * scale
+        sums = _call("supernet_norm_part_sums", of_channels, g, x, mean, factor, bias, swish=swish)
+        total, along = map(parts.total, sums)
+        slope = 2 / n * (of_variance - 0.5 * factor * jnp.square(inverse) * along)
+        given = (g, x, mean, factor, bias, slope, (of_mean - factor * total) / n)
+        by_x = _call("supernet_norm_part_gradient", x.shape, *given, swish=swish)
+        return by_x, inverse * along, total
+
+    vectors = (mean, variance, scale, bias, of_mean, of_variance)
+    places, out = (SPLIT, SPLIT, *[WHOLE] * 6), (SPLIT, WHOLE, WHOLE)
+    return devices.on_parts(run, x, g, x, *vectors, places=places, out=out)
 
 
 def _call(name: str, shapes: Any, *operands: Array, **attributes: Any) -> Any:

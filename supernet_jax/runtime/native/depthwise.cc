@@ -1,7 +1,7 @@
 // Depthwise convolution and its gradients for XLA on CPU, called through XLA's FFI.
 //
-// Optional: supernet_jax/native/__init__.py builds it and says why. The same source is compiled for
-// several instruction sets, and the one that the machine has is picked when it runs.
+// __init__.py says why, build.py how it is built. The same source is compiled for several
+// instruction sets, and the one that the machine has is picked when it runs.
 
 #include <algorithm>
 #include <cstdint>

@@ -151,7 +151,69 @@ ffi::Error Normalise(ffi::ThreadPool pool, Array x, Array mean, Array variance, 
   return ffi::Error::Success();
 }
 
-// From the gradients of y and of both moments to those of x, scale and bias; see norm.py.
+// Mean and biased variance alone: of a part of a batch whose other parts are elsewhere.
+ffi::Error PartMoments(ffi::ThreadPool pool, Array x, Result mean, Result variance) {
+  if (auto error = Check(x, *mean, *variance); error.failure()) return error;
+  Moments(pool, Blocks(x.dimensions()), x.typed_data(), mean->typed_data(),
+          variance->typed_data());
+  return ffi::Error::Success();
+}
+
+// The sums over rows of the gradient with respect to z, and of its product with x - mean.
+struct Sums {
+  std::vector<double> total, along;
+
+  Sums(ffi::ThreadPool& pool, const Blocks& blocks, const float* g, const float* x,
+       const Channel& of, bool swish)
+      : total(blocks.channels), along(blocks.channels) {
+    const int64_t channels = blocks.channels;
+    const Kernels& kernels = Pick(swish);
+    std::vector<float> totals(blocks.count * channels), alongs(blocks.count * channels);
+    InParallel(pool, blocks.count, [&](int64_t b) {
+      kernels.sums(g + blocks.Start(b), x + blocks.Start(b), of, &totals[b * channels],
+                   &alongs[b * channels], blocks.Rows(b), channels);
+    });
+    for (int64_t b = 0; b < blocks.count; ++b)
+      for (int64_t c = 0, i = b * channels; c < channels; ++c, ++i) {
+        total[c] += totals[i];
+        along[c] += alongs[i];
+      }
+  }
+};
+
+void ByInput(ffi::ThreadPool& pool, const Blocks& blocks, const float* g, const float* x,
+             const Channel& of, const float* slope, const float* offset, float* dx, bool swish) {
+  const Kernels& kernels = Pick(swish);
+  InParallel(pool, blocks.count, [&](int64_t i) {
+    const int64_t b = blocks.count - 1 - i;  // what was read last is in the cache still
+    const int64_t start = blocks.Start(b);
+    kernels.gradient(g + start, x + start, of, slope, offset, dx + start, blocks.Rows(b),
+                     blocks.channels);
+  });
+}
+
+// Both sums of a part of a batch: the first half of the gradient below.
+ffi::Error PartSums(ffi::ThreadPool pool, Array g, Array x, Array mean, Array factor, Array bias,
+                    Result total, Result along, bool swish) {
+  if (auto error = Check(x, mean, factor, bias, *total, *along); error.failure()) return error;
+  const Channel of{mean.typed_data(), factor.typed_data(), bias.typed_data()};
+  const Sums sums(pool, Blocks(x.dimensions()), g.typed_data(), x.typed_data(), of, swish);
+  std::copy(sums.total.begin(), sums.total.end(), total->typed_data());
+  std::copy(sums.along.begin(), sums.along.end(), along->typed_data());
+  return ffi::Error::Success();
+}
+
+// The gradient with respect to x, of a part of a batch: the second half.
+ffi::Error PartGradient(ffi::ThreadPool pool, Array g, Array x, Array mean, Array factor,
+                        Array bias, Array slope, Array offset, Result dx, bool swish) {
+  if (auto error = Check(x, mean, factor, bias, slope, offset); error.failure()) return error;
+  const Channel of{mean.typed_data(), factor.typed_data(), bias.typed_data()};
+  ByInput(pool, Blocks(x.dimensions()), g.typed_data(), x.typed_data(), of, slope.typed_data(),
+          offset.typed_data(), dx->typed_data(), swish);
+  return ffi::Error::Success();
+}
+
+// From the gradients of y and of both moments to those of x, scale and bias; see nn/batch_norm.py.
 ffi::Error BatchNormGradient(ffi::ThreadPool pool, Array g, Array x, Array mean, Array variance,
                              Array scale, Array bias, Array of_mean, Array of_variance, Result dx,
                              Result dscale, Result dbias, bool swish, float epsilon) {
@@ -163,33 +225,17 @@ ffi::Error BatchNormGradient(ffi::ThreadPool pool, Array g, Array x, Array mean,
   const std::vector<float> inverse = Inverse(variance.typed_data(), channels, epsilon);
   const std::vector<float> factor = Product(inverse.data(), scale.typed_data(), channels);
   const Channel of{mean.typed_data(), factor.data(), bias.typed_data()};
-  const Kernels& kernels = Pick(swish);
-  const float *gradient = g.typed_data(), *input = x.typed_data();
-  std::vector<float> totals(blocks.count * channels), alongs(blocks.count * channels);
-  InParallel(pool, blocks.count, [&](int64_t b) {
-    kernels.sums(gradient + blocks.Start(b), input + blocks.Start(b), of, &totals[b * channels],
-                 &alongs[b * channels], blocks.Rows(b), channels);
-  });
-  std::vector<double> total(channels), along(channels);
-  for (int64_t b = 0; b < blocks.count; ++b)
-    for (int64_t c = 0, i = b * channels; c < channels; ++c, ++i) {
-      total[c] += totals[i];
-      along[c] += alongs[i];
-    }
+  const Sums sums(pool, blocks, g.typed_data(), x.typed_data(), of, swish);
   std::vector<float> slope(channels), offset(channels);
   for (int64_t c = 0; c < channels; ++c) {
-    const double by_variance = -0.5 * factor[c] * inverse[c] * inverse[c] * along[c];
+    const double by_variance = -0.5 * factor[c] * inverse[c] * inverse[c] * sums.along[c];
     slope[c] = 2.0 * (of_variance.typed_data()[c] + by_variance) / blocks.rows;
-    offset[c] = (of_mean.typed_data()[c] - factor[c] * total[c]) / blocks.rows;
-    dscale->typed_data()[c] = inverse[c] * along[c];
-    dbias->typed_data()[c] = total[c];
+    offset[c] = (of_mean.typed_data()[c] - factor[c] * sums.total[c]) / blocks.rows;
+    dscale->typed_data()[c] = inverse[c] * sums.along[c];
+    dbias->typed_data()[c] = sums.total[c];
   }
-  InParallel(pool, blocks.count, [&](int64_t i) {
-    const int64_t b = blocks.count - 1 - i;  // what was read last is in the cache still
-    const int64_t start = blocks.Start(b);
-    kernels.gradient(gradient + start, input + start, of, slope.data(), offset.data(),
-                     dx->typed_data() + start, blocks.Rows(b), channels);
-  });
+  ByInput(pool, blocks, g.typed_data(), x.typed_data(), of, slope.data(), offset.data(),
+          dx->typed_data(), swish);
   return ffi::Error::Success();
 }
 
@@ -218,5 +264,9 @@ auto Attributes(Binding binding) {
 XLA_FFI_DEFINE_HANDLER_SYMBOL(NormBatch, BatchNorm,
                               Attributes(Binding<3>().Ret<Array>().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(NormGiven, Normalise, Attributes(Binding<5>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(NormPartMoments, PartMoments, Binding<1>().Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(NormPartSums, PartSums,
+                              Binding<5>().Ret<Array>().Attr<bool>("swish"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(NormPartGradient, PartGradient, Binding<7>().Attr<bool>("swish"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(NormBatchGradient, BatchNormGradient,
                               Attributes(Binding<8>().Ret<Array>().Ret<Array>()));
