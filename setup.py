@@ -44,11 +44,10 @@ def relative(paths: list[pathlib.Path]) -> list[str]:
 
 
 SOURCES = NATIVE["sources"]()
-HEADERS = sorted(NATIVE["HEADERS"].rglob("*"))
 KERNELS = Extension(
     "supernet_jax.runtime.native.kernels",
     sources=relative([path for path in SOURCES if path.suffix == ".cc"]),
-    depends=relative([path for path in [*SOURCES, *HEADERS] if path.is_file()]),
+    depends=relative(SOURCES),
     optional=True,
 )
 setup(ext_modules=[KERNELS], cmdclass={"build_ext": BuildKernels, "bdist_wheel": AnyPython})

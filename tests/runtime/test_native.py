@@ -289,9 +289,8 @@ def test_a_package_without_kernels(tmp_path: pathlib.Path) -> None:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         source.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, source)
-    for name in ("supernet_jax", "third_party"):
-        ignored = shutil.ignore_patterns("__pycache__", "*.so")
-        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    ignored = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(ROOT / "supernet_jax", source / "supernet_jax", ignore=ignored)
     command = [sys.executable, "-W", "ignore", "setup.py", "-q", "build", "-b", str(tmp_path)]
     surroundings = {**os.environ, "CXX": "/nonexistent"}
     done = subprocess.run(command, cwd=source, env=surroundings, capture_output=True, text=True)

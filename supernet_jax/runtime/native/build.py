@@ -4,11 +4,12 @@
 
     python supernet_jax/runtime/native/build.py
 
-builds them again where they lie. It needs nothing but Python and a C++17 compiler.
+builds them again where they lie. It needs a C++17 compiler, and jaxlib for XLA's headers.
 """
 
 import concurrent.futures
 import hashlib
+import importlib.util
 import os
 import pathlib
 import shlex
@@ -17,7 +18,6 @@ import tempfile
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 LIBRARY = FOLDER / "kernels.so"
-HEADERS = FOLDER.parents[2] / "third_party"  # XLA's, of a source tree
 OPTIONS = ("-std=c++17", "-O3", "-w", "-fPIC", "-pthread")
 
 
@@ -34,6 +34,18 @@ def digest() -> str:
     return found.hexdigest()
 
 
+def headers() -> pathlib.Path:
+    """XLA's, as jaxlib brings them.
+
+    Raises:
+        RuntimeError: there is no jaxlib.
+    """
+    found = importlib.util.find_spec("jaxlib")
+    if found is None or found.origin is None:
+        raise RuntimeError("there is no jaxlib, which has the headers of XLA; install jax first")
+    return pathlib.Path(found.origin).parent / "include"
+
+
 def build(library: pathlib.Path = LIBRARY) -> pathlib.Path:
     """Compiles the kernels into a shared library, whole or not at all.
 
@@ -45,7 +57,7 @@ def build(library: pathlib.Path = LIBRARY) -> pathlib.Path:
         RuntimeError: there is no compiler, or it fails; the message is one line.
     """
     compiler = os.environ.get("CXX") or "c++"
-    options = [*OPTIONS, f"-I{HEADERS}", f'-DSUPERNET_SOURCES="{digest()}"']
+    options = [*OPTIONS, f"-I{headers()}", f'-DSUPERNET_SOURCES="{digest()}"']
 
     def run(*arguments: str) -> None:
         command = [*shlex.split(compiler), *options, *arguments]
