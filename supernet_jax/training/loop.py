@@ -79,7 +79,8 @@ def _train(
     start = step = shown = int(state.step)
     rollbacks, returned = int(state.rollbacks), None
     log = MetricsLog(job.metrics, every=job.log_every, start=start, rollbacks=rollbacks)
-    take = job.step or train_step.Step(job.recipe, mesh=job.mesh, rules=job.rules)
+    recipe, mesh, rules = job.recipe, job.mesh, job.rules
+    take = job.step or train_step.Step(recipe, mesh=mesh, rules=rules, steps=job.steps)
     asked = _asked_anywhere(job.mesh)
     batches.go_to(step, rollbacks)
     while step < job.steps:
