@@ -125,7 +125,9 @@ def plan(recipe, state, data, size):
     from supernet_jax.training import train_step
 
     members = len(recipe.sampler.fixed) + recipe.sampler.n_random
-    lowered = train_step.Step(recipe).as_one().lower(state, data, resolutions=(size,) * members)
+    lowered = jax.jit(
+        train_step.Step(recipe), static_argnames="resolutions", donate_argnames="state"
+    ).lower(state, data, resolutions=(size,) * members)
     # Buffers are planned for the optimised program; machine code need not be.
     return lowered.compile(compiler_options=hardware.runs_once()).memory_analysis()
 

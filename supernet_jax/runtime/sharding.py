@@ -52,40 +52,54 @@ def data_mesh(devices: list[jax.Device] | None = None, *, model: int = 1) -> Mes
             f"train.model-devices is {model}, but must divide the number of devices "
             f"({len(devices)}): {', '.join(map(str, allowed))}"
         )
-    return _mesh(devices, data=len(devices) // model, model=model)
+    shape = len(devices) // model, model
+    return jax.make_mesh(shape, IMAGES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def candidates_mesh(
-    devices: list[jax.Device], candidates: int, *, model: int = 1, copy: int = 1
+    devices: list[jax.Device], candidates: int, *, params: Any = None
 ) -> Mesh | None:
     """A mesh `candidates` x `data` x `model`: as many groups of devices as there is work for.
 
     Args:
         devices: all of them.
         candidates: how many are evaluated.
-        model: how many devices of a group lie along `model`.
-        copy: devices that hold a whole copy of the parameters together, a multiple of `model`; a
-            group has one such copy or several.
+        params: where they are split, the devices that hold a copy together are in one group, and
+            the axes over which they are split are as long as on their own mesh.
 
     Returns:
         The mesh, or None for fewer than two devices.
     """
     if len(devices) < 2:
         return None
-    copies = len(devices) // copy
+    places = [x.sharding for x in jax.tree.leaves(params) if splits_of(x)]
+    used = {axis for place in places for axis in _names(place.spec) if place.mesh.shape[axis] > 1}
+    model = places[0].mesh.shape["model"] if places else 1
+    copies = 1 if "data" in used else len(devices) // model
     groups = max(n for n in range(1, copies + 1) if copies % n == 0 and n <= candidates)
-    return _mesh(devices, candidates=groups, data=len(devices) // groups // model, model=model)
-
-
-def _mesh(devices: list[jax.Device], **axes: int) -> Mesh:
-    types = (AxisType.Auto,) * len(axes)
-    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=types, devices=devices)
+    # In the given order, so that parameters which are split need not move.
+    placed = np.array(devices, object).reshape(groups, -1, model)
+    return Mesh(placed, ("candidates", *IMAGES), axis_types=(AxisType.Auto,) * 3)
 
 
 def devices_of(x: Any) -> list[jax.Device]:
     """The devices of the mesh on which an array lies; none for other arrays."""
     place = x.sharding if isinstance(x, jax.Array) else None
     return list(place.mesh.devices.flat) if isinstance(place, NamedSharding) else []
+
+
+def splits_of(tree: Any) -> tuple[PartitionSpec, ...]:
+    """How arrays of a mesh are split: a spec for each leaf, or nothing where all are whole."""
+    places = [x.sharding if isinstance(x, jax.Array) else None for x in jax.tree.leaves(tree)]
+    if all(place is None or place.is_fully_replicated for place in places):
+        return ()
+    return tuple(p.spec if isinstance(p, NamedSharding) else PartitionSpec() for p in places)
+
+
+def _names(spec: Any) -> list[str]:
+    """The mesh axes that a spec names."""
+    each = [() if axes is None else (axes,) if isinstance(axes, str) else axes for axes in spec]
+    return [axis for axes in each for axis in axes]
 
 
 def moved(mesh: Mesh, tree: Any, *, axis: int = 0) -> Any:

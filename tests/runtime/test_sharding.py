@@ -15,7 +15,7 @@ from supernet_jax import data
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
-from supernet_jax.runtime import sharding
+from supernet_jax.runtime import native, sharding
 from supernet_jax.storage import checkpoint
 from supernet_jax.training import loop, recipe, train_step
 from supernet_jax.training.job import Job
@@ -187,15 +187,22 @@ def compiled(rules: sharding.Rules) -> Any:
     )
     part = images()
     host = recipe.Batch(part.images[:BATCH], part.labels[:BATCH], np.arange(BATCH, dtype=np.int32))
-    step = train_step.Step(RECIPE, mesh=mesh, rules=rules).as_one()
+    step = jax.jit(
+        train_step.Step(RECIPE, mesh=mesh, rules=rules),
+        static_argnames="resolutions",
+        donate_argnames="state",
+        out_shardings=(where, sharding.replicated(mesh)),
+    )
     return step.lower(state, sharding.split(mesh, host), resolutions=(8,) * 3).compile()
 
 
 def test_less_memory_on_each_device() -> None:
     """What the compiled step takes and keeps on a device, as the compiler counts it."""
-    whole, split = (
-        compiled(rules).memory_analysis() for rules in (sharding.REPLICATED, sharding.SHARDED)
-    )
+    # The compiled kernels have vectors of channels of their own, which are not what is split.
+    with native.aside():
+        whole, split = (
+            compiled(rules).memory_analysis() for rules in (sharding.REPLICATED, sharding.SHARDED)
+        )
     saved = LARGE * 7 // 8
     assert whole.argument_size_in_bytes - split.argument_size_in_bytes == saved
     assert whole.output_size_in_bytes - split.output_size_in_bytes == saved
