@@ -33,7 +33,8 @@ class Call:
     """One block about to run: its arrays, and (static) what they belong to.
 
     `keep` says whether a traced arch has the block at all (of a code: how much of it); None where
-    every arch has it. `which` of its specs the arch picks, where the strategy switches.
+    every arch has it. `which` of its specs the arch picks, where the strategy switches. `where`
+    says how the shared parameters are split over devices, if they are.
     """
 
     shared: Tree
@@ -45,6 +46,7 @@ class Call:
     inputs: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
     union: Any = dataclasses.field(metadata={"static": True})
     dtype: Any = dataclasses.field(metadata={"static": True})
+    where: Static | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def out_channels(self) -> int:

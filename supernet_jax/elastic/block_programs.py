@@ -12,7 +12,9 @@ import jax
 
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.elastic_block import Tree
-from supernet_jax.runtime import hardware
+from supernet_jax.runtime import dependence, hardware, sharding
+
+AGAIN = -1  # in place of an argument: a residual that the backward pass makes again
 
 
 class Results(NamedTuple):
@@ -86,6 +88,7 @@ class Request:
         made = None
         if places is not None:
             made = Results([places.values] * self.outputs, places.whole), None
+        is_split = places is not None and sharding.any_split(places.weights)
         pull_tree: Any = None
         sources: list[int | None] = []  # for each residual, which argument it is
 
@@ -103,6 +106,9 @@ class Request:
             _, pull, results = jax.vjp(run, weights, learned, has_aux=True)
             return results, pull
 
+        def residuals(weights: Any, given: Any, inputs: Any) -> list[Array]:
+            return jax.tree.leaves(linearized(weights, given, inputs)[1])
+
         def forward(weights: Any, given: Any, inputs: Any) -> tuple[Results, list[Array]]:
             nonlocal pull_tree, sources
             if self.remat or not self.gradient:
@@ -112,6 +118,10 @@ class Request:
             # What is an argument would be copied if it were returned.
             known = {id(x): i for i, x in enumerate([*weights, *given, *inputs])}
             sources = [known.get(id(leaf)) for leaf in leaves]
+            if is_split:
+                # Kept, the gathered weights of one block after the other would come to all.
+                own = dependence.on_last(residuals, *arguments)
+                sources = [s if is_own else AGAIN for s, is_own in zip(sources, own, strict=True)]
             return results, [x for x, source in zip(leaves, sources, strict=True) if source is None]
 
         def backward(
@@ -121,7 +131,11 @@ class Request:
                 _, pull = linearized(weights, given, inputs)
             else:
                 each, rest = [*weights, *given, *inputs], iter(kept)
-                leaves = [next(rest) if source is None else each[source] for source in sources]
+                made = residuals(weights, given, inputs) if is_split else [None] * len(sources)
+                leaves = [
+                    next(rest) if source is None else again if source == AGAIN else each[source]
+                    for source, again in zip(sources, made, strict=True)
+                ]
                 pull = jax.tree.unflatten(pull_tree, leaves)
             of_weights, of_inputs = pull(gradients)
             return [jax.lax.add(s, g) for s, g in zip(sums, of_weights, strict=True)], of_inputs

@@ -61,14 +61,15 @@ def blockwise(space: Space, params: Tree, arch: Arch, images: Array, **given: An
     For gradients see `Blockwise`; this makes one for each dtype and keeps it with the space.
 
     Raises:
-        TypeError: the arch or an array is traced, or something was to be taken over (`reuse`).
+        TypeError: the arch or an array is traced, something was to be taken over (`reuse`), or
+            parameters are split (`where`; a `Blockwise` takes them).
     """
     how = How(**given)
     traced = [x for x in jax.tree.leaves((arch, images, params)) if isinstance(x, jax.core.Tracer)]
-    if traced or how.reuse is not None:
+    if traced or how.reuse is not None or how.where is not None:
         raise TypeError(
-            "blockwise needs concrete archs and arrays, outside jit, and takes nothing over; use "
-            "sliced or masked inside"
+            "blockwise needs concrete archs and whole arrays, outside jit, and takes nothing over; "
+            "use sliced or masked inside"
         )
     mode = Mode(
         how.resolution,

@@ -2,11 +2,12 @@
 
 import functools
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from supernet_jax.elastic import choices, elastic_block, slicing
 from supernet_jax.elastic.block_call import init_module
@@ -14,7 +15,7 @@ from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import ElasticBlock, Tree
 from supernet_jax.elastic.space import Geometry, Space, geometry, group
 from supernet_jax.nn import block_shapes
-from supernet_jax.runtime import bulk_random, owned
+from supernet_jax.runtime import bulk_random, hardware, owned
 
 
 def init(space: Space, key: Array) -> Tree:
@@ -27,6 +28,49 @@ def init(space: Space, key: Array) -> Tree:
     if space.bank is None:
         return start(key)
     return jax.vmap(start)(jax.random.split(key, space.bank.rows))
+
+
+class Starter(NamedTuple):
+    """A program that makes the first parameters of a group, where they are to lie.
+
+    Attributes:
+        owner: the group's name.
+        program: jitted; groups that are alike have the same.
+        arguments: of it.
+    """
+
+    owner: str
+    program: Callable[..., Tree]
+    arguments: tuple[Any, ...]
+
+
+def starters(space: Space, key: Array, where: Tree) -> list[Starter]:
+    """`init(space, key)` as a program for each group: the same numbers, the memory of one group.
+
+    Args:
+        space: the space.
+        key: concrete.
+        where: `NamedSharding` of the parameters, on one mesh.
+    """
+    mesh, bank = jax.tree.leaves(where)[0].mesh, space.bank
+    keys = key if bank is None else jax.random.split(key, bank.rows)
+    programs: dict[Any, tuple[Callable[..., Tree], int]] = {}
+    found, first = [], 0
+    for owner, block, about in sorted(_owners(space), key=lambda each: each[0]):
+        leaves, _ = jax.tree.flatten(where[owner])
+        alike = elastic_block.kind(block, False), about.inputs, tuple(leaves)
+        if alike not in programs:
+            start = functools.partial(_init_group, block, about)
+            run = bulk_random.part(start, mesh=mesh)
+            run = run if bank is None else jax.vmap(run, in_axes=(0, 0, None))
+            how = {"out_shardings": where[owner], "compiler_options": hardware.runs_once()}
+            programs[alike] = jax.jit(run, **how), bulk_random.numbers(start)
+        program, count = programs[alike]
+        own = functools.partial(named_key, name=owner)
+        own = own if bank is None else jax.vmap(own)
+        found.append(Starter(owner, program, (own(keys), keys, np.uint32(first))))
+        first += count
+    return found
 
 
 @owned.by(owned.first)
@@ -46,15 +90,19 @@ def parameter_shapes(space: Space) -> Tree:
 
 
 def _init_one(space: Space, key: Array) -> Tree:
-    params: Tree = {}
-    for owner, block, about in _owners(space):
-        layers_key, transforms_key = jax.random.split(named_key(key, owner))
-        how = {"make": block.module, "spec": block.union, "inputs": about.inputs}
-        tree = dict(init_module(layers_key, **how))
-        if block.transforms:
-            tree[elastic_block.TRANSFORMS] = _init_transforms(block, tree, transforms_key)
-        params[owner] = tree
-    return params
+    return {
+        owner: _init_group(block, about, named_key(key, owner))
+        for owner, block, about in _owners(space)
+    }
+
+
+def _init_group(block: ElasticBlock, about: Geometry, key: Array) -> Tree:
+    layers_key, transforms_key = jax.random.split(key)
+    how = {"make": block.module, "spec": block.union, "inputs": about.inputs}
+    tree = dict(init_module(layers_key, **how))
+    if block.transforms:
+        tree[elastic_block.TRANSFORMS] = _init_transforms(block, tree, transforms_key)
+    return tree
 
 
 def _owners(space: Space) -> Iterator[tuple[str, ElasticBlock, Geometry]]:

@@ -29,6 +29,7 @@ from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import Spec, Tree
 from supernet_jax.elastic.space import Run, Space, Topology, geometry, group
 from supernet_jax.nn import resize
+from supernet_jax.runtime import sharding
 
 LOOP = 3  # so many blocks that are alike run in a loop; for fewer it costs more than it saves
 
@@ -80,6 +81,7 @@ class Strategy(Protocol):
         dtype: jnp.dtype = jnp.float32,
         remat: bool = False,
         reuse: Reuse | None = None,
+        where: Tree | None = None,
     ) -> Output:
         """Runs the subnet `arch` of `space` on `images`.
 
@@ -97,6 +99,8 @@ class Strategy(Protocol):
             remat: whether a gradient keeps only what goes from block to block, and computes their
                 insides again; `switched` always does.
             reuse: what may be taken over from the subnet before; without dropout only.
+            where: shardings of parameters that are split over devices, whose gradients come back
+                split: each block's are gathered where it runs. None for whole ones.
         """
         ...
 
@@ -197,6 +201,7 @@ class How:
     dtype: Any = jnp.float32
     remat: bool = False
     reuse: Reuse | None = None
+    where: Tree | None = None
 
 
 _RunBlock = Callable[..., tuple[Array, Tree]]  # `(call, *inputs) -> (output, moments)`
@@ -214,9 +219,18 @@ def _walked(
     loops: bool = False,
 ) -> Output:
     """Walks a subnet from its images to its logits, block by block."""
-    params = shared_params.bank_row(space, params, arch)
-    run_block = jax.checkpoint(run_block) if how.remat else run_block
-    walk = _Walk(space, run_block, params, arch, how, loops)
+    run = run_block
+    if how.where is None:
+        params = shared_params.bank_row(space, params, arch)
+    else:
+
+        def run(call: Call, *inputs: Array) -> tuple[Array, Tree]:
+            assert call.where is not None
+            shared = sharding.gathered(call.shared, call.where.get())
+            row = shared_params.bank_row(space, shared, arch)
+            return run_block(dataclasses.replace(call, shared=row), *inputs)
+
+    walk = _Walk(space, jax.checkpoint(run) if how.remat else run, params, arch, how, loops)
     x = resize.resize_bicubic(images.astype(jnp.float32), how.resolution).astype(how.dtype)
     logits = space.forward(walk, x).astype(jnp.float32)
     return Output(
@@ -234,7 +248,7 @@ class _Walk:
     Attributes:
         space: the space.
         run_block: how the strategy runs a block.
-        params: shared parameters, of the arch's row of the bank.
+        params: shared parameters: of the arch's row of the bank, or split over devices.
         arch: which subnet.
         how: how it runs.
         loops: whether blocks that are alike may run in a loop.
@@ -275,6 +289,7 @@ class _Walk:
             inputs=shape.inputs,
             union=Static(shape.shapes),
             dtype=how.dtype,
+            where=None if how.where is None else Static(how.where[group(self.space, name)]),
         )
 
     def before(self, name: str) -> _Before | None:
@@ -321,7 +336,8 @@ def _loop(walk: _Walk, names: tuple[str, ...], x: Array) -> Array:
     def alike(call: Call) -> Call:
         """The call with what is static of the first; they differ in their arrays alone."""
         keep = jnp.ones((), bool) if skips and call.keep is None else call.keep
-        return dataclasses.replace(call, block=first.block, union=first.union, keep=keep)
+        static = {"block": first.block, "union": first.union, "where": first.where}
+        return dataclasses.replace(call, keep=keep, **static)
 
     def body(x: Array, one: tuple[Call, _Before | None]) -> tuple[Array, Any]:
         call, before = one

@@ -89,12 +89,13 @@ class Chunk(NamedTuple):
 
 
 def chunks(
-    how: How, archs: Arch, data: EvaluationData, wanted: Wanted | None = None
+    how: How, params: Tree, archs: Arch, data: EvaluationData, wanted: Wanted | None = None
 ) -> Iterator[Chunk]:
     """The chunks that all archs make, resolution after resolution.
 
     Args:
         how: how subnets are evaluated.
+        params: shared parameters; see `sharding.candidates_mesh`.
         archs: `[N]`.
         data: what they are evaluated on; it is moved to the mesh that fits the number of archs.
         wanted: asked before each chunk with the positions that are left of a resolution, in their
@@ -104,14 +105,15 @@ def chunks(
     space = how.space
     packed = np.asarray(choices.pack(archs))
     resolutions = np.asarray(choices.get(archs, space.resolution))
-    devices = sharding.devices_of(data.images)
+    devices, splits = sharding.devices_of(data.images), sharding.splits_of(params)
     for index in np.unique(resolutions):
         size = space.resolutions[index]
         group = np.flatnonzero(resolutions == index)
         identity = elastic_space.identity(space, size, choices.unpack(space.menu, packed[group]))
         group = group[np.lexsort(np.asarray(identity).T[::-1])]
-        mesh = sharding.candidates_mesh(devices, len(group))
+        mesh = sharding.candidates_mesh(devices, len(group), params=params)
         placed = data if mesh is None else sharding.moved(mesh, data, axis=1)
+        program = Program(how, size, mesh, () if mesh is None else splits)
         groups = 1 if mesh is None else mesh.shape["candidates"]
         while len(group := group if wanted is None else wanted(group)):
             where, group = np.split(group, [groups * how.chunk])
@@ -120,7 +122,7 @@ def chunks(
             places = np.concatenate(filled)
             counts = np.array([len(part) for part in parts], np.int32)
             rows = choices.unpack(space.menu, packed[places])
-            yield Chunk(Program(how, size, mesh), where, places, counts, rows, placed)
+            yield Chunk(program, where, places, counts, rows, placed)
 
 
 def host(x: Array | np.ndarray) -> np.ndarray:

@@ -14,7 +14,9 @@ again. A search, whose candidates are mutants of a few parents, spares much of i
 are sorted is in `chunks`, what runs then in `programs`.
 
 On several devices, subnets are split over them; where there are fewer subnets than devices, each
-has several devices, over which the images of a batch are split.
+has several devices, over which the images of a batch are split. Parameters that are split over
+devices stay so: those that hold a copy together evaluate the same subnet, and gather the weights of
+one block at a time.
 
 Shape letters: `N` archs, `S` statistics of an arch, `A` calibration batches, `E` evaluation
 batches, `B` images of a batch.
@@ -112,7 +114,7 @@ def evaluate(
     """
     total = int(np.sum(np.asarray(host(data.labels)) >= 0))
     batches = np.array([0, len(data.labels)], np.int32)
-    for chunk in chunks(how, archs, data, wanted):
+    for chunk in chunks(how, params, archs, data, wanted):
         stats = chunk.calibrate(params)
         yield chunk.where, _result(chunk.fetch(chunk.score(params, stats, batches)), total)
 
@@ -126,7 +128,7 @@ def calibrated(
         Positions in `archs`, and the calibrated statistics of those on the host, float32 `[., S]`,
         for `scored`.
     """
-    for chunk in chunks(how, archs, data):
+    for chunk in chunks(how, params, archs, data):
         yield chunk.where, chunk.fetch(chunk.calibrate(params))
 
 
@@ -152,7 +154,7 @@ def scored(
     Yields:
         Positions in `archs`, and the scores of those in these batches, on the host.
     """
-    for chunk in chunks(how, archs, data):
+    for chunk in chunks(how, params, archs, data):
         scores = chunk.score(params, chunk.rows(stats), np.array(batches, np.int32))
         yield chunk.where, chunk.fetch(scores)
 

@@ -27,9 +27,10 @@ from supernet_jax.elastic.shared_params import zero_stats
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import Reuse
 from supernet_jax.nn import resize
-from supernet_jax.runtime import owned
+from supernet_jax.runtime import owned, sharding
 
-WHOLE, ARCHS, IMAGES = PartitionSpec(), PartitionSpec("candidates"), PartitionSpec(None, "data")
+WHOLE, ARCHS = PartitionSpec(), PartitionSpec("candidates")
+IMAGES = PartitionSpec(None, sharding.IMAGES)
 Prepare = Callable[[Array], Array]  # uint8 images -> the network's float input
 
 
@@ -62,12 +63,15 @@ class Program(NamedTuple):
     Attributes:
         how: how subnets are evaluated.
         resolution: of the input.
-        mesh: candidates x data, None for one device.
+        mesh: candidates x data x model, None for one device.
+        splits: how each leaf of the parameters is split over the devices of a group; nothing where
+            each has all of them. Those of a block are gathered where it runs.
     """
 
     how: How
     resolution: int
     mesh: Mesh | None
+    splits: tuple[PartitionSpec, ...] = ()
 
 
 class Scores(NamedTuple):
@@ -111,7 +115,7 @@ def calibrator(program: Program) -> Callable[..., Array]:
         total, _ = jax.lax.fori_loop(0, len(calibration), add_batch, (total, memory))
         return total / len(calibration)
 
-    return _mapped(calibrate, program.mesh, (WHOLE, ARCHS, ARCHS, WHOLE, IMAGES))
+    return _mapped(calibrate, program, (ARCHS, ARCHS, WHOLE, IMAGES))
 
 
 @owned.by(lambda program: program.how.space)
@@ -153,29 +157,30 @@ def scorer(program: Program) -> Callable[..., Scores]:
         memory = _empty_memory(program, labels.shape[1], moments=False)
         return jax.lax.fori_loop(batches[0], batches[1], score_batch, (nothing, memory))[0]
 
-    places = (WHOLE, ARCHS, ARCHS, WHOLE, ARCHS, IMAGES, IMAGES, WHOLE)
-    return _mapped(score, program.mesh, places)
+    return _mapped(score, program, (ARCHS, ARCHS, WHOLE, ARCHS, IMAGES, IMAGES, WHOLE))
 
 
-def _mapped(run: Callable[..., Any], mesh: Mesh | None, places: tuple[PartitionSpec, ...]) -> Any:
+def _mapped(run: Callable[..., Any], program: Program, places: tuple[PartitionSpec, ...]) -> Any:
     """Compiled: archs split over groups of devices by hand, images within a group by the compiler.
 
     Args:
         run: of the archs of one group; what it returns has them first.
-        mesh: candidates x data, None for one device.
-        places: where each argument lives.
+        program: for which mesh, and parameters split how.
+        places: where each argument after the parameters lives.
     """
+    mesh = program.mesh
     if mesh is None:
         return jax.jit(run)
     grouped = jax.shard_map(
         run,
         mesh=mesh,
-        in_specs=tuple(ARCHS if place == ARCHS else WHOLE for place in places),
+        in_specs=(WHOLE, *(ARCHS if place == ARCHS else WHOLE for place in places)),
         out_specs=ARCHS,
         axis_names={"candidates"},
         check_vma=False,
     )
-    given = tuple(NamedSharding(mesh, place) for place in places)
+    params = _where(program) if program.splits else NamedSharding(mesh, WHOLE)
+    given = params, *(NamedSharding(mesh, place) for place in places)
     return jax.jit(grouped, in_shardings=given, out_shardings=NamedSharding(mesh, ARCHS))
 
 
@@ -204,8 +209,18 @@ def _fresh(program: Program, archs: Arch, stats: Tree, reuse: Array) -> dict[str
 def _run(
     program: Program, params: Tree, arch: Arch, images: Array, **given: Any
 ) -> strategies.Output:
-    how = {"resolution": program.resolution, "dtype": program.how.dtype}
+    how: dict[str, Any] = {"resolution": program.resolution, "dtype": program.how.dtype}
+    if program.splits:
+        how["where"] = _where(program)
     return program.how.strategy(program.how.space, params, arch, images, **how, **given)
+
+
+def _where(program: Program) -> Tree:
+    """The shardings of parameters that are split."""
+    assert program.mesh is not None
+    structure = jax.tree.structure(shared_params.parameter_shapes(program.how.space))
+    places = [NamedSharding(program.mesh, spec) for spec in program.splits]
+    return jax.tree.unflatten(structure, places)
 
 
 def _prepared(program: Program, images: Array) -> Array:
@@ -220,7 +235,7 @@ def _empty_memory(program: Program, images: int, *, moments: bool) -> Tree:
     )
     if program.mesh is None:
         return memory
-    split = NamedSharding(jax.sharding.get_abstract_mesh(), PartitionSpec("data"))
+    split = NamedSharding(jax.sharding.get_abstract_mesh(), PartitionSpec(sharding.IMAGES))
     return {
         name: (jax.lax.with_sharding_constraint(output, split), stats)
         for name, (output, stats) in memory.items()

@@ -1,6 +1,7 @@
 """From a configuration to what it describes: data, space and recipe, and how to evaluate."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -33,7 +34,7 @@ class Experiment(NamedTuple):
         space: its search space.
         prepare: uint8 images -> the network's float input, without augmentation.
         recipe: how to train it.
-        mesh: the devices, all on one axis.
+        mesh: the devices, `data` x `model`.
     """
 
     config: Config
@@ -45,8 +46,11 @@ class Experiment(NamedTuple):
 
     @property
     def rules(self) -> sharding.Rules:
-        """How the training state is split over the devices."""
-        return sharding.SHARDED if self.config.train.shard_params else sharding.REPLICATED
+        """How parameters, and all of the training state, are split over the devices."""
+        settings = self.config.train
+        if settings.shard_params:
+            return sharding.SHARDED
+        return sharding.OVER_MODEL if settings.model_devices > 1 else sharding.REPLICATED
 
     @property
     def reading(self) -> data.Reading:
@@ -86,7 +90,14 @@ def build(settings: Config) -> Experiment:
     geometry(space, space.resolutions[0])  # a block that cannot be is refused before any work
     prepare = functools.partial(augment.normalise, mean=dataset.mean, std=dataset.std)
     recipe = _recipe(settings, space, prepare)
-    return Experiment(settings, dataset, space, prepare, recipe, sharding.data_mesh())
+    return Experiment(settings, dataset, space, prepare, recipe, mesh_of(settings, jax.devices()))
+
+
+def mesh_of(settings: Config, devices: list[jax.Device]) -> Mesh:
+    """The mesh of a configuration, which works on any number of devices: as many of them share a
+    copy of the parameters as divide both that number and `train.model_devices`.
+    """
+    return sharding.data_mesh(devices, model=math.gcd(settings.train.model_devices, len(devices)))
 
 
 def rebuilt(experiment: Experiment, settings: Config) -> Experiment:

@@ -64,6 +64,8 @@ class Train:
     """compute the insides of blocks again for gradients: less memory, more time; not on CPU"""
     shard_params: bool = False
     """split parameters, optimiser state and average over the devices, for less memory on each"""
+    model_devices: int = 1
+    """devices that share a copy of those; more take less memory each, and send more"""
     checkpoint_every: int = 200
     """steps between checkpoints; at most so many are computed again after a kill"""
     log_every: int = 10
@@ -120,6 +122,7 @@ class Config:
             ("train.arch-shards", train.arch_shards, 1),
             ("train.norm-shards", train.norm_shards, 1),
             ("train.accumulate", train.accumulate, 1),
+            ("train.model-devices", train.model_devices, 1),
             ("data.pad", data.pad, 0),
             ("data.layers", data.layers, 1),
             ("data.mixup", data.mixup, 0),

@@ -1,6 +1,7 @@
 """A trained run, opened at one of its checkpoints."""
 
 import dataclasses
+import functools
 import html
 import os
 import pathlib
@@ -28,8 +29,8 @@ class Run(NamedTuple):
     Attributes:
         folder: of the run.
         experiment: built from its `config.json`.
-        params: shared parameters (their average, where training kept one), on the mesh; None where
-            they have not been read.
+        params: shared parameters (their average, where training kept one), on the mesh, split as
+            the configuration has it; None where they have not been read.
         step: of the checkpoint.
         trained_on: fingerprint of the images that it was trained on; those of the experiment may
             be others.
@@ -147,7 +148,7 @@ def _warn(run: Run) -> None:
 
 def with_params(run: Run) -> Run:
     """The run with all shared parameters."""
-    where = sharding.replicated(run.experiment.mesh)
+    where = functools.partial(sharding.place, run.experiment.mesh, rules=run.experiment.rules)
     kept, subtree = run.folder / "checkpoints", _subtree(run)
     params = checkpoint.restore_params(kept, step=run.step, subtree=subtree, sharding=where)
     return run._replace(params=params)

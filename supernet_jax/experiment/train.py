@@ -1,6 +1,7 @@
 """Training a configuration in a run folder, or going on where an interrupted run stopped."""
 
 import contextlib
+import functools
 import os
 import pathlib
 from collections.abc import Iterator
@@ -60,8 +61,7 @@ def train(
             if not finished:
                 stopping.stop(int(state.step))
     trained = state.params if state.ema is None else state.ema
-    params = jax.device_put(trained, sharding.replicated(built.mesh))
-    return Run(folder, built, params, int(state.step), built.dataset.fingerprint)
+    return Run(folder, built, trained, int(state.step), built.dataset.fingerprint)
 
 
 def experiment(config: Config, *, devices: int = 0) -> Experiment:
@@ -76,7 +76,13 @@ def experiment(config: Config, *, devices: int = 0) -> Experiment:
         )
     built = build.taught(build.build(config))
     if devices:
-        built = built._replace(mesh=sharding.data_mesh(jax.devices()[:devices]))
+        built = built._replace(mesh=build.mesh_of(config, jax.devices()[:devices]))
+    wanted, model = config.train.model_devices, built.mesh.shape["model"]
+    if model < wanted and jax.process_index() == 0:
+        LOG.warning(
+            f"warning: train.model-devices is {wanted}, which does not divide the number of "
+            f"devices ({built.mesh.size}); {model} share a copy of the parameters"
+        )
     sharding.check_divides("train.batch", config.train.batch, built.mesh)
     train_step.check_parts(built.recipe, config.train.batch, built.mesh)
     sharding.check_divides("evaluation.batch", config.evaluation.batch, built.mesh)
@@ -104,7 +110,9 @@ def _weights_of(run: Run | str | os.PathLike[str], built: Experiment) -> Any:
     space_identity.check_space(meta, built.space)
     averaged = meta.get("config", {}).get("train", {}).get("ema")
     return checkpoint.restore_params(
-        kept, subtree="ema" if averaged else "params", sharding=sharding.replicated(built.mesh)
+        kept,
+        subtree="ema" if averaged else "params",
+        sharding=functools.partial(sharding.place, built.mesh, rules=built.rules),
     )
 
 

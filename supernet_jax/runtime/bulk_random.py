@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 from jax.extend.core import primitives
+from jax.extend.random import threefry2x32_p
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 Array = jax.Array
 
@@ -31,12 +33,69 @@ def at_once(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
     """
 
     def run(key: Array) -> Any:
-        program, shapes = jax.make_jaxpr(function, return_shape=True)(key)
-        pool = _Pool(jax.random.bits(key, (_size(program.jaxpr),), jnp.uint32))
-        leaves = _results(program, [lambda: key], pool)
-        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+        return _filled(function, key, lambda count: jax.random.bits(key, (count,), jnp.uint32))[0]
 
     return run
+
+
+def part(function: Callable[[Array], Any], *, mesh: Mesh) -> Callable[[Array, Array, Array], Any]:
+    """`(key, whole, first) -> tree`: what `at_once` gives of a part of a larger function.
+
+    A program for each part needs the memory of one at a time. `whole` is the key of the larger
+    function, whose generator `has_parts`; `first` of its numbers (see `numbers`) come before.
+
+    Args:
+        function: of `key`, the part's own.
+        mesh: whose devices draw together.
+    """
+
+    def run(key: Array, whole: Array, first: Array) -> Any:
+        def bits(count: int) -> Array:
+            # The i-th number of a draw is a function of the key and i; each device has some of i.
+            padded = -(-count // mesh.size) * mesh.size
+            split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+            low = first + jnp.arange(padded, dtype=jnp.uint32)
+            low = jax.lax.with_sharding_constraint(low, split)
+            words = [jnp.broadcast_to(word, low.shape) for word in jax.random.key_data(whole)]
+            one, other = threefry2x32_p.bind(*words, jnp.zeros_like(low), low)
+            own = jax.lax.with_sharding_constraint(one ^ other, split)
+            return jax.lax.with_sharding_constraint(own, NamedSharding(mesh, PartitionSpec()))
+
+        return _filled(function, key, bits)[0]
+
+    return run
+
+
+def has_parts() -> bool:
+    """Whether parts of a draw can be drawn alone, with JAX's generator as it is set."""
+    known = str(jax.random.key_impl(jax.random.key(0))) == "threefry2x32"
+    config: Any = jax.config
+    return known and bool(config.jax_threefry_partitionable)
+
+
+def numbers(function: Callable[[Array], Any]) -> int:
+    """How many numbers of its draw `at_once(function)` uses; nothing is computed."""
+    used = 0
+
+    def run(key: Array) -> Any:
+        nonlocal used
+        tree, used = _filled(function, key, lambda count: jnp.zeros(count, jnp.uint32))
+        return tree
+
+    jax.eval_shape(run, jax.eval_shape(jax.random.key, 0))
+    return used
+
+
+def _filled(
+    function: Callable[[Array], Any], key: Array, bits: Callable[[int], Array]
+) -> tuple[Any, int]:
+    """The results of a function whose draws are parts of `bits(their number)`, and how many of
+    those were used.
+    """
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(key)
+    pool = _Pool(bits(_size(program.jaxpr)))
+    leaves = _results(program, [lambda: key], pool)
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves), pool.used
 
 
 class _Pool:

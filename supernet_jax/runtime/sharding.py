@@ -1,5 +1,9 @@
-"""Where arrays live. In training one mesh axis, `data`, over which batches, and perhaps the state,
-are split; in evaluation two, `candidates` and `data`.
+"""Where arrays live: meshes of devices with named axes, and rules that split arrays over them.
+
+A mesh of training has the axes `data` and `model`. The images of a batch are split over both, for
+every device computes on whole weights, and devices with the same images would only do each other's
+work again. Parameters may be split over `model` (each of `data` has a copy then), or over both. In
+evaluation there is a third axis before them, `candidates`.
 
 Host arrays are whole on every process; each process puts only the parts of its own devices. So the
 same code serves one device, eight, and several processes, and what is computed does not depend on
@@ -17,36 +21,65 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import path_rules
 
-Axis = int | Literal["largest", "whole"]
-# (regular expression for a whole path, which axis is split); the first that matches decides. Paths
-# are those of a training state, as "params/stem/conv/kernel" or "opt_state/2/trace/...".
-Rules = tuple[tuple[str, Axis], ...]
+IMAGES = ("data", "model")  # mesh axes over which the images of a batch are split
+# The mesh axes over which each axis of an array is split: as of `PartitionSpec`.
+Spec = tuple[str | tuple[str, ...] | None, ...]
+Rule = Literal["first", "largest", "whole", "model"] | int | Spec
+# (regular expression for a whole path, how it is split); the first that matches decides. Paths are
+# those of a training state, as "params/stem/conv/kernel" or "opt_state/2/trace/...".
+Rules = tuple[tuple[str, Rule], ...]
+LEARNED = r"(params|opt_state|ema)/.*"
 REPLICATED: Rules = ((r".*", "whole"),)
-SHARDED: Rules = ((r"(params|opt_state|ema)/.*", "largest"), (r".*", "whole"))
+SHARDED: Rules = ((LEARNED, "first"), (r".*", "whole"))
+OVER_MODEL: Rules = ((LEARNED, "model"), (r".*", "whole"))
 LEAST = 1024  # elements: smaller arrays are not worth a message
 
 
-def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices (or the given ones) along `data`."""
+def data_mesh(devices: list[jax.Device] | None = None, *, model: int = 1) -> Mesh:
+    """A mesh `data` x `model` of all devices (or the given ones).
+
+    Args:
+        devices: neighbours among them are neighbours along `model`.
+        model: how many of them lie along `model`.
+
+    Raises:
+        UserError: `model` does not divide their number.
+    """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    if model < 1 or len(devices) % model:
+        allowed = [n for n in range(1, len(devices) + 1) if len(devices) % n == 0]
+        raise UserError(
+            f"train.model-devices is {model}, but must divide the number of devices "
+            f"({len(devices)}): {', '.join(map(str, allowed))}"
+        )
+    shape = len(devices) // model, model
+    return jax.make_mesh(shape, IMAGES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def candidates_mesh(devices: list[jax.Device], candidates: int) -> Mesh | None:
-    """A mesh `candidates` x `data`: as many groups of devices as divide them and have work.
+def candidates_mesh(
+    devices: list[jax.Device], candidates: int, *, params: Any = None
+) -> Mesh | None:
+    """A mesh `candidates` x `data` x `model`: as many groups of devices as there is work for.
 
     Args:
         devices: all of them.
         candidates: how many are evaluated.
+        params: where they are split, the devices that hold a copy together are in one group, and
+            the axes over which they are split are as long as on their own mesh.
 
     Returns:
         The mesh, or None for fewer than two devices.
     """
     if len(devices) < 2:
         return None
-    groups = max(n for n in range(1, len(devices) + 1) if len(devices) % n == 0 and n <= candidates)
-    shape, axes = (groups, len(devices) // groups), ("candidates", "data")
-    return jax.make_mesh(shape, axes, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    places = [x.sharding for x in jax.tree.leaves(params) if splits_of(x)]
+    used = {axis for place in places for axis in _names(place.spec) if place.mesh.shape[axis] > 1}
+    model = places[0].mesh.shape["model"] if places else 1
+    copies = 1 if "data" in used else len(devices) // model
+    groups = max(n for n in range(1, copies + 1) if copies % n == 0 and n <= candidates)
+    # In the given order, so that parameters which are split need not move.
+    placed = np.array(devices, object).reshape(groups, -1, model)
+    return Mesh(placed, ("candidates", *IMAGES), axis_types=(AxisType.Auto,) * 3)
 
 
 def devices_of(x: Any) -> list[jax.Device]:
@@ -55,9 +88,23 @@ def devices_of(x: Any) -> list[jax.Device]:
     return list(place.mesh.devices.flat) if isinstance(place, NamedSharding) else []
 
 
+def splits_of(tree: Any) -> tuple[PartitionSpec, ...]:
+    """How arrays of a mesh are split: a spec for each leaf, or nothing where all are whole."""
+    places = [x.sharding if isinstance(x, jax.Array) else None for x in jax.tree.leaves(tree)]
+    if all(place is None or place.is_fully_replicated for place in places):
+        return ()
+    return tuple(p.spec if isinstance(p, NamedSharding) else PartitionSpec() for p in places)
+
+
+def _names(spec: Any) -> list[str]:
+    """The mesh axes that a spec names."""
+    each = [() if axes is None else (axes,) if isinstance(axes, str) else axes for axes in spec]
+    return [axis for axes in each for axis in axes]
+
+
 def moved(mesh: Mesh, tree: Any, *, axis: int = 0) -> Any:
-    """Arrays of a mesh put on another of the same devices, `axis` of each split over `data`."""
-    place = NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))
+    """Arrays of a mesh put on another of the same devices, `axis` of each split as images are."""
+    place = NamedSharding(mesh, PartitionSpec(*(None,) * axis, IMAGES))
     return jax.jit(_same, out_shardings=place)(tree)
 
 
@@ -68,11 +115,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def over_data(mesh: Mesh) -> NamedSharding:
     """The sharding of what has images along its first axis."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(IMAGES))
 
 
-def split(mesh: Mesh, tree: Any, *, axis: int = 0, over: str = "data") -> Any:
-    """Puts host arrays on the mesh, `axis` of each split over the mesh axis `over`."""
+def split(mesh: Mesh, tree: Any, *, axis: int = 0, over: str | tuple[str, ...] = IMAGES) -> Any:
+    """Puts host arrays on the mesh, `axis` of each split over the mesh axes `over`."""
     spec = PartitionSpec(*(None,) * axis, over)
     return jax.tree.map(lambda x: _put(np.asarray(x), NamedSharding(mesh, spec)), tree)
 
@@ -80,9 +127,19 @@ def split(mesh: Mesh, tree: Any, *, axis: int = 0, over: str = "data") -> Any:
 def place(mesh: Mesh, shapes: Any, *, rules: Rules, least: int = LEAST) -> Any:
     """Where each array of a tree lives, chosen by its path.
 
-    An array is split along the axis that the rule names. "largest" is the largest axis that the
-    number of devices divides; arrays of fewer than `least` elements, and those without such an
-    axis, are whole on every device, as with "whole".
+    A rule is one of these:
+
+    - a tuple with the mesh axes over which each axis of the array is split, as `PartitionSpec` has
+      them: `(None, None, None, "model")`, `(("data", "model"),)`; axes that are left out are whole.
+    - an axis of the array, as an integer, which is split over all devices.
+    - "first": over all devices, along the first axis that their number divides, so that parts are
+      contiguous, and gathering them moves nothing else. Where there is none, one axis is split over
+      `model` and another over `data`, as far as they divide.
+    - "largest": the same along the largest axis.
+    - "model": as "first", over `model` alone.
+    - "whole": every device has all of it.
+
+    With a word, arrays of fewer than `least` elements are whole.
 
     Args:
         mesh: the devices.
@@ -94,26 +151,65 @@ def place(mesh: Mesh, shapes: Any, *, rules: Rules, least: int = LEAST) -> Any:
         The same tree, of `NamedSharding`.
 
     Raises:
-        UserError: a path that no rule matches, or a rule whose axis an array does not have or the
-            number of devices does not divide.
+        UserError: a path that no rule matches, or a rule that is none or does not fit an array.
     """
-    axes = path_rules.param_groups(shapes, groups=rules)
+    chosen = path_rules.param_groups(shapes, groups=tuple((p, (rule,)) for p, rule in rules))
 
-    def one(path: Any, leaf: Any, axis: Axis) -> NamedSharding:
-        if isinstance(axis, int):
-            if not 0 <= axis < len(leaf.shape) or leaf.shape[axis] % mesh.size:
-                name = jax.tree_util.keystr(path, simple=True, separator="/")
-                raise UserError(
-                    f"a rule splits axis {axis} of {name}, whose shape is {leaf.shape}, over "
-                    f"{mesh.size} devices; name an axis that they divide, or `largest`"
-                )
-            split_axis: int | None = axis
-        else:
-            split_axis = _largest(leaf.shape, mesh.size, least) if axis == "largest" else None
-        spec = () if split_axis is None else (*(None,) * split_axis, "data")
-        return NamedSharding(mesh, PartitionSpec(*spec))
+    def one(path: Any, leaf: Any, rule: tuple[Rule]) -> NamedSharding:
+        name = path_rules.name_of(path)
+        return NamedSharding(mesh, PartitionSpec(*_spec(mesh, name, leaf.shape, rule[0], least)))
 
-    return jax.tree_util.tree_map_with_path(one, shapes, axes)
+    return jax.tree_util.tree_map_with_path(one, shapes, chosen)
+
+
+def _spec(mesh: Mesh, name: str, shape: tuple[int, ...], rule: Rule, least: int) -> Spec:
+    """How a rule splits an array; see `place`."""
+    names = tuple(axis for axis in IMAGES if mesh.shape[axis] > 1)
+    if isinstance(rule, int) and rule >= 0:
+        rule = (*(None,) * rule, names if len(names) != 1 else names[0])
+    if isinstance(rule, tuple):
+        _check_spec(mesh, name, shape, rule)
+        return rule
+    if rule not in ("first", "largest", "model", "whole"):
+        raise UserError(
+            f"a rule for {name} is {rule!r}, but must be 'first', 'largest', 'model', 'whole', or "
+            "a tuple with a mesh axis, several, or None for each axis of the array"
+        )
+    if rule == "whole" or math.prod(shape) < least:
+        return ()
+    names = tuple(axis for axis in names if rule != "model" or axis == "model")
+    spec: list[str | tuple[str, ...] | None] = [None] * len(shape)
+    for over in dict.fromkeys([names, *((axis,) for axis in reversed(names))]):
+        size = math.prod(mesh.shape[axis] for axis in over)
+        free = [i for i, n in enumerate(shape) if n % size == 0 and spec[i] is None]
+        if not over or not free:
+            continue
+        best = max(free, key=lambda i: (shape[i], i)) if rule == "largest" else free[0]
+        spec[best] = over if len(over) > 1 else over[0]
+        if over == names:
+            break
+    while spec and spec[-1] is None:
+        spec.pop()
+    return tuple(spec)
+
+
+def _check_spec(mesh: Mesh, name: str, shape: tuple[int, ...], spec: Spec) -> None:
+    """Raises a `UserError` unless an array can be split so."""
+    over = [() if axes is None else (axes,) if isinstance(axes, str) else axes for axes in spec]
+    used = [axis for axes in over for axis in axes]
+    known = mesh.axis_names
+    if set(used) - set(known) or len(set(used)) < len(used):
+        raise UserError(
+            f"a rule splits {name} as {spec}; name axes of the mesh, which are "
+            f"{' and '.join(map(repr, known))}, each at most once"
+        )
+    for axis, axes in enumerate(over):
+        size = math.prod(mesh.shape[each] for each in axes)
+        if axis >= len(shape) or shape[axis] % size:
+            raise UserError(
+                f"a rule splits axis {axis} of {name}, whose shape is {shape}, over {size} "
+                "devices; name an axis that they divide, or 'first', which finds one"
+            )
 
 
 def gathered(tree: Any, where: Any) -> Any:
@@ -123,27 +219,42 @@ def gathered(tree: Any, where: Any) -> Any:
         tree: pytree of arrays.
         where: how they are split: the same tree, of `NamedSharding`; None leaves them as they are.
     """
-    if not _any_split(where):
+    if not any_split(where):
         return tree
-    whole = jax.tree.map(lambda place: replicated(place.mesh), where)
+    # In a `shard_map` over some axes of a mesh, the others are those that it still has.
+    inside = jax.sharding.get_abstract_mesh()
+    place = jax.tree.leaves(where)[0]
+    mesh = place.mesh if inside.empty else inside
+    whole = NamedSharding(mesh, PartitionSpec())
+    split = jax.tree.map(lambda place: NamedSharding(mesh, place.spec), where)
+
+    def one(x: jax.Array, place: NamedSharding) -> jax.Array:
+        # Without axes of length 1, which cost a copy: the compiler moves what it gathers over to
+        # the front, and does not see that nothing moves.
+        spec = (*place.spec, *(None,) * x.ndim)
+        parts = PartitionSpec(*(axes for n, axes in zip(x.shape, spec, strict=False) if n > 1))
+        flat = x.reshape([n for n in x.shape if n > 1])
+        flat = jax.lax.with_sharding_constraint(flat, NamedSharding(mesh, parts))
+        return jax.lax.with_sharding_constraint(flat, whole).reshape(x.shape)
 
     @jax.custom_vjp
     def gather(tree: Any) -> Any:
-        return jax.lax.with_sharding_constraint(tree, whole)
+        return jax.tree.map(one, tree, split)
 
     gather.defvjp(
         lambda tree: (gather(tree), None),
-        lambda _, gradients: (jax.lax.with_sharding_constraint(gradients, where),),
+        lambda _, gradients: (jax.lax.with_sharding_constraint(gradients, split),),
     )
     return gather(tree)
 
 
 def scattered(tree: Any, where: Any) -> Any:
     """Arrays that are whole on every device split, inside jit; see `gathered`."""
-    return jax.lax.with_sharding_constraint(tree, where) if _any_split(where) else tree
+    return jax.lax.with_sharding_constraint(tree, where) if any_split(where) else tree
 
 
-def _any_split(where: Any) -> bool:
+def any_split(where: Any) -> bool:
+    """Whether some of the places of a tree are parts."""
     return not all(place.is_fully_replicated for place in jax.tree.leaves(where))
 
 
@@ -160,21 +271,15 @@ def over_devices(total: Callable[..., Any], mesh: Mesh | None) -> Callable[..., 
 
     def summed(params: Any, *parts: Any) -> Any:
         sums, each = total(params, *parts)
-        return jax.lax.psum(sums, "data"), each
+        return jax.lax.psum(sums, IMAGES), each
 
     def mapped(params: Any, *parts: Any) -> Any:
-        specs = (PartitionSpec(), *(PartitionSpec("data"),) * len(parts))
-        out = PartitionSpec(), PartitionSpec("data")
+        specs = (PartitionSpec(), *(PartitionSpec(IMAGES),) * len(parts))
+        out = PartitionSpec(), PartitionSpec(IMAGES)
         run = jax.shard_map(summed, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
         return run(params, *parts)
 
     return mapped
-
-
-def _largest(shape: tuple[int, ...], devices: int, least: int) -> int | None:
-    """The largest axis that `devices` divides, the last of equal ones, or None."""
-    dividing = [(size, axis) for axis, size in enumerate(shape) if size % devices == 0]
-    return max(dividing)[1] if dividing and math.prod(shape) >= least else None
 
 
 def bytes_per_device(shapes: Any, places: Any) -> int:
@@ -191,14 +296,14 @@ def own_rows(mesh: Mesh, count: int) -> np.ndarray:
 
     A process reads only these from disk.
     """
-    places = NamedSharding(mesh, PartitionSpec("data")).addressable_devices_indices_map((count,))
+    places = over_data(mesh).addressable_devices_indices_map((count,))
     slices = [index[0] for index in places.values() if index is not None]
     return np.unique(np.concatenate([np.arange(count)[part] for part in slices]))
 
 
 def split_rows(mesh: Mesh, tree: Any, *, rows: np.ndarray, count: int) -> Any:
     """Puts the own rows (see `own_rows`) of host arrays on the mesh, as a batch of `count`."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    sharding = over_data(mesh)
 
     def put(x: np.ndarray) -> jax.Array:
         def part(index: tuple[slice, ...] | None) -> np.ndarray:

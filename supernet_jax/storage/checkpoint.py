@@ -197,7 +197,7 @@ def restore_params(
     *,
     step: int | None = None,
     subtree: str = "params",
-    sharding: jax.sharding.Sharding | None = None,
+    sharding: jax.sharding.Sharding | Callable[[Tree], Tree] | None = None,
 ) -> Tree:
     """Only the parameters of a checkpoint, without anything known of optimiser and sampler.
 
@@ -205,16 +205,22 @@ def restore_params(
         folder: of the run.
         step: which checkpoint; None takes the last.
         subtree: "params", or "ema" for their moving average.
-        sharding: of every array; None puts them on the first local device.
+        sharding: of every array, or what gives that of each by their shapes, `{subtree:
+            parameters}`; None puts them on the first local device.
 
     Raises:
         UserError: no such checkpoint, a damaged one, or one without this subtree.
     """
     read, part, _ = _part(folder, step, subtree)
-    place = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    leaves = path_rules.named_leaves(part)
+    if callable(sharding):
+        places = path_rules.named_leaves(sharding(part))
+    else:
+        place = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        places = dict.fromkeys(leaves, place)
     wanted = {
-        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-        for name, leaf in path_rules.named_leaves(part).items()
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[name])
+        for name, leaf in leaves.items()
     }
     return read(functools.partial(_read, part=part, wanted=wanted))[subtree]
 

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.errors import UserError
-from supernet_jax.runtime import cache, hardware, progress, sharding, stopping
+from supernet_jax.runtime import bulk_random, cache, hardware, progress, sharding, stopping
 from supernet_jax.storage import checkpoint
 from supernet_jax.training import train_step
 from supernet_jax.training.batches import Batches
@@ -159,7 +160,7 @@ def _asked_anywhere(mesh: Mesh) -> Callable[[], bool]:
     """
     if jax.process_count() == 1:
         return lambda: bool(stopping.asked())
-    where = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+    where = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     total = jax.jit(jnp.sum, out_shardings=sharding.replicated(mesh))
     sums: collections.deque[jax.Array] = collections.deque()
 
@@ -195,11 +196,24 @@ def begin(job: Job, params: Tree) -> None:
 
 
 def creator(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Callable[..., State]:
-    """The compiled function that makes the first state, where the rules want it; of random
-    parameters, or of those that it is given.
+    """The function that makes the first state, where the rules want it; of random parameters, or of
+    those that it is given.
+
+    Where parameters are split, random ones are made group by group: no device ever has all.
     """
     made = functools.partial(train_step.create, recipe._replace(seed=0))  # the key is data
     where = train_step.places(recipe, mesh, rules)
-    run = jax.jit(made, out_shardings=where, compiler_options=hardware.runs_once())
+    how: Any = {"out_shardings": where, "compiler_options": hardware.runs_once()}
+    run = jax.jit(made, **how)
     key = sharding.replicate(mesh, jax.random.key_data(jax.random.key(recipe.seed)))
-    return functools.partial(run, key)
+
+    def create(params: Tree | None = None) -> State:
+        if params is not None or not (sharding.any_split(where.params) and bulk_random.has_parts()):
+            return run(key, params)
+        params = {
+            group.owner: group.program(*group.arguments)
+            for group in train_step.starters(recipe, key, where.params)
+        }
+        return jax.jit(made, donate_argnums=1, **how)(key, params)
+
+    return create

@@ -215,7 +215,7 @@ class Members(NamedTuple):
         recipe = self.recipe
         output = member.strategy(
             recipe.space,
-            sharding.gathered(params, self.where),
+            params,
             member.arch,
             self.images,
             resolution=member.resolution,
@@ -223,6 +223,7 @@ class Members(NamedTuple):
             features=recipe.features,
             dtype=recipe.dtype,
             remat=recipe.remat,
+            where=self.where if sharding.any_split(self.where) else None,
         )
         taught = Taught(output.logits, output.features)
         return loss_of(recipe, taught, member.teacher, self.labels, member.role), taught

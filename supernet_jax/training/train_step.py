@@ -65,6 +65,12 @@ def create(recipe: Recipe, key: Array | None = None, params: Tree | None = None)
     )
 
 
+def starters(recipe: Recipe, key: Array, where: Tree) -> list[shared_params.Starter]:
+    """The programs that make the parameters of `create`, group by group; `where` they will lie."""
+    params_key, _ = jax.random.split(jax.random.wrap_key_data(key))
+    return shared_params.starters(recipe.space, params_key, where)
+
+
 def step_resolutions(recipe: Recipe, *, step: int, rollbacks: int = 0) -> tuple[int, ...]:
     """Input resolution of each member of a step: fixed ones their own, random ones share one.
 

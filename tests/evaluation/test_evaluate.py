@@ -329,13 +329,58 @@ def test_devices_do_not_matter(n: int, groups: int, monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(correct, other)
     np.testing.assert_allclose(loss, other_loss, rtol=SUMS if groups < 8 else 0)
     shape = sharding.candidates_mesh(jax.devices(), n).shape  # type: ignore[union-attr]
-    assert dict(shape) == {"candidates": groups, "data": 8 // groups}
+    assert dict(shape) == {"candidates": groups, "data": 8 // groups, "model": 1}
 
 
 def test_groups_of_a_number_that_divides_the_devices() -> None:
     six = sharding.candidates_mesh(jax.devices()[:6], 5)
-    assert six is not None and dict(six.shape) == {"candidates": 3, "data": 2}
+    assert six is not None and dict(six.shape) == {"candidates": 3, "data": 2, "model": 1}
     assert sharding.candidates_mesh(jax.devices()[:1], 5) is None
+
+
+BANKED = light(bank=space.Bank(2, choices.Lookup((("width",),), np.asarray([0, 1, 1]))))
+
+
+@pytest.mark.parametrize(
+    ("rule", "groups", "strategy", "of"),
+    [
+        ("model", 4, strategies.masked, SPACE),
+        ("first", 4, strategies.masked, BANKED),  # its rows are split
+        ("first", 1, strategies.switched, light(widths=(4, 8, 16))),
+    ],
+)
+def test_split_parameters_are_taken_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+    rule: sharding.Rule,
+    groups: int,
+    strategy: strategies.Strategy,
+    of: Space,
+) -> None:
+    params = noisy(shared_params.init(of, jax.random.key(3)))
+    mesh = sharding.data_mesh(model=2)
+    where = sharding.place(mesh, params, rules=((".*", rule),), least=8)
+    placed, data = jax.device_put(params, where), sharding.split(mesh, some_data(), axis=1)
+    shape = sharding.candidates_mesh(jax.devices(), 6, params=placed).shape  # type: ignore[union-attr]
+    assert dict(shape) == {"candidates": groups, "data": 4 // groups, "model": 2}
+    results = []
+    gathers: list[Any] = []
+    gathered = sharding.gathered
+    monkeypatch.setattr(sharding, "gathered", lambda *a: gathers.append(a) or gathered(*a))
+    for given, images in ((params, some_data()), (placed, data)):
+        how = evaluate.How(of, prepare, strategy, chunk=2)
+        archs = jax.tree.map(lambda leaf: leaf[1::2], ARCHS)
+        found = list(evaluate.evaluate(how, given, archs, images))
+        order = np.argsort(np.concatenate([where for where, _ in found]))
+        results.append(
+            [
+                np.concatenate([getattr(r, name) for _, r in found])[order]
+                for name in ("correct", "loss")
+            ]
+        )
+    assert gathers  # a block at a time, and only where they are split
+    assert all(set(one) <= {"mix", "norm", "classifier"} for one, _ in gathers)
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=SUMS)
 
 
 def trained(folder: pathlib.Path, *, step: int = 7) -> run.Run:

@@ -13,7 +13,7 @@ from tiny_space import tiny, transforming
 from supernet_jax.elastic import shared_params
 from supernet_jax.elastic.choices import Array, Lookup
 from supernet_jax.elastic.space import Bank, Space
-from supernet_jax.runtime import bulk_random
+from supernet_jax.runtime import bulk_random, sharding
 
 BANK = Bank(2, Lookup((("width",),), np.asarray([0, 1, 1])))
 SPACES = (tiny(), transforming(), light(bank=BANK))  # plain, with learned transforms, in rows
@@ -92,6 +92,25 @@ def test_without_any_draw() -> None:
     np.testing.assert_array_equal(
         bulk_random.at_once(lambda key: jnp.ones(2))(jax.random.key(0)), 1.0
     )
+
+
+def test_parts_of_a_draw_are_drawn_alone() -> None:
+    """By several devices, and from any number on, they are the numbers of the whole draw."""
+    whole, own = jax.random.key(0), jax.random.key(5)
+    names = ("he", "normal", "uniform")
+
+    def two(key: Array) -> list[dict[str, Array]]:
+        del key
+        return [several(own), several(own)]
+
+    count = bulk_random.numbers(several)
+    assert bulk_random.has_parts() and count == 5 * N and bulk_random.numbers(two) == 2 * count
+    at_once = jax.jit(bulk_random.at_once(two))(whole)
+    part = jax.jit(bulk_random.part(several, mesh=sharding.data_mesh(model=2)))
+    for i, expected in enumerate(at_once):
+        found = part(own, whole, np.uint32(i * count))
+        for name in names:
+            np.testing.assert_array_equal(found[name], expected[name])
 
 
 def test_several_keys_at_once() -> None:

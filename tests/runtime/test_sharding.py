@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from light_space import CHANNELS, CLASSES, light
 
 from supernet_jax import data
-from supernet_jax.elastic import choices
+from supernet_jax.elastic import blockwise, choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import native, sharding
@@ -34,6 +34,7 @@ RECIPE = recipe.Recipe(
     augment=lambda images, key, ids: images.astype(jnp.float32) / 128 - 1,
     ema_decay=0.9,
 )
+BLOCKS = RECIPE._replace(strategy=blockwise.blockwise, optimizer=optax.sgd(0.1), ema_decay=0.0)
 SHAPES = jax.eval_shape(lambda: train_step.create(RECIPE))
 LARGE = 3 * 128 * 128 * 4  # bytes: the one large kernel, its momentum and its average
 
@@ -77,12 +78,53 @@ def test_the_first_rule_that_matches_decides() -> None:
     assert placed["d"].spec == PartitionSpec("data")
 
 
+def test_rules_name_the_axes_of_the_mesh() -> None:
+    mesh = sharding.data_mesh(model=2)
+    assert dict(mesh.shape) == {"data": 4, "model": 2}
+    rules: sharding.Rules = (
+        ("a", (None, None, "data", "model")),
+        ("b", (("data", "model"),)),
+        (".*", "model"),
+    )
+    placed = sharding.place(mesh, shapes(), rules=rules, least=8)
+    assert {name: where.spec for name, where in placed.items()} == {
+        "a": PartitionSpec(None, None, "data", "model"),
+        "b": PartitionSpec(("data", "model")),
+        "c": PartitionSpec(None, "model"),
+        "d": PartitionSpec("model"),
+        "e": PartitionSpec(),
+    }
+    assert sharding.bytes_per_device(shapes(), placed) == 4 * (9216 // 8 + 512 + 525 + 4 + 1)
+
+
+def test_two_axes_split_what_one_cannot() -> None:
+    mesh = sharding.data_mesh(model=2)
+    made = {
+        "odd": jax.ShapeDtypeStruct((14, 12), jnp.float32),  # neither is a multiple of 8
+        "even": jax.ShapeDtypeStruct((24, 96), jnp.float32),
+    }
+    first = sharding.place(mesh, made, rules=((".*", "first"),), least=8)
+    assert first["odd"].spec == PartitionSpec("model", "data")
+    assert first["even"].spec == PartitionSpec(("data", "model"))
+    largest = sharding.place(mesh, made, rules=((".*", "largest"),), least=8)
+    assert largest["even"].spec == PartitionSpec(None, ("data", "model"))
+
+
+def test_model_devices_divide_the_devices() -> None:
+    with pytest.raises(UserError, match=r"is 3, but must divide .* \(8\): 1, 2, 4, 8"):
+        sharding.data_mesh(model=3)
+
+
 @pytest.mark.parametrize(
     ("rules", "words"),
     [
         ((("[a-d]", "whole"),), "parameters e;"),
         ((("c", 0), (".*", "whole")), r"axis 0 of c, whose shape is \(7, 150\), over 8 devices"),
         ((("d", 1), (".*", "whole")), "axis 1 of d"),
+        ((("c", (None, "data")), (".*", "whole")), r"axis 1 of c, .* over 8 devices; .*'first'"),
+        ((("a", ("rows",)), (".*", "whole")), "as .*'rows'.*axes of the mesh.*'data' and 'model'"),
+        ((("a", (None, None, "data", "data")), (".*", "whole")), "each at most once"),
+        ((("a", "biggest"), (".*", "whole")), "a is 'biggest', but must be 'first', 'largest'"),
     ],
 )
 def test_rules_that_do_not_fit(rules: sharding.Rules, words: str) -> None:
@@ -174,6 +216,87 @@ def test_checkpoints_restore_however_they_were_split(
     where = train_step.places(RECIPE, made.mesh, then)
     assert jax.tree.all(jax.tree.map(lambda x, place: x.sharding == place, restored, where))
     close(plain, run(folder, then, devices=devices))
+
+
+def test_a_state_goes_from_mesh_to_mesh(tmp_path: pathlib.Path) -> None:
+    """Eight devices, four by two, four, and one: of the same state, each saves for the next."""
+    meshes = [
+        (sharding.data_mesh(), sharding.SHARDED),
+        (sharding.data_mesh(model=2), sharding.OVER_MODEL),
+        (sharding.data_mesh(jax.devices()[:4], model=2), sharding.SHARDED),
+        (sharding.data_mesh(jax.devices()[:1]), sharding.SHARDED),
+    ]
+    kernel, parts = "second", (8, 2, 4, 1)
+    made = job(tmp_path / "0", sharding.REPLICATED, devices=1, steps=1)
+    with made.checkpoints:
+        state = first = loop.restore(made)  # made anew, whole
+    for i, (mesh, rules) in enumerate(meshes):
+        made = job(tmp_path / str(i), rules, devices=1, steps=1)._replace(mesh=mesh)
+        with made.checkpoints:
+            if i:
+                made.checkpoints.save(0, state, {}, wait=True)
+            state = loop.restore(made)
+        jax.tree.map(np.testing.assert_array_equal, first, state)
+        leaf = state.params[kernel]["mix"]["kernel"]
+        assert {shard.data.size for shard in leaf.addressable_shards} == {leaf.size // parts[i]}
+
+
+# --- block by block -------------------------------------------------------------------------
+
+WHOLE_KERNEL = 128 * 128  # elements
+
+
+@pytest.fixture(scope="module")
+def one_block_by_block() -> tuple[Any, Any]:
+    return sandwiched(BLOCKS, np.arange(BATCH))
+
+
+@pytest.mark.parametrize("rules", [sharding.SHARDED, sharding.OVER_MODEL], ids=["both", "model"])
+def test_block_by_block_on_two_axes(
+    one_block_by_block: tuple[Any, Any], rules: sharding.Rules
+) -> None:
+    mesh = sharding.data_mesh(jax.devices()[:4], model=2)
+    params, metrics = sandwiched(BLOCKS, np.arange(BATCH), mesh, rules)
+    for name, value in one_block_by_block[1].items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), params, one_block_by_block[0]
+    )
+
+
+def test_no_device_ever_has_all_weights_or_gradients() -> None:
+    """Nor does one keep gathered weights between the passes: they are gathered again."""
+    mesh = sharding.data_mesh()
+    where = train_step.places(BLOCKS, mesh, sharding.SHARDED).params
+    run = blockwise.Blockwise(SPACE, mesh=mesh, where=where)
+    create = loop.creator(BLOCKS, mesh, rules=sharding.SHARDED)
+    params = run.leaves(create().params)
+    plan = run.plan(choices.largest(SPACE.menu), blockwise.Mode(8, BATCH))
+    pixels = sharding.split(mesh, np.ones((BATCH, 8, 8, CHANNELS), np.float32))
+    passed = run.forward(plan, params, pixels)
+    kept = [leaf.size for ran in passed.ran for leaf in ran.kept]
+    assert kept and WHOLE_KERNEL not in kept
+    sums = jax.tree.map(jnp.zeros_like, params)
+    gradients = run.tree(run.backward(passed, jnp.ones_like(passed.logits), {}, sums))
+    assert jax.tree.all(jax.tree.map(lambda x, place: x.sharding == place, gradients, where))
+    kernel = gradients["second"]["mix"]["kernel"]
+    assert float(jnp.abs(kernel).max()) > 0
+    assert {shard.data.size for shard in kernel.addressable_shards} == {WHOLE_KERNEL // 8}
+
+
+def test_the_first_state_is_made_group_by_group() -> None:
+    """The numbers are those of all at once; no program needs more than twice its group."""
+    mesh = sharding.data_mesh(model=2)
+    where = train_step.places(RECIPE, mesh, sharding.SHARDED)
+    split = loop.creator(RECIPE, mesh, rules=sharding.SHARDED)()
+    whole = loop.creator(RECIPE, mesh, rules=sharding.REPLICATED)()
+    jax.tree.map(np.testing.assert_array_equal, split, whole)
+    assert jax.tree.all(jax.tree.map(lambda x, place: x.sharding == place, split, where))
+    key = sharding.replicate(mesh, split.key)
+    for group in train_step.starters(RECIPE, key, where.params):
+        own = sum(4 * leaf.size for leaf in jax.tree.leaves(SHAPES.params[group.owner]))
+        plan = group.program.lower(*group.arguments).compile().memory_analysis()
+        assert plan.temp_size_in_bytes < 2 * own + 4096  # few are small: alignment
 
 
 # --- the compiled step ----------------------------------------------------------------------
@@ -285,12 +408,18 @@ def test_normalisation_of_parts_alone() -> None:
     assert float(optax.tree.norm(apart)) > 1e-3
 
 
-def sandwiched(recipe: recipe.Recipe, places: np.ndarray, mesh: Any = None) -> tuple[Any, Any]:
+def sandwiched(
+    recipe: recipe.Recipe,
+    places: np.ndarray,
+    mesh: Any = None,
+    rules: sharding.Rules = sharding.REPLICATED,
+) -> tuple[Any, Any]:
     """Parameters and metrics after one step of largest, smallest and a random subnet."""
     state, host = train_step.create(recipe), batch(places)
     if mesh is not None:
-        state, host = sharding.replicate(mesh, state), sharding.split(mesh, host)
-    step = train_step.Step(recipe, mesh=mesh)
+        where = train_step.places(recipe, mesh, rules)
+        state, host = jax.device_put(state, where), sharding.split(mesh, host)
+    step = train_step.Step(recipe, mesh=mesh, rules=rules)
     state, metrics = step(state, host, resolutions=(8,) * 3)
     return jax.device_get((state.params, metrics))
 
