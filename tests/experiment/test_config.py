@@ -19,8 +19,9 @@ from supernet_jax.data import augment
 from supernet_jax.elastic import blockwise, choices, strategies
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import build, config, run_folder
+from supernet_jax.experiment import build, config, run_folder, train
 from supernet_jax.experiment.config import LIBRARY, Config, Data, Evaluation, Train
+from supernet_jax.runtime import sharding
 from supernet_jax.spaces import AttentiveNAS, Cifar, Digits, OfaMobileNetV3, OfaSmall
 from supernet_jax.storage import typed_json
 from supernet_jax.training import samplers, train_step
@@ -429,3 +430,22 @@ def test_the_published_recipes_are_steps() -> None:
     schedule = schedules.warmup_cosine(0.8, steps=225_000, warmup_steps=3125)
     assert round(settings.optimizer.warmup * settings.train.steps) == 3125
     assert float(schedule(112_500)) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "devices", "taken"), [(1, 8, 1), (4, 8, 4), (4, 6, 2), (3, 8, 1), (4, 1, 1)]
+)
+def test_any_number_of_devices_takes_a_configuration(wanted: int, devices: int, taken: int) -> None:
+    settings = Config(train=Train(model_devices=wanted))
+    mesh = build.mesh_of(settings, jax.devices()[:devices])
+    assert dict(mesh.shape) == {"data": devices // taken, "model": taken}
+
+
+def test_fewer_devices_share_a_copy_than_wanted(caplog: pytest.LogCaptureFixture) -> None:
+    built = train.experiment(Config(train=Train(model_devices=4)), devices=2)
+    assert "train.model-devices is 4, which does not divide" in caplog.text
+    assert "(2); 2 share a copy" in caplog.text
+    assert built.rules == sharding.OVER_MODEL
+    whole = built._replace(config=Config())
+    both = built._replace(config=Config(train=Train(model_devices=4, shard_params=True)))
+    assert (whole.rules, both.rules) == (sharding.REPLICATED, sharding.SHARDED)

@@ -26,6 +26,7 @@ from supernet_jax.runtime import distributed
 
 STEPS = 6
 OPTIONS = ("--train.steps", STEPS, "--train.checkpoint-every", STEPS)
+TWO_AXES = (*OPTIONS, "--train.model-devices", 2)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_two_processes_and_a_resume_on_one(
     alone: pathlib.Path, config: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     folder = tmp_path / "run"
-    launch([config, "--out", folder, *OPTIONS], devices=2)
+    launch([config, "--out", folder, *TWO_AXES], devices=2)
     same(alone, folder)
     # What two processes wrote is evaluated by one.
     done = processes.start("evaluate", folder, "--archs", "smallest", "--config", config)
@@ -91,7 +92,10 @@ def test_two_processes_and_a_resume_on_one(
 
     # The same stopped in the middle, all processes after one step, goes on to the same bits.
     stopped = tmp_path / "stopped"
-    job, metrics = start([config, "--out", stopped, *OPTIONS], devices=2), stopped / "metrics.jsonl"
+    job, metrics = (
+        start([config, "--out", stopped, *TWO_AXES], devices=2),
+        stopped / "metrics.jsonl",
+    )
     assert processes.until(job, lambda: metrics.exists() and bool(metrics.read_text("utf-8")))
     job.send_signal(signal.SIGTERM)
     begun = time.monotonic()
@@ -99,7 +103,7 @@ def test_two_processes_and_a_resume_on_one(
     assert status == 75 and time.monotonic() - begun < 10, err
     # Saved, unless it was compiling a step's program for so long that it gave that step up.
     assert "the same command goes on" in out + err and "Traceback" not in err
-    launch([config, "--out", stopped, *OPTIONS], devices=2)
+    launch([config, "--out", stopped, *TWO_AXES], devices=2)
     processes.same_state(stopped, folder, STEPS)
     assert metrics.read_text("utf-8") == (folder / "metrics.jsonl").read_text("utf-8")
 

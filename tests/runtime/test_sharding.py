@@ -445,7 +445,7 @@ def test_subnets_of_parts_on_any_number_of_devices(
     alone: tuple[Any, float], rules: sharding.Rules
 ) -> None:
     recipe, (params, loss) = EIGHT, alone
-    mesh = sharding.data_mesh()
+    mesh = sharding.data_mesh(model=2)
     create = jax.jit(
         lambda: train_step.create(recipe), out_shardings=train_step.places(recipe, mesh, rules)
     )
