@@ -58,14 +58,15 @@ def every(backend: str, quick: bool, reference: pathlib.Path | None) -> list[Job
 
 def peer_jobs(backend: str, quick: bool, reference: str) -> list[Job]:
     """The training step and the evaluation beside PyTorch."""
-    precisions = ("float32",) if backend == "cpu" or quick else ("float32", "tf32", "bfloat16")
-    size = ("--pixels", "32", "--batch", "8", "--quick") if quick else ("--rounds", "3")
+    precisions = ("float32",) if backend == "cpu" or quick else ("bfloat16", "tf32", "float32")
+    size = ("--pixels", "32", "--batch", "8", "--quick") if quick else ("--rounds", "5")
     made = []
     for precision, job in itertools.product(precisions, ("train", "evaluate")):
         how = ("--reference", reference, "--jobs", job, "--precision", precision, *size)
-        # The comparison of strategies is that of train_step and evaluation.
-        how += ("--strategies", "masked")
-        made.append(Job(f"peer-{job}-{precision}", "peer_alphanet", how, 3 if quick else 5))
+        how += ("--strategies", "masked", *(("blockwise",) if job == "train" else ()))
+        if backend != "cpu" and not quick and job == "train" and precision == "bfloat16":
+            how += ("--compile",)
+        made.append(Job(f"peer-{job}-{precision}", "peer_alphanet", how, 3))
     return made
 
 
@@ -83,8 +84,9 @@ def quick_jobs(backend: str) -> list[Job]:
 def cpu_jobs() -> list[Job]:
     """What two cores do in about an hour."""
     large = ("--space", "attentivenas", "--resolution", "128", "--batch", "32", "--rounds", "3")
+    strategies = ("--strategies", "masked", "blockwise")
     return [
-        Job("train_step", "train_step", large, 8, True),
+        Job("train_step", "train_step", (*large, *strategies), 8, True),
         Job("evaluation", "evaluation", large, 6, True),
         Job("train_step-digits", "train_step", (), 2),
         Job("evaluation-digits", "evaluation", (), 2),
@@ -114,10 +116,10 @@ def gpu_jobs() -> list[Job]:
     )
     short = ("--dtype", "bfloat16")
     return [
-        step_job(128, 32, "float32", "masked", "switched"),
-        step_job(128, 32, "bfloat16", "masked", "switched"),
-        step_job(224, 128, "bfloat16", "masked", "switched", tuned=True),
-        step_job(224, 128, "float32", "masked", "switched"),
+        step_job(128, 32, "float32", "masked", "blockwise"),
+        step_job(128, 32, "bfloat16", "masked", "blockwise"),
+        step_job(224, 128, "bfloat16", "masked", "blockwise", tuned=True),
+        step_job(224, 128, "float32", "masked", "blockwise"),
         Job("evaluation-128px-32-float32", "evaluation", (*space, *small), 5, True),
         Job("evaluation-224px-128-bfloat16", "evaluation", (*space, *large, *short), 5, True),
         Job("compile", "compile", ("--rounds", "1"), 12),
