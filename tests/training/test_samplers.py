@@ -25,7 +25,8 @@ from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.experiment import config
 from supernet_jax.storage import checkpoint, user_code
-from supernet_jax.training import members, samplers
+from supernet_jax.training import samplers
+from supernet_jax.training.members import step_keys
 from supernet_jax.training.samplers import Opening, Sampler, macs_table
 from supernet_jax.training.samplers.fair import members
 from supernet_jax.training.samplers.nested import chain
@@ -71,7 +72,7 @@ def losses_of(arch: Arch) -> Any:
 
 def advanced(sampler: Sampler, state: Any, step: Any) -> tuple[Any, Arch]:
     """What a step draws, and the state after it, with losses that are a function of the archs."""
-    _, key, _ = members.step_keys(jax.random.key(7), step, 0)
+    _, key, _ = step_keys(jax.random.key(7), step, 0)
     archs = sampler.sample(state, key, step, losses_of)
     losses = losses_of(archs)
     metrics = {f"loss/random_{i + 1}": losses[i] for i in range(sampler.n_random)}
@@ -169,7 +170,7 @@ def many(sampler: Sampler, steps: int, *, state: Any = None, start: int = 0) -> 
     state = sampler.init(jax.random.key(0)) if state is None else state
 
     def one(step: Any) -> Any:
-        _, key, _ = members.step_keys(jax.random.key(0), step, 0)
+        _, key, _ = step_keys(jax.random.key(0), step, 0)
         return choices.pack(sampler.sample(state, key, step, losses_of))
 
     return np.asarray(jax.jit(jax.vmap(one))(jnp.arange(start, start + steps, dtype=jnp.int32)))
