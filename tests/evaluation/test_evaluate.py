@@ -138,7 +138,7 @@ def test_what_is_no_longer_wanted_is_left_out() -> None:
 def test_logits_that_are_no_numbers_are_never_right() -> None:
     labels = jnp.zeros((3,), jnp.int32)
     logits = jnp.asarray([[2.0, 1.0], [np.nan, np.nan], [np.inf, 1.0]])
-    scores = programs._score(logits, labels)
+    scores = programs.scores_of(logits, labels)
     assert scores.right.tolist() == [True, False, False]
     assert np.isfinite(scores.loss).tolist() == [True, False, False]
 
