@@ -20,7 +20,7 @@ from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.evaluation import prefix_tree, programs
 from supernet_jax.evaluation.programs import How, Program, Scores
-from supernet_jax.runtime import cache, sharding
+from supernet_jax.runtime import cache, hardware, sharding
 
 Wanted = Callable[[np.ndarray], np.ndarray]  # positions of archs -> some of them
 
@@ -112,6 +112,8 @@ def chunks(
             order; what it returns of them is left then, in its order.
     """
     cache.enable()
+    if how.strategy is blockwise.blockwise:
+        hardware.keep_memory()  # the host asks for each block's memory anew
     space = how.space
     packed = np.asarray(choices.pack(archs))
     resolutions = np.asarray(choices.get(archs, space.resolution))

@@ -38,7 +38,7 @@ AHEAD = 4  # blocks that the host has dispatched and not seen the end of
 
 
 def calibrate(
-    program: Program, params: Tree, archs: Arch, calibration: Array, *, scored: int
+    program: Program, params: Tree, archs: Arch, calibration: Array | np.ndarray, *, scored: int
 ) -> np.ndarray:
     """Calibrated statistics `[n, S]`; see `programs.calibrator`.
 
@@ -80,8 +80,8 @@ def score(
     params: Tree,
     archs: Arch,
     stats: np.ndarray,
-    images: Array,
-    labels: Array,
+    images: Array | np.ndarray,
+    labels: Array | np.ndarray,
     batches: np.ndarray,
 ) -> Scores:
     """Scores `[n, E, B]`, on the host; see `programs.scorer`.
@@ -172,8 +172,8 @@ class CandidateTree:
         path: list[Node] = []
         children = self._first
         for operation, request in zip(plan.wiring.operations, plan.requests, strict=True):
-            is_block = operation.block is not None
-            given = [*row, *stats.get(operation.block, [])] if is_block else []
+            name = operation.block
+            given = [] if name is None else [*row, *stats.get(name, [])]
             key = (operation, *(x.tobytes() for x in given), None if reuse else place)
             node = children.setdefault(key, Node(operation, request, given))
             path.append(node)
@@ -244,7 +244,7 @@ def _runner(space: Space, dtype: Any) -> Blockwise:
     return Blockwise(space, dtype=dtype)
 
 
-def _prepared(program: Program, images: Array, batch: int) -> Array:
+def _prepared(program: Program, images: Array | np.ndarray, batch: int) -> Array:
     return _preparer(program)(images, np.int32(batch))
 
 

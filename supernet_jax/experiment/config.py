@@ -78,7 +78,7 @@ class Evaluation:
     """batches of training images for BatchNorm statistics; more make them steadier"""
     batch: int = 128
     """images per batch, in calibration and in evaluation; more need more memory"""
-    strategy: Literal["auto", "masked", "switched"] = "auto"
+    strategy: Literal["auto", "masked", "switched", "blockwise"] = "auto"
     """how subnets run; auto picks what is faster on this backend"""
     chunk: int = 16
     """subnets per call of the compiled program, on each device or group of devices"""
@@ -170,25 +170,45 @@ SPACES: dict[str, Any] = {
     vars(kind)["name"]: kind() for kind in _dataclasses_of(spaces).values() if "name" in vars(kind)
 }
 FILES = "user files"  # in `config.json`, beside the fields of a `Config`
-# What is faster where, compilation included. On CPU masked candidates cost as much as switched
-# ones on digits and compile five times faster (benchmarks/train_step.py, evaluation.py). Other
-# backends: not yet measured, masked because it compiles fastest.
 STRATEGIES: dict[str, Strategy] = {
     "masked": strategies.masked,
     "switched": strategies.switched,
     "blockwise": blockwise.blockwise,
 }
-FASTEST: dict[str, dict[str, Strategy]] = {
-    "cpu": {"train": strategies.masked, "evaluate": strategies.masked},
-    "default": {"train": strategies.masked, "evaluate": strategies.masked},
-}
+# Multiply-adds of the largest subnet for a batch, forward, from which on a training step is faster
+# block by block on one CPU (benchmarks/train_step.py): on digits (4e7) it takes 1.07 of the masked
+# step's time, on cifar (2e9) 0.70, in AttentiveNAS at 128 px (2e10) 0.67. Below, programs for each
+# kind of block take longer to compile than they save. Other devices launch programs at a price that
+# is not yet measured.
+BLOCKWISE_WORK = 5e8
+# The same of all images that a candidate is calibrated and scored on (benchmarks/evaluation.py).
+# Candidates take 1.6 of the masked program's processor time on digits (7e8), 0.63 on cifar, 0.87 in
+# AttentiveNAS. A space has one to a few hundred kinds of block, of which each takes 0.3 s to
+# compile, once; a few dozen candidates of this work or more pay that back.
+EVALUATION_WORK = 5e10
 
 
-def strategy(name: str, *, job: str, backend: str) -> Strategy:
-    """The strategy for a job ("train" or "evaluate"); "auto" looks it up for the backend."""
-    if name == "auto":
-        return FASTEST.get(backend, FASTEST["default"])[job]
-    return STRATEGIES[name]
+def strategy(name: str, *, job: str, backend: str, work: float = 0.0, devices: int = 1) -> Strategy:
+    """The strategy for a job ("train" or "evaluate"); "auto" takes what is faster.
+
+    Args:
+        name: of a strategy, or "auto".
+        job: what it is for.
+        backend: of JAX.
+        work: multiply-adds of the largest subnet, forward: to train for a batch, to evaluate for
+            all images of its calibration and of the held-out split.
+        devices: number.
+    """
+    if name != "auto":
+        return STRATEGIES[name]
+    least = {"train": BLOCKWISE_WORK, "evaluate": EVALUATION_WORK}[job]
+    pays = backend == "cpu" and devices == 1 and work >= least
+    return blockwise.blockwise if pays else strategies.masked
+
+
+def name_of(strategy: Strategy) -> str:
+    """The name of a strategy of the library."""
+    return next(name for name, known in STRATEGIES.items() if known is strategy)
 
 
 def dtype(name: str) -> Any:

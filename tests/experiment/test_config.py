@@ -6,7 +6,6 @@ import functools
 import json
 import pathlib
 import re
-import types
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from conftest import ROOT
 
 from supernet_jax.cli import quickstart
 from supernet_jax.data import augment
-from supernet_jax.elastic import choices, strategies
+from supernet_jax.elastic import blockwise, choices, strategies
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import build, config, run_folder
@@ -381,17 +380,26 @@ def test_rates(kind: Any, name: str) -> None:
 
 @pytest.mark.parametrize("job", ["train", "evaluate"])
 def test_strategies(job: str) -> None:
-    assert config.strategy("masked", job=job, backend="cpu") is strategies.masked
-    assert config.strategy("switched", job=job, backend="tpu") is strategies.switched
-    for backend in ("cpu", "gpu", "tpu"):
-        row = config.FASTEST.get(backend, config.FASTEST["default"])
-        assert config.strategy("auto", job=job, backend=backend) is row[job]
-    assert all(isinstance(row[job], types.FunctionType) for row in config.FASTEST.values())
+    for name, kind in config.STRATEGIES.items():
+        assert config.strategy(name, job=job, backend="cpu") is kind
+        assert config.name_of(kind) == name
+    assert config.strategy("auto", job=job, backend="gpu", work=1e12) is strategies.masked
 
 
-def test_evaluation_on_cpu_runs_each_subnet_at_its_own_cost() -> None:
-    assert config.strategy("auto", job="evaluate", backend="cpu") is strategies.masked
-    assert config.strategy("auto", job="train", backend="quantum") is strategies.masked
+@pytest.mark.parametrize(
+    ("work", "how", "wanted"),
+    [
+        (1e9, {}, blockwise.blockwise),
+        (1e8, {}, strategies.masked),
+        (1e9, {"devices": 2}, strategies.masked),
+        (1e9, {"backend": "quantum"}, strategies.masked),
+        (1e9, {"job": "evaluate"}, strategies.masked),
+        (1e11, {"job": "evaluate"}, blockwise.blockwise),
+        (1e11, {"job": "evaluate", "devices": 2}, strategies.masked),
+    ],
+)
+def test_what_auto_takes(work: float, how: Any, wanted: Any) -> None:
+    assert config.strategy("auto", **{"job": "train", "backend": "cpu", **how}, work=work) is wanted
 
 
 def test_the_published_recipes_are_steps() -> None:
