@@ -17,12 +17,16 @@ import numpy as np
 from compile import SMALL, space_of  # the script beside this one
 
 from supernet_jax.data import augment
-from supernet_jax.elastic import choices, shared_params, strategies
+from supernet_jax.elastic import blockwise, choices, shared_params, strategies
 from supernet_jax.evaluation.evaluate import EvaluationData, How, evaluate
 from supernet_jax.experiment import config
 from supernet_jax.runtime import hardware
 
-STRATEGIES = {"masked": strategies.masked, "switched": strategies.switched}
+STRATEGIES = {
+    "masked": strategies.masked,
+    "switched": strategies.switched,
+    "blockwise": blockwise.blockwise,
+}
 POPULATIONS = {"uniform": None, "mutants 0.1": 0.1, "mutants 0.2": 0.2}
 # Of the library, as in a run, so that programs are found again.
 prepare = functools.partial(augment.normalise, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.elastic import choices, shared_params, wiring
+from supernet_jax.elastic import choices, shared_params, strategies, wiring
 from supernet_jax.elastic.block_call import Kind
 from supernet_jax.elastic.block_programs import Places, Program, Request, Results
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space, geometry, group
-from supernet_jax.elastic.strategies import How, Output
+from supernet_jax.elastic.strategies import How, Output, Strategy
 from supernet_jax.elastic.wiring import Aval, Operation, Wiring
 from supernet_jax.nn import resize
 from supernet_jax.runtime import compile_ahead, owned, sharding
@@ -96,6 +96,11 @@ def blockwise(space: Space, params: Tree, arch: Arch, images: Array, **given: An
             for name, shapes in about.items()
         }
     return Output(passed.logits.astype(jnp.float32), moments, passed.features, {})
+
+
+def traceable(strategy: Strategy) -> Strategy:
+    """A strategy that takes traced archs: itself, or `masked` in the place of `blockwise`."""
+    return strategies.masked if strategy is blockwise else strategy
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

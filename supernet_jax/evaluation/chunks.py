@@ -6,6 +6,7 @@ it shares with the one before it. The last chunk is filled up, so that nothing i
 Shape letters: `N` archs, `S` statistics of an arch, `G` groups of devices, `n` archs of a group.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,13 +14,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from supernet_jax.elastic import choices
+from supernet_jax.elastic import blockwise, choices
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
-from supernet_jax.evaluation import programs
+from supernet_jax.evaluation import prefix_tree, programs
 from supernet_jax.evaluation.programs import How, Program, Scores
-from supernet_jax.runtime import cache, sharding
+from supernet_jax.runtime import cache, hardware, sharding
 
 Wanted = Callable[[np.ndarray], np.ndarray]  # positions of archs -> some of them
 
@@ -59,8 +60,13 @@ class Chunk(NamedTuple):
     archs: Arch
     data: EvaluationData
 
-    def calibrate(self, params: Tree) -> Array:
+    def calibrate(self, params: Tree) -> Array | np.ndarray:
         """Statistics `[G*n, S]`, on the devices."""
+        if self.program.how.strategy is blockwise.blockwise:
+            scored = self.data.labels.shape[1]
+            return prefix_tree.calibrate(
+                self.program, params, self.archs, self.data.calibration, scored=scored
+            )
         archs, counts = self._placed((self.archs, self.counts))
         run = programs.calibrator(self.program)
         return run(params, archs, counts, self.program.how.reuse, self.data.calibration)
@@ -69,8 +75,13 @@ class Chunk(NamedTuple):
         """Scores `[G*n, E, B]` in the batches from the first to before the second, on the
         devices.
         """
-        archs, counts = self._placed((self.archs, self.counts))
         images, labels = self.data.images, self.data.labels
+        if self.program.how.strategy is blockwise.blockwise:
+            rows = np.asarray(stats)
+            return prefix_tree.score(
+                self.program, params, self.archs, rows, images, labels, batches
+            )
+        archs, counts = self._placed((self.archs, self.counts))
         run = programs.scorer(self.program)
         return run(params, archs, counts, self.program.how.reuse, stats, images, labels, batches)
 
@@ -102,6 +113,8 @@ def chunks(
             order; what it returns of them is left then, in its order.
     """
     cache.enable()
+    if how.strategy is blockwise.blockwise:
+        hardware.keep_memory()  # the host asks for each block's memory anew
     space = how.space
     packed = np.asarray(choices.pack(archs))
     resolutions = np.asarray(choices.get(archs, space.resolution))
@@ -112,6 +125,8 @@ def chunks(
         identity = elastic_space.identity(space, size, choices.unpack(space.menu, packed[group]))
         group = group[np.lexsort(np.asarray(identity).T[::-1])]
         mesh = sharding.candidates_mesh(devices, len(group), params=params)
+        if mesh is not None:
+            how = dataclasses.replace(how, strategy=blockwise.traceable(how.strategy))
         placed = data if mesh is None else sharding.moved(mesh, data, axis=1)
         program = Program(how, size, mesh, () if mesh is None else splits)
         groups = 1 if mesh is None else mesh.shape["candidates"]

@@ -99,7 +99,7 @@ def calibrator(program: Program) -> Callable[..., Array]:
         fresh = _fresh(program, archs, {}, reuse)
 
         def add_batch(a: Array, carry: tuple[Array, Tree]) -> tuple[Array, Tree]:
-            images = _prepared(program, calibration[a])
+            images = prepared(program, calibration[a])
 
             def add(i: Array, carry: tuple[Array, Tree]) -> tuple[Array, Tree]:
                 total, memory = carry
@@ -140,13 +140,13 @@ def scorer(program: Program) -> Callable[..., Scores]:
         fresh = _fresh(program, archs, trees, reuse)
 
         def score_batch(e: Array, carry: tuple[Scores, Tree]) -> tuple[Scores, Tree]:
-            prepared, own_labels = _prepared(program, images[e]), labels[e]
+            ready, own_labels = prepared(program, images[e]), labels[e]
 
             def score_one(i: Array, carry: tuple[Scores, Tree]) -> tuple[Scores, Tree]:
                 scores, memory = carry
                 how = {"stats": _at(trees, i), "reuse": Reuse(_at(fresh, i), memory)}
-                output = _run(program, params, _at(archs, i), prepared, **how)
-                found = _score(output.logits, own_labels)
+                output = _run(program, params, _at(archs, i), ready, **how)
+                found = scores_of(output.logits, own_labels)
                 scores = jax.tree.map(lambda all, own: all.at[i, e].set(own), scores, found)
                 return scores, output.memory
 
@@ -223,7 +223,7 @@ def _where(program: Program) -> Tree:
     return jax.tree.unflatten(structure, places)
 
 
-def _prepared(program: Program, images: Array) -> Array:
+def prepared(program: Program, images: Array) -> Array:
     """One batch as the network takes it."""
     ready = program.how.prepare(images).astype(jnp.float32)
     return resize.resize_bicubic(ready, program.resolution)
@@ -246,7 +246,7 @@ def _at(tree: Any, i: Array) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[i], tree)
 
 
-def _score(logits: Array, labels: Array) -> Scores:
+def scores_of(logits: Array, labels: Array) -> Scores:
     """Which images of a batch are right, and their losses; label -1 does not count."""
     real = labels >= 0
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))

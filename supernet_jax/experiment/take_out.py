@@ -19,7 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from supernet_jax.data import decode
-from supernet_jax.elastic import choices, shared_params, strategies
+from supernet_jax.elastic import blockwise, choices, shared_params, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.notation import to_notation
@@ -338,7 +338,8 @@ def _logits_program(how: evaluate.How, resolution: int) -> Any:
 
     @functools.partial(jax.jit, compiler_options=hardware.runs_once())
     def run(params: Tree, stats: Tree, images: Any, arch: Arch) -> jax.Array:
-        output = how.strategy(how.space, params, arch, images, resolution=resolution, stats=stats)
+        strategy = blockwise.traceable(how.strategy)
+        output = strategy(how.space, params, arch, images, resolution=resolution, stats=stats)
         return output.logits
 
     return run

@@ -118,7 +118,7 @@ class Members(NamedTuple):
         arch = jax.tree.map(lambda leaf: leaf[place], archs)
         if recipe.arch_shards < parts:
             arch = jax.tree.map(lambda x: jnp.repeat(x[None], parts, axis=0), arch)
-        member = Member(traceable(recipe.strategy), arch, "random", resolution, teacher)
+        member = Member(blockwise.traceable(recipe.strategy), arch, "random", resolution, teacher)
         (loss, _), gradients = self.gradient(member, parts)
         return recipe.combine.add(carry, gradients, "random", self.state.step), loss
 
@@ -126,7 +126,7 @@ class Members(NamedTuple):
         """The step's random archs, with the resolutions that the host drew."""
 
         def score(arch: Arch) -> Array:
-            strategy = traceable(self.recipe.strategy)
+            strategy = blockwise.traceable(self.recipe.strategy)
             member = Member(strategy, arch, "random", resolutions[0], teacher)
             return jax.lax.stop_gradient(self.mean_loss(member))
 
@@ -291,11 +291,6 @@ def taught_by(largest: Taught, teacher: Taught | None) -> Taught:
     """What members after the largest learn from: its logits, or those of an outside teacher."""
     logits = largest.logits if teacher is None else teacher.logits
     return jax.lax.stop_gradient(Taught(logits, largest.features))
-
-
-def traceable(strategy: Strategy) -> Strategy:
-    """What runs archs that are traced, as where a sampler scores candidates."""
-    return strategies.masked if strategy is blockwise.blockwise else strategy
 
 
 def dealt(x: Array, count: int) -> Array:

@@ -14,7 +14,7 @@ from light_space import CHANNELS, CLASSES, light
 from tiny_space import deep
 
 from supernet_jax import data as datasets
-from supernet_jax.elastic import choices, notation, shared_params, space, strategies
+from supernet_jax.elastic import blockwise, choices, notation, shared_params, space, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs, evaluate, programs
@@ -106,9 +106,11 @@ def measured(data: Any, archs: Any = ARCHS, **how: Any) -> tuple[np.ndarray, np.
     return correct, loss
 
 
-@pytest.mark.parametrize(
-    "strategy", [strategies.switched, strategies.masked], ids=["switched", "masked"]
-)
+ALL = [strategies.switched, strategies.masked, blockwise.blockwise]
+EACH = pytest.mark.parametrize("strategy", ALL, ids=["switched", "masked", "blockwise"])
+
+
+@EACH
 def test_equals_statistics_and_accuracy_by_hand(strategy: Any) -> None:
     data = some_data()
     wanted = [by_hand(arch, data) for arch in choices.unstack(ARCHS)]
@@ -138,7 +140,7 @@ def test_what_is_no_longer_wanted_is_left_out() -> None:
 def test_logits_that_are_no_numbers_are_never_right() -> None:
     labels = jnp.zeros((3,), jnp.int32)
     logits = jnp.asarray([[2.0, 1.0], [np.nan, np.nan], [np.inf, 1.0]])
-    scores = programs._score(logits, labels)
+    scores = programs.scores_of(logits, labels)
     assert scores.right.tolist() == [True, False, False]
     assert np.isfinite(scores.loss).tolist() == [True, False, False]
 
@@ -202,10 +204,11 @@ def in_parts(data: Any, parts: list[tuple[int, int]], **how: Any) -> tuple[np.nd
     return right, loss
 
 
-def test_in_parts_it_is_the_same_to_the_bit() -> None:
+@pytest.mark.parametrize("strategy", ALL[::2], ids=["switched", "blockwise"])
+def test_in_parts_it_is_the_same_to_the_bit(strategy: Any) -> None:
     data = some_data()
-    correct, loss = measured(data)
-    right, losses = in_parts(data, [(0, 1), (1, 3)])
+    correct, loss = measured(data, strategy=strategy)
+    right, losses = in_parts(data, [(0, 1), (1, 3)], strategy=strategy)
     np.testing.assert_array_equal(right.sum((1, 2)), correct)
     np.testing.assert_array_equal(losses.sum((1, 2)) / np.float32(37), loss.astype(np.float32))
     assert not right[:, np.asarray(data.labels) < 0].any()
@@ -241,8 +244,13 @@ def test_chunks_do_not_matter() -> None:
 
 @pytest.mark.parametrize(
     "space, strategy",
-    [(SPACE, strategies.switched), (SPACE, strategies.masked), (deep(), strategies.switched)],
-    ids=["light-switched", "light-masked", "deep-switched"],  # a loop is in the last one only
+    [
+        (SPACE, strategies.switched),
+        (SPACE, strategies.masked),
+        (SPACE, blockwise.blockwise),
+        (deep(), strategies.switched),
+    ],
+    ids=["light-switched", "light-masked", "light-blockwise", "deep-switched"],  # the last loops
 )
 def test_taking_over_changes_no_bit(space: Space, strategy: Any) -> None:
     params = noisy(shared_params.init(space, jax.random.key(0)))
@@ -286,10 +294,11 @@ def test_what_is_not_fresh_is_taken_over(space: Space, strategy: Any) -> None:
         assert np.any(second.logits != first.logits), name
 
 
-def test_equal_archs_with_other_statistics_take_nothing_over() -> None:
+@pytest.mark.parametrize("strategy", ALL[::2], ids=["switched", "blockwise"])
+def test_equal_archs_with_other_statistics_take_nothing_over(strategy: Any) -> None:
     data = some_data()
     archs = jax.tree.map(lambda leaf: np.repeat(leaf[:1], 3), ARCHS)
-    how = evaluate.How(SPACE, prepare, chunk=4)
+    how = evaluate.How(SPACE, prepare, strategy, chunk=4)
     ((_, stats),) = evaluate.calibrated(how, PARAMS, archs, data)
     last = np.float32([[1], [1], [2]]) * stats
     found = []

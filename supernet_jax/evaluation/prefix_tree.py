@@ -1,0 +1,263 @@
+"""Candidates block by block: what several of them begin with is computed once, for all of them.
+
+The host walks the tree of a chunk's candidates depth first, batch by batch. A node is an operation
+of a subnet together with all that runs before it; candidates go through the same nodes as long as
+their blocks are the same, and in scoring their statistics too. Each block runs at its own size, by
+the compiled program of its kind.
+
+Of one batch, kept at a time are the images, the values of those nodes above the block that runs
+from which another branch is still to be walked, and what the last `AHEAD` blocks made. That depends
+neither on the number of candidates nor on that of batches.
+
+Shape letters: `n` archs, `S` statistics of an arch, `A` calibration batches, `E` evaluation
+batches, `B` images of a batch.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from supernet_jax.elastic import choices, shared_params
+from supernet_jax.elastic.block_programs import Request, Results
+from supernet_jax.elastic.blockwise import Blockwise, Mode, Plan
+from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.space import Space, group
+from supernet_jax.elastic.wiring import Operation
+from supernet_jax.evaluation import programs
+from supernet_jax.evaluation.programs import Program, Scores
+from supernet_jax.runtime import owned
+
+AHEAD = 4  # blocks that the host has dispatched and not seen the end of
+
+
+def calibrate(
+    program: Program, params: Tree, archs: Arch, calibration: Array | np.ndarray, *, scored: int
+) -> np.ndarray:
+    """Calibrated statistics `[n, S]`; see `programs.calibrator`.
+
+    Args:
+        program: what is to be done, on one device.
+        params: shared parameters.
+        archs: `[n]`, concrete; those that begin alike are neighbours.
+        calibration: uint8 `[A, B, H, W, C]`.
+        scored: images of a batch that is scored afterwards, for which threads compile ahead.
+    """
+    run, each = _runner(program.how.space, program.how.dtype), choices.unstack(archs)
+    how: dict[str, Any] = {"resolution": program.resolution, "gradient": False}
+    plans = [run.plan(one, Mode(**how, images=calibration.shape[1], moments=True)) for one in each]
+    later = [run.plan(one, Mode(**how, images=scored, stats=True)) for one in each]
+    run.ahead([*plans, *later])
+    tree = CandidateTree(run, plans, reuse=program.how.reuse)
+    leaves = run.leaves(params)
+    totals: dict[Node, list[np.ndarray]] = {}
+    for a in range(len(calibration)):
+        moments = {
+            node: jax.tree.leaves(results.moments)
+            for node, results, _ in tree.walk(leaves, _prepared(program, calibration, a))
+        }
+        for node, found in moments.items():
+            own = [np.asarray(moment) for moment in found]
+            totals[node] = list(map(np.add, totals[node], own)) if node in totals else own
+    parts, size = _parts(program.how.space)
+    stats = np.zeros((len(each), size), np.float32)
+    for row, path in zip(stats, tree.paths, strict=True):
+        for node in path:
+            if node.operation.block is not None:
+                for part, total in zip(parts[node.operation.block], totals[node], strict=True):
+                    row[part.start : part.stop] = total.ravel() / np.float32(len(calibration))
+    return stats
+
+
+def score(
+    program: Program,
+    params: Tree,
+    archs: Arch,
+    stats: np.ndarray,
+    images: Array | np.ndarray,
+    labels: Array | np.ndarray,
+    batches: np.ndarray,
+) -> Scores:
+    """Scores `[n, E, B]`, on the host; see `programs.scorer`.
+
+    Args:
+        program: what is to be done, on one device.
+        params: shared parameters.
+        archs: `[n]`, concrete; those that begin alike are neighbours.
+        stats: `[n, S]`, of `calibrate`.
+        images: uint8 `[E, B, H, W, C]`.
+        labels: `[E, B]`, -1 for what is no image.
+        batches: the first that is scored, and the one after the last.
+    """
+    run, each = _runner(program.how.space, program.how.dtype), choices.unstack(archs)
+    mode = Mode(program.resolution, images.shape[1], gradient=False, stats=True)
+    plans = [run.plan(one, mode) for one in each]
+    run.ahead(plans)
+    parts, _ = _parts(program.how.space)
+    given = [{name: [part.of(row) for part in own] for name, own in parts.items()} for row in stats]
+    tree = CandidateTree(run, plans, given, reuse=program.how.reuse)
+    leaves = run.leaves(params)
+    shape = (len(each), *labels.shape)
+    scores = Scores(np.zeros(shape, bool), np.zeros(shape, np.float32))
+    for e in range(*batches):
+        found: list[tuple[int, Scores]] = []
+        for node, _, values in tree.walk(leaves, _prepared(program, images, e)):
+            for place, logits in node.ends:
+                found.append((place, _scored(values[logits], labels, e)))
+        for place, own in found:
+            scores.right[place, e], scores.loss[place, e] = own
+    return scores
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    """An operation that candidates have in common, and all that runs before it.
+
+    Attributes:
+        operation: what runs.
+        request: its program.
+        given: what else that is given.
+        children: what runs next.
+        ends: the candidates that end here, by place, and the number of the value of their logits.
+        needed: numbers of the values that are read further down.
+    """
+
+    operation: Operation
+    request: Request
+    given: list[Any]
+    children: "dict[Hashable, Node]" = dataclasses.field(default_factory=dict)
+    ends: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    needed: set[int] = dataclasses.field(default_factory=set)
+
+
+class CandidateTree:
+    """The tree of a few candidates.
+
+    Args:
+        run: runs their blocks.
+        plans: of each, all of the same mode, without a gradient and without dropout.
+        stats: for each, leaves of the statistics of each block, where the plans have them.
+        reuse: whether candidates have nodes in common.
+
+    Attributes:
+        paths: the nodes of each candidate, from its images to its logits.
+    """
+
+    def __init__(
+        self,
+        run: Blockwise,
+        plans: Sequence[Plan],
+        stats: Sequence[dict[str, list[np.ndarray]]] | None = None,
+        *,
+        reuse: bool = True,
+    ) -> None:
+        self._run = run
+        self._first: dict[Hashable, Node] = {}
+        self.paths: list[list[Node]] = []
+        for place, plan in enumerate(plans):
+            own = {} if stats is None else stats[place]
+            self.paths.append(self._path(place, plan, own, reuse))
+
+    def _path(
+        self, place: int, plan: Plan, stats: dict[str, list[np.ndarray]], reuse: bool
+    ) -> list[Node]:
+        bank = self._run.space.bank
+        row = [] if bank is None else [np.int32(bank.row(plan.arch))]
+        path: list[Node] = []
+        children = self._first
+        for operation, request in zip(plan.wiring.operations, plan.requests, strict=True):
+            name = operation.block
+            given = [] if name is None else [*row, *stats.get(name, [])]
+            key = (operation, *(x.tobytes() for x in given), None if reuse else place)
+            node = children.setdefault(key, Node(operation, request, given))
+            path.append(node)
+            children = node.children
+        needed = {plan.wiring.logits}
+        path[-1].ends.append((place, plan.wiring.logits))
+        for node in reversed(path):
+            node.needed |= needed
+            needed = needed | set(node.operation.inputs)
+        return path
+
+    def walk(self, params: Any, images: Array) -> Iterator[tuple[Node, Results, dict[int, Array]]]:
+        """Runs all nodes, depth first.
+
+        Args:
+            params: shared parameters, of `Blockwise.leaves`.
+            images: `[B, resolution, resolution, C]`, of the dtype of activations.
+
+        Yields:
+            A node, what it made, and by their numbers all values that it or those below it need.
+        """
+        run, space = self._run, self._run.space
+        dispatched: collections.deque[Any] = collections.deque()
+        waiting = [(node, {0: images}) for node in reversed(self._first.values())]
+        while waiting:
+            node, values = waiting.pop()
+            operation, name = node.operation, node.operation.block
+            program = run.programs.get(node.request, node.request.compiled)
+            weights = [] if name is None else params[group(space, name)]
+            inputs = [values[i] for i in operation.inputs]
+            results, _ = program.forward(weights, node.given, inputs)
+            values = values | dict(zip(operation.outputs, results.outputs, strict=True))
+            values = {i: x for i, x in values.items() if i in node.needed}
+            dispatched.append(results.outputs)
+            if len(dispatched) > AHEAD:
+                jax.block_until_ready(dispatched.popleft())
+            yield node, results, values
+            waiting += [(child, values) for child in reversed(node.children.values())]
+            del inputs, results, values
+
+
+class _Part(NamedTuple):
+    """Where one array of statistics lies in the row of an arch."""
+
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+    def of(self, row: np.ndarray) -> np.ndarray:
+        return row[self.start : self.stop].reshape(self.shape)
+
+
+@owned.by(owned.first)
+def _parts(space: Space) -> tuple[dict[str, list[_Part]], int]:
+    """The parts of each block, in the order of its leaves, and how long a row is: S."""
+    shapes = jax.eval_shape(functools.partial(shared_params.zero_stats, space))
+    parts: dict[str, list[_Part]] = {name: [] for name in shapes}
+    start = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        stop = start + math.prod(leaf.shape)
+        parts[path[0].key].append(_Part(start, stop, leaf.shape))
+        start = stop
+    return parts, start
+
+
+@owned.by(owned.first)
+def _runner(space: Space, dtype: Any) -> Blockwise:
+    return Blockwise(space, dtype=dtype)
+
+
+def _prepared(program: Program, images: Array | np.ndarray, batch: int) -> Array:
+    return _preparer(program)(images, np.int32(batch))
+
+
+@owned.by(lambda program: program.how.space)
+def _preparer(program: Program) -> Any:
+    """`(uint8 [E, B, H, W, C], which batch) -> [B, resolution, resolution, C]`."""
+
+    def prepare(images: Array, batch: Array) -> Array:
+        return programs.prepared(program, images[batch]).astype(program.how.dtype)
+
+    return jax.jit(prepare)
+
+
+@jax.jit
+def _scored(logits: Array, labels: Array, batch: Array) -> Scores:
+    return programs.scores_of(logits.astype(np.float32), labels[batch])
