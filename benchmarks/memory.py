@@ -220,7 +220,7 @@ def first_state(*about):
 
 
 def blocks(name, size, devices, classes):
-    """The programs of the largest subnet's blocks; each kind once, the largest weights first."""
+    """The update, and the programs of the largest subnet's blocks, each kind once."""
     from supernet_jax.elastic import choices
     from supernet_jax.elastic.blockwise import Blockwise, Mode
 
@@ -245,7 +245,30 @@ def blocks(name, size, devices, classes):
                 "gradients": (backward.output_size_in_bytes - backward.alias_size_in_bytes) / total,
             }
         )
-    return sorted(rows, key=lambda row: -row["weights"])
+    finish = update(space, mesh).memory_analysis()
+    added = finish.output_size_in_bytes - finish.alias_size_in_bytes
+    found = {"block": "update", "weights": 1.0, "forward": finish.temp_size_in_bytes / total}
+    found |= {"activations": added / total, "backward": 0.0, "gradients": 0.0}
+    return [found, *sorted(rows, key=lambda row: -row["weights"])]
+
+
+def update(space, mesh):
+    """The compiled program that updates parameters and momentum, both split."""
+    import jax.numpy as jnp
+    from train_step import recipe_of
+
+    from supernet_jax.runtime import sharding
+    from supernet_jax.training import train_step
+
+    recipe = recipe_of(space, "masked", "float32", n_random=1)
+    places = train_step.places(recipe, mesh, sharding.SHARDED)
+    state = shapes_at(train_step.shapes(recipe), places)
+    one = jax.ShapeDtypeStruct((), jnp.float32)
+    losses = {f"loss/{role}": one for role in ("largest", "smallest", "random_1")}
+    metrics = losses | {"accuracy/largest": one, "accuracy/smallest": one}
+    arch = jax.tree.map(lambda _: jax.ShapeDtypeStruct((1,), jnp.int32), space.menu)
+    step = train_step.Step(recipe, mesh=mesh, rules=sharding.SHARDED)
+    return step.finish.lower(state, state.params, metrics, arch, members=3).compile()
 
 
 def evaluations(name, size, devices, classes):

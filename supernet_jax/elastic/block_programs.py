@@ -141,7 +141,7 @@ class Request:
             return [jax.lax.add(s, g) for s, g in zip(sums, of_weights, strict=True)], of_inputs
 
         lowered = jax.jit(forward, out_shardings=made).lower(*arguments)
-        options = hardware.many_small()
+        options = hardware.many_small() | (hardware.least_memory() if is_split else {})
         run = lowered.compile(options)
         if not self.gradient:
             return Program(run, None)

@@ -51,6 +51,20 @@ def many_small() -> dict[str, Any]:
     return {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
 
+def least_memory() -> dict[str, Any]:
+    """Compiler options for a program over devices that must not need much memory at a time.
+
+    On CPU, XLA would run what it can side by side, and send several sums as one message, so that
+    the gradients of all weights wait for each other.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {
+        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+        "xla_disable_hlo_passes": "cpu-all-reduce-combiner",
+    }
+
+
 def collect_rarely() -> None:
     """Lets Python look for garbage less often, which it does in vain while programs are traced.
 
