@@ -22,7 +22,7 @@ def cut(tree: Tree, target: Shapes) -> Tree:
 
     def one(path: tuple[str, ...], leaf: Array, part: Any) -> Array:
         if leaf.shape == part.shape:
-            return leaf
+            return jnp.asarray(leaf)
         kept = box(path, leaf.shape, part.shape)
         return jax.lax.slice(leaf, [start for start, _ in kept], [stop for _, stop in kept])
 

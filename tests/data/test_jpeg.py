@@ -164,7 +164,7 @@ def test_damaged_files_are_what_they_were(kind: str, monkeypatch: pytest.MonkeyP
 
 def forgotten() -> None:
     """What is there is looked up again."""
-    for known in (native.handle, jpeg._kernel, jpeg.usable):
+    for known in (native._library, jpeg._kernel, jpeg.usable):
         known.cache_clear()
 
 

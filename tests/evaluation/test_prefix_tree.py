@@ -130,6 +130,6 @@ def test_several_devices_run_the_masked_program() -> None:
     for devices, wanted in ((1, blockwise.blockwise), (2, strategies.masked)):
         mesh = sharding.data_mesh(jax.devices()[:devices])
         data = sharding.split(mesh, some_data(space), axis=1)
-        made = list(chunks.chunks(how, archs, data))
+        made = list(chunks.chunks(how, noisy(space), archs, data))
         assert made and all(chunk.program.how.strategy is wanted for chunk in made)
     assert dataclasses.replace(how, strategy=strategies.masked) != how

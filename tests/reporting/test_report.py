@@ -25,7 +25,7 @@ from supernet_jax.reporting.html import Html, escape, tag
 from supernet_jax.reporting.metrics_history import Stretch
 from supernet_jax.reporting.run_results import Pair, networks
 from supernet_jax.training import samplers, train_step
-from supernet_jax.training.members import Members
+from supernet_jax.training.members import Members, step_keys
 
 HOSTILE = (
     "<script>alert(1)</script>\"'></svg></style></title><img src=x onerror='y'> &lt; \x00\ud800"
@@ -403,7 +403,7 @@ def test_replayed_archs_are_those_of_training(shards: int) -> None:
     for i, (step, rolled) in enumerate(zip(steps, rollbacks, strict=True)):
         state: Any = type("State", (), {"sampler": (), "step": np.int32(step)})
         members = Members(recipe, None, None, state, None, None, None)
-        _, key, _ = members.step_keys(jax.random.key(7), np.int32(step), np.int32(rolled))
+        _, key, _ = step_keys(jax.random.key(7), np.int32(step), np.int32(rolled))
         sizes = train_step.step_resolutions(recipe, step=int(step), rollbacks=int(rolled))
         expected = members.draw(key, None, sizes[2:])
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), replayed, expected)
