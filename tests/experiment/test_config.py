@@ -395,7 +395,7 @@ def test_strategies(job: str) -> None:
         (1e9, {"devices": 2}, strategies.masked),
         (1e9, {"backend": "quantum"}, strategies.masked),
         (1e9, {"job": "evaluate"}, strategies.masked),
-        (1e11, {"job": "evaluate"}, blockwise.blockwise),
+        (1e11, {"job": "evaluate"}, strategies.masked),
         (1e11, {"job": "evaluate", "devices": 2}, strategies.masked),
     ],
 )
