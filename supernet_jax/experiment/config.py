@@ -184,9 +184,9 @@ STRATEGIES: dict[str, Strategy] = {
 # kind of block take longer to compile than they save. Other devices launch programs at a price that
 # is not yet measured.
 BLOCKWISE_WORK = 5e8
-# Candidates of an evaluation took 1.6 of the masked program's processor time block by block on digits,
-# 0.63 on cifar and 0.87 in AttentiveNAS, but there 1.12 of its time on the clock (4 uniform ones at a
-# time, benchmarks/peer_alphanet.py --jobs evaluate): "auto" is masked.
+# Candidates of an evaluation, block by block, took 1.6 of the masked program's processor time on
+# digits, 0.63 on cifar, 0.87 in AttentiveNAS, but there 1.12 of its time on the clock (4 uniform
+# ones at a time, benchmarks/peer_alphanet.py --jobs evaluate): "auto" is masked.
 
 
 def strategy(name: str, *, job: str, backend: str, work: float = 0.0, devices: int = 1) -> Strategy:
