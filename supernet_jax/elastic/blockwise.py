@@ -178,7 +178,8 @@ class Blockwise:
     ) -> None:
         self.space, self.dtype, self.remat = space, dtype, remat
         self.programs = compile_ahead.Programs()
-        self._mesh = None if mesh is None or mesh.size == 1 else mesh
+        is_default = mesh is not None and list(mesh.devices.flat) == jax.local_devices()[:1]
+        self._mesh = None if is_default else mesh  # nothing has to be said of the default device
         self._where = where
         shapes = shared_params.parameter_shapes(space)
         self._params = {name: jax.tree.flatten(tree) for name, tree in shapes.items()}

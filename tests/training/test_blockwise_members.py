@@ -150,6 +150,14 @@ def test_the_step_of_several_devices() -> None:
     jax.tree.map(near, (state, lines), (wanted, others))
 
 
+def test_a_device_that_is_not_the_first() -> None:
+    mesh = sharding.data_mesh(jax.devices()[1:2])
+    _, lines = steps(recipe_of(), blockwise.blockwise, mesh=mesh, count=1)
+    _, wanted = steps(recipe_of(), blockwise.blockwise, count=1)
+    near = functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5)
+    jax.tree.map(near, lines, wanted)
+
+
 def test_parts_on_several_devices_are_whole_programs() -> None:
     mesh = sharding.data_mesh(jax.devices()[:2])
     recipe = recipe_of(norm_shards=2, strategy=blockwise.blockwise)
