@@ -79,7 +79,7 @@ def blockwise(space: Space, params: Tree, arch: Arch, images: Array, **given: An
         stats=how.stats is not None,
         moments=how.stats is None,
     )
-    run = _kept(space, how.dtype)
+    run = kept(space, how.dtype)
     passed = run.forward(
         run.plan(jax.tree.map(np.asarray, arch), mode),
         run.leaves(params),
@@ -110,7 +110,13 @@ def prepare(images: Array, resolution: int, dtype: Any) -> Array:
 
 
 @owned.by(owned.first)
-def _kept(space: Space, dtype: Any) -> "Blockwise":
+def kept(space: Space, dtype: Any) -> "Blockwise":
+    """What runs a space's subnets on one device without gradients; its programs lie with the space.
+
+    Args:
+        space: the space.
+        dtype: of weights and activations.
+    """
     return Blockwise(space, dtype=dtype)
 
 
@@ -199,11 +205,7 @@ class Blockwise:
 
     def plan(self, arch: Arch, mode: Mode) -> Plan:
         """The programs of a concrete arch without batch axes; nothing is compiled."""
-        key = (
-            mode,
-            np.asarray(choices.pack(arch)).tobytes(),
-            _precision(),
-        )
+        key = mode, np.asarray(choices.pack(arch)).tobytes(), _precision()
         with self._lock:
             plan = self._plans.pop(key, None) or self._planned(arch, mode)
             self._plans[key] = plan

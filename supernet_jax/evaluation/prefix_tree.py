@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from supernet_jax.elastic import choices, shared_params
+from supernet_jax.elastic import blockwise, choices, shared_params
 from supernet_jax.elastic.block_programs import Request, Results
 from supernet_jax.elastic.blockwise import Blockwise, Mode, Plan
 from supernet_jax.elastic.choices import Arch, Array
@@ -49,7 +49,7 @@ def calibrate(
         calibration: uint8 `[A, B, H, W, C]`.
         scored: images of a batch that is scored afterwards, for which threads compile ahead.
     """
-    run, each = _runner(program.how.space, program.how.dtype), choices.unstack(archs)
+    run, each = blockwise.kept(program.how.space, program.how.dtype), choices.unstack(archs)
     how: dict[str, Any] = {"resolution": program.resolution, "gradient": False}
     plans = [run.plan(one, Mode(**how, images=calibration.shape[1], moments=True)) for one in each]
     later = [run.plan(one, Mode(**how, images=scored, stats=True)) for one in each]
@@ -95,7 +95,7 @@ def score(
         labels: `[E, B]`, -1 for what is no image.
         batches: the first that is scored, and the one after the last.
     """
-    run, each = _runner(program.how.space, program.how.dtype), choices.unstack(archs)
+    run, each = blockwise.kept(program.how.space, program.how.dtype), choices.unstack(archs)
     mode = Mode(program.resolution, images.shape[1], gradient=False, stats=True)
     plans = [run.plan(one, mode) for one in each]
     run.ahead(plans)
@@ -237,11 +237,6 @@ def _parts(space: Space) -> tuple[dict[str, list[_Part]], int]:
         parts[path[0].key].append(_Part(start, stop, leaf.shape))
         start = stop
     return parts, start
-
-
-@owned.by(owned.first)
-def _runner(space: Space, dtype: Any) -> Blockwise:
-    return Blockwise(space, dtype=dtype)
 
 
 def _prepared(program: Program, images: Array | np.ndarray, batch: int) -> Array:

@@ -196,8 +196,7 @@ def _spec(mesh: Mesh, name: str, shape: tuple[int, ...], rule: Rule, least: int)
 def _check_spec(mesh: Mesh, name: str, shape: tuple[int, ...], spec: Spec) -> None:
     """Raises a `UserError` unless an array can be split so."""
     over = [() if axes is None else (axes,) if isinstance(axes, str) else axes for axes in spec]
-    used = [axis for axes in over for axis in axes]
-    known = mesh.axis_names
+    used, known = _names(spec), mesh.axis_names
     if set(used) - set(known) or len(set(used)) < len(used):
         raise UserError(
             f"a rule splits {name} as {spec}; name axes of the mesh, which are "

@@ -22,7 +22,7 @@ from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.runtime import hardware, sharding
 from supernet_jax.training import blockwise_members, members, samplers
-from supernet_jax.training.known_archs import Clock, KnownArchs
+from supernet_jax.training.known_archs import Clock, KnownArchs, Moment
 from supernet_jax.training.members import Given, Members, Taught
 from supernet_jax.training.recipe import Batch, Metrics, Recipe, State
 from supernet_jax.training.samplers import active
@@ -209,11 +209,12 @@ class Step:
         n_fixed, every = len(sampler.fixed), len(sampler.fixed) + sampler.n_random
         if count != every and (sampler.members is None or not 0 < count < every):
             raise ValueError(f"a step of {sampler} needs a resolution for each member")
+        now = self._clock.read(state) if self.is_blockwise else None
         if sampler.reorder is not None:
             state = self.reorder(state)
         shared = dataclasses.replace(state, opt_state=None, ema=None)
-        if self.is_blockwise:
-            self._look_ahead(state, resolutions, len(batch.images))
+        if now is not None:
+            self._look_ahead(now, state, resolutions, len(batch.images))
         given = self.begin(shared, batch)
         teacher, carry, archs = given.teacher, self.start(state.params), None
         metrics: Metrics = {}
@@ -222,15 +223,15 @@ class Step:
             carry, teacher, own = fixed(shared, given, teacher, carry, place=place, resolution=size)
             metrics |= own
         sizes = resolutions[n_fixed:]
-        if sizes and not self.is_blockwise:
+        if sizes and now is None:
             archs = self.draw(shared, given, teacher, resolutions=sizes)
             for i, size in enumerate(sizes):
                 carry, metrics[f"loss/random_{i + 1}"] = self.random(
                     shared, given, teacher, carry, archs, np.int32(i), resolution=size
                 )
-        elif sizes:
+        elif sizes and now is not None:
             if self._known.possible:
-                archs = self._known.of(self._clock.read(state), sizes)
+                archs = self._known.of(now, sizes)
             else:
                 archs = jax.device_get(self.draw(shared, given, teacher, resolutions=sizes))
                 known = [*sampler.fixed, *choices.unstack(archs)]
@@ -239,7 +240,7 @@ class Step:
                 carry, metrics[f"loss/random_{i + 1}"] = self.blockwise.random(
                     shared, given, teacher, carry, arch=arch, resolution=size
                 )
-        if not self.is_blockwise:
+        if now is None:
             return self.finish(state, carry, metrics, archs, members=count)
         operands = state, carry, metrics, archs
         finish = self.blockwise.run.programs.get(
@@ -249,9 +250,11 @@ class Step:
         self._clock.tick(state)
         return state, metrics
 
-    def _look_ahead(self, state: State, resolutions: tuple[int, ...], images: int) -> None:
+    def _look_ahead(
+        self, now: Moment, state: State, resolutions: tuple[int, ...], images: int
+    ) -> None:
         """Lets threads compile what this step needs, and then what the next ones will."""
-        now, fixed = self._clock.read(state), self.recipe.sampler.fixed
+        fixed = self.recipe.sampler.fixed
         coming = range(now.step, max(now.step + 1, min(now.step + 1 + AHEAD, self._steps)))
         for step in coming:
             if step in self._looked and now.step in self._looked:

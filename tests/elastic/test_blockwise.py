@@ -3,17 +3,15 @@
 That gradients, logits and statistics are those of the other strategies is in `test_theorem.py`.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from light_space import light
+from light_space import Mix, Pool, Sizes, light
 from theorem import global_difference, largest_difference, random_params
 from tiny_space import deep
 
@@ -22,33 +20,9 @@ from supernet_jax.elastic.blockwise import Blockwise, Mode
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
-from supernet_jax.nn import layers
 from supernet_jax.runtime import sharding
 
 TOLERANCE = 1e-5  # float32: sums are ordered otherwise
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    c_in: int
-    c_out: int
-
-
-class Mix(nn.Module):
-    spec: Sizes
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        y = layers.Pointwise(self.spec.c_out, bias=True, name="mix")(x)
-        return nn.swish(layers.BatchNorm(name="norm")(y))
-
-
-class Pool(nn.Module):
-    spec: Sizes
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        return layers.Dense(self.spec.c_out, name="classifier")(jnp.mean(x, (1, 2)))
 
 
 def branching(combine: Callable) -> Space:
