@@ -18,7 +18,7 @@ FLOORS = (
     ("spaces", "evaluation"),
     ("training", "searching", "networks"),
     ("experiment",),
-    ("reporting",),
+    ("reporting", "launching"),
     ("cli",),
     ("__main__",),
 )

@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import sys
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
@@ -31,6 +32,7 @@ COMMANDS = {
     "info": "draw a space, or count the MACs and parameters of archs",
     "init": "look at your images, and write a config file to begin with",
     "train": "train a supernet from a config file",
+    "launch": "train on a cluster: TPU, GKE, Kubernetes, SLURM, SkyPilot",
     "evaluate": "calibrate and evaluate subnets of a run",
     "search": "find the best subnets of a run under a budget",
     "table": "write what some samplers need: archs over MACs, or the best by a score",
@@ -168,7 +170,7 @@ def _dispatch(arguments: list[str]) -> None:
     if name not in RESUMES or "--dry-run" in rest:
         stopping.what_next = stopping.ANEW
     command = module(name)
-    own = {"train": _train, "import": _import}.get(name)
+    own = {"train": _train, "import": _import, "launch": _launch}.get(name)
     parsed = own(command, rest) if own is not None else _parse(command, rest, name)
     command.run(parsed)
 
@@ -208,12 +210,34 @@ def _import(import_: Any, arguments: list[str]) -> Any:
     )
 
 
-def _parse(command: Any, arguments: list[str], name: str, **options: Any) -> Any:
+def _launch(launch: Any, arguments: list[str]) -> Any:
+    """Arguments of `launch SYSTEM`; what follows -- is looked at as `train` will."""
+    if {"-h", "--help"} & set(arguments[:1]):
+        print(launch.overview())
+        sys.exit(0)
+    how = launch.system(arguments)
+    name, *rest = arguments
+    at = rest.index("--") if "--" in rest else len(rest)
+    parsed = _parse(
+        types.SimpleNamespace(Arguments=launch.Arguments[how], EXAMPLES=how.EXAMPLES),
+        rest[:at],
+        f"launch {name}",
+        about=f"{inspect.getdoc(how)}\n\n{inspect.getdoc(launch.Arguments)}",
+    )
+    job = dataclasses.replace(parsed.job, overrides=tuple(rest[at + 1 :]))
+    _train(module("train"), [job.config, "--out", job.out, *job.overrides])
+    return dataclasses.replace(parsed, job=job)
+
+
+def _parse(
+    command: Any, arguments: list[str], name: str, *, about: str | None = None, **options: Any
+) -> Any:
+    about = about or inspect.getdoc(command.Arguments)
     parsed = tyro.cli(
         command.Arguments,
         args=arguments,
         prog=f"supernet {name}",
-        description=f"{inspect.getdoc(command.Arguments)}\n\n{_examples(command.EXAMPLES)}",
+        description=f"{about}\n\n{_examples(command.EXAMPLES)}",
         **options,
     )
     given = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}

@@ -48,6 +48,8 @@ class Arguments:
     """number of this process among them, from 0"""
     join_seconds: int = 300
     """seconds to wait for the other processes at the start; more suit a slower cluster"""
+    hang_seconds: int = 1800
+    """end with status 124, and stacks in a file, if no step is made for so long; 0 never does"""
     start_from: pathlib.Path | None = None
     """run of the same space, whose weights this run begins with instead of random ones"""
 

@@ -1,0 +1,11 @@
+"""Ways to start training jobs, a file each: what its system takes, written without talking to it.
+
+Those of this list are commands: `supernet launch SYSTEM`.
+"""
+
+from supernet_jax.launching.cluster_job import ClusterJob, Script
+from supernet_jax.launching.slurm import Slurm
+
+LAUNCHERS: dict[str, type[ClusterJob]] = {
+    "slurm": Slurm,
+}

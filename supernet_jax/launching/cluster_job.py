@@ -1,0 +1,181 @@
+"""What a job on a cluster is, whichever system starts it, and what such a system takes."""
+
+import dataclasses
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from typing import Annotated, ClassVar
+
+import tyro
+
+from supernet_jax.errors import UserError, at_least, near, require
+from supernet_jax.launching import accelerators
+from supernet_jax.storage import files
+from supernet_jax.storage.paths import BUCKETS
+
+NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+NAME_LENGTH = 40  # so that a pod's name, with what Kubernetes appends, stays below 63
+CAPACITIES = ("on-demand", "spot", "flex", "reserved:NAME")
+RESTARTED = (75, 124)  # exit statuses after which the same command goes on: stopped, hung
+
+
+@dataclasses.dataclass(frozen=True)
+class Script:
+    """What a system takes: a file, and the command that starts it.
+
+    Attributes:
+        name: of the file.
+        text: its content.
+        command: that starts it; the path of the file follows.
+        follow: command lines that show how the job is going, and that end it.
+    """
+
+    name: str
+    text: str
+    command: tuple[str, ...]
+    follow: tuple[str, ...] = ()
+
+    def start(self) -> int:
+        """Runs the command, and returns its exit status.
+
+        Raises:
+            UserError: this machine does not have the program.
+        """
+        require(
+            shutil.which(self.command[0]) is not None,
+            f"there is no program {self.command[0]} on this machine, which starts the job; install "
+            "it, or use --out-file and start the job where there is one",
+        )
+        with tempfile.TemporaryDirectory(prefix="supernet-") as folder:
+            path = pathlib.Path(folder) / self.name
+            files.write_text(path, self.text)
+            return subprocess.run([*self.command, str(path)], check=False).returncode
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterJob:
+    """A training job, as every system sees it."""
+
+    EXAMPLES: ClassVar[str] = ""  # command lines that its help shows
+
+    config: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
+    """config file, by its path in the folder that the hosts have, as configs/digits.py"""
+    overrides: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """options of `supernet train`"""
+    out: str
+    """folder of the run, which all hosts reach: a bucket (gs://..., s3://...) or a shared folder"""
+    name: str = ""
+    """name of the job; if not given, the last part of --out"""
+    restarts: int = 20
+    """how often the job may be started again, after a failed or a reclaimed machine"""
+    hang_seconds: int = 1800
+    """end a job that makes no step for so long, so that it is started again; 0 waits for ever"""
+
+    @property
+    def script(self) -> Script:
+        """What the system takes."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        at_least("--restarts", self.restarts, 0)
+        at_least("--hang-seconds", self.hang_seconds, 0)
+        scheme = re.match(r"[A-Za-z0-9]+:/*", self.out)
+        if not self.out or (scheme and not self.out.startswith(BUCKETS)):
+            raise UserError(
+                f"--out is {self.out!r}, allowed: {', '.join(b + 'BUCKET/...' for b in BUCKETS)} "
+                "or a folder"
+            )
+        own = re.sub(r"[^a-z0-9]+", "-", pathlib.PurePath(self.out).name.lower()).strip("-")
+        name = self.name or (own if own[:1].isalpha() else f"run-{own}")[:NAME_LENGTH].strip("-")
+        if not NAME.fullmatch(name) or len(name) > NAME_LENGTH:
+            raise UserError(
+                f"--name is {name!r}, but names of jobs are of a-z, 0-9 and -, begin with a "
+                f"letter, do not end with -, and have at most {NAME_LENGTH} characters"
+            )
+        object.__setattr__(self, "name", name)
+
+    @property
+    def train(self) -> tuple[str, ...]:
+        """The command that every process of the job runs."""
+        return (
+            *("supernet", "train", self.config, "--out", self.out, "--coordinator", "auto"),
+            *("--hang-seconds", str(self.hang_seconds), *self.overrides),
+        )
+
+    @property
+    def spelt_train(self) -> str:
+        """The same for a shell."""
+        return shlex.join(self.train)
+
+    def need_bucket(self, why: str) -> None:
+        """Raises a `UserError` unless the run lies in a bucket."""
+        if not self.out.startswith(BUCKETS):
+            raise UserError(
+                f"--out is {self.out!r}, {why}; give a bucket, as gs://BUCKET/{self.out.strip('/')}"
+            )
+
+    def need_config_here(self) -> None:
+        """Raises a `UserError` unless the config file comes along with the current folder."""
+        inside = pathlib.PurePath(self.config)
+        if inside.is_absolute() or ".." in inside.parts:
+            raise UserError(
+                f"the config file {self.config} is not in the current folder, which is what the "
+                "hosts get; copy it there and give its path from there"
+            )
+        if not pathlib.Path(self.config).is_file():
+            raise UserError(f"there is no config file {self.config}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnTpu(ClusterJob):
+    """A job on slices of Cloud TPU."""
+
+    accelerator: str
+    """type of the slice, as v5litepod-16, v5p-8, v6e-16 or tpu7x-8"""
+    topology: str = ""
+    """how its chips are wired, as 4x4 or 2x2x2; if not given, as compact as they can be"""
+    slices: int = 1
+    """number of slices that train together"""
+    capacity: str = "on-demand"
+    """on-demand | spot (cheaper, may be reclaimed) | flex (waits in a queue) | reserved:NAME"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("--slices", self.slices, 1)
+        kind, _, reservation = self.capacity.partition(":")
+        if kind not in ("on-demand", "spot", "flex", "reserved") or (
+            (kind == "reserved") != bool(reservation)
+        ):
+            raise UserError(
+                f"--capacity is {self.capacity!r}, allowed: {', '.join(CAPACITIES)}"
+                f"{near(self.capacity, CAPACITIES)}"
+            )
+        _ = self.slice
+
+    @property
+    def slice(self) -> accelerators.TpuSlice:
+        """Each slice of the job."""
+        return accelerators.tpu_slice(self.accelerator, self.topology)
+
+    @property
+    def reservation(self) -> str:
+        """Name of the reservation, "" for other capacities."""
+        return self.capacity.partition(":")[2]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnGpus(ClusterJob):
+    """A job on machines with GPUs."""
+
+    nodes: int = 1
+    """number of machines, with one process each"""
+    gpus: int = 1
+    """GPUs of each machine"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("--nodes", self.nodes, 1)
+        at_least("--gpus", self.gpus, 0)
