@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import jax
 import rich.console
 import rich.table
 import tyro
@@ -15,6 +16,7 @@ from supernet_jax.errors import UserError, at_least
 from supernet_jax.experiment import evaluate, front, race, read_archs, results
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.run import Run
+from supernet_jax.runtime import distributed
 
 EXAMPLES = """
 supernet evaluate runs/digits --random 100
@@ -52,10 +54,18 @@ class Arguments:
     """also write the results (of a race, the front) to this file; needed if RUN is read-only"""
     config: pathlib.Path | None = None
     """config file that defines the run's parts, where some are your own"""
+    place: Annotated[distributed.Place, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=distributed.Place
+    )
 
 
 def run(arguments: Arguments) -> None:
     """Evaluates what was asked for, and prints the results."""
+    with distributed.joined(arguments.place):
+        _evaluate(arguments)
+
+
+def _evaluate(arguments: Arguments) -> None:
     if (arguments.archs is not None) + (arguments.random != 0) + arguments.front != 1:
         raise UserError("say which subnets: --archs FILE, --random N or --front (exactly one)")
     if arguments.random:
@@ -71,6 +81,8 @@ def run(arguments: Arguments) -> None:
         records = raced["front"]
     else:
         records = evaluate.evaluate(opened, archs, **how)
+    if jax.process_index() != 0:
+        return
     print_records(records)
     if len(archs) < len(given):
         print(f"{len(given)} archs were given; equal networks are one subnet")

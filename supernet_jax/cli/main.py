@@ -23,7 +23,7 @@ import tyro
 import supernet_jax
 from supernet_jax.errors import LOG, UserError, near
 from supernet_jax.experiment.config import Config, load_file
-from supernet_jax.runtime import cache, hardware, stopping
+from supernet_jax.runtime import cache, hardware, peers, stopping
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 
@@ -44,7 +44,6 @@ COMMANDS = {
 }
 
 RESUMES = ("train", "evaluate", "search", "latency", "extract", "quickstart")  # when started again
-PEER_GONE = ("closed by peer", "reset by peer", "coordination service", "heartbeat")  # as XLA says
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -143,7 +142,7 @@ def _refusal(error: Exception) -> tuple[int, str]:
             "--train.batch, --evaluation.batch or --evaluation.chunk, raise --train.accumulate, or "
             "let XLA have more of a GPU (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95)"
         )
-    if jax.process_count() > 1 and any(word in text for word in PEER_GONE):
+    if peers.is_lost(error):
         return stopping.UNFINISHED, (
             "another process of this job has ended, its own line says why; what was saved stays, "
             "start all of them again"
@@ -225,7 +224,10 @@ def _launch(launch: Any, arguments: list[str]) -> Any:
         about=f"{inspect.getdoc(how)}\n\n{inspect.getdoc(launch.Arguments)}",
     )
     job = dataclasses.replace(parsed.job, overrides=tuple(rest[at + 1 :]))
-    _train(module("train"), [job.config, "--out", job.out, *job.overrides])
+    if job.task == "train":
+        _train(module("train"), [job.config, "--out", job.out, *job.overrides])
+    else:
+        _parse(module(job.task), [job.out, *job.overrides], job.task)
     return dataclasses.replace(parsed, job=job)
 
 

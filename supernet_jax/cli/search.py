@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import jax
 import rich.console
 import rich.table
 import tyro
@@ -13,6 +14,7 @@ import tyro
 from supernet_jax.experiment import front, search
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.search import Search
+from supernet_jax.runtime import distributed
 
 EXAMPLES = """
 supernet search runs/digits --high 300000
@@ -33,12 +35,22 @@ class Arguments:
     """JSON file of the front, a picture beside it; if not given, RUN/search.json and front.png"""
     config: pathlib.Path | None = None
     """config file that defines the run's parts, where some are your own"""
+    place: Annotated[distributed.Place, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=distributed.Place
+    )
 
 
 def run(arguments: Arguments) -> None:
     """Searches, and prints the front."""
+    with distributed.joined(arguments.place):
+        _search(arguments)
+
+
+def _search(arguments: Arguments) -> None:
     opened = experiment_run.open_run(arguments.run, arguments.config)
     found = search.search(opened, **vars(arguments.settings), out=arguments.out)
+    if jax.process_index() != 0:
+        return
     _print(found.result)
     out = arguments.out
     path = arguments.run / front.FILE if out is None else out

@@ -17,7 +17,7 @@ from supernet_jax.experiment import dry_run, train
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.dry_run import Rehearsal
-from supernet_jax.runtime import distributed, hardware, stopping
+from supernet_jax.runtime import distributed, hardware, stopping, watchdog
 
 EXAMPLES = """
 supernet train configs/digits.py --out runs/digits
@@ -40,14 +40,9 @@ class Arguments:
     """with --dry-run: print JSON"""
     devices: int = 0
     """devices to use; 0 uses all"""
-    coordinator: str | None = None
-    """HOST:PORT of process 0, if several train together; `auto` on TPU pods and under Slurm"""
-    processes: int = 1
-    """number of processes that train together"""
-    process: int = 0
-    """number of this process among them, from 0"""
-    join_seconds: int = 300
-    """seconds to wait for the other processes at the start; more suit a slower cluster"""
+    place: Annotated[distributed.Place, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=distributed.Place
+    )
     hang_seconds: int = 1800
     """end with status 124, and stacks in a file, if no step is made for so long; 0 never does"""
     start_from: pathlib.Path | None = None
@@ -60,14 +55,9 @@ def run(arguments: Arguments) -> None:
         raise UserError("--json needs --dry-run; metrics of training are in metrics.jsonl")
     if arguments.out is None and not arguments.dry_run:
         raise UserError("--out is required: the folder of the run, as --out runs/digits")
-    at_least("--join-seconds", arguments.join_seconds, 1)
+    at_least("--hang-seconds", arguments.hang_seconds, 0)
     hardware.keep_memory()
-    with distributed.joined(
-        arguments.coordinator,
-        processes=arguments.processes,
-        process=arguments.process,
-        seconds=arguments.join_seconds,
-    ):
+    with distributed.joined(arguments.place):
         _train(arguments)
 
 
@@ -79,7 +69,8 @@ def _train(arguments: Arguments) -> None:
     first = jax.process_index() == 0
     how: dict[str, Any] = {"start_from": arguments.start_from, "devices": arguments.devices}
     try:
-        trained = train.train(arguments.config, arguments.out, **how)
+        with watchdog.watching(arguments.hang_seconds):
+            trained = train.train(arguments.config, arguments.out, **how)
     except stopping.Stopped as stopped:
         if stopped.step is not None and first:
             print(

@@ -8,6 +8,7 @@ from supernet_jax.experiment import results
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.read_archs import archs_of
 from supernet_jax.experiment.run import Run
+from supernet_jax.runtime import distributed
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 
@@ -43,7 +44,7 @@ def evaluate(
     one_of("--split", split, SPLITS)
     place = None if out is None else expanded(out)
     if place is not None:
-        files.check_free("--out", place)
+        distributed.once(lambda: files.check_free("--out", place))
     run = experiment_run.opened(run)
     given = archs_of(run.space, archs)
     scorer = results.Scorer(run, split)
@@ -51,6 +52,6 @@ def evaluate(
     records = scorer(given)
     if place is not None:
         if scorer.keep:  # it was free when this began; what is known is not computed again
-            files.check_free("--out", place)
-        files.write_json(place, records)
+            distributed.once(lambda: files.check_free("--out", place))
+        distributed.once(lambda: files.write_json(place, records))
     return records

@@ -30,7 +30,7 @@ from supernet_jax.experiment.evaluate import SPLITS
 from supernet_jax.experiment.front import Front
 from supernet_jax.experiment.read_archs import archs_of
 from supernet_jax.experiment.run import Run
-from supernet_jax.runtime import progress
+from supernet_jax.runtime import distributed, progress
 from supernet_jax.storage import arrays, files
 from supernet_jax.storage.paths import expanded
 
@@ -314,15 +314,15 @@ def race(
         raise UserError(f"--race-error is {error}, but must be above 0 and below 1")
     place = None if out is None else expanded(out)
     if place is not None:
-        files.check_free("--out", place)
+        distributed.once(lambda: files.check_free("--out", place))
     run = experiment_run.opened(run)
     given = archs_of(run.space, archs)
     keep = results.are_kept(run, place)
     report = _report(run, split, given, error=error, seed=seed, keep=keep)
     if place is not None:
         if keep:  # it was free when this began; what is known is not computed again
-            files.check_free("--out", place)
-        files.write_json(place, report["front"])
+            distributed.once(lambda: files.check_free("--out", place))
+        distributed.once(lambda: files.write_json(place, report["front"]))
     return Front(run.space, report)
 
 
@@ -370,7 +370,7 @@ def _report(
         ],
     }
     if file is not None:
-        files.write_json(file, report)
+        distributed.once(lambda: files.write_json(file, report))
     return report
 
 

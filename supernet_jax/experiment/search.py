@@ -28,7 +28,7 @@ from supernet_jax.experiment import front, results
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.front import Front
 from supernet_jax.experiment.run import Run
-from supernet_jax.runtime import progress
+from supernet_jax.runtime import distributed, progress
 from supernet_jax.searching import Budget, History, Searcher, evolution, pareto_front, random_search
 from supernet_jax.searching import run as run_search
 from supernet_jax.storage import files
@@ -150,16 +150,16 @@ def search(
     )
     place = None if out is None else expanded(out)
     if place is not None:
-        _check_free(place)
+        distributed.once(lambda: _check_free(place))
     run = experiment_run.opened(run)
     keep = results.are_kept(run, place)
     found = Front(run.space, _find(run, settings, _spent(run.space, cost), keep=keep))
     if place is None:
-        found.save(run.folder / front.FILE, run.folder / front.PICTURE)
+        distributed.once(lambda: found.save(run.folder / front.FILE, run.folder / front.PICTURE))
     else:
         if keep:  # it was free when this began; what is known is not computed again
-            _check_free(place)
-        found.save(place, place.with_suffix(".png"))
+            distributed.once(lambda: _check_free(place))
+        distributed.once(lambda: found.save(place, place.with_suffix(".png")))
     return found
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import os
 import pathlib
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 
+from supernet_jax import __version__
 from supernet_jax.elastic import space_identity
 from supernet_jax.errors import LOG, UserError
 from supernet_jax.experiment import build, config_paths, run_folder
@@ -16,7 +18,7 @@ from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import distributed, sharding, stopping
-from supernet_jax.storage import checkpoint, typed_json
+from supernet_jax.storage import checkpoint, files, typed_json
 from supernet_jax.storage.paths import expanded
 from supernet_jax.training import loop, train_step
 from supernet_jax.training.job import Job
@@ -51,6 +53,7 @@ def train(
     folder = expanded(folder)
     with stopping.listening(program=False):
         built = experiment(config, devices=devices)
+        _check_alike(built)
         with _writing(folder, config):
             _warn_of_other_images(built, folder / "checkpoints")
             work = job(built, folder)
@@ -87,6 +90,16 @@ def experiment(config: Config, *, devices: int = 0) -> Experiment:
     train_step.check_parts(built.recipe, config.train.batch, built.mesh)
     sharding.check_divides("evaluation.batch", config.evaluation.batch, built.mesh)
     return built
+
+
+def _check_alike(built: Experiment) -> None:
+    """Raises a `UserError` unless all processes train the same: it would not fail, but mix."""
+    described = typed_json.to_json(built.config)
+    described["data"].pop("data_dir", None)  # the same images may lie elsewhere on each machine
+    digest = hashlib.sha256(files.dumps(described).encode()).hexdigest()[:12]
+    distributed.check_alike("versions of supernet_jax", __version__)
+    distributed.check_alike("configurations", digest)
+    distributed.check_alike("fingerprints of the data", built.dataset.fingerprint)
 
 
 @contextlib.contextmanager

@@ -4,8 +4,12 @@ Those of this list are commands: `supernet launch SYSTEM`.
 """
 
 from supernet_jax.launching.cluster_job import ClusterJob, Script
+from supernet_jax.launching.local import Local
+from supernet_jax.launching.pipeline import Pipeline
 from supernet_jax.launching.slurm import Slurm
 
 LAUNCHERS: dict[str, type[ClusterJob]] = {
     "slurm": Slurm,
+    "local": Local,
+    "pipeline": Pipeline,
 }

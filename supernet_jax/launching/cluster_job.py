@@ -1,25 +1,29 @@
 """What a job on a cluster is, whichever system starts it, and what such a system takes."""
 
 import dataclasses
+import os
 import pathlib
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from typing import Annotated, ClassVar
 
 import tyro
 
-from supernet_jax.errors import UserError, at_least, near, require
+from supernet_jax.errors import UserError, at_least, near, one_of, require
 from supernet_jax.launching import accelerators
+from supernet_jax.runtime import stopping, watchdog
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import BUCKETS
 
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 NAME_LENGTH = 40  # so that a pod's name, with what Kubernetes appends, stays below 63
+TASKS = ("train", "search", "evaluate")
 CAPACITIES = ("on-demand", "spot", "flex", "reserved:NAME")
-RESTARTED = (75, 124)  # exit statuses after which the same command goes on: stopped, hung
+RESTARTED = (stopping.UNFINISHED, watchdog.HUNG)  # exit statuses after which a job is started again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,12 @@ class Script:
         with tempfile.TemporaryDirectory(prefix="supernet-") as folder:
             path = pathlib.Path(folder) / self.name
             files.write_text(path, self.text)
-            return subprocess.run([*self.command, str(path)], check=False).returncode
+            # `supernet` and `python` are those that are running now.
+            found = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+            process = subprocess.run(
+                [*self.command, str(path)], env={**os.environ, "PATH": found}, check=False
+            )
+            return process.returncode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +76,8 @@ class ClusterJob:
     """options of `supernet train`"""
     out: str
     """folder of the run, which all hosts reach: a bucket (gs://..., s3://...) or a shared folder"""
+    task: str = "train"
+    """train | search | evaluate: what to do with the run in --out"""
     name: str = ""
     """name of the job; if not given, the last part of --out"""
     restarts: int = 20
@@ -80,6 +91,7 @@ class ClusterJob:
         raise NotImplementedError
 
     def __post_init__(self) -> None:
+        one_of("--task", self.task, TASKS)
         at_least("--restarts", self.restarts, 0)
         at_least("--hang-seconds", self.hang_seconds, 0)
         scheme = re.match(r"[A-Za-z0-9]+:/*", self.out)
@@ -97,13 +109,25 @@ class ClusterJob:
             )
         object.__setattr__(self, "name", name)
 
+    def command(self, *coordinator: str) -> tuple[str, ...]:
+        """The command that every process of the job runs.
+
+        Args:
+            coordinator: words that tell a process its place; `auto` where the cluster does.
+        """
+        place = ("--coordinator", *(coordinator or ("auto",)))
+        if self.task == "train":
+            hang = ("--hang-seconds", str(self.hang_seconds))
+            return (
+                *("supernet", "train", self.config, "--out", self.out, *place, *hang),
+                *self.overrides,
+            )
+        return ("supernet", self.task, self.out, *place, *self.overrides)
+
     @property
     def train(self) -> tuple[str, ...]:
-        """The command that every process of the job runs."""
-        return (
-            *("supernet", "train", self.config, "--out", self.out, "--coordinator", "auto"),
-            *("--hang-seconds", str(self.hang_seconds), *self.overrides),
-        )
+        """The command where the cluster tells each process its place."""
+        return self.command()
 
     @property
     def spelt_train(self) -> str:

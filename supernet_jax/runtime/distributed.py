@@ -1,23 +1,26 @@
 """Several processes that train together: joining, beginning alike, and parting."""
 
 import contextlib
+import dataclasses
+import json
 import os
 import socket
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from supernet_jax.errors import UserError
-from supernet_jax.runtime import stopping
+from supernet_jax.errors import UserError, at_least
+from supernet_jax.runtime import peers, stopping
 
 SAY_SECONDS = 10  # of waiting, after which it is said what for
+LONGEST = 200  # bytes that a process says of itself
 PART_SECONDS = 10  # that a process waits for the others at its end
 # Environment variables by which a cluster tells its processes their places.
 CLUSTERS = {
@@ -28,32 +31,45 @@ CLUSTERS = {
 }
 
 
-@contextlib.contextmanager
-def joined(
-    coordinator: str | None, *, processes: int = 1, process: int = 0, seconds: int = 300
-) -> Iterator[None]:
-    """While entered, this process is one of those that train together; all of them part at the end.
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Which process of a job this one is, and how long it waits for the others."""
 
-    Args:
-        coordinator: HOST:PORT of process 0, `auto` where a cluster knows it, None for one process.
-        processes: how many there are.
-        process: which of them this is, from 0.
-        seconds: how long to wait for the others.
+    coordinator: str | None = None
+    """HOST:PORT of process 0, if several work together; `auto` on TPU pods and under Slurm"""
+    processes: int = 1
+    """number of processes that work together"""
+    process: int = 0
+    """number of this process among them, from 0"""
+    join_seconds: int = 300
+    """seconds to wait for the other processes at the start; more suit a slower cluster"""
+    heartbeat_seconds: int = 12
+    """end when another process was silent for so long; more suit a busy network, 0 never does"""
+
+    def __post_init__(self) -> None:
+        at_least("--join-seconds", self.join_seconds, 1)
+        at_least("--heartbeat-seconds", self.heartbeat_seconds, 0)
+        if self.coordinator is None and (self.processes != 1 or self.process != 0):
+            raise UserError("--processes and --process need --coordinator HOST:PORT of process 0")
+
+
+@contextlib.contextmanager
+def joined(place: Place) -> Iterator[None]:
+    """While entered, this process is one of those that work together; all of them part at the end.
 
     Raises:
         UserError: no such cluster, a bad address, or a port that is in use. Where the others do not
             come, the process ends with a line that says so and exit status 2.
     """
-    if coordinator is None:
-        if processes != 1 or process != 0:
-            raise UserError("--processes and --process need --coordinator HOST:PORT of process 0")
+    if place.coordinator is None:
         yield
         return
-    options: dict[str, Any] = (
-        {} if coordinator == "auto" else _place(coordinator, processes, process)
-    )
+    seconds = place.join_seconds
+    options = {} if place.coordinator == "auto" else _address(place.coordinator, place)
     jax.config.update("jax_enable_preemption_service", False)  # signals are heard by `stopping`
-    what = f"{processes} processes at {coordinator}" if options else "the processes of this cluster"
+    what = "the processes of this cluster"
+    if options:
+        what = f"{place.processes} processes at {place.coordinator}"
     with _said_in_time(what, seconds), warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         try:
@@ -71,7 +87,8 @@ def joined(
                 "on a TPU pod, or give --coordinator HOST:PORT --processes N --process I"
             ) from error
     try:
-        yield
+        with peers.watched(place.heartbeat_seconds):
+            yield
     finally:
         if not isinstance(sys.exception(), Exception):  # the others may still be at work
             with stopping.held(patient=True):  # `PART_SECONDS` at most
@@ -92,8 +109,50 @@ def all_or_none(error: UserError | None) -> None:
         raise error
 
 
-def _place(coordinator: str, processes: int, process: int) -> dict[str, Any]:
+def once(act: Callable[[], Any]) -> None:
+    """Does in process 0 alone what need not be done twice, as writing a file.
+
+    Raises:
+        UserError: in all processes, where it fails.
+    """
+    error = None
+    if jax.process_index() == 0:
+        try:
+            act()
+        except UserError as met:
+            error = met
+    all_or_none(error)
+
+
+def check_alike(what: str, own: str) -> None:
+    """Called by each process before they work together.
+
+    Args:
+        what: that must be the same in all, as the subject of a sentence.
+        own: this process's value of it.
+
+    Raises:
+        UserError: in each process, where they differ; the message says what each has.
+    """
+    if jax.process_count() == 1:
+        return
+    said = json.dumps([socket.gethostname(), own]).encode()[:LONGEST]
+    padded = np.frombuffer(said.ljust(LONGEST), np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(padded), np.uint8)
+    all_said = [json.loads(row.tobytes()) for row in rows]
+    if len({value for _, value in all_said}) > 1:
+        listed = ", ".join(
+            f"{value} in process {i} (on {host})" for i, (host, value) in enumerate(all_said)
+        )
+        raise UserError(
+            f"{what} must be the same in all processes, but there is {listed}; give all of them "
+            "the same"
+        )
+
+
+def _address(coordinator: str, place: Place) -> dict[str, Any]:
     """The arguments of `jax.distributed.initialize`."""
+    processes, process = place.processes, place.process
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"--coordinator is {coordinator!r}, not HOST:PORT or auto")

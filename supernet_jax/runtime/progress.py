@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import rich.console
 import rich.progress
 
@@ -17,7 +18,7 @@ REDRAW_SECONDS = 0.2  # between two pictures of a bar in a notebook
 
 @contextlib.contextmanager
 def bar(what: str, total: int, *, done: int = 0, unit: str = "step") -> Iterator[Advance]:
-    """Shows what is done, how far, how fast and how long still.
+    """Shows what is done, how far, how fast and how long still; in process 0 of several.
 
     Args:
         what: is being done, as "training".
@@ -28,6 +29,9 @@ def bar(what: str, total: int, *, done: int = 0, unit: str = "step") -> Iterator
     Yields:
         `advance(count=1, note="")`, to be called as work gets finished.
     """
+    if jax.distributed.is_initialized() and jax.process_index() != 0:
+        yield lambda count=1, note="": None
+        return
     console = rich.console.Console(stderr=True)
     if console.is_jupyter:
         with _notebook(what, total, done, unit) as advance:

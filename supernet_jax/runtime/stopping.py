@@ -71,6 +71,7 @@ _released = 0.0  # when the last of them was left
 _patient = False  # whether a save is under way, which is waited for as long as it takes
 _listening = False
 _program = True  # whether Ctrl-C may end the process, which is not so in a notebook
+farewell: Callable[[int], None] | None = None  # tells others with what status this process leaves
 what_next = GOES_ON  # for whoever stopped this process; a command that keeps nothing says `ANEW`
 
 
@@ -163,6 +164,8 @@ def leave(status: int) -> None:
     Python's own way out would wait for some and bring the interpreter down under others, which
     then crash it.
     """
+    if farewell is not None:
+        farewell(status)
     flushing = threading.Thread(target=_flush, daemon=True)
     flushing.start()
     flushing.join(1)  # no longer: a reader may have stopped to read

@@ -1,5 +1,6 @@
 """The loop of a search: ask, score, tell, save."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation.costs import Cost
+from supernet_jax.runtime import distributed
 from supernet_jax.searching.searcher import History, Searcher, extend, no_history
 from supernet_jax.searching.state_file import Saved, read, write
 
@@ -72,7 +74,8 @@ def run(
             state = searcher.tell(asked, archs, history.scores[told:], history.costs[told:])
             told = len(history.scores)
         if state_file is not None:
-            write(state_file, Saved(state, history, told), identity)
+            saved = Saved(state, history, told)
+            distributed.once(functools.partial(write, state_file, saved, identity))
         if on_progress is not None:
             on_progress(history)
     return History(*(column[:evaluations] for column in history))

@@ -19,7 +19,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.errors import UserError
-from supernet_jax.runtime import bulk_random, cache, hardware, progress, sharding, stopping
+from supernet_jax.runtime import (
+    bulk_random,
+    cache,
+    hardware,
+    progress,
+    sharding,
+    stopping,
+    watchdog,
+)
 from supernet_jax.storage import checkpoint
 from supernet_jax.training import train_step
 from supernet_jax.training.batches import Batches
@@ -102,6 +110,7 @@ def _train(
         if step == start:  # from here on, until it is saved, there is something to lose
             until_saved.enter_context(stopping.held())
         step += 1
+        watchdog.beat()
         log.add(step, metrics)
         copy.after_step(step, state, metrics)
         last = step == job.steps or asked()
@@ -123,6 +132,7 @@ def _train(
         elif last or (saves and written[-1]["refused"] == 0):
             with stopping.held(patient=True), copy.saving:
                 job.checkpoints.save(step, state, job.meta, wait=last)
+            watchdog.beat()
             if last:
                 break
     return state

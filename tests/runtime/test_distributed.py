@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 
-import conftest
 import numpy as np
 import processes
 import pytest
@@ -108,11 +107,11 @@ def test_two_processes_and_a_resume_on_one(
     assert metrics.read_text("utf-8") == (folder / "metrics.jsonl").read_text("utf-8")
 
 
-def start(arguments: list, *, devices: int) -> subprocess.Popen:
-    """`launch/local.py` with two processes of so many devices each."""
-    script = conftest.ROOT / "launch" / "local.py"
+def start(arguments: list, *, devices: int, task: str = "train") -> subprocess.Popen:
+    """Two processes of so many devices each."""
+    command = ["2", "0", "supernet", task, *map(str, arguments), "--coordinator", "{coordinator}"]
     return subprocess.Popen(
-        [sys.executable, script, "--processes", "2", "--", *map(str, arguments)],
+        [sys.executable, "-m", "supernet_jax.launching.run_processes", *command],
         env={**processes.environment(devices), "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -149,7 +148,7 @@ def test_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
             for name, value in kind.items():
                 patched.setenv(name, value)
             with pytest.raises(UserError, match="found no cluster that says") as met:
-                with distributed.joined("auto", seconds=5):
+                with distributed.joined(distributed.Place("auto", join_seconds=5)):
                     pass
             assert all(f"set {name} but not" in str(met.value) for name in kind)
             assert "\n" not in str(met.value)
@@ -166,5 +165,8 @@ def test_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_wrong_places(coordinator: str | None, options: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said), distributed.joined(coordinator, **options):
+    with (
+        pytest.raises(UserError, match=said),
+        distributed.joined(distributed.Place(coordinator, **options)),
+    ):
         pass
