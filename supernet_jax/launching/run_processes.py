@@ -14,7 +14,8 @@ from typing import Any
 from supernet_jax.launching.cluster_job import RESTARTED
 from supernet_jax.runtime import stopping
 
-STOP_SECONDS = 20.0  # that processes have to end by themselves after another has failed
+SAY_SECONDS = 5.0  # that processes have to say themselves which other one has failed
+STOP_SECONDS = 25.0  # until they are killed
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 DIE_WITH_PARENT = 1  # prctl(2): PR_SET_PDEATHSIG
 
@@ -82,7 +83,7 @@ def _started(processes: int, words: list[str], stopped: list[float]) -> list[sub
 
 
 def _wait(workers: list[subprocess.Popen], stopped: list[float]) -> int:
-    """Waits for all. Where one fails the others have `STOP_SECONDS` to end; after a signal all have
+    """Waits for all. Where one fails the others are made to end; after a signal all have
     the time that they need, as for a save.
 
     Args:
@@ -92,14 +93,15 @@ def _wait(workers: list[subprocess.Popen], stopped: list[float]) -> int:
     Returns:
         The exit status of the job, negative where a process was ended by a signal.
     """
-    failed, ending = 0, 0.0
+    failed, since = 0, 0.0
     while any(worker.poll() is None for worker in workers):
         failed = failed or next((w.returncode for w in workers if w.poll()), 0)
-        if failed and not stopped and not ending:
-            ending = time.monotonic() + STOP_SECONDS
-        if ending and time.monotonic() > ending:
-            for worker in workers:
-                worker.kill()
+        if failed and not stopped:
+            since = since or time.monotonic()
+            for seconds, end in ((SAY_SECONDS, signal.SIGTERM), (STOP_SECONDS, signal.SIGKILL)):
+                if time.monotonic() - since > seconds:
+                    for worker in workers:
+                        worker.send_signal(end)
         time.sleep(0.1)
     statuses = [w.returncode for w in workers]
     if 2 in statuses:  # what one process refuses is why the others end, too

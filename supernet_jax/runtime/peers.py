@@ -160,6 +160,7 @@ class _Watch(threading.Thread):
         if link in self.links:
             selector.unregister(link.connection)
             self.links.remove(link)
+            link.connection.close()
 
     def _gone(self, ended: Ended, *, silent: bool = False) -> None:
         """Tells the others, says it here, and ends this process, unless it is ending anyway."""
@@ -180,6 +181,7 @@ class _Watch(threading.Thread):
             file=sys.stderr,
             flush=True,
         )
+        self.links.clear()
         stopping.leave(stopping.UNFINISHED if ended.status < 0 else ended.status)
 
     def end(self, status: int) -> None:

@@ -1,0 +1,124 @@
+"""Processes that watch each other: who died is named, and orderly ends disturb nobody."""
+
+import socket
+import time
+import types
+
+import jax
+import pytest
+
+from supernet_jax.errors import UserError
+from supernet_jax.runtime import peers, stopping
+
+SECONDS = 0.6  # of silence, in these tests
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The exit statuses with which this process would have ended."""
+    statuses: list[int] = []
+    monkeypatch.setattr(stopping, "leave", statuses.append)
+    monkeypatch.setattr(peers, "BEAT_SECONDS", 0.05)
+    return statuses
+
+
+@pytest.fixture
+def pair(left):
+    """Makes a link to another process, and what that one has of it."""
+    made = []
+
+    def connected(process: int) -> tuple[peers._Link, peers._Link]:
+        made.extend(socket.socketpair())
+        return peers._Link(made[-2], process, f"host{process}"), peers._Link(made[-1], 0, "host0")
+
+    yield connected
+    for end in made:
+        end.close()
+    time.sleep(0.2)  # the threads end
+
+
+def until(condition) -> bool:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_one_that_dies_is_named_to_all(pair, left, capsys):
+    (first, dying), (second, living) = pair(1), pair(2)
+    peers._Watch([first, second], 60).start()
+    dying.connection.close()
+    assert until(lambda: left == [stopping.UNFINISHED])
+    assert "process 1 (on host1) has died; this one ends too" in capsys.readouterr().err
+    assert peers.Ended(1, "host1", -1) in [peers.Ended(*m) for m in living.hear() if m]
+
+
+def test_silence_is_death_and_signs_of_life_are_not(pair, left, capsys):
+    (quiet, _kept), (lively, other) = pair(1), pair(2)
+    peers._Watch([quiet, lively], SECONDS).start()
+    while not left:
+        other.say(None)
+        time.sleep(0.02)
+    assert left == [stopping.UNFINISHED]
+    assert "process 1 (on host1) was not heard of for 0.6 s" in capsys.readouterr().err
+
+
+def test_what_another_process_heard_is_passed_on_with_its_status(pair, left, capsys):
+    here, zero = pair(0)
+    peers._Watch([here], 60).start()
+    zero.say(peers.Ended(3, "host3", 2))
+    assert until(lambda: left == [2])
+    assert "process 3 (on host3) ended with status 2, its own line" in capsys.readouterr().err
+
+
+def test_an_orderly_end_disturbs_nobody(pair, left):
+    (first, ending), (second, living) = pair(1), pair(2)
+    watch = peers._Watch([first, second], 60)
+    watch.start()
+    ending.say(peers.Ended(1, "host1", 0))
+    ending.connection.close()
+    assert until(lambda: watch.links == [second])
+    watch.end(0)
+    living.connection.close()
+    watch.join(10)
+    assert not watch.is_alive() and left == []
+
+
+def test_a_process_that_was_stopped_itself_blames_nobody(pair, left, monkeypatch):
+    """SIGSTOP and SIGCONT, or a laptop that slept: all others seem silent for that long."""
+    here, other = pair(1)
+    clock = [0.0]
+    fake = types.SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep)
+    monkeypatch.setattr(peers, "time", fake)
+    watch = peers._Watch([here], 10.0)
+    here.heard = 0.0
+    watch.start()
+    time.sleep(0.2)
+    clock[0] = 1000.0  # the thread did not run in between
+    time.sleep(0.3)
+    other.say(None)
+    time.sleep(0.2)
+    assert left == [] and watch.is_alive()
+    other.say(peers.Ended(1, "host1", 0))
+    watch.join(10)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UserError("no"), 2),
+        (RuntimeError("a bug"), 1),
+        (stopping.Stopped(15), stopping.UNFINISHED),
+        (stopping.Stopped(15, step=7), 0),  # all of them, after the same step
+    ],
+)
+def test_statuses_that_others_hear(error, status):
+    assert peers._status(error) == status
+
+
+def test_one_process_watches_nothing():
+    assert jax.process_count() == 1
+    with peers.watched(5):
+        assert stopping.farewell is None
