@@ -67,7 +67,7 @@ def _again(status: int) -> bool:
 
 
 def _started(processes: int, words: list[str], stopped: list[float]) -> list[subprocess.Popen]:
-    coordinator = f"localhost:{_free_port()}"
+    coordinator = f"localhost:{free_port()}"
     workers = []
     for i in range(processes):
         place = [coordinator, "--processes", str(processes), "--process", str(i)]
@@ -111,7 +111,7 @@ def _wait(workers: list[subprocess.Popen], stopped: list[float]) -> int:
     return stopping.UNFINISHED if stopped and status in [-n for n in SIGNALS] else status
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A TCP port that nobody listens on."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
