@@ -4,8 +4,12 @@ Those of this list are commands: `supernet launch SYSTEM`.
 """
 
 from supernet_jax.launching.cluster_job import ClusterJob, Script
+from supernet_jax.launching.gke import Gke
+from supernet_jax.launching.k8s import Kubernetes
 from supernet_jax.launching.slurm import Slurm
 
 LAUNCHERS: dict[str, type[ClusterJob]] = {
     "slurm": Slurm,
+    "gke": Gke,
+    "k8s": Kubernetes,
 }

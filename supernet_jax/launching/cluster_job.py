@@ -98,10 +98,15 @@ class ClusterJob:
         object.__setattr__(self, "name", name)
 
     @property
+    def joining(self) -> tuple[str, ...]:
+        """Options by which its processes find each other."""
+        return ("--coordinator", "auto")
+
+    @property
     def train(self) -> tuple[str, ...]:
         """The command that every process of the job runs."""
         return (
-            *("supernet", "train", self.config, "--out", self.out, "--coordinator", "auto"),
+            *("supernet", "train", self.config, "--out", self.out, *self.joining),
             *("--hang-seconds", str(self.hang_seconds), *self.overrides),
         )
 
