@@ -1,6 +1,8 @@
 """Cloud TPU slices: what types there are, which topologies each may have, and how many hosts.
 
-Sources: the tables of types in the documentation of Cloud TPU and of GKE (2026).
+Sources: the tables of types in the documentation of Cloud TPU and of GKE (2026), and xpk 1.16. What
+xpk takes for a type is taken here, except where it has no table and so no compact topology: tpu7x
+above 12288 cores.
 """
 
 import itertools
@@ -16,9 +18,10 @@ class TpuKind(NamedTuple):
     """One generation of TPU.
 
     Attributes:
-        types: what names of its types begin with, as "v6e" of v6e-16; the first is ours.
+        types: what names of its types begin with, as "v6e" of v6e-16; the first is ours, the last
+            is that of gcloud.
         cores: what the number of a type counts, for each chip.
-        dimensions: of a topology.
+        topologies: those there are; of three dimensions, also all of multiples of 4.
         most: chips of the largest slice.
         gke: label of its nodes in GKE.
         machine: of GKE, for hosts of `host` chips; `{}` stands for their number.
@@ -28,7 +31,7 @@ class TpuKind(NamedTuple):
 
     types: tuple[str, ...]
     cores: int
-    dimensions: int
+    topologies: tuple[str, ...]
     most: int
     gke: str
     machine: str
@@ -36,17 +39,17 @@ class TpuKind(NamedTuple):
     runtime: str
 
 
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")  # larger ones are of multiples of 4
 KINDS = (
     TpuKind(
-        ("v5e", "v5litepod"), 1, 2, 256, "tpu-v5-lite-podslice", "ct5lp-hightpu-{}t", 4,
+        ("v5e", "v5litepod"), 1, FLAT, 256, "tpu-v5-lite-podslice", "ct5lp-hightpu-{}t", 4,
         "v2-alpha-tpuv5-lite",
     ),
-    TpuKind(("v5p",), 2, 3, 6144, "tpu-v5p-slice", "ct5p-hightpu-{}t", 4, "v2-alpha-tpuv5"),
-    TpuKind(("v6e",), 1, 2, 256, "tpu-v6e-slice", "ct6e-standard-{}t", 4, "v2-alpha-tpuv6e"),
-    TpuKind(("tpu7x",), 2, 3, 9216, "tpu7x", "tpu7x-standard-{}t", 4, ""),
+    TpuKind(("v5p",), 2, SMALL, 6144, "tpu-v5p-slice", "ct5p-hightpu-{}t", 4, "v2-alpha-tpuv5"),
+    TpuKind(("v6e",), 1, FLAT, 256, "tpu-v6e-slice", "ct6e-standard-{}t", 4, "v2-alpha-tpuv6e"),
+    TpuKind(("tpu7x",), 2, ("1x1x1", *SMALL), 9216, "tpu7x", "tpu7x-standard-{}t", 4, ""),
 )  # fmt: skip
-FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")  # topologies of two dimensions
-SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")  # of three; larger ones are of multiples of 4
 
 
 class TpuSlice(NamedTuple):
@@ -121,10 +124,9 @@ def tpu_slice(accelerator: str, topology: str = "") -> TpuSlice:
 
 def _topologies(kind: TpuKind) -> Iterator[tuple[int, ...]]:
     """All topologies, of those of a size the most compact first."""
-    if kind.dimensions == 2:
-        yield from (tuple(map(int, text.split("x"))) for text in FLAT)
+    yield from (tuple(map(int, text.split("x"))) for text in kind.topologies)
+    if kind.topologies == FLAT:
         return
-    yield from (tuple(map(int, text.split("x"))) for text in SMALL)
     edges = range(4, kind.most // 16 + 1, 4)
     cubes = [
         (a, b, c)
@@ -132,7 +134,7 @@ def _topologies(kind: TpuKind) -> Iterator[tuple[int, ...]]:
         if a * b * b <= kind.most
         for c in range(b, kind.most // (a * b) + 1, 4)
     ]
-    yield from sorted(cubes, key=lambda dims: (max(dims), dims))
+    yield from sorted(cubes, key=lambda dims: (sum(dims), dims))
 
 
 def _spelt(dims: tuple[int, ...]) -> str:

@@ -109,30 +109,25 @@ class ClusterJob:
             )
         object.__setattr__(self, "name", name)
 
-    def command(self, *coordinator: str) -> tuple[str, ...]:
-        """The command that every process of the job runs.
-
-        Args:
-            coordinator: words that tell a process its place; `auto` where the cluster does.
-        """
-        place = ("--coordinator", *(coordinator or ("auto",)))
-        if self.task == "train":
-            hang = ("--hang-seconds", str(self.hang_seconds))
-            return (
-                *("supernet", "train", self.config, "--out", self.out, *place, *hang),
-                *self.overrides,
-            )
-        return ("supernet", self.task, self.out, *place, *self.overrides)
+    @property
+    def joining(self) -> tuple[str, ...]:
+        """Options by which its processes find each other."""
+        return ("--coordinator", "auto")
 
     @property
-    def train(self) -> tuple[str, ...]:
-        """The command where the cluster tells each process its place."""
-        return self.command()
+    def command(self) -> tuple[str, ...]:
+        """The command that every process of the job runs."""
+        if self.task != "train":
+            return ("supernet", self.task, self.out, *self.joining, *self.overrides)
+        return (
+            *("supernet", "train", self.config, "--out", self.out, *self.joining),
+            *("--hang-seconds", str(self.hang_seconds), *self.overrides),
+        )
 
     @property
-    def spelt_train(self) -> str:
+    def spelt_command(self) -> str:
         """The same for a shell."""
-        return shlex.join(self.train)
+        return shlex.join(self.command)
 
     def need_bucket(self, why: str) -> None:
         """Raises a `UserError` unless the run lies in a bucket."""

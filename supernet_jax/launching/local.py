@@ -28,11 +28,16 @@ supernet launch local configs/digits.py --out runs/a --task search -- --high 300
         at_least("--processes", self.processes, 1)
 
     @property
+    def joining(self) -> tuple[str, ...]:
+        """Filled in when the processes are started."""
+        return ("--coordinator", "{coordinator}")
+
+    @property
     def script(self) -> Script:
         """A shell script of one command."""
         command = [
             *("python", "-m", "supernet_jax.launching.run_processes"),
-            *(str(self.processes), str(self.restarts), *self.command("{coordinator}")),
+            *(str(self.processes), str(self.restarts), *self.command),
         ]
         text = f"#!/bin/sh\nexec {shlex.join(command)}\n"
         return Script(f"{self.name}.sh", text, ("sh",))

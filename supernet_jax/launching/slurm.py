@@ -65,7 +65,7 @@ supernet launch slurm configs/digits.py --out runs/a --dry-run -- --train.steps 
                 "#!/bin/bash",
                 *lines,
                 *filter(None, [self.setup]),
-                f"srun {self.spelt_train}",
+                f"srun {self.spelt_command}",
                 "status=$?",
                 f'case "$status" in {again})',
                 f'  [ "${{SLURM_RESTART_COUNT:-0}}" -lt {self.restarts} ] && '

@@ -18,6 +18,15 @@ COMMANDS = {
     "-- --train.steps 2000",
     "slurm_cpu.sbatch": "slurm configs/digits.py --out /shared/run_7 --gpus 0 --partition debug "
     "--account me --time 1:00:00 --setup 'source .venv/bin/activate' --restarts 3",
+    "gke_slices.yaml": "gke configs/digits.py --out gs://bucket/a --image ghcr.io/me/train:3 "
+    "--accelerator v6e-16 --slices 2 --capacity spot -- --train.steps 2000",
+    "gke_queue.yaml": "gke configs/digits.py --out /data/a --volume shared:/data "
+    "--accelerator v6e-4 --image ghcr.io/me/train:3 --capacity flex --queue tpus "
+    "--namespace team --restarts 3",
+    "k8s_nodes.yaml": "k8s configs/digits.py --out s3://bucket/a --image me/train@sha256:0a1b "
+    "--nodes 2 --gpus 8 --secret keys --node-selector accelerator=h100 -- --train.steps 2000",
+    "k8s_cpu.yaml": "k8s configs/digits.py --out /data/runs/a --volume shared:/data --gpus 0 "
+    "--image localhost:5000/train:3 --service-account trainer --restarts 0",
 }
 
 
@@ -50,6 +59,7 @@ def test_a_file_is_written_once(tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
+GKE = "gke configs/digits.py --accelerator v6e-16"
 # Wrong command lines, and a part of the one line that each gives.
 WRONG = [
     ("", "say where"),
@@ -63,6 +73,20 @@ WRONG = [
     ("slurm configs/digits.py --out a --restarts -1", "--restarts is -1"),
     ("slurm configs/digits.py --out a --partition 'a b'", "no name in SLURM"),
     ("slurm configs/digits.py --out a -- --train.stps 3", "train.stps"),
+    ("gke configs/digits.py --out gs://b/a --accelerator v6e-16", "image"),
+    (f"{GKE} --out gs://b/a --image localhost:5000/train", "without a tag or a digest"),
+    (f"{GKE} --out gs://b/a --image 'a b:1'", "images are named as"),
+    (f"{GKE} --out runs/a --image i:1", "lost with it unless on a --volume"),
+    (f"{GKE} --out /data/../a --image i:1 --volume c:/data", "unless on a --volume"),
+    (f"{GKE} --out /dat/a --image i:1 --volume c:/data", "unless on a --volume"),
+    (f"{GKE} --out /data/a --image i:1 --volume c:data", "must be CLAIM:/PATH"),
+    (f"{GKE} --out /data/a --image i:1 --volume c:/", "must be CLAIM:/PATH"),
+    (f"{GKE} --out gs://b/a --image i:1 --capacity reserved", "--capacity is 'reserved'"),
+    (f"{GKE} --out gs://b/a --image i:1 --queue 'a b'", "--queue is 'a b'"),
+    (f"{GKE} --out gs://b/a --image i:1 --node-selector a", "must be KEY=VALUE"),
+    (f"{GKE} --out gs://b/a --image i:1 --grace-seconds 0", "--grace-seconds is 0"),
+    ("k8s /tmp/digits.py --out gs://b/a --image i:1", "not in the current folder"),
+    ("k8s configs/digits.py --out gs://b/a --image i:1 --gpus -1", "--gpus is -1"),
 ]
 
 
@@ -81,6 +105,9 @@ SLICES = {
     "v5p-8": ("2x2x1", 4, 1, "ct5p-hightpu-4t"),
     "v5p-128": ("4x4x4", 64, 16, "ct5p-hightpu-4t"),
     "tpu7x-16": ("2x2x2", 8, 2, "tpu7x-standard-4t"),
+    "tpu7x-2": ("1x1x1", 1, 1, "tpu7x-standard-1t"),
+    "v5p-4096": ("8x16x16", 2048, 512, "ct5p-hightpu-4t"),
+    "tpu7x-512": ("4x8x8", 256, 64, "tpu7x-standard-4t"),
 }
 
 
