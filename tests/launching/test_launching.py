@@ -16,8 +16,9 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 COMMANDS = {
     "slurm_gpus.sbatch": "slurm configs/digits.py --out runs/a --nodes 2 --gpus 8 "
     "-- --train.steps 2000",
-    "slurm_cpu.sbatch": "slurm configs/digits.py --out /shared/run_7 --gpus 0 --partition debug "
-    "--account me --time 1:00:00 --setup 'source .venv/bin/activate' --restarts 3",
+    "slurm_cpu.sbatch": "slurm configs/digits.py --out /shared/run_7 --gpus 0 --cpus 16 "
+    "--partition debug --account me --time 1:00:00 --restarts 3 "
+    "--setup 'source .venv/bin/activate'",
 }
 
 
@@ -63,6 +64,10 @@ WRONG = [
     ("slurm configs/digits.py --out a --restarts -1", "--restarts is -1"),
     ("slurm configs/digits.py --out a --partition 'a b'", "no name in SLURM"),
     ("slurm configs/digits.py --out a -- --train.stps 3", "train.stps"),
+    ("slurm configs/digits.py --out a --time soon", "SLURM takes MINUTES"),
+    ("slurm configs/digits.py --out a --time 3", "--time is 3, which leaves no time"),
+    ("slurm configs/digits.py --out a --time 3-0 --signal-seconds 70000", "at most 65535"),
+    ("slurm configs/digits.py --out a --cpus -1", "--cpus is -1"),
 ]
 
 
