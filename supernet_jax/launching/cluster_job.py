@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Annotated, ClassVar
 
 import tyro
@@ -43,7 +44,7 @@ class Script:
     follow: tuple[str, ...] = ()
 
     def start(self) -> int:
-        """Runs the command, and returns its exit status.
+        """Runs the command, and returns its exit status; signals are passed on to it.
 
         Raises:
             UserError: this machine does not have the program.
@@ -58,10 +59,18 @@ class Script:
             files.write_text(path, self.text)
             # `supernet` and `python` are those that are running now.
             found = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
-            process = subprocess.run(
-                [*self.command, str(path)], env={**os.environ, "PATH": found}, check=False
+            process = subprocess.Popen(
+                [*self.command, str(path)], env={**os.environ, "PATH": found}
             )
-            return process.returncode
+            passed_on = False
+            with stopping.held(patient=True):  # the signal is the job's
+                while process.poll() is None:
+                    if stopping.asked() and not passed_on:
+                        process.send_signal(stopping.asked())
+                        passed_on = True
+                    time.sleep(0.05)
+        status = process.returncode
+        return status if status >= 0 else 128 - status
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -76,9 +76,9 @@ class InPods(ClusterJob):
             self.need_bucket("a folder in a container, lost with it unless on a --volume")
 
     @property
-    def train(self) -> tuple[str, ...]:
+    def command(self) -> tuple[str, ...]:
         """The command of each container, in which Kubernetes takes `$` for variables of its own."""
-        return tuple(w if w == INDEX else w.replace("$", "$$") for w in super().train)
+        return tuple(w if w == INDEX else w.replace("$", "$$") for w in super().command)
 
     @property
     def metadata(self) -> dict[str, Any]:

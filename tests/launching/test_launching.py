@@ -16,8 +16,9 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 COMMANDS = {
     "slurm_gpus.sbatch": "slurm configs/digits.py --out runs/a --nodes 2 --gpus 8 "
     "-- --train.steps 2000",
-    "slurm_cpu.sbatch": "slurm configs/digits.py --out /shared/run_7 --gpus 0 --partition debug "
-    "--account me --time 1:00:00 --setup 'source .venv/bin/activate' --restarts 3",
+    "slurm_cpu.sbatch": "slurm configs/digits.py --out /shared/run_7 --gpus 0 --cpus 16 "
+    "--partition debug --account me --time 1:00:00 --restarts 3 "
+    "--setup 'source .venv/bin/activate'",
     "gke_slices.yaml": "gke configs/digits.py --out gs://bucket/a --image ghcr.io/me/train:3 "
     "--accelerator v6e-16 --slices 2 --capacity spot -- --train.steps 2000",
     "gke_queue.yaml": "gke configs/digits.py --out /data/a --volume shared:/data "
@@ -27,6 +28,9 @@ COMMANDS = {
     "--nodes 2 --gpus 8 --secret keys --node-selector accelerator=h100 -- --train.steps 2000",
     "k8s_cpu.yaml": "k8s configs/digits.py --out /data/runs/a --volume shared:/data --gpus 0 "
     "--image localhost:5000/train:3 --service-account trainer --restarts 0",
+    "local.sh": "local configs/digits.py --out runs/a --processes 4 --task search -- --high 3e5",
+    "pipeline.sh": "pipeline configs/digits.py --out runs/a/ --high 300000 --mutation-rate 0.3 "
+    "--format onnx stablehlo -- --train.steps 50",
 }
 
 
@@ -87,6 +91,18 @@ WRONG = [
     (f"{GKE} --out gs://b/a --image i:1 --grace-seconds 0", "--grace-seconds is 0"),
     ("k8s /tmp/digits.py --out gs://b/a --image i:1", "not in the current folder"),
     ("k8s configs/digits.py --out gs://b/a --image i:1 --gpus -1", "--gpus is -1"),
+    ("slurm configs/digits.py --out a --time soon", "SLURM takes MINUTES"),
+    ("slurm configs/digits.py --out a --time 3", "--time is 3, which leaves no time"),
+    ("slurm configs/digits.py --out a --time 3-0 --signal-seconds 70000", "at most 65535"),
+    ("slurm configs/digits.py --out a --cpus -1", "--cpus is -1"),
+    ("local configs/digits.py --out a --processes 0", "--processes is 0"),
+    ("local configs/digits.py --out a --task serve", "--task is 'serve'"),
+    ("local configs/digits.py --out a --task search -- --train.steps 3", "train.steps"),
+    ("pipeline configs/digits.py --out a --task search", "a pipeline is of all tasks"),
+    ("pipeline configs/digits.py --out a --algorithm best", "--algorithm is 'best'"),
+    ("local --out a", "CONFIG"),
+    ("local configs/digits.py", "--out"),
+    ("local configs/digits.py --out ''", "--out is ''"),
 ]
 
 

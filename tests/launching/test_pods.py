@@ -106,7 +106,7 @@ def test_what_follows_an_exit_status(statuses, disrupted, action):
 
 
 def test_processes_find_each_other_only_where_there_are_several():
-    assert "--coordinator" not in Kubernetes(**JOB).train
+    assert "--coordinator" not in Kubernetes(**JOB).command
     assert len(list(yaml.safe_load_all(Kubernetes(**JOB).script.text))) == 1
     service, job = yaml.safe_load_all(Kubernetes(**JOB, nodes=3).script.text)
     pod = job["spec"]["template"]["spec"]
@@ -122,14 +122,14 @@ def test_processes_find_each_other_only_where_there_are_several():
         ("v6e-4", 2, True),
         ("v6e-16", 1, True),
     ):
-        train = Gke(**JOB, accelerator=accelerator, slices=slices).train
+        train = Gke(**JOB, accelerator=accelerator, slices=slices).command
         assert ("--coordinator" in train) == several
 
 
 def test_words_of_users_are_not_taken_for_variables_of_kubernetes():
     job = dataclasses.replace(Kubernetes(**JOB, nodes=2), overrides=("--x", "$(HOSTNAME) $$"))
-    assert job.train[-1] == "$$(HOSTNAME) $$$$"
-    assert pods.INDEX in job.train
+    assert job.command[-1] == "$$(HOSTNAME) $$$$"
+    assert pods.INDEX in job.command
 
 
 def test_lines_that_follow_name_the_namespace():
