@@ -48,8 +48,7 @@ class InPods(ClusterJob):
         super().__post_init__()
         self.need_config_here()
         at_least("--grace-seconds", self.grace_seconds, 1)
-        image = IMAGE.fullmatch(self.image)
-        if not image:
+        if not (image := IMAGE.fullmatch(self.image)):
             raise UserError(f"--image is {self.image!r}, but images are named as ghcr.io/me/name:1")
         if not image["tag"] and not image["digest"]:
             raise UserError(
@@ -91,18 +90,19 @@ class InPods(ClusterJob):
     def pod(
         self, devices: dict[str, int], platforms: str, selector: dict[str, str], **spec: Any
     ) -> dict[str, Any]:
-        """The template of its pods: with how many devices, by the names of their resources, which
-        platforms of JAX, that has to find the first, and what machines, besides the user's choice.
-        `spec` is more of the pod's, and `container` in it more of the container's.
+        """The template of its pods: devices by their resources' names, platforms of JAX, labels of
+        machines besides the user's, and more of its `spec`; in it `container`, of the container's.
         """
         claim, _, path = self.volume.partition(":")
         mounted = {"name": "run", "persistentVolumeClaim": {"claimName": claim}}
-        variables = {"JAX_PLATFORMS": platforms, "PYTHONUNBUFFERED": "1"}
         container: dict[str, Any] = {
             "name": "train",
             "image": self.image,
             "command": list(self.train),
-            "env": [{"name": name, "value": value} for name, value in variables.items()],
+            "env": [
+                {"name": "JAX_PLATFORMS", "value": platforms},
+                {"name": "PYTHONUNBUFFERED", "value": "1"},
+            ],
             "volumeMounts": [
                 {"name": "shm", "mountPath": "/dev/shm"},  # through which readers hand images over
                 *([{"name": "run", "mountPath": path}] if claim else []),
