@@ -1,7 +1,9 @@
 """GKE: a JobSet, with a job of Kubernetes for each slice and a pod for each of its machines.
 
-All slices begin again together, up to `restarts` times, when one fails. Where machines are gone
-new pods take their places, which is not counted. GKE tells each pod its place, and JAX reads it.
+When one slice fails all begin again together, up to `restarts` times, not counting those where
+machines were reclaimed. No pod is made in place of another: JobSet, up to 0.12, would then make no
+other pod of a job that has a node pool for itself, since two had been the first one of that job.
+GKE tells each pod its place, and JAX reads it.
 Sources: jobset.sigs.k8s.io and its API v1alpha2, cloud.google.com/kubernetes-engine/docs.
 """
 
@@ -10,6 +12,19 @@ from typing import Any, ClassVar
 
 from supernet_jax.launching import pods
 from supernet_jax.launching.cluster_job import OnTpu, Script
+
+# Both are seen by the rules of a job, which tells them apart in the words of its message alone.
+RECLAIMED = {
+    "name": "reclaimed",
+    "action": "RestartJobSetAndIgnoreMaxRestarts",
+    "onJobFailureReasons": ["PodFailurePolicy"],
+    "onJobFailureMessagePatterns": ["condition DisruptionTarget"],
+}
+MISTAKE = {
+    "name": "mistake",
+    "action": "FailJobSet",
+    "onJobFailureReasons": ["PodFailurePolicy"],
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +53,7 @@ supernet launch gke configs/digits.py --out gs://B/runs/a --image IMAGE:1 --acce
             "completions": hosts,
             "backoffLimit": 0,  # the JobSet counts
             "podReplacementPolicy": "Failed",  # not while the one before it may still write
-            "podFailurePolicy": pods.rules(),
+            "podFailurePolicy": pods.rules(replaced=False),
             "template": self._pod(),
         }
         # A node pool of several machines is one slice, which has to belong to one job alone.
@@ -52,13 +67,7 @@ supernet launch gke configs/digits.py --out gs://B/runs/a --image IMAGE:1 --acce
                 "failurePolicy": {
                     "maxRestarts": self.restarts,
                     "restartStrategy": "BlockingRecreate",  # all that came before has ended
-                    "rules": [
-                        {
-                            "name": "mistake",
-                            "action": "FailJobSet",
-                            "onJobFailureReasons": ["PodFailurePolicy"],
-                        }
-                    ],
+                    "rules": [RECLAIMED, MISTAKE],
                 },
                 "replicatedJobs": [
                     {"name": "slice", "replicas": self.slices, "template": {"spec": job}}

@@ -53,7 +53,7 @@ supernet launch k8s configs/digits.py --out /data/runs/a --volume shared:/data -
                 "backoffLimitPerIndex": self.restarts,  # one that hangs is seen by all of them
                 "maxFailedIndexes": 0,
                 "podReplacementPolicy": "Failed",  # not while the one before it may still write
-                "podFailurePolicy": pods.rules(),
+                "podFailurePolicy": pods.rules(replaced=True),
                 "template": self.pod(devices, platforms, {}, **spec),
             },
         }

@@ -1,7 +1,6 @@
 """What every job in pods of Kubernetes has: its container, what that mounts, when it begins again.
 
-Exit statuses of training are told to Kubernetes by rules. A pod whose machine is reclaimed or that
-was asked to stop is made again without being counted; a mistake ends the job; all else is counted.
+By rules a mistake ends a job, a failure is counted, a machine that was reclaimed is not.
 Sources: kubernetes.io/docs/concepts/workloads/controllers/job, the API of 1.33.
 """
 
@@ -17,13 +16,11 @@ from supernet_jax.launching.cluster_job import ClusterJob
 
 IMAGE = re.compile(r"[\w.-]+(:\d+(?=/))?(/[\w.-]+)*(?P<tag>:\w[\w.-]*)?(?P<digest>@\w+:[0-9a-f]+)?")
 OBJECT = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")  # what names of Kubernetes are made of
-LABEL = re.compile(r"[\w./-]+=[\w.-]*")
 INDEX = "$(JOB_COMPLETION_INDEX)"  # Kubernetes puts the number of the pod in place of it
 JOIN_SECONDS = 24 * 3600  # machines of a job come when they are free, not all at once
 KEPT_SECONDS = 12 * 3600  # that a job which has ended can still be looked at
 LABELS = {"app.kubernetes.io/name": "supernet-jax"}
-FATAL = [1, 2, 126, 127]  # a bug, a mistake, no program to start
-STOPPED = 75
+FATAL = [1, 2, 126, 127]  # exit statuses: a bug, a mistake, no program to start
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,8 +48,7 @@ class InPods(ClusterJob):
         super().__post_init__()
         self.need_config_here()
         at_least("--grace-seconds", self.grace_seconds, 1)
-        image = IMAGE.fullmatch(self.image)
-        if not image:
+        if not (image := IMAGE.fullmatch(self.image)):
             raise UserError(f"--image is {self.image!r}, but images are named as ghcr.io/me/name:1")
         if not image["tag"] and not image["digest"]:
             raise UserError(
@@ -62,17 +58,16 @@ class InPods(ClusterJob):
         for option in ("namespace", "queue", "service_account", "secret"):
             value = getattr(self, option)
             if value and not OBJECT.fullmatch(value):
-                spelt = option.replace("_", "-")
-                raise UserError(f"--{spelt} is {value!r}, which is no name in Kubernetes")
+                option = option.replace("_", "-")
+                raise UserError(f"--{option} is {value!r}, which is no name in Kubernetes")
         for label in self.node_selector:
-            if not LABEL.fullmatch(label):
+            if not re.fullmatch(r"[\w./-]+=[\w.-]*", label):
                 raise UserError(f"--node-selector is {label!r}, but must be KEY=VALUE")
         claim, _, path = self.volume.partition(":")
-        mount = pathlib.PurePosixPath(path)
         if self.volume and not (OBJECT.fullmatch(claim) and re.fullmatch("(/[^/.][^/]*)+/?", path)):
             raise UserError(f"--volume is {self.volume!r}, but must be CLAIM:/PATH")
         out = pathlib.PurePosixPath(self.out)
-        if not path or ".." in out.parts or not out.is_relative_to(mount):
+        if not path or ".." in out.parts or not out.is_relative_to(path):
             self.need_bucket("a folder in a container, lost with it unless on a --volume")
 
     @property
@@ -95,13 +90,8 @@ class InPods(ClusterJob):
     def pod(
         self, devices: dict[str, int], platforms: str, selector: dict[str, str], **spec: Any
     ) -> dict[str, Any]:
-        """The template of its pods.
-
-        Args:
-            devices: of each, by the names of their resources.
-            platforms: of JAX; it ends if there is none of the first.
-            selector: labels of the machines, besides those of the user.
-            spec: more of the pod's; `container` is more of the container's.
+        """The template of its pods: devices by their resources' names, platforms of JAX, labels of
+        machines besides the user's, and more of its `spec`; in it `container`, of the container's.
         """
         claim, _, path = self.volume.partition(":")
         mounted = {"name": "run", "persistentVolumeClaim": {"claimName": claim}}
@@ -139,14 +129,18 @@ class InPods(ClusterJob):
         }
 
 
-def rules() -> dict[str, Any]:
-    """What a job does about a pod that failed: the first rule that fits; the others count it."""
-    disrupted = {"type": "DisruptionTarget", "status": "True"}
+def rules(*, replaced: bool) -> dict[str, Any]:
+    """What a job does about a pod that failed, by the first rule that fits; the others it counts.
+    Those that were stopped, or their machines reclaimed, are `replaced` by new pods; otherwise a
+    machine that is reclaimed ends the job, for a JobSet to see it.
+    """
+    reclaimed = [{"type": "DisruptionTarget", "status": "True"}]
+    stopped = {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75]}}
     return {
         "rules": [
-            {"action": "Ignore", "onPodConditions": [disrupted]},
+            {"action": "Ignore" if replaced else "FailJob", "onPodConditions": reclaimed},
             {"action": "FailJob", "onExitCodes": {"operator": "In", "values": FATAL}},
-            {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [STOPPED]}},
+            *([stopped] if replaced else []),
         ]
     }
 

@@ -1,15 +1,13 @@
-"""Jobs in pods: their files hold for Kubernetes, and what differs from xpk's is what is said to."""
+"""Jobs in pods: their files hold for Kubernetes, and begin again after what they should."""
 
 import dataclasses
 import importlib.util
-import json
 import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import xpk_fields
 import yaml
 from conftest import ROOT
 from test_launching import COMMANDS, GOLDEN
@@ -55,54 +53,53 @@ def test_files_hold_for_kubernetes(name):
             kubernetes_validate.validate(content, "1.35", strict=True)
 
 
-def test_jobs_are_those_of_xpk_but_for_what_the_page_says():
-    page = (ROOT / "docs/launch/gke.md").read_text("utf-8")
-    told = re.findall(r"`([^`]+)`", "".join(re.findall(r"^\|([^|]+)\|", page, re.MULTILINE)))
-    differing = set()
-    written = json.loads(xpk_fields.FIELDS.read_text("utf-8"))
-    assert written.keys() == xpk_fields.REQUESTS.keys()
-    for name, (accelerator, slices, _, capacity) in xpk_fields.REQUESTS.items():
-        job = Gke(
-            **JOB | {"image": xpk_fields.IMAGE},
-            name=xpk_fields.NAME,
-            queue=xpk_fields.QUEUE,
-            accelerator=accelerator,
-            slices=slices,
-            capacity=capacity,
-            restarts=0,
-        )
-        ours, theirs = xpk_fields.fields(yaml.safe_load(job.script.text)), written[name]
-        places = {place for place in ours | theirs if ours.get(place) != theirs.get(place)}
-        assert len(ours.keys() - places) >= 19, name  # the same
-        differing |= places
-    assert {place for place in differing if not place.startswith(tuple(told))} == set()
-    assert {place for place in told if not any(d.startswith(place) for d in differing)} == set()
+# Exit status, whether the machine was reclaimed, and what a Job and a JobSet do.
+AFTER = [
+    (75, False, "Ignore", "RestartJobSet"),  # stopped, or a peer has gone
+    (75, True, "Ignore", "RestartJobSetAndIgnoreMaxRestarts"),
+    (137, True, "Ignore", "RestartJobSetAndIgnoreMaxRestarts"),
+    (1, True, "Ignore", "RestartJobSetAndIgnoreMaxRestarts"),  # in whatever way it ended then
+    (1, False, "FailJob", "FailJobSet"),
+    (2, False, "FailJob", "FailJobSet"),
+    (127, False, "FailJob", "FailJobSet"),
+    (124, False, "Count", "RestartJobSet"),
+    (134, False, "Count", "RestartJobSet"),
+    (137, False, "Count", "RestartJobSet"),
+    (139, False, "Count", "RestartJobSet"),
+]
 
 
-@pytest.mark.parametrize(
-    ("statuses", "disrupted", "action"),
-    [
-        ([75], False, "Ignore"),  # stopped, or a peer has gone
-        ([137], True, "Ignore"),  # its machine was reclaimed
-        ([1], True, "Ignore"),  # in whatever way it ended then
-        ([2], False, "FailJob"),
-        ([1], False, "FailJob"),
-        ([127], False, "FailJob"),
-        ([124], False, "Count"),
-        ([134], False, "Count"),
-        ([137], False, "Count"),
-        ([139], False, "Count"),
-    ],
-)
-def test_what_follows_an_exit_status(statuses, disrupted, action):
-    def fits(rule: dict[str, Any]) -> bool:
-        if "onPodConditions" in rule:
-            return disrupted and rule["onPodConditions"][0]["type"] == "DisruptionTarget"
-        assert rule["onExitCodes"]["operator"] == "In"
-        return bool(set(statuses) & set(rule["onExitCodes"]["values"]))
+def after(job: dict[str, Any], status: int, reclaimed: bool) -> tuple[str, str]:
+    """What a job does when its pod fails, and the message with which it fails, as in Kubernetes."""
+    for i, rule in enumerate(job["podFailurePolicy"]["rules"]):
+        on = rule.get("onExitCodes")
+        fits = on["operator"] == "In" and status in on["values"] if on else reclaimed
+        if fits:
+            how = f"failed with exit code {status}" if on else "has condition DisruptionTarget"
+            return rule[
+                "action"
+            ], f"Pod team/a-0-x {how} matching {rule['action']} rule at index {i}"
+    return "Count", "Job has reached the specified backoff limit"
 
-    found = [rule["action"] for rule in pods.rules()["rules"] if fits(rule)]
-    assert [*found, "Count"][0] == action
+
+@pytest.mark.parametrize(("status", "reclaimed", "in_job", "in_jobset"), AFTER)
+def test_what_follows_an_exit_status(status, reclaimed, in_job, in_jobset):
+    job = yaml.safe_load(Kubernetes(**JOB, restarts=5).script.text)["spec"]
+    assert after(job, status, reclaimed)[0] == in_job
+    assert job["backoffLimitPerIndex"] == 5
+    jobset = yaml.safe_load(Gke(**JOB, accelerator="v6e-16", restarts=5).script.text)["spec"]
+    policy, job = jobset["failurePolicy"], jobset["replicatedJobs"][0]["template"]["spec"]
+    action, message = after(job, status, reclaimed)
+    assert action in ("FailJob", "Count")  # no pod alone is made again
+    assert (job["backoffLimit"], policy["maxRestarts"]) == (0, 5)
+    reason = "PodFailurePolicy" if action == "FailJob" else "BackoffLimitExceeded"
+    found = [
+        rule["action"]
+        for rule in policy["rules"]
+        if reason in rule["onJobFailureReasons"]
+        and any(re.search(p, message) for p in rule.get("onJobFailureMessagePatterns", [""]))
+    ]
+    assert [*found, "RestartJobSet"][0] == in_jobset
 
 
 def test_processes_find_each_other_only_where_there_are_several():
