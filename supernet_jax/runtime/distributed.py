@@ -59,7 +59,7 @@ def joined(place: Place) -> Iterator[None]:
 
     Raises:
         UserError: no such cluster, a bad address, or a port that is in use. Where the others do not
-            come, the process ends with a line that says so and exit status 2.
+            come, the process ends with a line that says so and exit status 75.
     """
     if place.coordinator is None:
         yield
@@ -201,7 +201,7 @@ def _said_in_time(what: str, seconds: int) -> Iterator[None]:
                 file=sys.stderr,
                 flush=True,
             )
-            stopping.leave(2)
+            stopping.leave(stopping.UNFINISHED)  # a scheduler starts it again: they may come yet
 
     thread = threading.Thread(target=watch, daemon=True, name="joining")
     thread.start()

@@ -29,6 +29,7 @@ CONNECT_SECONDS = 30.0  # that all have for the connection, once they have joine
 # What XLA says when a process is gone.
 LOST = ("closed by peer", "reset by peer", "coordination service", "heartbeat")
 KEY = "supernet_jax/peers"  # under which process 0 says where it listens
+PART_SECONDS = 0.5  # that process 0 outlives the others, when all have to end
 TOKEN = 16  # bytes, by which process 0 knows those of its job
 
 
@@ -182,6 +183,7 @@ class _Watch(threading.Thread):
             flush=True,
         )
         self.links.clear()
+        _wait_for_others()
         stopping.leave(stopping.UNFINISHED if ended.status < 0 else ended.status)
 
     def end(self, status: int) -> None:
@@ -192,6 +194,14 @@ class _Watch(threading.Thread):
             link.say(Ended(jax.process_index(), socket.gethostname(), status))
         if free:
             self.lock.release()
+        if status != 0:
+            _wait_for_others()
+
+
+def _wait_for_others() -> None:
+    """Lets the others end first: JAX aborts them when process 0, its coordinator, is gone."""
+    if jax.process_index() == 0:
+        time.sleep(PART_SECONDS)
 
 
 def _connected() -> list[_Link]:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs a command, which hears the signals that this script gets; ends with its status unless it is 0.
+# Runs a command, which hears the signals of this script; ends with its status unless it is 0.
 stage() {
   "$@" &
   trap "kill -TERM $! 2>/dev/null" TERM USR1 INT
