@@ -4,8 +4,12 @@ Those of this list are commands: `supernet launch SYSTEM`.
 """
 
 from supernet_jax.launching.cluster_job import ClusterJob, Script
+from supernet_jax.launching.sky import Sky
 from supernet_jax.launching.slurm import Slurm
+from supernet_jax.launching.tpu import Tpu
 
 LAUNCHERS: dict[str, type[ClusterJob]] = {
     "slurm": Slurm,
+    "tpu": Tpu,
+    "sky": Sky,
 }

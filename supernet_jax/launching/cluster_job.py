@@ -20,6 +20,7 @@ NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 NAME_LENGTH = 40  # so that a pod's name, with what Kubernetes appends, stays below 63
 CAPACITIES = ("on-demand", "spot", "flex", "reserved:NAME")
 RESTARTED = (75, 124)  # exit statuses after which the same command goes on: stopped, hung
+CRASHED = (134, 137, 139)  # aborted, killed, a wrong access to memory: likewise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,12 @@ class Script:
         with tempfile.TemporaryDirectory(prefix="supernet-") as folder:
             path = pathlib.Path(folder) / self.name
             files.write_text(path, self.text)
-            return subprocess.run([*self.command, str(path)], check=False).returncode
+            started = subprocess.Popen([*self.command, str(path)])
+            while True:
+                try:
+                    return started.wait()
+                except KeyboardInterrupt:  # Ctrl-C reaches the command too, which says what stays
+                    continue
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,12 +104,24 @@ class ClusterJob:
         object.__setattr__(self, "name", name)
 
     @property
+    def joining(self) -> tuple[str, ...]:
+        """Options by which its processes find each other."""
+        return ("--coordinator", "auto")
+
+    @property
     def train(self) -> tuple[str, ...]:
         """The command that every process of the job runs."""
         return (
-            *("supernet", "train", self.config, "--out", self.out, "--coordinator", "auto"),
+            *("supernet", "train", self.config, "--out", self.out, *self.joining),
             *("--hang-seconds", str(self.hang_seconds), *self.overrides),
         )
+
+    def installed(self, jax: str) -> str:
+        """The command that installs `supernet` in a copy of the current folder: the folder if it
+        is a project, else the released library; with JAX for `jax`, as tpu or cuda12.
+        """
+        project = any(pathlib.Path(name).is_file() for name in ("pyproject.toml", "setup.py"))
+        return f"uv pip install --quiet {'.' if project else 'supernet_jax'} 'jax[{jax}]'"
 
     @property
     def spelt_train(self) -> str:

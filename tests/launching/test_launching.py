@@ -18,6 +18,12 @@ COMMANDS = {
     "-- --train.steps 2000",
     "slurm_cpu.sbatch": "slurm configs/digits.py --out /shared/run_7 --gpus 0 --partition debug "
     "--account me --time 1:00:00 --setup 'source .venv/bin/activate' --restarts 3",
+    "tpu_slices.sh": "tpu configs/digits.py --out gs://bucket/runs/a --zone us-east5-b "
+    "--accelerator v6e-16 --slices 2 --capacity spot --project p-1 -- --train.steps 2000",
+    "sky_tpu.yaml": "sky configs/digits.py --out gs://bucket/runs/a --accelerator v5e-16 "
+    "--capacity spot --cloud gcp",
+    "sky_gpus.yaml": "sky configs/digits.py --out s3://bucket/runs/b --accelerator H100:8 "
+    "--nodes 2 --restarts 3 --setup 'pip install my_data' -- --train.steps 2000",
 }
 
 
@@ -50,6 +56,8 @@ def test_a_file_is_written_once(tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
+TPU = "tpu configs/digits.py --out gs://b/a --zone us-east5-b --accelerator"
+SKY = "sky configs/digits.py --out gs://b/a --accelerator"
 # Wrong command lines, and a part of the one line that each gives.
 WRONG = [
     ("", "say where"),
@@ -63,6 +71,21 @@ WRONG = [
     ("slurm configs/digits.py --out a --restarts -1", "--restarts is -1"),
     ("slurm configs/digits.py --out a --partition 'a b'", "no name in SLURM"),
     ("slurm configs/digits.py --out a -- --train.stps 3", "train.stps"),
+    ("tpu configs/digits.py --out gs://b/a --accelerator v6e-8", "--zone"),
+    ("tpu configs/digits.py --out gs://b/a --zone 'a b' --accelerator v6e-8", "--zone is 'a b'"),
+    ("tpu configs/digits.py --out runs/a --zone us-east5-b --accelerator v6e-8", "gs://BUCKET"),
+    (f"{TPU} tpu7x-8", "supernet launch gke"),
+    (f"{TPU} v6e-7", "nearest are v6e-"),
+    (f"{TPU} v6e-8 --capacity sometimes", "on-demand, spot"),
+    (f"{TPU} v5p-8 --capacity flex", "for v5e and v6e alone"),
+    (f"{TPU} v6e-8 --slices 0", "--slices is 0"),
+    (f"{SKY} H100:0", "--accelerator is 'H100:0'"),
+    (f"{SKY} v6e-7", "nearest are v6e-"),
+    (f"{SKY} tpu7x-8", "GKE only"),
+    (f"{SKY} v6e-8 --nodes 2", "--nodes is 2"),
+    (f"{SKY} H100 --capacity spott", "did you mean spot?"),
+    (f"{SKY} H100 --cloud 'a: b'", "--cloud is 'a: b'"),
+    ("sky configs/digits.py --out a --accelerator H100", "gs://BUCKET/a"),
 ]
 
 
