@@ -63,7 +63,7 @@ supernet launch sky configs/digits.py --out gs://BUCKET/runs/a --accelerator v6e
     has the machines if not given"""
     setup: str = ""
     """shell commands that install `supernet` in the copied folder, where a virtual environment of
-    Python 3.12 is active; if not given, the folder if it is a project, else the released library"""
+    Python 3.11 is active; if not given, the folder if it is a project, else the released library"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +117,7 @@ supernet launch sky configs/digits.py --out gs://BUCKET/runs/a --accelerator v6e
             more=more,
             nodes=self.nodes,
             setup=_indented(
-                "uv venv --seed --allow-existing --python 3.12 ~/venv || exit\n"
+                "uv venv --seed --allow-existing --python 3.11 ~/venv || exit\n"
                 f". ~/venv/bin/activate\n{setup}"
             ),
             run=_indented(

@@ -39,7 +39,7 @@ supernet launch tpu configs/digits.py --out gs://BUCKET/runs/a --zone us-east5-b
     """software of the hosts; what Google names for the type of TPU if not given"""
     setup: str = ""
     """shell commands that install `supernet` on each host, in the copied folder, where a virtual
-    environment of Python 3.12 is active; if not given, the folder if it is a project, else the
+    environment of Python 3.11 is active; if not given, the folder if it is a project, else the
     released library"""
     keep: bool = False
     """keep the TPUs when training has ended; they cost until they are deleted"""

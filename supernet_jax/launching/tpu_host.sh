@@ -10,7 +10,7 @@ host() {
     setup) # by uv, which brings a newer Python than the system's
       rm -rf project && mkdir project && tar -xzf "../$folder.tar.gz" -C project || exit
       PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv &&
-        python3 -m uv venv --quiet --seed --allow-existing --python 3.12 venv &&
+        python3 -m uv venv --quiet --seed --allow-existing --python 3.11 venv &&
         . venv/bin/activate && cd project && eval "$setup" ;;
     start) # nothing if it runs: gcloud repeats a command when the connection breaks
       running && exit

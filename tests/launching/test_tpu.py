@@ -76,7 +76,7 @@ def ended(said: str) -> list[list[str]]:
 def test_a_job_that_ends_well_leaves_nothing(play):
     status, said, calls = play(
         "0 0",
-        "WAITING_FOR_RESOURCES WAITING_FOR_RESOURCES PROVISIONING OUTAGE NEWLY_NAMED ACTIVE OUTAGE ACTIVE",
+        "WAITING_FOR_RESOURCES WAITING_FOR_RESOURCES PROVISIONING OUTAGE NEWLY_NAMED ACTIVE",
         setup="cat config.py; ls",
     )
     assert status == 0, said
