@@ -5,14 +5,17 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from typing import Annotated, ClassVar
 
 import tyro
 
 from supernet_jax.errors import UserError, at_least, near, require
 from supernet_jax.launching import accelerators
+from supernet_jax.runtime import stopping
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import BUCKETS
 
@@ -53,12 +56,13 @@ class Script:
         with tempfile.TemporaryDirectory(prefix="supernet-") as folder:
             path = pathlib.Path(folder) / self.name
             files.write_text(path, self.text)
-            started = subprocess.Popen([*self.command, str(path)])
-            while True:
-                try:
-                    return started.wait()
-                except KeyboardInterrupt:  # Ctrl-C reaches the command too, which says what stays
-                    continue
+            with stopping.held(patient=True):  # the command hears Ctrl-C too, and says what stays
+                started = subprocess.Popen([*self.command, str(path)])
+                while (status := started.poll()) is None:
+                    if stopping.asked() == signal.SIGTERM:
+                        started.terminate()
+                    time.sleep(0.1)
+            return status
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ ready() { # waits until there are TPUs; fails if there will be none
 
 install() { # once; not where training runs already, as this script was interrupted
   [ $installed = no ] || return 0
-  if one "bash $folder.sh host running" 2>"$temp/error"; then return 0; fi
+  if one "bash $folder.sh host running" 2>"$temp/error"; then installed=yes; return; fi
   say "copying the current folder to the hosts, and setting them up"
   queued scp "$temp/$folder.sh" "$temp/$folder.tar.gz" "$name:" "${everywhere[@]}" || return 255
   all "bash $folder.sh host setup" && installed=yes

@@ -1,15 +1,19 @@
 """What `supernet launch` writes and refuses, for every system alike."""
 
 import dataclasses
+import os
 import pathlib
 import shlex
+import signal
+import threading
 
 import pytest
 from conftest import ROOT
 
 from supernet_jax import errors
 from supernet_jax.cli import main
-from supernet_jax.launching import LAUNCHERS, accelerators
+from supernet_jax.launching import LAUNCHERS, Script, accelerators
+from supernet_jax.runtime import stopping
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 # A command line of each system, whose script is in a file of the same name in `golden/`.
@@ -133,3 +137,13 @@ def test_options_of_every_system_have_words():
         assert launcher.__doc__
         assert launcher.EXAMPLES.strip().startswith("supernet launch ")
         assert dataclasses.is_dataclass(launcher)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 3), (signal.SIGTERM, 7)])
+def test_a_signal_is_left_to_the_command_that_was_started(number, status):
+    """Ctrl-C reaches it by itself, which `os.kill` does not play; others are passed on."""
+    text = "trap 'exit 7' TERM\nfor i in 1 2 3 4 5; do sleep 0.2; done\nexit 3\n"
+    script = Script("a.sh", text, ("bash",))
+    with stopping.listening():
+        threading.Timer(0.4, os.kill, (os.getpid(), number)).start()
+        assert script.start() == status

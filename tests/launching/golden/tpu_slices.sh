@@ -32,11 +32,12 @@ host() {
   case $1 in
     running) running ;;
     setup) # by uv, which brings a newer Python than the system's
+      exec 9>lock && flock 9 # gcloud repeats a command when the connection breaks
       rm -rf project && mkdir project && tar -xzf "../$folder.tar.gz" -C project || exit
       PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv &&
-        python3 -m uv venv --quiet --seed --allow-existing --python 3.12 venv &&
+        python3 -m uv venv --quiet --seed --allow-existing --python 3.11 venv &&
         . venv/bin/activate && cd project && eval "$setup" ;;
-    start) # nothing if it runs: gcloud repeats a command when the connection breaks
+    start) # nothing if it runs, likewise
       running && exit
       rm -f status
       setsid nohup bash "$HOME/$folder.sh" host train >>log 2>&1 </dev/null &
@@ -112,7 +113,7 @@ ready() { # waits until there are TPUs; fails if there will be none
 
 install() { # once; not where training runs already, as this script was interrupted
   [ $installed = no ] || return 0
-  if one "bash $folder.sh host running" 2>"$temp/error"; then return 0; fi
+  if one "bash $folder.sh host running" 2>"$temp/error"; then installed=yes; return; fi
   say "copying the current folder to the hosts, and setting them up"
   queued scp "$temp/$folder.sh" "$temp/$folder.tar.gz" "$name:" "${everywhere[@]}" || return 255
   all "bash $folder.sh host setup" && installed=yes
