@@ -6,6 +6,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,9 @@ NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 NAME_LENGTH = 40  # so that a pod's name, with what Kubernetes appends, stays below 63
 TASKS = ("train", "search", "evaluate")
 CAPACITIES = ("on-demand", "spot", "flex", "reserved:NAME")
-RESTARTED = (stopping.UNFINISHED, watchdog.HUNG)  # exit statuses after which a job is started again
+# Exit statuses after which a job is started again: stopped, hung, and crashed, killed, stopped
+# before Python listened.
+RESTARTED = (stopping.UNFINISHED, watchdog.HUNG, 134, 137, 139, 143)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +68,9 @@ class Script:
             passed_on = False
             with stopping.held(patient=True):  # the signal is the job's
                 while process.poll() is None:
-                    if stopping.asked() and not passed_on:
+                    # A terminal sends Ctrl-C to all that run in it.
+                    told = stopping.asked() == signal.SIGINT and sys.stdin and sys.stdin.isatty()
+                    if stopping.asked() and not told and not passed_on:
                         process.send_signal(stopping.asked())
                         passed_on = True
                     time.sleep(0.05)
@@ -132,6 +137,13 @@ class ClusterJob:
             *("supernet", "train", self.config, "--out", self.out, *self.joining),
             *("--hang-seconds", str(self.hang_seconds), *self.overrides),
         )
+
+    def installed(self, jax: str) -> str:
+        """The command that installs `supernet` in a copy of the current folder: the folder if it
+        is a project, else the released library; with JAX for `jax`, as tpu or cuda12.
+        """
+        project = any(pathlib.Path(name).is_file() for name in ("pyproject.toml", "setup.py"))
+        return f"uv pip install --quiet {'.' if project else 'supernet_jax'} 'jax[{jax}]'"
 
     @property
     def spelt_command(self) -> str:

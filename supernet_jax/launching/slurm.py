@@ -13,7 +13,6 @@ from typing import ClassVar
 from supernet_jax.errors import UserError, at_least, require
 from supernet_jax.launching.cluster_job import RESTARTED, OnGpus, Script
 
-AGAIN = (*RESTARTED, 134, 137, 139, 143)  # and crashed, killed, or stopped before it could listen
 WAIT_SECONDS = 300  # that processes have to end by themselves after the first of them
 LONGEST_SIGNAL = 65535  # seconds; the most that sbatch takes
 EARLY_SECONDS = 60  # by which SLURM may be early with the signal
@@ -92,7 +91,7 @@ supernet launch slurm configs/digits.py --out runs/a --dry-run -- --train.steps 
 {" ".join(srun)} {self.spelt_command}
 status=$?
 restarts=${{SLURM_RESTART_COUNT:-0}}
-case "$status" in {"|".join(map(str, AGAIN))})
+case "$status" in {"|".join(map(str, RESTARTED))})
   if [ "$restarts" -lt {self.restarts} ]; then
     echo "supernet: status $status, started again $restarts times so far; queued again"
     scontrol requeue "$SLURM_JOB_ID"

@@ -1,15 +1,19 @@
 """What `supernet launch` writes and refuses, for every system alike."""
 
 import dataclasses
+import os
 import pathlib
 import shlex
+import signal
+import threading
 
 import pytest
 from conftest import ROOT
 
 from supernet_jax import errors
 from supernet_jax.cli import main
-from supernet_jax.launching import LAUNCHERS, accelerators
+from supernet_jax.launching import LAUNCHERS, Script, accelerators
+from supernet_jax.runtime import stopping
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 # A command line of each system, whose script is in a file of the same name in `golden/`.
@@ -31,6 +35,12 @@ COMMANDS = {
     "local.sh": "local configs/digits.py --out runs/a --processes 4 --task search -- --high 3e5",
     "pipeline.sh": "pipeline configs/digits.py --out runs/a/ --high 300000 --mutation-rate 0.3 "
     "--format onnx stablehlo -- --train.steps 50",
+    "tpu_slices.sh": "tpu configs/digits.py --out gs://bucket/runs/a --zone us-east5-b "
+    "--accelerator v6e-16 --slices 2 --capacity spot --project p-1 -- --train.steps 2000",
+    "sky_tpu.yaml": "sky configs/digits.py --out gs://bucket/runs/a --accelerator v5e-16 "
+    "--capacity spot --cloud gcp",
+    "sky_gpus.yaml": "sky configs/digits.py --out s3://bucket/runs/b --accelerator H100:8 "
+    "--nodes 2 --restarts 3 --setup 'pip install my_data' -- --train.steps 2000",
 }
 
 
@@ -64,6 +74,8 @@ def test_a_file_is_written_once(tmp_path, capsys):
 
 
 GKE = "gke configs/digits.py --accelerator v6e-16"
+TPU = "tpu configs/digits.py --out gs://b/a --zone us-east5-b --accelerator"
+SKY = "sky configs/digits.py --out gs://b/a --accelerator"
 # Wrong command lines, and a part of the one line that each gives.
 WRONG = [
     ("", "say where"),
@@ -103,6 +115,21 @@ WRONG = [
     ("local --out a", "CONFIG"),
     ("local configs/digits.py", "--out"),
     ("local configs/digits.py --out ''", "--out is ''"),
+    ("tpu configs/digits.py --out gs://b/a --accelerator v6e-8", "--zone"),
+    ("tpu configs/digits.py --out gs://b/a --zone 'a b' --accelerator v6e-8", "--zone is 'a b'"),
+    ("tpu configs/digits.py --out runs/a --zone us-east5-b --accelerator v6e-8", "gs://BUCKET"),
+    (f"{TPU} tpu7x-8", "supernet launch gke"),
+    (f"{TPU} v6e-7", "nearest are v6e-"),
+    (f"{TPU} v6e-8 --capacity sometimes", "on-demand, spot"),
+    (f"{TPU} v5p-8 --capacity flex", "for v5e and v6e alone"),
+    (f"{TPU} v6e-8 --slices 0", "--slices is 0"),
+    (f"{SKY} H100:0", "--accelerator is 'H100:0'"),
+    (f"{SKY} v6e-7", "nearest are v6e-"),
+    (f"{SKY} tpu7x-8", "GKE only"),
+    (f"{SKY} v6e-8 --nodes 2", "--nodes is 2"),
+    (f"{SKY} H100 --capacity spott", "did you mean spot?"),
+    (f"{SKY} H100 --cloud 'a: b'", "--cloud is 'a: b'"),
+    ("sky configs/digits.py --out a --accelerator H100", "gs://BUCKET/a"),
 ]
 
 
@@ -153,3 +180,13 @@ def test_options_of_every_system_have_words():
         assert launcher.__doc__
         assert launcher.EXAMPLES.strip().startswith("supernet launch ")
         assert dataclasses.is_dataclass(launcher)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 3), (signal.SIGTERM, 7)])
+def test_a_signal_is_left_to_the_command_that_was_started(number, status):
+    """Ctrl-C reaches it by itself, which `os.kill` does not play; others are passed on."""
+    text = "trap 'exit 7' TERM\nfor i in 1 2 3 4 5; do sleep 0.2; done\nexit 3\n"
+    script = Script("a.sh", text, ("bash",))
+    with stopping.listening():
+        threading.Timer(0.4, os.kill, (os.getpid(), number)).start()
+        assert script.start() == status
