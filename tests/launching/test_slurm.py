@@ -1,5 +1,6 @@
 """Jobs of `supernet launch slurm`, on a whole SLURM of two nodes that runs on this machine."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -73,6 +74,9 @@ def test_a_job_that_is_queued_again_ends_with_the_same_bits(project, capfd) -> N
     job.start_again()
     assert job.end() == "COMPLETED 0:0 after 1", job.log()
     assert f"of {STEPS} and saved; the same command goes on" in job.log()
+    times = map(json.loads, pathlib.Path("parts/times.jsonl").read_text("utf-8").splitlines())
+    first, second = [line["step"] for line in times if line.get("event") == "start"]
+    assert first == 0 < second < STEPS  # it went on, and did not begin anew
     processes.same_state(pathlib.Path("whole"), pathlib.Path("parts"), STEPS)
 
 
