@@ -29,7 +29,9 @@ CONNECT_SECONDS = 30.0  # that all have for the connection, once they have joine
 # What XLA says when a process is gone.
 LOST = ("closed by peer", "reset by peer", "coordination service", "heartbeat")
 KEY = "supernet_jax/peers"  # under which process 0 says where it listens
-PART_SECONDS = 0.5  # that process 0 outlives the others, when all have to end
+# How long process 0 lets the others end first, when all have to: without their coordinator JAX
+# aborts them.
+PART_SECONDS = 3.0
 TOKEN = 16  # bytes, by which process 0 knows those of its job
 
 
@@ -103,6 +105,15 @@ class _Link:
         with contextlib.suppress(OSError):  # one that is gone is noticed when it is read
             self.connection.send(json.dumps(message).encode() + b"\n")
 
+    def wait_for_end(self) -> None:
+        """Returns when the other process has ended, or after `PART_SECONDS`."""
+        end = time.monotonic() + PART_SECONDS
+        with contextlib.suppress(OSError):
+            while (left := end - time.monotonic()) > 0:
+                self.connection.settimeout(left)
+                if not self.connection.recv(65536):
+                    return
+
     def hear(self) -> list[Any]:
         """What came in; raises `ConnectionError` at the end."""
         content = self.connection.recv(65536)
@@ -165,6 +176,8 @@ class _Watch(threading.Thread):
 
     def _gone(self, ended: Ended, *, silent: bool = False) -> None:
         """Tells the others, says it here, and ends this process, unless it is ending anyway."""
+        if ended.status == stopping.UNFINISHED and stopping.asked():
+            return  # this process was asked as well, and saves what it can
         with self.lock:
             if self.leaving:
                 return
@@ -182,8 +195,11 @@ class _Watch(threading.Thread):
             file=sys.stderr,
             flush=True,
         )
+        others = [link for link in self.links if link.process != ended.process]
         self.links.clear()
-        _wait_for_others()
+        if jax.process_index() == 0:
+            for link in others:
+                link.wait_for_end()
         stopping.leave(stopping.UNFINISHED if ended.status < 0 else ended.status)
 
     def end(self, status: int) -> None:
@@ -194,14 +210,9 @@ class _Watch(threading.Thread):
             link.say(Ended(jax.process_index(), socket.gethostname(), status))
         if free:
             self.lock.release()
-        if status != 0:
-            _wait_for_others()
-
-
-def _wait_for_others() -> None:
-    """Lets the others end first: JAX aborts them when process 0, its coordinator, is gone."""
-    if jax.process_index() == 0:
-        time.sleep(PART_SECONDS)
+        end = time.monotonic() + PART_SECONDS
+        while jax.process_index() == 0 and status and self.links and time.monotonic() < end:
+            time.sleep(0.05)  # the thread hears of their ends
 
 
 def _connected() -> list[_Link]:

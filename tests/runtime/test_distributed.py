@@ -10,6 +10,7 @@ they nearly tie, rounding decides which.
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -78,6 +79,28 @@ def test_eight_devices(alone: pathlib.Path, config: pathlib.Path, tmp_path: path
 
 
 @pytest.mark.slow
+def test_a_killed_process_is_named_and_the_job_goes_on(
+    config: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """By `launch local`, which starts all of them again."""
+    folder = tmp_path / "run"
+    job = start([config, "--out", folder, *OPTIONS], devices=1, restarts=1)
+    workers: list[int] = []
+
+    def joined() -> bool:
+        children = pathlib.Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text("utf-8")
+        workers[:] = map(int, children.split())
+        return (folder / "writer.lock").exists()  # all are there, and compile now
+
+    assert processes.until(job, joined)
+    os.kill(workers[1], signal.SIGKILL)
+    status, out, err = processes.finish(job)
+    assert status == 0 and f"trained {STEPS} steps" in out, err
+    assert "supernet: process 1 (on " in err and "has died; this one ends too" in err
+    assert "all are started again, 0 more times at most" in err
+
+
+@pytest.mark.slow
 def test_two_processes_and_a_resume_on_one(
     alone: pathlib.Path, config: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -88,6 +111,20 @@ def test_two_processes_and_a_resume_on_one(
     done = processes.start("evaluate", folder, "--archs", "smallest", "--config", config)
     status, out, err = processes.finish(done)
     assert status == 0 and "1 subnet" in out, err
+
+    # Two processes search it as one does.
+    other = tmp_path / "searched"
+    shutil.copytree(folder, other)
+    (other / "evaluations.jsonl").unlink()
+    asked = ("--evaluations", 12, "--population", 6, "--config", config)
+    status, _, err = processes.finish(start([folder, *asked], devices=2, task="search"))
+    assert status == 0, err
+    status, _, err = processes.finish(processes.start("search", other, *asked))
+    assert status == 0, err
+    together, by_one = (json.loads((run / "search.json").read_text()) for run in (folder, other))
+    assert together["all"] == by_one["all"] and len(by_one["all"]) == 12
+    lines = (folder / "evaluations.jsonl").read_text("utf-8").splitlines()
+    assert len(lines) == len({json.dumps(json.loads(line)["arch"]) for line in lines})
 
     # The same stopped in the middle, all processes after one step, goes on to the same bits.
     stopped = tmp_path / "stopped"
@@ -107,9 +144,19 @@ def test_two_processes_and_a_resume_on_one(
     assert metrics.read_text("utf-8") == (folder / "metrics.jsonl").read_text("utf-8")
 
 
-def start(arguments: list, *, devices: int, task: str = "train") -> subprocess.Popen:
+def start(
+    arguments: list, *, devices: int, task: str = "train", restarts: int = 0
+) -> subprocess.Popen:
     """Two processes of so many devices each."""
-    command = ["2", "0", "supernet", task, *map(str, arguments), "--coordinator", "{coordinator}"]
+    command = [
+        "2",
+        str(restarts),
+        "supernet",
+        task,
+        *map(str, arguments),
+        "--coordinator",
+        "{coordinator}",
+    ]
     return subprocess.Popen(
         [sys.executable, "-m", "supernet_jax.launching.run_processes", *command],
         env={**processes.environment(devices), "PYTHONPATH": os.pathsep.join(sys.path)},

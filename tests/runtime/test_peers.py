@@ -19,6 +19,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     statuses: list[int] = []
     monkeypatch.setattr(stopping, "leave", statuses.append)
     monkeypatch.setattr(peers, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(peers, "PART_SECONDS", 0.2)
     return statuses
 
 
