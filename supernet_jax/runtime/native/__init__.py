@@ -30,8 +30,12 @@ from supernet_jax.errors import UserError
 from supernet_jax.storage import files
 
 Array = jax.Array
-UNITS = ("depthwise.cc", "norm.cc")
-SOURCES = (*UNITS, "common.h", "depthwise.inc", "lanes.inc", "norm.inc")
+UNITS = ("depthwise.cc", "norm.cc", "separable.cc")
+SOURCES = (
+    *UNITS,
+    *("common.h", "norm.h", "separable.h"),
+    *("depthwise.inc", "every_set.inc", "lanes.inc", "norm.inc", "separable.inc", "tiles.inc"),
+)
 SWITCH = "SUPERNET_NATIVE"  # environment variable: 0 leaves the kernels aside
 KERNELS = (1, 3, 5, 7)  # sizes that are compiled
 _aside = contextvars.ContextVar("aside", default=False)
@@ -42,6 +46,9 @@ _TARGETS = {
     "supernet_norm_batch": "NormBatch",
     "supernet_norm_given": "NormGiven",
     "supernet_norm_gradient": "NormBatchGradient",
+    "supernet_separable_batch": "SeparableBatch",
+    "supernet_separable_given": "SeparableGiven",
+    "supernet_separable_gradient": "SeparableGradient",
 }
 
 
@@ -203,9 +210,7 @@ def takes_norm(x: Array) -> bool:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(x: Array, kernel: Array, stride: int) -> Array:
     """As `layers.depthwise`: float32 `[B, H, W, C]` and `[k, k, 1, C]`, k of `KERNELS`."""
-    b, h, w, c = x.shape
-    shape = (b, -(-h // stride), -(-w // stride), c)
-    return _call("supernet_depthwise", shape, x, kernel, stride=np.int64(stride))
+    return _call("supernet_depthwise", _strided(x, stride), x, kernel, stride=np.int64(stride))
 
 
 def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -254,6 +259,50 @@ def norm_gradient(
     """See `norm.Operations`."""
     shapes, how = [x.shape, x.shape[-1:], x.shape[-1:]], {"swish": swish, "epsilon": epsilon}
     return tuple(_call("supernet_norm_gradient", shapes, g, x, *vectors, **how))
+
+
+def separable_batch(
+    x: Array,
+    scale1: Array,
+    bias1: Array,
+    kernel: Array,
+    scale2: Array,
+    bias2: Array,
+    *,
+    stride: int,
+    epsilon: np.float32,
+) -> tuple[Array, ...]:
+    """See `nn.separable`: the output, that of the convolution, mean and variance of both norms."""
+    vector, image = x.shape[-1:], _strided(x, stride)
+    operands = (x, scale1, bias1, kernel, scale2, bias2)
+    how = {"stride": np.int64(stride), "epsilon": epsilon}
+    shapes = [image, image, *[vector] * 4]
+    return tuple(_call("supernet_separable_batch", shapes, *operands, **how))
+
+
+def separable_given(x: Array, *others: Array, stride: int, epsilon: np.float32) -> Array:
+    """See `nn.separable`. Others: mean, variance, scale, bias; kernel; the four of the other norm."""
+    how = {"stride": np.int64(stride), "epsilon": epsilon}
+    return _call("supernet_separable_given", _strided(x, stride), x, *others, **how)
+
+
+def separable_gradient(
+    g: Array, x: Array, inner: Array, *others: Array, stride: int, epsilon: np.float32
+) -> tuple[Array, ...]:
+    """See `nn.separable`: gradients of x, scale, bias, kernel, scale, bias.
+
+    Inner: what the convolution gives. Others: as of `separable_given`, and the gradients of both
+    norms' moments.
+    """
+    vector, kernel = x.shape[-1:], others[4].shape
+    how = {"stride": np.int64(stride), "epsilon": epsilon}
+    shapes = [x.shape, vector, vector, kernel, vector, vector]
+    return tuple(_call("supernet_separable_gradient", shapes, g, x, inner, *others, **how))
+
+
+def _strided(x: Array, stride: int) -> tuple[int, ...]:
+    b, h, w, c = x.shape
+    return b, -(-h // stride), -(-w // stride), c
 
 
 def _call(name: str, shapes: Any, *operands: Array, **attributes: Any) -> Any:
