@@ -37,6 +37,9 @@ _TARGETS = {
     "supernet_norm_part_moments": "NormPartMoments",
     "supernet_norm_part_sums": "NormPartSums",
     "supernet_norm_part_gradient": "NormPartGradient",
+    "supernet_separable_batch": "SeparableBatch",
+    "supernet_separable_given": "SeparableGiven",
+    "supernet_separable_gradient": "SeparableGradient",
 }
 
 
@@ -125,9 +128,7 @@ def depthwise(x: Array, kernel: Array, stride: int) -> Array:
     """As `layers.depthwise`: float32 `[B, H, W, C]` and `[k, k, 1, C]`, k of `KERNELS`."""
 
     def run(_: Parts, x: Array, kernel: Array) -> Array:
-        b, h, w, c = x.shape
-        shape = (b, -(-h // stride), -(-w // stride), c)
-        return _call("supernet_depthwise", shape, x, kernel, stride=np.int64(stride))
+        return _call("supernet_depthwise", _strided(x, stride), x, kernel, stride=np.int64(stride))
 
     return devices.on_parts(run, x, x, kernel, places=(SPLIT, WHOLE), out=SPLIT)
 
@@ -223,6 +224,50 @@ def norm_gradient(
     vectors = (mean, variance, scale, bias, of_mean, of_variance)
     places, out = (SPLIT, SPLIT, *[WHOLE] * 6), (SPLIT, WHOLE, WHOLE)
     return devices.on_parts(run, x, g, x, *vectors, places=places, out=out)
+
+
+def separable_batch(
+    x: Array,
+    scale1: Array,
+    bias1: Array,
+    kernel: Array,
+    scale2: Array,
+    bias2: Array,
+    *,
+    stride: int,
+    epsilon: np.float32,
+) -> tuple[Array, ...]:
+    """See `nn.separable`: the output, that of the convolution, mean and variance of both norms."""
+    vector, image = x.shape[-1:], _strided(x, stride)
+    operands = (x, scale1, bias1, kernel, scale2, bias2)
+    how = {"stride": np.int64(stride), "epsilon": epsilon}
+    shapes = [image, image, *[vector] * 4]
+    return tuple(_call("supernet_separable_batch", shapes, *operands, **how))
+
+
+def separable_given(x: Array, *others: Array, stride: int, epsilon: np.float32) -> Array:
+    """See `nn.separable`. Others: mean, variance, scale, bias; kernel; the four of the other norm."""
+    how = {"stride": np.int64(stride), "epsilon": epsilon}
+    return _call("supernet_separable_given", _strided(x, stride), x, *others, **how)
+
+
+def separable_gradient(
+    g: Array, x: Array, inner: Array, *others: Array, stride: int, epsilon: np.float32
+) -> tuple[Array, ...]:
+    """See `nn.separable`: gradients of x, scale, bias, kernel, scale, bias.
+
+    Inner: what the convolution gives. Others: as of `separable_given`, and the gradients of both
+    norms' moments.
+    """
+    vector, kernel = x.shape[-1:], others[4].shape
+    how = {"stride": np.int64(stride), "epsilon": epsilon}
+    shapes = [x.shape, vector, vector, kernel, vector, vector]
+    return tuple(_call("supernet_separable_gradient", shapes, g, x, inner, *others, **how))
+
+
+def _strided(x: Array, stride: int) -> tuple[int, ...]:
+    b, h, w, c = x.shape
+    return b, -(-h // stride), -(-w // stride), c
 
 
 def _call(name: str, shapes: Any, *operands: Array, **attributes: Any) -> Any:
