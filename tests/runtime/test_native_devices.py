@@ -57,7 +57,8 @@ def mesh_of(**axes: int) -> jax.sharding.Mesh:
 
 
 def placed(mesh: jax.sharding.Mesh) -> list[Array]:
-    places = [PartitionSpec("data"), *[PartitionSpec()] * 3]
+    over = tuple(axis for axis in mesh.axis_names if axis in devices.AXES)
+    places = [PartitionSpec(over), *[PartitionSpec()] * 3]
     return [
         jax.device_put(value, NamedSharding(mesh, place))
         for value, place in zip(operands(), places, strict=True)
@@ -161,8 +162,8 @@ def test_devices_that_kernels_are_not_for() -> None:
         return native.takes_norm(jax.device_put(x, NamedSharding(mesh, PartitionSpec())))
 
     assert not native.takes_norm(x)
-    assert devices.parts_of(placed(mesh_of(data=4, model=2))[0]) == 4
+    assert devices.parts_of(placed(mesh_of(data=4, model=2))[0]) == 8
     assert on(mesh_of(data=1)) and on(mesh_of(data=2)) and on(mesh_of(data=3, model=2))
-    assert not on(mesh_of(data=4)) and not on(mesh_of(model=2))
+    assert not on(mesh_of(data=4)) and not on(mesh_of(rows=2))
     kinds = (AxisType.Explicit,)
     assert not on(jax.make_mesh((2,), ("data",), axis_types=kinds, devices=jax.devices()[:2]))

@@ -8,6 +8,7 @@ backend is another than CPU.
 """
 
 import contextlib
+import contextvars
 import ctypes
 import functools
 import logging
@@ -26,7 +27,8 @@ from supernet_jax.runtime.native.devices import SPLIT, WHOLE, Parts
 Array = jax.Array
 SWITCH = "SUPERNET_NATIVE"  # environment variable: 0 leaves the kernels aside
 KERNELS = (1, 3, 5, 7)  # sizes that are compiled
-_aside = jax.make_user_context(False)  # what was traced otherwise is traced again
+_aside = contextvars.ContextVar("aside", default=False)
+_traced_aside = jax.make_user_context(False)  # by which JAX finds what it has traced
 _TARGETS = {
     "supernet_depthwise": "DepthwiseForward",
     "supernet_depthwise_input_gradient": "DepthwiseInputGradient",
@@ -91,7 +93,7 @@ def available() -> bool:
 
     XLA knows them afterwards, so that programs which call them can be loaded.
     """
-    if _aside.value or os.environ.get(SWITCH) == "0":
+    if _aside.get() or os.environ.get(SWITCH) == "0":
         return False
     return jax.default_backend() == "cpu" and _load()
 
@@ -101,14 +103,18 @@ def only_cpu() -> bool:
 
     Who lowers a program for a machine that is not there does it within `aside()`.
     """
-    return not _aside.value and set(jax.extend.backend.backends()) == {"cpu"}
+    return not _aside.get() and set(jax.extend.backend.backends()) == {"cpu"}
 
 
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
     """Leaves the kernels aside in what is traced meanwhile: programs for other machines."""
-    with _aside(True):
-        yield
+    token = _aside.set(True)
+    try:
+        with _traced_aside(True):
+            yield
+    finally:
+        _aside.reset(token)
 
 
 def takes(x: Array, kernel: Array) -> bool:

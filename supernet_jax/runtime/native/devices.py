@@ -5,15 +5,18 @@ XLA cannot split a foreign call: left to itself it would gather the batch on eve
 type of an array: what is computed from arrays that lie on a mesh names it, under `jit` too.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 Array = jax.Array
-AXIS = "data"  # of a mesh: the one that batches are split over
-SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
+AXES = ("data", "model")  # of a mesh: those that batches are split over, as far as it has them
+Place = Literal["split", "whole"]
+SPLIT: Place = "split"  # along the first axis of an array
+WHOLE: Place = "whole"
 
 
 class Parts(NamedTuple):
@@ -35,22 +38,22 @@ def parts_of(x: Array) -> int:
     """In how many parts `on_parts` takes the batch `x`, `[B, ...]`; 0 where it cannot.
 
     It cannot where nothing says on how many of several devices the program will run; on a mesh
-    without an axis `data`, or whose axes are `AxisType.Explicit`; and where that axis does not
-    divide the batch.
+    without the axes of `AXES`, or where one is `AxisType.Explicit`; and where they do not divide
+    the batch.
     """
     mesh = _mesh(x)
     if mesh.empty:
         return int(jax.device_count() == 1)
     axes = _by_compiler(mesh)
-    if AxisType.Explicit in mesh.axis_types:
-        return 0
     if not axes:
-        return 1
-    return mesh.shape[AXIS] if AXIS in axes and x.shape[0] % mesh.shape[AXIS] == 0 else 0
+        return int(AxisType.Explicit not in mesh.axis_types)
+    number = _number(mesh, axes)
+    fits = number > 1 and x.shape[0] % number == 0 and AxisType.Explicit not in mesh.axis_types
+    return number if fits else 0
 
 
 def on_parts(
-    run: Callable[..., Any], x: Array, *operands: Array, places: tuple[PartitionSpec, ...], out: Any
+    run: Callable[..., Any], x: Array, *operands: Array, places: tuple[Place, ...], out: Any
 ) -> Any:
     """Runs `run(parts, *operands)` on each device's part of a batch.
 
@@ -60,26 +63,39 @@ def on_parts(
         run: what one device does.
         x: the batch whose type names the devices.
         operands: of `run`.
-        places: of each operand, `SPLIT` along its first axis or `WHOLE`.
-        out: likewise, of what `run` returns.
+        places: of each operand, `SPLIT` or `WHOLE`.
+        out: likewise, of each array that `run` returns.
     """
     mesh = _mesh(x)
     axes = _by_compiler(mesh)
     if not axes:
         return run(WHOLE_BATCH, *operands)
-    parts = Parts(mesh.shape[AXIS], lambda array: jax.lax.psum(array, AXIS))
+    over = tuple(axis for axis in AXES if axis in axes)
+    parts = Parts(_number(mesh, axes), lambda array: jax.lax.psum(array, over))
+    in_specs, out_specs = jax.tree.map(
+        lambda place: PartitionSpec(over) if place == SPLIT else PartitionSpec(), (places, out)
+    )
 
     def on_part(*operands: Array) -> Any:
         return run(parts, *operands)
 
     mapped = jax.shard_map(
-        on_part, mesh=mesh, in_specs=places, out_specs=out, axis_names=axes, check_vma=False
+        on_part,
+        mesh=mesh,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        axis_names=axes,
+        check_vma=False,
     )
     return mapped(*operands)
 
 
 def _mesh(x: Array) -> AbstractMesh:
     return jax.typeof(x).sharding.mesh
+
+
+def _number(mesh: AbstractMesh, axes: set[str]) -> int:
+    return math.prod(mesh.shape[axis] for axis in AXES if axis in axes)
 
 
 def _by_compiler(mesh: AbstractMesh) -> set[str]:
