@@ -2,11 +2,11 @@
 
     x -> norm, swish -> depthwise -> norm, swish
 
-By itself each of the three reads and writes arrays of the image's size, and memory is what they wait
-for. The compiled kernel of `native` computes what the first norm gives where the convolution reads
-it, in parts that a cache holds, and computes it again for the gradient: beside the input, only what
-the convolution gives is kept. Elsewhere the three are `batch_norm` and `depthwise`, which is also
-the formula that the tests compare with.
+By itself each of the three reads and writes arrays of the image's size, and waits for memory. The
+compiled kernel of `native` computes what the first norm gives where the convolution reads it, in
+parts that a cache holds, and computes it again for the gradient: beside the input, only what the
+convolution gives is kept. Elsewhere the three are `batch_norm` and `depthwise`, which is also the
+formula that the tests compare with.
 
 Images are `[B, H, W, C]`, the output `[B, ceil(H/stride), ceil(W/stride), C]`, float32; kernels
 `[k, k, 1, C]`; all other arrays `[C]`.
@@ -47,7 +47,10 @@ def by_batch(
     x: Array, before: Affine, kernel: Array, after: Affine, stride: int
 ) -> tuple[Array, Moments, Moments]:
     """Normalises by the statistics of the batch, and returns them: those of both norms."""
-    return _forward(x, before, kernel, after, stride)[0]
+    y, *moments = native.separable_batch(
+        x, *before, kernel, *after, keep=False, stride=stride, epsilon=_EPSILON
+    )
+    return y, (moments[0], moments[1]), (moments[2], moments[3])
 
 
 def plain(
@@ -64,9 +67,9 @@ def _forward(
     x: Array, before: Affine, kernel: Array, after: Affine, stride: int
 ) -> tuple[tuple[Array, Moments, Moments], tuple]:
     y, inner, *moments = native.separable_batch(
-        x, *before, kernel, *after, stride=stride, epsilon=_EPSILON
+        x, *before, kernel, *after, keep=True, stride=stride, epsilon=_EPSILON
     )
-    first, second = tuple(moments[:2]), tuple(moments[2:])
+    first, second = (moments[0], moments[1]), (moments[2], moments[3])
     return (y, first, second), (x, inner, first, before, kernel, second, after)
 
 

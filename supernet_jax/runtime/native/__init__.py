@@ -40,6 +40,7 @@ _TARGETS = {
     "supernet_norm_part_sums": "NormPartSums",
     "supernet_norm_part_gradient": "NormPartGradient",
     "supernet_separable_batch": "SeparableBatch",
+    "supernet_separable_keeping_batch": "SeparableKeepingBatch",
     "supernet_separable_given": "SeparableGiven",
     "supernet_separable_gradient": "SeparableGradient",
 }
@@ -233,26 +234,25 @@ def norm_gradient(
 
 
 def separable_batch(
-    x: Array,
-    scale1: Array,
-    bias1: Array,
-    kernel: Array,
-    scale2: Array,
-    bias2: Array,
-    *,
-    stride: int,
-    epsilon: np.float32,
+    x: Array, *others: Array, keep: bool, stride: int, epsilon: np.float32
 ) -> tuple[Array, ...]:
-    """See `nn.separable`: the output, that of the convolution, mean and variance of both norms."""
-    vector, image = x.shape[-1:], _strided(x, stride)
-    operands = (x, scale1, bias1, kernel, scale2, bias2)
+    """See `nn.separable`: the output, mean and variance of both norms.
+
+    Others: scale, bias; kernel; scale, bias. With `keep`, what the convolution gives comes second.
+    """
+    image, vectors = _strided(x, stride), [x.shape[-1:]] * 4
     how = {"stride": np.int64(stride), "epsilon": epsilon}
-    shapes = [image, image, *[vector] * 4]
-    return tuple(_call("supernet_separable_batch", shapes, *operands, **how))
+    if keep:
+        shapes = [image, image, *vectors]
+        return tuple(_call("supernet_separable_keeping_batch", shapes, x, *others, **how))
+    return tuple(_call("supernet_separable_batch", [image, *vectors], x, *others, **how))
 
 
 def separable_given(x: Array, *others: Array, stride: int, epsilon: np.float32) -> Array:
-    """See `nn.separable`. Others: mean, variance, scale, bias; kernel; the four of the other norm."""
+    """See `nn.separable`.
+
+    Others: mean, variance, scale, bias; kernel; mean, variance, scale, bias.
+    """
     how = {"stride": np.int64(stride), "epsilon": epsilon}
     return _call("supernet_separable_given", _strided(x, stride), x, *others, **how)
 

@@ -148,10 +148,12 @@ ffi::Error Given(ffi::ThreadPool pool, Array x, Array mean1, Array variance1, Ar
   return ffi::Error::Success();
 }
 
-// y is what the convolution gives, z that after the second normalisation.
-ffi::Error Batch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array w, Array scale2,
-                 Array bias2, Result z, Result y, Result mean1, Result variance1, Result mean2,
-                 Result variance2, int64_t stride, float epsilon) {
+// y is what the convolution gives, z that after the second normalisation; one array if nobody asks
+// for y.
+ffi::Error KeepingBatch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array w,
+                        Array scale2, Array bias2, Result z, Result y, Result mean1,
+                        Result variance1, Result mean2, Result variance2, int64_t stride,
+                        float epsilon) {
   Shape s;
   if (auto error = Check(x.dimensions(), w.dimensions(), y->dimensions(), stride, &s);
       error.failure())
@@ -196,6 +198,13 @@ ffi::Error Batch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array
   supernet::Apply(pool, plan.OutputRows(), s.channels, y->typed_data(), after.Of(),
                   z->typed_data(), true);
   return ffi::Error::Success();
+}
+
+ffi::Error Batch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array w, Array scale2,
+                 Array bias2, Result z, Result mean1, Result variance1, Result mean2,
+                 Result variance2, int64_t stride, float epsilon) {
+  return KeepingBatch(pool, x, scale1, bias1, w, scale2, bias2, z, z, mean1, variance1, mean2,
+                      variance2, stride, epsilon);
 }
 
 ffi::Error Gradient(ffi::ThreadPool pool, Array g, Array x, Array y, Array mean1, Array variance1,
@@ -286,5 +295,7 @@ auto Binding() {
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableGiven, Given, (Binding<10, 1>().Attr<float>("epsilon")));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableBatch, Batch, (Binding<6, 6>().Attr<float>("epsilon")));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableBatch, Batch, (Binding<6, 5>().Attr<float>("epsilon")));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableKeepingBatch, KeepingBatch,
+                              (Binding<6, 6>().Attr<float>("epsilon")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableGradient, Gradient, (Binding<16, 6>().Attr<float>("epsilon")));
