@@ -25,24 +25,8 @@ struct Kernels {
   void (*kernel_gradient)(const float*, const float*, float*, const Shape&);
 };
 
-namespace plain {
-#include "depthwise.inc"
-}
-
-#ifdef SEVERAL_INSTRUCTION_SETS
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-namespace avx2 {
-#include "depthwise.inc"
-}
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx2,fma")
-namespace avx512 {
-#include "depthwise.inc"
-}
-#pragma GCC pop_options
-#endif
+#define KERNELS "depthwise.inc"
+#include "every_set.inc"
 
 const Kernels& Pick(int64_t k) {
 #ifdef SEVERAL_INSTRUCTION_SETS
@@ -83,6 +67,11 @@ ffi::Error InputGradient(ffi::ThreadPool pool, Array g, Array w, Result dx, int6
   if (auto error = Check(dx->dimensions(), w.dimensions(), g.dimensions(), stride, &s);
       error.failure())
     return error;
+  if (stride > 1) {
+    supernet::StridedInputGradient(pool, s.batch, s.height, s.width, s.channels, w.dimensions()[0],
+                                   stride, g.typed_data(), w.typed_data(), dx->typed_data());
+    return ffi::Error::Success();
+  }
   const Kernels& kernels = Pick(w.dimensions()[0]);
   InParallel(pool, s.batch, [&](int64_t b) {
     for (int64_t row = 0; row < s.height; ++row)
