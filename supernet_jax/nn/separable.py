@@ -34,10 +34,10 @@ class Affine(NamedTuple):
 
 
 def takes(x: Array, k: int) -> bool:
-    """Whether the compiled kernel can and should run: on a batch in one part, because the norms of
-    several need sums over the devices in between.
+    """Whether the compiled kernel can and should run: not on an empty batch, and on a batch in one
+    part, because the norms of several need sums over the devices in between.
     """
-    if not (k in native.KERNELS and native.takes_norm(x) and native.only_cpu()):
+    if not (x.size and k in native.KERNELS and native.takes_norm(x) and native.only_cpu()):
         return False
     return native.devices.parts_of(x) == 1
 

@@ -262,6 +262,31 @@ def test_a_block_is_the_same_with_it(expand: bool, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("used")
+def test_an_empty_batch() -> None:
+    """A block gives an empty output, and gradients of its parameters' shapes."""
+    block = mobilenet.MBConv(mobilenet.MBConvSpec(8, 16, 24, 5, 2, True, 8, mobilenet.CONV))
+    empty, some = jnp.zeros((0, 9, 9, 8)), jnp.zeros((1, 9, 9, 8))
+    variables = block.init(jax.random.key(0), some)
+
+    def loss(params: Any, x: Array) -> Any:
+        y, _ = block.apply({"params": params}, x, mutable=["moments"])
+        return jnp.sum(y), y
+
+    (total, y), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"], empty)
+    assert total == 0 and y.shape == (0, 5, 5, 16)
+    assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, variables["params"])
+    kernel = gradient["depthwise"]["kernel"]
+    np.testing.assert_array_equal(kernel, jnp.zeros_like(kernel))
+    scored = block.apply({"params": variables["params"], "stats": variables["moments"]}, empty)
+    assert scored.shape == y.shape
+    with pytest.raises(Exception, match="an empty batch"):  # not a division by zero
+        row = jnp.zeros(8)
+        operands = (empty, row, row, jnp.zeros((3, 3, 1, 8)), row, row)
+        how = {"keep": True, "stride": 1, "epsilon": np.float32(1e-5)}
+        jax.block_until_ready(native.separable_batch(*operands, **how))
+
+
+@pytest.mark.usefixtures("used")
 def test_the_same_where_there_are_other_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 9))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 9))

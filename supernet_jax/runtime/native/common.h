@@ -9,14 +9,12 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <vector>
 
 #include "xla/ffi/api/ffi.h"
 
 // Kernels are compiled once for each set, by including their .inc files in several namespaces.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define SEVERAL_INSTRUCTION_SETS
-#include <immintrin.h>
 #endif
 
 // For what must lie within a loop: the compiler's own measure of size would leave it out.
@@ -38,15 +36,6 @@ inline Instructions Available() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Instructions::kAvx2;
 #endif
   return Instructions::kPlain;
-}
-
-// Memory of the thread that lasts between calls, one for each use: fresh memory costs as much as what
-// is done with it.
-template <int kUse>
-float* Kept(int64_t size) {
-  static thread_local std::vector<float> kept;
-  if (int64_t(kept.size()) < size) kept.resize(size);
-  return kept.data();
 }
 
 // Calls work(i) for every i below n, on the caller and whichever threads of the pool are free.
@@ -74,14 +63,5 @@ void InParallel(ffi::ThreadPool& pool, int64_t n, const F& work) {
 }
 
 }  // namespace
-
-namespace supernet {
-
-// The gradient of the input of a depthwise convolution with a stride; separable.cc has it.
-void StridedInputGradient(ffi::ThreadPool& pool, int64_t batch, int64_t height, int64_t width,
-                          int64_t channels, int64_t k, int64_t stride, const float* g,
-                          const float* kernel, float* dx);
-
-}  // namespace supernet
 
 #endif  // SUPERNET_JAX_NATIVE_COMMON_H_

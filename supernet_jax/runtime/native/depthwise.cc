@@ -67,11 +67,6 @@ ffi::Error InputGradient(ffi::ThreadPool pool, Array g, Array w, Result dx, int6
   if (auto error = Check(dx->dimensions(), w.dimensions(), g.dimensions(), stride, &s);
       error.failure())
     return error;
-  if (stride > 1) {
-    supernet::StridedInputGradient(pool, s.batch, s.height, s.width, s.channels, w.dimensions()[0],
-                                   stride, g.typed_data(), w.typed_data(), dx->typed_data());
-    return ffi::Error::Success();
-  }
   const Kernels& kernels = Pick(w.dimensions()[0]);
   InParallel(pool, s.batch, [&](int64_t b) {
     for (int64_t row = 0; row < s.height; ++row)
