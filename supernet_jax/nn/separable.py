@@ -5,8 +5,7 @@
 By itself each of the three reads and writes arrays of the image's size, and waits for memory. The
 compiled kernel of `native` computes what the first norm gives where the convolution reads it, in
 parts that a cache holds, and computes it again for the gradient: beside the input, only what the
-convolution gives is kept. Elsewhere the three are `batch_norm` and `depthwise`, which is also the
-formula that the tests compare with.
+convolution gives is kept. Elsewhere the three are `batch_norm` and `depthwise`.
 
 Images are `[B, H, W, C]`, the output `[B, ceil(H/stride), ceil(W/stride), C]`, float32; kernels
 `[k, k, 1, C]`; all other arrays `[C]`.
@@ -51,16 +50,6 @@ def by_batch(
         x, *before, kernel, *after, keep=False, stride=stride, epsilon=_EPSILON
     )
     return y, (moments[0], moments[1]), (moments[2], moments[3])
-
-
-def plain(
-    x: Array, before: Affine, kernel: Array, after: Affine, stride: int
-) -> tuple[Array, Moments, Moments]:
-    """`by_batch` as three operations."""
-    y, first = batch_norm.batch_norm(x, *before, swish=True)
-    y = depthwise.depthwise(y, kernel, stride)
-    y, second = batch_norm.batch_norm(y, *after, swish=True)
-    return y, first, second
 
 
 def _forward(
