@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from supernet_jax.nn import batch_norm, depthwise
+from supernet_jax.nn import batch_norm, depthwise, separable
 from supernet_jax.nn.block_shapes import SHAPES_ONLY
 from supernet_jax.runtime import versions
 
@@ -111,11 +111,14 @@ class Depthwise(nn.Module):
     start: Initializer | None = None
 
     @nn.compact
+    def weights(self, channels: int) -> Array:
+        """The kernel."""
+        k = self.kernel
+        return _parameter(self, "kernel", k * k, (k, k, 1, channels), self.start)
+
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C]` -> `[B, ceil(H/stride), ceil(W/stride), C]`."""
-        k, c = self.kernel, x.shape[-1]
-        w = _parameter(self, "kernel", k * k, (k, k, 1, c), self.start)
-        return depthwise.depthwise(x, w.astype(x.dtype), self.stride)
+        return depthwise.depthwise(x, self.weights(x.shape[-1]).astype(x.dtype), self.stride)
 
 
 class Dense(nn.Module):
@@ -146,22 +149,55 @@ class BatchNorm(nn.Module):
     swish: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """`[B, H, W, C]` -> the same shape; statistics are float32 whatever `x` is."""
-        c = x.shape[-1]
+    def weights(self, channels: int) -> separable.Affine:
+        """Scale and bias."""
         start = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
-        scale = self.param("scale", start, (c,))
-        bias = self.param("bias", nn.initializers.zeros, (c,))
-        mean: Array
-        variance: Array
-        if self.has_variable("stats", "mean"):
-            mean, variance = self.get_variable("stats", "mean"), self.get_variable("stats", "var")
-            return batch_norm.normalise(x, mean, variance, scale, bias, swish=self.swish)
-        y, (mean, variance) = batch_norm.batch_norm(x, scale, bias, swish=self.swish)
-        n = x.size // c
+        scale = self.param("scale", start, (channels,))
+        return separable.Affine(scale, self.param("bias", nn.initializers.zeros, (channels,)))
+
+    def given(self) -> separable.Moments | None:
+        """The statistics in the collection `stats`, if it is there."""
+        if not self.has_variable("stats", "mean"):
+            return None
+        return self.get_variable("stats", "mean"), self.get_variable("stats", "var")
+
+    def note(self, moments: separable.Moments, n: int) -> None:
+        """Returns the statistics of a batch, of n pixels, in the collection `moments`."""
+        mean, variance = moments
         self.sow("moments", "mean", mean, reduce_fn=_last)
         self.sow("moments", "var", variance * (n / max(n - 1, 1)), reduce_fn=_last)
+
+    def __call__(self, x: Array) -> Array:
+        """`[B, H, W, C]` -> the same shape; statistics are float32 whatever `x` is."""
+        weights, given = self.weights(x.shape[-1]), self.given()
+        if given is not None:
+            return batch_norm.normalise(x, *given, *weights, swish=self.swish)
+        y, moments = batch_norm.batch_norm(x, *weights, swish=self.swish)
+        self.note(moments, x.size // x.shape[-1])
         return y
+
+
+def normed_depthwise(x: Array, before: BatchNorm, conv: Depthwise, after: BatchNorm) -> Array:
+    """`after(conv(before(x)))` for norms with swish; one operation where `separable` has it.
+
+    Args:
+        x: `[B, H, W, C]`.
+        before: with its own statistics if `after` has some.
+        conv: between them.
+        after: both norms have swish.
+    """
+    # Where only shapes are wanted, each layer is looked at by itself.
+    if before.has_rng(SHAPES_ONLY) or not separable.takes(x, conv.kernel):
+        return after(conv(before(x)))
+    c = x.shape[-1]
+    weights = before.weights(c), conv.weights(c).astype(x.dtype), after.weights(c)
+    first, second = before.given(), after.given()
+    if first is not None and second is not None:
+        return separable.given(x, first, second, *weights, conv.stride)
+    y, first, second = separable.by_batch(x, *weights, conv.stride)
+    before.note(first, x.size // x.shape[-1])
+    after.note(second, y.size // y.shape[-1])
+    return y
 
 
 class Dropout(nn.Module):

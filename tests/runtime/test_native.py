@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from supernet_jax.nn import batch_norm, depthwise
+from supernet_jax.nn import batch_norm, depthwise, separable
+from supernet_jax.nn.blocks import mobilenet
 from supernet_jax.runtime import native
 from supernet_jax.runtime.native import build
 
@@ -152,6 +153,139 @@ def test_vmap_of_norm(built: None) -> None:
         close(a, b)
 
 
+# Odd sizes, channels for whole vectors and for parts of one, fewer pixels than taps, several tasks.
+SEPARABLE = [(3, 9, 7, 25), (1, 2, 3, 16), (1, 21, 20, 40), (37, 4, 4, 24)]
+
+
+def separable_operands(shape: tuple[int, ...], k: int) -> tuple[Any, ...]:
+    """x, scale and bias, kernel, scale and bias."""
+    rng = np.random.default_rng(k)
+    vectors = [rng.normal(size=shape[-1:]).astype(np.float32) for _ in range(4)]
+    kernel = rng.normal(size=(k, k, 1, shape[-1])).astype(np.float32)
+    x = 2 * rng.normal(size=shape).astype(np.float32) + np.float32(0.5)
+    return x, separable.Affine(*vectors[:2]), kernel, separable.Affine(*vectors[2:])
+
+
+def separable_reference(x: Any, before: Any, kernel: Any, after: Any, stride: int) -> Any:
+    y, first = norm_reference.by_batch(x, *before, True)
+    y, second = norm_reference.by_batch(convolution(y, kernel, stride), *after, True)
+    return y, first, second
+
+
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("k", native.KERNELS)
+def test_separable(k: int, stride: int) -> None:
+    # Each shape with two kernels and both strides.
+    shape = SEPARABLE[(native.KERNELS.index(k) + 2 * stride) % len(SEPARABLE)]
+    operands = separable_operands(shape, k)
+    own = functools.partial(separable.by_batch, stride=stride)
+    outputs, back = jax.vjp(own, *jax.tree.map(jnp.asarray, operands))
+    gradient = norm_reference.cotangents(outputs)
+    reference = functools.partial(separable_reference, stride=stride)
+    exact = norm_reference.in_float64(jax.jit(reference), operands, gradient)
+    # Where a channel hardly varies, the terms of the gradients are larger than they by this factor.
+    steepness = max(1 / np.sqrt(variance.min() + 1e-5) for _, variance in exact[0][1:])
+    norm_reference.close((outputs, back(gradient)), exact, 1e-5 * max(1, steepness))
+    given = (jnp.asarray(operands[0]), *jax.tree.map(lambda v: 1.5 * v, outputs[1:]), *operands[1:])
+    y, back = jax.vjp(functools.partial(separable.given, stride=stride), *given)
+    plain, plain_back = jax.vjp(functools.partial(separable.plain_given, stride=stride), *given)
+    gradient = norm_reference.cotangents(plain)
+    norm_reference.close((y, back(gradient)), (plain, plain_back(gradient)), 1e-5)
+
+
+@pytest.mark.usefixtures("used")
+def test_separable_without_a_gradient() -> None:
+    """The same results where no gradient is taken, and moments of a large mean."""
+    x, *others = separable_operands((20, 9, 9, 33), 3)
+    x = x + np.float32(1000)
+    (y, first, second), _ = jax.vjp(lambda x: separable.by_batch(x, *others, 1), x)
+    norm_reference.close(separable.by_batch(x, *others, 1), (y, first, second), 0)
+    wide = np.asarray(x, np.float64)
+    norm_reference.close(first, (wide.mean((0, 1, 2)), wide.var((0, 1, 2))), 3e-6)
+
+
+@pytest.mark.usefixtures("used")
+def test_separable_same_bits_every_time_and_under_vmap() -> None:
+    x, *others = separable_operands((40, 8, 8, 48), 5)
+
+    def loss(x: Array, *others: Any) -> Array:
+        y, (mean, _), (_, variance) = separable.by_batch(x, *others, 1)
+        return jnp.sum(y**2) + jnp.sum(mean * variance)
+
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2, 3)))
+    first = gradient(x, *others)
+    for _ in range(10):
+        jax.tree.map(np.testing.assert_array_equal, gradient(x, *others), first)
+    both = jax.vmap(jax.grad(loss, (0, 1, 2, 3)), (0, None, None, None))(
+        jnp.stack([x, x + 1]), *others
+    )
+    second = gradient(x + 1, *others)
+    expected = jax.tree.map(lambda a, b: jnp.stack([a, b]), first, second)
+    jax.tree.map(np.testing.assert_array_equal, both, expected)
+
+
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize("expand", [True, False])
+def test_a_block_is_the_same_with_it(expand: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same parameters and statistics, by the same names, and the same values and gradients."""
+    spec = mobilenet.MBConvSpec(8, 16, 24 if expand else 8, 5, 2, expand, 8, mobilenet.CONV)
+    block, x = mobilenet.MBConv(spec), jax.random.normal(jax.random.key(0), (4, 9, 9, 8))
+
+    def run() -> Any:
+        jax.clear_caches()  # what is traced depends on what is patched
+
+        def loss(params: Any, x: Array) -> Any:
+            y, updated = block.apply({"params": params}, x, mutable=["moments"])
+            return jnp.sum(y**2), (y, updated)
+
+        variables = block.init(jax.random.key(1), x)
+        # The last scale starts at 0.
+        params = jax.tree.map(
+            lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), variables["params"]
+        )
+        (_, (y, updated)), gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
+        statistics = {"params": params, "stats": updated["moments"]}
+        scored = block.apply(statistics, x + 1)
+        return variables["moments"], y, updated, gradient, scored
+
+    def program() -> str:
+        return str(jax.make_jaxpr(lambda: run())())
+
+    assert ("supernet_separable" in program()) == expand
+    found = run()
+    monkeypatch.setattr(separable, "takes", lambda *_: False)
+    assert "supernet_separable" not in program()
+    expected = run()
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    norm_reference.close(found, expected, 1e-5)
+
+
+@pytest.mark.usefixtures("used")
+def test_an_empty_batch() -> None:
+    """A block gives an empty output, and gradients of its parameters' shapes."""
+    block = mobilenet.MBConv(mobilenet.MBConvSpec(8, 16, 24, 5, 2, True, 8, mobilenet.CONV))
+    empty, some = jnp.zeros((0, 9, 9, 8)), jnp.zeros((1, 9, 9, 8))
+    variables = block.init(jax.random.key(0), some)
+
+    def loss(params: Any, x: Array) -> Any:
+        y, _ = block.apply({"params": params}, x, mutable=["moments"])
+        return jnp.sum(y), y
+
+    (total, y), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"], empty)
+    assert total == 0 and y.shape == (0, 5, 5, 16)
+    assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, variables["params"])
+    kernel = gradient["depthwise"]["kernel"]
+    np.testing.assert_array_equal(kernel, jnp.zeros_like(kernel))
+    scored = block.apply({"params": variables["params"], "stats": variables["moments"]}, empty)
+    assert scored.shape == y.shape
+    with pytest.raises(Exception, match="an empty batch"):  # not a division by zero
+        row = jnp.zeros(8)
+        operands = (empty, row, row, jnp.zeros((3, 3, 1, 8)), row, row)
+        how = {"keep": True, "stride": 1, "epsilon": np.float32(1e-5)}
+        jax.block_until_ready(native.separable_batch(*operands, **how))
+
+
 @pytest.mark.usefixtures("used")
 def test_the_same_where_there_are_other_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 9))
@@ -184,6 +318,12 @@ def test_refuses_what_does_not_fit(built: None) -> None:
         jax.block_until_ready(native.depthwise(x, jnp.zeros((3, 3, 1, 16)), 1))
     with pytest.raises(Exception, match="kernel of 1 to 7"):
         jax.block_until_ready(native.depthwise(x, jnp.zeros((9, 9, 1, 8)), 1))
+    row, how = jnp.zeros(8), {"stride": 1, "epsilon": np.float32(1e-5)}
+    kernel = jnp.zeros((3, 3, 1, 8))
+    for rows, w, message in (((jnp.zeros(9), row), kernel, "vectors of"), ((row, row), x, "needs")):
+        with pytest.raises(Exception, match=message):
+            operands = (x, *rows, w, row, row)
+            jax.block_until_ready(native.separable_batch(*operands, keep=True, **how))
     with pytest.raises(Exception, match="vectors of"):
         jax.block_until_ready(batch_norm.COMPILED.given(x, *[jnp.zeros(9)] * 4, swish=True))
     with pytest.raises(Exception, match="vectors of"):

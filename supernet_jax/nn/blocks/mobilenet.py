@@ -78,12 +78,14 @@ class MBConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, c_in]` -> `[B, H/stride, W/stride, c_out]`."""
         s = self.spec
-        y = x
+        conv = layers.Depthwise(s.kernel, s.stride, name="depthwise")
+        norm = layers.BatchNorm(swish=True, name="depthwise_norm")
         if s.expand:
-            y = layers.Pointwise(s.middle, name="expand")(y)
-            y = layers.BatchNorm(swish=True, name="expand_norm")(y)
-        y = layers.Depthwise(s.kernel, s.stride, name="depthwise")(y)
-        y = layers.BatchNorm(swish=True, name="depthwise_norm")(y)
+            y = layers.Pointwise(s.middle, name="expand")(x)
+            before = layers.BatchNorm(swish=True, name="expand_norm")
+            y = layers.normed_depthwise(y, before, conv, norm)
+        else:
+            y = norm(conv(x))
         if s.reduced:
             y = layers.SqueezeExcite(s.reduced, name="squeeze")(y)
         y = layers.Pointwise(s.c_out, name="project")(y)

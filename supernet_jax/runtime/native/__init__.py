@@ -39,6 +39,10 @@ _TARGETS = {
     "supernet_norm_part_moments": "NormPartMoments",
     "supernet_norm_part_sums": "NormPartSums",
     "supernet_norm_part_gradient": "NormPartGradient",
+    "supernet_separable_batch": "SeparableBatch",
+    "supernet_separable_keeping_batch": "SeparableKeepingBatch",
+    "supernet_separable_given": "SeparableGiven",
+    "supernet_separable_gradient": "SeparableGradient",
 }
 
 
@@ -131,9 +135,7 @@ def depthwise(x: Array, kernel: Array, stride: int) -> Array:
     """As `layers.depthwise`: float32 `[B, H, W, C]` and `[k, k, 1, C]`, k of `KERNELS`."""
 
     def run(_: Parts, x: Array, kernel: Array) -> Array:
-        b, h, w, c = x.shape
-        shape = (b, -(-h // stride), -(-w // stride), c)
-        return _call("supernet_depthwise", shape, x, kernel, stride=np.int64(stride))
+        return _call("supernet_depthwise", _strided(x, stride), x, kernel, stride=np.int64(stride))
 
     return devices.on_parts(run, x, x, kernel, places=(SPLIT, WHOLE), out=SPLIT)
 
@@ -229,6 +231,49 @@ def norm_gradient(
     vectors = (mean, variance, scale, bias, of_mean, of_variance)
     places, out = (SPLIT, SPLIT, *[WHOLE] * 6), (SPLIT, WHOLE, WHOLE)
     return devices.on_parts(run, x, g, x, *vectors, places=places, out=out)
+
+
+def separable_batch(
+    x: Array, *others: Array, keep: bool, stride: int, epsilon: np.float32
+) -> tuple[Array, ...]:
+    """See `nn.separable`: the output, mean and variance of both norms.
+
+    Others: scale, bias; kernel; scale, bias. With `keep`, what the convolution gives comes second.
+    """
+    image, vectors = _strided(x, stride), [x.shape[-1:]] * 4
+    how = {"stride": np.int64(stride), "epsilon": epsilon}
+    if keep:
+        shapes = [image, image, *vectors]
+        return tuple(_call("supernet_separable_keeping_batch", shapes, x, *others, **how))
+    return tuple(_call("supernet_separable_batch", [image, *vectors], x, *others, **how))
+
+
+def separable_given(x: Array, *others: Array, stride: int, epsilon: np.float32) -> Array:
+    """See `nn.separable`.
+
+    Others: mean, variance, scale, bias; kernel; mean, variance, scale, bias.
+    """
+    how = {"stride": np.int64(stride), "epsilon": epsilon}
+    return _call("supernet_separable_given", _strided(x, stride), x, *others, **how)
+
+
+def separable_gradient(
+    g: Array, x: Array, inner: Array, *others: Array, stride: int, epsilon: np.float32
+) -> tuple[Array, ...]:
+    """See `nn.separable`: gradients of x, scale, bias, kernel, scale, bias.
+
+    Inner: what the convolution gives. Others: as of `separable_given`, and the gradients of both
+    norms' moments.
+    """
+    vector, kernel = x.shape[-1:], others[4].shape
+    how = {"stride": np.int64(stride), "epsilon": epsilon}
+    shapes = [x.shape, vector, vector, kernel, vector, vector]
+    return tuple(_call("supernet_separable_gradient", shapes, g, x, inner, *others, **how))
+
+
+def _strided(x: Array, stride: int) -> tuple[int, ...]:
+    b, h, w, c = x.shape
+    return b, -(-h // stride), -(-w // stride), c
 
 
 def _call(name: str, shapes: Any, *operands: Array, **attributes: Any) -> Any:

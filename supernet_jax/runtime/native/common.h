@@ -17,6 +17,10 @@
 #define SEVERAL_INSTRUCTION_SETS
 #endif
 
+// For what must lie within a loop: the compiler's own measure of size would leave it out.
+#define INLINED __attribute__((always_inline))
+#define INLINE inline INLINED
+
 namespace ffi = xla::ffi;
 
 namespace {

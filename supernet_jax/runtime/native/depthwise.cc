@@ -25,24 +25,8 @@ struct Kernels {
   void (*kernel_gradient)(const float*, const float*, float*, const Shape&);
 };
 
-namespace plain {
-#include "depthwise.inc"
-}
-
-#ifdef SEVERAL_INSTRUCTION_SETS
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-namespace avx2 {
-#include "depthwise.inc"
-}
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx2,fma")
-namespace avx512 {
-#include "depthwise.inc"
-}
-#pragma GCC pop_options
-#endif
+#define KERNELS "depthwise.inc"
+#include "every_set.inc"
 
 const Kernels& Pick(int64_t k) {
 #ifdef SEVERAL_INSTRUCTION_SETS

@@ -1,0 +1,347 @@
+// Depthwise convolution between two normalisations with swish, for XLA on CPU through its FFI.
+//
+// What the first normalisation gives is computed where the convolution reads it, in tiles that a
+// cache holds, and computed again for the gradient. Work falls into pieces of images and vectors of
+// channels. Vectors that are called "stored" are padded with zeros to a whole number of lanes.
+
+#include <array>
+#include <type_traits>
+#include <vector>
+
+#include "norm.h"
+
+namespace {
+
+using supernet::Channel;
+
+struct Shape {
+  int64_t batch, height, width, channels;  // of the input
+  int64_t rows, columns;                   // of the output
+  int64_t kernel, stride;
+
+  int64_t Margin() const { return kernel / 2; }
+};
+
+// Some rows of some images, for some vectors of channels.
+struct Task {
+  int64_t sums;                     // where its sums go
+  int64_t image, images, from, to;  // rows from, to
+  int64_t first_vector, vectors;
+};
+
+// All of it in parts that depend on the shape alone, and so do all sums.
+struct Tasks {
+  int64_t batch, images, rows, parts, vectors, together, sums, count;
+
+  // images: of a task; rows: of each; vectors: of channels, of which some are handled together.
+  Tasks(int64_t batch, int64_t images, int64_t rows, int64_t vectors, int64_t together)
+      : batch(batch), images(images), rows(rows), vectors(vectors), together(together) {
+    const int64_t apart = (batch + images - 1) / images;
+    parts = std::max<int64_t>(1, std::min(rows / 8, 8 / std::max<int64_t>(1, apart)));
+    sums = apart * parts;
+    count = sums * ((vectors + together - 1) / together);
+  }
+  Task operator[](int64_t i) const {
+    const int64_t group = i / sums * together, sum = i % sums;
+    const int64_t image = sum / parts * images, part = sum % parts;
+    return {sum, image, std::min(images, batch - image), rows * part / parts,
+            rows * (part + 1) / parts, group, std::min(together, vectors - group)};
+  }
+};
+
+// The taps that meet the pixels of a class along one axis: with a stride of 2, every other tap meets
+// every other pixel. The gradient's lines have `before` zeros before the image.
+struct Class {
+  int64_t phase, count;  // taps phase, phase + stride, ..., last one first
+  int64_t stride, margin, before;
+
+  Class(int64_t phase, const Shape& s)
+      : phase(phase),
+        count(phase < s.kernel ? (s.kernel - phase + s.stride - 1) / s.stride : 0),
+        stride(s.stride),
+        margin(s.Margin()),
+        before(s.Margin() / s.stride) {}
+  // The first of its pixels from `from` on.
+  int64_t First(int64_t from) const {
+    return from + ((phase - from - margin) % stride + stride) % stride;
+  }
+  // Where the first of its taps lies for a pixel.
+  int64_t Place(int64_t pixel) const {
+    return (pixel + margin - phase) / stride - (count - 1) + before;
+  }
+  int64_t Tap(int64_t i) const { return phase + stride * (count - 1 - i); }
+};
+
+struct Forward {
+  Shape shape;
+  const float *x, *taps;  // taps: packed [vectors][k * k][lanes]
+  float* y;
+  Channel before, after;  // stored; `after` is for given statistics
+};
+
+struct Backward {
+  Shape shape;
+  const float *g, *x, *y, *taps;  // g: the gradient of the output; y: before its normalisation;
+                                  // taps: packed, class by class
+  float* dx;                      // the gradient of what goes into the first swish
+  Channel before, after;
+  const float *slope, *offset;  // stored, of an Outcome of the second normalisation
+  float* dtaps;                 // [sums][k * k][stored]
+  float *totals, *alongs;       // [sums][stored]: of dx, and of its product with x - mean
+  int64_t stored;
+};
+
+// Memory of the thread that lasts between calls, one for each use: fresh memory costs as much as
+// what is done with it.
+template <int kUse>
+float* Kept(int64_t size) {
+  static thread_local std::vector<float> kept;
+  if (int64_t(kept.size()) < size) kept.resize(size);
+  return kept.data();
+}
+
+struct Kernels {
+  int64_t lanes;
+  void (*forward)(const Forward&, const Task&);
+  void (*given)(const Forward&, const Task&);
+  void (*gradient)(const Backward&, const Task&);
+};
+
+#define KERNELS "separable.inc"
+#include "every_set.inc"
+
+const Kernels& Pick() {
+#ifdef SEVERAL_INSTRUCTION_SETS
+  if (Available() == Instructions::kAvx512) return avx512::Table();
+  if (Available() == Instructions::kAvx2) return avx2::Table();
+#endif
+  return plain::Table();
+}
+
+ffi::Error Check(ffi::Span<const int64_t> x, ffi::Span<const int64_t> w,
+                 ffi::Span<const int64_t> y, int64_t stride, Shape* shape) {
+  const bool known = x.size() == 4 && w.size() == 4 && y.size() == 4 && w[0] == w[1] &&
+                     (w[0] == 1 || w[0] == 3 || w[0] == 5 || w[0] == 7) && stride > 0;
+  if (!known) return ffi::Error::InvalidArgument("separable needs [B,H,W,C] and a kernel of 1 to 7");
+  *shape = {x[0], x[1], x[2], x[3], y[1], y[2], w[0], stride};
+  const bool fits = w[2] == 1 && w[3] == x[3] && y[0] == x[0] && y[3] == x[3] &&
+                    y[1] == (x[1] + stride - 1) / stride && y[2] == (x[2] + stride - 1) / stride;
+  if (!fits) return ffi::Error::InvalidArgument("separable: the shapes do not belong together");
+  const bool empty = x[0] * x[1] * x[2] * x[3] == 0;
+  if (empty) return ffi::Error::InvalidArgument("separable: an empty batch");
+  return ffi::Error::Success();
+}
+
+template <class... Vectors>
+ffi::Error CheckVectors(const Shape& s, const Vectors&... vectors) {
+  const bool fits = ((int64_t(vectors.element_count()) == s.channels) && ...);
+  if (!fits) return ffi::Error::InvalidArgument("normalisation needs vectors of [C]");
+  return ffi::Error::Success();
+}
+
+// What a call is made of, beside its arrays.
+struct Plan {
+  const Kernels& kernels;
+  const Shape shape;
+  const int64_t vectors, stored;  // of channels; channels for whole vectors
+  const Tasks outputs, inputs;    // tasks of rows of the output, and of the input
+  const float* taps;              // the kernel, packed: in order, or class by class
+
+  Plan(ffi::ThreadPool& pool, const Shape& s, const float* kernel, bool by_class)
+      : kernels(Pick()),
+        shape(s),
+        vectors((s.channels + kernels.lanes - 1) / kernels.lanes),
+        stored(vectors * kernels.lanes),
+        outputs(s.batch, 1, s.rows, vectors, Together()),
+        inputs(s.batch, (s.batch + 15) / 16, s.height, vectors, Together()) {
+    std::vector<int64_t> order;
+    if (by_class) {
+      for (int64_t a = 0; a < s.stride; ++a)
+        for (int64_t b = 0; b < s.stride; ++b) {
+          const Class down(a, s), across(b, s);
+          for (int64_t i = 0; i < down.count; ++i)
+            for (int64_t j = 0; j < across.count; ++j)
+              order.push_back(down.Tap(i) * s.kernel + across.Tap(j));
+        }
+    } else {
+      for (int64_t i = 0; i < s.kernel * s.kernel; ++i) order.push_back(i);
+    }
+    const int64_t count = s.kernel * s.kernel;
+    float* const packed = Kept<0>(count * stored);
+    InParallel(pool, vectors, [&](int64_t v) {
+      const int64_t first = v * kernels.lanes, some = std::min(kernels.lanes, s.channels - first);
+      for (int64_t i = 0; i < count; ++i) {
+        float* to = packed + (v * count + i) * kernels.lanes;
+        std::fill(to, to + kernels.lanes, 0.0f);
+        std::copy_n(kernel + order[i] * s.channels + first, some, to);
+      }
+    });
+    taps = packed;
+  }
+  // Vectors whose lines a cache holds, and the more of them the better: memory is read in order.
+  int64_t Together() const {
+    const int64_t line = (shape.width + shape.kernel) * kernels.lanes;
+    const int64_t most = std::max<int64_t>(128 / kernels.lanes, (1 << 17) / (10 * line));
+    const int64_t groups = (vectors + most - 1) / most;
+    return (vectors + groups - 1) / groups;
+  }
+  int64_t OutputRows() const { return shape.batch * shape.rows * shape.columns; }
+  int64_t InputRows() const { return shape.batch * shape.height * shape.width; }
+};
+
+template <class Job>
+void Run(ffi::ThreadPool& pool, const Tasks& tasks, void (*kernel)(const Job&, const Task&),
+         const Job& job) {
+  InParallel(pool, tasks.count, [&](int64_t i) { kernel(job, tasks[i]); });
+}
+
+// Adds up a kernel's gradient, [sums][k * k][stored].
+void AddUp(ffi::ThreadPool& pool, const float* parts, const Plan& plan, float* out) {
+  const int64_t taps = plan.shape.kernel * plan.shape.kernel, channels = plan.shape.channels;
+  InParallel(pool, taps, [&](int64_t tap) {
+    float* sums = out + tap * channels;
+    std::fill(sums, sums + channels, 0.0f);
+    for (int64_t i = 0; i < plan.inputs.sums; ++i) {
+      const float* part = parts + (i * taps + tap) * plan.stored;
+      for (int64_t c = 0; c < channels; ++c) sums[c] += part[c];
+    }
+  });
+}
+
+ffi::Error Given(ffi::ThreadPool pool, Array x, Array mean1, Array variance1, Array scale1,
+                 Array bias1, Array w, Array mean2, Array variance2, Array scale2, Array bias2,
+                 Result y, int64_t stride, float epsilon) {
+  Shape s;
+  if (auto error = Check(x.dimensions(), w.dimensions(), y->dimensions(), stride, &s);
+      error.failure())
+    return error;
+  if (auto error = CheckVectors(s, mean1, variance1, scale1, bias1, mean2, variance2, scale2,
+                                bias2);
+      error.failure())
+    return error;
+  const Plan plan(pool, s, w.typed_data(), false);
+  const supernet::Normalisation before(s.channels, plan.stored, mean1.typed_data(),
+                                       variance1.typed_data(), scale1.typed_data(),
+                                       bias1.typed_data(), epsilon);
+  const supernet::Normalisation after(s.channels, plan.stored, mean2.typed_data(),
+                                      variance2.typed_data(), scale2.typed_data(),
+                                      bias2.typed_data(), epsilon);
+  const Forward job{s, x.typed_data(), plan.taps, y->typed_data(), before.Of(), after.Of()};
+  Run(pool, plan.outputs, plan.kernels.given, job);
+  return ffi::Error::Success();
+}
+
+// y is what the convolution gives, z what the second normalisation makes of it; they are one array
+// where no gradient will need y.
+ffi::Error KeepingBatch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array w,
+                        Array scale2, Array bias2, Result z, Result y, Result mean1,
+                        Result variance1, Result mean2, Result variance2, int64_t stride,
+                        float epsilon) {
+  Shape s;
+  if (auto error = Check(x.dimensions(), w.dimensions(), y->dimensions(), stride, &s);
+      error.failure())
+    return error;
+  if (auto error = CheckVectors(s, scale1, bias1, scale2, bias2, *mean1, *variance1, *mean2,
+                                *variance2);
+      error.failure())
+    return error;
+  const Plan plan(pool, s, w.typed_data(), false);
+  supernet::Moments(pool, plan.InputRows(), s.channels, x.typed_data(), mean1->typed_data(),
+                    variance1->typed_data());
+  const supernet::Normalisation before(s.channels, plan.stored, mean1->typed_data(),
+                                       variance1->typed_data(), scale1.typed_data(),
+                                       bias1.typed_data(), epsilon);
+  Run(pool, plan.outputs, plan.kernels.forward,
+      Forward{s, x.typed_data(), plan.taps, y->typed_data(), before.Of()});
+  supernet::Moments(pool, plan.OutputRows(), s.channels, y->typed_data(), mean2->typed_data(),
+                    variance2->typed_data());
+  const supernet::Normalisation after(s.channels, s.channels, mean2->typed_data(),
+                                      variance2->typed_data(), scale2.typed_data(),
+                                      bias2.typed_data(), epsilon);
+  supernet::Apply(pool, plan.OutputRows(), s.channels, y->typed_data(), after.Of(),
+                  z->typed_data(), true);
+  return ffi::Error::Success();
+}
+
+ffi::Error Batch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array w, Array scale2,
+                 Array bias2, Result z, Result mean1, Result variance1, Result mean2,
+                 Result variance2, int64_t stride, float epsilon) {
+  return KeepingBatch(pool, x, scale1, bias1, w, scale2, bias2, z, z, mean1, variance1, mean2,
+                      variance2, stride, epsilon);
+}
+
+ffi::Error Gradient(ffi::ThreadPool pool, Array g, Array x, Array y, Array mean1, Array variance1,
+                    Array scale1, Array bias1, Array w, Array mean2, Array variance2, Array scale2,
+                    Array bias2, Array of_mean1, Array of_variance1, Array of_mean2,
+                    Array of_variance2, Result dx, Result dscale1, Result dbias1, Result dw,
+                    Result dscale2, Result dbias2, int64_t stride, float epsilon) {
+  Shape s;
+  if (auto error = Check(x.dimensions(), w.dimensions(), y.dimensions(), stride, &s);
+      error.failure())
+    return error;
+  if (auto error = CheckVectors(s, mean1, variance1, scale1, bias1, mean2, variance2, scale2, bias2,
+                                of_mean1, of_variance1, of_mean2, of_variance2, *dscale1, *dbias1,
+                                *dscale2, *dbias2);
+      error.failure())
+    return error;
+  const Plan plan(pool, s, w.typed_data(), true);
+  const supernet::Normalisation before(s.channels, plan.stored, mean1.typed_data(),
+                                       variance1.typed_data(), scale1.typed_data(),
+                                       bias1.typed_data(), epsilon);
+  const supernet::Normalisation after(s.channels, plan.stored, mean2.typed_data(),
+                                      variance2.typed_data(), scale2.typed_data(),
+                                      bias2.typed_data(), epsilon);
+  std::vector<double> total(s.channels), along(s.channels);
+  supernet::Sums(pool, plan.OutputRows(), s.channels, g.typed_data(), y.typed_data(), after.Of(),
+                 total.data(), along.data(), true);
+  const supernet::Outcome second(plan.OutputRows(), s.channels, after, total.data(), along.data(),
+                                 of_mean2.typed_data(), of_variance2.typed_data(),
+                                 dscale2->typed_data(), dbias2->typed_data());
+  const int64_t sums = plan.inputs.sums;
+  float* const parts = Kept<1>(sums * s.kernel * s.kernel * plan.stored);
+  std::vector<float> totals(sums * plan.stored), alongs(sums * plan.stored);
+  const Backward job{s, g.typed_data(), x.typed_data(), y.typed_data(), plan.taps,
+                     dx->typed_data(), before.Of(), after.Of(), second.slope.data(),
+                     second.offset.data(), parts, totals.data(), alongs.data(), plan.stored};
+  Run(pool, plan.inputs, plan.kernels.gradient, job);
+  AddUp(pool, parts, plan, dw->typed_data());
+  std::fill(total.begin(), total.end(), 0);
+  std::fill(along.begin(), along.end(), 0);
+  for (int64_t i = 0; i < sums; ++i)
+    for (int64_t c = 0; c < s.channels; ++c) {
+      total[c] += totals[i * plan.stored + c];
+      along[c] += alongs[i * plan.stored + c];
+    }
+  const supernet::Outcome first(plan.InputRows(), s.channels, before, total.data(), along.data(),
+                                of_mean1.typed_data(), of_variance1.typed_data(),
+                                dscale1->typed_data(), dbias1->typed_data());
+  supernet::InputGradient(pool, plan.InputRows(), s.channels, dx->typed_data(), x.typed_data(),
+                          before.Of(), first.slope.data(), first.offset.data(), dx->typed_data(),
+                          false);
+  return ffi::Error::Success();
+}
+
+template <int arrays, int results, class Binding>
+auto Extend(Binding binding) {
+  if constexpr (arrays > 0) {
+    return Extend<arrays - 1, results>(std::move(binding).template Arg<Array>());
+  } else if constexpr (results > 1) {
+    return Extend<0, results - 1>(std::move(binding).template Ret<Array>());
+  } else {
+    return std::move(binding).template Ret<Array>();
+  }
+}
+
+template <int arrays, int results>
+auto Binding() {
+  return Extend<arrays, results>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>())
+      .template Attr<int64_t>("stride")
+      .template Attr<float>("epsilon");
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableGiven, Given, (Binding<10, 1>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableBatch, Batch, (Binding<6, 5>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableKeepingBatch, KeepingBatch, (Binding<6, 6>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableGradient, Gradient, (Binding<16, 6>()));
