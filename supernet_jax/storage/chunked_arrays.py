@@ -22,6 +22,8 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from supernet_jax.errors import UserError
+from supernet_jax.storage import buckets
+from supernet_jax.storage.buckets import Bucket
 
 Tree = Any  # pytree of arrays
 # Bytes, before compression. As fast to write and to restore as whole arrays; 16 KiB are not.
@@ -128,7 +130,7 @@ def read(
                 f"{what} has {seen}, of which a subnet needs {list(box.stop)}; take the space "
                 "that it was trained with"
             )
-    opened = _Opened(path)
+    opened = Opened(path)
     return {
         name: opened.array(saved[name].name).result()[box.slices()].read().result()
         for name, box in wanted.items()
@@ -174,7 +176,7 @@ def check(path: epath.Path, arrays: Mapping[str, jax.ShapeDtypeStruct]) -> None:
         ValueError: an array is missing, has another shape or dtype, or lacks chunks.
         Exception: whatever Orbax or TensorStore cannot read.
     """
-    opened = _Opened(path)
+    opened = Opened(path)
     parts = collections.Counter(opened.names())
     if parts.keys() != arrays.keys():
         name = min(parts.keys() ^ arrays.keys())
@@ -192,11 +194,12 @@ def check(path: epath.Path, arrays: Mapping[str, jax.ShapeDtypeStruct]) -> None:
             raise ValueError(f"array {name} has {parts[name] - 1} of {chunks} chunks")
 
 
-class _Opened:
+class Opened:
     """A tree that Orbax wrote, as TensorStore reads it."""
 
     def __init__(self, path: epath.Path) -> None:
-        base = f"{path}/" if "://" in str(path) else {"driver": "file", "path": f"{path}/"}
+        local = {"driver": "file", "path": f"{path}/"}
+        base = buckets.spec(path) if isinstance(path, Bucket) else local
         self._spec = {"driver": "ocdbt", "base": base, "cache_pool": "cache_pool#nodes"}
         # Without a cache the index would be read again for every chunk.
         self._context = tensorstore.Context({"cache_pool#nodes": {"total_bytes_limit": NODES}})

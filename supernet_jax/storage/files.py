@@ -2,21 +2,31 @@
 
 Every such file of a run is read and written here, so that a reader sees the old file or the new
 one, two writers do not share a temporary file, and a failure is said in words that fit it: missing,
-not readable by this user, cut short, or not what it should be.
+not readable by this user, cut short, or not what it should be. A path may be one in a bucket, where
+all of this holds by other means; see `storage.buckets`.
 """
 
 import contextlib
 import errno
 import fcntl
+import io
+import itertools
 import json
 import math
 import os
 import pathlib
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from supernet_jax.errors import UserError
+from supernet_jax.storage import buckets
+from supernet_jax.storage.buckets import Bucket
+
+# Of a file of lines in a bucket: it is written anew with each line, and goes on in another object
+# when it is as long as this.
+SEGMENT = 1024**2
 
 # What the machine refuses, and what the user can do about it.
 REMEDIES = {
@@ -62,8 +72,7 @@ def unreadable(path: str | os.PathLike, error: Exception, *, kind: str = "file")
         )
     if isinstance(error, OSError):
         return UserError(f"{path} could not be read ({_reason(error)}); it may well be whole")
-    size = pathlib.Path(path).stat().st_size if os.path.exists(path) else 0
-    if size == 0:
+    if size_of(path) == 0:
         return UserError(f"{path} is empty, so it was cut short")
     return UserError(f"{path} is not a {kind}, or was cut short ({_short(error)})")
 
@@ -79,7 +88,7 @@ def check_utf8(path: str | os.PathLike, why: str) -> None:
         UserError: it is not: its name holds other bytes, or the locale takes UTF-8 for such.
     """
     try:
-        os.path.abspath(path).encode()
+        os.fspath(path if isinstance(path, Bucket) else os.path.abspath(path)).encode()
     except UnicodeEncodeError:
         shown = os.fspath(path).encode("utf-8", "backslashreplace").decode()
         raise UserError(
@@ -95,7 +104,7 @@ def read_text(path: str | os.PathLike, *, kind: str = "UTF-8 text file") -> str:
         UserError: it is missing, not readable, or not UTF-8; the message says which.
     """
     try:
-        return pathlib.Path(path).read_text("utf-8")
+        return _content(path).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(path, error, kind=kind) from error
 
@@ -107,9 +116,18 @@ def read_bytes(path: str | os.PathLike, *, kind: str = "file") -> bytes:
         UserError: it is missing or not readable; the message says which.
     """
     try:
-        return pathlib.Path(path).read_bytes()
+        return _content(path)
     except OSError as error:
         raise unreadable(path, error, kind=kind) from error
+
+
+def _content(path: str | os.PathLike) -> bytes:
+    if not isinstance(path, Bucket):
+        return pathlib.Path(path).read_bytes()
+    content = buckets.read(path)
+    if content is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return content
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -157,6 +175,11 @@ def write_bytes(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> No
     Raises:
         UserError: it cannot be written.
     """
+    if isinstance(path, Bucket):
+        made = io.BytesIO()
+        write(made)
+        buckets.write(path, made.getvalue())
+        return
     target = pathlib.Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -185,6 +208,9 @@ def append_lines(path: str | os.PathLike, values: list[Any]) -> None:
         UserError: they cannot be written.
     """
     content = "".join(f"{dumps(value)}\n" for value in values).encode()
+    if isinstance(path, Bucket):
+        _append(path, content)
+        return
     try:
         number = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -224,15 +250,66 @@ def lines_after(path: str | os.PathLike, start: int) -> tuple[list[str], int]:
         UserError: it is there and cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            file.seek(start)
-            content = file.read()
+        if isinstance(path, Bucket):
+            content = b"".join(part for _, part in _segments(path))[start:]
+        else:
+            with open(path, "rb") as file:
+                file.seek(start)
+                content = file.read()
     except FileNotFoundError:
         return [], start
     except OSError as error:
         raise unreadable(path, error) from error
     whole = content[: content.rfind(b"\n") + 1]
     return whole.decode("utf-8", "replace").split("\n")[:-1], start + len(whole)
+
+
+def keep_lines(path: str | os.PathLike, wanted: Callable[[str], bool]) -> None:
+    """Takes the lines of a file out that are not wanted, while nobody else writes it.
+
+    Raises:
+        UserError: it cannot be read or written.
+    """
+    if not isinstance(path, Bucket):
+        write_text(path, "".join(f"{line}\n" for line in lines(path) if wanted(line)))
+        return
+    # Whoever is killed in between has the rest taken out when the same is done again.
+    for segment, content in _segments(path):
+        text = content.decode("utf-8", "replace").split("\n")[:-1]
+        kept = "".join(f"{line}\n" for line in text if wanted(line)).encode()
+        if kept != content:
+            buckets.write(segment, kept)
+
+
+def _segments(path: Bucket) -> Iterator[tuple[Bucket, bytes]]:
+    """The objects that a file of lines consists of, with their contents. Their names are numbers,
+    so that no listing is needed to find all.
+    """
+    for number in itertools.count():
+        content = buckets.read(_segment(path, number))
+        if content is None:
+            return
+        yield _segment(path, number), content
+
+
+def _segment(path: Bucket, number: int) -> Bucket:
+    return path.with_name(f"{path.name}.d") / f"{number:06}.jsonl" if number else path
+
+
+def _append(path: Bucket, content: bytes) -> None:
+    """Adds lines to the first object that is not full."""
+
+    def longer(before: bytes | None) -> bytes | None:
+        full = before is not None and len(before) >= SEGMENT
+        return None if full else (before or b"") + content
+
+    number = _full.get(path, 0)
+    while buckets.update(_segment(path, number), longer) is None:
+        number += 1
+    _full[path] = number
+
+
+_full: dict[Bucket, int] = {}  # how many objects of a file this process has found to be full
 
 
 @contextlib.contextmanager
@@ -242,15 +319,20 @@ def alone(folder: str | os.PathLike) -> Iterator[None]:
     Does nothing where there is no such folder, or no locks.
     """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            number = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, number)
-            fcntl.flock(number, fcntl.LOCK_EX)
+        if isinstance(folder, Bucket):
+            stack.enter_context(buckets.alone(folder))
+        else:
+            with contextlib.suppress(OSError):
+                number = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, number)
+                fcntl.flock(number, fcntl.LOCK_EX)
         yield
 
 
 def is_writable(path: str | os.PathLike) -> bool:
     """Whether a file may be written, or made, as far as the system says beforehand."""
+    if isinstance(path, Bucket):  # it says so when it is written
+        return True
     place = pathlib.Path(path).absolute()
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
@@ -265,15 +347,65 @@ def check_free(option: str, path: str | os.PathLike) -> None:
         option: that names the file, as "--out".
         path: of the file.
     """
-    path = pathlib.Path(path)
-    if os.path.lexists(path):
+    path = pathlib.Path(path) if not isinstance(path, Bucket) else path
+    if exists(path):
         raise UserError(f"{path} exists already; choose another {option}")
+    if isinstance(path, Bucket):  # which has no folders
+        return
     if not os.path.isdir(path.absolute().parent):
         raise UserError(f"there is no folder {path.parent}; make it or choose another {option}")
     if not is_writable(path):
         raise UserError(
             f"this user cannot write to the folder {path.parent}; choose another {option}"
         )
+
+
+def exists(path: str | os.PathLike) -> bool:
+    """Whether there is a file or a folder, or a link."""
+    return path.exists() if isinstance(path, Bucket) else os.path.lexists(path)
+
+
+def size_of(path: str | os.PathLike) -> int:
+    """How many bytes a file has; 0 where there is none.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    if isinstance(path, Bucket):
+        return len(buckets.read(path) or b"")
+    return os.stat(path).st_size if os.path.exists(path) else 0
+
+
+def found(folder: str | os.PathLike, pattern: str = "*") -> list[pathlib.Path]:
+    """What is in a folder and has such a name, sorted; [] where there is no folder."""
+    path = folder if isinstance(folder, pathlib.Path) else pathlib.Path(folder)
+    return sorted(path.glob(pattern))
+
+
+def make_folder(folder: str | os.PathLike) -> None:
+    """Makes a folder and those above it; a bucket needs none.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    if not isinstance(folder, Bucket):
+        with writing(folder):
+            os.makedirs(folder, exist_ok=True)
+
+
+def remove_left_over(folder: pathlib.Path, *, seconds: float) -> None:
+    """Removes temporary files of `write_bytes` that killed processes left in a folder.
+
+    Args:
+        folder: local, or in a bucket, where there are none.
+        seconds: after which nobody is still writing one.
+    """
+    if isinstance(folder, Bucket):
+        return
+    for path in folder.glob(".*.unfinished"):
+        with writing(path):
+            if path.is_file() and time.time() - path.stat().st_mtime > seconds:
+                path.unlink(missing_ok=True)
 
 
 def _whole(number: int) -> int:
