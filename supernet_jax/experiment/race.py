@@ -217,10 +217,9 @@ class Book:
         """
         if self._file is None or jax.process_index() != 0 or not self._news:
             return
-        with files.writing(self._file):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self._file.parent)
         with files.alone(self._file.parent):
-            there = self._read(self._file) if os.path.lexists(self._file) else self.answers
+            there = self._read(self._file) if files.exists(self._file) else self.answers
             both = self.answers.with_those(there)
             content = {
                 "identity": np.array(json.dumps(self._identity)),

@@ -170,9 +170,7 @@ def _described(tree: Tree) -> dict[str, Any]:
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         names = [jax.tree_util.keystr((key,), simple=True) for key in path]
-        kinds = [
-            SEQUENCE if isinstance(key, jax.tree_util.SequenceKey) else NAMED for key in path
-        ]
+        kinds = [SEQUENCE if isinstance(key, jax.tree_util.SequenceKey) else NAMED for key in path]
         found[str(tuple(names))] = {
             "key_metadata": [
                 {"key": name, "key_type": kind} for name, kind in zip(names, kinds, strict=True)
@@ -269,16 +267,16 @@ def read(folder: Bucket, part: Tree, wanted: Mapping[str, Any]) -> Tree:
     paths, structure = jax.tree_util.tree_flatten_with_path(part)
     made = []
     for start in range(0, len(paths), AT_ONCE):
-        some = [(wanted[path_rules.name_of(path)], saved) for path, saved in paths[start:][:AT_ONCE]]
+        some = [
+            (wanted[path_rules.name_of(path)], saved) for path, saved in paths[start:][:AT_ONCE]
+        ]
         stores = [opened.array(saved.name).result() for _, saved in some]
         asked = []
         for (leaf, saved), store in zip(some, stores, strict=True):
             known = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and leaf.sharding
             place = known or default
             shape = saved.shape
-            indices = {
-                _key(index): index for index in _indices(place, shape, leaf.dtype)
-            }
+            indices = {_key(index): index for index in _indices(place, shape, leaf.dtype)}
             asked.append((place, {key: store[i].read() for key, i in indices.items()}))
         for (leaf, saved), (place, futures) in zip(some, asked, strict=True):
             parts = {key: future.result() for key, future in futures.items()}
@@ -302,13 +300,13 @@ def _indices(place: jax.sharding.Sharding, shape: tuple[int, ...], dtype: Any) -
     return list(place.addressable_devices_indices_map(shape).values())
 
 
-def _key(index: tuple[slice, ...]) -> tuple[Any, ...]:
-    return tuple((part.start, part.stop) for part in index)
+def _key(index: tuple[slice, ...] | None) -> tuple[Any, ...]:
+    return tuple((part.start, part.stop) for part in index or ())
 
 
 def _array(leaf: Any, saved: Saved, place: Any, parts: Mapping[Any, np.ndarray]) -> jax.Array:
     if _is_key(leaf.dtype):
-        made = jax.random.wrap_key_data(parts[()], impl=_kind(leaf.dtype))
+        made = jax.random.wrap_key_data(jnp.asarray(parts[()]), impl=_kind(leaf.dtype))
         return jax.device_put(made, place)
     return jax.make_array_from_callback(
         saved.shape, place, lambda index: parts[_key(index)], dtype=saved.dtype

@@ -15,7 +15,7 @@ import pathlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import tensorstore
@@ -75,13 +75,13 @@ class Bucket(pathlib.PosixPath):
         """Whether there is such an object, or others below."""
         return self.is_file() or self.is_dir()
 
-    def iterdir(self) -> Iterator["Bucket"]:
+    def iterdir(self) -> Generator["Bucket", None, None]:
         """What is in this folder, sorted."""
-        return (self / name for name in sorted({name.split("/")[0] for name in below(self)}))
+        yield from (self / name for name in sorted({name.split("/")[0] for name in below(self)}))
 
-    def glob(self, pattern: str, **_: Any) -> Iterator["Bucket"]:
+    def glob(self, pattern: str, **_: Any) -> Generator["Bucket", None, None]:
         """What is in this folder and has such a name, sorted."""
-        return (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
+        yield from (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
 
     def absolute(self) -> "Bucket":
         """The same path."""
@@ -236,15 +236,6 @@ def alone(folder: Bucket) -> Iterator[None]:
         yield
     finally:
         update(path, lambda there: b"" if there == own else None)
-
-
-def upload(source: pathlib.Path, folder: Bucket, *, last: str) -> None:
-    """Writes the files below a local folder to a bucket; `last` when all others are there."""
-    names = [str(p.relative_to(source)) for p in sorted(source.rglob("*")) if p.is_file()]
-    others = [name for name in names if name != last]
-    # A file at a time: their contents are in memory.
-    for name in [*others, last]:
-        write(folder / name, (source / name).read_bytes())
 
 
 def changed(

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import io
-import itertools
 import json
 import math
 import os
@@ -21,12 +20,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from supernet_jax.errors import UserError
-from supernet_jax.storage import buckets
+from supernet_jax.storage import bucket_lines, buckets
 from supernet_jax.storage.buckets import Bucket
-
-# Of a file of lines in a bucket: it is written anew with each line, and goes on in another object
-# when it is as long as this.
-SEGMENT = 1024**2
 
 # What the machine refuses, and what the user can do about it.
 REMEDIES = {
@@ -104,7 +99,7 @@ def read_text(path: str | os.PathLike, *, kind: str = "UTF-8 text file") -> str:
         UserError: it is missing, not readable, or not UTF-8; the message says which.
     """
     try:
-        return _content(path).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+        return content_of(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(path, error, kind=kind) from error
 
@@ -116,12 +111,17 @@ def read_bytes(path: str | os.PathLike, *, kind: str = "file") -> bytes:
         UserError: it is missing or not readable; the message says which.
     """
     try:
-        return _content(path)
+        return content_of(path)
     except OSError as error:
         raise unreadable(path, error, kind=kind) from error
 
 
-def _content(path: str | os.PathLike) -> bytes:
+def content_of(path: str | os.PathLike) -> bytes:
+    """The content of a file, for those who have words of their own for its failures.
+
+    Raises:
+        OSError: it is missing or not readable.
+    """
     if not isinstance(path, Bucket):
         return pathlib.Path(path).read_bytes()
     content = buckets.read(path)
@@ -209,7 +209,7 @@ def append_lines(path: str | os.PathLike, values: list[Any]) -> None:
     """
     content = "".join(f"{dumps(value)}\n" for value in values).encode()
     if isinstance(path, Bucket):
-        _append(path, content)
+        bucket_lines.append(path, content)
         return
     try:
         number = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -251,7 +251,7 @@ def lines_after(path: str | os.PathLike, start: int) -> tuple[list[str], int]:
     """
     try:
         if isinstance(path, Bucket):
-            content = b"".join(part for _, part in _segments(path))[start:]
+            content = bucket_lines.content(path)[start:]
         else:
             with open(path, "rb") as file:
                 file.seek(start)
@@ -273,43 +273,7 @@ def keep_lines(path: str | os.PathLike, wanted: Callable[[str], bool]) -> None:
     if not isinstance(path, Bucket):
         write_text(path, "".join(f"{line}\n" for line in lines(path) if wanted(line)))
         return
-    # Whoever is killed in between has the rest taken out when the same is done again.
-    for segment, content in _segments(path):
-        text = content.decode("utf-8", "replace").split("\n")[:-1]
-        kept = "".join(f"{line}\n" for line in text if wanted(line)).encode()
-        if kept != content:
-            buckets.write(segment, kept)
-
-
-def _segments(path: Bucket) -> Iterator[tuple[Bucket, bytes]]:
-    """The objects that a file of lines consists of, with their contents. Their names are numbers,
-    so that no listing is needed to find all.
-    """
-    for number in itertools.count():
-        content = buckets.read(_segment(path, number))
-        if content is None:
-            return
-        yield _segment(path, number), content
-
-
-def _segment(path: Bucket, number: int) -> Bucket:
-    return path.with_name(f"{path.name}.d") / f"{number:06}.jsonl" if number else path
-
-
-def _append(path: Bucket, content: bytes) -> None:
-    """Adds lines to the first object that is not full."""
-
-    def longer(before: bytes | None) -> bytes | None:
-        full = before is not None and len(before) >= SEGMENT
-        return None if full else (before or b"") + content
-
-    number = _full.get(path, 0)
-    while buckets.update(_segment(path, number), longer) is None:
-        number += 1
-    _full[path] = number
-
-
-_full: dict[Bucket, int] = {}  # how many objects of a file this process has found to be full
+    bucket_lines.keep(path, wanted)
 
 
 @contextlib.contextmanager
@@ -363,6 +327,63 @@ def check_free(option: str, path: str | os.PathLike) -> None:
 def exists(path: str | os.PathLike) -> bool:
     """Whether there is a file or a folder, or a link."""
     return path.exists() if isinstance(path, Bucket) else os.path.lexists(path)
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Whether there is a folder, as far as this user sees; in a bucket, one that holds anything."""
+    return path.is_dir() if isinstance(path, Bucket) else os.path.isdir(path)
+
+
+def may_hold(folder: str | os.PathLike) -> bool:
+    """Whether files can be put into a folder without making it first, as in a bucket."""
+    return isinstance(folder, Bucket) or os.path.isdir(folder)
+
+
+def head(path: str | os.PathLike, size: int) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        UserError: it is missing or not readable; the message says which.
+    """
+    if isinstance(path, Bucket):
+        return read_bytes(path)[:size]
+    with reading(path), open(path, "rb") as file:
+        return file.read(size)
+
+
+def text_lines(path: str | os.PathLike) -> Iterator[str]:
+    """All lines of a file with their ends, one after the other, also one that was cut off.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+    """
+    if isinstance(path, Bucket):
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        yield from io.StringIO(bucket_lines.content(path).decode("utf-8", "replace"))
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        yield from file
+
+
+def walk(
+    folder: pathlib.Path, *, onerror: Callable[[OSError], Any] | None = None
+) -> Iterator[tuple[pathlib.Path, list[str], list[str]]]:
+    """Folders from one downwards, with the names of the folders and of the files in each, as
+    `os.walk` has them: those taken out of the first list are left out.
+    """
+    if not isinstance(folder, Bucket):
+        for place, folders, names in os.walk(folder, onerror=onerror):
+            yield pathlib.Path(place), folders, names
+        return
+    listed = [tuple(name.split("/")) for name in buckets.below(folder)]
+    todo: list[tuple[str, ...]] = [()]
+    while todo:
+        at = todo.pop(0)
+        inside = [name[len(at) :] for name in listed if name[: len(at)] == at]
+        folders = sorted({name[0] for name in inside if len(name) > 1})
+        yield folder.joinpath(*at), folders, [name[0] for name in inside if len(name) == 1]
+        todo += [(*at, name) for name in folders]
 
 
 def size_of(path: str | os.PathLike) -> int:

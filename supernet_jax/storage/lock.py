@@ -104,10 +104,10 @@ def _take_in_bucket(path: Bucket) -> dict[str, Any]:
     holder = _signature(content)
     here = holder.get("host") == socket.gethostname()
     age = time.time() - float(holder.get("time") or 0)
-    if here and age < STALE_SECONDS and _is_alive(holder.get("pid")):
-        # A container that was started again may be the same host, and have the same number in it.
-        if holder.get("pid") != os.getpid() or holder.get("token") in _own:
-            raise _taken(path.parent, holder)
+    # A container that was started again may be the same host, and have the same number in it.
+    other = holder.get("pid") != os.getpid() or holder.get("token") in _own
+    if here and other and age < STALE_SECONDS and _is_alive(holder.get("pid")):
+        raise _taken(path.parent, holder)
     if holder and not here and age < SKEW_SECONDS:
         _say_waiting(path.parent, holder, STALE_SECONDS)
         end = time.monotonic() + STALE_SECONDS

@@ -74,6 +74,23 @@ def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
         ) from None
 
 
+def joined(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+    """A path that may be relative to a folder, absolute."""
+    whole = isinstance(path, Bucket) or path.is_absolute()
+    return (path if whole else folder / path).absolute()
+
+
+def on_this_machine(path: pathlib.Path, why: str) -> pathlib.Path:
+    """The path, if it is a local one.
+
+    Raises:
+        UserError: it is in a bucket, and `why` says what is done with it.
+    """
+    if isinstance(path, Bucket):
+        raise UserError(f"{path} is in a bucket, and {why}; copy it to this machine first")
+    return path
+
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
