@@ -25,8 +25,8 @@ FLOORS = (
 RANKS = {room: rank for rank, row in enumerate(FLOORS) for room in row}
 FILES = sorted(PACKAGE.rglob("*.py"))
 LIMITS = {
-    "orbax": {"storage.checkpoint", "storage.chunked_arrays"},
-    "tensorstore": {"storage.chunked_arrays"},
+    "orbax": {"storage.checkpoint", "storage.chunked_arrays", "storage.bucket_checkpoints"},
+    "tensorstore": {"storage.chunked_arrays", "storage.bucket_arrays", "storage.buckets"},
     "pickle": set(),
     "torch": {
         *("networks.formats.torch", "networks.formats.torch_template"),

@@ -8,7 +8,6 @@ those of a file that the user passes; nothing is imported because a checkpoint s
 """
 
 import dataclasses
-import os
 import pathlib
 import re
 import typing
@@ -222,7 +221,7 @@ def load_file(path: str | pathlib.Path) -> tuple[Config, dict[str, type]]:
         UserError: no such file, it cannot be read or does not run, or it has no `config`.
     """
     path = on_this_machine(expanded(path), "a config file is run")
-    if not os.path.lexists(path):
+    if not files.exists(path):
         hint = near(path.name, [file.name for file in path.parent.glob("*.py")])
         what = "" if hint else "; give a Python file that sets `config`, as configs/digits.py does"
         raise UserError(f"there is no config file {path}{hint}{what}")

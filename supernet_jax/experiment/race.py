@@ -116,7 +116,7 @@ class Book:
         self.answers = Answers(
             nothing, nothing.copy(), np.zeros(len(archs)), np.zeros(len(archs), int)
         )
-        if file is not None and os.path.lexists(file):
+        if file is not None and files.exists(file):
             self.answers = self._read(file)
 
     def look(

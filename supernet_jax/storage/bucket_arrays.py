@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import tensorstore
 
 from supernet_jax.runtime import path_rules
@@ -49,7 +48,7 @@ def held(tree: Tree, how: Tree) -> list[Held]:
 
     Args:
         tree: pytree of arrays.
-        how: `ocp.SaveArgs` of each, see `chunked_arrays.laid_out`.
+        how: Orbax's arguments of each, see `chunked_arrays.laid_out`.
     """
     named = chunked_arrays.stored(tree)
     leaves = [_data(leaf) for leaf in jax.tree.leaves(tree)]
@@ -79,7 +78,7 @@ def _parts(leaf: Any) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
         yield (), np.array(leaf)
 
 
-def _chunk(leaf: Any, array: jax.ShapeDtypeStruct, how: ocp.SaveArgs) -> tuple[int, ...]:
+def _chunk(leaf: Any, array: jax.ShapeDtypeStruct, how: Any) -> tuple[int, ...]:
     """The shape of chunks: they do not cross the parts that devices hold."""
     split = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
     shape = list(leaf.sharding.shard_shape(leaf.shape) if split else array.shape)
@@ -168,25 +167,26 @@ def _opened(place: Bucket, context: tensorstore.Context) -> Any:
 def _described(tree: Tree) -> dict[str, Any]:
     """Names and types of the leaves, as Orbax notes them."""
     found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    # Without what is empty, as states of an optimiser are, the next would have other numbers.
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_empty):
+        kinds = [SEQUENCE if isinstance(k, jax.tree_util.SequenceKey) else NAMED for k in path]
         names = [jax.tree_util.keystr((key,), simple=True) for key in path]
-        kinds = [SEQUENCE if isinstance(key, jax.tree_util.SequenceKey) else NAMED for key in path]
-        found[str(tuple(names))] = {
-            "key_metadata": [
-                {"key": name, "key_type": kind} for name, kind in zip(names, kinds, strict=True)
-            ],
-            "value_metadata": {
-                "value_type": "jax.Array",
-                "skip_deserialize": False,
-                "write_shape": list(chunked_arrays.on_disk(leaf).shape),
-            },
-        }
+        keys = [{"key": n, "key_type": kind} for n, kind in zip(names, kinds, strict=True)]
+        value: dict[str, Any] = {"value_type": "None", "skip_deserialize": True}
+        if not _is_empty(leaf):
+            shape = list(chunked_arrays.on_disk(leaf).shape)
+            value = {"value_type": "jax.Array", "skip_deserialize": False, "write_shape": shape}
+        found[str(tuple(names))] = {"key_metadata": keys, "value_metadata": value}
     return {
         "tree_metadata": found,
         "use_zarr3": False,
         "store_array_data_equal_to_fill_value": True,
         "custom_metadata": None,
     }
+
+
+def _is_empty(node: Any) -> bool:
+    return not jax.tree.leaves(node)
 
 
 def _described_arrays(tree: Tree) -> dict[str, Any]:
@@ -225,20 +225,26 @@ def metadata(folder: Bucket) -> Tree:
     """
     noted = json.loads(files.read_bytes(folder / METADATA))["tree_metadata"]
     opened = chunked_arrays.Opened(folder)
-    leaves = {
-        tuple((key["key"], key["key_type"]) for key in one["key_metadata"])
-        for one in noted.values()
-        if not one["value_metadata"]["skip_deserialize"]
-    }
-    names = {path: ".".join(key for key, _ in path) for path in leaves}
-    stores = {path: opened.array(name) for path, name in names.items()}
+    stores = {}
+    for one in noted.values():
+        path = tuple((key["key"], key["key_type"]) for key in one["key_metadata"])
+        empty = one["value_metadata"]["skip_deserialize"]
+        stores[path] = None if empty else opened.array(_name(path))
     root: dict[Any, Any] = {}
-    for path in sorted(leaves):
-        found, node = stores[path].result(), root
+    for path, store in stores.items():
+        node = root
         for key in path[:-1]:
             node = node.setdefault(key, {})
-        node[path[-1]] = Saved(names[path], found.shape, np.dtype(found.dtype.numpy_dtype))
+        node[path[-1]] = None if store is None else _saved(_name(path), store.result())
     return _plain(root)
+
+
+def _saved(name: str, found: Any) -> Saved:
+    return Saved(name, tuple(found.shape), found.dtype.numpy_dtype)
+
+
+def _name(path: tuple[tuple[str, int], ...]) -> str:
+    return ".".join(key for key, _ in path)
 
 
 def _plain(node: Any) -> Any:

@@ -235,7 +235,8 @@ def alone(folder: Bucket) -> Iterator[None]:
     try:
         yield
     finally:
-        update(path, lambda there: b"" if there == own else None)
+        if read(path) == own:
+            remove(path)
 
 
 def changed(
@@ -279,7 +280,7 @@ def refusal(path: Bucket, error: BaseException) -> UserError | None:
         )
     if code == "NOT_FOUND" and "404" in text:
         return UserError(
-            f"there is no bucket {path.bucket}, which {path} names; make it, or correct the name"
+            f"there is no bucket {path.scheme}://{path.bucket}; make it, or correct the name"
         )
     if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "INTERNAL", "UNKNOWN"):
         return UserError(

@@ -102,10 +102,12 @@ def check_url(text: str) -> None:
     if found and text.startswith(f"{scheme}://"):
         if scheme not in buckets.DRIVERS:
             raise UserError(f"{text} is neither a local path nor in a bucket ({known})")
+        if not text.removeprefix(f"{scheme}://").strip("/"):
+            raise UserError(f"{text} names no bucket; write {scheme}://BUCKET/FOLDER")
     elif found and scheme in buckets.DRIVERS:
         raise UserError(
-            f"{text} has one slash; write {text.replace(':/', '://', 1)} for the bucket, or "
-            f"./{text} for a local folder of that name"
+            f"{text} has one slash; write {text.replace(':/', '://', 1)} for the bucket, or the "
+            "whole path for a local folder of that name"
         )
 
 
