@@ -46,6 +46,7 @@ class Manager:
     def __init__(self, folder: Bucket, *, keep: int):
         self._folder, self._keep = folder, keep
         self._steps = list(steps(folder))
+        self._saving: int | None = None
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         if jax.process_index() == 0:
@@ -54,11 +55,11 @@ class Manager:
                 buckets.remove_all(folder / name)  # a save that was killed
 
     def all_steps(self) -> list[int]:
-        """Steps of the finished checkpoints, ascending."""
-        return list(self._steps)
+        """Steps of the checkpoints that are finished or being saved."""
+        return self._steps if self._saving is None else [*self._steps, self._saving]
 
     def latest_step(self) -> int | None:
-        """The last of them."""
+        """The last that is finished."""
         return max(self._steps, default=None)
 
     def save(self, step: int, state: Any, how: Any, meta: Mapping[str, Any]) -> None:
@@ -71,6 +72,7 @@ class Manager:
         self._thread = threading.Thread(
             target=self._in_thread, args=arguments, daemon=True, name="saving"
         )
+        self._saving = step
         self._thread.start()
 
     def _in_thread(self, *arguments: Any) -> None:
@@ -120,11 +122,12 @@ class Manager:
         if self._thread is None:
             return
         self._thread.join()
-        self._thread, error, self._error = None, self._error, None
-        if isinstance(error, UserError) or error is None:
-            if error is not None:
-                raise error
+        self._thread = self._saving = None
+        error, self._error = self._error, None
+        if error is None:
             return
+        if isinstance(error, UserError):
+            raise error
         told = buckets.refusal(self._folder, error)
         raise told or UserError(
             f"cannot write {self._folder} ({failures.first_line(error)}); start the same command "

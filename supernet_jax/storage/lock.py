@@ -76,8 +76,9 @@ def held(folder: pathlib.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _held_in_bucket(path: Bucket) -> Iterator[None]:
     """`held`, by an object."""
-    own = _take_in_bucket(path)
+    own = {**_self(), "token": secrets.token_hex(8)}
     _own.add(own["token"])
+    _take_in_bucket(path, own)
     stop = threading.Event()
     renewing = threading.Thread(
         target=_renew_in_bucket, args=(path, own, stop), daemon=True, name="lock"
@@ -87,19 +88,18 @@ def _held_in_bucket(path: Bucket) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        renewing.join()
+        renewing.join(RENEW_SECONDS)  # no longer, where the bucket does not answer
         _own.discard(own["token"])
         with contextlib.suppress(UserError):  # a bucket that does not answer; time will tell
             buckets.update(path, lambda there: b"{}\n" if _is_of(there, own) else None)
 
 
-def _take_in_bucket(path: Bucket) -> dict[str, Any]:
-    """Gets the lock; returns what is signed in it.
+def _take_in_bucket(path: Bucket, own: dict[str, Any]) -> None:
+    """Gets the lock, and signs it.
 
     Raises:
         UserError: somebody holds it.
     """
-    own = {**_self(), "token": secrets.token_hex(8)}
     content, generation = buckets.read_generation(path)
     holder = _signature(content)
     here = holder.get("host") == socket.gethostname()
@@ -120,7 +120,6 @@ def _take_in_bucket(path: Bucket) -> dict[str, Any]:
         there = buckets.read(path)
         if not _is_of(there, own):  # else only the answer was lost
             raise _taken(path.parent, _signature(there))
-    return own
 
 
 def _renew_in_bucket(path: Bucket, own: dict[str, Any], stop: threading.Event) -> None:
@@ -129,7 +128,7 @@ def _renew_in_bucket(path: Bucket, own: dict[str, Any], stop: threading.Event) -
 
     while not stop.wait(RENEW_SECONDS):
         with contextlib.suppress(UserError):  # a bucket that does not answer for a while
-            if buckets.update(path, renewed) is None:
+            if buckets.update(path, renewed) is None and not stop.is_set():
                 print(
                     f"supernet: {path.parent} was taken over by "
                     f"{_named(_signature(buckets.read(path)))}, since this process gave no sign of "

@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 from xml.sax.saxutils import escape
 
+import pytest
+
+from supernet_jax.storage import buckets
+
 BUCKET = "shelf"
 
 
@@ -21,8 +25,9 @@ class Server(http.server.ThreadingHTTPServer):
     Attributes:
         objects: what is there.
         requests: method and name of each request so far.
-        fail: called with method, name and number of the request; a status to answer instead.
+        fail: called with method and name; a status to answer instead of doing it, 0 to hang up.
         lose: called with method and name; true answers 503 although it was done.
+        url: of the bucket.
         stale: names as a listing gives them, None for those that are there.
     """
 
@@ -37,6 +42,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.stale: list[str] | None = None
         self.lock = threading.Lock()
         self.generation = 1000
+        self.url = ""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -76,7 +82,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _any(self) -> None:
+    def _any(self) -> Any:
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
         url = urllib.parse.urlsplit(self.path)
@@ -90,6 +96,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with server.lock:
             server.requests.append((self.command, name))
         status = server.fail(self.command, name)
+        if status == 0:
+            self.close_connection = True
+            return None
         if status is None and bucket != BUCKET:
             status = 404
         if status is not None:
@@ -165,10 +174,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
+def used(scheme: str = "gs", *, retries: int = 6) -> Iterator[Server]:
+    """A bucket that this process and those it starts use."""
+    with running() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        soon = {"max_retries": retries, "initial_delay": "1ms", "max_delay": "5ms"}
+        patch.setattr(buckets, "RETRIES", soon)
+        server.url = f"{scheme}://{BUCKET}"
+        yield server
+
+
+@contextlib.contextmanager
 def running() -> Iterator[Server]:
     """A bucket, until the block is left."""
     with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
             yield server
