@@ -222,7 +222,7 @@ def load_file(path: str | pathlib.Path) -> tuple[Config, dict[str, type]]:
     """
     path = on_this_machine(expanded(path), "a config file is run")
     if not files.exists(path):
-        hint = near(path.name, [file.name for file in path.parent.glob("*.py")])
+        hint = near(path.name, [file.name for file in files.found(path.parent, "*.py")])
         what = "" if hint else "; give a Python file that sets `config`, as configs/digits.py does"
         raise UserError(f"there is no config file {path}{hint}{what}")
     try:

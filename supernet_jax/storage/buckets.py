@@ -18,8 +18,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-import tensorstore
-
 from supernet_jax.errors import UserError
 
 DRIVERS = {"gs": "gcs", "s3": "s3"}  # of TensorStore, by what a path begins with
@@ -202,6 +200,8 @@ def remove_all(folder: Bucket, *, first: Iterable[str] = ()) -> None:
 def below(folder: Bucket) -> list[str]:
     """Names of all objects below a folder, from there on, sorted."""
     start = f"{folder.key}/".encode() if folder.key else b""
+    import tensorstore  # takes a moment, which only those who use buckets should pay
+
     within = tensorstore.KvStore.KeyRange(start, _after(start))
     found = _done(folder, lambda store: store.list(within, strip_prefix_length=len(start)))
     if not found:
@@ -318,4 +318,6 @@ def _store(path: Bucket) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def _opened(root: Bucket, *_: Any) -> Any:
+    import tensorstore
+
     return tensorstore.KvStore.open(spec(root)).result()
