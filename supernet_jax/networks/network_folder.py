@@ -49,6 +49,7 @@ from supernet_jax.storage import (
     user_code,
     whole_folder,
 )
+from supernet_jax.storage.buckets import Bucket
 from supernet_jax.storage.paths import expanded, on_this_machine
 from supernet_jax.storage.typed_json import parse
 
@@ -366,7 +367,9 @@ def save(
         else:
             described["formats"] = dict(write(path))
         files.write_json(path / "network.json", described)
-        files.write_text(path / "README.md", card(described, folder=str(folder)))
+        # Other programs know no buckets: the folder is used where it has been copied to.
+        shown = folder.name if isinstance(folder, Bucket) else str(folder)
+        files.write_text(path / "README.md", card(described, folder=shown))
         _check_written(path, made, variables)
     return described
 

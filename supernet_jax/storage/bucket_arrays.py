@@ -103,11 +103,9 @@ def write(folder: Bucket, arrays: list[Held]) -> None:
     context = tensorstore.Context()
     change = tensorstore.Transaction(atomic=True)
     store = _store(place)
-    writing = []
-    for one in arrays:
-        if not one.parts:
-            continue
-        opened = tensorstore.open(
+    own = [one for one in arrays if one.parts]
+    opening = [
+        tensorstore.open(
             {
                 "driver": "zarr",
                 "kvstore": {**store, "path": f"{one.name}/"},
@@ -124,8 +122,14 @@ def write(folder: Bucket, arrays: list[Held]) -> None:
             shape=one.array.shape,
             context=context,
             transaction=change,
-        ).result()
-        writing += [opened[index].write(part) for index, part in one.parts]
+        )
+        for one in own
+    ]
+    writing = [
+        array.result()[index].write(part)
+        for array, one in zip(opening, own, strict=True)
+        for index, part in one.parts
+    ]
     for future in writing:
         future.result()
     change.commit_sync()
@@ -276,7 +280,7 @@ def read(folder: Bucket, part: Tree, wanted: Mapping[str, Any]) -> Tree:
         some = [
             (wanted[path_rules.name_of(path)], saved) for path, saved in paths[start:][:AT_ONCE]
         ]
-        stores = [opened.array(saved.name).result() for _, saved in some]
+        stores = [store.result() for store in [opened.array(saved.name) for _, saved in some]]
         asked = []
         for (leaf, saved), store in zip(some, stores, strict=True):
             known = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and leaf.sharding

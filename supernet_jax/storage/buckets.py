@@ -18,11 +18,13 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-from supernet_jax.errors import UserError
+from supernet_jax.errors import LOG, UserError
 
 DRIVERS = {"gs": "gcs", "s3": "s3"}  # of TensorStore, by what a path begins with
-# For about a quarter of an hour; then the bucket is taken to be out of order.
+# For so long; then the bucket is taken to be out of order.
 RETRIES = {"max_retries": 32, "initial_delay": "1s", "max_delay": "32s"}
+WAIT_MINUTES = 15
+SAY_SECONDS = 30.0  # after which it is said what is waited for
 LOGIN = {
     "gs": "log in by `gcloud auth application-default login`, or name a key file in "
     "GOOGLE_APPLICATION_CREDENTIALS",
@@ -296,6 +298,11 @@ def _done(path: Bucket, ask: Callable[[Any], Any]) -> Any:
 
 def _result(path: Bucket, future: Any) -> Any:
     try:
+        with contextlib.suppress(TimeoutError):
+            return future.result(timeout=SAY_SECONDS)
+        LOG.warning(
+            f"note: waiting for {path}, {WAIT_MINUTES} minutes at most if it does not answer"
+        )
         return future.result()
     except Refusals as error:
         told = refusal(path, error)

@@ -362,7 +362,7 @@ def text_lines(path: str | os.PathLike) -> Iterator[str]:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         yield from io.StringIO(bucket_lines.content(path).decode("utf-8", "replace"))
         return
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with pathlib.Path(path).open(encoding="utf-8", errors="replace") as file:
         yield from file
 
 

@@ -127,6 +127,15 @@ def test_a_bucket_that_fails_for_a_while(server: Server) -> None:
     assert files.read_json(path) == "x"
 
 
+def test_it_is_said_what_is_waited_for(
+    google: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(buckets, "SAY_SECONDS", 0.05)
+    google.fail = lambda method, name: time.sleep(0.2)
+    assert not place(google).is_file()
+    assert "waiting for gs://shelf/runs/a, 15 minutes at most" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("status", "said"),
     [
