@@ -29,9 +29,15 @@ _saves = itertools.count()
 def steps(folder: Bucket) -> tuple[int, ...]:
     """Steps of the finished checkpoints in a folder, ascending."""
     listed = [re.fullmatch(rf"(\d+)/{FINISHED}", name) for name in buckets.below(folder)]
-    noted = json.loads(buckets.read(folder / LATEST) or b"[]")
-    likely = {int(found[1]) for found in listed if found} | set(map(int, noted))
+    likely = {int(found[1]) for found in listed if found} | _noted(folder)
     return tuple(step for step in sorted(likely) if buckets.has(folder / str(step) / FINISHED))
+
+
+def _noted(folder: Bucket) -> set[int]:
+    try:
+        return set(map(int, json.loads(buckets.read(folder / LATEST) or b"[]")))
+    except (ValueError, TypeError):  # written by somebody else
+        return set()
 
 
 class Manager:

@@ -35,6 +35,10 @@ AT_ONCE = 8  # objects that are read or written at the same time
 Refusals = (ValueError, RuntimeError, OSError)  # what TensorStore raises
 
 
+class Closed(UserError):
+    """The credentials of this machine do not suffice."""
+
+
 class Bucket(pathlib.PosixPath):
     """A path in a bucket, as `gs://bucket/runs/a`.
 
@@ -159,6 +163,17 @@ def write(path: Bucket, content: bytes, *, generation: bytes | None = None) -> b
     return stamp.generation or None
 
 
+def may_write(folder: Bucket) -> bool:
+    """Whether objects may be written there, found out by writing one."""
+    probe = folder / f".{secrets.token_hex(4)}.probe"
+    try:
+        write(probe, b"")
+        remove(probe)
+    except Closed:
+        return False
+    return True
+
+
 def update(path: Bucket, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
     """Changes an object, whatever others do with it at the same time.
 
@@ -276,7 +291,7 @@ def refusal(path: Bucket, error: BaseException) -> UserError | None:
     code, _, rest = text.partition(": ")
     said = re.split(r" \[[\w ]+='", rest)[0]
     if code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
-        return UserError(
+        return Closed(
             f"the bucket {path.bucket} refuses {path} with the credentials of this machine "
             f"({said}); {LOGIN[path.scheme]}"
         )

@@ -137,7 +137,7 @@ def read(
                 f"{what} has {seen}, of which a subnet needs {list(box.stop)}; take the space "
                 "that it was trained with"
             )
-    opened, made = Opened(path), {}
+    opened, made = Opened(path), dict[str, np.ndarray]()
     at_once = AT_ONCE if isinstance(path, Bucket) else 1  # a bucket lets each wait
     for start in range(0, len(wanted), at_once):
         names = list(wanted)[start : start + at_once]

@@ -295,8 +295,8 @@ def alone(folder: str | os.PathLike) -> Iterator[None]:
 
 def is_writable(path: str | os.PathLike) -> bool:
     """Whether a file may be written, or made, as far as the system says beforehand."""
-    if isinstance(path, Bucket):  # it says so when it is written
-        return True
+    if isinstance(path, Bucket):
+        return buckets.may_write(path)
     place = pathlib.Path(path).absolute()
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent

@@ -111,6 +111,27 @@ def test_what_is_done_with_a_run(
     assert said.status == 0, said.err
 
 
+def test_a_run_that_may_only_be_read(
+    server: Server,
+    local: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: pathlib.Path,
+) -> None:
+    run = copied(server, local, "runs/read_only")
+    server.fail = lambda method, name: 403 if method in ("POST", "DELETE") else None
+    try:
+        wanted = ("evaluate", run, *OPTIONS, "--archs", json.dumps(ARCH))
+        said = supernet(capsys, *wanted)
+        assert said.status == 2 and f"cannot write to {run}, where results are kept" in said.err
+        said = supernet(capsys, *wanted, "--out", tmp_path / "e.json")
+        assert said.status == 0 and len(json.loads((tmp_path / "e.json").read_text("utf-8"))) == 1
+        assert supernet(capsys, "report", run, "--out", tmp_path / "r.html").status == 0
+        said = supernet(capsys, "train", CONFIG, "--out", run)
+        assert said.status == 2 and "with the credentials of this machine" in said.err
+    finally:
+        server.fail = lambda method, name: None
+
+
 def load(name: str, data_dir: str | None = None) -> Any:
     return load_data(name, data_dir=data_dir, held_out=0.5, seed=0)
 

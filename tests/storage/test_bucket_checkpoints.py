@@ -241,6 +241,16 @@ def test_parts_are_read_by_themselves(google: Server) -> None:
     assert opened.array("opt_state.1.0.trace.block.kernel").result().chunk_layout.read_chunk.shape
 
 
+def test_requests_do_not_grow_with_the_number_of_arrays(google: Server) -> None:
+    given = {"params": {f"p{i}": jnp.full((16, 16), i, jnp.float32) for i in range(80)}}
+    before = len(google.requests)
+    with checkpoint.Checkpoints(folder(google)) as kept:
+        kept.save(1, given, {}, wait=True)
+    saved = len(google.requests)
+    same(checkpoint.restore(folder(google), given), given)
+    assert saved - before < 60 and len(google.requests) - saved < 40
+
+
 PROCESS = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
