@@ -99,7 +99,9 @@ def read_text(path: str | os.PathLike, *, kind: str = "UTF-8 text file") -> str:
         UserError: it is missing, not readable, or not UTF-8; the message says which.
     """
     try:
-        return content_of(path).decode("utf-8")
+        if isinstance(path, Bucket):
+            return content_of(path).decode("utf-8")
+        return pathlib.Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(path, error, kind=kind) from error
 
@@ -311,12 +313,10 @@ def check_free(option: str, path: str | os.PathLike) -> None:
         option: that names the file, as "--out".
         path: of the file.
     """
-    path = pathlib.Path(path) if not isinstance(path, Bucket) else path
+    path = path if isinstance(path, Bucket) else pathlib.Path(path)
     if exists(path):
         raise UserError(f"{path} exists already; choose another {option}")
-    if isinstance(path, Bucket):  # which has no folders
-        return
-    if not os.path.isdir(path.absolute().parent):
+    if not may_hold(path.absolute().parent):
         raise UserError(f"there is no folder {path.parent}; make it or choose another {option}")
     if not is_writable(path):
         raise UserError(
