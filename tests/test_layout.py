@@ -25,8 +25,8 @@ FLOORS = (
 RANKS = {room: rank for rank, row in enumerate(FLOORS) for room in row}
 FILES = sorted(PACKAGE.rglob("*.py"))
 LIMITS = {
-    "orbax": {"storage.checkpoint", "storage.chunked_arrays"},
-    "tensorstore": {"storage.chunked_arrays"},
+    "orbax": {"storage.checkpoint", "storage.chunked_arrays", "storage.bucket_checkpoints"},
+    "tensorstore": {"storage.chunked_arrays", "storage.bucket_arrays", "storage.buckets"},
     "pickle": set(),
     "torch": {
         *("networks.formats.torch", "networks.formats.torch_template"),
@@ -200,3 +200,60 @@ def undocumented(tree: ast.Module) -> list[int]:
         if isinstance(node, ast.ClassDef) and not is_module:
             nodes += node.body
     return lines
+
+
+# What goes past `storage` would find no file of a run that lies in a bucket.
+PAST_STORAGE = {
+    "os.path": {"exists", "lexists", "isfile", "isdir", "getsize", "getmtime", "islink"},
+    "os": {
+        *("open", "stat", "replace", "rename", "unlink", "remove", "rmdir", "listdir", "scandir"),
+        *("walk", "mkdir", "makedirs", "utime", "truncate", "link", "symlink"),
+    },
+    "shutil": {"rmtree", "copy", "copyfile", "copytree", "move"},
+    "glob": {"glob", "iglob"},
+    "tempfile": {"mkdtemp", "mkstemp", "TemporaryDirectory", "NamedTemporaryFile"},
+}
+OF_PATHS = {
+    *("open", "stat", "lstat", "unlink", "rename", "rmdir", "mkdir", "touch", "glob", "rglob"),
+    *("read_text", "read_bytes", "write_text", "write_bytes", "symlink_to"),
+}
+ROOMS = ("training", "searching", "networks", "experiment", "reporting", "cli", "evaluation")
+# Modules that read or write other files than those of a run, or a folder on its way to be one.
+OTHER_FILES = (
+    "networks.formats.",
+    "networks.importers.weight_files",  # as `local_copy` has it
+    "networks.preparation",  # images of the user's
+    "cli.main",  # standard streams
+)
+
+
+def past_storage(tree: ast.Module) -> list[str]:
+    """Calls by which a module touches files itself."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        owner, _, name = called.rpartition(".")
+        by_module = name in PAST_STORAGE.get(owner, ()) or called == "open"
+        of_a_path = owner and name in OF_PATHS and owner not in ("files", "Image", "buckets")
+        in_package = owner.startswith("importlib.resources")
+        if by_module or (of_a_path and not in_package):
+            found.append(f"line {node.lineno}: {called}")
+    return found
+
+
+def test_files_of_a_run_go_through_storage() -> None:
+    seen = {
+        module_name(path): past_storage(parse(path))
+        for path in FILES
+        if module_name(path).startswith(ROOMS) and not module_name(path).startswith(OTHER_FILES)
+    }
+    assert {name: calls for name, calls in seen.items() if calls} == {}
+    assert len(seen) > 60
+
+
+def test_the_check_finds_what_goes_past_storage() -> None:
+    calls = ("open(p)", "os.path.exists(p)", "(folder / 'x').read_text()", "shutil.rmtree(p)")
+    assert len(past_storage(ast.parse("\n".join(calls)))) == len(calls)
+    assert past_storage(ast.parse("files.read_text(p); text.replace(a, b); p.exists()")) == []

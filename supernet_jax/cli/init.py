@@ -17,7 +17,7 @@ from supernet_jax.experiment.dry_run import Rehearsal
 from supernet_jax.experiment.propose import Machine, Part
 from supernet_jax.runtime import hardware
 from supernet_jax.storage import files
-from supernet_jax.storage.paths import expanded
+from supernet_jax.storage.paths import expanded, joined
 
 EXAMPLES = """
 supernet init photos                       (a folder with a folder for each class)
@@ -87,7 +87,7 @@ def _name(given: str, data_dir: str | None) -> str:
     path = expanded(rest if named else given)
     if named:
         return given if data_dir is not None else f"{kind}:{path.absolute()}"
-    path = (pathlib.Path(data_dir or ".") / path).absolute()
+    path = joined(expanded(data_dir or "."), path)
     if given == "digits" or kind == "tfds":
         return given
     if path.is_dir():

@@ -25,7 +25,7 @@ from supernet_jax.errors import LOG, UserError, near
 from supernet_jax.experiment.config import Config, load_file
 from supernet_jax.runtime import cache, hardware, peers, stopping
 from supernet_jax.storage import files
-from supernet_jax.storage.paths import expanded
+from supernet_jax.storage.paths import check_url, expanded
 
 # Each is a module of this room, imported when it is asked for: some need much that others do not.
 COMMANDS = {
@@ -164,6 +164,8 @@ def _dispatch(arguments: list[str]) -> None:
     if name not in COMMANDS:
         hint = near(name, [*COMMANDS, "--help", "--version"])
         raise UserError(f"there is no command {name!r}, only {known}{hint}")
+    for text in rest:
+        check_url(text.partition("=")[2] if text.startswith("--") else text)
     hardware.collect_rarely()
     _quiet()
     if name not in RESUMES or "--dry-run" in rest:

@@ -16,7 +16,7 @@ from supernet_jax.experiment.extract import Extracted
 from supernet_jax.experiment.front import Entry
 from supernet_jax.networks import manifest
 from supernet_jax.runtime import stopping
-from supernet_jax.storage import files
+from supernet_jax.storage import files, whole_folder
 from supernet_jax.training import optimizers
 
 EXAMPLES = """
@@ -56,7 +56,7 @@ def run(arguments: Arguments) -> None:
     networks = {}
     for name, place in zip(NETWORKS, places, strict=False):
         folder = out / "networks" / name
-        if folder.exists():  # an interrupted quickstart has done so already
+        if not whole_folder.is_free(folder):  # an interrupted quickstart has done so already
             network = extract.described(folder, manifest.read_description(folder))
         else:
             network = extract.extract(run, found[place].arch, folder)

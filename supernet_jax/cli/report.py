@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from supernet_jax.reporting import report
+from supernet_jax.storage import files
 
 EXAMPLES = """
 supernet report runs/digits
@@ -29,5 +30,5 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Writes the report."""
     path = report.report(arguments.run, arguments.out, config=arguments.config)
-    size = path.stat().st_size
+    size = files.size_of(path)
     print(f"wrote {path} ({size / 1e3:,.0f} kB); open it in any browser")

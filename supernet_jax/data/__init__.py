@@ -234,7 +234,7 @@ def pack(
     place = expanded(path)
     if place.exists():
         raise UserError(f"{path} exists already; choose another place for the decoded copy")
-    if not place.absolute().parent.is_dir():
+    if not files.may_hold(place.absolute().parent):
         raise UserError(f"there is no folder {place.parent}; make it or choose another place")
     source = read(
         name,
@@ -299,8 +299,7 @@ def arrays(
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     path = expanded(folder).absolute() / f"{digest.hexdigest()[:16]}.npz"
-    with files.writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     if not path.exists():
         archive.write(path, content)
     return Data(name=f"npz:{path}", **fields)

@@ -14,7 +14,8 @@ import numpy as np
 from supernet_jax.data.decode import Encoded, Item, in_threads
 from supernet_jax.data.images import Found
 from supernet_jax.errors import UserError
-from supernet_jax.storage import arrays, files
+from supernet_jax.storage import arrays, files, local_copy
+from supernet_jax.storage.buckets import Bucket
 from supernet_jax.storage.paths import expanded
 
 INFO = "dataset_info.json"  # in the folder of each prepared version
@@ -93,6 +94,7 @@ def find(name: str, *, data_dir: str | None) -> Found:
     """
     import tensorflow_datasets as tfds  # takes a second, which only this source should pay
 
+    data_dir = _local(name, data_dir)
     builder = _open(name, data_dir=data_dir)
     keys = builder.info.supervised_keys
     match [builder.info.features[key] if isinstance(key, str) else None for key in keys or ()]:
@@ -153,6 +155,15 @@ def _open(name: str, *, data_dir: str | None) -> Any:
             f"{', '.join(splits) or 'none'}); {_prepare(name, data_dir)}"
         )
     return builder
+
+
+def _local(name: str, data_dir: str | None) -> str | None:
+    """The folder that is given to TFDS; of one in a bucket a copy that has this dataset."""
+    folder = expanded(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+    if not isinstance(folder, Bucket):
+        return data_dir
+    base = name.partition(":")[0].partition("/")[0]
+    return str(local_copy.local(folder / base).parent)
 
 
 def _not_opened(name: str, data_dir: str | None, error: Exception) -> UserError:

@@ -10,8 +10,8 @@ import numpy as np
 from supernet_jax.data import folders, prepared
 from supernet_jax.data.images import Found, Images
 from supernet_jax.errors import UserError
-from supernet_jax.storage import files
-from supernet_jax.storage.paths import expanded
+from supernet_jax.storage import files, local_copy
+from supernet_jax.storage.paths import expanded, joined
 
 KINDS = ("digits", "tfds:NAME", "folder:PATH", "npz:PATH")
 KEYS = ("x_train", "y_train", "x_test", "y_test")  # of an npz file
@@ -25,16 +25,16 @@ def find(name: str, *, data_dir: str | None) -> Found:
     """
     kind, _, rest = name.partition(":")
     # Absolute, so that an error tells where it was looked for.
-    path = (expanded(data_dir or ".") / expanded(rest)).absolute()
+    path = joined(expanded(data_dir or "."), expanded(rest))
     match kind:
         case "digits" if not rest:
             return _read_digits()
         case "tfds" if rest:
             return prepared.find(rest, data_dir=data_dir)
         case "folder" if rest:
-            return folders.find(path)
+            return folders.find(local_copy.local(path))
         case "npz" if rest:
-            return _read_npz(path)
+            return _read_npz(local_copy.local(path))
     raise UserError(_unknown(name))
 
 

@@ -232,7 +232,7 @@ def read(path: pathlib.Path) -> Table:
         UserError: there is none, or it is not what `supernet latency` wrote.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        value = json.loads(files.content_of(path).decode("utf-8"), parse_constant=_refuse)
     except FileNotFoundError:
         raise UserError(
             f"there is no latency table {path}; `supernet latency SPACE --out {path}` measures one"

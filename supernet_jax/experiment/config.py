@@ -8,7 +8,6 @@ those of a file that the user passes; nothing is imported because a checkpoint s
 """
 
 import dataclasses
-import os
 import pathlib
 import re
 import typing
@@ -24,7 +23,7 @@ from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError, near, require
 from supernet_jax.spaces import Digits
 from supernet_jax.storage import files, typed_json, user_code
-from supernet_jax.storage.paths import expanded
+from supernet_jax.storage.paths import expanded, on_this_machine
 from supernet_jax.training import gradients, losses, optimizers, samplers
 from supernet_jax.training.gradients import UnitSum
 from supernet_jax.training.losses import AlphaDivergence
@@ -221,9 +220,9 @@ def load_file(path: str | pathlib.Path) -> tuple[Config, dict[str, type]]:
     Raises:
         UserError: no such file, it cannot be read or does not run, or it has no `config`.
     """
-    path = expanded(path)
-    if not os.path.lexists(path):
-        hint = near(path.name, [file.name for file in path.parent.glob("*.py")])
+    path = on_this_machine(expanded(path), "a config file is run")
+    if not files.exists(path):
+        hint = near(path.name, [file.name for file in files.found(path.parent, "*.py")])
         what = "" if hint else "; give a Python file that sets `config`, as configs/digits.py does"
         raise UserError(f"there is no config file {path}{hint}{what}")
     try:

@@ -4,10 +4,11 @@ A field of a part says that it is a path: `dataclasses.field(metadata={"path": T
 """
 
 import dataclasses
-import pathlib
 from typing import Any
 
+from supernet_jax.errors import UserError
 from supernet_jax.experiment.config import LIBRARY
+from supernet_jax.storage.paths import expanded
 
 PATHS = {  # which fields are paths, by the type of a part; those of `Data` are below
     "Train": ["teacher", "teacher_file"],
@@ -47,6 +48,6 @@ def _of_data(value: dict[str, Any]) -> dict[str, str]:
 
 def _expanded(path: str) -> str:
     try:
-        return str(pathlib.Path(path).expanduser().absolute())
-    except RuntimeError:  # of a user who is not there, which is said where it is read
+        return str(expanded(path).absolute())
+    except UserError:  # of a user who is not there, which is said where it is read
         return path

@@ -17,6 +17,7 @@ from supernet_jax.experiment.take_out import Wanted
 from supernet_jax.networks import manifest, network_folder
 from supernet_jax.networks.formats import table
 from supernet_jax.runtime import progress
+from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 
 WHOLE = 2**28  # bytes of shared parameters up to which all of them are read
@@ -170,8 +171,8 @@ def plan(opened: Run, archs: Sequence[Arch], folder: pathlib.Path, wanted: Wante
     Raises:
         UserError: the folder is not one for several networks, or holds others under their names.
     """
-    if os.path.exists(folder / "network.json") or (
-        os.path.exists(folder) and not os.path.isdir(folder)
+    if files.exists(folder / "network.json") or (
+        files.exists(folder) and not files.is_folder(folder)
     ):
         raise UserError(f"{folder} is not a folder for several networks; choose another --out")
     archs = elastic_space.distinct(opened.space, archs)

@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, overload
@@ -216,7 +215,7 @@ def last(run: Run) -> Front:
         UserError: there was none, or its file cannot be read.
     """
     path, hint = run.folder / FILE, f"`supernet search {run.folder}` writes one"
-    if not os.path.lexists(path):
+    if not files.exists(path):
         raise UserError(f"{run.folder} has no search yet; run `supernet search {run.folder}`")
     text = files.read_text(path, kind="result of a search")
     try:

@@ -29,6 +29,7 @@ from supernet_jax.networks.importers import (
     weight_files,
 )
 from supernet_jax.networks.importers.importer import Report
+from supernet_jax.storage import local_copy, whole_folder
 from supernet_jax.storage.files import write_json
 from supernet_jax.storage.paths import expanded
 from supernet_jax.training import loop
@@ -164,7 +165,7 @@ def published(
     """Makes a run of a published supernet; its first kernel is adapted to how this data is
     normalised. `kind` is one of `FAMILIES`; for the rest see `import_attentivenas`.
     """
-    place, file = network_folder.check_free(expanded(folder)), expanded(file)
+    place, file = network_folder.check_free(expanded(folder)), local_copy.local(expanded(file))
     family = FAMILIES[kind]
     tensors = weight_files.read(file)
     built = build.build(config)
@@ -205,7 +206,7 @@ def grown(
     """Makes a run of an ordinary network, whose logits its largest subnet must give; see
     `import_network`.
     """
-    place, source = network_folder.check_free(expanded(folder)), expanded(source)
+    place, source = network_folder.check_free(expanded(folder)), local_copy.local(expanded(source))
     code = None if space_file is None else expanded(space_file)
     made, variables = network_folder.load(source, space_file=code)
     described = manifest.read_description(source)
@@ -246,7 +247,7 @@ def _check_normalised(described: Mapping[str, Any], dataset: Dataset) -> None:
 
 def _write(built: Experiment, imported: Imported, folder: pathlib.Path) -> None:
     """The run folder, which appears at once when all of it is written."""
-    with network_folder.unfinished(folder) as path:
+    with whole_folder.unfinished(folder) as path:
         run_folder.start_run(path, built.config)
         job = train.job(built, path)
         with job.checkpoints:

@@ -89,7 +89,7 @@ def _resolutions(space: Space, asked: Sequence[int]) -> tuple[int, ...]:
 def _begin(path: pathlib.Path, space: Space, batch: int, engine: Engine) -> Table:
     """The table that is there, if it was measured under the same conditions, or an empty one."""
     here = timing.conditions(space, batch=batch, engine=engine)
-    if not os.path.lexists(path):
+    if not files.exists(path):
         files.check_free("--out", path)
         return Table(latency_table.FORMAT, latency_table.VERSION, here, {}, {}, None)
     table = _same_conditions(path, here)
@@ -142,7 +142,7 @@ def _check(
 def _write(path: pathlib.Path, table: Table) -> Table:
     """Adds what was measured to what others have written there since; all of it."""
     with files.alone(path.absolute().parent):
-        if os.path.lexists(path):
+        if files.exists(path):
             there = _same_conditions(path, table.conditions)
             table = dataclasses.replace(
                 table,

@@ -12,6 +12,8 @@ from supernet_jax.elastic.choices import Array
 from supernet_jax.errors import UserError
 from supernet_jax.networks import manifest, network_folder
 from supernet_jax.networks.importers import class_rows
+from supernet_jax.storage import local_copy
+from supernet_jax.storage.paths import expanded
 
 
 def load(
@@ -31,8 +33,9 @@ def load(
     Raises:
         UserError: there is no such network, or it is for other images or classes.
     """
-    network, variables = network_folder.load(folder, space_file=space_file)
-    description = manifest.read_description(folder)
+    copy = local_copy.local(expanded(folder))
+    network, variables = network_folder.load(copy, space_file=space_file)
+    description = manifest.read_description(copy)
     names, channels = description["classes"], description["input_channels"]
     own = len(dataset.class_names), dataset.train.images.shape[-1]
     if (len(names), channels) != own:

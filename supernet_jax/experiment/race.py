@@ -116,7 +116,7 @@ class Book:
         self.answers = Answers(
             nothing, nothing.copy(), np.zeros(len(archs)), np.zeros(len(archs), int)
         )
-        if file is not None and os.path.lexists(file):
+        if file is not None and files.exists(file):
             self.answers = self._read(file)
 
     def look(
@@ -217,10 +217,9 @@ class Book:
         """
         if self._file is None or jax.process_index() != 0 or not self._news:
             return
-        with files.writing(self._file):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self._file.parent)
         with files.alone(self._file.parent):
-            there = self._read(self._file) if os.path.lexists(self._file) else self.answers
+            there = self._read(self._file) if files.exists(self._file) else self.answers
             both = self.answers.with_those(there)
             content = {
                 "identity": np.array(json.dumps(self._identity)),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, at_least, near
 from supernet_jax.experiment.front import Entry
 from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
 
 
 def read_archs(space: Space, text: str) -> list[Arch]:
@@ -58,17 +58,18 @@ def read_archs(space: Space, text: str) -> list[Arch]:
 
 
 def _read_text(path: str) -> str:
+    file = expanded(path)
     try:
-        return pathlib.Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        there = [file.name for file in pathlib.Path(path).parent.glob("*.json")]
-        hint = near(pathlib.Path(path).name, ["smallest", "largest", *there])
+        return files.read_text(file, kind="JSON file")
+    except UserError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        there = [other.name for other in files.found(file.parent, "*.json")]
+        hint = near(file.name, ["smallest", "largest", *there])
         raise UserError(
             f"there is no file {path}; give a JSON file, an arch as JSON, `smallest` or `largest`"
             f"{hint}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise files.unreadable(path, error, kind="JSON file") from error
 
 
 def sample(space: Space, n: int, *, seed: int = 0) -> list[Arch]:

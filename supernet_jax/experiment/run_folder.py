@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,20 +35,11 @@ def writing(folder: pathlib.Path, settings: Config) -> Iterator[None]:
     """
     _check_own(folder)
     describe_config(settings)  # which fails before there is a folder
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     with lock.held(folder):
-        _tidy(folder)
+        files.remove_left_over(folder, seconds=LEFT_SECONDS)
         start_run(folder, settings)
         yield
-
-
-def _tidy(folder: pathlib.Path) -> None:
-    """Removes temporary files that killed processes left, not those of others that are at work."""
-    for path in folder.glob(".*.unfinished"):
-        with files.writing(path):
-            if path.is_file() and time.time() - path.stat().st_mtime > LEFT_SECONDS:
-                path.unlink(missing_ok=True)
 
 
 def start_run(folder: pathlib.Path, settings: Config) -> None:
@@ -103,7 +93,7 @@ def _left_over(path: pathlib.Path) -> bool:
 def _has_begun(folder: pathlib.Path) -> bool:
     """Whether anything was trained; a run that failed before may begin with another config."""
     metrics = folder / "metrics.jsonl"
-    logged = metrics.exists() and metrics.stat().st_size > 0
+    logged = files.size_of(metrics) > 0
     return logged or bool(checkpoint.steps(folder / "checkpoints"))
 
 

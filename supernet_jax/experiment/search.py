@@ -231,7 +231,7 @@ def _state_file(run: Run, identity: dict[str, Any]) -> pathlib.Path:
     """Where the search is kept. One that an older version began is left alone, and that is said."""
     folder = run.folder / "searches"
     old, own = (folder / f"{_digest(value)}.npz" for value in (identity, [STATE, identity]))
-    if os.path.lexists(old) and not os.path.lexists(own):
+    if files.exists(old) and not files.exists(own):
         LOG.warning(
             f"note: {old} was begun by a version that scored some networks more than once; the "
             "search begins anew, and what was evaluated is not computed again"
@@ -271,9 +271,9 @@ def _spent(space: Space, name: str | Table) -> _Spent:
         path, table = None, name
         content = files.dumps(dataclasses.asdict(table)).encode()
     else:
-        path = pathlib.Path(name.removeprefix(LATENCY))
+        path = expanded(name.removeprefix(LATENCY))
         table = latency_table.read(path)
-        content = path.read_bytes()
+        content = files.read_bytes(path)
     source = {
         "file": "a table in memory" if path is None else str(path),
         "sha256": hashlib.sha256(content).hexdigest(),

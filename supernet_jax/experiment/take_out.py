@@ -36,7 +36,7 @@ from supernet_jax.networks.manifest import Description
 from supernet_jax.networks.network import Network, Variables
 from supernet_jax.networks.preparation import Preparation
 from supernet_jax.runtime import hardware
-from supernet_jax.storage import files
+from supernet_jax.storage import files, whole_folder
 from supernet_jax.storage.typed_json import parse
 
 PROOF_IMAGES = 64  # real images on which logits are compared
@@ -146,7 +146,7 @@ def is_finished(opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted) -
         UserError: the folder holds something else, or cannot be looked into.
     """
     try:
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        if whole_folder.is_free(folder):
             return False
     except OSError as error:
         raise files.unreadable(folder, error, kind="folder") from error

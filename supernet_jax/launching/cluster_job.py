@@ -19,7 +19,8 @@ from supernet_jax.errors import UserError, at_least, near, one_of, require
 from supernet_jax.launching import accelerators
 from supernet_jax.runtime import stopping, watchdog
 from supernet_jax.storage import files
-from supernet_jax.storage.paths import BUCKETS
+from supernet_jax.storage.buckets import Bucket
+from supernet_jax.storage.paths import check_url, expanded
 
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 NAME_LENGTH = 40  # so that a pod's name, with what Kubernetes appends, stays below 63
@@ -108,12 +109,8 @@ class ClusterJob:
         one_of("--task", self.task, TASKS)
         at_least("--restarts", self.restarts, 0)
         at_least("--hang-seconds", self.hang_seconds, 0)
-        scheme = re.match(r"[A-Za-z0-9]+:/*", self.out)
-        if not self.out or (scheme and not self.out.startswith(BUCKETS)):
-            raise UserError(
-                f"--out is {self.out!r}, allowed: {', '.join(b + 'BUCKET/...' for b in BUCKETS)} "
-                "or a folder"
-            )
+        require(self.out != "", "--out is '', but must name a folder, or one in a bucket")
+        check_url(self.out)
         own = re.sub(r"[^a-z0-9]+", "-", pathlib.PurePath(self.out).name.lower()).strip("-")
         name = self.name or (own if own[:1].isalpha() else f"run-{own}")[:NAME_LENGTH].strip("-")
         if not NAME.fullmatch(name) or len(name) > NAME_LENGTH:
@@ -152,7 +149,7 @@ class ClusterJob:
 
     def need_bucket(self, why: str) -> None:
         """Raises a `UserError` unless the run lies in a bucket."""
-        if not self.out.startswith(BUCKETS):
+        if not isinstance(expanded(self.out), Bucket):
             raise UserError(
                 f"--out is {self.out!r}, {why}; give a bucket, as gs://BUCKET/{self.out.strip('/')}"
             )

@@ -11,6 +11,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.networks import preparation
 from supernet_jax.networks.preparation import Preparation
 from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
 from supernet_jax.storage.typed_json import parse
 
 # Version 1 had no `formats`; 2 had no `preparation`, and one `size` for both sides in `formats`.
@@ -145,7 +146,7 @@ def read_description(folder: str | pathlib.Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing, not JSON, or has missing, unknown or wrong fields.
     """
-    path = pathlib.Path(folder) / "network.json"
+    path = expanded(folder) / "network.json"
     try:
         value = files.read_json(path)
     except UserError as error:

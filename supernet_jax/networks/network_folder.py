@@ -12,16 +12,13 @@ loaded without this library.
     logits = module.apply(variables, images)  # float32 [B, K]
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
-import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -44,8 +41,16 @@ from supernet_jax.networks.manifest import (
 )
 from supernet_jax.networks.network import LIMIT, Block, Network, Variables
 from supernet_jax.nn.blocks import BLOCKS, spec_type
-from supernet_jax.storage import checkpoint, files, safetensors_file, user_code
-from supernet_jax.storage.paths import expanded
+from supernet_jax.storage import (
+    checkpoint,
+    files,
+    local_copy,
+    safetensors_file,
+    user_code,
+    whole_folder,
+)
+from supernet_jax.storage.buckets import Bucket
+from supernet_jax.storage.paths import expanded, on_this_machine
 from supernet_jax.storage.typed_json import parse
 
 
@@ -68,7 +73,7 @@ def load(
         UserError: no such folder; a `network.json` that is broken, edited or does not fit the
             weights; damaged weights; a space file that is needed, wrong or not a Python file.
     """
-    folder = expanded(folder)
+    folder = local_copy.local(expanded(folder))
     description = parse(Description, read_description(folder), "network.json")
     module = build(description, _user_code(description, space_file))
     return module, read_variables(folder, description, module, source=source)
@@ -157,7 +162,7 @@ def _user_code(
             f"the network needs a file of yours, which defines {', '.join(needed)}: {seen}; "
             "look at it, for it will be run, and pass space_file=..."
         )
-    path = pathlib.Path(space_file)
+    path = on_this_machine(expanded(space_file), "a space file is run")
     if not path.exists():
         raise UserError(f"there is no file {path} to load the network's blocks from; {seen}")
     digest = hashlib.sha256(files.read_bytes(path, kind="Python file")).hexdigest()
@@ -332,7 +337,8 @@ def save(
     """Writes a folder that `load` reads: weights, `network.json`, and `README.md`.
 
     It appears by one rename, after what was written has been read back and found equal to the bit;
-    if anything fails, nothing is left. One process writes, on a local disk.
+    if anything fails, nothing is left. One process writes, on a local disk; to a bucket the folder
+    is then copied, `network.json` last.
 
     Args:
         folder: new or empty.
@@ -353,7 +359,7 @@ def save(
     folder = check_free(folder)
     if not description["proof"]["difference"] <= LIMIT:
         raise UserError(f"{folder}: the description holds no proof that the networks are the same")
-    with unfinished(folder) as path:
+    with whole_folder.unfinished(folder) as path:
         described = {**description, "formats": {}}
         files.write_json(path / "network.json", described)  # some formats are loaded with its help
         if write is None:
@@ -361,7 +367,9 @@ def save(
         else:
             described["formats"] = dict(write(path))
         files.write_json(path / "network.json", described)
-        files.write_text(path / "README.md", card(described, folder=str(folder)))
+        # Other programs know no buckets: the folder is used where it has been copied to.
+        shown = folder.name if isinstance(folder, Bucket) else str(folder)
+        files.write_text(path / "README.md", card(described, folder=shown))
         _check_written(path, made, variables)
     return described
 
@@ -374,7 +382,7 @@ def check_free(folder: str | pathlib.Path) -> pathlib.Path:
     """
     path = expanded(folder).absolute()
     try:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not whole_folder.is_free(path):
             raise UserError(f"{path} exists already; pass a new or an empty folder")
     except OSError as error:
         raise files.unwritable(path, error) from error
@@ -453,27 +461,3 @@ def _check_written(path: pathlib.Path, made: Network, variables: Variables) -> N
                 raise UserError(
                     f"{path.parent} does not keep what is written to it; is the disk broken?"
                 )
-
-
-@contextlib.contextmanager
-def unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside the wanted one, which takes its name at the end or is removed.
-
-    Args:
-        folder: as `check_free` gave it.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    path = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
-    shutil.rmtree(path, ignore_errors=True)
-    try:
-        path.mkdir(parents=True)
-        yield path
-        path.replace(folder)
-    except OSError as error:
-        raise files.unwritable(folder, error) from error
-    except UserError as error:  # of a name that is gone when it is read
-        raise UserError(str(error).replace(str(path), str(folder))) from error
-    finally:
-        shutil.rmtree(path, ignore_errors=True)

@@ -39,11 +39,7 @@ def is_report(path: pathlib.Path) -> bool:
     Raises:
         UserError: it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MARK)) == MARK.encode()
-    except OSError as error:
-        raise files.unreadable(path, error) from error
+    return files.head(path, len(MARK)) == MARK.encode()
 
 
 def document(facts: Facts, *, types: Mapping[str, type], written: str) -> str:

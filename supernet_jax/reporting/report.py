@@ -46,9 +46,9 @@ def report(
 
 def _check_free(path: pathlib.Path) -> None:
     """Raises a `UserError` unless the report may be written there."""
-    if os.path.isdir(path):
+    if files.is_folder(path):
         raise UserError(f"{path} is a folder; --out is a file, as report.html")
-    if os.path.exists(path) and not page.is_report(path):
+    if files.exists(path) and not page.is_report(path):
         raise UserError(f"{path} exists already and is no report; choose another --out")
-    if not os.path.isdir(path.absolute().parent):
+    if not files.may_hold(path.absolute().parent):
         raise UserError(f"there is no folder {path.parent}; make it or choose another --out")

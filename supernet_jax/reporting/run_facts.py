@@ -1,7 +1,6 @@
 """What a run is, how far it is, and what could still be done with it."""
 
 import datetime
-import os
 import pathlib
 import shlex
 from collections.abc import Mapping
@@ -94,7 +93,7 @@ def gather(folder: pathlib.Path) -> Facts:
 
 
 def _config(folder: pathlib.Path) -> Mapping[str, Any]:
-    if not os.path.isdir(folder):
+    if not files.is_folder(folder):
         raise UserError(f"there is no run folder {folder}; `supernet train` makes one")
     path = folder / "config.json"
     value, broken = tolerant_json.read(path)
@@ -111,7 +110,7 @@ def _config(folder: pathlib.Path) -> Mapping[str, Any]:
 def _checkpoint(folder: pathlib.Path) -> tuple[Mapping[str, Any], int | None, Broken | None]:
     """What the last checkpoint says, and its step."""
     try:
-        steps = checkpoint.steps(folder) if os.path.isdir(folder) else ()
+        steps = checkpoint.steps(folder) if files.is_folder(folder) else ()
     except OSError as error:
         return {}, None, Broken("checkpoints", 1, 0, str(files.unreadable(folder, error)))
     if not steps:

@@ -19,6 +19,8 @@ from supernet_jax.reporting.tolerant_json import (
     share,
 )
 from supernet_jax.storage import files
+from supernet_jax.storage.buckets import Bucket
+from supernet_jax.storage.paths import expanded
 
 NETWORKS = 200  # extracted networks that are shown
 FOLDERS = 5000  # that are looked into around a run
@@ -151,7 +153,7 @@ def search(path: pathlib.Path) -> tuple[Front | None, Broken | None]:
 def races(folder: pathlib.Path) -> tuple[list[Front], list[Broken]]:
     """The finished races of a run, by name."""
     fronts, broken = [], []
-    for path in sorted(folder.glob("*.json")):
+    for path in files.found(folder, "*.json"):
         value, bad = read(path)
         result = mapping(value)
         if bad is None:
@@ -205,7 +207,9 @@ def _pair(record: Mapping[str, Any]) -> Pair | None:
 def networks(run: pathlib.Path) -> tuple[list[Network], list[Broken]]:
     """Extracted networks: all below the run folder, and those nearby that name it as source."""
     home = run.resolve().parent
-    nearby = dict.fromkeys((home, home.parent / "networks", pathlib.Path.cwd()))
+    # A listing in a bucket is of all below: not of what other runs hold.
+    beside = home / "networks" if isinstance(run, Bucket) else home
+    nearby = dict.fromkeys((beside, home.parent / "networks", pathlib.Path.cwd()))
     found: dict[pathlib.Path, Network] = {}
     broken: list[Broken] = []
     refused: list[OSError] = []
@@ -241,9 +245,9 @@ def _folders(
         depth: levels that are gone down, not into other runs; None goes down all the way.
         refused: what goes wrong with folders that cannot be looked into is added.
     """
-    walk = os.walk(parent, onerror=None if refused is None else refused.append)
-    for place, folders, names in itertools.islice(walk, FOLDERS):
-        path, is_run = pathlib.Path(place), "config.json" in names
+    walk = files.walk(parent, onerror=None if refused is None else refused.append)
+    for path, folders, names in itertools.islice(walk, FOLDERS):
+        is_run = "config.json" in names
         level = len(path.relative_to(parent).parts)
         if level and "network.json" in names:
             yield path
@@ -257,8 +261,8 @@ def _folders(
 def _names(description: Mapping[str, Any], run: pathlib.Path) -> bool:
     source = description["source"].get("run")
     try:
-        return isinstance(source, str) and pathlib.Path(source).resolve() == run.resolve()
-    except (OSError, ValueError, RuntimeError):  # no path, or links in a circle
+        return isinstance(source, str) and expanded(source).resolve() == run.resolve()
+    except (UserError, OSError, ValueError, RuntimeError):  # no path, or links in a circle
         return False
 
 

@@ -84,13 +84,13 @@ class Lines:
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         try:
-            with self._path.open(encoding="utf-8", errors="replace") as file:
-                for self.place, line in enumerate(file, 1):
-                    value, why = _object(line)
-                    if why:
-                        self.note(why if line.endswith("\n") else f"cut off: {why}")
-                    elif value is not None:
-                        yield value
+            for place, line in enumerate(files.text_lines(self._path), 1):
+                self.place = place
+                value, why = _object(line)
+                if why:
+                    self.note(why if line.endswith("\n") else f"cut off: {why}")
+                elif value is not None:
+                    yield value
         except FileNotFoundError:
             return
         except OSError as error:

@@ -1,7 +1,6 @@
 """The loop of a search: ask, score, tell, save."""
 
 import functools
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from supernet_jax.evaluation.costs import Cost
 from supernet_jax.runtime import distributed
 from supernet_jax.searching.searcher import History, Searcher, extend, no_history
 from supernet_jax.searching.state_file import Saved, read, write
+from supernet_jax.storage import files
 
 KEY = "random key"  # its field in the identity
 Score = Callable[[Arch], np.ndarray]  # archs [N] -> [N], the higher the better
@@ -86,7 +86,7 @@ def _begin(searcher: Searcher, key: Array, file: Path | None, identity: Mapping[
     fresh = Saved(searcher.init(key), no_history(0), 0)
     if file is None:
         return fresh
-    if os.path.lexists(file):
+    if files.exists(file):
         return read(file, fresh, identity)
     write(file, fresh, identity)  # to fail now rather than after a generation was scored
     return fresh

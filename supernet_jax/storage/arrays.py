@@ -2,7 +2,6 @@
 
 import io
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,10 +33,7 @@ def read(path: str | os.PathLike, *, kind: str, damaged: str) -> dict[str, np.nd
     Raises:
         UserError: it is missing, not readable, cut short, or no archive; the message says which.
     """
-    try:
-        content = pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise files.unreadable(path, error, kind=kind) from error
+    content = files.read_bytes(path, kind=kind)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}

@@ -4,7 +4,8 @@ A checkpoint is a folder named after its step that holds the pytree `state` and 
 appears by one rename when everything in it is written, so an unfinished one is never read. Reading
 is done by functions that leave the folder alone: evaluation may read beside a running training.
 
-Folders are local paths or those of a bucket (`gs://...`). In a run of several processes all of them
+Folders are local paths or those of a bucket (`gs://...`), where there are no renames: see
+`bucket_checkpoints`. In a run of several processes all of them
 call every function here, on a folder that all of them see.
 """
 
@@ -22,7 +23,16 @@ from etils import epath
 
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import path_rules
-from supernet_jax.storage import chunked_arrays, failures, files, record
+from supernet_jax.storage import (
+    bucket_arrays,
+    bucket_checkpoints,
+    buckets,
+    chunked_arrays,
+    failures,
+    files,
+    record,
+)
+from supernet_jax.storage.buckets import Bucket
 from supernet_jax.storage.paths import Local, absolute
 
 Result = TypeVar("Result")
@@ -54,14 +64,18 @@ class Checkpoints:
                 f"keep={keep} checkpoints leaves nothing to resume from; keep at least 1"
             )
         self.folder = absolute(folder)
+        # Arrays and meta of what was saved and not yet read back, by step.
+        self._unread: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._manager: Any
+        if isinstance(self.folder, Bucket):
+            self._manager = bucket_checkpoints.Manager(self.folder, keep=keep)
+            return
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(n=keep),
             cleanup_tmp_directories=True,
             # Else threads that wait for a folder which could not be made do so for five minutes.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        # Arrays and meta of what was saved and not yet read back, by step.
-        self._unread: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         with failures.writing(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -89,6 +103,11 @@ class Checkpoints:
         kept, how = chunked_arrays.laid_out(
             state, lambda path: path_rules.name_of(path).split("/")[0] in SLICED
         )
+        if isinstance(self.folder, Bucket):  # whose manager itself reads back what it has written
+            self._manager.save(step, kept, how, described)
+            if wait:
+                self.wait()
+            return True
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(kept, save_args=how), meta=ocp.args.JsonSave(described)
         )
@@ -159,6 +178,8 @@ def steps(folder: Folder) -> tuple[int, ...]:
         UserError: the folder cannot be read.
     """
     path = absolute(folder)
+    if isinstance(path, Bucket):
+        return bucket_checkpoints.steps(path)
     try:
         if isinstance(path, Local):
             path.stat()  # Orbax takes what may not be looked at for what is not there
@@ -273,6 +294,8 @@ def write_tree(folder: Folder, tree: Tree) -> None:
         UserError: it cannot be written, or does not read back.
     """
     path = absolute(folder)
+    if isinstance(path, Bucket):
+        raise TypeError(f"{path}: networks are written to a local folder, and then copied")
     chunked_arrays.quiet()
     try:
         with failures.writing(path), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
@@ -336,11 +359,15 @@ def _part(folder: Folder, step: int | None, subtree: str) -> tuple[Callable[...,
 
 def _metadata(path: epath.Path) -> Tree:
     """What is saved: nested dicts and lists with leaves that have `shape` and `dtype`."""
+    if isinstance(path, Bucket):
+        return bucket_arrays.metadata(path)
     return ocp.PyTreeCheckpointHandler().metadata(path).tree
 
 
 def _read(path: epath.Path, part: Tree, wanted: Mapping[str, Any]) -> Tree:
     """Reads the leaves of `part`, a subtree of what is saved, each as `wanted` says."""
+    if isinstance(path, Bucket):
+        return _of_their_kind(bucket_arrays.read(path, part, wanted), wanted)
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def target(where: Any, _: Any) -> jax.ShapeDtypeStruct:
@@ -353,6 +380,10 @@ def _read(path: epath.Path, part: Tree, wanted: Mapping[str, Any]) -> Tree:
     args = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         arrays = reader.restore(path, args=args)
+    return _of_their_kind(arrays, wanted)
+
+
+def _of_their_kind(arrays: Tree, wanted: Mapping[str, Any]) -> Tree:
     for name, array in path_rules.named_leaves(arrays).items():
         if _signature(array) != _signature(wanted[name]):  # as a random key whose kind was lost
             raise ValueError(f"{name} came back as {_signature(array)}")
@@ -388,6 +419,9 @@ def _reading(
     except UserError:
         raise
     except Exception as error:  # Orbax raises whatever it stumbles over
+        told = buckets.refusal(path, error) if isinstance(path, Bucket) else None
+        if told is not None:
+            raise told from error
         what = f"the checkpoint in {path}"
         if step is not None:
             what = f"the checkpoint of step {step} in {run}"
@@ -421,6 +455,8 @@ def _check_saved(path: epath.Path, saved: tuple[Mapping[str, Any], dict[str, Any
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
+    if isinstance(path, Bucket):
+        return json.loads(files.read_text(path / "metadata"))
     return ocp.JsonCheckpointHandler().restore(path)
 
 

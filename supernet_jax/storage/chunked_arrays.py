@@ -22,11 +22,20 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from supernet_jax.errors import UserError
+from supernet_jax.storage import buckets
+from supernet_jax.storage.buckets import Bucket
 
 Tree = Any  # pytree of arrays
 # Bytes, before compression. As fast to write and to restore as whole arrays; 16 KiB are not.
 CHUNK = 32 * 1024
 LEAST = 4 * 1024  # bytes of the last two axes, below which those before them are not split
+AT_ONCE = 16  # arrays of which parts are read at the same time, in a bucket
+# What is near each other in an object of a bucket is read by one request.
+TOGETHER: dict[str, Any] = {
+    "experimental_read_coalescing_threshold_bytes": 256 * 1024,
+    "experimental_read_coalescing_merged_bytes": 64 * 1024**2,
+    "experimental_read_coalescing_interval": "1ms",
+}
 NODES = 64 * 1024**2  # bytes of the index of chunks that are kept while reading
 
 
@@ -128,11 +137,17 @@ def read(
                 f"{what} has {seen}, of which a subnet needs {list(box.stop)}; take the space "
                 "that it was trained with"
             )
-    opened = _Opened(path)
-    return {
-        name: opened.array(saved[name].name).result()[box.slices()].read().result()
-        for name, box in wanted.items()
-    }
+    opened, made = Opened(path), dict[str, np.ndarray]()
+    at_once = AT_ONCE if isinstance(path, Bucket) else 1  # a bucket lets each wait
+    for start in range(0, len(wanted), at_once):
+        names = list(wanted)[start : start + at_once]
+        stores = [opened.array(saved[name].name) for name in names]
+        parts = [
+            store.result()[wanted[name].slices()].read()
+            for name, store in zip(names, stores, strict=True)
+        ]
+        made |= {name: part.result() for name, part in zip(names, parts, strict=True)}
+    return made
 
 
 def check_is_tree(path: epath.Path) -> None:
@@ -174,7 +189,7 @@ def check(path: epath.Path, arrays: Mapping[str, jax.ShapeDtypeStruct]) -> None:
         ValueError: an array is missing, has another shape or dtype, or lacks chunks.
         Exception: whatever Orbax or TensorStore cannot read.
     """
-    opened = _Opened(path)
+    opened = Opened(path)
     parts = collections.Counter(opened.names())
     if parts.keys() != arrays.keys():
         name = min(parts.keys() ^ arrays.keys())
@@ -192,12 +207,16 @@ def check(path: epath.Path, arrays: Mapping[str, jax.ShapeDtypeStruct]) -> None:
             raise ValueError(f"array {name} has {parts[name] - 1} of {chunks} chunks")
 
 
-class _Opened:
+class Opened:
     """A tree that Orbax wrote, as TensorStore reads it."""
 
     def __init__(self, path: epath.Path) -> None:
-        base = f"{path}/" if "://" in str(path) else {"driver": "file", "path": f"{path}/"}
-        self._spec = {"driver": "ocdbt", "base": base, "cache_pool": "cache_pool#nodes"}
+        local = {"driver": "file", "path": f"{path}/"}
+        base = buckets.spec(path) if isinstance(path, Bucket) else local
+        self._spec: dict[str, Any] = {
+            **{"driver": "ocdbt", "base": base, "cache_pool": "cache_pool#nodes"},
+            **(TOGETHER if isinstance(path, Bucket) else {}),
+        }
         # Without a cache the index would be read again for every chunk.
         self._context = tensorstore.Context({"cache_pool#nodes": {"total_bytes_limit": NODES}})
         # Open all the time, or the cache would go with each array.

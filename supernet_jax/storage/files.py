@@ -2,21 +2,26 @@
 
 Every such file of a run is read and written here, so that a reader sees the old file or the new
 one, two writers do not share a temporary file, and a failure is said in words that fit it: missing,
-not readable by this user, cut short, or not what it should be.
+not readable by this user, cut short, or not what it should be. A path may be one in a bucket, where
+all of this holds by other means; see `storage.buckets`.
 """
 
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import math
 import os
 import pathlib
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from supernet_jax.errors import UserError
+from supernet_jax.storage import bucket_lines, buckets
+from supernet_jax.storage.buckets import Bucket
 
 # What the machine refuses, and what the user can do about it.
 REMEDIES = {
@@ -62,8 +67,7 @@ def unreadable(path: str | os.PathLike, error: Exception, *, kind: str = "file")
         )
     if isinstance(error, OSError):
         return UserError(f"{path} could not be read ({_reason(error)}); it may well be whole")
-    size = pathlib.Path(path).stat().st_size if os.path.exists(path) else 0
-    if size == 0:
+    if size_of(path) == 0:
         return UserError(f"{path} is empty, so it was cut short")
     return UserError(f"{path} is not a {kind}, or was cut short ({_short(error)})")
 
@@ -79,7 +83,7 @@ def check_utf8(path: str | os.PathLike, why: str) -> None:
         UserError: it is not: its name holds other bytes, or the locale takes UTF-8 for such.
     """
     try:
-        os.path.abspath(path).encode()
+        os.fspath(path if isinstance(path, Bucket) else os.path.abspath(path)).encode()
     except UnicodeEncodeError:
         shown = os.fspath(path).encode("utf-8", "backslashreplace").decode()
         raise UserError(
@@ -95,6 +99,8 @@ def read_text(path: str | os.PathLike, *, kind: str = "UTF-8 text file") -> str:
         UserError: it is missing, not readable, or not UTF-8; the message says which.
     """
     try:
+        if isinstance(path, Bucket):
+            return content_of(path).decode("utf-8")
         return pathlib.Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(path, error, kind=kind) from error
@@ -107,9 +113,23 @@ def read_bytes(path: str | os.PathLike, *, kind: str = "file") -> bytes:
         UserError: it is missing or not readable; the message says which.
     """
     try:
-        return pathlib.Path(path).read_bytes()
+        return content_of(path)
     except OSError as error:
         raise unreadable(path, error, kind=kind) from error
+
+
+def content_of(path: str | os.PathLike) -> bytes:
+    """The content of a file, for those who have words of their own for its failures.
+
+    Raises:
+        OSError: it is missing or not readable.
+    """
+    if not isinstance(path, Bucket):
+        return pathlib.Path(path).read_bytes()
+    content = buckets.read(path)
+    if content is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return content
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -157,6 +177,11 @@ def write_bytes(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> No
     Raises:
         UserError: it cannot be written.
     """
+    if isinstance(path, Bucket):
+        made = io.BytesIO()
+        write(made)
+        buckets.write(path, made.getvalue())
+        return
     target = pathlib.Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -185,6 +210,9 @@ def append_lines(path: str | os.PathLike, values: list[Any]) -> None:
         UserError: they cannot be written.
     """
     content = "".join(f"{dumps(value)}\n" for value in values).encode()
+    if isinstance(path, Bucket):
+        bucket_lines.append(path, content)
+        return
     try:
         number = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -224,15 +252,30 @@ def lines_after(path: str | os.PathLike, start: int) -> tuple[list[str], int]:
         UserError: it is there and cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            file.seek(start)
-            content = file.read()
+        if isinstance(path, Bucket):
+            content = bucket_lines.content(path)[start:]
+        else:
+            with open(path, "rb") as file:
+                file.seek(start)
+                content = file.read()
     except FileNotFoundError:
         return [], start
     except OSError as error:
         raise unreadable(path, error) from error
     whole = content[: content.rfind(b"\n") + 1]
     return whole.decode("utf-8", "replace").split("\n")[:-1], start + len(whole)
+
+
+def keep_lines(path: str | os.PathLike, wanted: Callable[[str], bool]) -> None:
+    """Takes the lines of a file out that are not wanted, while nobody else writes it.
+
+    Raises:
+        UserError: it cannot be read or written.
+    """
+    if not isinstance(path, Bucket):
+        write_text(path, "".join(f"{line}\n" for line in lines(path) if wanted(line)))
+        return
+    bucket_lines.keep(path, wanted)
 
 
 @contextlib.contextmanager
@@ -242,15 +285,20 @@ def alone(folder: str | os.PathLike) -> Iterator[None]:
     Does nothing where there is no such folder, or no locks.
     """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            number = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, number)
-            fcntl.flock(number, fcntl.LOCK_EX)
+        if isinstance(folder, Bucket):
+            stack.enter_context(buckets.alone(folder))
+        else:
+            with contextlib.suppress(OSError):
+                number = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, number)
+                fcntl.flock(number, fcntl.LOCK_EX)
         yield
 
 
 def is_writable(path: str | os.PathLike) -> bool:
     """Whether a file may be written, or made, as far as the system says beforehand."""
+    if isinstance(path, Bucket):
+        return buckets.may_write(path)
     place = pathlib.Path(path).absolute()
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
@@ -265,15 +313,120 @@ def check_free(option: str, path: str | os.PathLike) -> None:
         option: that names the file, as "--out".
         path: of the file.
     """
-    path = pathlib.Path(path)
-    if os.path.lexists(path):
+    path = path if isinstance(path, Bucket) else pathlib.Path(path)
+    if exists(path):
         raise UserError(f"{path} exists already; choose another {option}")
-    if not os.path.isdir(path.absolute().parent):
+    if not may_hold(path.absolute().parent):
         raise UserError(f"there is no folder {path.parent}; make it or choose another {option}")
     if not is_writable(path):
         raise UserError(
             f"this user cannot write to the folder {path.parent}; choose another {option}"
         )
+
+
+def exists(path: str | os.PathLike) -> bool:
+    """Whether there is a file or a folder, or a link."""
+    return path.exists() if isinstance(path, Bucket) else os.path.lexists(path)
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Whether there is a folder, as far as this user sees; in a bucket, one that holds anything."""
+    return path.is_dir() if isinstance(path, Bucket) else os.path.isdir(path)
+
+
+def may_hold(folder: str | os.PathLike) -> bool:
+    """Whether files can be put into a folder without making it first, as in a bucket."""
+    return isinstance(folder, Bucket) or os.path.isdir(folder)
+
+
+def head(path: str | os.PathLike, size: int) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        UserError: it is missing or not readable; the message says which.
+    """
+    if isinstance(path, Bucket):
+        return read_bytes(path)[:size]
+    with reading(path), open(path, "rb") as file:
+        return file.read(size)
+
+
+def text_lines(path: str | os.PathLike) -> Iterator[str]:
+    """All lines of a file with their ends, one after the other, also one that was cut off.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+    """
+    if isinstance(path, Bucket):
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        yield from io.StringIO(bucket_lines.content(path).decode("utf-8", "replace"))
+        return
+    with pathlib.Path(path).open(encoding="utf-8", errors="replace") as file:
+        yield from file
+
+
+def walk(
+    folder: pathlib.Path, *, onerror: Callable[[OSError], Any] | None = None
+) -> Iterator[tuple[pathlib.Path, list[str], list[str]]]:
+    """Folders from one downwards, with the names of the folders and of the files in each, as
+    `os.walk` has them: those taken out of the first list are left out.
+    """
+    if not isinstance(folder, Bucket):
+        for place, folders, names in os.walk(folder, onerror=onerror):
+            yield pathlib.Path(place), folders, names
+        return
+    listed = [tuple(name.split("/")) for name in buckets.below(folder)]
+    todo: list[tuple[str, ...]] = [()]
+    while todo:
+        at = todo.pop(0)
+        inside = [name[len(at) :] for name in listed if name[: len(at)] == at]
+        folders = sorted({name[0] for name in inside if len(name) > 1})
+        yield folder.joinpath(*at), folders, [name[0] for name in inside if len(name) == 1]
+        todo += [(*at, name) for name in folders]
+
+
+def size_of(path: str | os.PathLike) -> int:
+    """How many bytes a file has; 0 where there is none.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    if isinstance(path, Bucket):
+        return len(buckets.read(path) or b"")
+    return os.stat(path).st_size if os.path.exists(path) else 0
+
+
+def found(folder: str | os.PathLike, pattern: str = "*") -> list[pathlib.Path]:
+    """What is in a folder and has such a name, sorted; [] where there is no folder."""
+    path = folder if isinstance(folder, pathlib.Path) else pathlib.Path(folder)
+    return sorted(path.glob(pattern))
+
+
+def make_folder(folder: str | os.PathLike) -> None:
+    """Makes a folder and those above it; a bucket needs none.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    if not isinstance(folder, Bucket):
+        with writing(folder):
+            os.makedirs(folder, exist_ok=True)
+
+
+def remove_left_over(folder: pathlib.Path, *, seconds: float) -> None:
+    """Removes temporary files of `write_bytes` that killed processes left in a folder.
+
+    Args:
+        folder: local, or in a bucket, where there are none.
+        seconds: after which nobody is still writing one.
+    """
+    if isinstance(folder, Bucket):
+        return
+    for path in folder.glob(".*.unfinished"):
+        with writing(path):
+            if path.is_file() and time.time() - path.stat().st_mtime > seconds:
+                path.unlink(missing_ok=True)
 
 
 def _whole(number: int) -> int:

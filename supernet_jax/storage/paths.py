@@ -1,8 +1,11 @@
-"""Paths as people give them, made ones that mean the same folder to everybody who opens it."""
+"""Paths as people give them, made ones that mean the same folder to everybody who opens it: local
+ones, and those in a bucket.
+"""
 
 import glob
 import os
 import pathlib
+import re
 import stat
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +14,9 @@ from etils import epath
 from etils.epath import stat_utils
 
 from supernet_jax.errors import UserError
-from supernet_jax.storage import files
+from supernet_jax.storage import buckets, files
+from supernet_jax.storage.buckets import Bucket
 
-BUCKETS = ("gs://", "s3://", "az://", "hf://")  # what a path outside this machine begins with
 _Posix: Any = type(epath.Path("/"))
 
 
@@ -45,13 +48,23 @@ class Local(_Posix):
 
 
 def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
-    """A path without the `~` that it may begin with.
+    """A path without the `~` that it may begin with; one in a bucket as a `Bucket`.
 
     Raises:
-        UserError: it is none; it stands for the home of somebody who is not known here.
+        UserError: it is none; it stands for the home of somebody who is not known here; or it is
+            a URL of another kind than those of buckets.
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"a path was wanted, as text or a Path, but {_seen(path)} was given")
+    if isinstance(path, Bucket):
+        return path
+    text = os.fspath(path)
+    if isinstance(text, str) and _SCHEME.match(text):
+        if isinstance(path, str):
+            check_url(text)
+        # What `pathlib.Path` leaves of a URL has one slash.
+        if text.partition(":")[0] in buckets.DRIVERS:
+            return _in_bucket(text)
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError:
@@ -61,22 +74,67 @@ def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
         ) from None
 
 
+def joined(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+    """A path that may be relative to a folder, absolute."""
+    whole = isinstance(path, Bucket) or path.is_absolute()
+    return (path if whole else folder / path).absolute()
+
+
+def on_this_machine(path: pathlib.Path, why: str) -> pathlib.Path:
+    """The path, if it is a local one.
+
+    Raises:
+        UserError: it is in a bucket, and `why` says what is done with it.
+    """
+    if isinstance(path, Bucket):
+        raise UserError(f"{path} is in a bucket, and {why}; copy it to this machine first")
+    return path
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def check_url(text: str) -> None:
+    """Raises a `UserError` if a text is a URL, or nearly one, but none of a bucket."""
+    found = _SCHEME.match(text)
+    scheme = text.partition(":")[0]
+    known = " and ".join(f"{name}://" for name in buckets.DRIVERS)
+    if found and text.startswith(f"{scheme}://"):
+        if scheme not in buckets.DRIVERS:
+            raise UserError(f"{text} is neither a local path nor in a bucket ({known})")
+        if not text.removeprefix(f"{scheme}://").strip("/"):
+            raise UserError(f"{text} names no bucket; write {scheme}://BUCKET/FOLDER")
+    elif found and scheme in buckets.DRIVERS:
+        raise UserError(
+            f"{text} has one slash; write {text.replace(':/', '://', 1)} for the bucket, or the "
+            "whole path for a local folder of that name"
+        )
+
+
+def _in_bucket(text: str) -> Bucket:
+    path = Bucket(text)
+    if len(path.parts) < 2 or ".." in path.parts:
+        raise UserError(f"{path} is no path in a bucket; write {path.scheme}://BUCKET/FOLDER")
+    files.check_utf8(path, "names in buckets need")
+    return path
+
+
 def _seen(value: Any) -> str:
     """What was given in the place of a path, in a few words."""
     text = repr(value)
     return text if len(text) <= 60 else f"a {type(value).__name__}"
 
 
-def absolute(folder: str | os.PathLike[str]) -> epath.Path:
-    """The absolute path of a folder, local or in a bucket (`gs://...`), as Orbax takes it.
+def absolute(folder: str | os.PathLike[str]) -> Any:
+    """The absolute path of a folder: a `Local`, as Orbax takes it, or a `Bucket`.
 
     Raises:
         UserError: its `~` cannot be expanded, or its name holds what TensorStore does not keep
             apart: a backslash, which it takes for a slash, or what is not UTF-8.
     """
-    if str(folder).startswith(BUCKETS):
-        return epath.Path(folder)
     path = expanded(folder).absolute()
+    if isinstance(path, Bucket):
+        return path
     if ".." in path.parts:  # TensorStore leaves a symbolic link before it out
         path = path.resolve()
     files.check_utf8(path, "arrays on disk need")

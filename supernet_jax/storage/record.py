@@ -6,6 +6,7 @@ import pathlib
 
 from supernet_jax.errors import UserError
 from supernet_jax.storage import files
+from supernet_jax.storage.buckets import Bucket
 
 NAME = "files.json"
 
@@ -29,6 +30,8 @@ def check(folder: str | os.PathLike[str]) -> None:
         OSError: one cannot be looked at.
         UserError: the note itself cannot be read.
     """
+    if isinstance(folder, Bucket):  # which keeps objects whole
+        return
     local = pathlib.Path(folder)
     if not (local / NAME).exists():
         return

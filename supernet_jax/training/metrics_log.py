@@ -34,8 +34,7 @@ class MetricsLog:
         self._begun: dict[str, Any] | None = {"event": "start", "step": start, "time": time.time()}
         self._writes = jax.process_index() == 0
         if self._writes:
-            kept = [line for line in files.lines(path) if _before(line, start, rollbacks)]
-            files.write_text(path, "".join(f"{line}\n" for line in kept))
+            files.keep_lines(path, lambda line: _before(line, start, rollbacks))
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Remembers a step's metrics without waiting for them."""

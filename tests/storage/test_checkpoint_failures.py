@@ -100,7 +100,8 @@ def test_a_home_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_folders_that_are_called_like_buckets(name: str) -> None:
     assert str(paths.absolute(name)) == name
     assert not paths.absolute(name).exists()
-    assert str(paths.absolute(f"{name[1:3]}://bucket/run")) == f"{name[1:3]}://bucket/run"
+    if name[1:3] in ("gs", "s3"):
+        assert str(paths.absolute(f"{name[1:3]}://bucket/run")) == f"{name[1:3]}://bucket/run"
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ from supernet_jax.networks.manifest import Description, facts, model_card
 from supernet_jax.networks.network import LIMIT, Network, Runner, difference, flax_runner
 from supernet_jax.nn import resize
 from supernet_jax.nn.blocks import BLOCKS
-from supernet_jax.storage import files
+from supernet_jax.storage import files, local_copy
+from supernet_jax.storage.paths import expanded
 from supernet_jax.storage.typed_json import parse
 
 
@@ -135,7 +136,7 @@ def load(folder: str | pathlib.Path, name: str) -> Runner:
     Raises:
         UserError: no such format, none in this folder, or files that were changed.
     """
-    folder = pathlib.Path(folder)
+    folder = local_copy.local(expanded(folder))
     there = parse(Description, manifest.read_description(folder), "network.json").formats
     if name not in there:
         found = ", ".join(there) or "none that is recorded"

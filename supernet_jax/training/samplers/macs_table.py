@@ -28,6 +28,7 @@ from supernet_jax.errors import UserError, require
 from supernet_jax.evaluation import costs
 from supernet_jax.evaluation.costs import Cost
 from supernet_jax.storage import files, typed_json
+from supernet_jax.storage.paths import expanded
 
 FORMAT, VERSION = "supernet_jax table of MACs", 1
 CHUNK = 10_000  # archs that are counted at once
@@ -151,7 +152,7 @@ def read(path: pathlib.Path) -> Table:
     """
     hint = "`supernet table SPACE --out FILE` makes one"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(files.content_of(path).decode("utf-8"))
     except PermissionError as error:
         raise files.unreadable(path, error) from error
     except (OSError, ValueError, RecursionError) as error:
@@ -232,6 +233,6 @@ def read_or_build(file: str | None, bins: int, space: Space) -> Bins:
     require(bins >= 1, f"sampler.bins is {bins}, must be 1 or more")
     if file is None:
         return arrays(build(space, bins=bins, samples=20_000))
-    table = read(pathlib.Path(file))
+    table = read(expanded(file))
     check(table, space)
     return arrays(table)

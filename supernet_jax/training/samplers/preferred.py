@@ -13,6 +13,7 @@ from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError, require
 from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
 from supernet_jax.training.samplers import sampler
 from supernet_jax.training.samplers.sampler import Sampler, Score, stateless
 
@@ -64,7 +65,7 @@ def read(path: pathlib.Path, menu: Menu) -> Arch:
             space.
     """
     try:
-        records: Sequence[dict] = json.loads(path.read_text(encoding="utf-8"))
+        records: Sequence[dict] = json.loads(files.content_of(path).decode("utf-8"))
         archs = [notation.from_notation(menu, record["arch"]) for record in records]
     except UserError as error:
         raise UserError(f"{path} holds archs of another space: {error}") from None
@@ -97,5 +98,5 @@ class Preferred:
             "sampler.archs is not set; make the file with `supernet table CONFIG --score snip "
             "--out FILE` and name it",
         )
-        archs = read(pathlib.Path(self.archs), menu)
+        archs = read(expanded(self.archs), menu)
         return preferred(menu, archs, n_random=self.n_random)
