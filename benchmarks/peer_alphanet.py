@@ -43,6 +43,7 @@ from evaluation import population  # the script beside this one
 from torch.nn import functional
 
 from supernet_jax.elastic import choices, notation
+from supernet_jax.evaluation import costs
 from supernet_jax.evaluation.evaluate import EvaluationData, How, evaluate
 from supernet_jax.experiment import config
 from supernet_jax.networks.importers import attentivenas as attentivenas_files
@@ -73,6 +74,7 @@ def main() -> None:
     )
     parser.add_argument("--precision", default="float32", choices=TOLERANCES)
     parser.add_argument("--rate", type=float, help="evaluate mutants with this rate, not uniform")
+    parser.add_argument("--peak", type=float, help="Tflop/s of this device at this precision")
     parser.add_argument("--compile", action="store_true", help="also run it under torch.compile")
     arguments = parser.parse_args()
     rounds = 2 if arguments.quick else arguments.rounds
@@ -105,12 +107,15 @@ def main() -> None:
         timings = measure.in_turn(
             {name: lambda i, step=step: step(archs[i]) for name, step in stepping.items()}, rounds
         )
-        report += rows("step", timings, arguments)
+        report += rows("step", timings, arguments, work=work_of_steps(space, archs[1:], arguments))
         del steps
         load(peers, weights)
     if "evaluate" in arguments.jobs:
         report += rows("candidate", candidates(arguments, space, start, peers, rounds), arguments)
-    measure.timings_table(report, ("job", "pixels", "batch", "precision"))
+    also = {"gflops": "Gflop/s"} | ({"share": "of the peak"} if arguments.peak else {})
+    measure.timings_table(report, ("job", "pixels", "batch", "precision"), also=also)
+    for name, size in peak_memory().items():
+        print(f"most memory of {name}: {size / 2**30:.2f} GiB")
     measure.write(arguments.json, {"torch": torch.__version__, "rows": report})
 
 
@@ -149,13 +154,38 @@ def space_of(pixels):
     )
 
 
-def rows(job, timings, arguments):
-    """Rows of the report, their ratio that to the fastest variant of PyTorch."""
+def work_of_steps(space, archs, arguments):
+    """Floating-point operations of a step, the median over the rounds: two for each multiply-add of
+    each member's forward pass, and three times that with the backward pass.
+    """
+    macs = costs.macs(space)
+    fixed = int(macs(choices.largest(space.menu))) + int(macs(choices.smallest(space.menu)))
+    random = np.median([np.sum(macs(pair)) for pair in archs])
+    return 6 * arguments.batch * (fixed + float(random))
+
+
+def peak_memory():
+    """The most bytes of a GPU that each library has held; of a CPU nothing is known."""
+    if jax.default_backend() == "cpu":
+        return {}
+    ours = jax.local_devices()[0].memory_stats() or {}
+    theirs = torch.cuda.max_memory_allocated()
+    return {"JAX": ours.get("peak_bytes_in_use", 0), "PyTorch": theirs}
+
+
+def rows(job, timings, arguments, work=None):
+    """Rows of the report, their ratio that to the fastest variant of PyTorch; what they reach of
+    the operations that are needed, where `work` says how many these are.
+    """
     theirs = {name: t.median_s for name, t in timings.items() if name.startswith("PyTorch")}
     best = min(theirs, key=theirs.get)
     about = {"pixels": arguments.pixels, "batch": arguments.batch}
     about["precision"] = arguments.precision
-    return measure.rows(timings, base=best, job=job, **about)
+    made = measure.rows(timings, base=best, job=job, **about)
+    for row in made:
+        reached = "" if work is None else work / row["median_s"] / 1e9
+        row |= {"gflops": reached, "share": reached and reached / (1e3 * (arguments.peak or 1))}
+    return made
 
 
 def archs_of(space, i):
