@@ -18,7 +18,6 @@ import json
 import os
 import pathlib
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -70,7 +69,8 @@ config = sj.Config(
 """
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGSTOP)
 DISASTERS = (*(number.name for number in SIGNALS), "full disk", "torn file")
-HANG_SECONDS = 180  # after which processes that are left are a failure
+HANG_SECONDS = 120  # without a step, after which a process says where it hangs, and ends
+LIMIT_SECONDS = 900  # after which processes that are left are a failure
 FULL_BYTES = 2000  # of a file, while the disk is full
 
 
@@ -166,30 +166,29 @@ class Chaos:
     ) -> list[subprocess.Popen]:
         """The processes of a job; the disk is full for one of them, if it is said for which."""
         command = [sys.executable, "-m", "supernet_jax", "train", self.config, "--out", run]
+        command += ["--hang-seconds", str(HANG_SECONDS)]
         place = ["--coordinator", f"localhost:{free_port()}", "--processes", str(n), "--process"]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
-
-        def limited() -> None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_BYTES, FULL_BYTES))
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
         workers = []
         for i in range(n):
             with open(self.folder / f"said{i}", "wb") as said:
                 workers.append(
                     subprocess.Popen(
-                        [*command, *([*place, str(i)] if n > 1 else [])],
+                        [
+                            *(["prlimit", f"--fsize={FULL_BYTES}"] if i == full else []),
+                            *command,
+                            *([*place, str(i)] if n > 1 else []),
+                        ],
                         env=environment,
                         stdout=said,
                         stderr=said,
-                        preexec_fn=limited if i == full else None,
                     )
                 )
         return workers
 
     def ended(self, workers: list[subprocess.Popen], *, allowed: set[int]) -> list[str]:
         """Waits for all; what is wrong about how they ended."""
-        end = time.monotonic() + HANG_SECONDS
+        end = time.monotonic() + LIMIT_SECONDS
         faults = []
         for i, worker in enumerate(workers):
             try:
@@ -197,7 +196,7 @@ class Chaos:
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
-                faults.append(f"process {i} did not end in {HANG_SECONDS} s")
+                faults.append(f"process {i} did not end in {LIMIT_SECONDS} s")
                 continue
             self.count[len(workers), f"status {status}"] += 1
             if status not in allowed:

@@ -195,7 +195,7 @@ class _Watch(threading.Thread):
             file=sys.stderr,
             flush=True,
         )
-        others = [link for link in self.links if link.process != ended.process]
+        others = [] if silent else self.links[:]
         self.links.clear()
         if jax.process_index() == 0:
             for link in others:
