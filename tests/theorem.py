@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from supernet_jax.elastic import blockwise, choices, elastic_block, shared_params, strategies
+from supernet_jax.elastic import (
+    blockwise,
+    choices,
+    elastic_block,
+    shared_params,
+    slicing,
+    strategies,
+)
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Space
 
@@ -144,30 +151,35 @@ def boxes_of_arch(space: Space, arch: Any, resolution: int) -> Any:
         block, spec = space.blocks[name], space.blocks[name].spec(arch)
         own = {} if spec is None else elastic_block.shapes(block, spec, place.inputs).params
         found[name] = unflatten_dict(boxes(own, place.shapes.params))
-        for transform in block.transforms:
-            _note_uses(found[name], transform, spec, place)
+        for where, transforms in slicing.by_leaf(block).items():
+            _note_uses(found[name], where, transforms, spec)
     return found
 
 
-def _note_uses(found: Any, transform: elastic_block.Transform, spec: Any, place: Any) -> None:
-    """Marks what a spec's weights depend on through a transform: its own parameters, whole kernels.
+def _note_uses(
+    found: Any, where: tuple[str, ...], transforms: tuple[elastic_block.Transform, ...], spec: Any
+) -> None:
+    """Marks what a spec's weights depend on through transforms: their parameters, whole kernels.
 
-    The transform itself tells, by the gradient at random values.
+    The transforms themselves tell, by the gradient at random values.
     """
-    *where, last = transform.leaf
-    node = functools.reduce(lambda node, key: node[key], where, found)
-    start = transform.init(jax.random.key(0), node[last].shape)
+    *way, last = where
+    node = functools.reduce(lambda node, key: node[key], way, found)
+    start = {t.key: t.init(jax.random.key(0), node[last].shape) for t in transforms}
 
     def total(params: Any, weights: Any) -> Any:
-        made = [] if spec is None else [transform.apply(params, weights, transform.size(spec))]
-        return sum((jnp.sum(jnp.square(leaf)) for leaf in made), jnp.zeros(()))
+        if spec is None:
+            return jnp.zeros(())
+        sizes = tuple(transform.size(spec) for transform in transforms)
+        return jnp.sum(jnp.square(slicing.transformed(transforms, params, weights, sizes)))
 
     random = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), p.shape), start)
     weights = jax.random.normal(jax.random.key(2), node[last].shape)
     gradients = jax.grad(total, (0, 1))(random, weights)
     own, whole = jax.tree.map(lambda g: np.asarray(g != 0, float), gradients)
-    node[last] = whole * node[last].any((0, 1))  # the channels that the spec has
-    found.setdefault(elastic_block.TRANSFORMS, {})["/".join(transform.leaf)] = own
+    spatial = slicing.spatial_axes(where, whole.ndim)
+    node[last] = whole * node[last].any(spatial, keepdims=True)  # the channels that the spec has
+    found.setdefault(elastic_block.TRANSFORMS, {}).update(own)
 
 
 def archs_of(space: Space, count: int) -> list[Any]:

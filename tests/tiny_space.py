@@ -4,8 +4,16 @@ Two stages whose first blocks take either kind of shortcut, of optional depth, o
 and one with squeeze-and-excitation at stride 2; dropout and drop-connect are there to be turned on.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from supernet_jax.elastic.choices import Array
+from supernet_jax.elastic.elastic_block import ElasticBlock, Transform, Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.nn.blocks.mobilenet import HARD_SWISH
 from supernet_jax.spaces import once_for_all
@@ -31,6 +39,67 @@ def tiny() -> Space:
         dropout=0.3,
         drop_path=0.4,
     )
+
+
+@functools.cache
+def adapted() -> Space:
+    """Leaves of ranks 1, 2 and 4 with transforms that add, one of them behind another."""
+    space = tiny()
+    blocks = {name: _adapted(block) for name, block in space.blocks.items()}
+    return dataclasses.replace(space, name="adapted", blocks=blocks)
+
+
+def _adapted(block: ElasticBlock) -> ElasticBlock:
+    if block is tiny().blocks["head"]:
+        width = lambda spec: spec.c_out  # noqa: E731
+        return dataclasses.replace(block, transforms=(low_rank(("classifier", "kernel"), width),))
+    if not hasattr(block.union, "kernel"):
+        return block
+    kernel = lambda spec: spec.kernel  # noqa: E731
+    return dataclasses.replace(
+        block,
+        transforms=(
+            Transform(("depthwise", "kernel"), kernel, _one, _scaled_crop),
+            Transform(("depthwise", "kernel"), kernel, _ones, _added, name="adapter"),
+            Transform(("project_norm", "scale"), kernel, _ones, _added),
+        ),
+    )
+
+
+def low_rank(leaf: tuple[str, ...], rank: Callable[[Any], int], most: int = 16) -> Transform:
+    """A product of two narrow matrices that is added to one, of a rank that may be elastic."""
+
+    def init(key: Array, shape: tuple[int, ...]) -> Tree:
+        down, up = jax.random.split(key)
+        return {
+            "down": jax.random.normal(down, (shape[0], most)),
+            "up": 0.1 * jax.random.normal(up, (most, shape[1])),
+        }
+
+    def apply(params: Tree, weights: Array, rank: int) -> Array:
+        down, up = params["down"][: weights.shape[0], :rank], params["up"][:rank]
+        return weights + down @ up[:, : weights.shape[1]]
+
+    return Transform(leaf, rank, init, apply, name="low_rank")
+
+
+def _one(key: Array, shape: tuple[int, ...]) -> Tree:
+    return {"scale": jnp.full((), 1.5)}
+
+
+def _scaled_crop(params: Tree, kernel: Array, size: int) -> Array:
+    border = (kernel.shape[0] - size) // 2
+    return params["scale"] * kernel[border : border + size, border : border + size]
+
+
+def _ones(key: Array, shape: tuple[int, ...]) -> Tree:
+    return {"shift": jax.random.normal(key, shape[-1:])}
+
+
+def _added(params: Tree, weights: Array, size: int) -> Array:
+    """Fills channels that a masked subnet does not have."""
+    shift = 0.1 * size * params["shift"][: weights.shape[-1]]
+    return weights + jnp.broadcast_to(shift, weights.shape)
 
 
 @functools.cache

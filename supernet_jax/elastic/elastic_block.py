@@ -19,6 +19,7 @@ import numpy as np
 
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Lookup, Menu, Path
+from supernet_jax.errors import UserError
 from supernet_jax.nn import block_shapes
 from supernet_jax.nn.block_shapes import BlockShapes
 from supernet_jax.runtime import owned
@@ -31,20 +32,30 @@ TRANSFORMS = "transforms"  # where a block's weight-transform parameters live, b
 class Transform(NamedTuple):
     """Learned (or fixed) computation of a layer's weights from the shared ones.
 
-    It sees the shared leaf after its input and output channels were cut, at its full spatial size,
-    and returns the leaf at the size of the spec; without one, kernels are centre crops.
+    It sees the shared leaf after its channels were cut, at its full spatial size, and what the
+    transforms of the same leaf before it have made of it; after the last of them, the leaf has the
+    size of the spec. Without one, kernels are centre crops.
 
     Attributes:
-        leaf: which parameter, as ("depthwise", "kernel").
+        leaf: which parameter, as ("depthwise", "kernel"), of any rank.
         size: the layer's own option in a spec, e.g. `lambda spec: spec.kernel`.
         init: `(key, full_shape) -> params`, the transform's own parameters.
-        apply: `(params, weights, size) -> weights`, static in `size`.
+        apply: `(params, weights, size) -> weights`, static in `size`. In a masked subnet the
+            weights have channels that the spec lacks, as zeros; whatever is made of those is
+            masked again.
+        name: tells several transforms of one leaf apart.
     """
 
     leaf: tuple[str, ...]
     size: Callable[[Spec], Any]
     init: Callable[[Array, tuple[int, ...]], Tree]
     apply: Callable[[Tree, Array, Any], Array]
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        """Under which its own parameters lie among those of the block."""
+        return "/".join(self.leaf) + (f":{self.name}" if self.name else "")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,7 +76,7 @@ class ElasticBlock:
             spec's module decides statically, e.g. which kind of shortcut it has.
         relaxed: names of the layers whose outputs a *soft* mask scales (the last normalisation
             of each group of channels). A scale before a normalisation would be cancelled by it.
-        transforms: weight transforms of single leaves.
+        transforms: weight transforms of single leaves, those of one leaf in their order.
         group: name of the parameters; two blocks with one name share them.
     """
 
@@ -79,6 +90,14 @@ class ElasticBlock:
     relaxed: tuple[str, ...] = ()
     transforms: tuple[Transform, ...] = ()
     group: str | None = None
+
+    def __post_init__(self) -> None:
+        keys = [transform.key for transform in self.transforms]
+        if len(set(keys)) < len(keys):
+            raise UserError(
+                f"transforms of a block are {', '.join(keys)}; give those of one leaf names of "
+                "their own, as Transform(..., name='adapter')"
+            )
 
     def spec(self, arch: Arch) -> Spec | None:
         """The spec that a concrete arch picks; None where it skips the block."""

@@ -35,9 +35,13 @@ def masked_weights(
     edges = _edges(block, tuple(inputs), soft)
     own = slicing.walk(union, shared, lambda path, shape, leaf: leaf)
     result = _masked(own, chosen, edges.table, leaves=edges.leaves, soft=soft)
-    for transform in block.transforms:
-        mixed = _mixed(block, transform, shared, slicing.get_leaf(result, transform.leaf), likely)
-        result = slicing.put_leaf(result, transform.leaf, mixed)
+    by_leaf = slicing.by_leaf(block)
+    for where, transforms in by_leaf.items():
+        mixed = _mixed(block, transforms, shared, slicing.get_leaf(result, where), likely)
+        result = slicing.put_leaf(result, where, mixed)
+    if by_leaf and not soft:  # a transform may add to channels that the spec lacks
+        again = tuple((path, places) for path, places in edges.leaves if path in by_leaf)
+        result = _masked(result, chosen, edges.table, leaves=again, soft=soft)
     return result
 
 
@@ -147,18 +151,19 @@ def _expectation(chosen: Array, boxes: Sequence[Array]) -> Array:
 
 
 def _mixed(
-    block: ElasticBlock, transform: Transform, shared: Tree, leaf: Array, chosen: Array
+    block: ElasticBlock,
+    transforms: tuple[Transform, ...],
+    shared: Tree,
+    leaf: Array,
+    chosen: Array,
 ) -> Array:
     """Sum over the layer's options of probability x transformed weights, zero-padded."""
-    own = shared[TRANSFORMS]["/".join(transform.leaf)]
-    options = [transform.size(spec) for spec in block.specs]
+    options = [tuple(transform.size(spec) for transform in transforms) for spec in block.specs]
     total = jnp.zeros_like(leaf)
     for option in dict.fromkeys(options):
         share = jnp.sum(jnp.where(np.asarray([o == option for o in options]), chosen, 0.0))
-        made = transform.apply(own, leaf, option)
-        shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        total = (
-            total
-            + share.astype(leaf.dtype) * slicing.fill({"kernel": made}, {"kernel": shape})["kernel"]
-        )
+        made = slicing.transformed(transforms, shared[TRANSFORMS], leaf, option)
+        name, shape = transforms[0].leaf[-1], jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        filled = slicing.fill({name: made}, {name: shape})[name]
+        total = total + share.astype(leaf.dtype) * filled
     return total

@@ -119,8 +119,7 @@ def _init_transforms(block: ElasticBlock, tree: Tree, key: Array) -> Tree:
     made = {}
     for transform in block.transforms:
         leaf = slicing.get_leaf(tree, transform.leaf)
-        name = "/".join(transform.leaf)
-        made[name] = transform.init(named_key(key, name), leaf.shape)
+        made[transform.key] = transform.init(named_key(key, transform.key), leaf.shape)
     return made
 
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from supernet_jax.elastic.choices import Array
-from supernet_jax.elastic.elastic_block import TRANSFORMS, ElasticBlock, Spec, Tree
+from supernet_jax.elastic.elastic_block import TRANSFORMS, ElasticBlock, Spec, Transform, Tree
+from supernet_jax.errors import UserError
 from supernet_jax.nn.block_shapes import Shapes
 
 
@@ -51,13 +52,43 @@ def cut_channels(x: Array, channels: int) -> Array:
 def weights(block: ElasticBlock, shared: Tree, spec: Spec, target: Shapes) -> Tree:
     """The parameters of one spec: cut from the shared ones, then transformed."""
     result = cut(shared, target)
-    for transform in block.transforms:
-        where = transform.leaf
+    for where, transforms in by_leaf(block).items():
         full, final = get_leaf(shared, where), get_leaf(target, where).shape
-        channels = full[..., : final[-2], : final[-1]]
-        own = shared[TRANSFORMS]["/".join(where)]
-        result = put_leaf(result, where, transform.apply(own, channels, transform.size(spec)))
+        spatial = spatial_axes(where, full.ndim)
+        channels = full[tuple(slice(None if a in spatial else n) for a, n in enumerate(final))]
+        sizes = tuple(transform.size(spec) for transform in transforms)
+        made = transformed(transforms, shared[TRANSFORMS], channels, sizes)
+        if made.shape != final:
+            raise UserError(
+                f"the transforms of {'/'.join(where)} make {list(made.shape)} of "
+                f"{list(channels.shape)}, where the spec {spec} has {list(final)}"
+            )
+        result = put_leaf(result, where, made)
     return result
+
+
+def by_leaf(block: ElasticBlock) -> dict[tuple[str, ...], tuple[Transform, ...]]:
+    """The transforms of each leaf that has any, in their order."""
+    found: dict[tuple[str, ...], tuple[Transform, ...]] = {}
+    for transform in block.transforms:
+        found[transform.leaf] = (*found.get(transform.leaf, ()), transform)
+    return found
+
+
+def transformed(
+    transforms: tuple[Transform, ...], params: Tree, leaf: Array, sizes: tuple[Any, ...]
+) -> Array:
+    """What the transforms of a leaf make of it, each of what the one before has made.
+
+    Args:
+        transforms: of one leaf.
+        params: of all transforms of the block.
+        leaf: with its channels cut or masked.
+        sizes: the option of each transform.
+    """
+    for transform, size in zip(transforms, sizes, strict=True):
+        leaf = transform.apply(params[transform.key], leaf, size)
+    return leaf
 
 
 def needed(

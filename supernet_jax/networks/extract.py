@@ -354,7 +354,7 @@ def boxes(space: Space, arch: Arch) -> Tree:
         for path, edges in slicing.needed(block, own, shared[group]).items():
             box = Box(*map(tuple, zip(*edges, strict=True)))
             wanted[group][path] = wanted[group].get(path, box).union(box)
-        transforms[group] |= {"/".join(transform.leaf) for transform in block.transforms}
+        transforms[group] |= {transform.key for transform in block.transforms}
     return {
         group: _tree(shapes, wanted[group], transforms[group], row)
         for group, shapes in shared.items()

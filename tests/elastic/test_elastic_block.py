@@ -26,6 +26,7 @@ from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import Transform, union_spec
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import chain
+from supernet_jax.errors import UserError
 from supernet_jax.nn import layers
 from supernet_jax.nn.blocks.mobilenet import CONV, EITHER, IDENTITY, MBConv, MBConvSpec
 from supernet_jax.spaces import mobilenet
@@ -270,6 +271,31 @@ def test_a_transform_sees_cut_channels_at_the_full_spatial_size() -> None:
         )
         whole = slicing.fill(mine, union)["depthwise"]["kernel"]
         np.testing.assert_allclose(masked(arch)["depthwise"]["kernel"], whole, rtol=1e-6)
+
+
+def test_transforms_of_one_leaf_need_names() -> None:
+    block = SPACE.blocks["stage1_block1"]
+    one = Transform(
+        ("depthwise", "kernel"), lambda spec: spec.kernel, lambda key, shape: {}, doubled
+    )
+    named = dataclasses.replace(block, transforms=(one, one._replace(name="again")))
+    assert [t.key for t in named.transforms] == ["depthwise/kernel", "depthwise/kernel:again"]
+    with pytest.raises(UserError, match="depthwise/kernel, depthwise/kernel; give those"):
+        dataclasses.replace(block, transforms=(one, one))
+
+
+def test_a_transform_that_makes_another_shape_is_named() -> None:
+    block, place = SPACE.blocks["stage1_block1"], GEOMETRY["stage1_block1"]
+    where = ("project_norm", "scale")
+    doubling = Transform(
+        where, lambda spec: 0, lambda key, shape: {}, lambda p, w, size: jnp.concatenate([w, w])
+    )
+    block = dataclasses.replace(block, transforms=(doubling,))
+    shared = {**numbered(place.shapes.params), elastic_block.TRANSFORMS: {doubling.key: {}}}
+    spec = block.specs[0]
+    own = elastic_block.shapes(block, spec, place.inputs).params
+    with pytest.raises(UserError, match=r"project_norm/scale make \[8\] of \[4\]"):
+        slicing.weights(block, shared, spec, own)
 
 
 # ---------------------------------------------------------------------------- odd blocks
