@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from supernet_jax.errors import UserError
+
 Array = jax.Array
 Menu = Any  # pytree of Choice
 Arch = Any  # pytree of int32 arrays [...], one per decision
@@ -139,8 +141,22 @@ def is_code(arch: Arch | Code) -> bool:
     return any(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in jax.tree.leaves(arch))
 
 
+def require_arch(arch: Arch | Code) -> None:
+    """Raises a `UserError` for a code, where only an arch has a meaning."""
+    if is_code(arch):
+        raise UserError(
+            "a code was given (weights of each option), but an arch is wanted (the index of one "
+            "option for each decision); jax.tree.map(lambda w: w.argmax(-1), code) is the likeliest"
+        )
+
+
 def pack(arch: Arch) -> Any:
-    """All decisions side by side: int32 `[..., D]`, in leaf order; NumPy in, NumPy out."""
+    """All decisions side by side: int32 `[..., D]`, in leaf order; NumPy in, NumPy out.
+
+    Raises:
+        UserError: it is a code.
+    """
+    require_arch(arch)
     leaves = jax.tree.leaves(arch)
     xp = jnp if any(isinstance(leaf, jax.Array) for leaf in leaves) else np
     return xp.stack([xp.asarray(leaf, xp.int32) for leaf in leaves], axis=-1)

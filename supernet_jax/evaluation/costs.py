@@ -147,6 +147,7 @@ def _lookup_sum(
     space: Space, tables: dict[str, np.ndarray], arch: Arch, *, tied: bool
 ) -> Array | np.ndarray:
     """Sum over the blocks that an arch keeps; `tied` ones of a group count as their largest."""
+    choices.require_arch(arch)
     traced = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(arch))
     if traced:
         arch = jax.tree.map(jnp.asarray, arch)

@@ -17,6 +17,7 @@ from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
+from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.nn import layers
 from supernet_jax.spaces import attentivenas, mobilenet
@@ -212,3 +213,14 @@ def test_shared_parameters_count_once_and_their_work_each_time(depth: int, width
     once = 2 * width + (width**2 + width) + (5 * width + 5)
     assert costs.parameters(space)(arch) == once
     assert int(costs.parameters(space)(jax.tree.map(jnp.asarray, arch))) == once
+
+
+def test_codes_are_refused_where_an_index_is_wanted():
+    """Cut to integers, nearly every code would be the smallest arch."""
+    space = mobilenet.digits()
+    code = choices.one_hot(space.menu, choices.largest(space.menu))
+    for wants in (costs.macs(space), costs.parameters(space), choices.pack):
+        with pytest.raises(UserError, match="a code was given"):
+            wants(code)
+    likeliest = jax.tree.map(lambda weights: weights.argmax(-1), code)
+    assert costs.macs(space)(likeliest) == costs.macs(space)(choices.largest(space.menu))

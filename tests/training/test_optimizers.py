@@ -107,17 +107,17 @@ def test_kernels_decay_and_nothing_else():
     assert mask["transforms_like"]["kernel"] is True
 
 
-def test_a_parameter_without_a_rule_is_named():
+def test_a_parameter_without_a_rule_does_not_decay_and_of_ones_own_rules_is_named():
     params = {"stem": {"kernel": 0, "positions": 0}, "cls": {"kernels": 0, "scale": 0}}
-    with pytest.raises(UserError, match="parameters cls/kernels, stem/positions; every"):
-        schedules.decay_mask(params)
-    groups = (
-        (r".*/positions", schedules.NO_DECAY),
-        (r"cls/.*", schedules.DECAY),
-        *schedules.DECAY_GROUPS,
-    )
-    mask = functools.partial(schedules.decay_mask, groups=groups)(params)
-    assert mask == {
+    assert schedules.decay_mask(params) == {
+        "stem": {"kernel": True, "positions": False},
+        "cls": {"kernels": False, "scale": False},
+    }
+    groups = ((r"cls/.*", schedules.DECAY), (r".*/kernel", schedules.DECAY))
+    with pytest.raises(UserError, match="parameters stem/positions; every"):
+        schedules.decay_mask(params, groups=groups)
+    mask = functools.partial(schedules.decay_mask, groups=(*groups, *schedules.DECAY_GROUPS))
+    assert mask(params) == {
         "stem": {"kernel": True, "positions": False},
         "cls": {"kernels": True, "scale": True},
     }

@@ -17,7 +17,7 @@ DECAY, NO_DECAY = "decay", "no decay"
 DECAY_GROUPS: Groups = (
     (r"(.*/)?transforms/.*", NO_DECAY),  # zero is no natural value for these
     (r"(.*/)?kernel", DECAY),  # convolutions, linear layers, squeeze-excitation, shortcuts
-    (r"(.*/)?(bias|scale)", NO_DECAY),
+    (r".*", NO_DECAY),  # biases and scales, and whatever else a block may have
 )
 
 
@@ -62,16 +62,16 @@ def warmup_cosine(
 def decay_mask(params: Params, *, groups: Groups = DECAY_GROUPS) -> Params:
     """True for the parameters that weight decay shrinks.
 
-    By default kernels decay; biases, norm scales and learned kernel transforms do not, as in
-    AlphaNet and AttentiveNAS. A network with other parameters passes its own groups:
-    `functools.partial(decay_mask, groups=((r".*/positions", NO_DECAY), *DECAY_GROUPS))`.
+    By default kernels decay; biases, norm scales, learned kernel transforms and all others do not,
+    as in AlphaNet and AttentiveNAS. A network with other parameters that should passes its own
+    groups: `functools.partial(decay_mask, groups=((r".*/embedding", DECAY), *DECAY_GROUPS))`.
 
     Args:
         params: nested dicts with any leaves.
         groups: as in `param_groups`; members of the group `DECAY` decay.
 
     Raises:
-        UserError: naming the paths that no expression matches.
+        UserError: naming the paths that no expression of `groups` matches.
     """
     return jax.tree.map(
         lambda group: group == DECAY, path_rules.param_groups(params, groups=groups)
