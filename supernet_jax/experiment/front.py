@@ -16,6 +16,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.experiment.run import Run
 from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
 
 FILE = "search.json"  # of a run folder: the result of its last search
 PICTURE = "front.png"  # of a run folder: its picture
@@ -141,10 +142,10 @@ class Front(Sequence[Entry]):
         Raises:
             UserError: they cannot be written.
         """
-        files.write_json(path, dict(self.result))
+        files.write_json(expanded(path), dict(self.result))
         figure = matplotlib.figure.Figure(figsize=(7.0, 4.5), dpi=150, layout="constrained")
         self.plot(figure.subplots())
-        files.write_bytes(picture, lambda file: figure.savefig(file, format="png"))
+        files.write_bytes(expanded(picture), lambda file: figure.savefig(file, format="png"))
 
     def plot(self, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
         """Draws all that was scored, and the front; entries with "test_accuracy" get a second mark.

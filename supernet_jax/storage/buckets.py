@@ -335,7 +335,11 @@ def _in_turns(folder: Bucket, names: list[str], ask: Callable[[Any, str], Any]) 
 def _store(path: Bucket) -> Any:
     root = Bucket(f"{path.scheme}://{path.bucket}")
     server = os.environ.get("TENSORSTORE_GCS_HTTP_URL")
-    return _opened(root, server, tuple(str(item) for item in spec(root).items()))
+    try:
+        return _opened(root, server, tuple(str(item) for item in spec(root).items()))
+    except Refusals as error:
+        line = str(error).splitlines()[0][:200]
+        raise UserError(f"{root} cannot be a bucket ({line}); correct the name") from error
 
 
 @functools.lru_cache(maxsize=16)

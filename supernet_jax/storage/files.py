@@ -253,7 +253,7 @@ def lines_after(path: str | os.PathLike, start: int) -> tuple[list[str], int]:
     """
     try:
         if isinstance(path, Bucket):
-            content = bucket_lines.content(path)[start:]
+            content = bucket_lines.content(path, start)
         else:
             with open(path, "rb") as file:
                 file.seek(start)

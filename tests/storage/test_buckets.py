@@ -155,6 +155,8 @@ def test_a_bucket_that_refuses(server: Server, status: int, said: str) -> None:
 
 
 def test_no_such_bucket(server: Server) -> None:
+    with pytest.raises(UserError, match=r"^(gs|s3)://A cannot be a bucket .*; correct the name"):
+        files.read_text(Bucket(server.url.replace("shelf", "A/x")))
     path = paths.expanded(f"{server.url}less/runs/x")
     with pytest.raises(UserError, match=r"there is no bucket (gs|s3)://shelfless; make it"):
         files.write_text(path, "")
@@ -187,9 +189,15 @@ def test_lines_of_many_writers(server: Server, monkeypatch: pytest.MonkeyPatch) 
     assert len(server.names("runs/a/evaluations.jsonl")) > 2  # objects
     some, end = files.lines_after(path, 0)
     assert files.lines_after(path, end) == ([], end)
+    before = len(server.requests)
+    assert files.lines_after(path, end) == ([], end)
+    assert len(server.requests) - before <= 2  # what is long and was read is not read again
     files.append_lines(path, ["last"])
     assert files.lines_after(path, end)[0] == ['"last"']
     assert [line.rstrip("\n") for line in files.text_lines(path)] == [*some, '"last"']
+    server.objects.clear()  # somebody removes the run
+    files.append_lines(path, ["first"])
+    assert files.lines(path) == ['"first"']
 
 
 def test_lines_are_taken_out_though_killed(google: Server, monkeypatch: pytest.MonkeyPatch) -> None:
