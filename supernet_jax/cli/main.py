@@ -79,10 +79,12 @@ class _Stderr(logging.Handler):
 def _told_on_stderr() -> Iterator[None]:
     handler = _Stderr()
     LOG.addHandler(handler)
+    LOG.propagate = False  # libraries give the root logger a handler, which would say it again
     try:
         yield
     finally:
         LOG.removeHandler(handler)
+        LOG.propagate = True
 
 
 def _nowhere() -> TextIO:

@@ -85,6 +85,8 @@ class Manager:
         try:
             self._write(*arguments)
         except Exception as error:
+            if jax.process_count() > 1:
+                failures.end_process(self._folder, error)
             self._error = error
 
     def _write(

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import glob
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -67,6 +68,7 @@ class Checkpoints:
         # Arrays and meta of what was saved and not yet read back, by step.
         self._unread: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._manager: Any
+        self._noticing: failures.FailedSave | None = None
         if isinstance(self.folder, Bucket):
             self._manager = bucket_checkpoints.Manager(self.folder, keep=keep)
             return
@@ -78,6 +80,11 @@ class Checkpoints:
         )
         with failures.writing(self.folder):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._noticing = failures.FailedSave(self.folder) if jax.process_count() > 1 else None
+        if self._noticing is not None:
+            log = logging.getLogger("absl")
+            log.setLevel(logging.ERROR)
+            log.addFilter(self._noticing)
 
     def save(self, step: int, state: Tree, meta: Mapping[str, Any], *, wait: bool = False) -> bool:
         """Starts to save `state` and `meta` as checkpoint `step`; waits for the save before it.
@@ -163,6 +170,8 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+            if self._noticing is not None:
+                logging.getLogger("absl").removeFilter(self._noticing)
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -4,9 +4,11 @@ has the system's errors as text.
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 
@@ -14,6 +16,7 @@ import jax
 from etils import epath
 
 from supernet_jax.errors import UserError
+from supernet_jax.runtime import stopping
 from supernet_jax.storage import files, paths
 
 
@@ -61,6 +64,41 @@ def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
         raise UserError(
             f"cannot write {folder} ({first_line(cause)}); choose another place"
         ) from error
+
+
+def end_process(folder: str | os.PathLike[str], error: BaseException) -> None:
+    """Ends a process of several whose thread could not write, with a line that says why.
+
+    A save is done when all have written, so the others would wait for this one, and it for them.
+    They hear how it ends (`runtime.peers`), and end too. What was saved before stays. Where it is
+    another process that is gone, the one that is noticed first says so.
+    """
+    if isinstance(_root(error), jax.errors.JaxRuntimeError):
+        return
+    try:
+        with writing(folder):
+            raise error
+    except UserError as told:
+        line = str(told)
+    except BaseException:
+        line = f"cannot write {folder} ({first_line(error)}); start the same command again"
+    print(f"supernet: {line}", file=sys.stderr, flush=True)
+    stopping.leave(2)
+
+
+class FailedSave(logging.Filter):
+    """Orbax only logs at once that a save failed, and tells its caller when all have saved."""
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        super().__init__()
+        self._folder = folder
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Of what Orbax logs, nothing below a crash is shown; a failed save ends the process."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and record.threadName == "async_save":
+            end_process(self._folder, error)
+        return record.levelno >= logging.CRITICAL
 
 
 def remove(folder: epath.Path, pattern: str) -> None:

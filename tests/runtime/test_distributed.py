@@ -22,6 +22,7 @@ import processes
 import pytest
 
 from supernet_jax.errors import UserError
+from supernet_jax.launching import run_processes
 from supernet_jax.runtime import distributed
 
 STEPS = 6
@@ -98,6 +99,32 @@ def test_a_killed_process_is_named_and_the_job_goes_on(
     assert status == 0 and f"trained {STEPS} steps" in out, err
     assert "supernet: process 1 (on " in err and "has died; this one ends too" in err
     assert "all are started again, 0 more times at most" in err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit of util-linux")
+def test_a_full_disk_of_one_host_ends_all(config: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Orbax would let them wait for each other for twenty minutes."""
+    address = f"localhost:{run_processes.free_port()}"
+    command = [sys.executable, "-m", "supernet_jax", "train", config, "--out", tmp_path / "run"]
+    command += [*OPTIONS, *TWO_AXES[-2:], "--coordinator", address, "--processes", "2"]
+    jobs = [
+        subprocess.Popen(
+            [
+                *(["prlimit", "--fsize=2000"] if i == 1 else []),
+                *map(str, [*command, "--process", i]),
+            ],
+            env=processes.environment(2),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    (first, _, one), (second, _, other) = map(processes.finish, jobs)
+    assert (first, second) == (2, 2), one + other
+    assert f"supernet: cannot write {tmp_path}" in other and "File too large" in other
+    assert "supernet: process 1 (on " in one and "ended with status 2, its own line" in one
 
 
 @pytest.mark.slow
