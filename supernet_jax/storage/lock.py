@@ -167,7 +167,8 @@ def _take(number: int, folder: pathlib.Path) -> dict[str, Any]:
         return {}
     signed = os.fstat(number).st_mtime
     # Times of one file server are compared with each other, not with this machine's clock.
-    left = STALE_SECONDS - (_now(folder) - signed)
+    # Theirs may have jumped back since: a sign of life from the future is not worth more.
+    left = min(STALE_SECONDS, STALE_SECONDS - (_now(folder) - signed))
     if left > 0:
         _say_waiting(folder, holder, left)
     end = time.monotonic() + left

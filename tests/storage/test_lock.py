@@ -97,6 +97,20 @@ def test_another_host_by_its_sign_of_life(
     assert json.loads(path.read_text("utf-8")) == {}
 
 
+def test_a_clock_that_jumped_back_does_not_lengthen_the_wait(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.1)
+    path = tmp_path / lock.FILE
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "then"}), "utf-8")
+    later = time.time() + 3600
+    os.utime(path, (later, later))
+    start = time.monotonic()
+    with lock.held(tmp_path):
+        assert time.monotonic() - start < 30
+
+
 def test_without_locks_by_whether_the_process_is_there(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
