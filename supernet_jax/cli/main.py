@@ -23,7 +23,7 @@ import tyro
 import supernet_jax
 from supernet_jax.errors import LOG, UserError, near
 from supernet_jax.experiment.config import Config, load_file
-from supernet_jax.runtime import cache, hardware, peers, stopping
+from supernet_jax.runtime import cache, hardware, peers, sharding, stopping
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import check_url, expanded
 
@@ -229,7 +229,9 @@ def _launch(launch: Any, arguments: list[str]) -> Any:
     )
     job = dataclasses.replace(parsed.job, overrides=tuple(rest[at + 1 :]))
     if job.task == "train":
-        _train(module("train"), [job.config, "--out", job.out, *job.overrides])
+        trains = _train(module("train"), [job.config, "--out", job.out, *job.overrides]).config
+        sharding.check_divides("train.batch", trains.train.batch, job.devices)
+        sharding.check_divides("evaluation.batch", trains.evaluation.batch, job.devices)
     else:
         _parse(module(job.task), [job.out, *job.overrides], job.task)
     return dataclasses.replace(parsed, job=job)

@@ -225,7 +225,7 @@ def evaluation_data(experiment: Experiment, split: str) -> EvaluationData:
         split: "held-out" (drawn from the training data) or "test".
     """
     dataset, settings = experiment.dataset, experiment.config.evaluation
-    sharding.check_divides("evaluation.batch in config.json", settings.batch, experiment.mesh)
+    sharding.check_divides("evaluation.batch in config.json", settings.batch, experiment.mesh.size)
     images = {"held-out": dataset.held_out, "test": dataset.test}[split]
     if settings.limit and split == "held-out":
         images = data.Images(*(part[: settings.limit] for part in images))

@@ -86,9 +86,9 @@ def experiment(config: Config, *, devices: int = 0) -> Experiment:
             f"warning: train.model-devices is {wanted}, which does not divide the number of "
             f"devices ({built.mesh.size}); {model} share a copy of the parameters"
         )
-    sharding.check_divides("train.batch", config.train.batch, built.mesh)
+    sharding.check_divides("train.batch", config.train.batch, built.mesh.size)
     train_step.check_parts(built.recipe, config.train.batch, built.mesh)
-    sharding.check_divides("evaluation.batch", config.evaluation.batch, built.mesh)
+    sharding.check_divides("evaluation.batch", config.evaluation.batch, built.mesh.size)
     return built
 
 

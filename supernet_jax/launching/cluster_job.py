@@ -105,6 +105,11 @@ class ClusterJob:
         """What the system takes."""
         raise NotImplementedError
 
+    @property
+    def devices(self) -> int:
+        """Devices of the whole job, each with an equal part of a batch; 1 where it is not known."""
+        return 1
+
     def __post_init__(self) -> None:
         one_of("--task", self.task, TASKS)
         at_least("--restarts", self.restarts, 0)
@@ -198,6 +203,11 @@ class OnTpu(ClusterJob):
         return accelerators.tpu_slice(self.accelerator, self.topology)
 
     @property
+    def devices(self) -> int:
+        """All chips."""
+        return self.slices * self.slice.chips
+
+    @property
     def reservation(self) -> str:
         """Name of the reservation, "" for other capacities."""
         return self.capacity.partition(":")[2]
@@ -216,3 +226,8 @@ class OnGpus(ClusterJob):
         super().__post_init__()
         at_least("--nodes", self.nodes, 1)
         at_least("--gpus", self.gpus, 0)
+
+    @property
+    def devices(self) -> int:
+        """All GPUs; a CPU is one device."""
+        return self.nodes * max(1, self.gpus)

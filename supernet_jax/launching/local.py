@@ -28,6 +28,11 @@ supernet launch local configs/digits.py --out runs/a --task search -- --high 300
         at_least("--processes", self.processes, 1)
 
     @property
+    def devices(self) -> int:
+        """One of each process; several GPUs would be shared by all of them."""
+        return self.processes
+
+    @property
     def joining(self) -> tuple[str, ...]:
         """Filled in when the processes are started."""
         return ("--coordinator", "{coordinator}")

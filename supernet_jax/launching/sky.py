@@ -93,6 +93,13 @@ supernet launch sky configs/digits.py --out gs://BUCKET/runs/a --accelerator v6e
         return re.match(r"(tpu|v\d)[a-z0-9]*-\d", self.accelerator) is not None
 
     @property
+    def devices(self) -> int:
+        """All GPUs, or the chips of the slice."""
+        if self.is_tpu:
+            return accelerators.tpu_slice(self.accelerator).chips
+        return self.nodes * int(self.accelerator.partition(":")[2] or 1)
+
+    @property
     def joining(self) -> tuple[str, ...]:
         """Hosts of a slice know each other; machines are told by the file."""
         return super().joining if self.is_tpu else ()

@@ -321,12 +321,12 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda x: _put(np.asarray(x), replicated(mesh)), tree)
 
 
-def check_divides(name: str, batch: int, mesh: Mesh) -> None:
-    """Raises a `UserError` unless `batch` images split evenly over the mesh."""
-    if batch % mesh.size:
-        low, high = batch // mesh.size * mesh.size, -(-batch // mesh.size) * mesh.size
+def check_divides(name: str, batch: int, devices: int) -> None:
+    """Raises a `UserError` unless `batch` images split evenly over so many devices."""
+    if batch % devices:
+        low, high = batch // devices * devices, -(-batch // devices) * devices
         raise UserError(
-            f"{name} is {batch}, which does not split over {mesh.size} devices; "
+            f"{name} is {batch}, which does not split over {devices} devices; "
             f"use {' or '.join(str(n) for n in (low, high) if n)}"
         )
 

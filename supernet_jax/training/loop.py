@@ -53,7 +53,7 @@ def fit(job: Job) -> tuple[State, bool]:
     """
     cache.enable()
     hardware.keep_memory()
-    sharding.check_divides("train.batch", job.batch, job.mesh)
+    sharding.check_divides("train.batch", job.batch, job.mesh.size)
     train_step.check_parts(job.recipe, job.batch, job.mesh)
     state = restore(job)
     copy = StateCopy(job)

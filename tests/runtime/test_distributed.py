@@ -244,3 +244,21 @@ def test_wrong_places(coordinator: str | None, options: dict, said: str) -> None
         distributed.joined(distributed.Place(coordinator, **options)),
     ):
         pass
+
+
+def test_processes_that_differ_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else they would train as one what is not the same."""
+
+    def gathered(own: np.ndarray) -> np.ndarray:
+        other = json.dumps(["host1", "0a1b"]).encode().ljust(distributed.LONGEST)
+        return np.stack([own, np.frombuffer(other, np.uint8)])
+
+    distributed.check_alike("fingerprints of the data", "0a1c")  # one process is like itself
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed.multihost_utils, "process_allgather", gathered)
+    distributed.check_alike("fingerprints of the data", "0a1b")
+    with pytest.raises(UserError, match="fingerprints of the data must be the same") as met:
+        distributed.check_alike("fingerprints of the data", "0a1c")
+    assert "0a1c in process 0" in str(met.value) and "0a1b in process 1 (on host1)" in str(
+        met.value
+    )
