@@ -12,7 +12,7 @@ import tyro
 
 from supernet_jax.elastic import space
 from supernet_jax.elastic.choices import Arch
-from supernet_jax.errors import UserError, at_least
+from supernet_jax.errors import UserError, at_least, one_of
 from supernet_jax.experiment import evaluate, front, race, read_archs, results
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.run import Run
@@ -58,6 +58,13 @@ class Arguments:
         default_factory=distributed.Place
     )
 
+    def __post_init__(self) -> None:
+        if (self.archs is not None) + (self.random != 0) + self.front != 1:
+            raise UserError("say which subnets: --archs FILE, --random N or --front (exactly one)")
+        if self.random:
+            at_least("--random", self.random, 1)
+        one_of("--split", self.split, evaluate.SPLITS)
+
 
 def run(arguments: Arguments) -> None:
     """Evaluates what was asked for, and prints the results."""
@@ -66,10 +73,6 @@ def run(arguments: Arguments) -> None:
 
 
 def _evaluate(arguments: Arguments) -> None:
-    if (arguments.archs is not None) + (arguments.random != 0) + arguments.front != 1:
-        raise UserError("say which subnets: --archs FILE, --random N or --front (exactly one)")
-    if arguments.random:
-        at_least("--random", arguments.random, 1)
     opened = experiment_run.open_run(arguments.run, arguments.config)
     given = _archs(opened, arguments)
     archs = space.distinct(opened.space, given)

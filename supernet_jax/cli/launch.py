@@ -69,13 +69,14 @@ def run(arguments: Arguments) -> None:
         path = expanded(arguments.out_file)
         files.check_free("--out-file", path)
         files.write_text(path, script.text)
-        print(f"wrote {path}; start it with: {' '.join(script.command)} {path}")
-    elif arguments.dry_run:
+        print(f"wrote {path}; start it with: {' '.join(script.command)} {path}", file=sys.stderr)
+    if arguments.dry_run:
         print(script.text, end="")
-    else:
+    elif arguments.out_file is None:
         status = script.start()
         if status:
-            print(f"supernet: {script.command[0]} ended with status {status}", file=sys.stderr)
+            job = f"the job {arguments.job.name} ({script.command[0]})"
+            print(f"supernet: {job} ended with status {status}", file=sys.stderr)
             sys.exit(status)
     for line in () if arguments.dry_run else script.follow:
         print(f"  {line}")

@@ -221,6 +221,9 @@ def _launch(launch: Any, arguments: list[str]) -> Any:
     how = launch.system(arguments)
     name, *rest = arguments
     at = rest.index("--") if "--" in rest else len(rest)
+    trains = [word for word in rest[:at] if re.match(r"--(train|data|evaluation|space)\.", word)]
+    if trains:
+        raise UserError(f"{trains[0]} is an option of train; put it behind --: ... -- {trains[0]}")
     parsed = _parse(
         types.SimpleNamespace(Arguments=launch.Arguments[how], EXAMPLES=how.EXAMPLES),
         rest[:at],
@@ -229,7 +232,9 @@ def _launch(launch: Any, arguments: list[str]) -> Any:
     )
     job = dataclasses.replace(parsed.job, overrides=tuple(rest[at + 1 :]))
     if job.task == "train":
-        trains = _train(module("train"), [job.config, "--out", job.out, *job.overrides]).config
+        with contextlib.redirect_stdout(sys.stderr):  # what a config file prints is no script
+            asked = _train(module("train"), [job.config, "--out", job.out, *job.overrides])
+        trains = asked.config
         sharding.check_divides("train.batch", trains.train.batch, job.devices)
         sharding.check_divides("evaluation.batch", trains.evaluation.batch, job.devices)
     else:

@@ -71,6 +71,7 @@ class Search:
     def __post_init__(self) -> None:
         if not self.cost.startswith(LATENCY):
             one_of("--cost", self.cost, [*COSTS, f"{LATENCY}FILE"])
+        Budget(self.low, self.high)  # which refuses one that is upside down
         one_of("--algorithm", self.algorithm, ("evolution", "random"))
         for name, value, low in (
             ("--evaluations", self.evaluations, 1),

@@ -93,7 +93,7 @@ def tpu_slice(accelerator: str, topology: str = "") -> TpuSlice:
     Raises:
         UserError: there is no such type, size or topology; the message lists those that fit.
     """
-    match = re.fullmatch(r"([a-z0-9]+)-(\d+)", accelerator)
+    match = re.fullmatch(r"([a-z0-9]+)-([1-9]\d*)", accelerator)
     kinds = {name: kind for kind in KINDS for name in kind.types}
     named = kinds.get(match[1]) if match else None
     if match is None or named is None:

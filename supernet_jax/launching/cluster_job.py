@@ -24,7 +24,9 @@ from supernet_jax.storage.paths import check_url, expanded
 
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 NAME_LENGTH = 40  # so that a pod's name, with what Kubernetes appends, stays below 63
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029]")
 TASKS = ("train", "search", "evaluate")
+RESERVATION = re.compile(r"[a-zA-Z0-9][-\w./]*")
 CAPACITIES = ("on-demand", "spot", "flex", "reserved:NAME")
 # Exit statuses after which a job is started again: stopped, hung, and crashed, killed, stopped
 # before Python listened.
@@ -86,15 +88,16 @@ class ClusterJob:
     EXAMPLES: ClassVar[str] = ""  # command lines that its help shows
 
     config: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
-    """config file, by its path in the folder that the hosts have, as configs/digits.py"""
+    """config file, by its path in the folder where the job runs, as configs/digits.py"""
     overrides: tyro.conf.Suppress[tuple[str, ...]] = ()
     """options of `supernet train`"""
     out: str
-    """folder of the run, which all hosts reach: a bucket (gs://..., s3://...) or a shared folder"""
+    """folder of the run, which all processes reach: in a bucket (gs://..., s3://...), or shared"""
     task: str = "train"
     """train | search | evaluate: what to do with the run in --out"""
     name: str = ""
-    """name of the job; if not given, the last part of --out"""
+    """name of the job, of a-z, 0-9 and -; if not given, the last part of --out: two runs that are
+    called alike need names"""
     restarts: int = 20
     """how often the job may be started again, after a failed or a reclaimed machine"""
     hang_seconds: int = 1800
@@ -114,6 +117,20 @@ class ClusterJob:
         one_of("--task", self.task, TASKS)
         at_least("--restarts", self.restarts, 0)
         at_least("--hang-seconds", self.hang_seconds, 0)
+        for option, value in (
+            *(("CONFIG", self.config), ("--out", self.out)),
+            *((f"what follows -- ({word!r})", word) for word in self.overrides),
+        ):
+            require(
+                not CONTROL.search(value),
+                f"{option} has a control character in it, which no cluster passes on; take it out",
+            )
+        own_options = [w for w in self.overrides if w.partition("=")[0] in self.owned]
+        require(
+            not own_options,
+            f"{', '.join(own_options)} cannot follow --: the job tells processes their places, and "
+            "--out and --hang-seconds belong before --",
+        )
         require(self.out != "", "--out is '', but must name a folder, or one in a bucket")
         check_url(self.out)
         own = re.sub(r"[^a-z0-9]+", "-", pathlib.PurePath(self.out).name.lower()).strip("-")
@@ -124,6 +141,12 @@ class ClusterJob:
                 f"letter, do not end with -, and have at most {NAME_LENGTH} characters"
             )
         object.__setattr__(self, "name", name)
+
+    @property
+    def owned(self) -> tuple[str, ...]:
+        """Options of the task that the job itself gives."""
+        places = ("--coordinator", "--processes", "--process")
+        return (*places, "--out", "--hang-seconds", "--dry-run") if self.task == "train" else places
 
     @property
     def joining(self) -> tuple[str, ...]:
@@ -176,7 +199,8 @@ class OnTpu(ClusterJob):
     """A job on slices of Cloud TPU."""
 
     accelerator: str
-    """type of the slice, as v5litepod-16, v5p-8, v6e-16 or tpu7x-8"""
+    """type of the slice: v5e-N or v6e-N of N chips, v5p-N or tpu7x-N (GKE only) of N cores, which
+    are two a chip"""
     topology: str = ""
     """how its chips are wired, as 4x4 or 2x2x2; if not given, as compact as they can be"""
     slices: int = 1
@@ -189,7 +213,7 @@ class OnTpu(ClusterJob):
         at_least("--slices", self.slices, 1)
         kind, _, reservation = self.capacity.partition(":")
         if kind not in ("on-demand", "spot", "flex", "reserved") or (
-            (kind == "reserved") != bool(reservation)
+            (kind == "reserved") != bool(RESERVATION.fullmatch(reservation))
         ):
             raise UserError(
                 f"--capacity is {self.capacity!r}, allowed: {', '.join(CAPACITIES)}"

@@ -13,7 +13,7 @@ class Local(ClusterJob):
     """Run several processes on this machine, to try what several machines will do.
 
     Signals that ask to stop (SIGTERM, SIGUSR1, Ctrl-C) are passed on to all processes; the status
-    is then 75, and the same command goes on.
+    is then 75, or 130 after Ctrl-C, and the same command goes on.
     """
 
     EXAMPLES: ClassVar[str] = """

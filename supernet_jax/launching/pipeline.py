@@ -7,23 +7,36 @@ from typing import Annotated, ClassVar
 import tyro
 
 from supernet_jax.errors import UserError
-from supernet_jax.experiment.search import Search
-from supernet_jax.launching.cluster_job import ClusterJob, Script
+from supernet_jax.evaluation import latency_table
+from supernet_jax.experiment import extract
+from supernet_jax.experiment.search import LATENCY, Search
+from supernet_jax.launching.cluster_job import RESTARTED, ClusterJob, Script
+from supernet_jax.storage.paths import expanded
 
 STAGE = """\
 #!/bin/sh
-# Runs a command, which hears the signals of this script; ends with its status unless it is 0.
-stage() {
-  "$@" &
-  trap "kill -TERM $! 2>/dev/null" TERM USR1 INT
-  wait $!
-  status=$?
-  while kill -0 $! 2>/dev/null; do
+# Runs a command, which hears the signals of this script, again after it hung or crashed; ends with
+# its status unless it is 0.
+left={restarts}
+asked=no
+stage() {{
+  while :; do
+    "$@" &
+    trap "asked=yes; kill -TERM $! 2>/dev/null" TERM USR1 INT
     wait $!
     status=$?
+    while kill -0 $! 2>/dev/null; do
+      wait $!
+      status=$?
+    done
+    case $status in
+      0) return ;;
+      {again}) [ $asked = no ] && [ $left -gt 0 ] || exit "$status" ;;
+      *) exit "$status" ;;
+    esac
+    left=$((left - 1))
   done
-  [ "$status" -eq 0 ] || exit "$status"
-}
+}}
 
 """
 
@@ -46,23 +59,28 @@ supernet launch pipeline configs/digits.py --out runs/a --format onnx -- --train
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # What search and extract are going to refuse, before hours of training.
+        extract.checked(self.format, expanded(self.out) / "networks", pixels=False, size=None)
+        if self.search.cost.startswith(LATENCY):
+            latency_table.read(expanded(self.search.cost.removeprefix(LATENCY)))
         if self.task != "train":
             raise UserError(f"--task is {self.task!r}, but a pipeline is of all tasks")
 
     @property
     def script(self) -> Script:
         """A shell script that ends with the status of the first stage that does not end with 0."""
-        out = self.out.rstrip("/")
+        out, hang = self.out.rstrip("/"), ("--hang-seconds", str(self.hang_seconds))
         settings = (
             (f"--{field.name.replace('_', '-')}", str(value))
             for field in dataclasses.fields(self.search)
             if (value := getattr(self.search, field.name)) != field.default
         )
         stages = (
-            ("train", self.config, "--out", out, *self.overrides),
+            ("train", self.config, "--out", out, *hang, *self.overrides),
             ("search", out, *(word for setting in settings for word in setting)),
             ("evaluate", out, "--front", "--split", "test"),
             ("extract", out, "--front", "--out", f"{out}/networks", "--format", *self.format),
         )
         lines = [f"stage {shlex.join(('supernet', *stage))}" for stage in stages]
-        return Script(f"{self.name}.sh", STAGE + "\n".join([*lines, ""]), ("sh",))
+        stage = STAGE.format(restarts=self.restarts, again="|".join(map(str, RESTARTED)))
+        return Script(f"{self.name}.sh", stage + "\n".join([*lines, ""]), ("sh",))

@@ -111,7 +111,14 @@ class InPods(ClusterJob):
             **({"envFrom": [{"secretRef": {"name": self.secret}}]} if self.secret else {}),
             **spec.pop("container", {}),
         }
-        chosen = selector | dict(label.split("=", 1) for label in self.node_selector)
+        labels = [label.split("=", 1) for label in self.node_selector]
+        keys = [*selector, *(key for key, _ in labels)]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise UserError(
+                f"--node-selector has {', '.join(twice)}, which is given twice, or by accelerator, "
+                "topology and capacity of the job; give each once"
+            )
+        chosen = selector | dict(labels)
         return {
             "metadata": {"labels": LABELS},
             "spec": {
