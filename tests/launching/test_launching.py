@@ -136,7 +136,7 @@ WRONG = [
     ("pipeline configs/digits.py --out a --low 9 --high 3", "the lower one first"),
     (
         "pipeline configs/digits.py --out a --cost latency:none.json",
-        "there is no latency table none.json",
+        "no latency table none.json",
     ),
     ("local --out a", "CONFIG"),
     ("local configs/digits.py", "--out"),
