@@ -44,13 +44,23 @@ def tiny() -> Space:
 @functools.cache
 def adapted() -> Space:
     """Leaves of ranks 1, 2 and 4 with transforms that add, one of them behind another."""
-    space = tiny()
+    space = mobilenet(
+        "adapted",
+        resolutions=(8,),
+        stem=(4, 8),
+        stem_stride=1,
+        stages=(Stage((4, 8), (1, 2), (3, 5), (2,), 1),),
+        last=(12,),
+        classes=5,
+        input_channels=2,
+        head_ratio=2,
+    )
     blocks = {name: _adapted(block) for name, block in space.blocks.items()}
-    return dataclasses.replace(space, name="adapted", blocks=blocks)
+    return dataclasses.replace(space, blocks=blocks)
 
 
 def _adapted(block: ElasticBlock) -> ElasticBlock:
-    if block is tiny().blocks["head"]:
+    if hasattr(block.union, "classes"):
         width = lambda spec: spec.c_out  # noqa: E731
         return dataclasses.replace(block, transforms=(low_rank(("classifier", "kernel"), width),))
     if not hasattr(block.union, "kernel"):

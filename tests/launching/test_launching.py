@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 import shlex
 import signal
 import threading
@@ -199,6 +200,20 @@ def test_slices_are_those_of_the_documentation(name):
 def test_slices_that_do_not_exist_are_refused(accelerator, topology, said):
     with pytest.raises(errors.UserError, match=said):
         accelerators.tpu_slice(accelerator, topology)
+
+
+@pytest.mark.parametrize("system", LAUNCHERS)
+def test_help_names_every_option(system, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.main(["launch", system, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: supernet launch {system} [-h] [OPTIONS] CONFIG" in shown
+    for field in dataclasses.fields(LAUNCHERS[system]):
+        hidden = field.name in ("config", "overrides", "search")
+        assert hidden or re.search(f"--{field.name.replace('_', '-')}[ ,]", shown), field.name
+    for option in ("--dry-run", "--out-file"):
+        assert option in shown
 
 
 def test_options_of_every_system_have_words():

@@ -57,7 +57,7 @@ def play(tmp_path, monkeypatch):
 
     def played(*arguments, **options):
         process = planned(*arguments, **options)
-        said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=150)
         calls = [line.split()[0] for line in (tmp_path / "calls").read_text().splitlines()]
         return process.returncode, said, calls
 
