@@ -100,6 +100,7 @@ class _Link:
         connection.setblocking(False)
         self.connection, self.process, self.host = connection, process, host
         self.heard, self.received = time.monotonic(), b""
+        self.said_end = False  # it ends, and may take a moment for it
 
     def say(self, message: Any) -> None:
         with contextlib.suppress(OSError):  # one that is gone is noticed when it is read
@@ -151,7 +152,7 @@ class _Watch(threading.Thread):
                     for link in self.links:
                         link.say(None)
                 for link in list(self.links):
-                    if now - link.heard > self.seconds:
+                    if now - link.heard > self.seconds and not link.said_end:
                         self._gone(Ended(link.process, link.host, -1), silent=True)
 
     def _hear(self, link: _Link, selector: selectors.BaseSelector) -> None:
@@ -160,19 +161,17 @@ class _Watch(threading.Thread):
         except BlockingIOError:
             return
         except OSError:
-            messages = [] if self.leaving else [Ended(link.process, link.host, -1)]
-            self._drop(link, selector)
+            selector.unregister(link.connection)
+            if link in self.links:
+                self.links.remove(link)
+            link.connection.close()
+            if not self.leaving and not link.said_end:
+                self._gone(Ended(link.process, link.host, -1))
+            return
         for ended in (Ended(*message) for message in messages if message is not None):
+            link.said_end |= ended.process == link.process
             if ended.status != 0:
                 self._gone(ended)
-            self._drop(link, selector)
-
-    def _drop(self, link: _Link, selector: selectors.BaseSelector) -> None:
-        """Forgets a process that has ended."""
-        if link in self.links:
-            selector.unregister(link.connection)
-            self.links.remove(link)
-            link.connection.close()
 
     def _gone(self, ended: Ended, *, silent: bool = False) -> None:
         """Tells the others, says it here, and ends this process, unless it is ending anyway."""
