@@ -90,7 +90,7 @@ def joined(place: Place) -> Iterator[None]:
         with peers.watched(place.heartbeat_seconds):
             yield
     finally:
-        if not isinstance(sys.exception(), Exception):  # the others may still be at work
+        if not peers.status_of(sys.exception()):  # else the others do not come to this
             with stopping.held(patient=True):  # `PART_SECONDS` at most
                 jax.distributed.shutdown()
 

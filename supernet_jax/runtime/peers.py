@@ -70,7 +70,7 @@ def watched(seconds: float) -> Iterator[None]:
     except BaseException as error:
         if is_lost(error):  # the watch knows better what happened, and ends this process
             time.sleep(seconds + 2 * BEAT_SECONDS)
-        watch.end(_status(error))
+        watch.end(status_of(error))
         raise
     finally:
         stopping.farewell = before
@@ -84,8 +84,10 @@ def is_lost(error: BaseException) -> bool:
     return jax.process_count() > 1 and is_jax and any(words in text for words in LOST)
 
 
-def _status(error: BaseException) -> int:
-    """The exit status that this error is going to have, for the others; 0 where they end alike."""
+def status_of(error: BaseException | None) -> int:
+    """The exit status that an error is going to have, for the others; 0 where all end alike."""
+    if error is None:
+        return 0
     if isinstance(error, stopping.Stopped):  # after the same step, which all of them saved
         return 0 if error.step is not None else stopping.UNFINISHED
     if isinstance(error, SystemExit):

@@ -116,7 +116,7 @@ def test_a_process_that_was_stopped_itself_blames_nobody(pair, left, monkeypatch
     ],
 )
 def test_statuses_that_others_hear(error, status):
-    assert peers._status(error) == status
+    assert peers.status_of(error) == status
 
 
 def test_one_process_watches_nothing():
