@@ -62,10 +62,11 @@ ssh() { # to host 0, or to all at once; the first status that is not 0, and 255 
   [[ "$*" != *--worker=all* ]] || hosts=(0 1)
   for word in "$@"; do [[ $word != --command=* ]] || command=${word#*=}; done
   for host in "${hosts[@]}"; do
-    ([ ! -f "$FAKE/lost-$host" ] || exit 255
+    # First the session, then the look: a host that gets lost meanwhile ends it in any case.
+    (touch "$FAKE/session-$host-$BASHPID"
+     [ ! -f "$FAKE/lost-$host" ] || exit 255
      HOME=$FAKE/host-$host; cd "$HOME" && exec bash -c "$command") &
     pids+=($!)
-    touch "$FAKE/session-$host-$!"
   done
   for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
   ls "$FAKE"/lost-* >/dev/null 2>&1 && status=255
