@@ -81,15 +81,14 @@ def test_a_job_that_is_queued_again_ends_with_the_same_bits(project, capfd) -> N
 
 
 @pytest.mark.slow
-def test_jobs_that_are_not_started_again(project, tmp_path, monkeypatch, capfd) -> None:
+def test_jobs_that_are_not_started_again(project, tmp_path, capfd) -> None:
     Slurm(**JOB, name="mistaken", overrides=("--train.stps", "3")).script.start()
     mistaken = Job(project, capfd.readouterr().out)
     command = "exec supernet train tiny.py --out alone --coordinator auto"
     alone = Job(project, slurm(project, "sbatch", f"--wrap={command}"))
 
     program(tmp_path / "supernet", "exit 75")
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    Slurm(**JOB, name="often", restarts=1).script.start()
+    Slurm(**JOB, name="often", restarts=1, setup=f"PATH={tmp_path}:$PATH").script.start()
     often = Job(project, capfd.readouterr().out)
     often.start_again()
     assert often.end() == "FAILED 75:0 after 1", often.log()
