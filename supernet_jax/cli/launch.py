@@ -20,7 +20,8 @@ Job = TypeVar("Job", bound=ClusterJob)
 class Arguments(Generic[Job]):
     """Start a training job, or write what would start it.
 
-    What follows -- goes to `supernet train`, which looks at it before anything is started.
+    What follows -- goes to `supernet train`, or to what --task names, and is looked at as there
+    before anything is started.
     """
 
     job: Annotated[Job, tyro.conf.arg(name="")]

@@ -214,16 +214,16 @@ def _import(import_: Any, arguments: list[str]) -> Any:
 
 
 def _launch(launch: Any, arguments: list[str]) -> Any:
-    """Arguments of `launch SYSTEM`; what follows -- is looked at as `train` will."""
+    """Arguments of `launch SYSTEM`; what follows -- is looked at as by the command that gets it."""
     if {"-h", "--help"} & set(arguments[:1]):
         print(launch.overview())
         sys.exit(0)
     how = launch.system(arguments)
     name, *rest = arguments
     at = rest.index("--") if "--" in rest else len(rest)
-    trains = [word for word in rest[:at] if re.match(r"--(train|data|evaluation|space)\.", word)]
-    if trains:
-        raise UserError(f"{trains[0]} is an option of train; put it behind --: ... -- {trains[0]}")
+    astray = [word for word in rest[:at] if re.match(r"--(train|data|evaluation|space)\.", word)]
+    if astray:
+        raise UserError(f"{astray[0]} is an option of train; put it behind --: ... -- {astray[0]}")
     parsed = _parse(
         types.SimpleNamespace(Arguments=launch.Arguments[how], EXAMPLES=how.EXAMPLES),
         rest[:at],
@@ -234,9 +234,8 @@ def _launch(launch: Any, arguments: list[str]) -> Any:
     if job.task == "train":
         with contextlib.redirect_stdout(sys.stderr):  # what a config file prints is no script
             asked = _train(module("train"), [job.config, "--out", job.out, *job.overrides])
-        trains = asked.config
-        sharding.check_divides("train.batch", trains.train.batch, job.devices)
-        sharding.check_divides("evaluation.batch", trains.evaluation.batch, job.devices)
+        sharding.check_divides("train.batch", asked.config.train.batch, job.devices)
+        sharding.check_divides("evaluation.batch", asked.config.evaluation.batch, job.devices)
     else:
         _parse(module(job.task), [job.out, *job.overrides], job.task)
     return dataclasses.replace(parsed, job=job)

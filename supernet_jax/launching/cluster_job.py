@@ -26,7 +26,7 @@ NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 NAME_LENGTH = 40  # so that a pod's name, with what Kubernetes appends, stays below 63
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029]")
 TASKS = ("train", "search", "evaluate")
-RESERVATION = re.compile(r"[a-zA-Z0-9][-\w./]*")
+CAPACITY = re.compile(r"on-demand|spot|flex|reserved:[a-zA-Z0-9][-\w./]*", re.ASCII)
 CAPACITIES = ("on-demand", "spot", "flex", "reserved:NAME")
 # Exit statuses after which a job is started again: stopped, hung, and crashed, killed, stopped
 # before Python listened.
@@ -90,7 +90,7 @@ class ClusterJob:
     config: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
     """config file, by its path in the folder where the job runs, as configs/digits.py"""
     overrides: tyro.conf.Suppress[tuple[str, ...]] = ()
-    """options of `supernet train`"""
+    """options of the command that the task is"""
     out: str
     """folder of the run, which all processes reach: in a bucket (gs://..., s3://...), or shared"""
     task: str = "train"
@@ -211,10 +211,7 @@ class OnTpu(ClusterJob):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("--slices", self.slices, 1)
-        kind, _, reservation = self.capacity.partition(":")
-        if kind not in ("on-demand", "spot", "flex", "reserved") or (
-            (kind == "reserved") != bool(RESERVATION.fullmatch(reservation))
-        ):
+        if not CAPACITY.fullmatch(self.capacity):
             raise UserError(
                 f"--capacity is {self.capacity!r}, allowed: {', '.join(CAPACITIES)}"
                 f"{near(self.capacity, CAPACITIES)}"

@@ -13,6 +13,7 @@ import yaml
 
 from supernet_jax.errors import UserError, at_least
 from supernet_jax.launching.cluster_job import ClusterJob
+from supernet_jax.runtime import stopping
 
 IMAGE = re.compile(r"[\w.-]+(:\d+(?=/))?(/[\w.-]+)*(?P<tag>:\w[\w.-]*)?(?P<digest>@\w+:[0-9a-f]+)?")
 OBJECT = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")  # what names of Kubernetes are made of
@@ -142,7 +143,10 @@ def rules(*, replaced: bool) -> dict[str, Any]:
     machine that is reclaimed ends the job, for a JobSet to see it.
     """
     reclaimed = [{"type": "DisruptionTarget", "status": "True"}]
-    stopped = {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75]}}
+    stopped = {
+        "action": "Ignore",
+        "onExitCodes": {"operator": "In", "values": [stopping.UNFINISHED]},
+    }
     return {
         "rules": [
             {"action": "Ignore" if replaced else "FailJob", "onPodConditions": reclaimed},

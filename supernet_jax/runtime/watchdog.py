@@ -2,7 +2,6 @@
 
 import contextlib
 import faulthandler
-import pathlib
 import sys
 import tempfile
 import threading
@@ -32,10 +31,10 @@ def watching(seconds: float) -> Iterator[None]:
     Args:
         seconds: of work, in which the process itself was not stopped; 0 watches nothing.
     """
-    done = threading.Event()
     if not seconds:
         yield
         return
+    done = threading.Event()
 
     def watch() -> None:
         idle, pause = 0.0, min(1.0, seconds / 10)
@@ -64,7 +63,7 @@ def _end(seconds: float) -> None:
         faulthandler.dump_traceback(file, all_threads=True)
     print(
         f"supernet: no step was made for {seconds:g} s, so this process ends; where each of its "
-        f"threads was is in {pathlib.Path(file.name)}; {stopping.what_next}",
+        f"threads was is in {file.name}; {stopping.what_next}",
         file=sys.stderr,
         flush=True,
     )

@@ -132,6 +132,7 @@ WRONG = [
         f"{GKE} --out gs://b/a --image i:1 --node-selector cloud.google.com/gke-tpu-topology=2x2",
         "gke-tpu-topology, which is given twice",
     ),
+    (f"{TPU} v6e-8 --capacity 'spot:a b'", "--capacity is 'spot:a b'"),
     (f"{TPU} v6e-016", "--accelerator is 'v6e-016'"),
     ("pipeline configs/digits.py --out a --format nope", "nope"),
     ("pipeline configs/digits.py --out a --low 9 --high 3", "the lower one first"),
@@ -218,9 +219,9 @@ def test_help_names_every_option(system, capsys):
 
 def test_options_of_every_system_have_words():
     for launcher in LAUNCHERS.values():
-        assert launcher.__doc__
+        # Where a class says nothing, `dataclass` makes its signature of it.
+        assert not launcher.__doc__.startswith(f"{launcher.__name__}(")
         assert launcher.EXAMPLES.strip().startswith("supernet launch ")
-        assert dataclasses.is_dataclass(launcher)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 3), (signal.SIGTERM, 7)])
