@@ -10,7 +10,7 @@ def main() -> None:
     """Entry point of the `supernet` command: `cli.main`, which imports much. Signals are heard
     before that, and what is said of versions that do not fit is one line.
     """
-    with stopping.listening():
+    with stopping.listening(ends=True):
         try:
             from supernet_jax.cli import main as cli
 

@@ -76,13 +76,15 @@ what_next = GOES_ON  # for whoever stopped this process; a command that keeps no
 
 
 @contextlib.contextmanager
-def listening(*, program: bool = True) -> Iterator[None]:
+def listening(*, program: bool = True, ends: bool = False) -> Iterator[None]:
     """While entered, signals are heard as this module says. Within itself it does nothing; outside
     the main thread, where Python has no signals, neither.
 
     Args:
         program: whether the process is the work that is stopped. Else, as in a notebook, Ctrl-C
             raises and never ends the process, however long compiled code runs on.
+        ends: whether the process ends after it. Its status is settled then, so that signals which
+            come while the interpreter comes down are ignored.
     """
     global _listening, _program, _heard, _thrown, what_next
     if _listening or threading.current_thread() is not threading.main_thread():
@@ -106,12 +108,12 @@ def listening(*, program: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if ends else handler)
         _listening, _heard, _thrown, what_next = False, None, None, GOES_ON
         if sys.unraisablehook is leave_out:
             sys.unraisablehook = unraisable
         signal.set_wakeup_fd(waker)
-        for number, handler in before.items():
-            signal.signal(number, handler)
         os.close(writing)  # which ends the thread
         watch.join()
         os.close(reading)

@@ -148,3 +148,14 @@ with stopping.listening(program=False):
 """
     status, _, seconds = ended(body, signal.SIGTERM, wait=0.5)
     assert status == 75 and seconds < stopping.SECONDS + 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_after_the_end_changes_nothing(number: int) -> None:
+    body = """
+with stopping.listening(ends=True):
+    pass
+print("ready", flush=True)
+time.sleep(1)
+"""
+    assert ended(body, number)[:2] == (0, "")
