@@ -177,7 +177,7 @@ def _note_uses(
     weights = jax.random.normal(jax.random.key(2), node[last].shape)
     gradients = jax.grad(total, (0, 1))(random, weights)
     own, whole = jax.tree.map(lambda g: np.asarray(g != 0, float), gradients)
-    spatial = slicing.spatial_axes(where, whole.ndim)
+    spatial = slicing.spatial_axes(where, whole)
     node[last] = whole * node[last].any(spatial, keepdims=True)  # the channels that the spec has
     found.setdefault(elastic_block.TRANSFORMS, {}).update(own)
 

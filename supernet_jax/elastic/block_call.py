@@ -43,7 +43,7 @@ class Call:
     keep: Array | None
     which: Array | None
     block: ElasticBlock = dataclasses.field(metadata={"static": True})
-    inputs: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
+    inputs: tuple[jax.ShapeDtypeStruct, ...] = dataclasses.field(metadata={"static": True})
     union: Any = dataclasses.field(metadata={"static": True})
     dtype: Any = dataclasses.field(metadata={"static": True})
     where: Static | None = dataclasses.field(default=None, metadata={"static": True})
@@ -60,8 +60,10 @@ class Call:
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.union.get().moments)
 
     def skip(self, *inputs: Array) -> tuple[Array, Tree]:
-        """What a block that is not there gives."""
-        return inputs[0], self.no_moments()
+        """What a block that is not there gives: its first input, with as many channels as it
+        would put out.
+        """
+        return slicing.fit_channels(inputs[0], self.out_channels), self.no_moments()
 
     def at(self, spec: Spec, *inputs: Array) -> tuple[Array, Tree]:
         """The block at its own size; inputs and statistics may be wider than it."""
@@ -98,7 +100,7 @@ class Kind:
     def of(
         cls,
         block: ElasticBlock,
-        inputs: tuple[tuple[int, ...], ...],
+        inputs: tuple[jax.ShapeDtypeStruct, ...],
         union: BlockShapes,
         dtype: Any,
         *,
@@ -110,14 +112,14 @@ class Kind:
     def at(
         self, which: int, shared: Tree, stats: Tree | None, key: Array | None, inputs: Any
     ) -> tuple[Array, Tree]:
-        """One of the block's specs, at its own size, and the statistics of the batch; inputs and
-        statistics may be wider than it.
+        """One of the block's specs, at its own size, and the statistics of the batch; statistics
+        may be wider than it, and inputs wider or, behind a skipped block, narrower.
         """
         block, spec = self.block, self.block.specs[which]
         shapes = elastic_block.shapes(block, spec, self.alike[1])
         weights = slicing.weights(block, shared, spec, shapes.params)
         widths = block.channels(spec)
-        own = [slicing.cut_channels(x, c) for x, c in zip(inputs, widths, strict=True)]
+        own = [slicing.fit_channels(x, c) for x, c in zip(inputs, widths, strict=True)]
         stats = None if stats is None else slicing.cut(stats, shapes.moments)
         y, moments = self.run(spec, weights, stats, key, own)
         # A spec without any norm has statistics too, all zero, where the union has some.
@@ -160,6 +162,8 @@ def _masked(
     options = [block.gates(spec) for spec in block.specs]
     gates = {k: np.asarray([o[k] for o in options], np.float32) @ likely for k in options[0]}
     given = {"gates": gates} if gates else {}
+    if kind.union.alive:
+        given["alive"] = masks.masked_alive(block, kind.alike[1], chosen, soft)
     return kind.run(block.union, weights, stats, key, inputs, **given)
 
 
@@ -169,7 +173,8 @@ def init_module(
     *,
     make: Callable[[Spec], nn.Module],
     spec: Spec,
-    inputs: tuple[tuple[int, ...], ...],
+    inputs: tuple[jax.ShapeDtypeStruct, ...],
 ) -> Tree:
     """A module's first parameters; jitted by itself so that like blocks are traced once."""
-    return make(spec).init(key, *map(jnp.zeros, inputs)).get("params", {})
+    zeros = [jnp.zeros(x.shape, x.dtype) for x in inputs]
+    return make(spec).init(key, *zeros).get("params", {})

@@ -135,19 +135,18 @@ def _coupling(block: ElasticBlock, geometry: Geometry, largest: Any, size: str) 
         return None
     if there.output.shape != geometry.shapes.output.shape:
         return None
-    whole, part = (
-        {path: leaf.shape for path, leaf in flax.traverse_util.flatten_dict(x.params).items()}
-        for x in (geometry.shapes, there)
-    )
+    whole, part = (flax.traverse_util.flatten_dict(x.params) for x in (geometry.shapes, there))
     axes, reads = set(), []
-    for path, shape in whole.items():
-        if len(part.get(path, ())) != len(shape):
+    for path, leaf in whole.items():
+        shape = leaf.shape
+        if path not in part or len(part[path].shape) != len(shape):
             return None
-        spatial = slicing.spatial_axes(path, len(shape))
+        spatial = slicing.spatial_axes(path, leaf)
         for axis in range(len(shape)):
-            if axis in spatial or part[path][axis] == shape[axis]:
+            other = part[path].shape[axis]
+            if axis in spatial or other == shape[axis]:
                 continue
-            if shape[axis] != values[0] or part[path][axis] != others[0]:
+            if shape[axis] != values[0] or other != others[0]:
                 return None
             axes.add((path, axis - len(shape)))
             if path[-1] == "kernel" and axis == len(shape) - 2:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import numpy as np
 
 from supernet_jax.elastic import choices
@@ -71,7 +72,8 @@ class ElasticBlock:
         index: which of `specs` an arch picks.
         alive: 1 where an arch keeps the block and 0 where it is skipped and returns its first
             input; None if it is always there.
-        channels: number of channels (last axis) of each of the block's inputs, for a spec.
+        channels: number of channels (last axis) of each of the block's inputs, for a spec; None
+            for one that has no such axis, as ids of tokens.
         gates: constants of a spec that the union module reads from its `gates` collection where a
             spec's module decides statically, e.g. which kind of shortcut it has.
         relaxed: names of the layers whose outputs a *soft* mask scales (the last normalisation
@@ -85,7 +87,7 @@ class ElasticBlock:
     union: Spec
     index: Lookup
     alive: Lookup | None = None
-    channels: Callable[[Spec], tuple[int, ...]] = lambda spec: (spec.c_in,)
+    channels: Callable[[Spec], tuple[int | None, ...]] = lambda spec: (spec.c_in,)
     gates: Callable[[Spec], Mapping[str, float]] = lambda spec: {}
     relaxed: tuple[str, ...] = ()
     transforms: tuple[Transform, ...] = ()
@@ -124,21 +126,19 @@ def elastic(
         decisions: where the block's decisions stand in the menu.
         depth: `(path, i)`: the block is there only in archs whose value at `path` exceeds `i`.
         **options: further fields of `ElasticBlock`. `union` defaults to the elementwise maximum
-            of the specs' fields, which must agree in whatever is not a number.
+            of the specs' fields, which must agree in whatever is not a number; `alive` is another
+            way to say when the block is there, where `depth` does not fit.
     """
     table = choices.tabulate(menu, decisions, spec)
     specs = tuple(dict.fromkeys(table.reshape(-1).tolist()))
     index = np.vectorize(specs.index, otypes=[np.int32])(table)
-    alive = None
     if depth is not None:
         path, position = depth
         keep = [int(value > position) for value in choices.get(menu, path).values]
-        alive = None if all(keep) else Lookup((path,), np.asarray(keep, np.int32))
+        options["alive"] = None if all(keep) else Lookup((path,), np.asarray(keep, np.int32))
     if "union" not in options:
         options["union"] = union_spec(specs)
-    return ElasticBlock(
-        module, specs, index=Lookup(tuple(decisions), index), alive=alive, **options
-    )
+    return ElasticBlock(module, specs, index=Lookup(tuple(decisions), index), **options)
 
 
 def union_spec(specs: Sequence[Spec], **fixed: Any) -> Spec:
@@ -179,13 +179,29 @@ def sizes(spec: Spec) -> tuple[Any, ...]:
     return (type(spec).__name__, *(value for value in values if not isinstance(value, float)))
 
 
-def shapes(block: ElasticBlock, spec: Spec, inputs: Sequence[tuple[int, ...]]) -> BlockShapes:
+def shapes(block: ElasticBlock, spec: Spec, inputs: Sequence[jax.ShapeDtypeStruct]) -> BlockShapes:
     """Shapes of a spec's parameters, statistics and output (cached).
 
     Args:
         block: the elastic block.
         spec: one of its specs, or its union.
         inputs: shapes of the union's inputs; their channels are replaced by the spec's own.
+
+    Raises:
+        UserError: it puts out something of another shape than the union, beyond channels.
     """
-    own = tuple((*s[:-1], c) for s, c in zip(inputs, block.channels(spec), strict=True))
-    return block_shapes.describe(block.module, spec, own)
+    own = tuple(
+        x if c is None else jax.ShapeDtypeStruct((*x.shape[:-1], c), x.dtype)
+        for x, c in zip(inputs, block.channels(spec), strict=True)
+    )
+    found = block_shapes.describe(block.module, spec, own)
+    if spec != block.union:
+        largest = shapes(block, block.union, inputs).output
+        if found.output.shape[:-1] != largest.shape[:-1]:
+            raise UserError(
+                f"specs of a block put out different shapes: {spec} gives "
+                f"{list(found.output.shape)}, the largest, {block.union}, "
+                f"{list(largest.shape)}; only the last axis may differ, or the decision must be "
+                "among the static ones of the space: Space(static=...)"
+            )
+    return found

@@ -1,7 +1,7 @@
 """The weights of a spec as a mask of the shared ones, for specs that are traced or mixed."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,16 +33,29 @@ def masked_weights(
     """
     union = elastic_block.shapes(block, block.union, inputs).params
     edges = _edges(block, tuple(inputs), soft)
-    own = slicing.walk(union, shared, lambda path, shape, leaf: leaf)
-    result = _masked(own, chosen, edges.table, leaves=edges.leaves, soft=soft)
     by_leaf = slicing.by_leaf(block)
+    own = slicing.cut(shared, union, whole=by_leaf)
+    result = _masked(own, chosen, edges.table, leaves=edges.leaves, soft=soft)
     for where, transforms in by_leaf.items():
-        mixed = _mixed(block, transforms, shared, slicing.get_leaf(result, where), likely)
+        leaf, final = slicing.get_leaf(result, where), slicing.get_leaf(union, where)
+        mixed = _mixed(block, transforms, shared[TRANSFORMS], leaf, final, likely)
         result = slicing.put_leaf(result, where, mixed)
     if by_leaf and not soft:  # a transform may add to channels that the spec lacks
         again = tuple((path, places) for path, places in edges.leaves if path in by_leaf)
         result = _masked(result, chosen, edges.table, leaves=again, soft=soft)
     return result
+
+
+def masked_alive(block: ElasticBlock, inputs: Any, chosen: Array, soft: bool) -> Tree:
+    """What of the union is alive in what was `picked`: ones where its specs have channels, zeros
+    elsewhere; of a code the expectation. See `nn.layers.alive`.
+    """
+    ones = jax.tree.map(
+        lambda s: np.ones(s.shape, np.float32),
+        elastic_block.shapes(block, block.union, inputs).alive,
+    )
+    edges = _alive_edges(block, tuple(inputs))
+    return _masked(ones, chosen, edges.table, leaves=edges.leaves, soft=soft)
 
 
 class _Edges(NamedTuple):
@@ -60,23 +73,49 @@ class _Edges(NamedTuple):
 
 
 @owned.by(owned.first)
-def _edges(block: ElasticBlock, inputs: tuple[tuple[int, ...], ...], soft: bool) -> _Edges:
+def _edges(block: ElasticBlock, inputs: tuple[jax.ShapeDtypeStruct, ...], soft: bool) -> _Edges:
     """See `masked_weights` for what a soft mask leaves aside."""
-    trees = [elastic_block.shapes(block, spec, inputs).params for spec in block.specs]
     transformed = {transform.leaf for transform in block.transforms}
+
+    def axes(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+        rank, spatial = len(leaf.shape), slicing.spatial_axes(path, leaf)
+        masked = () if path in transformed else spatial  # a transform makes kernels of any size
+        if soft:
+            return (*masked, rank - 1) if path[0] in block.relaxed else masked
+        return tuple(a for a in range(rank) if a in masked or a not in spatial)
+
+    union, *specs = [
+        elastic_block.shapes(block, spec, inputs).params for spec in (block.union, *block.specs)
+    ]
+    return _edges_of(union, specs, axes)
+
+
+@owned.by(owned.first)
+def _alive_edges(block: ElasticBlock, inputs: tuple[jax.ShapeDtypeStruct, ...]) -> _Edges:
+    union, *specs = [
+        elastic_block.shapes(block, spec, inputs).alive for spec in (block.union, *block.specs)
+    ]
+    return _edges_of(union, specs, lambda path, leaf: tuple(range(len(leaf.shape))))
+
+
+def _edges_of(
+    union: Tree, specs: Sequence[Tree], axes_of: Callable[..., tuple[int, ...]]
+) -> _Edges:
+    """The boxes of specs within a union.
+
+    Args:
+        union: tree of shapes.
+        specs: trees of shapes.
+        axes_of: `(path, leaf) -> axes` that are masked; a leaf without any is there, or not.
+    """
     columns: dict[tuple[tuple[int, int], ...], int] = {}
     leaves = []
 
     def note(path: tuple[str, ...], shape: Any, _: Any) -> None:
-        full = shape.shape
-        spatial = slicing.spatial_axes(path, len(full))
-        masked = () if path in transformed else spatial  # a transform makes kernels of any size
-        if soft:
-            axes = (*masked, len(full) - 1) if path[0] in block.relaxed else masked
-        else:
-            axes = tuple(a for a in range(len(full)) if a in masked or a not in spatial)
-        parts = [slicing.find_leaf(tree, path) for tree in trees]
-        boxes = [None if part is None else slicing.box(path, full, part.shape) for part in parts]
+        full, axes = shape.shape, axes_of(path, shape)
+        spatial = slicing.spatial_axes(path, shape)
+        parts = [slicing.find_leaf(tree, path) for tree in specs]
+        boxes = [None if p is None else slicing.box(full, p.shape, spatial) for p in parts]
         kept = {a: tuple((0, 0) if box is None else box[a] for box in boxes) for a in axes}
         whole = {a: (0, full[a]) for a in axes}
         if not axes:  # there, or not there
@@ -88,8 +127,8 @@ def _edges(block: ElasticBlock, inputs: tuple[tuple[int, ...], ...], soft: bool)
         if places:
             leaves.append((path, places))
 
-    slicing.walk(elastic_block.shapes(block, block.union, inputs).params, {}, note)
-    table = np.asarray(list(columns), np.int32).reshape(len(columns), len(trees), 2)
+    slicing.walk(union, {}, note)
+    table = np.asarray(list(columns), np.int32).reshape(len(columns), len(specs), 2)
     return _Edges(tuple(leaves), table.transpose(2, 1, 0))
 
 
@@ -153,17 +192,17 @@ def _expectation(chosen: Array, boxes: Sequence[Array]) -> Array:
 def _mixed(
     block: ElasticBlock,
     transforms: tuple[Transform, ...],
-    shared: Tree,
+    params: Tree,
     leaf: Array,
+    final: jax.ShapeDtypeStruct,
     chosen: Array,
 ) -> Array:
-    """Sum over the layer's options of probability x transformed weights, zero-padded."""
+    """Sum over the layer's options of probability x transformed weights, zero-padded to `final`."""
     options = [tuple(transform.size(spec) for transform in transforms) for spec in block.specs]
-    total = jnp.zeros_like(leaf)
+    total, name = jnp.zeros(final.shape, leaf.dtype), transforms[0].leaf[-1]
     for option in dict.fromkeys(options):
         share = jnp.sum(jnp.where(np.asarray([o == option for o in options]), chosen, 0.0))
-        made = slicing.transformed(transforms, shared[TRANSFORMS], leaf, option)
-        name, shape = transforms[0].leaf[-1], jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        filled = slicing.fill({name: made}, {name: shape})[name]
+        made = slicing.transformed(transforms, params, leaf, option)
+        filled = slicing.fill({name: made}, {name: final})[name]
         total = total + share.astype(leaf.dtype) * filled
     return total

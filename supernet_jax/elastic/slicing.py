@@ -1,7 +1,7 @@
 """The weights of a spec cut out of the shared ones, and put back."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -10,21 +10,26 @@ import jax.numpy as jnp
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.elastic_block import TRANSFORMS, ElasticBlock, Spec, Transform, Tree
 from supernet_jax.errors import UserError
+from supernet_jax.nn import block_shapes, resize
 from supernet_jax.nn.block_shapes import Shapes
 
 
-def cut(tree: Tree, target: Shapes) -> Tree:
+def cut(tree: Tree, target: Shapes, *, whole: Collection[tuple[str, ...]] = ()) -> Tree:
     """Slices one spec's tree out of a shared tree: leading in channels, centred in kernels.
 
     Args:
         tree: shared arrays; may hold leaves that the spec lacks.
         target: the spec's tree of shapes.
+        whole: leaves that keep the full size of their spatial axes, for transforms.
     """
 
     def one(path: tuple[str, ...], leaf: Array, part: Any) -> Array:
         if leaf.shape == part.shape:
             return jnp.asarray(leaf)
-        kept = box(path, leaf.shape, part.shape)
+        spatial = spatial_axes(path, part)
+        kept = box(leaf.shape, part.shape, spatial)
+        if path in whole:
+            kept = [(0, leaf.shape[a]) if a in spatial else edge for a, edge in enumerate(kept)]
         return jax.lax.slice(leaf, [start for start, _ in kept], [stop for _, stop in kept])
 
     return _zip(tree, target, one)
@@ -38,24 +43,27 @@ def fill(tree: Tree, target: Shapes) -> Tree:
             return jnp.zeros(shape.shape, shape.dtype)
         if leaf.shape == shape.shape:
             return leaf
-        kept = box(path, shape.shape, leaf.shape)
+        kept = box(shape.shape, leaf.shape, spatial_axes(path, shape))
         return jnp.pad(leaf, [(a, n - b) for (a, b), n in zip(kept, shape.shape, strict=True)])
 
     return walk(target, tree, one)
 
 
-def cut_channels(x: Array, channels: int) -> Array:
-    """The leading channels (last axis) of an activation."""
-    return x if x.shape[-1] == channels else x[..., :channels]
+def fit_channels(x: Array, channels: int | None) -> Array:
+    """An activation with so many channels (last axis): the leading ones, or zeros after them; as it
+    is for None.
+    """
+    if channels is None or x.shape[-1] == channels:
+        return x
+    return x[..., :channels] if x.shape[-1] > channels else resize.pad_channels(x, channels)
 
 
 def weights(block: ElasticBlock, shared: Tree, spec: Spec, target: Shapes) -> Tree:
     """The parameters of one spec: cut from the shared ones, then transformed."""
-    result = cut(shared, target)
-    for where, transforms in by_leaf(block).items():
-        full, final = get_leaf(shared, where), get_leaf(target, where).shape
-        spatial = spatial_axes(where, full.ndim)
-        channels = full[tuple(slice(None if a in spatial else n) for a, n in enumerate(final))]
+    leaves = by_leaf(block)
+    result = cut(shared, target, whole=leaves)
+    for where, transforms in leaves.items():
+        channels, final = get_leaf(result, where), get_leaf(target, where).shape
         sizes = tuple(transform.size(spec) for transform in transforms)
         made = transformed(transforms, shared[TRANSFORMS], channels, sizes)
         if made.shape != final:
@@ -107,8 +115,9 @@ def needed(
     transformed = {transform.leaf for transform in block.transforms}
 
     def note(path: tuple[str, ...], full: Any, part: Any) -> None:
-        edges = box(path, full.shape, part.shape)
-        for axis in spatial_axes(path, len(full.shape)):
+        spatial = spatial_axes(path, part)
+        edges = box(full.shape, part.shape, spatial)
+        for axis in spatial:
             # A transform sees all of it; another centre would be found in a lopsided part.
             n = full.shape[axis]
             if path in transformed or (n - part.shape[axis]) % 2:
@@ -119,18 +128,27 @@ def needed(
     return found
 
 
-def spatial_axes(path: tuple[str, ...], ndim: int) -> tuple[int, ...]:
-    """The axes cut at their centre: height and width of a convolution kernel."""
-    return (0, 1) if path[-1] == "kernel" and ndim == 4 else ()
+def spatial_axes(path: tuple[str, ...], leaf: Any) -> tuple[int, ...]:
+    """The axes cut at their centre: those that the layer declares to be spatial; without a
+    declaration the first two of a `kernel` of rank 4.
+
+    Args:
+        path: of a parameter.
+        leaf: its shape, of the union or of any spec.
+    """
+    if isinstance(leaf, block_shapes.Declared):
+        return tuple(a for a, kind in enumerate(leaf.axes) if kind == block_shapes.SPATIAL)
+    return (0, 1) if path[-1] == "kernel" and len(leaf.shape) == 4 else ()
 
 
 def box(
-    path: tuple[str, ...], full: tuple[int, ...], part: tuple[int, ...]
+    full: tuple[int, ...], part: tuple[int, ...], spatial: tuple[int, ...] = ()
 ) -> list[tuple[int, int]]:
-    """Where a part lies in the whole: on each axis the first index, and that after the last."""
-    centred = spatial_axes(path, len(full))
+    """Where a part lies in the whole: on each axis the first index, and that after the last; at
+    the centre of `spatial` axes, leading on others.
+    """
     sizes = enumerate(zip(full, part, strict=True))
-    starts = [(n - m) // 2 if axis in centred else 0 for axis, (n, m) in sizes]
+    starts = [(n - m) // 2 if axis in spatial else 0 for axis, (n, m) in sizes]
     return [(start, start + m) for start, m in zip(starts, part, strict=True)]
 
 

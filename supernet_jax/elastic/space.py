@@ -118,7 +118,7 @@ def group(space: Space, name: str) -> str:
 class Geometry(NamedTuple):
     """Shapes of a union block at one resolution, batch 1: its inputs, and everything of its own."""
 
-    inputs: tuple[tuple[int, ...], ...]
+    inputs: tuple[jax.ShapeDtypeStruct, ...]
     shapes: block_shapes.BlockShapes
 
 
@@ -139,11 +139,11 @@ def geometry(space: Space, resolution: int) -> dict[str, Geometry]:
                 f"its blocks{near(str(name), space.blocks)}"
             )
         block = space.blocks[name]
-        shapes = tuple(x.shape for x in inputs)
+        shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs)
         found[name] = Geometry(shapes, elastic_block.shapes(block, block.union, shapes))
         for tree in found[name].shapes[:2]:  # parameters and statistics
             _check_parameters(tree, f"in block {name!r}")
-        return jnp.zeros(found[name].shapes.output.shape)
+        return jnp.zeros_like(found[name].shapes.output)
 
     images = jax.ShapeDtypeStruct((1, resolution, resolution, space.input_channels), jnp.float32)
     jax.eval_shape(functools.partial(space.forward, run), images)

@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
+from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import path_rules
@@ -29,9 +32,19 @@ def describe_space(space: Space) -> dict[str, Any]:
         for name, block in space.blocks.items()
     }
     rows = space.bank and space.bank.rows
-    text = json.dumps([described, blocks, rows], sort_keys=True)
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return {"name": space.name, "fingerprint": fingerprint, **described}
+    fingerprint = _hash([described, blocks, rows])
+    made_of = {
+        name: [
+            type(block.module(block.union)).__qualname__,
+            path_rules.named_leaves(jax.tree.map(_shape, place.shapes.params)),
+            [transform.key for transform in block.transforms],
+        ]
+        for block, (name, place) in (
+            (space.blocks[each[0]], each)
+            for each in elastic_space.geometry(space, space.resolutions[0]).items()
+        )
+    }
+    return {"name": space.name, "fingerprint": fingerprint, "blocks": _hash(made_of), **described}
 
 
 def check_space(meta: Mapping[str, Any], space: Space) -> None:
@@ -45,7 +58,11 @@ def check_space(meta: Mapping[str, Any], space: Space) -> None:
         raise UserError(
             "the checkpoint's meta does not say of which space it is; save it with describe_space"
         )
-    if saved["fingerprint"] != own["fingerprint"]:
+    # Older checkpoints do not say what their blocks are made of.
+    if saved["fingerprint"] != own["fingerprint"] or saved.get("blocks") not in (
+        None,
+        own["blocks"],
+    ):
         raise UserError(
             f"the checkpoint is of the space {saved.get('name')!r}, not of this {own['name']!r}: "
             f"{_difference(saved, own)}; pass the space that it was trained with"
@@ -61,7 +78,17 @@ def _difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
         if theirs.get(name) != ours.get(name):
             there, here = theirs.get(name, "missing"), ours.get(name, "missing")
             return f"its decision {name} is {there}, here {here}"
+    if saved.get("fingerprint") == own["fingerprint"]:
+        return "the decisions and sizes are the same, but its blocks have other layers"
     return "the decisions are the same, but sizes of its blocks are not"
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _shape(leaf: jax.ShapeDtypeStruct) -> str:
+    return "x".join(map(str, leaf.shape))
 
 
 def _sizes(spec: Any) -> list[Any]:

@@ -152,12 +152,12 @@ def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: 
             return compute(call, *inputs)
         if conditional:
             return lax.cond(keep, compute, Call.skip, call, *inputs)
-        y, moments = compute(call, *inputs)
+        (y, moments), (skipped, _) = compute(call, *inputs), call.skip(*inputs)
         if choices.is_code(arch):
             g = keep.astype(y.dtype)
-            return g * y + (1 - g) * inputs[0], moments
+            return g * y + (1 - g) * skipped, moments
         zero = jax.tree.map(lambda m: jnp.where(keep, m, 0.0), moments)
-        return jnp.where(keep, y, inputs[0]), zero
+        return jnp.where(keep, y, skipped), zero
 
     return _walked(space, run, params, arch, images, How(**how))
 
@@ -314,7 +314,7 @@ def _in_loops(walk: _Walk, names: tuple[str, ...], x: Array) -> Array:
     def kind(name: str) -> Any:
         """What blocks must share to be alike; a block by itself has its own name."""
         shape = geometry(walk.space, walk.how.resolution)[name]
-        repeats = len(shape.inputs) == 1 and shape.inputs[0] == shape.shapes.output.shape
+        repeats = len(shape.inputs) == 1 and shape.inputs[0] == shape.shapes.output
         if not repeats or name in walk.how.features:
             return name
         rates = walk.how.dropout_key is not None

@@ -18,6 +18,7 @@ from supernet_jax.elastic import blockwise, choices
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.shared_params import zero_stats
 from supernet_jax.evaluation import prefix_tree, programs
 from supernet_jax.evaluation.programs import How, Program, Scores
 from supernet_jax.runtime import cache, hardware, sharding
@@ -61,7 +62,9 @@ class Chunk(NamedTuple):
     data: EvaluationData
 
     def calibrate(self, params: Tree) -> Array | np.ndarray:
-        """Statistics `[G*n, S]`, on the devices."""
+        """Statistics `[G*n, S]`, on the devices; S is 0 where the space has none."""
+        if not jax.tree.leaves(zero_stats(self.program.how.space)):
+            return self._placed(np.zeros((len(self.places), 0), np.float32))
         if self.program.how.strategy is blockwise.blockwise:
             scored = self.data.labels.shape[1]
             return prefix_tree.calibrate(

@@ -5,8 +5,9 @@ blocks, so one table per block, built once from the modules themselves, answers 
 NumPy archs give exact int64, JAX archs (also inside jit) exact int32 where the space's largest cost
 fits and float32 otherwise.
 
-MACs are those of convolutions and linear layers, batch 1: no bias, normalisation, activation,
-pooling, resize or addition. That is the published counting rule.
+MACs are those of convolutions and products of matrices, batch 1, those of attention included: no
+bias, normalisation, activation, pooling, resize or addition. That is the published counting rule;
+`nn.macs` counts them.
 """
 
 import functools
@@ -22,10 +23,12 @@ import numpy as np
 from supernet_jax.elastic import choices, elastic_block
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array
-from supernet_jax.elastic.space import Space
+from supernet_jax.elastic.elastic_block import ElasticBlock
+from supernet_jax.elastic.space import Geometry, Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import latency_table
 from supernet_jax.nn import block_shapes
+from supernet_jax.nn.block_shapes import BlockShapes
 from supernet_jax.runtime import owned
 
 Cost = Callable[[Arch], Any]
@@ -58,8 +61,7 @@ def union_macs(space: Space) -> int:
     resolution: no subnet has more. Quick, as it needs no table of specs.
     """
     places = elastic_space.geometry(space, space.resolutions[-1]).values()
-    shapes = [place.shapes for place in places]
-    return sum(n * s.positions[path] for s in shapes for path, n in _kernels(s.params).items())
+    return sum(place.shapes.macs for place in places)
 
 
 def _check_is_space(space: Any) -> None:
@@ -112,18 +114,32 @@ def _nanoseconds(ms: Any) -> Any:
 @owned.by(owned.first)
 def _mac_tables(space: Space) -> dict[str, np.ndarray]:
     """Per block MACs `[resolutions, specs]`, int64."""
-    places = [elastic_space.geometry(space, r) for r in space.resolutions]
+    first, *others = [elastic_space.geometry(space, r) for r in space.resolutions]
     tables = {}
-    for name, shape in places[0].items():
+    for name, place in first.items():
         block = space.blocks[name]
-        kernels = [
-            _kernels(elastic_block.shapes(block, s, shape.inputs).params) for s in block.specs
-        ]
-        # A layer is applied at as many places in a small spec as in the union.
-        positions = [place[name].shapes.positions for place in places]
-        rows = [[sum(n * at[k] for k, n in own.items()) for own in kernels] for at in positions]
+        shapes = [elastic_block.shapes(block, spec, place.inputs) for spec in block.specs]
+        rows = [[own.macs for own in shapes]]
+        rows += [_spec_macs(block, other[name], shapes) for other in others]
         tables[name] = np.asarray(rows, np.int64)
     return tables
+
+
+def _spec_macs(block: ElasticBlock, place: Geometry, elsewhere: list[BlockShapes]) -> list[int]:
+    """MACs of each spec of a block.
+
+    Args:
+        block: the block.
+        place: where it stands.
+        elsewhere: shapes of the same specs for inputs of another resolution.
+    """
+    union, at = place.shapes, place.shapes.positions
+    kernels = _kernels(union.params)
+    if union.macs > sum(n * at[layer] for layer, n in kernels.items()):
+        return [elastic_block.shapes(block, spec, place.inputs).macs for spec in block.specs]
+    # Kernels alone: each is applied at as many places in a small spec as in the union, which
+    # spares tracing every spec at every resolution.
+    return [sum(n * at[layer] for layer, n in _kernels(own.params).items()) for own in elsewhere]
 
 
 def _kernels(shapes: block_shapes.Shapes) -> dict[tuple[str, ...], int]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import numpy as np
 
 from supernet_jax.elastic import elastic_block
@@ -154,14 +155,14 @@ class Kind(NamedTuple):
         name: tells it from all others, as `Stem(c_in=3, c_out=16, stride=2) on 192x192x3`.
         module: `spec -> nn.Module`.
         spec: its sizes.
-        inputs: shapes of its inputs without the batch, `[H, W, C]` for images.
+        inputs: shapes and dtypes of its inputs, without the batch.
         shapes: of its parameters and statistics.
     """
 
     name: str
     module: Callable[[Spec], nn.Module]
     spec: Spec
-    inputs: tuple[tuple[int, ...], ...]
+    inputs: tuple[jax.ShapeDtypeStruct, ...]
     shapes: BlockShapes
 
 
@@ -176,16 +177,19 @@ def _each(space: Space, resolution: int) -> Iterator[tuple[str, int, Kind]]:
         block = space.blocks[name]
         for i, spec in enumerate(block.specs):
             channels = block.channels(spec)
-            own = tuple((*s[1:-1], c) for s, c in zip(shape.inputs, channels, strict=True))
+            own = tuple(
+                jax.ShapeDtypeStruct(x.shape[1:] if c is None else (*x.shape[1:-1], c), x.dtype)
+                for x, c in zip(shape.inputs, channels, strict=True)
+            )
             shapes = elastic_block.shapes(block, spec, shape.inputs)
             made = type(block.module(spec)).__name__
             yield name, i, Kind(_named(made, spec, own), block.module, spec, own, shapes)
 
 
-def _named(made: str, spec: Spec, inputs: tuple[tuple[int, ...], ...]) -> str:
+def _named(made: str, spec: Spec, inputs: tuple[jax.ShapeDtypeStruct, ...]) -> str:
     values = dataclasses.asdict(spec).items()
     sizes = ", ".join(f"{k}={v}" for k, v in values if not isinstance(v, float))  # rates
-    shapes = " and ".join("x".join(map(str, shape)) for shape in inputs)
+    shapes = " and ".join("x".join(map(str, x.shape)) for x in inputs)
     return f"{made}({sizes}) on {shapes}"
 
 

@@ -94,7 +94,7 @@ def kinds(
         runs, counts = [], []
         for kind in map(wanted.__getitem__, names):
             variables = _variables(kind.shapes.params, kind.shapes.moments)
-            inputs = [_random((batch, *shape)) for shape in kind.inputs]
+            inputs = [_random((batch, *x.shape), x.dtype) for x in kind.inputs]
             runs.append(engine.program(kind.module(kind.spec), variables, inputs))
             runs[-1]()  # compiles
             on_ready()
@@ -263,6 +263,8 @@ def _variables(params: Any, moments: Any) -> dict[str, Any]:
     }
 
 
-def _random(shape: tuple[int, ...]) -> np.ndarray:
+def _random(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    if not np.issubdtype(dtype, np.floating):
+        return np.zeros(shape, dtype)  # ids, of whatever a block knows
     scale = 1 / math.sqrt(max(1, math.prod(shape[:-1])))
     return scale * np.random.default_rng(0).standard_normal(shape, np.float32)

@@ -5,41 +5,78 @@ few distinct layers, so a layer that was met before with the same fields and the
 traced again: its variables and its output are known.
 """
 
+import contextlib
 import functools
-import math
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from supernet_jax.nn import macs
 from supernet_jax.runtime import disk_cache
 
 Shapes = Any  # nested dicts, as Flax keeps variables, with jax.ShapeDtypeStruct leaves
 SHAPES_ONLY = "shapes"  # a random stream that is there where no values are wanted, only shapes
 _LEAF = "shape, dtype"  # marks a leaf on disk; no layer has such a name
-_PLACES = "places"  # a collection of our own: at how many places of an image a kernel is applied
+_MACS = "macs"  # a collection of our own: multiply-accumulates of the layers that were replayed
+_AXES = "axes"  # another: what layers declare of their parameters' axes
+SPATIAL, CHANNEL = "spatial", "channel"  # kinds of axes: cut at their centre, or leading
 
 
 class BlockShapes(NamedTuple):
-    """What `jax.eval_shape` says of a spec's module.
+    """What tracing a spec's module says of it.
 
     Attributes:
-        params: tree of shapes.
+        params: tree of shapes; leaves of layers that declare their axes are `Declared`.
         moments: tree of shapes of its norms' statistics.
+        alive: tree of shapes of its `layers.alive` vectors.
         output: shape of what it returns.
-        positions: for each layer that owns a `kernel`, at how many places of one image it is
-            applied; that many times its size are the layer's MACs.
+        macs: multiply-accumulates of one example.
+        positions: for each layer that owns a `kernel`, how often each of its numbers is used for
+            one example: at how many places of an image or a sequence. Where `macs` is more than
+            the sum of those products, there are other products, as those of attention.
     """
 
     params: Shapes
     moments: Shapes
+    alive: Shapes
     output: jax.ShapeDtypeStruct
+    macs: int
     positions: dict[tuple[str, ...], int]
+
+
+class Declared(jax.ShapeDtypeStruct):
+    """The shape of a parameter whose layer declares what its axes are.
+
+    A layer does so by an attribute of its class, as
+    `axes = {"kernel": (CHANNEL, CHANNEL, CHANNEL, CHANNEL)}`.
+
+    Attributes:
+        axes: the kind of each axis, `SPATIAL` or `CHANNEL`.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, axes: tuple[str, ...]) -> None:
+        super().__init__(shape, dtype)
+        self.axes = axes
+
+
+@runtime_checkable
+class HasMacs(Protocol):
+    """A layer that declares its MACs, for the inputs of its call."""
+
+    def macs(self, *inputs: Any) -> int:
+        """Multiply-accumulates of one example."""
+
+
+@runtime_checkable
+class HasAxes(Protocol):
+    """A layer that declares the kinds of its parameters' axes, by parameter."""
+
+    axes: dict[str, tuple[str, ...]]
 
 
 # By what makes a module, and gone with it: a user's function may hold a whole space.
@@ -47,16 +84,16 @@ _described_before: weakref.WeakKeyDictionary[Callable, dict] = weakref.WeakKeyDi
 
 
 def describe(
-    make: Callable[[Any], nn.Module], spec: Any, inputs: tuple[tuple[int, ...], ...]
+    make: Callable[[Any], nn.Module], spec: Any, inputs: tuple[jax.ShapeDtypeStruct, ...]
 ) -> BlockShapes:
-    """Shapes of everything that `make(spec)` has, for float32 inputs of the given shapes."""
+    """Shapes of everything that `make(spec)` has, for inputs of the given shapes and dtypes."""
     known = _described_before.setdefault(make, {})
     if (spec, inputs) not in known:
         known[spec, inputs] = _recalled(make, spec, inputs)
     return known[spec, inputs]
 
 
-def _recalled(make: Callable, spec: Any, inputs: tuple[tuple[int, ...], ...]) -> BlockShapes:
+def _recalled(make: Callable, spec: Any, inputs: tuple[jax.ShapeDtypeStruct, ...]) -> BlockShapes:
     """The description on disk, if there is one; else it is put there, if it is of our own code."""
     if not all(_is_ours(part) for part in (make, type(spec))):
         return _described(make, spec, inputs)
@@ -73,35 +110,49 @@ def _is_ours(part: Any) -> bool:
     return isinstance(part, type) and part.__module__.startswith("supernet_jax.")
 
 
-def _described(make: Callable, spec: Any, inputs: tuple[tuple[int, ...], ...]) -> BlockShapes:
-    given = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs)
+def _described(make: Callable, spec: Any, inputs: tuple[jax.ShapeDtypeStruct, ...]) -> BlockShapes:
     with nn.intercept_methods(_note):
-        variables, output = _traced(make(spec), given)
-    places = flax.traverse_util.flatten_dict(variables.get(_PLACES, {}))
-    positions = {path[:-1]: count for path, count in places.items()}
-    return BlockShapes(variables.get("params", {}), variables.get("moments", {}), output, positions)
+        variables, output = _traced(make(spec), inputs)
+    flatten = flax.traverse_util.flatten_dict
+    params, counts = flatten(variables.get("params", {})), flatten(variables.get(_MACS, {}))
+    for path, axes in flatten(variables.get(_AXES, {})).items():
+        params[path] = Declared(params[path].shape, params[path].dtype, axes)
+    positions = {
+        path[:-1]: counts.get((*path[:-1], _MACS), 0) // leaf.size
+        for path, leaf in params.items()
+        if path[-1] == "kernel"
+    }
+    trees = (variables.get(name, {}) for name in ("moments", "alive"))
+    total = sum(counts.values())
+    return BlockShapes(flax.traverse_util.unflatten_dict(params), *trees, output, total, positions)
 
 
 def _to_json(shapes: BlockShapes) -> Any:
-    trees = (shapes.params, shapes.moments, shapes.output)
-    leaves = jax.tree.map(lambda leaf: {_LEAF: [list(leaf.shape), str(leaf.dtype)]}, trees)
-    return [*leaves, [[list(path), count] for path, count in shapes.positions.items()]]
+    def write(leaf: jax.ShapeDtypeStruct) -> Any:
+        axes = leaf.axes if isinstance(leaf, Declared) else None
+        return {_LEAF: [list(leaf.shape), str(leaf.dtype), axes]}
+
+    trees = (shapes.params, shapes.moments, shapes.alive, shapes.output)
+    places = [[list(path), count] for path, count in shapes.positions.items()]
+    return [*jax.tree.map(write, trees), shapes.macs, places]
 
 
 def _from_json(value: Any) -> BlockShapes:
     def read(node: Any) -> Any:
         if _LEAF not in node:
             return {name: read(inner) for name, inner in node.items()}
-        shape, dtype = node[_LEAF]
+        shape, dtype, axes = node[_LEAF]
+        if axes is not None:
+            return Declared(tuple(shape), dtype, tuple(axes))
         return jax.ShapeDtypeStruct(tuple(shape), dtype)
 
-    params, moments, output, places = value
+    *trees, count, places = value
     positions = {tuple(path): count for path, count in places}
-    return BlockShapes(read(params), read(moments), read(output), positions)
+    return BlockShapes(*map(read, trees), count, positions)
 
 
 def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, Any], Any]:
-    """A module's variables (ours are numbers) and its output. Only where `_note` listens."""
+    """A module's variables (ours are no arrays) and its output. Only where `_note` listens."""
     variables: dict[str, Any] = {}
 
     def run(keys: Any, *args: jax.Array) -> Any:
@@ -110,7 +161,12 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, Any],
         return output
 
     key = _key_shape()
-    output = jax.eval_shape(run, {"params": key, SHAPES_ONLY: key}, *inputs)
+    keys = {"params": key, SHAPES_ONLY: key}
+    program, output = jax.make_jaxpr(run, return_shape=True)(keys, *inputs)
+    # What this module does by itself; the layers that were replayed have put down theirs.
+    own = macs.counted(program)
+    variables[_MACS] = {**variables.get(_MACS, {})}
+    variables[_MACS][_MACS] = variables[_MACS].get(_MACS, 0) + own
     return variables, output
 
 
@@ -124,20 +180,37 @@ _known = functools.cache(_traced)
 
 
 def _note(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-    """Called by Flax in place of each method: replays known layers, counts a kernel's places."""
+    """Called by Flax in place of each method: replays known layers, and notes what is declared."""
     layer = context.module
     if context.method_name != "__call__":
         return call(*args, **kwargs)
     if not _replayable(layer, args, kwargs):
-        output = call(*args, **kwargs)
-        if layer.has_variable("params", "kernel"):
-            layer.put_variable(_PLACES, "kernel", math.prod(output.shape[1:-1]))
+        declared = layer.macs if isinstance(layer, HasMacs) else None
+        with contextlib.nullcontext() if declared is None else macs.aside():
+            output = call(*args, **kwargs)
+        if declared is not None:
+            before = layer.get_variable(_MACS, _MACS, 0)
+            layer.put_variable(_MACS, _MACS, before + declared(*args, **kwargs))
+        for name, axes in _axes(layer).items():
+            layer.put_variable(_AXES, name, axes)
         return output
     variables, output = _known(layer.clone(parent=None, name=None), tuple(map(_shape, args)))
     for collection, tree in variables.items():
         for name, value in tree.items():
             layer.put_variable(collection, name, jax.tree.map(_placeholder, value))
     return jax.tree.map(lambda x: jax.lax.full(x.shape, 0, x.dtype), output)
+
+
+def _axes(layer: nn.Module) -> dict[str, tuple[str, ...]]:
+    """What a layer declares of its parameters' axes; for Flax's own it is known."""
+    if isinstance(layer, HasAxes):
+        return layer.axes
+    if isinstance(layer, nn.Conv):
+        spatial = 1 if isinstance(layer.kernel_size, int) else len(layer.kernel_size)
+        return {"kernel": (SPATIAL,) * spatial + (CHANNEL,) * 2}
+    if isinstance(layer, nn.DenseGeneral):
+        return {"kernel": (CHANNEL,) * layer.get_variable("params", "kernel").ndim}
+    return {}
 
 
 def _replayable(layer: nn.Module, args: Any, kwargs: Any) -> bool:

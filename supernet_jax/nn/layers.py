@@ -116,6 +116,12 @@ class Depthwise(nn.Module):
         k = self.kernel
         return _parameter(self, "kernel", k * k, (k, k, 1, channels), self.start)
 
+    def macs(self, x: Array) -> int:
+        """Of one image; on CPU it is no convolution that could be counted."""
+        _, height, width, channels = x.shape
+        places = -(-height // self.stride) * -(-width // self.stride)
+        return places * channels * self.kernel**2
+
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C]` -> `[B, ceil(H/stride), ceil(W/stride), C]`."""
         return depthwise.depthwise(x, self.weights(x.shape[-1]).astype(x.dtype), self.stride)
@@ -198,6 +204,70 @@ def normed_depthwise(x: Array, before: BatchNorm, conv: Depthwise, after: BatchN
     before.note(first, x.size // x.shape[-1])
     after.note(second, y.size // y.shape[-1])
     return y
+
+
+def alive(layer: nn.Module, size: int, name: str = "alive") -> Array | None:
+    """Which of a layer's channels (or heads) are there: float32 `[size]` of ones and zeros.
+
+    A module at its own size has all of them: None. The masked union of a supernet has zeros where
+    its subnet has no channels; whatever depends on their number, as a mean over channels or a
+    softmax over heads, asks here. To be called from within a compact `__call__`.
+
+    Args:
+        layer: the module that asks.
+        size: number of channels.
+        name: tells several vectors of one layer apart.
+    """
+    if layer.has_variable("alive", name):
+        value: Array = layer.get_variable("alive", name)
+        return value
+    if layer.has_rng(SHAPES_ONLY):
+        layer.put_variable("alive", name, lax.full((size,), 0, jnp.float32))
+    return None
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over the channels that are there."""
+
+    epsilon: float = 1e-5
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[..., C]` -> the same shape; moments are float32 whatever `x` is."""
+        c = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (c,))
+        there, y = alive(self, c), x.astype(jnp.float32)
+        centred = y - _mean_of(y, there)
+        if there is not None:
+            centred = centred * _row(there, centred)
+        y = centred * lax.rsqrt(_mean_of(jnp.square(centred), there) + self.epsilon)
+        y = y * _row(scale, y)
+        if self.bias:
+            y = y + _row(self.param("bias", nn.initializers.zeros, (c,)), y)
+        return y.astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation (Zhang & Sennrich 2019, arXiv 1910.07467), the same way."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[..., C]` -> the same shape; moments are float32 whatever `x` is."""
+        c = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (c,))
+        y = x.astype(jnp.float32)
+        y = y * lax.rsqrt(_mean_of(jnp.square(y), alive(self, c)) + self.epsilon)
+        return (y * _row(scale, y)).astype(x.dtype)
+
+
+def _mean_of(y: Array, there: Array | None) -> Array:
+    """Mean over the channels that are there; the others of `y` are zero."""
+    if there is None:
+        return jnp.mean(y, -1, keepdims=True)
+    return jnp.sum(y, -1, keepdims=True) / jnp.sum(there)
 
 
 class Dropout(nn.Module):

@@ -111,8 +111,11 @@ def test_cut_fill_and_masks_tell_of_one_box(name: str) -> None:
     assert len(seen) == len(block.specs), "every spec is some arch's"
 
 
-def test_cut_channels() -> None:
-    np.testing.assert_array_equal(slicing.cut_channels(jnp.ones((2, 3)).at[:, 2].set(5), 2), 1)
+def test_fit_channels() -> None:
+    x = jnp.ones((2, 3)).at[:, 2].set(5)
+    np.testing.assert_array_equal(slicing.fit_channels(x, 2), np.ones((2, 2)))
+    np.testing.assert_array_equal(slicing.fit_channels(x, 4), np.pad(x, [(0, 0), (0, 1)]))
+    assert slicing.fit_channels(x, None) is x
 
 
 # ---------------------------------------------------------------------------- specs

@@ -59,7 +59,7 @@ def table_of(space: Space, *, resolutions: Sequence[int] | None = None, **fields
     """A finished table of made-up latencies."""
     wanted = latency_table.kinds(space, resolutions or space.resolutions)
     timings = {
-        name: Timing(milliseconds(kind.spec, kind.inputs), 0.0, 0.0, 0.1, 5)
+        name: Timing(milliseconds(kind.spec, tuple(x.shape for x in kind.inputs)), 0.0, 0.0, 0.1, 5)
         for name, kind in wanted.items()
     }
     table = Table(latency_table.FORMAT, latency_table.VERSION, HERE, timings, {}, KNOWN)
@@ -96,7 +96,8 @@ def looped(space: Space, arch: Any) -> float:
         if spec is None:
             return shape
         total += milliseconds(spec, (shape[1:],))
-        return elastic_block.shapes(block, spec, [shape]).output.shape
+        inputs = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return elastic_block.shapes(block, spec, [inputs]).output.shape
 
     r = space.resolutions[int(choices.get(arch, space.resolution))]
     space.forward(run, (1, r, r, space.input_channels))  # type: ignore[arg-type]
@@ -204,7 +205,8 @@ def test_every_kind_by_itself(space: Space, clock: Clock, monkeypatch: pytest.Mo
     assert found.keys() == wanted.keys() and len(clock.modules) == len(wanted)
     assert max(map(len, groups)) == 6 and len(ready) == len(wanted)
     for name, kind in wanted.items():
-        assert found[name].ms == pytest.approx(milliseconds(kind.spec, kind.inputs), abs=1e-6)
+        shapes = tuple(x.shape for x in kind.inputs)
+        assert found[name].ms == pytest.approx(milliseconds(kind.spec, shapes), abs=1e-6)
         assert (found[name].overhead, found[name].rounds) == (IDLE, 4)
     module, variables, inputs = clock.modules[0]
     output, changed = jax.eval_shape(
@@ -458,7 +460,7 @@ def test_onnx_runtime_computes_what_is_timed(whole: bool) -> None:
     block = made.blocks[2]
     [inputs] = elastic_space.geometry(space, 8)[block.name].inputs
     module = made if whole else block.module(block.spec)
-    shape = (2, 8, 8, 1) if whole else (2, *inputs[1:])
+    shape = (2, 8, 8, 1) if whole else (2, *inputs.shape[1:])
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), images)
     variables = timing._variables(shapes["params"], shapes["moments"])

@@ -16,22 +16,30 @@ from supernet_jax.nn import layers
 from supernet_jax.nn.block_shapes import BlockShapes, describe
 
 
-def plainly(make: Callable, spec: Any, inputs: tuple[tuple[int, ...], ...]) -> BlockShapes:
-    """The same by evaluating the whole module, which replays nothing."""
-    positions = {}
+def image(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def plainly(make: Callable, spec: Any, inputs: tuple[Any, ...]) -> BlockShapes:
+    """The same by evaluating the whole module, which replays nothing. MACs are counted layer by
+    layer, positions those of the last call.
+    """
+    positions, total = {}, 0
 
     def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        nonlocal total
         output = call(*args, **kwargs)
         layer = context.module
         if context.method_name == "__call__" and layer.has_variable("params", "kernel"):
             positions[layer.path] = math.prod(output.shape[1:-1])
+            total += positions[layer.path] * layer.get_variable("params", "kernel").size
         return output
 
-    given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs]
     with nn.intercept_methods(note):
         init = make(spec).init_with_output
-        output, variables = jax.eval_shape(init, jax.random.key(0), *given)
-    return BlockShapes(variables.get("params", {}), variables.get("moments", {}), output, positions)
+        output, variables = jax.eval_shape(init, jax.random.key(0), *inputs)
+    params, moments = (variables.get(name, {}) for name in ("params", "moments"))
+    return BlockShapes(params, moments, {}, output, total, positions)
 
 
 def test_library_blocks() -> None:
@@ -40,11 +48,11 @@ def test_library_blocks() -> None:
         block = space.blocks[name]
         for spec in (*block.specs, block.union):
             own = tuple(
-                (*shape[:-1], c)
-                for shape, c in zip(place.inputs, block.channels(spec), strict=True)
+                image(*x.shape[:-1], c)
+                for x, c in zip(place.inputs, block.channels(spec), strict=True)
             )
             found = describe(block.module, spec, own)
-            assert found == plainly(block.module, spec, own)
+            assert found == plainly(block.module, spec, own) and found.macs > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,15 +141,17 @@ class Stranger(nn.Module):
 def test_modules_of_a_stranger(kind: str) -> None:
     for c in (3, 5):
         for size in (4, 6):
-            spec, inputs = Sizes(c, kind), ((1, size, size, 3),)
-            found = describe(Stranger, spec, inputs)
-            assert found == plainly(Stranger, spec, inputs)
+            spec, inputs = Sizes(c, kind), (image(1, size, size, 3),)
+            found, plain = describe(Stranger, spec, inputs), plainly(Stranger, spec, inputs)
+            assert found._replace(macs=0, positions={}) == plain._replace(macs=0, positions={})
             assert jax.tree.leaves(found.params)
+            by_matrix = 2 * 7 * 3 * size**2 if kind == "methods" else plain.macs  # no kernel there
+            assert found.macs == by_matrix
 
 
 def test_the_description_is_that_of_weights() -> None:
-    spec, inputs = Sizes(4, "counted"), ((1, 6, 6, 3),)
-    variables = Stranger(spec).init(jax.random.key(0), jnp.zeros(inputs[0]))
+    spec, inputs = Sizes(4, "counted"), (image(1, 6, 6, 3),)
+    variables = Stranger(spec).init(jax.random.key(0), jnp.zeros(inputs[0].shape))
     found = describe(Stranger, spec, inputs)
     assert jax.tree.map(jnp.shape, variables["params"]) == jax.tree.map(
         lambda s: s.shape, found.params

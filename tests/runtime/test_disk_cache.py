@@ -31,6 +31,10 @@ def another_process(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> 
     return forget
 
 
+def image(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, "float32")
+
+
 def described() -> list[block_shapes.BlockShapes]:
     """All specs of a space."""
     space, found = tiny.__wrapped__(), []  # a new one, for which nothing is known
@@ -38,7 +42,7 @@ def described() -> list[block_shapes.BlockShapes]:
         block = space.blocks[name]
         for spec in block.specs:
             channels = block.channels(spec)
-            own = [(*s[:-1], c) for s, c in zip(place.inputs, channels, strict=True)]
+            own = [image(*x.shape[:-1], c) for x, c in zip(place.inputs, channels, strict=True)]
             found.append(block_shapes.describe(block.module, spec, tuple(own)))
     return found
 
@@ -76,12 +80,12 @@ class Mine(nn.Module):
 
 
 def test_only_the_packages_own(another_process: Callable[[], None]) -> None:
-    block_shapes.describe(Mine, Sizes(3), ((1, 4),))
+    block_shapes.describe(Mine, Sizes(3), (image(1, 4),))
     block_shapes.describe(
-        lambda spec: mobilenet.Stem(spec), mobilenet.StemSpec(3, 4, 1), ((1, 8, 8, 3),)
+        lambda spec: mobilenet.Stem(spec), mobilenet.StemSpec(3, 4, 1), (image(1, 8, 8, 3),)
     )
     assert not disk_cache._file().exists()  # type: ignore[union-attr]
-    block_shapes.describe(mobilenet.Stem, mobilenet.StemSpec(3, 4, 1), ((1, 8, 8, 3),))
+    block_shapes.describe(mobilenet.Stem, mobilenet.StemSpec(3, 4, 1), (image(1, 8, 8, 3),))
     assert len(disk_cache._file().read_text().splitlines()) == 1  # type: ignore[union-attr]
 
 

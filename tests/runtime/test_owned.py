@@ -41,7 +41,9 @@ def test_what_is_known_of_a_module_goes_with_the_function_that_makes_it() -> Non
     def make(spec: int) -> nn.Module:
         return nn.Dense(spec)
 
-    assert block_shapes.describe(make, 3, ((1, 4),)).output.shape == (1, 3)
+    assert block_shapes.describe(
+        make, 3, (jax.ShapeDtypeStruct((1, 4), "float32"),)
+    ).output.shape == (1, 3)
     gone = weakref.ref(make)
     del make
     gc.collect()
