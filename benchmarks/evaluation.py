@@ -77,15 +77,17 @@ def prepared(space, size, batch, batches):
     rng = np.random.default_rng(0)
     shape = (batches, batch, size, size, 3)
     images, calibration = (rng.integers(0, 256, shape, np.uint8) for _ in range(2))
-    labels = rng.integers(0, space.classes, shape[:2], np.int32)
-    return make(jax.random.key(0)), jax.device_put(EvaluationData(calibration, images, labels))
+    labels = rng.integers(0, space.task.classes, shape[:2], np.int32)
+    return make(jax.random.key(0)), jax.device_put(
+        EvaluationData(calibration, images, labels, labels >= 0)
+    )
 
 
 def run(space, params, data, archs, strategy, reuse, dtype, i):
     """Evaluates the next population of archs, all at the images' own resolution."""
     count = len(jax.tree.leaves(archs[i])[0])
     how = How(space, prepare, STRATEGIES[strategy], chunk=count, reuse=reuse, dtype=dtype)
-    return [result.correct for _, result in evaluate(how, params, archs[i], data)]
+    return [result.value for _, result in evaluate(how, params, archs[i], data)]
 
 
 def population(menu, rate, count, i):

@@ -377,7 +377,7 @@ class Judge:
         """Calibrated accuracies on the whole split."""
         found = np.zeros(len(choices.unstack(archs)))
         for where, result in evaluate.evaluate(self._how, params, archs, self._images[split]):
-            found[where] = result.accuracy
+            found[where] = result.value
         return found.tolist()
 
     def uncalibrated(self, params: Any, archs: Arch) -> list[float]:
@@ -391,14 +391,14 @@ class Judge:
         rows = [stats for _, stats in evaluate.calibrated(self._how, params, some, images)]
         every = np.concatenate(rows)
         mean = every.sum(0) / np.maximum((every != 0).sum(0), 1)  # what an arch lacks is 0
-        n, batches = len(choices.unstack(archs)), (0, len(images.labels))
+        n, batches = len(choices.unstack(archs)), (0, len(images.real))
         stats = np.tile(mean.astype(np.float32), (n, 1))
         right = np.zeros(n)
         for where, found in evaluate.scored(
             self._how, params, archs, stats, images, batches=batches
         ):
-            right[where] = np.asarray(found.right).sum((1, 2))
-        return (right / int((np.asarray(images.labels) >= 0).sum())).tolist()
+            right[where] = np.asarray(found["right"]).sum((1, 2))
+        return (right / int(np.asarray(images.real).sum())).tolist()
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def space_of(name: str, *, pixels: int) -> Space:
 
 def at_resolution(space: Space, pixels: int) -> Space:
     """The same space with one resolution, whatever it had on offer."""
-    menu = choices.replace(space.menu, space.resolution, Choice((pixels,)))
+    menu = choices.replace(space.menu, *space.static, Choice((pixels,)))
     return dataclasses.replace(space, menu=menu)
 
 

@@ -115,7 +115,7 @@ def held(count, name, size, batch, dtype):
     how = evaluate.How(space, prepare, strategy, dtype=config.dtype(dtype), chunk=10)
     correct, first = 0, 0.0
     for _, result in evaluate.evaluate(how, params, archs, data):
-        correct += int(result.correct.sum())
+        correct += float(result.value.sum())
         first = first or resident()
     statistics = jax.devices()[0].memory_stats() or {}  # a CPU has none
     return {
@@ -167,7 +167,7 @@ def plan(recipe, state, data, size):
 
     members = len(recipe.sampler.fixed) + recipe.sampler.n_random
     lowered = jax.jit(
-        train_step.Step(recipe), static_argnames="resolutions", donate_argnames="state"
+        train_step.Step(recipe), static_argnames="sizes", donate_argnames="state"
     ).lower(state, data, resolutions=(size,) * members)
     # Buffers are planned for the optimised program; machine code need not be.
     return lowered.compile(compiler_options=hardware.runs_once()).memory_analysis()

@@ -342,7 +342,7 @@ class Ours:
         key = jax.random.key_data(jax.random.key(0))
         self.state = State(zero, params, opt_state, (), None, *counters, key)
         self.program = train_step.Step(recipe)
-        self.resolutions = tuple(space.resolutions) * 4
+        self.resolutions = tuple(space.sizes) * 4
 
     def ready(self, images, labels):
         """A batch on the device, as `step` takes it."""
@@ -352,7 +352,7 @@ class Ours:
     def step(self, batch, archs):
         """One sandwich step; returns the members' losses in the order of `MEMBERS`."""
         state = dataclasses.replace(self.state, sampler=jax.tree.map(jnp.asarray, archs))
-        state, metrics = self.program(state, batch, resolutions=self.resolutions)
+        state, metrics = self.program(state, batch, sizes=self.resolutions)
         self.state = jax.block_until_ready(state)
         return [float(metrics[f"loss/{member}"]) for member in MEMBERS]
 
@@ -364,7 +364,7 @@ def candidates(arguments, space, params, peers, rounds):
     shape = (arguments.batches, size, pixels, pixels, 3)
     calibration, images = (rng.integers(0, 256, shape, np.uint8) for _ in range(2))
     labels = rng.integers(0, CLASSES, shape[:2], np.int32)
-    data = jax.device_put(EvaluationData(calibration, images, labels))
+    data = jax.device_put(EvaluationData(calibration, images, labels, labels >= 0))
     dtype = config.dtype(ours_dtype(arguments.precision))
 
     def prepare(images):
@@ -378,7 +378,7 @@ def candidates(arguments, space, params, peers, rounds):
         how = How(space, prepare, strategy, chunk=arguments.candidates, dtype=dtype)
         correct = np.zeros(arguments.candidates, int)
         for where, result in evaluate(how, params, archs[i], data):
-            correct[where] = result.correct
+            correct[where] = np.round(result.value * result.total)
         return correct
 
     def ready(peer):

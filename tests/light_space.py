@@ -12,6 +12,7 @@ from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.nn import layers
+from supernet_jax.tasks import ImageClassification
 
 CLASSES, CHANNELS = 5, 2
 
@@ -59,4 +60,5 @@ def light(
         "pool": make(Pool, lambda c: Sizes(c, CLASSES, dropout)),
     }
     forward = strategies.chain(tuple(blocks))
-    return Space("light", menu, blocks, forward, CHANNELS, CLASSES, bank=bank)
+    task = ImageClassification(CHANNELS, CLASSES)
+    return Space("light", menu, blocks, forward, task, (("resolution",),), bank=bank)

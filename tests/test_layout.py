@@ -13,7 +13,7 @@ PACKAGE = ROOT / "supernet_jax"
 FLOORS = (
     ("errors", "__init__"),
     ("runtime", "storage", "data"),
-    ("nn",),
+    ("nn", "tasks"),
     ("elastic",),
     ("spaces", "evaluation"),
     ("training", "searching", "networks"),

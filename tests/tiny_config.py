@@ -15,6 +15,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import chain
 from supernet_jax.experiment.config import Config, Data, Evaluation, Train
 from supernet_jax.nn import layers
+from supernet_jax.tasks import ImageClassification
 from supernet_jax.training.losses import HardLabels
 from supernet_jax.training.optimizers import Sgd
 from supernet_jax.training.samplers import Uniform
@@ -91,7 +92,8 @@ class TinySpace:
                 Linear, lambda c: LinearSpec(c, classes), menu=menu, decisions=[("width",)]
             ),
         }
-        return Space("tiny", menu, blocks, chain(tuple(blocks)), input_channels, classes)
+        task = ImageClassification(input_channels, classes)
+        return Space("tiny", menu, blocks, chain(tuple(blocks)), task, (("resolution",),))
 
 
 config = Config(

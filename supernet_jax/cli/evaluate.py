@@ -17,6 +17,7 @@ from supernet_jax.experiment import evaluate, front, race, read_archs, results
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import distributed
+from supernet_jax.tasks import Metric
 
 EXAMPLES = """
 supernet evaluate runs/digits --random 100
@@ -86,7 +87,7 @@ def _evaluate(arguments: Arguments) -> None:
         records = evaluate.evaluate(opened, archs, **how)
     if jax.process_index() != 0:
         return
-    print_records(records)
+    print_records(records, opened.space.task.metric)
     if len(archs) < len(given):
         print(f"{len(given)} archs were given; equal networks are one subnet")
     if arguments.race:
@@ -103,18 +104,18 @@ def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
     return read_archs.sample(opened.space, arguments.random, seed=arguments.seed)
 
 
-def print_records(records: list[dict[str, Any]]) -> None:
+def print_records(records: list[dict[str, Any]], metric: Metric) -> None:
     """A table of different subnets' results, cheapest first; of many, evenly spaced ones."""
     ordered = sorted(records, key=lambda record: record["macs"])
     shown = [ordered[i * len(ordered) // SHOWN] for i in range(SHOWN)]
     shown = ordered if len(ordered) <= SHOWN else shown
     first = records[0]
-    table = rich.table.Table("MACs", "parameters", "accuracy", "loss", box=None)
+    table = rich.table.Table("MACs", "parameters", metric.name, "loss", box=None)
     for record in shown:
         table.add_row(
             f"{record['macs']:,}",
             f"{record['parameters']:,}",
-            f"{record['accuracy']:.2%}",
+            metric.shown(record[metric.name]),
             _nats(record["loss"]),
         )
     rich.console.Console().print(table)
@@ -126,8 +127,8 @@ def print_records(records: list[dict[str, Any]]) -> None:
         f"{batches} batches of {batch}"
     )
     if sound:
-        best = max(sound, key=lambda record: record["accuracy"])
-        said += f"; best {best['accuracy']:.2%} with {best['macs']:,} MACs"
+        best = max(sound, key=lambda record: metric.score(record[metric.name]))
+        said += f"; best {metric.shown(best[metric.name])} with {best['macs']:,} MACs"
     print(said)
     if len(sound) < len(records):
         print(f"the loss of {len(records) - len(sound)} of them is not a number")

@@ -15,6 +15,7 @@ from supernet_jax.experiment import front, search
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.search import Search
 from supernet_jax.runtime import distributed
+from supernet_jax.tasks import Metric
 
 EXAMPLES = """
 supernet search runs/digits --high 300000
@@ -51,7 +52,7 @@ def _search(arguments: Arguments) -> None:
     found = search.search(opened, **vars(arguments.settings), out=arguments.out)
     if jax.process_index() != 0:
         return
-    _print(found.result)
+    _print(found.result, opened.space.task.metric)
     out = arguments.out
     path = arguments.run / front.FILE if out is None else out
     picture = arguments.run / front.PICTURE if out is None else out.with_suffix(".png")
@@ -60,11 +61,11 @@ def _search(arguments: Arguments) -> None:
     print(f"next: supernet extract {shlex.quote(str(arguments.run))} --arch {which}")
 
 
-def _print(result: Mapping[str, Any]) -> None:
+def _print(result: Mapping[str, Any], metric: Metric) -> None:
     timed = result["cost"] == "latency"
-    table = rich.table.Table("front", *["ms"] * timed, "MACs", "parameters", "accuracy", box=None)
+    table = rich.table.Table("front", *["ms"] * timed, "MACs", "parameters", metric.name, box=None)
     for i, entry in enumerate(result["front"]):
-        cells = [f"{entry['macs']:,}", f"{entry['parameters']:,}", f"{entry['accuracy']:.2%}"]
+        cells = [f"{entry['macs']:,}", f"{entry['parameters']:,}", metric.shown(entry[metric.name])]
         milliseconds = [str(entry["latency"])] if timed else []  # such that it can be a bound
         table.add_row(f"front:{i}", *milliseconds, *cells)
     console = rich.console.Console()

@@ -115,13 +115,13 @@ def _programs(found: Rehearsal) -> rich.table.Table:
         for j, member in enumerate(program.members):
             first = (str(i), f"{program.steps:,}") if j == 0 else ("", "")
             counts = (member.macs, 3 * member.macs, 3 * member.computed)
-            table.add_row(*first, member.role, str(member.resolution), *(f"{n:,}" for n in counts))
+            table.add_row(*first, member.role, str(member.size), *(f"{n:,}" for n in counts))
     return table
 
 
 def _takes(found: Rehearsal) -> Iterator[tuple[str, str]]:
     """What the run takes, line by line."""
-    timed = f"program {[p.resolutions for p in found.programs].index(found.timed) + 1}"
+    timed = f"program {[p.sizes for p in found.programs].index(found.timed) + 1}"
     if found.memory is not None:
         sizes = dataclasses.asdict(found.memory).items()
         parts = ", ".join(f"{name} {dry_run.spelt_bytes(size)}" for name, size in sizes)

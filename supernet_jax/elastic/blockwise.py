@@ -4,7 +4,7 @@ A program is one of a *kind* of block: blocks that are alike share it, and so do
 candidates and runs. Each subnet pays its own cost, nothing is masked, and programs are small. The
 host walks an arch's operations forwards, and for a gradient backwards; it cannot be traced.
 
-Shape letters: `B` images, `C` channels, `K` classes.
+Shape letters: `B` examples, `K` numbers that a network puts out.
 """
 
 import collections
@@ -27,8 +27,9 @@ from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space, geometry, group
 from supernet_jax.elastic.strategies import How, Output, Strategy
 from supernet_jax.elastic.wiring import Aval, Operation, Wiring
-from supernet_jax.nn import resize
 from supernet_jax.runtime import compile_ahead, owned, sharding
+from supernet_jax.tasks import task
+from supernet_jax.tasks.task import Size, Task
 
 KEPT = 256  # plans of archs that came last; of random ones few come again
 Leaves = Mapping[str, list[Array]]  # by group, the parameters as a flat list
@@ -39,23 +40,23 @@ class Mode:
     """What is run and what is wanted of it.
 
     Attributes:
-        resolution: of the images, and of the arch.
-        images: B.
+        size: of the inputs, and of the arch.
+        examples: B.
         gradient: whether there will be a backward pass.
         dropout: whether a key is given.
         stats: whether statistics are given; otherwise they are those of the batch.
         moments: whether the statistics of the batch are wanted.
     """
 
-    resolution: int
-    images: int
+    size: Size
+    examples: int
     gradient: bool = True
     dropout: bool = False
     stats: bool = False
     moments: bool = False
 
 
-def blockwise(space: Space, params: Tree, arch: Arch, images: Array, **given: Any) -> Output:
+def blockwise(space: Space, params: Tree, arch: Arch, inputs: Tree, **given: Any) -> Output:
     """Runs a concrete arch, block by block; see `strategies.Strategy`. It cannot be traced.
 
     For gradients see `Blockwise`; this makes one for each dtype and keeps it with the space.
@@ -65,15 +66,15 @@ def blockwise(space: Space, params: Tree, arch: Arch, images: Array, **given: An
             parameters are split (`where`; a `Blockwise` takes them).
     """
     how = How(**given)
-    traced = [x for x in jax.tree.leaves((arch, images, params)) if isinstance(x, jax.core.Tracer)]
+    traced = [x for x in jax.tree.leaves((arch, inputs, params)) if isinstance(x, jax.core.Tracer)]
     if traced or how.reuse is not None or how.where is not None:
         raise TypeError(
             "blockwise needs concrete archs and whole arrays, outside jit, and takes nothing over; "
             "use sliced or masked inside"
         )
     mode = Mode(
-        how.resolution,
-        len(images),
+        how.size,
+        len(jax.tree.leaves(inputs)[0]),
         gradient=False,
         dropout=how.dropout_key is not None,
         stats=how.stats is not None,
@@ -83,12 +84,12 @@ def blockwise(space: Space, params: Tree, arch: Arch, images: Array, **given: An
     passed = run.forward(
         run.plan(jax.tree.map(np.asarray, arch), mode),
         run.leaves(params),
-        prepare(images, how.resolution, how.dtype),
+        prepare(inputs, space.task, how.size, how.dtype),
         key=how.dropout_key,
         stats=how.stats,
         features=how.features,
     )
-    about = geometry(space, how.resolution)
+    about = geometry(space, how.size)
     moments: Tree = {name: {} for name in about}
     if mode.moments:
         moments = {
@@ -103,10 +104,10 @@ def traceable(strategy: Strategy) -> Strategy:
     return strategies.masked if strategy is blockwise else strategy
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def prepare(images: Array, resolution: int, dtype: Any) -> Array:
-    """Images `[B, H, W, C]` as a network's first block takes them."""
-    return resize.resize_bicubic(images.astype(jnp.float32), resolution).astype(dtype)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def prepare(inputs: Tree, what: Task, size: Size, dtype: Any) -> Tree:
+    """`task.ready` as a program of its own."""
+    return task.ready(what, inputs, size, dtype)
 
 
 @owned.by(owned.first)
@@ -148,7 +149,7 @@ class Forward(NamedTuple):
     """What a forward pass gives.
 
     Attributes:
-        logits: `[B, K]`, of the dtype of activations.
+        logits: `[B, ..., K]`, of the dtype of activations.
         features: by block, what it put out.
         moments: by block, statistics of the batch, where they were wanted.
         plan: that ran.
@@ -169,7 +170,7 @@ class Blockwise:
         space: the space.
         dtype: of weights and activations.
         remat: whether gradients compute the insides of blocks again, which takes less memory.
-        mesh: over which images are split, None for one device.
+        mesh: over which examples are split, None for one device.
         where: shardings of the shared parameters on it, and so of their gradients.
     """
 
@@ -235,7 +236,7 @@ class Blockwise:
         self,
         plan: Plan,
         params: Leaves,
-        images: Array,
+        examples: Tree,
         *,
         key: Array | None = None,
         stats: Tree | None = None,
@@ -246,13 +247,13 @@ class Blockwise:
         Args:
             plan: what runs.
             params: shared parameters, of `leaves`.
-            images: `[B, resolution, resolution, C]`, of the object's dtype.
+            examples: the network's inputs `[B, ...]`, of `prepare`.
             key: of dropout, where the plan has it.
             stats: by block, where the plan has them.
             features: names of the blocks whose outputs are wanted.
         """
         wires = plan.wiring
-        values: dict[int, Array] = {0: images}
+        values: dict[int, Array] = dict(enumerate(jax.tree.leaves(examples)))
         last = {i: place for place, op in enumerate(wires.operations) for i in op.inputs}
         wanted = {wires.logits, *(wires.features[name] for name in features)}
         ran, moments = [], {}
@@ -323,9 +324,8 @@ class Blockwise:
         return [] if bank is None else [np.int32(bank.row(arch))]
 
     def _planned(self, arch: Arch, mode: Mode) -> Plan:
-        shape = (mode.images, mode.resolution, mode.resolution, self.space.input_channels)
-        images = jax.ShapeDtypeStruct(shape, self.dtype)
-        wires = wiring.wired(self.space, arch, images, mode.resolution)
+        how = {"size": mode.size, "examples": mode.examples, "dtype": self.dtype}
+        wires = wiring.wired(self.space, arch, **how)
         requests = [self._request(operation, wires, mode) for operation in wires.operations]
         return Plan(arch, mode, wires, tuple(requests))
 
@@ -350,8 +350,8 @@ class Blockwise:
 
             return Request((between, precision), places=self._places(None), function=glue, **common)
         assert name is not None
-        block, about = self.space.blocks[name], geometry(self.space, mode.resolution)[name]
-        kind = Kind.of(block, about.inputs, about.shapes, self.dtype, rates=mode.dropout)
+        about = geometry(self.space, mode.size)[name]
+        kind = Kind.of(about.block, about.inputs, about.shapes, self.dtype, rates=mode.dropout)
         leaves, structure = self._params[group(self.space, name)]
         banked = self.space.bank is not None
         given: list[Any] = [jax.ShapeDtypeStruct((), np.int32)] if banked else []

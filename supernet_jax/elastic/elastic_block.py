@@ -141,6 +141,34 @@ def elastic(
     return ElasticBlock(module, specs, index=Lookup(tuple(decisions), index), **options)
 
 
+@owned.by(owned.first)
+def at_static(block: ElasticBlock, static: tuple[tuple[Path, int], ...]) -> ElasticBlock:
+    """The block with the specs that it can have where some decisions are made.
+
+    Args:
+        block: the block; if the decisions are none of its own it comes back itself.
+        static: where decisions stand in the menu, and which option was taken.
+    """
+    made = {path: option for path, option in static if path in block.index.paths}
+    if not made:
+        return block
+    table = block.index.table[tuple(made.get(path, slice(None)) for path in block.index.paths)]
+    kept = np.unique(table)
+    specs = tuple(block.specs[i] for i in kept)
+    own = {}
+    for field in dataclasses.fields(block.union):
+        largest, every, some = (
+            {dataclasses.asdict(spec)[field.name] for spec in group}
+            for group in ([block.union], block.specs, specs)
+        )
+        # What the union has of its own, as a kind that stands for several, it keeps.
+        if largest != {max(every)} or (len(some) > 1 and isinstance(max(some), str)):
+            own[field.name] = max(largest)
+    paths = tuple(path for path in block.index.paths if path not in made)
+    index = Lookup(paths, np.searchsorted(kept, table).astype(np.int32))
+    return dataclasses.replace(block, specs=specs, union=union_spec(specs, **own), index=index)
+
+
 def union_spec(specs: Sequence[Spec], **fixed: Any) -> Spec:
     """The elementwise maximum of the specs' fields; `fixed` names those that are set instead."""
     merged = dict(fixed)

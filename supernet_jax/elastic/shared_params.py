@@ -16,6 +16,8 @@ from supernet_jax.elastic.elastic_block import ElasticBlock, Tree
 from supernet_jax.elastic.space import Geometry, Space, geometry, group
 from supernet_jax.nn import block_shapes
 from supernet_jax.runtime import bulk_random, hardware, owned
+from supernet_jax.tasks import task
+from supernet_jax.tasks.task import Size
 
 
 def init(space: Space, key: Array) -> Tree:
@@ -108,11 +110,13 @@ def _init_group(block: ElasticBlock, about: Geometry, key: Array) -> Tree:
 def _owners(space: Space) -> Iterator[tuple[str, ElasticBlock, Geometry]]:
     """Each group that owns parameters, and the first of its blocks to run with its geometry."""
     met = set()
-    for name, about in geometry(space, space.resolutions[0]).items():
+    known = unions(space)
+    for name, about in geometry(space, space.sizes[0]).items():
         owner = group(space, name)
         if owner not in met:
             met.add(owner)
-            yield owner, space.blocks[name], about
+            block, shapes = known[name]
+            yield owner, block, about._replace(block=block, shapes=shapes)
 
 
 def _init_transforms(block: ElasticBlock, tree: Tree, key: Array) -> Tree:
@@ -123,31 +127,41 @@ def _init_transforms(block: ElasticBlock, tree: Tree, key: Array) -> Tree:
     return made
 
 
+def unions(space: Space) -> dict[str, tuple[ElasticBlock, block_shapes.BlockShapes]]:
+    """Every block with the shapes of all that it has, whatever the static decisions."""
+    return {
+        name: (block, elastic_block.shapes(block, block.union, about.inputs))
+        for name, about in geometry(space, space.sizes[0]).items()
+        for block in [space.blocks[name]]
+    }
+
+
 def zero_stats(space: Space) -> Tree:
     """Statistics of every block at the union's shapes, all zero."""
-    shapes = {n: g.shapes.moments for n, g in geometry(space, space.resolutions[0]).items()}
+    shapes = {name: union.moments for name, (_, union) in unions(space).items()}
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
 def empty_memory(
-    space: Space, resolution: int, images: int, *, dtype: Any, moments: bool
+    space: Space, size: Size, examples: int, *, dtype: Any, moments: bool
 ) -> dict[str, tuple[Array, Tree]]:
     """Zeros of the shape of `Output.memory`.
 
     Args:
         space: the space.
-        resolution: of the input.
-        images: per batch.
-        dtype: of activations.
+        size: of the inputs.
+        examples: per batch.
+        dtype: of floats.
         moments: whether the statistics are those of the batch, rather than given.
     """
 
     def one(block: block_shapes.BlockShapes) -> tuple[Array, Tree]:
-        output = jnp.zeros((images, *block.output.shape[1:]), dtype)
+        shape = (examples, *block.output.shape[1:])
+        output = task.cast(jnp.zeros(shape, block.output.dtype), dtype)
         made = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), block.moments)
         return output, made if moments else {}
 
-    return {name: one(found.shapes) for name, found in geometry(space, resolution).items()}
+    return {name: one(found.shapes) for name, found in geometry(space, size).items()}
 
 
 def bank_row(space: Space, params: Tree, arch: Arch | Code) -> Tree:

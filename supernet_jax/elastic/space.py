@@ -1,10 +1,11 @@
 """What a search space is: its menu, its elastic blocks and their topology.
 
-Shape letters: `B` images, `C` channels, `K` classes, `N` rows of a parameter bank.
+Shape letters: `B` examples, `N` rows of a parameter bank.
 """
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from supernet_jax.elastic.elastic_block import ElasticBlock
 from supernet_jax.errors import UserError, near
 from supernet_jax.nn import block_shapes
 from supernet_jax.runtime import owned
+from supernet_jax.tasks.task import Size, Task
 
 Run = Callable[..., Array]
 Topology = Callable[[Run, Array], Array]
@@ -45,10 +47,9 @@ class Space:
         menu: the decisions.
         blocks: the elastic blocks, in the order in which they are usually run.
         forward: the topology.
-        input_channels: C of the images.
-        classes: K.
-        resolution: where the input resolution stands in the menu. It is a shape, hence never
-            traced: each resolution has a program of its own.
+        task: what it is for, which says what goes in and what comes out.
+        static: where decisions stand in the menu that are shapes, as the resolution of images, and
+            hence never traced: each of their values has a program of its own.
         bank: a parameter bank, or None for one set of parameters without an extra axis.
 
     Raises:
@@ -59,12 +60,16 @@ class Space:
     menu: Menu
     blocks: Mapping[str, ElasticBlock]
     forward: Topology
-    input_channels: int
-    classes: int
-    resolution: Path = ("resolution",)
+    task: Task
+    static: tuple[Path, ...] = ()
     bank: Bank | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.task, Task):
+            raise UserError(
+                f"the task of the space {self.name} is {self.task!r}; give one of sj.tasks, as "
+                "ImageClassification(input_channels=3, classes=10)"
+            )
         _check_keys(self.menu, "a decision in the menu")
         for name, block in self.blocks.items():
             check_name(name, "a block")
@@ -72,13 +77,38 @@ class Space:
                 check_name(block.group, f"the group of block {name!r}")
 
     @property
-    def resolutions(self) -> tuple[int, ...]:
-        """The input resolutions on offer, smallest first."""
-        return tuple(int(r) for r in choices.get(self.menu, self.resolution).values)
+    def sizes(self) -> tuple[Size, ...]:
+        """What the static decisions may be, smallest first: values of the one that there is, or
+        tuples of values.
+        """
+        options = [choices.get(self.menu, path).values for path in self.static]
+        if len(options) == 1:
+            return tuple(options[0])
+        return tuple(itertools.product(*options))
 
-    def resolution_of(self, arch: Arch) -> int:
-        """The input resolution of a concrete arch without batch axes."""
-        return self.resolutions[int(choices.get(arch, self.resolution))]
+    def size_of(self, arch: Arch) -> Size:
+        """That of a concrete arch without batch axes."""
+        return self.sizes[int(self.which_size(arch))]
+
+    def which_size(self, archs: Arch) -> Any:
+        """Which of `sizes` archs `[...]` have: int32 `[...]`; NumPy in, NumPy out."""
+        which = jax.tree.leaves(archs)[0] * 0
+        for path in self.static:
+            which = which * len(choices.get(self.menu, path)) + choices.get(archs, path)
+        return which
+
+    def at_size(self, archs: Arch, which: Any) -> Arch:
+        """The archs with the static decisions of another of `sizes`.
+
+        Args:
+            archs: `[...]`.
+            which: of `sizes`, int32 `[...]`.
+        """
+        for path in reversed(self.static):
+            options = len(choices.get(self.menu, path))
+            archs = choices.replace(archs, path, which % options)
+            which = which // options
+        return archs
 
 
 def check_name(name: Any, what: str) -> None:
@@ -116,21 +146,27 @@ def group(space: Space, name: str) -> str:
 
 
 class Geometry(NamedTuple):
-    """Shapes of a union block at one resolution, batch 1: its inputs, and everything of its own."""
+    """A block at one size: itself, with the specs that it can have there; the shapes of its union's
+    inputs, batch 1; and everything of its own.
+    """
+
+    block: ElasticBlock
 
     inputs: tuple[jax.ShapeDtypeStruct, ...]
     shapes: block_shapes.BlockShapes
 
 
 @owned.by(owned.first)
-def geometry(space: Space, resolution: int) -> dict[str, Geometry]:
-    """Shapes of every union block at one input resolution.
+def geometry(space: Space, size: Size) -> dict[str, Geometry]:
+    """Every block at one size, in the order in which they run.
 
     Raises:
         UserError: the topology runs a block that is not there, or a block has parameters that no
             file could hold.
     """
     found: dict[str, Geometry] = {}
+    arch = space.at_size(choices.smallest(space.menu), space.sizes.index(size))
+    static = tuple((path, int(choices.get(arch, path))) for path in space.static)
 
     def run(name: str, *inputs: Array) -> Array:
         if name not in space.blocks:
@@ -138,15 +174,21 @@ def geometry(space: Space, resolution: int) -> dict[str, Geometry]:
                 f"the topology of the space {space.name} runs a block {name!r}, which is not among "
                 f"its blocks{near(str(name), space.blocks)}"
             )
-        block = space.blocks[name]
+        block = elastic_block.at_static(space.blocks[name], static)
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs)
-        found[name] = Geometry(shapes, elastic_block.shapes(block, block.union, shapes))
+        found[name] = Geometry(block, shapes, elastic_block.shapes(block, block.union, shapes))
         for tree in found[name].shapes[:2]:  # parameters and statistics
             _check_parameters(tree, f"in block {name!r}")
+        whole = elastic_block.shapes(space.blocks[name], space.blocks[name].union, shapes)
+        if whole.moments != found[name].shapes.moments:
+            raise UserError(
+                f"the statistics of block {name!r} have other sizes at {size} than at others of "
+                f"{', '.join('/'.join(map(str, path)) for path in space.static)}; norms of a block "
+                "must not depend on a static decision"
+            )
         return jnp.zeros_like(found[name].shapes.output)
 
-    images = jax.ShapeDtypeStruct((1, resolution, resolution, space.input_channels), jnp.float32)
-    jax.eval_shape(functools.partial(space.forward, run), images)
+    jax.eval_shape(functools.partial(space.forward, run), space.task.inputs(size))
     return found
 
 
@@ -163,16 +205,16 @@ def _check_parameters(tree: Any, where: str) -> None:
         )
 
 
-def identity(space: Space, resolution: int, archs: Arch) -> Array | np.ndarray:
+def identity(space: Space, size: Size, archs: Arch) -> Array | np.ndarray:
     """What each block of an arch is, in the order in which they run: int32 `[..., blocks + 1]`.
 
     Archs with equal numbers up to a place do the same up to there: the row of the bank comes
     first, then each block's spec, -1 where it is skipped. NumPy in, NumPy out.
     """
-    first = choices.get(archs, space.resolution) * 0
+    first = space.which_size(archs) * 0
     xp = jnp if isinstance(first, jax.Array) else np
     columns = [first if space.bank is None else space.bank.row(archs)]
-    for name in geometry(space, resolution):
+    for name in geometry(space, size):
         block = space.blocks[name]
         which = first + block.index(archs)
         columns.append(
@@ -194,11 +236,11 @@ def normal(space: Space, archs: Arch) -> Arch:
         archs: `[...]`, concrete.
 
     Returns:
-        NumPy archs `[...]`, of the same `identity` and resolution.
+        NumPy archs `[...]`, of the same `identity` and size.
     """
     archs = jax.tree.map(lambda leaf: np.asarray(leaf, np.int32), archs)
     for path, read in _readers(space).items():
-        if path == space.resolution:
+        if path in space.static:
             continue
         own = choices.get(archs, path)
         best, before = own, [_answer(ask, archs) for ask in read]

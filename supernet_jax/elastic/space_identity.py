@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic import shared_params
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import path_rules
@@ -21,7 +21,7 @@ def describe_space(space: Space) -> dict[str, Any]:
     menu = {
         name: list(choice.values) for name, choice in path_rules.named_leaves(space.menu).items()
     }
-    described = {"input_channels": space.input_channels, "classes": space.classes, "menu": menu}
+    described = {**described_task(space.task), "menu": menu}
     blocks = {
         name: {
             "specs": [_sizes(spec) for spec in block.specs],
@@ -33,18 +33,21 @@ def describe_space(space: Space) -> dict[str, Any]:
     }
     rows = space.bank and space.bank.rows
     fingerprint = _hash([described, blocks, rows])
-    made_of = {
+    layers = {
         name: [
             type(block.module(block.union)).__qualname__,
-            path_rules.named_leaves(jax.tree.map(_shape, place.shapes.params)),
+            path_rules.named_leaves(jax.tree.map(_shape, union.params)),
             [transform.key for transform in block.transforms],
         ]
-        for block, (name, place) in (
-            (space.blocks[each[0]], each)
-            for each in elastic_space.geometry(space, space.resolutions[0]).items()
-        )
+        for name, (block, union) in shared_params.unions(space).items()
     }
-    return {"name": space.name, "fingerprint": fingerprint, "blocks": _hash(made_of), **described}
+    made_of = _hash([space.task.name, layers])
+    return {"name": space.name, "fingerprint": fingerprint, "blocks": made_of, **described}
+
+
+def described_task(task: Any) -> dict[str, Any]:
+    """The fields of a task, which is a dataclass."""
+    return dataclasses.asdict(task)
 
 
 def check_space(meta: Mapping[str, Any], space: Space) -> None:
@@ -70,7 +73,7 @@ def check_space(meta: Mapping[str, Any], space: Space) -> None:
 
 
 def _difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    for key in ("input_channels", "classes"):
+    for key in own.keys() - {"name", "fingerprint", "blocks", "menu"}:
         if saved.get(key) != own[key]:
             return f"its {key} is {saved.get(key)}, here {own[key]}"
     theirs, ours = dict(saved.get("menu", {})), own["menu"]

@@ -10,7 +10,7 @@ what may be traced and in what is paid:
 
 Statistics go in and come out at the union's shapes, zero where a subnet is not.
 
-Shape letters: `B` images, `R` resolution, `C` channels, `K` classes, `N` rows of a parameter bank.
+Shape letters: `B` examples, `K` numbers that a network puts out, `N` rows of a parameter bank.
 """
 
 import dataclasses
@@ -30,12 +30,14 @@ from supernet_jax.elastic.elastic_block import Spec, Tree
 from supernet_jax.elastic.space import Run, Space, Topology, geometry, group
 from supernet_jax.nn import resize
 from supernet_jax.runtime import sharding
+from supernet_jax.tasks import task
+from supernet_jax.tasks.task import Size
 
 LOOP = 3  # so many blocks that are alike run in a loop; for fewer it costs more than it saves
 
 
 class Reuse(NamedTuple):
-    """What a subnet may take over from the one before it, on the same images.
+    """What a subnet may take over from the one before it, on the same inputs.
 
     Attributes:
         fresh: by block, bool `[]`, whether it has to run. A block may be taken over if it, its
@@ -51,7 +53,7 @@ class Output(NamedTuple):
     """What running a subnet gives.
 
     Attributes:
-        logits: float32 `[B, K]`.
+        logits: what the network puts out, float32 `[B, ..., K]`.
         moments: per block, the statistics of this batch (mean, unbiased variance) of every
             normalisation, at the union's shapes; empty trees where `stats` were given.
         features: outputs of the blocks that were asked for.
@@ -72,9 +74,9 @@ class Strategy(Protocol):
         space: Space,
         params: Tree,
         arch: Arch,
-        images: Array,
+        inputs: Tree,
         *,
-        resolution: int,
+        size: Size,
         stats: Tree | None = None,
         dropout_key: Array | None = None,
         features: tuple[str, ...] = (),
@@ -83,14 +85,15 @@ class Strategy(Protocol):
         reuse: Reuse | None = None,
         where: Tree | None = None,
     ) -> Output:
-        """Runs the subnet `arch` of `space` on `images`.
+        """Runs the subnet `arch` of `space` on `inputs`.
 
         Args:
             space: the space.
             params: shared parameters, as `init` makes them.
             arch: which subnet (no batch axes; use `vmap` or `lax.map`).
-            images: float `[B, H, W, C]`, any size; resized to `resolution`.
-            resolution: static; for a concrete arch its own, for a traced one the caller's.
+            inputs: what the space's task takes, `[B, ...]`, of any size.
+            size: to which the task brings them; static: for a concrete arch its own, for a traced
+                one the caller's.
             stats: calibrated statistics at the union's shapes, as `moments` comes out; None uses
                 those of the batch.
             dropout_key: turns dropout and drop-connect on.
@@ -119,7 +122,7 @@ def chain(names: tuple[str, ...]) -> Topology:
     return forward
 
 
-def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) -> Output:
+def sliced(space: Space, params: Tree, arch: Arch, inputs: Tree, **how: Any) -> Output:
     """Runs a concrete arch at its own size; see `Strategy`."""
     for leaf in jax.tree.leaves(arch):
         if isinstance(leaf, jax.core.Tracer):
@@ -134,10 +137,10 @@ def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) ->
             return inputs[0], call.no_moments()
         return call.at(spec, *inputs)
 
-    return _walked(space, run, params, arch, images, How(**how))
+    return _walked(space, run, params, arch, inputs, How(**how))
 
 
-def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: Any) -> Output:
+def masked(space: Space, params: Tree, arch: Arch | Code, inputs: Tree, **how: Any) -> Output:
     """Runs a traced arch or a relaxed code at the largest size; see `Strategy`."""
     # In a gradient the conditional spares nothing: what the backward pass keeps is written for
     # skipped blocks too.
@@ -159,10 +162,10 @@ def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: 
         zero = jax.tree.map(lambda m: jnp.where(keep, m, 0.0), moments)
         return jnp.where(keep, y, skipped), zero
 
-    return _walked(space, run, params, arch, images, How(**how))
+    return _walked(space, run, params, arch, inputs, How(**how))
 
 
-def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) -> Output:
+def switched(space: Space, params: Tree, arch: Arch, inputs: Tree, **how: Any) -> Output:
     """Runs a traced arch, each block at its own size under `lax.switch`; see `Strategy`."""
 
     def run(call: Call, *inputs: Array) -> tuple[Array, Tree]:
@@ -187,14 +190,14 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
         return lax.switch(which, branches, call, *inputs)
 
     how["remat"] = False  # its branches are rematerialised already
-    return _walked(space, run, params, arch, images, How(**how), loops=True)
+    return _walked(space, run, params, arch, inputs, How(**how), loops=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class How:
     """How a subnet runs: the keyword arguments of a `Strategy`."""
 
-    resolution: int
+    size: Size
     stats: Tree | None = None
     dropout_key: Array | None = None
     features: tuple[str, ...] = ()
@@ -213,12 +216,12 @@ def _walked(
     run_block: _RunBlock,
     params: Tree,
     arch: Arch | Code,
-    images: Array,
+    inputs: Tree,
     how: How,
     *,
     loops: bool = False,
 ) -> Output:
-    """Walks a subnet from its images to its logits, block by block."""
+    """Walks a subnet from its inputs to what it puts out, block by block."""
     run = run_block
     if how.where is None:
         params = shared_params.bank_row(space, params, arch)
@@ -231,7 +234,7 @@ def _walked(
             return run_block(dataclasses.replace(call, shared=row), *inputs)
 
     walk = _Walk(space, jax.checkpoint(run) if how.remat else run, params, arch, how, loops)
-    x = resize.resize_bicubic(images.astype(jnp.float32), how.resolution).astype(how.dtype)
+    x = task.ready(space.task, inputs, how.size, how.dtype)
     logits = space.forward(walk, x).astype(jnp.float32)
     return Output(
         logits,
@@ -270,8 +273,9 @@ class _Walk:
 
     def call(self, name: str) -> Call:
         """A block about to run."""
-        block, how = self.space.blocks[name], self.how
-        shape = geometry(self.space, how.resolution)[name]
+        how = self.how
+        shape = geometry(self.space, how.size)[name]
+        block = shape.block
         key, keep = how.dropout_key, None
         if key is not None:
             key = shared_params.named_key(key, name)
@@ -313,12 +317,12 @@ def _in_loops(walk: _Walk, names: tuple[str, ...], x: Array) -> Array:
 
     def kind(name: str) -> Any:
         """What blocks must share to be alike; a block by itself has its own name."""
-        shape = geometry(walk.space, walk.how.resolution)[name]
+        shape = geometry(walk.space, walk.how.size)[name]
         repeats = len(shape.inputs) == 1 and shape.inputs[0] == shape.shapes.output
         if not repeats or name in walk.how.features:
             return name
         rates = walk.how.dropout_key is not None
-        return shape.inputs, elastic_block.kind(walk.space.blocks[name], rates)
+        return shape.inputs, elastic_block.kind(shape.block, rates)
 
     for _, neighbours in itertools.groupby(names, kind):
         alike = tuple(neighbours)

@@ -1,9 +1,9 @@
 """The topology of a space as a list of operations that a concrete arch takes, one after another.
 
-A topology is any function of `run` and an image. What lies between its calls of `run`, as a sum of
-two blocks' outputs, is operations of its own; for a chain there are none.
+A topology is any function of `run` and the network's inputs. What lies between its calls of `run`,
+as a sum of two blocks' outputs, is operations of its own; for a chain there are none.
 
-Shape letters: `B` images.
+Shape letters: `B` examples.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from jax.extend.core import ClosedJaxpr
 from supernet_jax.elastic import elastic_block
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.space import Space, geometry
+from supernet_jax.tasks.task import Size
 
 Aval = jax.ShapeDtypeStruct
 
@@ -57,7 +58,7 @@ class Wiring(NamedTuple):
 
     Attributes:
         operations: in an order in which they can run.
-        values: shape and dtype of each value; the first is the images.
+        values: shape and dtype of each value; the leaves of the inputs come first.
         logits: number of the value that is the result.
         features: by block, the number of its output; of a skipped block that of its input.
         learned: by value, whether parameters had a part in it, so that it has a gradient.
@@ -84,35 +85,41 @@ def _same(x: Any, *, name: str) -> Any:
     return x
 
 
-def wired(space: Space, arch: Arch, images: Aval, resolution: int) -> Wiring:
+def wired(space: Space, arch: Arch, *, size: Size, examples: int, dtype: Any) -> Wiring:
     """The operations of a concrete arch.
 
     Args:
         space: the space.
         arch: concrete, without batch axes.
-        images: shape `[B, resolution, resolution, C]` and dtype of what the first block takes.
-        resolution: of the arch.
+        size: of the arch.
+        examples: B.
+        dtype: of floats.
     """
-    about = geometry(space, resolution)
+    about = geometry(space, size)
+
+    def batched(one: Any) -> Aval:
+        floats = np.issubdtype(one.dtype, np.floating)
+        return Aval((examples, *one.shape[1:]), dtype if floats else one.dtype)
 
     def run(name: str, *inputs: Array) -> Array:
-        block = space.blocks[name]
+        block = about[name].block
         if (spec := block.spec(arch)) is None:
             return _mark.bind(inputs[0], name=name)
-        shape = elastic_block.shapes(block, spec, about[name].inputs).output.shape
-        output = jax.core.ShapedArray((images.shape[0], *shape[1:]), images.dtype)
+        shape = batched(elastic_block.shapes(block, spec, about[name].inputs).output)
+        output = jax.core.ShapedArray(shape.shape, shape.dtype)
         return _block.bind(*inputs, name=name, spec=block.specs.index(spec), output=output)
 
-    traced = jax.make_jaxpr(lambda x: space.forward(run, x))(images)
+    given = jax.tree.map(batched, space.task.inputs(size))
+    traced = jax.make_jaxpr(lambda x: space.forward(run, x))(given)
     return _listed(traced)
 
 
 def _listed(traced: ClosedJaxpr) -> Wiring:
     jaxpr = traced.jaxpr
     own = dict(zip(jaxpr.constvars, traced.consts, strict=True))  # arrays of the topology's own
-    number: dict[Any, int] = {jaxpr.invars[0]: 0}
-    values = [_aval(jaxpr.invars[0])]
-    learned = [False]
+    number: dict[Any, int] = {variable: i for i, variable in enumerate(jaxpr.invars)}
+    values = [_aval(variable) for variable in jaxpr.invars]
+    learned = [False] * len(values)
     operations: list[Operation] = []
     features: dict[str, int] = {}
     waiting: list[Any] = []  # equations between two blocks

@@ -1,6 +1,6 @@
 """Archs in chunks of one size, each of which goes through both compiled programs.
 
-Archs of one resolution go together, sorted, so that neighbours begin alike and one takes over what
+Archs of one size go together, sorted, so that neighbours begin alike and one takes over what
 it shares with the one before it. The last chunk is filled up, so that nothing is compiled twice.
 
 Shape letters: `N` archs, `S` statistics of an arch, `G` groups of devices, `n` archs of a group.
@@ -20,8 +20,9 @@ from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.shared_params import zero_stats
 from supernet_jax.evaluation import prefix_tree, programs
-from supernet_jax.evaluation.programs import How, Program, Scores
+from supernet_jax.evaluation.programs import How, Program
 from supernet_jax.runtime import cache, hardware, sharding
+from supernet_jax.tasks.task import Scores
 
 Wanted = Callable[[np.ndarray], np.ndarray]  # positions of archs -> some of them
 
@@ -32,14 +33,16 @@ class EvaluationData(NamedTuple):
     Arrays that lie on a mesh are evaluated on all of its devices, others on one.
 
     Attributes:
-        calibration: uint8 `[A, B, H, W, C]`, training images.
-        images: uint8 `[E, B, H, W, C]`.
-        labels: int32 `[E, B]`, -1 where a batch was filled up.
+        calibration: inputs of training examples `[A, B, ...]`, as the data has them.
+        inputs: `[E, B, ...]`.
+        targets: `[E, B, ...]`.
+        real: bool `[E, B]`, False where a batch was filled up.
     """
 
-    calibration: Array | np.ndarray
-    images: Array | np.ndarray
-    labels: Array | np.ndarray
+    calibration: Tree
+    inputs: Tree
+    targets: Tree
+    real: Array | np.ndarray
 
 
 class Chunk(NamedTuple):
@@ -66,7 +69,7 @@ class Chunk(NamedTuple):
         if not jax.tree.leaves(zero_stats(self.program.how.space)):
             return self._placed(np.zeros((len(self.places), 0), np.float32))
         if self.program.how.strategy is blockwise.blockwise:
-            scored = self.data.labels.shape[1]
+            scored = self.data.real.shape[1]
             return prefix_tree.calibrate(
                 self.program, params, self.archs, self.data.calibration, scored=scored
             )
@@ -78,15 +81,13 @@ class Chunk(NamedTuple):
         """Scores `[G*n, E, B]` in the batches from the first to before the second, on the
         devices.
         """
-        images, labels = self.data.images, self.data.labels
+        scored = self.data.inputs, self.data.targets, self.data.real
         if self.program.how.strategy is blockwise.blockwise:
             rows = np.asarray(stats)
-            return prefix_tree.score(
-                self.program, params, self.archs, rows, images, labels, batches
-            )
+            return prefix_tree.score(self.program, params, self.archs, rows, scored, batches)
         archs, counts = self._placed((self.archs, self.counts))
         run = programs.scorer(self.program)
-        return run(params, archs, counts, self.program.how.reuse, stats, images, labels, batches)
+        return run(params, archs, counts, self.program.how.reuse, stats, scored, batches)
 
     def rows(self, per_arch: np.ndarray) -> Array | np.ndarray:
         """What belongs to each of all archs, for the rows of this call."""
@@ -105,14 +106,14 @@ class Chunk(NamedTuple):
 def chunks(
     how: How, params: Tree, archs: Arch, data: EvaluationData, wanted: Wanted | None = None
 ) -> Iterator[Chunk]:
-    """The chunks that all archs make, resolution after resolution.
+    """The chunks that all archs make, size after size.
 
     Args:
         how: how subnets are evaluated.
         params: shared parameters; see `sharding.candidates_mesh`.
         archs: `[N]`.
         data: what they are evaluated on; it is moved to the mesh that fits the number of archs.
-        wanted: asked before each chunk with the positions that are left of a resolution, in their
+        wanted: asked before each chunk with the positions that are left of a size, in their
             order; what it returns of them is left then, in its order.
     """
     cache.enable()
@@ -120,11 +121,11 @@ def chunks(
         hardware.keep_memory()  # the host asks for each block's memory anew
     space = how.space
     packed = np.asarray(choices.pack(archs))
-    resolutions = np.asarray(choices.get(archs, space.resolution))
-    devices, splits = sharding.devices_of(data.images), sharding.splits_of(params)
-    for index in np.unique(resolutions):
-        size = space.resolutions[index]
-        group = np.flatnonzero(resolutions == index)
+    sizes = np.asarray(space.which_size(archs))
+    devices, splits = sharding.devices_of(data.real), sharding.splits_of(params)
+    for index in np.unique(sizes):
+        size = space.sizes[index]
+        group = np.flatnonzero(sizes == index)
         identity = elastic_space.identity(space, size, choices.unpack(space.menu, packed[group]))
         group = group[np.lexsort(np.asarray(identity).T[::-1])]
         mesh = sharding.candidates_mesh(devices, len(group), params=params)

@@ -23,19 +23,18 @@ import numpy as np
 from supernet_jax.elastic import choices, elastic_block
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array
-from supernet_jax.elastic.elastic_block import ElasticBlock
 from supernet_jax.elastic.space import Geometry, Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import latency_table
 from supernet_jax.nn import block_shapes
-from supernet_jax.nn.block_shapes import BlockShapes
 from supernet_jax.runtime import owned
+from supernet_jax.tasks import Size
 
 Cost = Callable[[Arch], Any]
 
 
 def macs(space: Space) -> Cost:
-    """Multiply-accumulates of one image at the arch's own resolution: `arch[...] -> [...]`.
+    """Multiply-accumulates of one example at the arch's own size: `arch[...] -> [...]`.
 
     Raises:
         UserError: it is no space.
@@ -58,9 +57,9 @@ def parameters(space: Space) -> Cost:
 
 def union_macs(space: Space) -> int:
     """Multiply-accumulates of one image through all blocks at their largest, at the largest
-    resolution: no subnet has more. Quick, as it needs no table of specs.
+    size of inputs: no subnet has more. Quick, as it needs no table of specs.
     """
-    places = elastic_space.geometry(space, space.resolutions[-1]).values()
+    places = elastic_space.geometry(space, space.sizes[-1]).values()
     return sum(place.shapes.macs for place in places)
 
 
@@ -75,7 +74,7 @@ def latency(
     space: Space,
     table: latency_table.Table,
     *,
-    resolutions: Sequence[int] | None = None,
+    sizes: Sequence[Size] | None = None,
     calibrated: bool = True,
 ) -> Cost:
     """Milliseconds of one batch, by a measured table: `arch[...] -> [...]`, floating.
@@ -86,14 +85,14 @@ def latency(
     Args:
         space: whose archs.
         table: as `supernet latency` writes it and `latency_table.read` reads it.
-        resolutions: pixels; archs of others cost NaN, which no budget allows. None means all of
+        sizes: pixels; archs of others cost NaN, which no budget allows. None means all of
             the space.
         calibrated: whether the sum over the blocks is scaled and the constant of a network added.
 
     Raises:
         UserError: the table lacks kinds of block of the space, or is not finished.
     """
-    tables = latency_table.block_tables(space, table, resolutions=resolutions)
+    tables = latency_table.block_tables(space, table, sizes=sizes)
     if not calibrated:
         return functools.partial(_lookup_sum, space, tables, tied=False)
     known = table.calibration
@@ -113,33 +112,49 @@ def _nanoseconds(ms: Any) -> Any:
 
 @owned.by(owned.first)
 def _mac_tables(space: Space) -> dict[str, np.ndarray]:
-    """Per block MACs `[resolutions, specs]`, int64."""
-    first, *others = [elastic_space.geometry(space, r) for r in space.resolutions]
-    tables = {}
-    for name, place in first.items():
-        block = space.blocks[name]
-        shapes = [elastic_block.shapes(block, spec, place.inputs) for spec in block.specs]
-        rows = [[own.macs for own in shapes]]
-        rows += [_spec_macs(block, other[name], shapes) for other in others]
-        tables[name] = np.asarray(rows, np.int64)
+    """Per block MACs `[sizes, specs]`, int64; 0 for specs that a block cannot have at a size."""
+    return _tables(space, _spec_macs)
+
+
+def _tables(
+    space: Space, of_specs: Callable[[Geometry, Geometry | None], list[int]]
+) -> dict[str, np.ndarray]:
+    """What `of_specs` says of the specs of a block at a size, also given the same block at the
+    first size, if it has the same specs there.
+    """
+    first = elastic_space.geometry(space, space.sizes[0])
+    tables = {
+        name: np.zeros((len(space.sizes), len(space.blocks[name].specs)), np.int64)
+        for name in first
+    }
+    for row, size in enumerate(space.sizes):
+        for name, place in elastic_space.geometry(space, size).items():
+            specs = space.blocks[name].specs
+            which = [specs.index(spec) for spec in place.block.specs]
+            alike = row > 0 and place.block is first[name].block
+            tables[name][row, which] = of_specs(place, first[name] if alike else None)
     return tables
 
 
-def _spec_macs(block: ElasticBlock, place: Geometry, elsewhere: list[BlockShapes]) -> list[int]:
-    """MACs of each spec of a block.
-
-    Args:
-        block: the block.
-        place: where it stands.
-        elsewhere: shapes of the same specs for inputs of another resolution.
-    """
+def _spec_macs(place: Geometry, first: Geometry | None) -> list[int]:
     union, at = place.shapes, place.shapes.positions
     kernels = _kernels(union.params)
-    if union.macs > sum(n * at[layer] for layer, n in kernels.items()):
-        return [elastic_block.shapes(block, spec, place.inputs).macs for spec in block.specs]
+    if first is None or union.macs > sum(n * at[layer] for layer, n in kernels.items()):
+        return [own.macs for own in _spec_shapes(place)]
     # Kernels alone: each is applied at as many places in a small spec as in the union, which
-    # spares tracing every spec at every resolution.
-    return [sum(n * at[layer] for layer, n in _kernels(own.params).items()) for own in elsewhere]
+    # spares tracing every spec at every size.
+    own = [_kernels(shapes.params) for shapes in _spec_shapes(first)]
+    return [sum(n * at[layer] for layer, n in kernels.items()) for kernels in own]
+
+
+def _spec_parameters(place: Geometry) -> list[int]:
+    trees = [jax.tree.leaves(shapes.params) for shapes in _spec_shapes(place)]
+    return [sum(math.prod(leaf.shape) for leaf in leaves) for leaves in trees]
+
+
+def _spec_shapes(place: Geometry) -> list[block_shapes.BlockShapes]:
+    block = place.block
+    return [elastic_block.shapes(block, spec, place.inputs) for spec in block.specs]
 
 
 def _kernels(shapes: block_shapes.Shapes) -> dict[tuple[str, ...], int]:
@@ -150,13 +165,8 @@ def _kernels(shapes: block_shapes.Shapes) -> dict[tuple[str, ...], int]:
 
 @owned.by(owned.first)
 def _parameter_tables(space: Space) -> dict[str, np.ndarray]:
-    """Per block parameters `[resolutions, specs]`, int64."""
-    tables = {}
-    for name, shape in elastic_space.geometry(space, space.resolutions[0]).items():
-        block = space.blocks[name]
-        counts = [_size(elastic_block.shapes(block, s, shape.inputs).params) for s in block.specs]
-        tables[name] = np.tile(np.asarray(counts, np.int64), (len(space.resolutions), 1))
-    return tables
+    """Per block parameters `[sizes, specs]`, int64; 0 as in `_mac_tables`."""
+    return _tables(space, lambda place, first: _spec_parameters(place if first is None else first))
 
 
 def _lookup_sum(
@@ -170,18 +180,14 @@ def _lookup_sum(
         counts = all(table.dtype == np.int64 for table in tables.values())
         fits = counts and sum(int(table.max()) for table in tables.values()) < 2**31
         dtype = jnp.int32 if fits else jnp.float32
-    resolution = choices.get(arch, space.resolution)
+    which = space.which_size(arch)
     parts: dict[str, Any] = {}
     for name, table in tables.items():
         block, owner = space.blocks[name], elastic_space.group(space, name) if tied else name
         values = jnp.asarray(table.astype(dtype)) if traced else table
-        cost = values[resolution, block.index(arch)]
+        cost = values[which, block.index(arch)]
         cost = cost if block.alive is None else cost * block.alive(arch)
         if owner in parts:
             cost = (jnp if traced else np).maximum(parts[owner], cost)
         parts[owner] = cost
     return sum(parts.values())
-
-
-def _size(shapes: block_shapes.Shapes) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

@@ -1,25 +1,25 @@
 """Calibration of BatchNorm and evaluation of many subnets, by two compiled programs.
 
 No accuracy is reported without BatchNorm statistics of the subnet itself: the means, over a few
-batches of training images, of the batch mean and of the unbiased batch variance. All batches run
+batches of training inputs, of the batch mean and of the unbiased batch variance. All batches run
 through the network as it trains, each normalised by its own statistics.
 
 `evaluate` does both jobs of a subnet, one after the other. `calibrated` and `scored` do one each,
 so that a subnet can be calibrated once and scored on more and more batches. All three run the same
-two programs per resolution, and so find the same to the bit.
+two programs per size, and so find the same to the bit.
 
 Subnets are sorted, so that neighbours begin alike, and go through batch by batch: what a subnet
-shares with the one before it, from the image up to the first block that differs, is not computed
+shares with the one before it, from the input up to the first block that differs, is not computed
 again. A search, whose candidates are mutants of a few parents, spares much of its work so. How they
 are sorted is in `chunks`, what runs then in `programs`.
 
 On several devices, subnets are split over them; where there are fewer subnets than devices, each
-has several devices, over which the images of a batch are split. Parameters that are split over
+has several devices, over which the examples of a batch are split. Parameters that are split over
 devices stay so: those that hold a copy together evaluate the same subnet, and gather the weights of
 one block at a time.
 
 Shape letters: `N` archs, `S` statistics of an arch, `A` calibration batches, `E` evaluation
-batches, `B` images of a batch.
+batches, `B` examples of a batch.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.shared_params import zero_stats
 from supernet_jax.elastic.space import Space
@@ -37,35 +37,31 @@ from supernet_jax.elastic.strategies import Strategy, switched
 from supernet_jax.evaluation.chunks import EvaluationData as EvaluationData
 from supernet_jax.evaluation.chunks import Wanted, chunks, host
 from supernet_jax.evaluation.programs import How as How
-from supernet_jax.evaluation.programs import Prepare, Scores
+from supernet_jax.evaluation.programs import Prepare
+from supernet_jax.tasks.task import Scores, Size, Task
 
 
 class Result(NamedTuple):
     """What was measured of each arch.
 
     Attributes:
-        correct: int32 `[N]`, images classified correctly.
-        loss: float32 `[N]`, mean cross-entropy in nats.
-        total: number of images.
+        value: float64 `[N]`, the task's metric.
+        loss: float32 `[N]`, mean over examples in nats.
+        total: number of examples.
     """
 
-    correct: np.ndarray
+    value: np.ndarray
     loss: np.ndarray
     total: int
-
-    @property
-    def accuracy(self) -> np.ndarray:
-        """Share of images classified correctly, float64 `[N]` in [0, 1]."""
-        return self.correct / self.total
 
 
 def calibrate(
     space: Space,
     params: Tree,
     arch: Arch,
-    calibration: Array,
+    calibration: Tree,
     *,
-    resolution: int,
+    size: Size,
     strategy: Strategy = switched,
     prepare: Prepare,
     dtype: Any = jnp.float32,
@@ -76,27 +72,27 @@ def calibrate(
         space: the space.
         params: shared parameters.
         arch: no batch axes; traced or concrete, as the strategy takes it.
-        calibration: uint8 `[A, B, H, W, C]`.
-        resolution: static.
+        calibration: `[A, B, ...]`, as the data has them.
+        size: static.
         strategy: how the subnet runs.
-        prepare: makes the network's input of uint8 images.
+        prepare: makes the task's inputs of what the data has.
         dtype: of weights and activations; statistics are float32.
     """
 
-    def add(total: Tree, images: Array) -> tuple[Tree, None]:
-        output = strategy(space, params, arch, prepare(images), resolution=resolution, dtype=dtype)
+    def add(total: Tree, inputs: Tree) -> tuple[Tree, None]:
+        output = strategy(space, params, arch, prepare(inputs), size=size, dtype=dtype)
         return jax.tree.map(jnp.add, total, output.moments), None
 
     total, _ = jax.lax.scan(add, zero_stats(space), calibration)
-    return jax.tree.map(lambda t: t / calibration.shape[0], total)
+    return jax.tree.map(lambda t: t / len(jax.tree.leaves(calibration)[0]), total)
 
 
 def evaluate(
     how: How, params: Tree, archs: Arch, data: EvaluationData, *, wanted: Wanted | None = None
 ) -> Iterator[tuple[np.ndarray, Result]]:
-    """Calibrates and evaluates archs, two programs per resolution however many they are.
+    """Calibrates and evaluates archs, two programs per size however many they are.
 
-    Archs go through in chunks of one fixed size, those of one resolution together, sorted, the last
+    Archs go through in chunks of one fixed size, those of one size together, sorted, the last
     chunk filled up, so that nothing is compiled twice. Only the number of groups of devices changes
     a program; see `sharding.candidates_mesh`.
 
@@ -105,18 +101,19 @@ def evaluate(
         params: shared parameters.
         archs: `[N]`.
         data: what they are calibrated and evaluated on.
-        wanted: asked before each call with the positions that are left of a resolution, in their
+        wanted: asked before each call with the positions that are left of a size, in their
             order; what it returns of them is left then, in its order.
 
     Yields:
         Positions in `archs` (at most `how.chunk` for each group of devices), and the result of
         those.
     """
-    total = int(np.sum(np.asarray(host(data.labels)) >= 0))
-    batches = np.array([0, len(data.labels)], np.int32)
+    real = np.asarray(host(data.real))
+    batches = np.array([0, len(real)], np.int32)
     for chunk in chunks(how, params, archs, data, wanted):
         stats = chunk.calibrate(params)
-        yield chunk.where, _result(chunk.fetch(chunk.score(params, stats, batches)), total)
+        scores = chunk.fetch(chunk.score(params, stats, batches))
+        yield chunk.where, _result(how.space.task, scores, real)
 
 
 def calibrated(
@@ -148,7 +145,7 @@ def scored(
         params: shared parameters.
         archs: `[N]`.
         stats: `[N, S]`, what `calibrated` gave for them.
-        data: whose images are classified.
+        data: whose examples are scored.
         batches: the first, and the one after the last; any range runs through the same program.
 
     Yields:
@@ -159,7 +156,11 @@ def scored(
         yield chunk.where, chunk.fetch(scores)
 
 
-def _result(scores: Scores, total: int) -> Result:
-    right, loss = np.asarray(scores.right), np.asarray(scores.loss)
-    correct = right.sum((1, 2), dtype=np.int32)
-    return Result(correct, loss.sum((1, 2), dtype=np.float32) / np.float32(total), total)
+def _result(task: Task, scores: Scores, real: np.ndarray) -> Result:
+    loss = np.asarray(scores["loss"]).sum((1, 2), dtype=np.float32)
+    values = [
+        float(task.value({name: np.asarray(score[i])[real] for name, score in scores.items()}))
+        for i in range(len(loss))
+    ]
+    total = int(real.sum())
+    return Result(np.array(values), loss / np.float32(total), total)

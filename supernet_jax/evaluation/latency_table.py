@@ -25,6 +25,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.nn.block_shapes import BlockShapes
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
+from supernet_jax.tasks.task import Size
 
 FORMAT, VERSION = "supernet_jax latency", 1
 
@@ -96,7 +97,7 @@ class Calibration:
     Attributes:
         constant: milliseconds of a network beside its blocks.
         scale: of the sum.
-        resolutions: of the archs.
+        resolutions: of the archs; so it is called in the files.
         fitted_on: number of archs.
         checked_on: number of other archs.
         median_error: of the calibrated sum.
@@ -111,7 +112,7 @@ class Calibration:
 
     constant: float
     scale: float
-    resolutions: tuple[int, ...]
+    resolutions: tuple[object, ...]
     fitted_on: int
     checked_on: int
     median_error: float
@@ -166,16 +167,17 @@ class Kind(NamedTuple):
     shapes: BlockShapes
 
 
-def kinds(space: Space, resolutions: Iterable[int]) -> dict[str, Kind]:
-    """Every kind of block that archs of these resolutions consist of, by name."""
-    return {kind.name: kind for r in resolutions for _, _, kind in _each(space, r)}
+def kinds(space: Space, sizes: Iterable[Size]) -> dict[str, Kind]:
+    """Every kind of block that archs of these sizes consist of, by name."""
+    return {kind.name: kind for r in sizes for _, _, kind in _each(space, r)}
 
 
-def _each(space: Space, resolution: int) -> Iterator[tuple[str, int, Kind]]:
+def _each(space: Space, size: Size) -> Iterator[tuple[str, int, Kind]]:
     """Block, number of the spec, and its kind."""
-    for name, shape in elastic_space.geometry(space, resolution).items():
-        block = space.blocks[name]
-        for i, spec in enumerate(block.specs):
+    for name, shape in elastic_space.geometry(space, size).items():
+        block = shape.block
+        for spec in block.specs:
+            i = space.blocks[name].specs.index(spec)
             channels = block.channels(spec)
             own = tuple(
                 jax.ShapeDtypeStruct(x.shape[1:] if c is None else (*x.shape[1:-1], c), x.dtype)
@@ -194,35 +196,34 @@ def _named(made: str, spec: Spec, inputs: tuple[jax.ShapeDtypeStruct, ...]) -> s
 
 
 def block_tables(
-    space: Space, table: Table, *, resolutions: Sequence[int] | None = None
+    space: Space, table: Table, *, sizes: Sequence[Size] | None = None
 ) -> dict[str, np.ndarray]:
-    """Per block milliseconds `[resolutions of the space, specs]`, float64; NaN for others.
+    """Per block milliseconds `[sizes of the space, specs]`, float64; NaN for others.
 
     Args:
         space: whose blocks.
         table: with the latency of every kind.
-        resolutions: those that matter; None means all of the space.
+        sizes: those that matter; None means all of the space.
 
     Raises:
         UserError: kinds are missing; the message names how many, one of them, and what to do.
     """
-    wanted = space.resolutions if resolutions is None else tuple(resolutions)
+    wanted = space.sizes if sizes is None else tuple(sizes)
     found = {
-        name: np.full((len(space.resolutions), len(b.specs)), np.nan)
-        for name, b in space.blocks.items()
+        name: np.full((len(space.sizes), len(b.specs)), np.nan) for name, b in space.blocks.items()
     }
-    missing: dict[str, int] = {}
+    missing: dict[str, Size] = {}
     for r in wanted:
         for name, i, kind in _each(space, r):
             if kind.name in table.kinds:
-                found[name][space.resolutions.index(r), i] = table.kinds[kind.name].ms
+                found[name][space.sizes.index(r), i] = table.kinds[kind.name].ms
             else:
                 missing[kind.name] = r
     if missing:
-        sizes = sorted(set(missing.values()))
+        lacking = sorted(map(str, set(missing.values())))
         raise UserError(
             f"the latency table lacks {len(missing)} of the kinds of block of space {space.name} "
-            f"at {', '.join(map(str, sizes))} pixels, as {next(iter(missing))}; measure them with "
+            f"at {', '.join(lacking)} pixels, as {next(iter(missing))}; measure them with "
             f"`supernet latency SPACE --batch {table.conditions.batch} --out FILE`, which adds "
             "what its file lacks"
         )

@@ -5,12 +5,12 @@ of a subnet together with all that runs before it; candidates go through the sam
 their blocks are the same, and in scoring their statistics too. Each block runs at its own size, by
 the compiled program of its kind.
 
-Of one batch, kept at a time are the images, the values of those nodes above the block that runs
+Of one batch, kept at a time are the inputs, the values of those nodes above the block that runs
 from which another branch is still to be walked, and what the last `AHEAD` blocks made. That depends
 neither on the number of candidates nor on that of batches.
 
 Shape letters: `n` archs, `S` statistics of an arch, `A` calibration batches, `E` evaluation
-batches, `B` images of a batch.
+batches, `B` examples of a batch.
 """
 
 import collections
@@ -31,14 +31,16 @@ from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space, group
 from supernet_jax.elastic.wiring import Operation
 from supernet_jax.evaluation import programs
-from supernet_jax.evaluation.programs import Program, Scores
+from supernet_jax.evaluation.programs import Program
 from supernet_jax.runtime import owned
+from supernet_jax.tasks import task
+from supernet_jax.tasks.task import Scores
 
 AHEAD = 4  # blocks that the host has dispatched and not seen the end of
 
 
 def calibrate(
-    program: Program, params: Tree, archs: Arch, calibration: Array | np.ndarray, *, scored: int
+    program: Program, params: Tree, archs: Arch, calibration: Tree, *, scored: int
 ) -> np.ndarray:
     """Calibrated statistics `[n, S]`; see `programs.calibrator`.
 
@@ -46,18 +48,19 @@ def calibrate(
         program: what is to be done, on one device.
         params: shared parameters.
         archs: `[n]`, concrete; those that begin alike are neighbours.
-        calibration: uint8 `[A, B, H, W, C]`.
-        scored: images of a batch that is scored afterwards, for which threads compile ahead.
+        calibration: `[A, B, ...]`, as the data has them.
+        scored: examples of a batch that is scored afterwards, for which threads compile ahead.
     """
     run, each = blockwise.kept(program.how.space, program.how.dtype), choices.unstack(archs)
-    how: dict[str, Any] = {"resolution": program.resolution, "gradient": False}
-    plans = [run.plan(one, Mode(**how, images=calibration.shape[1], moments=True)) for one in each]
-    later = [run.plan(one, Mode(**how, images=scored, stats=True)) for one in each]
+    how: dict[str, Any] = {"size": program.size, "gradient": False}
+    count, examples = jax.tree.leaves(calibration)[0].shape[:2]
+    plans = [run.plan(one, Mode(**how, examples=examples, moments=True)) for one in each]
+    later = [run.plan(one, Mode(**how, examples=scored, stats=True)) for one in each]
     run.ahead([*plans, *later])
     tree = CandidateTree(run, plans, reuse=program.how.reuse)
     leaves = run.leaves(params)
     totals: dict[Node, list[np.ndarray]] = {}
-    for a in range(len(calibration)):
+    for a in range(count):
         moments = {
             node: jax.tree.leaves(results.moments)
             for node, results, _ in tree.walk(leaves, _prepared(program, calibration, a))
@@ -71,7 +74,7 @@ def calibrate(
         for node in path:
             if node.operation.block is not None:
                 for part, total in zip(parts[node.operation.block], totals[node], strict=True):
-                    row[part.start : part.stop] = total.ravel() / np.float32(len(calibration))
+                    row[part.start : part.stop] = total.ravel() / np.float32(count)
     return stats
 
 
@@ -80,38 +83,41 @@ def score(
     params: Tree,
     archs: Arch,
     stats: np.ndarray,
-    images: Array | np.ndarray,
-    labels: Array | np.ndarray,
+    data: tuple[Tree, Tree, Array | np.ndarray],
     batches: np.ndarray,
 ) -> Scores:
-    """Scores `[n, E, B]`, on the host; see `programs.scorer`.
+    """What the task measures, `[n, E, B, ...]`, on the host; see `programs.scorer`.
 
     Args:
         program: what is to be done, on one device.
         params: shared parameters.
         archs: `[n]`, concrete; those that begin alike are neighbours.
         stats: `[n, S]`, of `calibrate`.
-        images: uint8 `[E, B, H, W, C]`.
-        labels: `[E, B]`, -1 for what is no image.
+        data: inputs `[E, B, ...]`, targets `[E, B, ...]`, and which examples are real.
         batches: the first that is scored, and the one after the last.
     """
     run, each = blockwise.kept(program.how.space, program.how.dtype), choices.unstack(archs)
-    mode = Mode(program.resolution, images.shape[1], gradient=False, stats=True)
+    inputs, targets, real = data
+    mode = Mode(program.size, real.shape[1], gradient=False, stats=True)
     plans = [run.plan(one, mode) for one in each]
     run.ahead(plans)
     parts, _ = _parts(program.how.space)
     given = [{name: [part.of(row) for part in own] for name, own in parts.items()} for row in stats]
     tree = CandidateTree(run, plans, given, reuse=program.how.reuse)
-    leaves = run.leaves(params)
-    shape = (len(each), *labels.shape)
-    scores = Scores(np.zeros(shape, bool), np.zeros(shape, np.float32))
+    leaves, scored = run.leaves(params), _scorer(program)
+    first = jax.tree.map(lambda x: x[0], data)
+    scores = jax.tree.map(
+        lambda s: np.zeros((len(each), len(real), *s.shape), s.dtype),
+        programs.score_shapes(program, *first),
+    )
     for e in range(*batches):
         found: list[tuple[int, Scores]] = []
-        for node, _, values in tree.walk(leaves, _prepared(program, images, e)):
+        for node, _, values in tree.walk(leaves, _prepared(program, inputs, e)):
             for place, logits in node.ends:
-                found.append((place, _scored(values[logits], labels, e)))
+                found.append((place, scored(values[logits], targets, real, np.int32(e))))
         for place, own in found:
-            scores.right[place, e], scores.loss[place, e] = own
+            for name, score in own.items():
+                scores[name][place, e] = score
     return scores
 
 
@@ -146,7 +152,7 @@ class CandidateTree:
         reuse: whether candidates have nodes in common.
 
     Attributes:
-        paths: the nodes of each candidate, from its images to its logits.
+        paths: the nodes of each candidate, from its inputs to its logits.
     """
 
     def __init__(
@@ -185,26 +191,27 @@ class CandidateTree:
             needed = needed | set(node.operation.inputs)
         return path
 
-    def walk(self, params: Any, images: Array) -> Iterator[tuple[Node, Results, dict[int, Array]]]:
+    def walk(self, params: Any, inputs: Tree) -> Iterator[tuple[Node, Results, dict[int, Array]]]:
         """Runs all nodes, depth first.
 
         Args:
             params: shared parameters, of `Blockwise.leaves`.
-            images: `[B, resolution, resolution, C]`, of the dtype of activations.
+            inputs: of a batch, as the first block takes them.
 
         Yields:
             A node, what it made, and by their numbers all values that it or those below it need.
         """
         run, space = self._run, self._run.space
         dispatched: collections.deque[Any] = collections.deque()
-        waiting = [(node, {0: images}) for node in reversed(self._first.values())]
+        first = dict(enumerate(jax.tree.leaves(inputs)))
+        waiting = [(node, first) for node in reversed(self._first.values())]
         while waiting:
             node, values = waiting.pop()
             operation, name = node.operation, node.operation.block
             program = run.programs.get(node.request, node.request.compiled)
             weights = [] if name is None else params[group(space, name)]
-            inputs = [values[i] for i in operation.inputs]
-            results, _ = program.forward(weights, node.given, inputs)
+            own = [values[i] for i in operation.inputs]
+            results, _ = program.forward(weights, node.given, own)
             values = values | dict(zip(operation.outputs, results.outputs, strict=True))
             values = {i: x for i, x in values.items() if i in node.needed}
             dispatched.append(results.outputs)
@@ -212,7 +219,7 @@ class CandidateTree:
                 jax.block_until_ready(dispatched.popleft())
             yield node, results, values
             waiting += [(child, values) for child in reversed(node.children.values())]
-            del inputs, results, values
+            del own, results, values
 
 
 class _Part(NamedTuple):
@@ -239,20 +246,26 @@ def _parts(space: Space) -> tuple[dict[str, list[_Part]], int]:
     return parts, start
 
 
-def _prepared(program: Program, images: Array | np.ndarray, batch: int) -> Array:
-    return _preparer(program)(images, np.int32(batch))
+def _prepared(program: Program, inputs: Tree, batch: int) -> Tree:
+    return _preparer(program)(inputs, np.int32(batch))
 
 
 @owned.by(lambda program: program.how.space)
 def _preparer(program: Program) -> Any:
-    """`(uint8 [E, B, H, W, C], which batch) -> [B, resolution, resolution, C]`."""
+    """`(inputs [E, B, ...] of the data, which batch) -> inputs [B, ...] of the first block`."""
 
-    def prepare(images: Array, batch: Array) -> Array:
-        return programs.prepared(program, images[batch]).astype(program.how.dtype)
+    def prepare(inputs: Tree, batch: Array) -> Tree:
+        own = jax.tree.map(lambda x: x[batch], inputs)
+        how = program.how
+        return task.ready(how.space.task, how.prepare(own), program.size, how.dtype)
 
     return jax.jit(prepare)
 
 
-@jax.jit
-def _scored(logits: Array, labels: Array, batch: Array) -> Scores:
-    return programs.scores_of(logits.astype(np.float32), labels[batch])
+@owned.by(lambda program: program.how.space)
+def _scorer(program: Program) -> Any:
+    def scored(logits: Array, targets: Tree, real: Array, batch: Array) -> Scores:
+        own = jax.tree.map(lambda x: x[batch], targets)
+        return programs.scores_of(program, logits.astype(np.float32), own, real[batch])
+
+    return jax.jit(scored)

@@ -2,10 +2,10 @@
 
 Subnets go through in a loop, not by vmap: under vmap a switch would compute every branch. The loop
 ends at a traced count, so that a chunk that is not full costs only what is in it. Batches are the
-outer loop, since a subnet takes over what the one before it made of the same images.
+outer loop, since a subnet takes over what the one before it made of the same inputs.
 
 Shape letters: `G` groups of devices, `n` archs of a group, `S` statistics of an arch, `A`
-calibration batches, `E` evaluation batches, `B` images of a batch.
+calibration batches, `E` evaluation batches, `B` examples of a batch.
 """
 
 import dataclasses
@@ -14,24 +14,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from supernet_jax.elastic import shared_params, strategies
+from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.shared_params import zero_stats
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import Reuse
-from supernet_jax.nn import resize
 from supernet_jax.runtime import owned, sharding
+from supernet_jax.tasks.task import Scores, Size
 
 WHOLE, ARCHS = PartitionSpec(), PartitionSpec("candidates")
-IMAGES = PartitionSpec(None, sharding.IMAGES)
-Prepare = Callable[[Array], Array]  # uint8 images -> the network's float input
+EXAMPLES = PartitionSpec(None, sharding.IMAGES)
+Prepare = Callable[[Tree], Tree]  # inputs as the data has them -> those of the task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +39,7 @@ class How:
 
     Attributes:
         space: the space.
-        prepare: makes the network's input of uint8 images.
+        prepare: makes the task's inputs of what the data has.
         strategy: how subnets run; it must take traced archs.
         dtype: of weights and activations; statistics are float32.
         chunk: archs per call of a program and group of devices. No result depends on it.
@@ -62,28 +60,16 @@ class Program(NamedTuple):
 
     Attributes:
         how: how subnets are evaluated.
-        resolution: of the input.
+        size: of the inputs.
         mesh: candidates x data x model, None for one device.
         splits: how each leaf of the parameters is split over the devices of a group; nothing where
             each has all of them. Those of a block are gathered where it runs.
     """
 
     how: How
-    resolution: int
+    size: Size
     mesh: Mesh | None
     splits: tuple[PartitionSpec, ...] = ()
-
-
-class Scores(NamedTuple):
-    """What was measured of each arch, image by image.
-
-    Attributes:
-        right: bool `[N, E, B]`, classified correctly; False where not scored or filled up.
-        loss: float32 `[N, E, B]`, cross-entropy in nats; 0 where not scored or filled up.
-    """
-
-    right: Array | np.ndarray
-    loss: Array | np.ndarray
 
 
 @owned.by(lambda program: program.how.space)
@@ -94,36 +80,38 @@ def calibrator(program: Program) -> Callable[..., Array]:
     """
 
     def calibrate(
-        params: Tree, archs: Arch, counts: Array, reuse: Array, calibration: Array
+        params: Tree, archs: Arch, counts: Array, reuse: Array, calibration: Tree
     ) -> Array:
         fresh = _fresh(program, archs, {}, reuse)
 
         def add_batch(a: Array, carry: tuple[Array, Tree]) -> tuple[Array, Tree]:
-            images = prepared(program, calibration[a])
+            inputs = prepared(program, _at(calibration, a))
 
             def add(i: Array, carry: tuple[Array, Tree]) -> tuple[Array, Tree]:
                 total, memory = carry
                 again = Reuse(_at(fresh, i), memory)
-                output = _run(program, params, _at(archs, i), images, reuse=again)
+                output = _run(program, params, _at(archs, i), inputs, reuse=again)
                 return total.at[i].add(ravel_pytree(output.moments)[0]), output.memory
 
             return jax.lax.fori_loop(0, counts[0], add, carry)
 
         statistics = ravel_pytree(zero_stats(program.how.space))[0].size
         total = jnp.zeros((len(jax.tree.leaves(archs)[0]), statistics))
-        memory = _empty_memory(program, calibration.shape[1], moments=True)
-        total, _ = jax.lax.fori_loop(0, len(calibration), add_batch, (total, memory))
-        return total / len(calibration)
+        batches, examples = jax.tree.leaves(calibration)[0].shape[:2]
+        memory = _empty_memory(program, examples, moments=True)
+        total, _ = jax.lax.fori_loop(0, batches, add_batch, (total, memory))
+        return total / batches
 
-    return _mapped(calibrate, program, (ARCHS, ARCHS, WHOLE, IMAGES))
+    return _mapped(calibrate, program, (ARCHS, ARCHS, WHOLE, EXAMPLES))
 
 
 @owned.by(lambda program: program.how.space)
 def scorer(program: Program) -> Callable[..., Scores]:
-    """`(params, archs [G*n], counts [G], reuse, stats [G*n, S], images, labels, batches [2])`.
+    """`(params, archs [G*n], counts [G], reuse, stats [G*n, S], data, batches [2])`.
 
-    Returns `Scores` of the first `counts` archs of each group, in the batches from the first to
-    before the second of `batches`; the rest is False and zero.
+    `data` are inputs, targets and which examples are real, of `EvaluationData`. Returns what the
+    task measures of the first `counts` archs of each group, `[G*n, E, B, ...]`, in the batches from
+    the first to before the second of `batches`; the rest is zero.
     """
 
     def score(
@@ -132,36 +120,38 @@ def scorer(program: Program) -> Callable[..., Scores]:
         counts: Array,
         reuse: Array,
         stats: Array,
-        images: Array,
-        labels: Array,
+        data: tuple[Tree, Tree, Array],
         batches: Array,
     ) -> Scores:
+        inputs, targets, real = data
         trees = jax.vmap(ravel_pytree(zero_stats(program.how.space))[1])(stats)
         fresh = _fresh(program, archs, trees, reuse)
 
         def score_batch(e: Array, carry: tuple[Scores, Tree]) -> tuple[Scores, Tree]:
-            ready, own_labels = prepared(program, images[e]), labels[e]
+            ready, own, there = prepared(program, _at(inputs, e)), _at(targets, e), real[e]
 
             def score_one(i: Array, carry: tuple[Scores, Tree]) -> tuple[Scores, Tree]:
                 scores, memory = carry
                 how = {"stats": _at(trees, i), "reuse": Reuse(_at(fresh, i), memory)}
                 output = _run(program, params, _at(archs, i), ready, **how)
-                found = scores_of(output.logits, own_labels)
+                found = scores_of(program, output.logits, own, there)
                 scores = jax.tree.map(lambda all, own: all.at[i, e].set(own), scores, found)
                 return scores, output.memory
 
             return jax.lax.fori_loop(0, counts[0], score_one, carry)
 
-        shape = (len(stats), *labels.shape)
-        nothing = Scores(jnp.zeros(shape, bool), jnp.zeros(shape))
-        memory = _empty_memory(program, labels.shape[1], moments=False)
+        nothing = jax.tree.map(
+            lambda s: jnp.zeros((len(stats), len(real), *s.shape), s.dtype),
+            score_shapes(program, _at(inputs, 0), _at(targets, 0), real[0]),
+        )
+        memory = _empty_memory(program, real.shape[1], moments=False)
         return jax.lax.fori_loop(batches[0], batches[1], score_batch, (nothing, memory))[0]
 
-    return _mapped(score, program, (ARCHS, ARCHS, WHOLE, ARCHS, IMAGES, IMAGES, WHOLE))
+    return _mapped(score, program, (ARCHS, ARCHS, WHOLE, ARCHS, EXAMPLES, WHOLE))
 
 
 def _mapped(run: Callable[..., Any], program: Program, places: tuple[PartitionSpec, ...]) -> Any:
-    """Compiled: archs split over groups of devices by hand, images within a group by the compiler.
+    """Compiled: archs split over groups of devices by hand, inputs within a group by the compiler.
 
     Args:
         run: of the archs of one group; what it returns has them first.
@@ -193,9 +183,9 @@ def _fresh(program: Program, archs: Arch, stats: Tree, reuse: Array) -> dict[str
         stats: those of each block, `[n, ...]`, or nothing where they are the batch's.
         reuse: bool; False makes everything fresh.
     """
-    identity = jnp.asarray(elastic_space.identity(program.how.space, program.resolution, archs))
+    identity = jnp.asarray(elastic_space.identity(program.how.space, program.size, archs))
     changed = [identity[1:, i] != identity[:-1, i] for i in range(identity.shape[1])]
-    names = list(elastic_space.geometry(program.how.space, program.resolution))
+    names = list(elastic_space.geometry(program.how.space, program.size))
     for i, name in enumerate(names, start=1):
         for leaf in jax.tree.leaves(stats.get(name, {})):
             # Equal archs may have been calibrated elsewhere, and not be equal to the last bit.
@@ -207,12 +197,12 @@ def _fresh(program: Program, archs: Arch, stats: Tree, reuse: Array) -> dict[str
 
 
 def _run(
-    program: Program, params: Tree, arch: Arch, images: Array, **given: Any
+    program: Program, params: Tree, arch: Arch, inputs: Tree, **given: Any
 ) -> strategies.Output:
-    how: dict[str, Any] = {"resolution": program.resolution, "dtype": program.how.dtype}
+    how: dict[str, Any] = {"size": program.size, "dtype": program.how.dtype}
     if program.splits:
         how["where"] = _where(program)
-    return program.how.strategy(program.how.space, params, arch, images, **how, **given)
+    return program.how.strategy(program.how.space, params, arch, inputs, **how, **given)
 
 
 def _where(program: Program) -> Tree:
@@ -223,15 +213,38 @@ def _where(program: Program) -> Tree:
     return jax.tree.unflatten(structure, places)
 
 
-def prepared(program: Program, images: Array) -> Array:
-    """One batch as the network takes it."""
-    ready = program.how.prepare(images).astype(jnp.float32)
-    return resize.resize_bicubic(ready, program.resolution)
+def prepared(program: Program, inputs: Tree) -> Tree:
+    """One batch, as the data has it, as the network takes it."""
+    how = program.how
+    return how.space.task.fit(how.prepare(inputs), program.size)
 
 
-def _empty_memory(program: Program, images: int, *, moments: bool) -> Tree:
+def scores_of(program: Program, outputs: Array, targets: Tree, real: Array) -> Scores:
+    """What the task measures of a batch, `[B, ...]`; 0 of examples that are not real."""
+    return {
+        name: jnp.where(real.reshape(-1, *(1,) * (score.ndim - 1)), score, 0)
+        for name, score in program.how.space.task.score(outputs, targets).items()
+    }
+
+
+def score_shapes(program: Program, inputs: Tree, targets: Tree, real: Array) -> Any:
+    """Shapes of what `scores_of` gives; nothing is computed."""
+    space = program.how.space
+    arch = choices.smallest(space.menu)
+    arch = space.at_size(arch, space.sizes.index(program.size))
+
+    def run(params: Tree, inputs: Tree, targets: Tree, real: Array) -> Scores:
+        ready = prepared(program, inputs)
+        output = strategies.sliced(space, params, arch, ready, size=program.size)
+        return scores_of(program, output.logits, targets, real)
+
+    params = shared_params.parameter_shapes(space)
+    return jax.eval_shape(run, params, inputs, targets, real)
+
+
+def _empty_memory(program: Program, examples: int, *, moments: bool) -> Tree:
     memory = shared_params.empty_memory(
-        program.how.space, program.resolution, images, dtype=program.how.dtype, moments=moments
+        program.how.space, program.size, examples, dtype=program.how.dtype, moments=moments
     )
     if program.mesh is None:
         return memory
@@ -242,14 +255,5 @@ def _empty_memory(program: Program, images: int, *, moments: bool) -> Tree:
     }
 
 
-def _at(tree: Any, i: Array) -> Any:
+def _at(tree: Any, i: Array | int) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[i], tree)
-
-
-def scores_of(logits: Array, labels: Array) -> Scores:
-    """Which images of a batch are right, and their losses; label -1 does not count."""
-    real = labels >= 0
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-    # Of logits that are not numbers the first would be the largest.
-    right = real & (jnp.argmax(logits, -1) == labels) & jnp.isfinite(losses)
-    return Scores(right, jnp.where(real, losses, 0.0))

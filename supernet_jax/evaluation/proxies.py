@@ -5,16 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from supernet_jax.elastic import strategies
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
+from supernet_jax.tasks.task import Size
 
 
 def snip(
-    space: Space, params: Tree, images: Array, labels: Array, *, resolution: int
+    space: Space, params: Tree, inputs: Tree, targets: Tree, *, size: Size
 ) -> Callable[[Arch], Array]:
     """The score of one arch: the sum of `|weight x gradient|` over the weights that it uses.
 
@@ -26,9 +26,9 @@ def snip(
     Args:
         space: the space.
         params: as `shared_params.init` makes them.
-        images: float `[B, H, W, C]`, prepared.
-        labels: int32 `[B]`.
-        resolution: pixels, for all archs.
+        inputs: what the task takes, `[B, ...]`.
+        targets: `[B, ...]`.
+        size: for all archs.
 
     Returns:
         `arch -> score []`, higher is better; to be jitted.
@@ -37,10 +37,8 @@ def snip(
 
     def score(arch: Arch) -> Array:
         def loss(params: Tree) -> Array:
-            output = strategies.masked(space, params, arch, images, resolution=resolution)
-            logits = output.logits
-            losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return jnp.mean(losses)
+            output = strategies.masked(space, params, arch, inputs, size=size)
+            return jnp.mean(space.task.score(output.logits, targets)["loss"])
 
         products = jax.tree.map(
             lambda w, g: jnp.sum(jnp.abs(w * g)), params, jax.grad(loss)(params)

@@ -1,5 +1,6 @@
 """What happens to a step's images before the network sees them, by the settings of the data."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -7,6 +8,8 @@ import jax
 from supernet_jax.data import augment, autoaugment
 from supernet_jax.elastic.choices import Array
 from supernet_jax.experiment.config import Data
+from supernet_jax.tasks import ImageClassification, Task
+from supernet_jax.training.recipe import Mix
 
 
 def augmented(
@@ -33,3 +36,10 @@ def augmented(
     if s.erase:
         images = augment.erase(images, erase_key, ids, probability=s.erase)
     return prepare(images)
+
+
+def mix(settings: Data, task: Task) -> Mix | None:
+    """What mixes a step's images with each other, if anything does."""
+    if not settings.mixup or not isinstance(task, ImageClassification):
+        return None
+    return functools.partial(augment.mixup, alpha=settings.mixup, classes=task.classes)

@@ -1,5 +1,6 @@
 """From a configuration to what it describes: data, space and recipe, and how to evaluate."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from supernet_jax.experiment import augmentation, config, outside_teacher
 from supernet_jax.experiment.config import Config
 from supernet_jax.runtime import cache, sharding
 from supernet_jax.storage import user_code
+from supernet_jax.tasks import ImageClassification, Task
 from supernet_jax.training import recipe
 from supernet_jax.training.gradients import combine
 from supernet_jax.training.samplers import Sampler, sampler
@@ -32,7 +34,7 @@ class Experiment(NamedTuple):
         config: the configuration.
         dataset: its images.
         space: its search space.
-        prepare: uint8 images -> the network's float input, without augmentation.
+        prepare: inputs as the data has them -> those of the task, without augmentation.
         recipe: how to train it.
         mesh: the devices, `data` x `model`.
     """
@@ -85,12 +87,31 @@ def build(settings: Config) -> Experiment:
     )
     for note in dataset.notes:
         _warn(note)
-    classes, channels = len(dataset.class_names), dataset.train.images.shape[-1]
-    space = _built("space", settings, Space, classes=classes, input_channels=channels)
-    geometry(space, space.resolutions[0])  # a block that cannot be is refused before any work
-    prepare = functools.partial(augment.normalise, mean=dataset.mean, std=dataset.std)
+    task = task_of(dataset)
+    offered = {"task": task}
+    if isinstance(task, ImageClassification):
+        offered |= dataclasses.asdict(task)
+    more = sampler.taken(settings.space, **offered)
+    space = _built("space", settings, Space, **more)
+    if space.task != task:
+        raise UserError(
+            f"config.space: {type(settings.space).__name__} builds a space for {space.task}, but "
+            f"the data {dataset.name} is for {task}; give the space the task that its build takes"
+        )
+    geometry(space, space.sizes[0])  # a block that cannot be is refused before any work
+    prepare = _prepare(dataset)
     recipe = _recipe(settings, space, prepare)
     return Experiment(settings, dataset, space, prepare, recipe, mesh_of(settings, jax.devices()))
+
+
+def task_of(dataset: Dataset) -> Task:
+    """What networks for a data set are for."""
+    return ImageClassification(dataset.train.images.shape[-1], len(dataset.class_names))
+
+
+def _prepare(dataset: Dataset) -> Callable[[Array], Array]:
+    """What makes the task's inputs of those of the data, without augmentation."""
+    return functools.partial(augment.normalise, mean=dataset.mean, std=dataset.std)
 
 
 def mesh_of(settings: Config, devices: list[jax.Device]) -> Mesh:
@@ -149,7 +170,6 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
                 f"train.features names a block {name!r}, which the space {space.name} does not "
                 f"have{near(name, space.blocks)}"
             )
-    mix = functools.partial(augment.mixup, alpha=d.mixup, classes=space.classes)
     more = sampler.taken(settings.sampler, space=space, steps=t.steps)
     length = sampler.taken(settings.combine, steps=t.steps)
     return recipe.Recipe(
@@ -174,7 +194,7 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         norm_shards=t.norm_shards,
         accumulate=t.accumulate,
         features=t.features,
-        mix=mix if d.mixup else None,
+        mix=augmentation.mix(d, space.task),
     )
 
 
@@ -235,5 +255,6 @@ def evaluation_data(experiment: Experiment, split: str) -> EvaluationData:
         batch=settings.batch,
         seed=experiment.config.data.split_seed,
     )
-    host = EvaluationData(calibration, *data.padded_batches(images, settings.batch))
+    inputs, targets = data.padded_batches(images, settings.batch)
+    host = EvaluationData(calibration, inputs, targets, targets >= 0)
     return sharding.split(experiment.mesh, host, axis=1)

@@ -24,12 +24,13 @@ from supernet_jax.evaluation import costs
 from supernet_jax.experiment import config
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.runtime import progress
+from supernet_jax.tasks import Size
 from supernet_jax.training import loop, recipe, samplers, train_step
 from supernet_jax.training.batches import Batches
 
 TIMED = 5  # steps, after one that does not count
 PATIENCE = 60.0  # seconds after which two steps are enough
-COUNTED = 20_000  # steps whose resolutions are drawn to count programs; of longer runs a part
+COUNTED = 20_000  # steps whose sizes are drawn to count programs; of longer runs a part
 SAMPLES = 1000  # uniform archs for a mean
 
 
@@ -39,23 +40,23 @@ class Member:
 
     Attributes:
         role: "largest", "smallest" or "random".
-        resolution: pixels.
+        size: of its inputs.
         macs: forward, of one image; of a random member the mean of uniform archs.
         computed: what its strategy computes for it; a masked member pays for the largest.
     """
 
     role: str
-    resolution: int
+    size: Size
     macs: int
     computed: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A kind of training step, by the resolutions of its members.
+    """A kind of training step, by the sizes of its members' inputs.
 
     Steps of several kinds share what is compiled for the fixed members; the random ones are
-    compiled for each resolution.
+    compiled for each size.
 
     Attributes:
         members: in order, the fixed ones first.
@@ -66,9 +67,9 @@ class Program:
     steps: int
 
     @property
-    def resolutions(self) -> tuple[int, ...]:
+    def sizes(self) -> tuple[Size, ...]:
         """Of the members."""
-        return tuple(member.resolution for member in self.members)
+        return tuple(member.size for member in self.members)
 
     @property
     def computed(self) -> int:
@@ -116,7 +117,7 @@ class Rehearsal:
         strategy: how random members run, "masked", "switched" or "blockwise".
         parameters: shared, over all rows of a bank.
         checkpoint_bytes: of one checkpoint, before compression.
-        timed: resolutions of the kind that was compiled, the most expensive one.
+        timed: sizes of the kind that was compiled, the most expensive one.
         memory: of it; None where the backend does not tell.
         compile_seconds: of it, tracing included, as far as it was waited for.
         parts: how many compiled programs it consists of.
@@ -134,7 +135,7 @@ class Rehearsal:
     strategy: str
     parameters: int
     checkpoint_bytes: int
-    timed: tuple[int, ...]
+    timed: tuple[Size, ...]
     memory: Memory | None
     compile_seconds: float
     parts: int
@@ -149,7 +150,7 @@ def rehearse(built: Experiment) -> Rehearsal:
     counted = programs(built.recipe, built.config.train.steps)
     chosen = max(counted, key=lambda program: program.computed)
     with progress.bar("rehearsing", 2 + TIMED, unit="stage") as advance:
-        found = _run(built, chosen.resolutions, advance)
+        found = _run(built, chosen.sizes, advance)
     times = found.pop("times")
     step = Range(statistics.median(times), min(times), max(times))
     again = found.pop("again_seconds")
@@ -160,7 +161,7 @@ def rehearse(built: Experiment) -> Rehearsal:
         devices=built.mesh.size,
         device=built.mesh.devices.flat[0].device_kind,
         strategy=config.name_of(built.recipe.strategy),
-        timed=chosen.resolutions,
+        timed=chosen.sizes,
         step=step,
         timed_steps=len(times),
         total=total(counted, chosen, step, found["compile_seconds"] + again * (len(counted) - 1)),
@@ -171,10 +172,10 @@ def rehearse(built: Experiment) -> Rehearsal:
 def programs(recipe: recipe.Recipe, steps: int) -> list[Program]:
     """The programs of a run, most used first; exact for runs of up to `COUNTED` steps."""
     drawn = min(steps, COUNTED)
-    uses = collections.Counter(train_step.step_resolutions(recipe, step=i) for i in range(drawn))
+    uses = collections.Counter(train_step.step_sizes(recipe, step=i) for i in range(drawn))
     return [
-        Program(_members(recipe, resolutions), round(count * steps / drawn))
-        for resolutions, count in uses.most_common()
+        Program(_members(recipe, sizes), round(count * steps / drawn))
+        for sizes, count in uses.most_common()
     ]
 
 
@@ -182,7 +183,7 @@ def total(counted: list[Program], timed: Program, step: Range, compiling: float)
     """Seconds of a run of which one kind of step was timed.
 
     The timed one is the most expensive. Steps of another should take the same share of the time as
-    of the MACs; at the most as long, for not everything in a step grows with the resolution.
+    of the MACs; at the most as long, for not everything in a step grows with the size.
     """
     shares = [(program.steps, program.computed / timed.computed) for program in counted]
     return Range(
@@ -192,16 +193,16 @@ def total(counted: list[Program], timed: Program, step: Range, compiling: float)
     )
 
 
-def _members(recipe: recipe.Recipe, resolutions: tuple[int, ...]) -> tuple[Member, ...]:
+def _members(recipe: recipe.Recipe, sizes: tuple[Size, ...]) -> tuple[Member, ...]:
     space, sampler = recipe.space, recipe.sampler
     macs = costs.macs(space)
     fixed = [
         Member(role, r, n := int(macs(jax.tree.map(np.asarray, arch))), n)
-        for arch, role, r in zip(sampler.fixed, samplers.roles(sampler), resolutions, strict=False)
+        for arch, role, r in zip(sampler.fixed, samplers.roles(sampler), sizes, strict=False)
     ]
     several = jax.device_get(choices.sample(space.menu, jax.random.key(0), (SAMPLES,)))
     random = []
-    for r in resolutions[len(sampler.fixed) :]:
+    for r in sizes[len(sampler.fixed) :]:
         mean = round(float(np.mean(macs(_at(space, several, r)))))
         largest = int(macs(_at(space, choices.largest(space.menu), r)))
         paid = largest if recipe.strategy is strategies.masked else mean
@@ -209,20 +210,17 @@ def _members(recipe: recipe.Recipe, resolutions: tuple[int, ...]) -> tuple[Membe
     return (*fixed, *random)
 
 
-def _at(space: Space, arch: Arch, resolution: int) -> Arch:
-    """The same arch or archs at a resolution."""
-    old = np.asarray(choices.get(arch, space.resolution))
-    place = np.full_like(old, space.resolutions.index(resolution))
-    return choices.replace(arch, space.resolution, place)
+def _at(space: Space, arch: Arch, size: Size) -> Arch:
+    """The same arch or archs at a size of inputs."""
+    old = np.asarray(space.which_size(arch))
+    return space.at_size(arch, np.full_like(old, space.sizes.index(size)))
 
 
-def _run(
-    built: Experiment, resolutions: tuple[int, ...], advance: progress.Advance
-) -> dict[str, Any]:
+def _run(built: Experiment, sizes: tuple[Size, ...], advance: progress.Advance) -> dict[str, Any]:
     """Compiles one program and takes a few steps. Returns fields of a `Rehearsal`, and `times`."""
     recipe, mesh = built.recipe, built.mesh
     state = loop.creator(recipe, mesh, rules=built.rules)()
-    sizes = {
+    counts = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "checkpoint_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
     }
@@ -239,7 +237,7 @@ def _run(
         batch = batches.next()
         arguments = _on_one_device((state, batch))
         step = train_step.Step(recipe, mesh=mesh, rules=built.rules)
-        take = functools.partial(step, resolutions=resolutions)
+        take = functools.partial(step, sizes=sizes)
         made: list[_Compiled] = []
         pieces = ("reorder", "begin", "start", "fixed", "draw", "random", "finish")
         for name in () if step.is_blockwise else pieces:
@@ -254,13 +252,13 @@ def _run(
     again = sum(one.seconds for one in made if one.name == "random")
     memory, parts = _memory(arguments, [one.run for one in made]), len(made)
     if step.is_blockwise:
-        # Other resolutions are other programs of blocks, and so are other archs.
+        # Other sizes are other programs of blocks, and so are other archs.
         again, parts = waited, len(step.blockwise.run.programs)
         held = step.blockwise.run.held_bytes()
         sums = _on_one_device(state.params)
         memory = Memory(arguments, sums, held, arguments + sums + held)
     return {
-        **sizes,
+        **counts,
         "memory": memory,
         "compile_seconds": waited,
         "again_seconds": again,

@@ -27,25 +27,30 @@ class Entry(NamedTuple):
 
     Attributes:
         arch: option indices, as strategies and extraction take them.
-        accuracy: share of the images classified correctly in [0, 1].
-        loss: mean cross-entropy, nats.
-        macs: multiply-accumulates for one image.
+        value: the task's metric, as the share of images classified correctly in [0, 1].
+        loss: mean, nats.
+        macs: multiply-accumulates for one example.
         parameters: how many numbers it has.
         cost: what the search had a budget of: MACs, parameters or milliseconds.
         record: all of this as JSON values, the arch in the notation of the space.
     """
 
     arch: Arch
-    accuracy: float
+    value: float
     loss: float
     macs: int
     parameters: int
     cost: float
     record: Mapping[str, Any]
 
+    @property
+    def accuracy(self) -> float:
+        """The value, where the metric is the accuracy."""
+        return self.record["accuracy"]
+
     def __repr__(self) -> str:
         return (
-            f"Entry(accuracy={self.accuracy}, macs={self.macs}, parameters={self.parameters}, "
+            f"Entry(value={self.value}, macs={self.macs}, parameters={self.parameters}, "
             f"cost={self.cost}, arch={json.dumps(self.record['arch'])})"
         )
 
@@ -70,6 +75,7 @@ class Front(Sequence[Entry]):
         """
         self.result, self._space = result, space
         self._cost = str(result.get("cost", "macs"))
+        self._metric = space.task.metric
         try:
             self._entries = tuple(self._entry(record) for record in result["front"])
         except (KeyError, TypeError) as error:
@@ -77,8 +83,10 @@ class Front(Sequence[Entry]):
 
     def _entry(self, record: Mapping[str, Any]) -> Entry:
         arch = notation.from_notation(self._space.menu, record["arch"])
-        numbers = {name: record[name] for name in ("accuracy", "loss", "macs", "parameters")}
-        return Entry(arch, **numbers, cost=record[self._cost], record=record)
+        numbers = {name: record[name] for name in ("loss", "macs", "parameters")}
+        return Entry(
+            arch, record[self._metric.name], **numbers, cost=record[self._cost], record=record
+        )
 
     @overload
     def __getitem__(self, place: int) -> Entry: ...
@@ -115,7 +123,7 @@ class Front(Sequence[Entry]):
         return self._cost not in ("macs", "parameters")
 
     def _heads(self) -> tuple[str, ...]:
-        return ("", *[self._unit()] * self._timed(), "MACs", "parameters", "accuracy")
+        return ("", *[self._unit()] * self._timed(), "MACs", "parameters", self._metric.name)
 
     def _unit(self) -> str:
         return str(self.result.get("unit", "MACs"))
@@ -125,13 +133,13 @@ class Front(Sequence[Entry]):
             cost = [str(entry.cost)] * self._timed()  # whole, such that it can be a bound
             yield (
                 *(str(i), *cost, f"{entry.macs:,}", f"{entry.parameters:,}"),
-                f"{entry.accuracy:.2%}",
+                self._metric.shown(entry.value),
             )
 
-    def tested(self, accuracies: Mapping[int, float]) -> "Front":
-        """The same front, whose entries have test accuracies too: by place, each in [0, 1]."""
+    def tested(self, values: Mapping[int, float]) -> "Front":
+        """The same front, whose entries have the metric on the test split too, by place."""
         records = [
-            {**entry.record, **({"test_accuracy": accuracies[i]} if i in accuracies else {})}
+            {**entry.record, **({f"test_{self._metric.name}": values[i]} if i in values else {})}
             for i, entry in enumerate(self)
         ]
         return Front(self._space, {**self.result, "front": records})
@@ -148,7 +156,7 @@ class Front(Sequence[Entry]):
         files.write_bytes(expanded(picture), lambda file: figure.savefig(file, format="png"))
 
     def plot(self, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
-        """Draws all that was scored, and the front; entries with "test_accuracy" get a second mark.
+        """Draws all that was scored, and the front; entries with a test value get a second mark.
 
         Args:
             ax: Matplotlib axes to draw into; without, those of a new figure of `pyplot`.
@@ -160,28 +168,30 @@ class Front(Sequence[Entry]):
             from matplotlib import pyplot  # which picks a window or a notebook
 
             _, ax = pyplot.subplots(figsize=(7.0, 4.5), layout="constrained")
-        points = [(cost, accuracy) for cost, accuracy in self._scored() if accuracy is not None]
+        points = [(cost, value) for cost, value in self._scored() if value is not None]
+        metric, test = self._metric, f"test_{self._metric.name}"
+        scale = 100 if metric.unit == "%" else 1
         ax.scatter(
             [cost for cost, _ in points],
-            [100 * accuracy for _, accuracy in points],
+            [scale * value for _, value in points],
             s=10,
             color="0.75",
             label="scored",
         )
         ax.plot(
             [entry.cost for entry in self],
-            [100 * entry.accuracy for entry in self],
+            [scale * entry.value for entry in self],
             "o-",
             drawstyle="steps-post",
             color="tab:blue",
             markersize=4,
             label=f"front, {self.result.get('split', 'held-out')} images",
         )
-        tested = [entry for entry in self if "test_accuracy" in entry.record]
+        tested = [entry for entry in self if test in entry.record]
         if tested:
             ax.plot(
                 [entry.cost for entry in tested],
-                [100 * entry.record["test_accuracy"] for entry in tested],
+                [scale * entry.record[test] for entry in tested],
                 "D",
                 color="tab:orange",
                 markersize=6,
@@ -190,19 +200,20 @@ class Front(Sequence[Entry]):
         if max((cost for cost, _ in points), default=0) >= 1000:  # milliseconds need no prefix
             ax.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
         ax.set_xlabel(self._unit())
-        ax.set_ylabel("accuracy, %")
+        ax.set_ylabel(f"{metric.name}, {metric.unit}" if metric.unit else metric.name)
         subnets = self.result.get("evaluations", self.result.get("candidates"))
         ax.set_title(
             f"{self.result.get('space')}: {subnets} subnets, {self.result.get('algorithm', 'race')}"
         )
         ax.grid(alpha=0.3)
-        ax.legend(loc="lower right")
+        ax.legend(loc="lower right" if metric.higher_is_better else "upper right")
         return ax
 
     def _scored(self) -> list[tuple[float, float | None]]:
-        """Cost and accuracy of all; None of those whose loss is not a number."""
+        """Cost and metric of all; None of those whose loss is not a number."""
+        name = self._metric.name
         return [
-            (one[self._cost], None if one["loss"] is None else one["accuracy"])
+            (one[self._cost], None if one["loss"] is None else one[name])
             if isinstance(one, Mapping)
             else (one[0], one[1])
             for one in self.result["all"]

@@ -20,6 +20,7 @@ from supernet_jax.networks.timing import Engine
 from supernet_jax.runtime import cache, progress
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
+from supernet_jax.tasks import Size
 
 
 def latency(
@@ -57,7 +58,7 @@ def latency(
     cache.enable()
     engine = _engine(runtime)
     space = space_of(space)
-    resolutions = _resolutions(space, resolutions)
+    sizes = _resolutions(space, resolutions)
     path = expanded(path)
     table = _begin(path, space, batch, engine)
     for pick in (choices.smallest, choices.largest):
@@ -65,8 +66,8 @@ def latency(
         if runtime == "onnx":
             onnx_timing.check(made)
     how = {"batch": batch, "rounds": rounds, "engine": engine}
-    table = _measure_kinds(table, space, resolutions, path, how)
-    return _write(path, _check(table, space, resolutions, archs, path, how))
+    table = _measure_kinds(table, space, sizes, path, how)
+    return _write(path, _check(table, space, sizes, archs, path, how))
 
 
 def _engine(runtime: str) -> Engine:
@@ -76,14 +77,14 @@ def _engine(runtime: str) -> Engine:
     return onnx_timing.engine()
 
 
-def _resolutions(space: Space, asked: Sequence[int]) -> tuple[int, ...]:
-    unknown = [r for r in asked if r not in space.resolutions]
+def _resolutions(space: Space, asked: Sequence[int]) -> tuple[Size, ...]:
+    unknown = [r for r in asked if r not in space.sizes]
     if unknown:
         raise UserError(
             f"--resolutions has {unknown[0]}, but space {space.name} offers "
-            f"{', '.join(map(str, space.resolutions))}"
+            f"{', '.join(map(str, space.sizes))}"
         )
-    return tuple(sorted(set(asked))) or space.resolutions
+    return tuple(size for size in space.sizes if not asked or size in asked)
 
 
 def _begin(path: pathlib.Path, space: Space, batch: int, engine: Engine) -> Table:
@@ -101,11 +102,11 @@ def _begin(path: pathlib.Path, space: Space, batch: int, engine: Engine) -> Tabl
 def _measure_kinds(
     table: Table,
     space: Space,
-    resolutions: Sequence[int],
+    sizes: Sequence[Size],
     path: pathlib.Path,
     how: Mapping[str, Any],
 ) -> Table:
-    wanted = latency_table.kinds(space, resolutions)
+    wanted = latency_table.kinds(space, sizes)
     todo = {name: kind for name, kind in wanted.items() if name not in table.kinds}
     if not todo:
         return table
@@ -120,13 +121,13 @@ def _measure_kinds(
 def _check(
     table: Table,
     space: Space,
-    resolutions: Sequence[int],
+    sizes: Sequence[Size],
     archs: int,
     path: pathlib.Path,
     how: Mapping[str, Any],
 ) -> Table:
     """Measures whole networks, and calibrates the sum over their blocks."""
-    fitted, checked = timing.archs(space, resolutions, archs)
+    fitted, checked = timing.archs(space, sizes, archs)
     wanted = [*fitted, *checked]
     todo = [arch for arch in wanted if timing.notation(space, arch) not in table.networks]
     done = len(wanted) - len(todo)
@@ -135,7 +136,7 @@ def _check(
             for more in timing.networks(space, todo, on_ready=advance, **how):
                 table = dataclasses.replace(table, networks={**table.networks, **more})
                 table = _write(path, table)
-    known = timing.calibration(space, table, fitted, checked, resolutions)
+    known = timing.calibration(space, table, fitted, checked, sizes)
     return dataclasses.replace(table, calibration=known)
 
 

@@ -100,8 +100,9 @@ class Book:
         self, run: Run, split: str, archs: Sequence[Arch], *, file: pathlib.Path | None = None
     ):
         self._run, self._archs, self._file = run, choices.stack(list(archs)), file
+        self._won = _race_score(run)
         self._data = build.evaluation_data(run.experiment, split)
-        self._order = np.arange(self._data.labels.size)  # in which the images lie on the devices
+        self._order = np.arange(self._data.real.size)  # in which the images lie on the devices
         self._stats: dict[int, np.ndarray] = {}
         self._saved, self._news = time.monotonic(), False
         self._place = np.argsort(np.lexsort(_networks(run.experiment.space, self._archs).T[::-1]))
@@ -109,7 +110,7 @@ class Book:
             **results.conditions(run, split),
             "archs": _digest(np.asarray(choices.pack(self._archs), np.int32).tobytes()),
         }
-        self.batch = int(self._data.labels.shape[1])
+        self.batch = int(self._data.real.shape[1])
         self.total = int(self._identity["images"])
         self.calibration = int(np.prod(self._identity["calibration"]))
         nothing = np.zeros((len(archs), self.total), bool)
@@ -168,11 +169,12 @@ class Book:
 
     def _arrange(self, order: np.ndarray) -> None:
         """Brings the images into an order; what fills the last batch up stays behind them."""
-        wanted = np.concatenate([order, np.arange(self.total, self._data.labels.size)])
+        wanted = np.concatenate([order, np.arange(self.total, self._data.real.size)])
         if not np.array_equal(wanted, self._order):
             at = np.argsort(self._order)[wanted]
-            images, labels = (_taken(x, at) for x in (self._data.images, self._data.labels))
-            self._data = self._data._replace(images=images, labels=labels)
+            data = self._data
+            parts = {"inputs": data.inputs, "targets": data.targets, "real": data.real}
+            self._data = data._replace(**jax.tree.map(lambda x: _taken(x, at), parts))
             self._order = wanted
 
     def _compute(self, where: np.ndarray, images: np.ndarray, batches: tuple[int, int]) -> None:
@@ -190,7 +192,7 @@ class Book:
             rows = where[places]
             right, loss = (
                 np.asarray(x)[:, slice(*batches)].reshape(len(rows), -1)[:, : len(images)]
-                for x in scores
+                for x in (scores[self._won], scores["loss"])
             )
             self._note(rows, images, right, loss)
         self._news = True
@@ -421,11 +423,26 @@ class _Bar:
         self._done = done
 
 
+def _race_score(run: Run) -> str:
+    """The name of what is won or lost example by example.
+
+    Raises:
+        UserError: the metric of the task is no mean of such.
+    """
+    metric = run.space.task.metric
+    if metric.mean_of is None:
+        raise UserError(
+            f"the {metric.name} of {run.space.task.name} is no share of examples that are right, "
+            "so subnets cannot race for it; evaluate them without --race"
+        )
+    return metric.mean_of
+
+
 def _networks(space: Space, archs: Arch) -> np.ndarray:
     """What the archs are: int `[N, .]`, equal rows for the same network, alike ones begin alike."""
-    resolutions = np.asarray(choices.get(archs, space.resolution))
-    blocks = np.asarray(elastic_space.identity(space, space.resolutions[0], archs))
-    return np.concatenate([resolutions[:, None], blocks], axis=1)
+    sizes = np.asarray(space.which_size(archs))
+    blocks = np.asarray(elastic_space.identity(space, space.sizes[0], archs))
+    return np.concatenate([sizes[:, None], blocks], axis=1)
 
 
 def _digest(content: bytes) -> str:

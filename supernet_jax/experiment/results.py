@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from supernet_jax.experiment import build
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import progress
 from supernet_jax.storage import files
+from supernet_jax.tasks import Metric
 
 
 def conditions(run: Run, split: str) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def conditions(run: Run, split: str) -> dict[str, Any]:
 
 
 class Scorer:
-    """Accuracies of archs of a run, from its file where they are known and computed where not.
+    """The metric of archs of a run, from its file where it is known and computed where not.
 
     Args:
         run: the trained run.
@@ -58,6 +59,7 @@ class Scorer:
 
     Attributes:
         macs: counts those of an arch.
+        metric: of the task.
         keep: as given.
 
     Raises:
@@ -68,6 +70,7 @@ class Scorer:
         self._run = run
         self._what = what
         self.keep = keep
+        self.metric = run.experiment.space.task.metric
         self._conditions = conditions(run, split)
         self._path = file_of(run)
         self._split = split
@@ -83,8 +86,9 @@ class Scorer:
             )
 
     def __call__(self, archs: Sequence[Arch]) -> list[dict[str, Any]]:
-        """One record per arch: the notation of its normal form, accuracy in [0, 1], loss (None
-        where it is not a number), MACs, parameters, and the conditions it was measured under.
+        """One record per arch: the notation of its normal form, the task's metric under its name,
+        loss (None where it is not a number), MACs, parameters, and the conditions it was measured
+        under.
         """
         archs = self._normal(archs)
         keys = [key(arch) for arch in archs]
@@ -102,16 +106,16 @@ class Scorer:
         """Whether any of the archs is not known yet."""
         return any(key(arch) not in self._known for arch in self._normal(archs))
 
-    def add(self, archs: Sequence[Arch], accuracy: np.ndarray, loss: np.ndarray) -> None:
+    def add(self, archs: Sequence[Arch], value: np.ndarray, loss: np.ndarray) -> None:
         """Records what was measured elsewhere, on all images and under the same conditions.
 
         Args:
             archs: `[N]`; those already known stay as they are.
-            accuracy: `[N]`, in [0, 1].
-            loss: `[N]`, mean cross-entropy in nats.
+            value: `[N]`, the task's metric.
+            loss: `[N]`, mean in nats.
         """
         self._catch_up()
-        self._record(self._normal(archs), accuracy, loss)
+        self._record(self._normal(archs), value, loss)
 
     @functools.cached_property
     def _data(self) -> evaluate.EvaluationData:
@@ -138,32 +142,40 @@ class Scorer:
         )
         for where, result in results:
             news = self._catch_up()
-            recorded = self._record([archs[i] for i in where], result.accuracy, result.loss)
+            recorded = self._record([archs[i] for i in where], result.value, result.loss)
             # Where another process evaluates the same archs in the same order, go on elsewhere.
             met = recorded < len(where)
-            numbers = [r["accuracy"] for r in self._known.values() if r["loss"] is not None]
-            advance(len(where), f"best {max(numbers):.2%}" if numbers else "no loss is a number")
+            known = [self.score(r) for r in self._known.values() if r["loss"] is not None]
+            advance(len(where), best_of(self.metric, known))
+
+    def score(self, record: Mapping[str, Any]) -> float:
+        """What a search makes larger: the metric, or its negative; NaN where the loss is not a
+        number, so that such a subnet is on no front.
+        """
+        if record["loss"] is None:
+            return math.nan
+        return self.metric.score(record[self.metric.name])
 
     def records(
-        self, archs: Sequence[Arch], accuracy: np.ndarray, loss: np.ndarray
+        self, archs: Sequence[Arch], value: np.ndarray, loss: np.ndarray
     ) -> list[dict[str, Any]]:
         """Records of archs, with the conditions of all; arguments are those of `add`."""
         menu = self._run.experiment.space.menu
         return [
             {
                 "arch": notation.to_notation(menu, arch),
-                "accuracy": round(float(right), 6),
+                self.metric.name: round(float(measured), 6),
                 "loss": round(float(nats), 6) if math.isfinite(nats) else None,
                 "macs": int(self.macs(arch)),
                 "parameters": int(self._parameters(arch)),
                 **self._conditions,
             }
-            for arch, right, nats in zip(self._normal(archs), accuracy, loss, strict=True)
+            for arch, measured, nats in zip(self._normal(archs), value, loss, strict=True)
         ]
 
-    def _record(self, archs: Sequence[Arch], accuracy: np.ndarray, loss: np.ndarray) -> int:
+    def _record(self, archs: Sequence[Arch], value: np.ndarray, loss: np.ndarray) -> int:
         """Keeps what was measured of those normal archs that are not known; how many these are."""
-        made = zip(map(key, archs), self.records(archs, accuracy, loss), strict=True)
+        made = zip(map(key, archs), self.records(archs, value, loss), strict=True)
         new = {k: record for k, record in made if k not in self._known}
         if self.keep and jax.process_index() == 0 and new:
             files.append_lines(self._path, list(new.values()))
@@ -196,7 +208,7 @@ class Scorer:
                 record = json.loads(line)
                 if {k: record.get(k) for k in self._conditions} != self._conditions:
                     continue
-                known = _checked(record)
+                known = _checked(record, self.metric)
                 archs.append(notation.from_notation(menu, record["arch"]))
                 records.append(known)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
@@ -231,18 +243,25 @@ def are_kept(run: Run, out: pathlib.Path | None) -> bool:
     return False
 
 
-def _checked(record: dict[str, Any]) -> dict[str, Any]:
+def _checked(record: dict[str, Any], metric: Metric) -> dict[str, Any]:
     """A record that can be taken for one of ours; a loss that is no number becomes None.
 
     Raises:
         ValueError: something is missing or of another kind.
     """
-    accuracy, loss = record["accuracy"], record["loss"]
+    value, loss = record[metric.name], record["loss"]
     if not all(isinstance(record[name], int) for name in ("macs", "parameters")):
         raise ValueError("no whole number")
-    if not 0 <= accuracy <= 1:
-        raise ValueError(f"accuracy is {accuracy}")
+    if metric.unit == "%" and not 0 <= value <= 1:
+        raise ValueError(f"{metric.name} is {value}")
     return {**record, "loss": loss if loss is not None and math.isfinite(loss) else None}
+
+
+def best_of(metric: Metric, scores: Sequence[float]) -> str:
+    """The best of scores, in words."""
+    if not scores:
+        return "no loss is a number"
+    return f"best {metric.shown(metric.score(max(scores)))}"
 
 
 def require_numbers(subnets: int, broken: int) -> None:

@@ -136,10 +136,10 @@ def preferred_archs(
 
 
 def _distinct(space: elastic_space.Space, key: choices.Array, samples: int) -> choices.Arch:
-    """The networks of so many uniform archs, at the largest resolution: there they are scored."""
+    """The networks of so many uniform archs, at the largest size: there they are scored."""
     archs = jax.device_get(choices.sample(space.menu, key, (samples,)))
-    last = np.full(samples, len(space.resolutions) - 1, np.int32)
-    archs = elastic_space.normal(space, choices.replace(archs, space.resolution, last))
+    last = np.full(samples, len(space.sizes) - 1, np.int32)
+    archs = elastic_space.normal(space, space.at_size(archs, last))
     return choices.unpack(space.menu, np.unique(np.asarray(choices.pack(archs)), axis=0))
 
 
@@ -151,9 +151,7 @@ def _scorer(built: Experiment, *, batch: int, seed: int) -> Any:
     pixels, labels = (part[0] for part in data.padded_batches(some, n))
     inputs = built.prepare(jnp.asarray(pixels))
     params = jax.jit(lambda: shared_params.init(space, jax.random.key(seed)))()
-    score = proxies.snip(
-        space, params, inputs, jnp.asarray(labels), resolution=space.resolutions[-1]
-    )
+    score = proxies.snip(space, params, inputs, jnp.asarray(labels), size=space.sizes[-1])
     return jax.jit(score)
 
 

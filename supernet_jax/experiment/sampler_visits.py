@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs
@@ -23,7 +22,7 @@ class Visits(NamedTuple):
 
     Attributes:
         macs: by role ("largest", "smallest", "random") those of its members, of all steps, at the
-            resolution of the step.
+            size of the step.
         scored: whether the sampler asked for losses. It got 0 for each, so among candidates it
             took what comes first.
         remembers: whether the sampler has a state, which stayed what it is at the start.
@@ -104,11 +103,11 @@ def draws(
 
     places = steps.astype(np.int32), rollbacks.astype(np.int32)
     archs = jax.device_get(jax.jit(lambda at: jax.lax.map(one, at, batch_size=64))(places))
-    options = choices.get(space.menu, space.resolution).values
+    options = len(space.sizes)
     sizes = [
-        train_step.shared_resolution(len(options), seed=seed, step=int(step), rollbacks=int(rolled))
+        train_step.shared_size(options, seed=seed, step=int(step), rollbacks=int(rolled))
         for step, rolled in zip(steps, rollbacks, strict=True)
     ]
-    shape = choices.get(archs, space.resolution).shape
+    shape = jax.tree.leaves(archs)[0].shape
     spread = np.reshape(np.array(sizes, np.int32), (-1,) + (1,) * (len(shape) - 1))
-    return choices.replace(archs, space.resolution, np.broadcast_to(spread, shape)), scored
+    return space.at_size(archs, np.broadcast_to(spread, shape)), scored

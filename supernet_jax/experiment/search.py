@@ -182,12 +182,12 @@ def _find(run: Run, settings: Search, spent: "_Spent", *, keep: bool) -> dict[st
 
         def score(archs: Arch) -> np.ndarray:
             records = scorer(choices.unstack(archs))
-            return np.asarray([_score(record) for record in records])
+            return np.asarray([scorer.score(record) for record in records])
 
         def on_progress(history: History) -> None:
             nonlocal scored
             numbers = history.scores[~np.isnan(history.scores)]
-            note = f"best {numbers.max():.2%}" if len(numbers) else "no loss is a number"
+            note = results.best_of(scorer.metric, numbers.tolist())
             advance(len(history.scores) - scored, note)
             scored = len(history.scores)
 
@@ -213,19 +213,15 @@ def _find(run: Run, settings: Search, spent: "_Spent", *, keep: bool) -> dict[st
         "run": str(run.folder),
         **identity,
         "unit": UNITS[spent.key],
+        "metric": scorer.metric._asdict(),
         "evaluations": len(records),
         "not_a_number": broken,
         "front": [records[i] for i in pareto_front(found.scores, found.costs)],
         "all": [
-            [record[spent.key], None if record["loss"] is None else record["accuracy"]]
+            [record[spent.key], None if record["loss"] is None else record[scorer.metric.name]]
             for record in records
         ],
     }
-
-
-def _score(record: dict[str, Any]) -> float:
-    """Accuracy, NaN of a subnet whose loss is not a number: it is on no front."""
-    return math.nan if record["loss"] is None else record["accuracy"]
 
 
 def _state_file(run: Run, identity: dict[str, Any]) -> pathlib.Path:

@@ -75,7 +75,7 @@ def summarise(space: Space, *, samples: int, seed: int) -> dict[str, Any]:
 
 def count(space: Space, archs: Sequence[Arch], table: Table | None = None) -> list[dict[str, Any]]:
     """The notation, MACs and parameters of archs as JSON values, with a table their milliseconds
-    too; it need not know other resolutions than those of the archs.
+    too; it need not know other sizes than those of the archs.
     """
     several = choices.stack(archs)
     macs, parameters = costs.macs(space)(several), costs.parameters(space)(several)
@@ -84,9 +84,8 @@ def count(space: Space, archs: Sequence[Arch], table: Table | None = None) -> li
         for arch, m, p in zip(archs, macs, parameters, strict=True)
     ]
     if table is not None:
-        used = np.unique(choices.get(several, space.resolution))
-        resolutions = [space.resolutions[i] for i in used]
-        cost = costs.latency(space, table, resolutions=resolutions)
+        used = np.unique(space.which_size(several))
+        cost = costs.latency(space, table, sizes=[space.sizes[i] for i in used])
         for row, milliseconds in zip(rows, cost(several), strict=True):
             row["latency"] = round(float(milliseconds), 6)
     return rows

@@ -2,7 +2,7 @@
 
 One network: its subnet is calibrated and run as it is, sliced. Many: calibration, accuracies and
 the supernet's logits come from programs that serve all of them (see `evaluate`), one of each per
-resolution; what is extracted is a program of its own in any case.
+size; what is extracted is a program of its own in any case.
 """
 
 import dataclasses
@@ -38,6 +38,7 @@ from supernet_jax.networks.preparation import Preparation
 from supernet_jax.runtime import hardware
 from supernet_jax.storage import files, whole_folder
 from supernet_jax.storage.typed_json import parse
+from supernet_jax.tasks import Size
 
 PROOF_IMAGES = 64  # real images on which logits are compared
 
@@ -112,7 +113,7 @@ def take_out_many(
     out by itself: memory is that of the largest.
 
     Yields:
-        Each folder as it is written, and its description; those of one resolution together.
+        Each folder as it is written, and its description; those of one size together.
     """
     if opened.params is None:
         for arch, folder in zip(archs, folders, strict=True):
@@ -262,7 +263,7 @@ def _calibrate(opened: Run, arch: Arch, calibration: Any) -> Tree:
             params,
             arch,
             images,
-            resolution=space.resolution_of(arch),
+            size=space.size_of(arch),
             strategy=strategies.sliced,
             prepare=prepare,
         )
@@ -276,13 +277,13 @@ def _accuracy(
     """Share of a split that the extracted network itself classifies correctly."""
 
     @jax.jit
-    def right(variables: Any, images: Any, labels: Any) -> Any:
+    def right(variables: Any, images: Any, labels: Any, real: Any) -> Any:
         logits: Any = module.apply(variables, built.prepare(images))
-        return jnp.sum((labels >= 0) & (jnp.argmax(logits, -1) == labels))
+        return jnp.sum(real & (jnp.argmax(logits, -1) == labels))
 
-    batches = zip(data.images, data.labels, strict=True)
-    correct = sum(int(right(variables, images, labels)) for images, labels in batches)
-    return correct / int(np.sum(np.asarray(data.labels) >= 0))
+    batches = zip(data.inputs, data.targets, data.real, strict=True)
+    correct = sum(int(right(variables, *batch)) for batch in batches)
+    return correct / int(np.sum(np.asarray(data.real)))
 
 
 # ---------------------------------------------------------------------------- many together
@@ -293,11 +294,13 @@ def _subnets(opened: Run, archs: Sequence[Arch], images: jax.Array) -> Iterator[
     built, space = opened.experiment, opened.experiment.space
     how = dataclasses.replace(build.evaluation_how(built), dtype=jnp.float32)
     splits = {split: build.evaluation_data(built, split) for split in ("held-out", "test")}
-    ends = np.cumsum([0, *(len(data.labels) for data in splits.values())])
+    ends = np.cumsum([0, *(len(data.real) for data in splits.values())])
     together = EvaluationData(  # so that one program scores both splits
         splits["test"].calibration,
-        jnp.concatenate([data.images for data in splits.values()]),
-        jnp.concatenate([data.labels for data in splits.values()]),
+        *(
+            jax.tree.map(lambda *parts: jnp.concatenate(parts), *each)
+            for each in zip(*(data[1:] for data in splits.values()), strict=True)
+        ),
     )
     unravel = ravel_pytree(shared_params.zero_stats(space))[1]
     logits = functools.cache(functools.partial(_logits_program, how))
@@ -305,13 +308,12 @@ def _subnets(opened: Run, archs: Sequence[Arch], images: jax.Array) -> Iterator[
         part = [archs[place] for place in where]
         right = _right(how, opened, part, stats, together)
         for i, arch in enumerate(part):
-            resolution = space.resolution_of(arch)
             own = unravel(jnp.asarray(stats[i]))
             given = (opened.params, own, images, jax.tree.map(jnp.asarray, arch))
             with jax.default_matmul_precision("highest"):
-                found = np.asarray(logits(resolution)(*given))
+                found = np.asarray(logits(space.size_of(arch))(*given))
             accuracy = {
-                split: float(right[i, start:end].sum() / np.sum(np.asarray(data.labels) >= 0))
+                split: float(right[i, start:end].sum() / np.sum(np.asarray(data.real)))
                 for (split, data), start, end in zip(
                     splits.items(), ends[:-1], ends[1:], strict=True
                 )
@@ -324,22 +326,22 @@ def _right(
     how: evaluate.How, opened: Run, archs: Sequence[Arch], stats: np.ndarray, data: EvaluationData
 ) -> np.ndarray:
     """Which images are classified correctly, bool `[N, E, B]`."""
-    right = np.zeros((len(archs), *data.labels.shape), bool)
+    right = np.zeros((len(archs), *data.real.shape), bool)
     scored = evaluate.scored(
-        how, opened.params, choices.stack(archs), stats, data, batches=(0, len(data.labels))
+        how, opened.params, choices.stack(archs), stats, data, batches=(0, len(data.real))
     )
     for where, scores in scored:
-        right[where] = scores.right
+        right[where] = scores["right"]
     return right
 
 
-def _logits_program(how: evaluate.How, resolution: int) -> Any:
-    """`(params, stats, images, arch) -> logits` for all archs of a resolution."""
+def _logits_program(how: evaluate.How, size: Size) -> Any:
+    """`(params, stats, images, arch) -> logits` for all archs of a size."""
 
     @functools.partial(jax.jit, compiler_options=hardware.runs_once())
     def run(params: Tree, stats: Tree, images: Any, arch: Arch) -> jax.Array:
         strategy = blockwise.traceable(how.strategy)
-        output = strategy(how.space, params, arch, images, resolution=resolution, stats=stats)
+        output = strategy(how.space, params, arch, images, size=size, stats=stats)
         return output.logits
 
     return run

@@ -46,6 +46,7 @@ from supernet_jax.runtime import hardware, owned
 from supernet_jax.storage import checkpoint
 from supernet_jax.storage.chunked_arrays import Box
 from supernet_jax.storage.typed_json import parse
+from supernet_jax.tasks import ImageClassification
 
 
 def module(space: Space, arch: Arch) -> Network:
@@ -58,9 +59,9 @@ def module(space: Space, arch: Arch) -> Network:
     Raises:
         UserError: a block's module cannot be made from its spec alone.
     """
-    resolution = space.resolution_of(arch)
+    size = space.size_of(arch)
     blocks = []
-    for name in elastic_space.geometry(space, resolution):  # in the order in which they run
+    for name in elastic_space.geometry(space, size):  # in the order in which they run
         block = space.blocks[name]
         spec = block.spec(arch)
         if spec is None:
@@ -73,7 +74,8 @@ def module(space: Space, arch: Arch) -> Network:
                 "does not tell all of it; give the block a class whose only field is the spec"
             )
         blocks.append(Block(name, kind, spec))
-    return Network(tuple(blocks), resolution, None if _is_chain(space) else space.forward)
+    forward = None if _is_chain(space) else space.forward
+    return Network(tuple(blocks), size, space.task, forward)
 
 
 def extract(
@@ -94,7 +96,7 @@ def extract(
         UserError: the space has norms, but there are no statistics.
     """
     made = module(space, arch)
-    geometry = elastic_space.geometry(space, made.resolution)
+    geometry = elastic_space.geometry(space, made.size)
     if stats is None and any(jax.tree.leaves(geometry[b.name].shapes.moments) for b in made.blocks):
         raise UserError("the subnet needs calibrated statistics; make them with evaluate.calibrate")
 
@@ -104,7 +106,7 @@ def extract(
         row = shared_params.bank_row(space, params, arch)
         variables: Variables = {"params": {}, "stats": {}}
         for name, spec in ((b.name, b.spec) for b in made.blocks):
-            block, shared = space.blocks[name], row.get(elastic_space.group(space, name))
+            block, shared = geometry[name].block, row.get(elastic_space.group(space, name))
             own = elastic_block.shapes(block, spec, geometry[name].inputs)
             if own.params:
                 variables["params"][name] = slicing.weights(block, shared, spec, own.params)
@@ -122,7 +124,7 @@ def prove(
     stats: Tree | None,
     made: Network,
     variables: Variables,
-    images: Array | np.ndarray,
+    inputs: Tree,
 ) -> float:
     """Compares logits of the extracted network with those of the subnet inside the supernet.
 
@@ -136,7 +138,7 @@ def prove(
         stats: as given to `extract`.
         made: the extracted module.
         variables: its variables.
-        images: float, normalised `[B, H, W, C]`, real ones.
+        inputs: what the task takes, `[B, ...]`, real ones.
 
     Returns:
         Largest difference of a logit, relative to the largest logit.
@@ -146,36 +148,32 @@ def prove(
     """
 
     @functools.partial(jax.jit, compiler_options=hardware.runs_once())
-    def logits(params: Tree, stats: Tree | None, images: Any) -> Array:
-        output = strategies.sliced(
-            space, params, arch, images, resolution=made.resolution, stats=stats
-        )
+    def logits(params: Tree, stats: Tree | None, inputs: Tree) -> Array:
+        output = strategies.sliced(space, params, arch, inputs, size=made.size, stats=stats)
         return output.logits
 
     with jax.default_matmul_precision("highest"):
-        theirs = np.asarray(logits(params, stats, images))
-    return compare(made, variables, images, theirs)
+        theirs = np.asarray(logits(params, stats, inputs))
+    return compare(made, variables, inputs, theirs)
 
 
-def compare(
-    made: Network, variables: Variables, images: Array | np.ndarray, logits: np.ndarray
-) -> float:
+def compare(made: Network, variables: Variables, inputs: Tree, logits: np.ndarray) -> float:
     """The second half of `prove`, for logits that are there already.
 
     Args:
         made: the extracted module.
         variables: its variables.
-        images: float, normalised `[B, H, W, C]`.
-        logits: of the subnet inside the supernet, `[B, K]`.
+        inputs: what the task takes, `[B, ...]`.
+        logits: of the subnet inside the supernet, `[B, ..., K]`.
 
     Returns, and raises: as `prove`.
     """
     with jax.default_matmul_precision("highest"):
-        ours = np.asarray(network.compiled_quickly(made)(variables, images))
+        ours = np.asarray(network.compiled_quickly(made)(variables, inputs))
     worst = network.difference(ours, logits)
     if not worst <= LIMIT:
         raise UserError(
-            f"the extracted network is not the subnet: logits of {len(images)} images differ by "
+            f"the extracted network is not the subnet: logits of {len(logits)} examples differ by "
             f"{worst:.1e} of the largest, allowed is {LIMIT:.0e}; are these the statistics of this "
             "arch, and do the masks of its blocks leave nothing of larger ones?"
         )
@@ -221,11 +219,12 @@ def describe(
         UserError: a number of channels or classes that is not the space's; blocks or a topology
             that no file of the user's defines at top level.
     """
-    classes = [str(i) for i in range(space.classes)] if classes is None else classes
+    task = image_task(space)
+    classes = [str(i) for i in range(task.classes)] if classes is None else classes
     for what, given, needed in (
-        ("mean", mean, space.input_channels),
-        ("std", std, space.input_channels),
-        ("class names", classes, space.classes),
+        ("mean", mean, task.input_channels),
+        ("std", std, task.input_channels),
+        ("class names", classes, task.classes),
     ):
         if len(given) != needed:
             raise UserError(f"{len(given)} {what} were given, but the space has {needed}")
@@ -235,8 +234,8 @@ def describe(
         "version": manifest.VERSION,
         "space": space.name,
         "arch": notation.to_notation(space.menu, arch),
-        "resolution": made.resolution,
-        "input_channels": space.input_channels,
+        "resolution": made.size,
+        "input_channels": task.input_channels,
         "mean": [float(m) for m in mean],
         "std": [float(s) for s in std],
         "preparation": None if preparation is None else dataclasses.asdict(preparation),
@@ -255,6 +254,20 @@ def describe(
     }
     described = parse(Description, value, "the description")
     return {**value, "sha256": network_folder.digest(described, variables)}
+
+
+def image_task(space: Space) -> ImageClassification:
+    """The task of a space whose networks are written with all that belongs to images.
+
+    Raises:
+        UserError: it has another task.
+    """
+    if not isinstance(space.task, ImageClassification):
+        raise UserError(
+            f"the space {space.name} is for {space.task.name}; folders of networks are for image "
+            "classification; use networks.extract.extract for the module and its variables"
+        )
+    return space.task
 
 
 def _is_rebuilt(made: Any, kind: Callable[..., Any], spec: Any) -> bool:
@@ -340,13 +353,13 @@ def boxes(space: Space, arch: Arch) -> Tree:
     Returns:
         The tree of the shared parameters, of `Box`, None where nothing is needed.
     """
-    resolution = space.resolution_of(arch)
+    size = space.size_of(arch)
     row = None if space.bank is None else space.bank.row.static(arch)
     shared = shared_params.parameter_shapes(_without_bank(space))
     wanted: dict[str, dict[tuple[str, ...], Box]] = {name: {} for name in shared}
     transforms: dict[str, set[str]] = {name: set() for name in wanted}
-    for name, shape in elastic_space.geometry(space, resolution).items():
-        block, group = space.blocks[name], elastic_space.group(space, name)
+    for name, shape in elastic_space.geometry(space, size).items():
+        block, group = shape.block, elastic_space.group(space, name)
         spec = block.spec(arch)
         if spec is None:
             continue

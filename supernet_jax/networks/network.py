@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.nn import resize
 from supernet_jax.runtime import hardware
+from supernet_jax.tasks import Size, Task
 
 Array = jax.Array
 Variables = dict[str, Any]  # {"params": ..., "stats": ...}, each {block: {layer: ...}}
-Runner = Callable[[np.ndarray], np.ndarray]  # images [B, H, W, C] -> float32 logits [B, K]
+Runner = Callable[[np.ndarray], np.ndarray]  # inputs [B, ...] -> float32 logits [B, ..., K]
 LIMIT = 1e-5  # of what differs between logits of one network: float32 sums in another order
 
 
@@ -34,19 +34,21 @@ class Network(nn.Module):
 
     Attributes:
         blocks: those that the subnet has, in order.
-        resolution: images are resized to this many pixels on each side.
+        size: to which the task brings inputs, as the resolution of images.
+        task: what the network is for.
         forward: None runs the blocks one after another. Otherwise `forward(run, x)`, in which
             `run(name, *inputs)` runs one block, or returns its first input where there is none.
     """
 
     blocks: tuple[Block, ...]
-    resolution: int
+    size: Size
+    task: Task
     forward: Callable[..., Array] | None = None
 
     @nn.compact
-    def __call__(self, images: Array) -> Array:
-        """Images `[B, H, W, C]`, float and normalised -> logits, float32 `[B, K]`."""
-        x = resize.resize_bicubic(images.astype(jnp.float32), self.resolution)
+    def __call__(self, inputs: Any) -> Array:
+        """What the task takes, as normalised images `[B, H, W, C]` -> logits, float32 `[B, K]`."""
+        x = self.task.fit(inputs, self.size)
         modules = {b.name: b.module(b.spec, name=b.name) for b in self.blocks}
         if self.forward is not None:
             return self.forward(_Run(modules), x).astype(jnp.float32)
@@ -66,7 +68,7 @@ class _Run:
 
 @functools.lru_cache(maxsize=2)
 def compiled_quickly(network: Network) -> Callable[[Variables, Any], Array]:
-    """`(variables, images) -> logits`, compiled for a few runs rather than for many."""
+    """`(variables, inputs) -> logits`, compiled for a few runs rather than for many."""
     return jax.jit(network.apply, compiler_options=hardware.runs_once())
 
 
@@ -74,9 +76,9 @@ def flax_runner(network: Network, variables: Variables) -> Runner:
     """Runs a Flax network on CPU, float32 at highest precision."""
     held = jax.device_get(variables)
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(inputs: np.ndarray) -> np.ndarray:
         with on_cpu(), jax.default_matmul_precision("highest"):
-            return np.asarray(compiled_quickly(network)(held, images))
+            return np.asarray(compiled_quickly(network)(held, inputs))
 
     return run
 
@@ -89,7 +91,7 @@ def on_cpu() -> contextlib.AbstractContextManager[Any]:
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest difference of logits `[B, K]` from others, relative to the largest of those.
+    """Largest difference of logits `[B, ..., K]` from others, relative to the largest of those.
 
     Not a number where any of them is not.
     """

@@ -52,6 +52,7 @@ from supernet_jax.storage import (
 from supernet_jax.storage.buckets import Bucket
 from supernet_jax.storage.paths import expanded, on_this_machine
 from supernet_jax.storage.typed_json import parse
+from supernet_jax.tasks import ImageClassification
 
 
 def load(
@@ -127,7 +128,9 @@ def build(description: Description, code: Mapping[str, Any]) -> Network:
                 f"{description.code.file} defines no function {description.code.forward}, which "
                 "network.json names as its topology; pass the file that it was extracted with"
             )
-    return Network(tuple(blocks), description.resolution, forward)
+    d = description
+    task = ImageClassification(d.input_channels, len(d.classes))
+    return Network(tuple(blocks), d.resolution, task, forward)
 
 
 def _types(
@@ -255,7 +258,7 @@ def _own_shapes(
 
     Raises whatever a module or Flax does where the variables do not fit.
     """
-    images = jax.ShapeDtypeStruct((1, module.resolution, module.resolution, channels), jnp.float32)
+    images = module.task.inputs(module.size)
     given = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in leaves}
     # With the shapes at hand Flax compares each parameter before anything is computed from it.
     logits = jax.eval_shape(module.apply, safetensors_file.nested(given, "the weights"), images)

@@ -36,6 +36,7 @@ from supernet_jax.evaluation.latency_table import Calibration, Conditions, Kind,
 from supernet_jax.networks import extract
 from supernet_jax.networks.engine import JIT, Call, Engine
 from supernet_jax.runtime import hardware, native
+from supernet_jax.tasks import Size
 
 # The more are timed in turn, the more alike are the moments at which they were; a kill loses them.
 KINDS_AT_A_TIME, NETWORKS_AT_A_TIME = 128, 40
@@ -126,7 +127,7 @@ def networks(
         runs = []
         for arch in group:
             made = extract.module(space, arch)
-            geometry = elastic_space.geometry(space, made.resolution)
+            geometry = elastic_space.geometry(space, made.size)
             shapes = {
                 b.name: elastic_block.shapes(space.blocks[b.name], b.spec, geometry[b.name].inputs)
                 for b in made.blocks
@@ -135,8 +136,11 @@ def networks(
                 {name: own.params for name, own in shapes.items()},
                 {name: own.moments for name, own in shapes.items()},
             )
-            images = _random((batch, made.resolution, made.resolution, space.input_channels))
-            runs.append(engine.program(made, variables, [images]))
+            inputs = [
+                _random((batch, *x.shape[1:]), x.dtype)
+                for x in jax.tree.leaves(space.task.inputs(made.size))
+            ]
+            runs.append(engine.program(made, variables, inputs))
             runs[-1]()
             on_ready()
         times = _in_rounds(runs, rounds)
@@ -149,19 +153,21 @@ def notation(space: Space, arch: Arch) -> str:
     return json.dumps(to_notation(space.menu, arch))
 
 
-def archs(space: Space, resolutions: Sequence[int], n: int) -> tuple[list[Arch], list[Arch]]:
+def archs(space: Space, sizes: Sequence[Size], n: int) -> tuple[list[Arch], list[Arch]]:
     """Archs to calibrate on, the smallest and the largest among them, and `n` others to check on.
 
     Uniform, no network twice; of a small space there may be fewer.
     """
-    places = np.asarray([space.resolutions.index(r) for r in sorted(resolutions)], np.int32)
+    places = np.asarray(
+        [space.sizes.index(size) for size in space.sizes if size in sizes], np.int32
+    )
 
     def at(arch: Arch, place: Any) -> Arch:
-        return choices.replace(arch, space.resolution, places[place])
+        return space.at_size(arch, places[place])
 
     many = choices.sample(space.menu, jax.random.key(0), (DRAWN,))  # the same ones whatever n is
     many = jax.tree.map(np.asarray, many)
-    many = at(many, choices.get(many, space.resolution) % len(places))
+    many = at(many, space.which_size(many) % len(places))
     ends = [at(choices.smallest(space.menu), 0), at(choices.largest(space.menu), -1)]
     drawn = elastic_space.distinct(space, [*ends, *choices.unstack(many)])
     fitted = min(FITTED, len(drawn) // 2)
@@ -173,10 +179,10 @@ def calibration(
     table: Table,
     fitted: Sequence[Arch],
     checked: Sequence[Arch],
-    resolutions: Sequence[int],
+    sizes: Sequence[Size],
 ) -> Calibration:
     """Fits `constant + scale * sum` to some networks, and compares it with others."""
-    total = costs.latency(space, table, resolutions=resolutions, calibrated=False)
+    total = costs.latency(space, table, sizes=sizes, calibrated=False)
 
     def sums_and_times(some: Sequence[Arch]) -> tuple[np.ndarray, np.ndarray]:
         times = [table.networks[notation(space, arch)].ms for arch in some]
@@ -190,7 +196,7 @@ def calibration(
     return Calibration(
         constant=round(constant, 6),
         scale=round(scale, 6),
-        resolutions=tuple(sorted(resolutions)),
+        resolutions=tuple(size for size in space.sizes if size in sizes),
         fitted_on=len(fitted),
         checked_on=len(checked),
         median_error=float(np.median(errors)),

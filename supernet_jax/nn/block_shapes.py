@@ -122,9 +122,14 @@ def _described(make: Callable, spec: Any, inputs: tuple[jax.ShapeDtypeStruct, ..
         for path, leaf in params.items()
         if path[-1] == "kernel"
     }
-    trees = (variables.get(name, {}) for name in ("moments", "alive"))
-    total = sum(counts.values())
-    return BlockShapes(flax.traverse_util.unflatten_dict(params), *trees, output, total, positions)
+    return BlockShapes(
+        params=flax.traverse_util.unflatten_dict(params),
+        moments=variables.get("moments", {}),
+        alive=variables.get("alive", {}),
+        output=output,
+        macs=sum(counts.values()),
+        positions=positions,
+    )
 
 
 def _to_json(shapes: BlockShapes) -> Any:
@@ -146,9 +151,9 @@ def _from_json(value: Any) -> BlockShapes:
             return Declared(tuple(shape), dtype, tuple(axes))
         return jax.ShapeDtypeStruct(tuple(shape), dtype)
 
-    *trees, count, places = value
+    params, moments, alive, output, total, places = value
     positions = {tuple(path): count for path, count in places}
-    return BlockShapes(*map(read, trees), count, positions)
+    return BlockShapes(read(params), read(moments), read(alive), read(output), total, positions)
 
 
 def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, Any], Any]:

@@ -25,6 +25,7 @@ from supernet_jax.nn.blocks.mobilenet import (
     StemSpec,
 )
 from supernet_jax.spaces import checks
+from supernet_jax.tasks import ImageClassification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,8 @@ def mobilenet(
             rate = drop_path * (len(blocks) - 1) / total if late else 0.0
             blocks[f"stage{i + 1}_block{j + 1}"] = _block(menu, stage, i, j, rate)
     blocks["head"] = _head(menu, len(stages), last, classes, head_ratio, dropout)
-    return Space(name, menu, blocks, chain(tuple(blocks)), input_channels, classes)
+    task = ImageClassification(input_channels, classes)
+    return Space(name, menu, blocks, chain(tuple(blocks)), task, static=(("resolution",),))
 
 
 def _block(menu: Menu, stage: Stage, i: int, j: int, rate: float) -> ElasticBlock:

@@ -29,6 +29,7 @@ from supernet_jax.nn.blocks.mobilenetv3 import (
 )
 from supernet_jax.spaces import checks
 from supernet_jax.spaces.mobilenet import make_divisible
+from supernet_jax.tasks import ImageClassification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +107,8 @@ def ofa(
             c_in = own.width
     head = HeadSpec(c_in, c_middle, c_last, classes, dropout, c_last)
     blocks["head"] = elastic(HardHead, lambda: head, menu=menu)
-    return Space(
-        name, menu, blocks, chain(tuple(blocks)), input_channels, classes, resolution=("r", 0)
-    )
+    task = ImageClassification(input_channels, classes)
+    return Space(name, menu, blocks, chain(tuple(blocks)), task, static=(("r", 0),))
 
 
 def _block(

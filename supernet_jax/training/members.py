@@ -1,9 +1,8 @@
-"""The members of a training step: the loss and gradient of each one on the same images.
+"""The members of a training step: the loss and gradient of each one on the same examples.
 
 Here each member is one program, to be traced. `blockwise_members` has many small ones instead.
 
-Shape letters: `B` images of a step, `K` classes, `M` random members, `G` parts of a batch (usually
-one).
+Shape letters: `B` examples of a step, `M` random members, `G` parts of a batch (usually one).
 """
 
 from typing import Any, NamedTuple
@@ -12,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from supernet_jax.elastic import blockwise, choices, strategies
+from supernet_jax.elastic import blockwise, strategies
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.runtime import sharding
+from supernet_jax.tasks.task import Size, Task
 from supernet_jax.training.losses.loss import Feature
 from supernet_jax.training.recipe import Metrics, Recipe, State
 from supernet_jax.training.samplers import SamplerState, Score, roles
@@ -25,7 +25,7 @@ from supernet_jax.training.samplers import SamplerState, Score, roles
 class Taught(NamedTuple):
     """What a member puts out that others may learn from: constants for them."""
 
-    logits: Array  # [B, K]
+    logits: Array  # [B, ..., K]
     features: dict[str, Array]  # [B, ...]
 
 
@@ -33,15 +33,15 @@ class Given(NamedTuple):
     """What the members of a step have in common.
 
     Attributes:
-        images: float `[B, H, W, C]`.
-        labels: `[B]`, or `[B, K]` where they are mixed.
+        inputs: what the task takes, `[B, ...]`.
+        targets: `[B, ...]`, or mixtures of them.
         arch_key: decides the random archs.
         dropout_key: decides what is dropped.
         teacher: what a network tells that is no part of the supernet.
     """
 
-    images: Array
-    labels: Array
+    inputs: Tree
+    targets: Tree
     arch_key: Array
     dropout_key: Array
     teacher: Taught | None
@@ -55,36 +55,36 @@ class Member(NamedTuple):
         arch: concrete for a fixed member. For a random one it is traced, `[]`, or `[G]` with an
             arch for each of several parts of the batch.
         role: "largest", "smallest" or "random".
-        resolution: of its input.
+        size: of its inputs.
         teacher: what it learns from, if there is something yet.
     """
 
     strategy: Strategy
     arch: Arch
     role: str
-    resolution: int
+    size: Size
     teacher: Taught | None
 
 
 class Members(NamedTuple):
-    """The members of one step, run one after another on the same images."""
+    """The members of one step, run one after another on the same examples."""
 
     recipe: Recipe
     mesh: jax.sharding.Mesh | None
     where: Tree | None  # shardings of the parameters, and so of their gradients
     state: State
-    images: Array
-    labels: Array
+    inputs: Tree
+    targets: Tree
     dropout_key: Array
 
     def fixed(
-        self, place: int, resolution: int, teacher: Taught | None, carry: Any
+        self, place: int, size: Size, teacher: Taught | None, carry: Any
     ) -> tuple[Any, Taught | None, Metrics]:
         """A concrete arch, at its own cost.
 
         Args:
             place: which of the sampler's fixed members it is.
-            resolution: of its input.
+            size: of its inputs.
             teacher: what it learns from, if there is something yet.
             carry: of the members before it.
 
@@ -93,23 +93,25 @@ class Members(NamedTuple):
         """
         recipe = self.recipe
         arch, role = recipe.sampler.fixed[place], roles(recipe.sampler)[place]
-        member = Member(strategies.sliced, arch, role, resolution, teacher)
+        member = Member(strategies.sliced, arch, role, size, teacher)
         (loss, output), gradients = self.gradient(member, recipe.norm_shards)
         carry = recipe.combine.add(carry, gradients, role, self.state.step)
-        metrics = {f"loss/{role}": loss, f"accuracy/{role}": accuracy(output.logits, self.labels)}
+        task = recipe.space.task
+        value = metric_of(task, output.logits, self.targets)
+        metrics = {f"loss/{role}": loss, f"{task.metric.name}/{role}": value}
         if role == "largest":
             teacher = taught_by(output, teacher)
         return carry, teacher, metrics
 
     def random(
-        self, archs: Arch, place: Array, resolution: int, teacher: Taught | None, carry: Any
+        self, archs: Arch, place: Array, size: Size, teacher: Taught | None, carry: Any
     ) -> tuple[Any, Array]:
         """A traced arch. Returns the new carry and the loss.
 
         Args:
             archs: `[M]` or `[M, G]`, of all random members.
             place: which of them it is.
-            resolution: of its input.
+            size: of its inputs.
             teacher: as in `fixed`.
             carry: as in `fixed`.
         """
@@ -118,30 +120,30 @@ class Members(NamedTuple):
         arch = jax.tree.map(lambda leaf: leaf[place], archs)
         if recipe.arch_shards < parts:
             arch = jax.tree.map(lambda x: jnp.repeat(x[None], parts, axis=0), arch)
-        member = Member(blockwise.traceable(recipe.strategy), arch, "random", resolution, teacher)
+        member = Member(blockwise.traceable(recipe.strategy), arch, "random", size, teacher)
         (loss, _), gradients = self.gradient(member, parts)
         return recipe.combine.add(carry, gradients, "random", self.state.step), loss
 
-    def draw(self, key: Array, teacher: Taught | None, resolutions: tuple[int, ...]) -> Arch:
-        """The step's random archs, with the resolutions that the host drew."""
+    def draw(self, key: Array, teacher: Taught | None, sizes: tuple[Size, ...]) -> Arch:
+        """The step's random archs, with the sizes that the host drew."""
 
         def score(arch: Arch) -> Array:
             strategy = blockwise.traceable(self.recipe.strategy)
-            member = Member(strategy, arch, "random", resolutions[0], teacher)
+            member = Member(strategy, arch, "random", sizes[0], teacher)
             return jax.lax.stop_gradient(self.mean_loss(member))
 
         state = self.state
-        return drawn(self.recipe, state.sampler, key, state.step, resolutions, score)
+        return drawn(self.recipe, state.sampler, key, state.step, sizes, score)
 
     def mean_loss(self, member: Member) -> Array:
         """Loss of a member alone, a mean over micro-batches."""
 
         def one(part: Any) -> Array:
-            images, labels, teacher = part
-            alone = self._replace(images=images, labels=labels)
+            inputs, targets, teacher = part
+            alone = self._replace(inputs=inputs, targets=targets)
             return alone.loss(self.state.params, member._replace(teacher=teacher))[0]
 
-        whole, count = (self.images, self.labels, member.teacher), self.recipe.accumulate
+        whole, count = (self.inputs, self.targets, member.teacher), self.recipe.accumulate
         if count == 1:
             return one(whole)
         return jnp.mean(jax.lax.map(one, jax.tree.map(lambda x: dealt(x, count), whole)))
@@ -161,7 +163,7 @@ class Members(NamedTuple):
             return self.gradient_of_part(params, member)
         examples = jax.tree.map(
             lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]),
-            (self.images, self.labels, member.teacher),
+            (self.inputs, self.targets, member.teacher),
         )
         archs = member.arch if member.role == "random" else None
 
@@ -169,9 +171,9 @@ class Members(NamedTuple):
             """Summed over the parts of a device; and their outputs, one after the other."""
 
             def add(carry: Any, part: Any) -> tuple[Any, Taught]:
-                place, arch, (images, labels, teacher) = part
+                place, arch, (inputs, targets, teacher) = part
                 key = jax.random.fold_in(self.dropout_key, place)
-                alone = self._replace(where=None, images=images, labels=labels, dropout_key=key)
+                alone = self._replace(where=None, inputs=inputs, targets=targets, dropout_key=key)
                 arch = member.arch if archs is None else arch
                 own = member._replace(arch=arch, teacher=teacher)
                 (loss, output), gradients = alone.gradient_of_part(params, own)
@@ -188,25 +190,25 @@ class Members(NamedTuple):
         return (loss, output), sharding.scattered(gradients, self.where)
 
     def gradient_of_part(self, params: Tree, member: Member) -> tuple[tuple[Array, Taught], Tree]:
-        """((loss, output), gradient), means over the micro-batches of this object's images."""
+        """((loss, output), gradient), means over the micro-batches of this object's inputs."""
         count = self.recipe.accumulate
         if count == 1:
             return jax.value_and_grad(self.loss, has_aux=True)(params, member)
 
         def add(total: Any, part: Any) -> tuple[Any, Taught]:
-            place, images, labels, teacher = part
+            place, inputs, targets, teacher = part
             key = jax.random.fold_in(self.dropout_key, place)
-            alone = self._replace(images=images, labels=labels, dropout_key=key)
+            alone = self._replace(inputs=inputs, targets=targets, dropout_key=key)
             graded = jax.value_and_grad(alone.loss, has_aux=True)
             (loss, output), gradients = graded(params, member._replace(teacher=teacher))
             return optax.tree.add(total, (loss, gradients)), output
 
         zero = (jnp.zeros(()), optax.tree.zeros_like(params))
-        whole = (self.images, self.labels, member.teacher)
+        whole = (self.inputs, self.targets, member.teacher)
         parts = jax.tree.map(lambda x: dealt(x, count), whole)
         total, outputs = jax.lax.scan(add, zero, (jnp.arange(count), *parts))
         loss, gradients = jax.tree.map(lambda x: x / count, total)
-        # Back in the order of the images: the inverse of `dealt`.
+        # Back in the order of the examples: the inverse of `dealt`.
         output = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), outputs)
         return (loss, output), gradients
 
@@ -217,8 +219,8 @@ class Members(NamedTuple):
             recipe.space,
             params,
             member.arch,
-            self.images,
-            resolution=member.resolution,
+            self.inputs,
+            size=member.size,
             dropout_key=self.dropout_key if member.role == "largest" else None,
             features=recipe.features,
             dtype=recipe.dtype,
@@ -226,7 +228,7 @@ class Members(NamedTuple):
             where=self.where if sharding.any_split(self.where) else None,
         )
         taught = Taught(output.logits, output.features)
-        return loss_of(recipe, taught, member.teacher, self.labels, member.role), taught
+        return loss_of(recipe, taught, member.teacher, self.targets, member.role), taught
 
 
 def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:
@@ -241,7 +243,7 @@ def drawn(
     sampler_state: SamplerState,
     key: Array,
     step: Array,
-    resolutions: tuple[int, ...],
+    sizes: tuple[Size, ...],
     score: Score,
 ) -> Arch:
     """The random archs of a step, `[M]` or `[M, G]`.
@@ -251,7 +253,7 @@ def drawn(
         sampler_state: before the step.
         key: that decides which archs.
         step: traced.
-        resolutions: of the members' inputs.
+        sizes: of the members' inputs.
         score: mini-batch loss of an arch.
     """
     space, shards = recipe.space, recipe.arch_shards
@@ -259,18 +261,18 @@ def drawn(
     def sample(key: Array) -> Arch:
         return recipe.sampler.sample(sampler_state, key, step, score)
 
-    chosen = jnp.asarray([space.resolutions.index(r) for r in resolutions], jnp.int32)
+    chosen = jnp.asarray([space.sizes.index(size) for size in sizes], jnp.int32)
     if shards == 1:
         archs = sample(key)
     else:
         archs = jax.vmap(sample, out_axes=1)(jax.random.split(key, shards))
         chosen = jnp.repeat(chosen[:, None], shards, axis=1)
-    archs = jax.tree.map(lambda leaf: leaf[: len(resolutions)], archs)
-    return choices.replace(archs, space.resolution, chosen)
+    archs = jax.tree.map(lambda leaf: leaf[: len(sizes)], archs)
+    return space.at_size(archs, chosen)
 
 
 def loss_of(
-    recipe: Recipe, student: Taught, teacher: Taught | None, labels: Array, role: str
+    recipe: Recipe, student: Taught, teacher: Taught | None, targets: Tree, role: str
 ) -> Array:
     """Loss of a member, by what it puts out."""
     features = {
@@ -278,13 +280,12 @@ def loss_of(
         for name, value in student.features.items()
     }
     logits = None if teacher is None else teacher.logits
-    return recipe.loss(student.logits, logits, features, labels, role)
+    return recipe.loss(student.logits, logits, features, targets, role)
 
 
-def accuracy(logits: Array, labels: Array) -> Array:
-    """Share of images that are right; of mixed labels, the one with the larger share counts."""
-    wanted = labels if labels.ndim == 1 else jnp.argmax(labels, -1)
-    return jnp.mean((jnp.argmax(logits, -1) == wanted).astype(jnp.float32))
+def metric_of(task: Task, outputs: Array, targets: Tree) -> Array:
+    """The task's metric on a batch: float32 `[]`."""
+    return jnp.asarray(task.value(task.score(outputs, targets)), jnp.float32)
 
 
 def taught_by(largest: Taught, teacher: Taught | None) -> Taught:
@@ -294,5 +295,5 @@ def taught_by(largest: Taught, teacher: Taught | None) -> Taught:
 
 
 def dealt(x: Array, count: int) -> Array:
-    """`[B, ...]` as `[count, B / count, ...]`, dealt like cards: no image changes its device."""
+    """`[B, ...]` as `[count, B / count, ...]`, dealt like cards: no example changes its device."""
     return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)

@@ -20,6 +20,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.nn import layers
 from supernet_jax.storage import user_code
+from supernet_jax.tasks import ImageClassification
 
 BAD: tuple[Any, ...] = ("a/b", "a\\b", "..", ".", "", "a\nb", "\udcfc", "x" * 101, 0, 1.5, None)
 GOOD = ("a b", "Übung", "a.b", "_x", "日本", "x" * 100)
@@ -60,7 +61,8 @@ def block(kind: Any = Linear, **spec: Any) -> ElasticBlock:
 
 def space(name: Any = "only", menu: Any = MENU, given: ElasticBlock | None = None) -> Space:
     blocks = {name: given or block()}
-    return Space("named", menu, blocks, strategies.chain((name,)), 3, 2)
+    task = ImageClassification(3, 2)
+    return Space("named", menu, blocks, strategies.chain((name,)), task, (("resolution",),))
 
 
 @pytest.mark.parametrize("name", BAD, ids=ascii)

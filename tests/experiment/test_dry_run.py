@@ -140,8 +140,8 @@ def test_mistakes(command: tuple[object, ...], words: str, capsys: Capture) -> N
 def test_programs_of_a_run(strategy: Any) -> None:
     several = recipe((8, 12, 16), strategy=strategy)
     counted = dry_run.programs(several, 50)
-    uses = collections.Counter(train_step.step_resolutions(several, step=i) for i in range(50))
-    assert {p.resolutions: p.steps for p in counted} == uses and len(uses) == 3
+    uses = collections.Counter(train_step.step_sizes(several, step=i) for i in range(50))
+    assert {p.sizes: p.steps for p in counted} == uses and len(uses) == 3
     assert [p.steps for p in counted] == sorted(uses.values(), reverse=True)
     space, macs = several.space, costs.macs(several.space)
     largest, smallest = (pick(space.menu) for pick in (choices.largest, choices.smallest))
@@ -149,7 +149,7 @@ def test_programs_of_a_run(strategy: Any) -> None:
         first, second, *random = program.members
         assert first == Member("largest", 16, int(macs(largest)), int(macs(largest)))
         assert second == Member("smallest", 8, int(macs(smallest)), int(macs(smallest)))
-        r = random[0].resolution
+        r = random[0].size
         low, high = (
             int(macs({**a, "resolution": np.int32(r // 4 - 2)})) for a in (smallest, largest)
         )
@@ -162,8 +162,8 @@ def test_programs_of_a_run(strategy: Any) -> None:
 def test_long_runs_are_counted_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     several = recipe((8, 12))
     monkeypatch.setattr(dry_run, "COUNTED", 40)
-    exact = {p.resolutions: p.steps for p in dry_run.programs(several, 40)}
-    scaled = {p.resolutions: p.steps for p in dry_run.programs(several, 4000)}
+    exact = {p.sizes: p.steps for p in dry_run.programs(several, 40)}
+    scaled = {p.sizes: p.steps for p in dry_run.programs(several, 4000)}
     assert scaled == {resolutions: 100 * n for resolutions, n in exact.items()}
 
 

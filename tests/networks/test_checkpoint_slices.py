@@ -30,6 +30,7 @@ from supernet_jax.networks import extract, network
 from supernet_jax.nn import layers
 from supernet_jax.runtime import sharding
 from supernet_jax.storage import checkpoint, chunked_arrays, record
+from supernet_jax.tasks import ImageClassification
 
 INDEX = 40_000  # bytes of Orbax's metadata and of the index of chunks
 
@@ -107,7 +108,8 @@ def made() -> Space:
         "head": end(Linear, lambda c: MixSpec(c, 5, 1)),
     }
     row = Bank(2, Lookup((("row",),), np.asarray([1, 0])))
-    return Space("slices", menu, blocks, chain(tuple(blocks)), 2, 5, bank=row)
+    task, static = ImageClassification(2, 5), (("resolution",),)
+    return Space("slices", menu, blocks, chain(tuple(blocks)), task, static, bank=row)
 
 
 SPACE = made()

@@ -125,7 +125,7 @@ def test_extracted_equals_sliced() -> None:
 def test_extracted_equals_traced(strategy: Any) -> None:
     @functools.partial(jax.jit, compiler_options=FAST)
     def logits(arch: Any, x: Any) -> Any:
-        return strategy(SPACE, PARAMS, arch, x, resolution=8, stats=STATS).logits
+        return strategy(SPACE, PARAMS, arch, x, size=8, stats=STATS).logits
 
     for name in ("largest", "widening"):
         module, variables, _ = taken(name)
@@ -443,6 +443,7 @@ from supernet_jax.elastic.choices import Choice, Lookup
 from supernet_jax.elastic.elastic_block import Transform, elastic
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.nn import layers
+from supernet_jax.tasks import ImageClassification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -504,7 +505,8 @@ def space():
     blocks = {"left": branch(1, group="shared"), "right": branch(1, group="shared"),
               "deeper": branch(None, depth=(("depth",), 0)), "out": out}
     row = Bank(3, Lookup((("row",),), np.asarray([2, 0, 1])))
-    return Space("own", menu, blocks, forward, 1, 6, bank=row)
+    task = ImageClassification(1, 6)
+    return Space("own", menu, blocks, forward, task, (("resolution",),), bank=row)
 '''
 
 

@@ -150,7 +150,9 @@ def test_where_building_training_and_evaluation_begin(monkeypatch: pytest.Monkey
     monkeypatch.setattr(cache, "enable", enable)
     nothing: Any = None
     images = np.zeros((1, 1, 1, 1, 1), np.uint8)
-    parts = evaluate.EvaluationData(images, images, np.zeros((1, 1), np.int32))
+    parts = evaluate.EvaluationData(
+        images, images, np.zeros((1, 1), np.int32), np.ones((1, 1), bool)
+    )
     for begin in (
         lambda: build.build(nothing),
         lambda: loop.fit(nothing),

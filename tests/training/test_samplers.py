@@ -302,12 +302,12 @@ def test_options_open_at_their_steps() -> None:
         "r": choices.Choice((6, 8)),
     }
     phases = (Opening(("k",), 10), Opening(("d",), 20, 1), Opening(("d",), 30, 0))
-    opens = openings(menu, phases, resolution=("r",))
+    opens = openings(menu, phases, static=(("r",),))
     never = np.iinfo(np.int32).max
     np.testing.assert_array_equal(
         opens, [[30, 30, 20, 0], [10, 10, 0, never], [0, 0, never, never]]
     )
-    sampler = samplers.progressive(menu, phases, n_random=40, resolution=("r",))
+    sampler = samplers.progressive(menu, phases, n_random=40, static=(("r",),))
     drawn = many(sampler, 100)
     most, every = {0, 1, 2}, {0, 1, 2, 3}
     for steps, depths, kernels in (
@@ -351,7 +351,7 @@ def test_a_chain_of_nested_archs() -> None:
     packed = np.asarray(choices.pack(archs))
     assert (np.diff(packed, axis=0) >= 0).all() and len(np.unique(packed, axis=0)) == len(packed)
     assert set(archs["resolution"].tolist()) == {1}, "none that only the resolution tells apart"
-    first = choices.replace(jax.tree.map(lambda x: x[0], archs), SPACE.resolution, np.int32(0))
+    first = SPACE.at_size(jax.tree.map(lambda x: x[0], archs), np.int32(0))
     assert equal(first, choices.smallest(MENU))
     assert equal(jax.tree.map(lambda x: x[-1], archs), choices.largest(MENU))
     assert (np.diff(np.asarray(costs.macs(SPACE)(archs))) > 0).all()

@@ -61,7 +61,7 @@ def load(
 def _shared(space: Space, made: Network, key: Array, variables: Variables) -> tuple[Tree, Tree]:
     """Shared parameters, and the network's statistics at the union's shapes."""
     params, stats = dict(shared_params.init(space, key)), dict(shared_params.zero_stats(space))
-    geometry = elastic_space.geometry(space, made.resolution)
+    geometry = elastic_space.geometry(space, made.size)
     for name in (block.name for block in made.blocks):
         owner, union = elastic_space.group(space, name), geometry[name].shapes
         if name in variables["params"]:
@@ -93,7 +93,7 @@ def _described(made: Network) -> dict[str, str]:
     """What a network is made of, in words: a user's classes may have been loaded twice. Without
     rates as of dropout, which are of training.
     """
-    found = {"resolution": str(made.resolution)}
+    found = {"resolution": str(made.size)}
     for block in made.blocks:
         fields = dataclasses.asdict(block.spec).items()
         sizes = ", ".join(f"{k}={v}" for k, v in fields if not isinstance(v, float))

@@ -24,6 +24,7 @@ def adaptive_alpha_divergence(
     alpha_min: float = -1.0,
     alpha_max: float = 1.0,
     clip: float = 5.0,
+    where: Array | None = None,
 ) -> Array:
     """The surrogate of whichever of two alpha-divergences is larger, image by image.
 
@@ -44,6 +45,7 @@ def adaptive_alpha_divergence(
         alpha_min: the first alpha.
         alpha_max: the second alpha.
         clip: upper bound of `w ** alpha`, positive and finite.
+        where: bool [B], what counts; None for all.
 
     Raises:
         UserError: if `clip` is out of range.
@@ -54,7 +56,7 @@ def adaptive_alpha_divergence(
     second = alpha_terms(log_q, log_p, alpha=alpha_max, clip=clip)
     pick_first = first.divergence > second.divergence
     weights = jnp.where(pick_first[:, None], first.weights, second.weights)
-    return jnp.mean(optax.losses.safe_softmax_cross_entropy(student, weights))
+    return loss.mean(optax.losses.safe_softmax_cross_entropy(student, weights), where)
 
 
 class AlphaTerms(NamedTuple):

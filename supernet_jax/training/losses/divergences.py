@@ -12,7 +12,9 @@ from supernet_jax.training.losses import loss
 Array = jax.Array
 
 
-def soft_cross_entropy(student_logits: Array, teacher_logits: Array) -> Array:
+def soft_cross_entropy(
+    student_logits: Array, teacher_logits: Array, *, where: Array | None = None
+) -> Array:
     """`-sum_k p_k log q_k`: the gradient of KL(p || q), but its minimum is the teacher's entropy.
 
     What AttentiveNAS distils with (Wang et al. 2021, arXiv:2011.09011), at temperature 1.
@@ -20,23 +22,30 @@ def soft_cross_entropy(student_logits: Array, teacher_logits: Array) -> Array:
     Args:
         student_logits: [B, K].
         teacher_logits: [B, K], taken as constants.
+        where: bool [B], what counts; None for all.
     """
     student, teacher = loss.precise_pair(student_logits, teacher_logits)
-    return jnp.mean(optax.losses.safe_softmax_cross_entropy(student, jax.nn.softmax(teacher)))
+    values = optax.losses.safe_softmax_cross_entropy(student, jax.nn.softmax(teacher))
+    return loss.mean(values, where)
 
 
-def kl_divergence(student_logits: Array, teacher_logits: Array) -> Array:
+def kl_divergence(
+    student_logits: Array, teacher_logits: Array, *, where: Array | None = None
+) -> Array:
     """`KL(p || q) = sum_k p_k (log p_k - log q_k)`, zero where student and teacher agree.
 
     Args:
         student_logits: [B, K].
         teacher_logits: [B, K], taken as constants.
+        where: bool [B], what counts; None for all.
     """
     log_q, log_p = map(jax.nn.log_softmax, loss.precise_pair(student_logits, teacher_logits))
-    return jnp.mean(optax.losses.kl_divergence_with_log_targets(log_q, log_p))
+    return loss.mean(optax.losses.kl_divergence_with_log_targets(log_q, log_p), where)
 
 
-def reverse_kl_divergence(student_logits: Array, teacher_logits: Array) -> Array:
+def reverse_kl_divergence(
+    student_logits: Array, teacher_logits: Array, *, where: Array | None = None
+) -> Array:
     """`KL(q || p) = sum_k q_k (log q_k - log p_k)`: seeks a mode of the teacher, not all of it.
 
     The limit of the alpha-divergence at alpha = 0 (AlphaNet, arXiv:2102.07954, section 2). Its
@@ -47,12 +56,15 @@ def reverse_kl_divergence(student_logits: Array, teacher_logits: Array) -> Array
     Args:
         student_logits: [B, K].
         teacher_logits: [B, K], taken as constants.
+        where: bool [B], what counts; None for all.
     """
     log_q, log_p = map(jax.nn.log_softmax, loss.precise_pair(student_logits, teacher_logits))
-    return jnp.mean(jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1))
+    return loss.mean(jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1), where)
 
 
-def jensen_shannon_divergence(student_logits: Array, teacher_logits: Array) -> Array:
+def jensen_shannon_divergence(
+    student_logits: Array, teacher_logits: Array, *, where: Array | None = None
+) -> Array:
     """`(KL(p || m) + KL(q || m)) / 2` with `m = (p + q) / 2`: symmetric, in [0, log 2].
 
     Lin 1991, "Divergence measures based on the Shannon entropy", with equal weights. The gradient
@@ -61,11 +73,12 @@ def jensen_shannon_divergence(student_logits: Array, teacher_logits: Array) -> A
     Args:
         student_logits: [B, K].
         teacher_logits: [B, K], taken as constants.
+        where: bool [B], what counts; None for all.
     """
     log_q, log_p = map(jax.nn.log_softmax, loss.precise_pair(student_logits, teacher_logits))
     log_m = jnp.logaddexp(log_q, log_p) - math.log(2)
     sums = jnp.exp(log_p) * (log_p - log_m) + jnp.exp(log_q) * (log_q - log_m)
-    return jnp.mean(jnp.sum(sums, axis=-1)) / 2
+    return loss.mean(jnp.sum(sums, axis=-1), where) / 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,14 @@ import dataclasses
 
 import jax
 
-from supernet_jax.training.losses.loss import Features, Loss, Role, check_smoothing, cross_entropy
+from supernet_jax.training.losses.loss import (
+    Features,
+    Loss,
+    Role,
+    check_smoothing,
+    cross_entropy,
+    rows,
+)
 
 Array = jax.Array
 
@@ -28,7 +35,8 @@ def hard_labels(*, smoothing: float = 0.0) -> Loss:
         role: Role,
     ) -> Array:
         del teacher_logits, features, role
-        return cross_entropy(student_logits, labels, smoothing=smoothing)
+        student, _, wanted, where = rows(student_logits, None, labels)
+        return cross_entropy(student, wanted, smoothing=smoothing, where=where)
 
     return loss
 

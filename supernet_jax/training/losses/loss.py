@@ -28,20 +28,58 @@ class Feature(NamedTuple):
 
 Features = Mapping[str, Feature]  # by block
 Role = Literal["largest", "random", "smallest"]
-Divergence = Callable[[Array, Array], Array]  # (student logits, teacher logits) -> scalar
+# (student logits [n, K], teacher logits [n, K], where=None) -> scalar, the mean over those rows
+# that `where`, bool [n], lets count; a user's own needs `where` for sequences only.
+Divergence = Callable[..., Array]
 # (student_logits, teacher_logits, features, labels, role) -> scalar. The teacher's logits are None
 # for the largest member (unless the teacher is another network), features may be empty, labels are
-# integers [B], or [B, K] and sum to 1 where images are mixed; role is a static `Role`.
+# integers [B], or [B, K] and sum to 1 where examples are mixed; role is a static `Role`. Of
+# sequences all have an axis of tokens more, see `rows`.
 Loss = Callable[..., Array]
 
 
-def cross_entropy(logits: Array, labels: Array, *, smoothing: float = 0.0) -> Array:
+class Rows(NamedTuple):
+    """What members put out, as rows of logits: of examples, or of all tokens of all sequences.
+
+    Attributes:
+        student: `[n, K]`.
+        teacher: `[n, K]`, or None.
+        labels: `[n]`, or `[n, K]` where examples are mixed.
+        where: bool `[n]`, which rows count; None for all.
+    """
+
+    student: Array
+    teacher: Array | None
+    labels: Array
+    where: Array | None
+
+
+def rows(student: Array, teacher: Array | None, labels: Array) -> Rows:
+    """Logits and labels as rows.
+
+    Args:
+        student: `[B, K]`, or `[B, T, K]` of sequences.
+        teacher: the same, or None.
+        labels: `[B]` or `[B, K]`; of sequences `[B, T']` with T' of at least T, of which the first
+            T count, but for negative ones.
+    """
+    if student.ndim == 2:
+        return Rows(student, teacher, labels, None)
+    classes, labels = student.shape[-1], labels[:, : student.shape[1]].reshape(-1)
+    flat = None if teacher is None else teacher.reshape(-1, classes)
+    return Rows(student.reshape(-1, classes), flat, jnp.maximum(labels, 0), labels >= 0)
+
+
+def cross_entropy(
+    logits: Array, labels: Array, *, smoothing: float = 0.0, where: Array | None = None
+) -> Array:
     """Cross-entropy against `(1 - smoothing) * one_hot(labels) + smoothing / K`.
 
     Args:
         logits: [B, K].
         labels: [B], integers in [0, K); or [B, K], at least 0, of sum 1, in the place of one_hot.
         smoothing: in [0, 1).
+        where: bool [B], what counts; None for all.
 
     Raises:
         UserError: if the smoothing is out of range.
@@ -56,7 +94,14 @@ def cross_entropy(logits: Array, labels: Array, *, smoothing: float = 0.0) -> Ar
         chex.assert_equal_shape([logits, labels])
         targets = labels.astype(logits.dtype)
     targets = optax.losses.smooth_labels(targets, smoothing)
-    return jnp.mean(optax.losses.safe_softmax_cross_entropy(logits, targets))
+    return mean(optax.losses.safe_softmax_cross_entropy(logits, targets), where)
+
+
+def mean(values: Array, where: Array | None) -> Array:
+    """Mean of those values [n] that count: all, or those of `where`, 0 if there are none."""
+    if where is None:
+        return jnp.mean(values)
+    return jnp.sum(jnp.where(where, values, 0.0)) / jnp.maximum(jnp.sum(where), 1)
 
 
 def tempered(divergence: Divergence, *, temperature: float) -> Divergence:
@@ -75,9 +120,9 @@ def tempered(divergence: Divergence, *, temperature: float) -> Divergence:
     if not 0 < temperature < math.inf:
         raise UserError(f"temperature is {temperature}; it must be above 0: 1 changes nothing")
 
-    def softer(student_logits: Array, teacher_logits: Array) -> Array:
+    def softer(student_logits: Array, teacher_logits: Array, **counting: Array) -> Array:
         student, teacher = (_precise(x) / temperature for x in (student_logits, teacher_logits))
-        return temperature**2 * divergence(student, teacher)
+        return temperature**2 * divergence(student, teacher, **counting)
 
     return divergence if temperature == 1 else softer
 
@@ -117,20 +162,22 @@ def in_place_distillation(
         role: Role,
     ) -> Array:
         del features
+        student, teacher, wanted, where = rows(student_logits, teacher_logits, labels)
         if role == "largest":
-            return cross_entropy(student_logits, labels, smoothing=smoothing)
-        if teacher_logits is None:
+            return cross_entropy(student, wanted, smoothing=smoothing, where=where)
+        if teacher is None:
             raise UserError(
                 f"in-place distillation got no teacher for a member in the role {role!r}; the "
                 "largest arch must come first among the fixed archs of the sampler, or use "
                 "hard_labels(smoothing=...), which needs no teacher"
             )
+        counting = {} if where is None else {"where": where}
         if hard_weight == 0:
-            return divergence(student_logits, teacher_logits)
-        hard = cross_entropy(student_logits, labels, smoothing=smoothing)
+            return divergence(student, teacher, **counting)
+        hard = cross_entropy(student, wanted, smoothing=smoothing, where=where)
         if hard_weight == 1:
             return hard
-        return (1 - hard_weight) * divergence(student_logits, teacher_logits) + hard_weight * hard
+        return (1 - hard_weight) * divergence(student, teacher, **counting) + hard_weight * hard
 
     return loss
 

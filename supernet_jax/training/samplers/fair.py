@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,12 @@ from supernet_jax.training.samplers import sampler
 from supernet_jax.training.samplers.sampler import Sampler, Score, stateless
 
 
-def members(menu: Menu, resolution: Path) -> int:
+def members(menu: Menu, static: Sequence[Path]) -> int:
     """Members that a strictly fair step needs: the least common multiple of the numbers of options.
 
-    The resolution does not count: it is the step's, not the sampler's.
+    Static decisions do not count: they are the step's, not the sampler's.
     """
-    sizes = [len(choices.get(menu, p)) for p in choices.paths(menu) if p != resolution]
+    sizes = [len(choices.get(menu, p)) for p in choices.paths(menu) if p not in static]
     return math.lcm(*sizes)
 
 
@@ -62,5 +63,5 @@ class Fair:
     def build(self, *, menu: Menu, space: Space) -> Sampler:
         """The sampler for a space."""
         sampler.require_members(self.n_random, 0)
-        count = self.n_random or members(menu, space.resolution)
+        count = self.n_random or members(menu, space.static)
         return fair(menu, n_random=count)

@@ -5,7 +5,7 @@ each option of each decision is within each bin, decision by decision. Attentive
 2011.09011, section 3) draws from one. Any space has one: it is made of random archs and their
 exact MACs.
 
-MACs are those at the largest resolution. A step's resolution is a shape and drawn apart; archs of
+MACs are those at the largest size of inputs. A step's size is a shape and drawn apart; archs of
 one bin cost alike at any.
 
 Shape letters: `K` bins, `D` decisions, `O` the most options of a decision, `N` archs.
@@ -76,12 +76,11 @@ class Bins(NamedTuple):
 
 
 def reference_macs(space: Space) -> Cost:
-    """MACs at the space's largest resolution, whatever that of the arch."""
-    count, last = costs.macs(space), len(space.resolutions) - 1
+    """MACs at the space's largest size, whatever that of the arch."""
+    count, last = costs.macs(space), len(space.sizes) - 1
 
     def macs(arch: Arch) -> Array | np.ndarray:
-        own = choices.get(arch, space.resolution)
-        return count(choices.replace(arch, space.resolution, own * 0 + last))
+        return count(space.at_size(arch, space.which_size(arch) * 0 + last))
 
     return macs
 

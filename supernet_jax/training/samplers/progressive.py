@@ -36,11 +36,11 @@ class Opening(NamedTuple):
     options: int = 0
 
 
-def openings(menu: Menu, phases: Sequence[Opening], *, resolution: Path) -> np.ndarray:
+def openings(menu: Menu, phases: Sequence[Opening], *, static: Sequence[Path]) -> np.ndarray:
     """The step at which each option opens: int32 `[D, O]`, in leaf order.
 
-    The largest option of every decision is open from step 0, as are all resolutions: the step draws
-    them. Beyond a decision's own options stands what never opens.
+    The largest option of every decision is open from step 0, as are all static decisions: the step
+    draws them. Beyond a decision's own options stands what never opens.
 
     Raises:
         ValueError: phases not in order, a name that the menu lacks, or options that no phase opens.
@@ -51,8 +51,8 @@ def openings(menu: Menu, phases: Sequence[Opening], *, resolution: Path) -> np.n
     opens = np.full((len(paths), max(sizes)), never, np.int32)
     low = np.asarray(sizes) - 1  # the smallest open option
     for row, size in enumerate(sizes):
-        opens[row, 0 if paths[row] == resolution else size - 1 : size] = 0
-    low[[path == resolution for path in paths]] = 0
+        opens[row, 0 if paths[row] in static else size - 1 : size] = 0
+    low[[path in static for path in paths]] = 0
     if [phase.start for phase in phases] != sorted(phase.start for phase in phases):
         raise ValueError(f"phases must come in the order of their starts, got {list(phases)}")
     for phase in phases:
@@ -76,7 +76,7 @@ def progressive(
     phases: Sequence[Opening],
     *,
     n_random: int = 2,
-    resolution: Path = ("resolution",),
+    static: Sequence[Path] = (),
     reorder: Reorder | None = None,
 ) -> Sampler:
     """Progressive shrinking (Once-for-All, arXiv 1908.09791, section 3.3).
@@ -87,13 +87,13 @@ def progressive(
 
     Args:
         menu: what may be chosen.
-        phases: in order; together they open everything but the resolution, which is elastic from
+        phases: in order; together they open everything but static decisions, which are elastic from
             the start.
         n_random: members drawn per step.
-        resolution: where it stands in the menu.
+        static: where the decisions stand in the menu that are the step's.
         reorder: the sorting of channels by importance, at the step where the first width opens.
     """
-    opens = openings(menu, phases, resolution=resolution)
+    opens = openings(menu, phases, static=static)
     sizes = np.asarray([len(choice) for choice in jax.tree.leaves(menu)], np.int32)
 
     def sample(key: Array, step: Array, score: Score) -> Arch:
@@ -160,7 +160,7 @@ class Progressive:
                 menu,
                 phases,
                 n_random=self.n_random,
-                resolution=space.resolution,
+                static=space.static,
                 reorder=Reorder(at[0], lambda params: channel_order.by_importance(space, params))
                 if at
                 else None,

@@ -38,8 +38,8 @@ class Sampler(NamedTuple):
         fixed: concrete archs that train in every step, the largest first.
         n_random: number of archs drawn per step.
         init: `key -> state`.
-        sample: `(state, key, step, score) -> archs [n_random]`, traced. The resolution of what it
-            returns is replaced by the step's, which is a shape and drawn on the host.
+        sample: `(state, key, step, score) -> archs [n_random]`, traced. Static decisions
+            of what it returns are replaced by the step's, which are shapes and drawn on the host.
         update: `(state, metrics) -> state`, traced, after the step. Metrics hold the losses of the
             members that trained.
         members: `step -> count`, on the host: only so many members train in a step, fixed ones

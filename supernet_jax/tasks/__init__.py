@@ -1,0 +1,9 @@
+"""What networks are for, one file a task: what goes in, what comes out, and how good that is."""
+
+from supernet_jax.tasks.image_classification import ImageClassification as ImageClassification
+from supernet_jax.tasks.language_modelling import HiddenTokens as HiddenTokens
+from supernet_jax.tasks.language_modelling import NextToken as NextToken
+from supernet_jax.tasks.task import Metric as Metric
+from supernet_jax.tasks.task import Scores as Scores
+from supernet_jax.tasks.task import Size as Size
+from supernet_jax.tasks.task import Task as Task
