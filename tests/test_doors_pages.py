@@ -25,6 +25,7 @@ from supernet_jax.experiment import config
 from supernet_jax.searching import Budget, Searcher, random_search
 from supernet_jax.searching import run as run_search
 from supernet_jax.storage import typed_json, user_code
+from supernet_jax.tasks import ImageClassification
 from supernet_jax.training import train_step
 from supernet_jax.training.recipe import Batch, Recipe
 
@@ -115,7 +116,8 @@ def optional() -> Space:
         "mix": elastic(Mix, lambda: Sizes(CHANNELS, CHANNELS), menu=menu, depth=(("depth",), 0)),
         "pool": elastic(Pool, lambda: Sizes(CHANNELS, CLASSES), menu=menu),
     }
-    return Space("optional", menu, blocks, strategies.chain(tuple(blocks)), CHANNELS, CLASSES)
+    task, static = ImageClassification(CHANNELS, CLASSES), (("resolution",),)
+    return Space("optional", menu, blocks, strategies.chain(tuple(blocks)), task, static)
 
 
 @pytest.mark.parametrize("make", [light, optional])
@@ -129,7 +131,7 @@ def test_the_cost_is_the_largest_output_of_a_block(make: Callable[[], Space]) ->
         size = space.sizes[int(arch["resolution"])]
         images = jax.ShapeDtypeStruct((1, 8, 8, CHANNELS), jnp.float32)
         run = functools.partial(strategies.sliced, space, arch=arch, size=size, features=names)
-        outputs = jax.eval_shape(lambda p, x: run(p, images=x), params, images).features
+        outputs = jax.eval_shape(lambda p, x: run(p, inputs=x), params, images).features
         there = [name for name in names if space.blocks[name].spec(arch) is not None]
         return max(outputs[name].size for name in there)
 
@@ -166,7 +168,7 @@ def test_the_searcher_beats_random_search() -> None:
 def sliced_logits(check: Check, arch: Any) -> Any:
     """Of the subnet at its own size."""
     run = functools.partial(strategies.sliced, check.space, arch=arch, size=8)
-    return jax.jit(lambda params: run(params, images=check.images).logits)(check.params)
+    return jax.jit(lambda params: run(params, inputs=check.images).logits)(check.params)
 
 
 def test_the_transform_is_a_centre_crop_that_learns() -> None:

@@ -19,6 +19,7 @@ from supernet_jax.elastic.choices import Choice, Lookup
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.nn import layers
+from supernet_jax.tasks import ImageClassification
 from supernet_jax.training import recipe, samplers, train_step
 from supernet_jax.training.losses import divergences, loss
 from supernet_jax.training.samplers import Opening, Reorder
@@ -165,7 +166,10 @@ def inner(*, heads: tuple[int, ...] = (1,)) -> Space:
         menu=menu,
         decisions=[("hidden",), ("heads",)],
     )
-    return Space("inner", menu, {"all": block}, strategies.chain(("all",)), 2, 5)
+    task = ImageClassification(2, 5)
+    return Space(
+        "inner", menu, {"all": block}, strategies.chain(("all",)), task, (("resolution",),)
+    )
 
 
 def test_axes_that_two_sizes_determine_are_left_alone() -> None:

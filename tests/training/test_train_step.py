@@ -353,7 +353,7 @@ def troubled_step() -> tuple[Recipe, Callable]:
 
 
 def whole(labels: int) -> Batch:
-    return some_batch(labels=np.full(BATCH, labels, np.int32))
+    return some_batch(targets=np.full(BATCH, labels, np.int32))
 
 
 @pytest.mark.parametrize(
