@@ -29,6 +29,7 @@ from supernet_jax.nn.blocks.mobilenet import (
 )
 from supernet_jax.nn.blocks.mobilenetv3 import InvertedResidual, InvertedResidualSpec
 from supernet_jax.spaces import attentivenas, mobilenet, once_for_all
+from supernet_jax.tasks import ImageClassification
 
 TOLERANCE = 1e-5  # float32 sums in another order
 FAST = {"xla_backend_optimization_level": 0}  # these programs run once
@@ -56,7 +57,8 @@ EVERYTHING = Network(
         Block("other", InvertedResidual, InvertedResidualSpec(20, 20, 40, 3, 1, False, 0, RELU)),
         Block("head", Head, HeadSpec(20, 24, 16, CLASSES, 0.0, 32)),
     ),
-    resolution=13,
+    13,
+    ImageClassification(3, CLASSES),
 )
 
 
