@@ -33,11 +33,14 @@ def masked_weights(
     """
     union = elastic_block.shapes(block, block.union, inputs).params
     edges = _edges(block, tuple(inputs), soft)
-    own = slicing.walk(union, shared, lambda path, shape, leaf: leaf)
-    result = _masked(own, chosen, edges.table, leaves=edges.leaves, soft=soft)
+    whole = slicing.walk(union, shared, lambda path, shape, leaf: leaf)
+    result = _masked(whole, chosen, edges.table, leaves=edges.leaves, soft=soft)
     by_leaf = slicing.by_leaf(block)
     for where, transforms in by_leaf.items():
-        mixed = _mixed(block, transforms, shared, slicing.get_leaf(result, where), likely)
+        trees = (elastic_block.shapes(block, spec, inputs).params for spec in block.specs)
+        parts = [slicing.find_leaf(tree, where) for tree in trees]
+        leaf = slicing.get_leaf(result, where)
+        mixed = _mixed(block, transforms, shared, leaf, likely, parts)
         result = slicing.put_leaf(result, where, mixed)
     if by_leaf and not soft:  # a transform may add to channels that the spec lacks
         again = tuple((path, places) for path, places in edges.leaves if path in by_leaf)
@@ -156,14 +159,32 @@ def _mixed(
     shared: Tree,
     leaf: Array,
     chosen: Array,
+    parts: Sequence[Any],
 ) -> Array:
-    """Sum over the layer's options of probability x transformed weights, zero-padded."""
-    options = [tuple(transform.size(spec) for transform in transforms) for spec in block.specs]
+    """Sum over the layer's options of probability x transformed weights, zero-padded.
+
+    Args:
+        block: the block.
+        transforms: of one leaf.
+        shared: parameters of the block, with those of its transforms.
+        leaf: at its full size, masked.
+        chosen: probability of each spec, `[S]`.
+        parts: shape of the leaf in each spec; None where a spec lacks it, whose mask is zero.
+    """
+    where, name = transforms[0].leaf, transforms[0].leaf[-1]
+    spatial = len(slicing.spatial_axes(where, leaf.ndim))
+    options = [
+        (tuple(t.size(spec) for t in transforms), (leaf if part is None else part).shape[:spatial])
+        for spec, part in zip(block.specs, parts, strict=True)
+    ]
     total = jnp.zeros_like(leaf)
     for option in dict.fromkeys(options):
         share = jnp.sum(jnp.where(np.asarray([o == option for o in options]), chosen, 0.0))
-        made = slicing.transformed(transforms, shared[TRANSFORMS], leaf, option)
-        name, shape = transforms[0].leaf[-1], jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        sizes, kept = option
+        made = slicing.transformed(transforms, shared[TRANSFORMS], leaf, sizes)
+        if made.shape == leaf.shape:
+            made = slicing.cut_leaf(where, made, (*kept, *leaf.shape[spatial:]))
+        shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         filled = slicing.fill({name: made}, {name: shape})[name]
         total = total + share.astype(leaf.dtype) * filled
     return total

@@ -22,12 +22,17 @@ def cut(tree: Tree, target: Shapes) -> Tree:
     """
 
     def one(path: tuple[str, ...], leaf: Array, part: Any) -> Array:
-        if leaf.shape == part.shape:
-            return jnp.asarray(leaf)
-        kept = box(path, leaf.shape, part.shape)
-        return jax.lax.slice(leaf, [start for start, _ in kept], [stop for _, stop in kept])
+        return cut_leaf(path, leaf, part.shape)
 
     return _zip(tree, target, one)
+
+
+def cut_leaf(path: tuple[str, ...], leaf: Array, shape: tuple[int, ...]) -> Array:
+    """`cut` of one leaf; of its path, the last name counts."""
+    if leaf.shape == shape:
+        return jnp.asarray(leaf)
+    kept = box(path, leaf.shape, shape)
+    return jax.lax.slice(leaf, [start for start, _ in kept], [stop for _, stop in kept])
 
 
 def fill(tree: Tree, target: Shapes) -> Tree:
@@ -53,11 +58,15 @@ def weights(block: ElasticBlock, shared: Tree, spec: Spec, target: Shapes) -> Tr
     """The parameters of one spec: cut from the shared ones, then transformed."""
     result = cut(shared, target)
     for where, transforms in by_leaf(block).items():
+        if find_leaf(target, where) is None:  # of a layer that the spec lacks
+            continue
         full, final = get_leaf(shared, where), get_leaf(target, where).shape
         spatial = spatial_axes(where, full.ndim)
         channels = full[tuple(slice(None if a in spatial else n) for a, n in enumerate(final))]
         sizes = tuple(transform.size(spec) for transform in transforms)
         made = transformed(transforms, shared[TRANSFORMS], channels, sizes)
+        if made.shape == channels.shape:
+            made = cut_leaf(where, made, final)
         if made.shape != final:
             raise UserError(
                 f"the transforms of {'/'.join(where)} make {list(made.shape)} of "

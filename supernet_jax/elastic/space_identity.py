@@ -1,11 +1,11 @@
 """What a checkpoint says of its space, and whether that is the space at hand."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from supernet_jax.elastic import elastic_block
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import path_rules
@@ -21,7 +21,7 @@ def describe_space(space: Space) -> dict[str, Any]:
     described = {"input_channels": space.input_channels, "classes": space.classes, "menu": menu}
     blocks = {
         name: {
-            "specs": [_sizes(spec) for spec in block.specs],
+            "specs": [elastic_block.sizes(spec) for spec in block.specs],
             "picks": [block.index.paths, block.index.table.tolist()],
             "alive": block.alive and [block.alive.paths, block.alive.table.tolist()],
             "group": block.group,
@@ -62,8 +62,3 @@ def _difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
             there, here = theirs.get(name, "missing"), ours.get(name, "missing")
             return f"its decision {name} is {there}, here {here}"
     return "the decisions are the same, but sizes of its blocks are not"
-
-
-def _sizes(spec: Any) -> list[Any]:
-    values = [type(spec).__name__, *dataclasses.astuple(spec)]
-    return [value for value in values if not isinstance(value, float)]

@@ -21,6 +21,7 @@ from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.elastic_block import Spec
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.nn import block_shapes
 from supernet_jax.nn.block_shapes import BlockShapes
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
@@ -178,8 +179,9 @@ def _each(space: Space, resolution: int) -> Iterator[tuple[str, int, Kind]]:
             channels = block.channels(spec)
             own = tuple((*s[1:-1], c) for s, c in zip(shape.inputs, channels, strict=True))
             shapes = elastic_block.shapes(block, spec, shape.inputs)
-            made = type(block.module(spec)).__name__
-            yield name, i, Kind(_named(made, spec, own), block.module, spec, own, shapes)
+            module, sizes = block_shapes.plain(block.module, spec)
+            made = type(module(sizes)).__name__
+            yield name, i, Kind(_named(made, sizes, own), module, sizes, own, shapes)
 
 
 def _named(made: str, spec: Spec, inputs: tuple[tuple[int, ...], ...]) -> str:

@@ -1,7 +1,6 @@
 """A run folder: made, locked while it is written, and held to its configuration."""
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator
@@ -106,8 +105,8 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
 
 def _check_same(folder: pathlib.Path, old: dict[str, Any], settings: Config) -> list[str]:
     """The harmless differences of a run's configuration to another one; of others, an error."""
-    parts = [getattr(settings, field.name) for field in dataclasses.fields(settings)]
-    types = {**config.LIBRARY, **{type(part).__name__: type(part) for part in parts}}
+    own = {type(part).__name__: type(part) for part in config.parts(settings)}
+    types = {**config.LIBRARY, **own}
     old = config_paths.with_absolute_paths(typed_json.completed(old, types))
     differing = dict(
         _differences(old, config_paths.with_absolute_paths(typed_json.to_json(settings)))
