@@ -133,6 +133,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "rank": ({"ranks": (2, 3)}, r"ranks has 3, but first/mix/kernel \[1, 1, 2, 6\] is a .* is 2;"),
     "fused": ({"ranks": (2,), "fused": (".*mix/kernel",)}, r"whose smaller side is 1; give"),
     "no ranks": ({"ranks": ()}, r"ranks is \(\); give numbers of at least 0"),
+    "only zero": ({"ranks": (0,)}, r"ranks is \(0,\); give .* and one above it"),
+    "alpha": ({"alpha": 0.0}, "alpha is 0.0, but must be above 0"),
     "negative": ({"ranks": (-1, 2)}, r"ranks is \(-1, 2\); give"),
     "misspelt": (
         {"leaves": ("pool/clasifier/kernel",)},

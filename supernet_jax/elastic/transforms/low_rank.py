@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.elastic import choices, elastic_block, slicing
+from supernet_jax.elastic import choices, elastic_block, shared_params, slicing
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array, Choice, Lookup
 from supernet_jax.elastic.elastic_block import ElasticBlock, Spec, Transform, Tree
@@ -137,28 +137,25 @@ def adapted(
             none, or a space that has a decision "rank" already.
     """
     ranks = tuple(sorted(set(ranks)))
-    require(bool(ranks) and ranks[0] >= 0, f"ranks is {ranks}; give numbers of at least 0")
+    right = bool(ranks) and ranks[0] >= 0 and ranks[-1] > 0
+    require(right, f"ranks is {ranks}; give numbers of at least 0, and one above it")
+    require(alpha > 0, f"alpha is {alpha}, but must be above 0")
     if not isinstance(space.menu, Mapping) or RANK in space.menu:
         raise UserError(f"the space {space.name} has a decision {RANK!r} already, or none by name")
     shapes = _leaves(space)
-    for name, patterns in (("leaves", leaves), ("fused", fused), ("trained", trained)):
-        for pattern in patterns:
-            _check_matches(space, name, pattern, shapes)
+    _check_match(space, "leaves", leaves, shapes)
+    _check_match(space, "fused", fused, shapes)
+    every = flax.traverse_util.flatten_dict(shared_params.parameter_shapes(space))
+    _check_match(space, "trained", trained, every)
     wanted = {path: shape for path, shape in shapes.items() if _matches(leaves, path)}
     require(bool(wanted), "leaves is empty; give expressions for the parameters to adapt")
-    is_fused = {path: _matches(fused, path) for path in wanted}
-    for path, shape in wanted.items():
-        _check_rank(path, shape, ranks[-1], is_fused[path])
-    # Blocks that are alike have the same transforms, and so the same programs.
-    transforms = {
-        (path[1:], is_fused[path]): adapter(
-            path[1:], _rank, most=ranks[-1], alpha=alpha, fused=is_fused[path]
-        )
-        for path in wanted
-    }
     added: dict[str, tuple[Transform, ...]] = {}
-    for path in wanted:
-        added[path[0]] = (*added.get(path[0], ()), transforms[path[1:], is_fused[path]])
+    known: dict[Any, Transform] = {}  # blocks that are alike have the same, and so share programs
+    for (owner, *leaf), shape in wanted.items():
+        is_fused = _matches(fused, (owner, *leaf))
+        _check_rank((owner, *leaf), shape, ranks[-1], is_fused)
+        made = adapter(tuple(leaf), _rank, most=ranks[-1], alpha=alpha, fused=is_fused)
+        added[owner] = (*added.get(owner, ()), known.setdefault((*leaf, is_fused), made))
     blocks = {}
     for name, block in space.blocks.items():
         owner = elastic_space.group(space, name)
@@ -227,19 +224,20 @@ def _matches(patterns: tuple[str, ...], path: tuple[str, ...]) -> bool:
     return any(re.fullmatch(pattern, "/".join(path)) for pattern in patterns)
 
 
-def _check_matches(space: Space, name: str, pattern: str, paths: Any) -> None:
-    try:
-        if any(_matches((pattern,), path) for path in paths):
-            return
-    except re.error as error:
-        raise UserError(
-            f"{name} has {pattern!r}, which is no regular expression: {error}"
-        ) from None
+def _check_match(space: Space, name: str, patterns: tuple[str, ...], paths: Iterable[Leaf]) -> None:
+    """Raises a `UserError` unless each expression matches some path."""
     known = ["/".join(path) for path in paths]
-    raise UserError(
-        f"{name} has {pattern!r}, which matches no parameter of the space {space.name}; its "
-        f"parameters are called as {', '.join(known[:3])}{near(pattern, known)}"
-    )
+    for pattern in patterns:
+        try:
+            found = any(re.fullmatch(pattern, path) for path in known)
+        except re.error as error:
+            said = f"{name} has {pattern!r}, which is no regular expression: {error}"
+            raise UserError(said) from None
+        require(
+            found,
+            f"{name} has {pattern!r}, which matches no parameter of the space {space.name}; its "
+            f"parameters are called as {', '.join(known[:3])}{near(pattern, known)}",
+        )
 
 
 def _check_rank(path: tuple[str, ...], shape: tuple[int, ...], rank: int, fused: bool) -> None:
