@@ -1,6 +1,5 @@
 """From a configuration to what it describes: data, space and recipe, and how to evaluate."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -21,10 +20,10 @@ from supernet_jax.experiment import augmentation, config, outside_teacher
 from supernet_jax.experiment.config import Config
 from supernet_jax.runtime import cache, sharding
 from supernet_jax.storage import user_code
-from supernet_jax.tasks import ImageClassification, Task
+from supernet_jax.tasks import ImageClassification, Task, offered
 from supernet_jax.training import recipe
 from supernet_jax.training.gradients import combine
-from supernet_jax.training.samplers import Sampler, sampler
+from supernet_jax.training.samplers import Sampler
 
 
 class Experiment(NamedTuple):
@@ -88,10 +87,7 @@ def build(settings: Config) -> Experiment:
     for note in dataset.notes:
         _warn(note)
     task = task_of(dataset)
-    offered = {"task": task}
-    if isinstance(task, ImageClassification):
-        offered |= dataclasses.asdict(task)
-    more = sampler.taken(settings.space, **offered)
+    more = user_code.taken(settings.space, **offered(task))
     space = _built("space", settings, Space, **more)
     if space.task != task:
         raise UserError(
@@ -170,8 +166,8 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
                 f"train.features names a block {name!r}, which the space {space.name} does not "
                 f"have{near(name, space.blocks)}"
             )
-    more = sampler.taken(settings.sampler, space=space, steps=t.steps)
-    length = sampler.taken(settings.combine, steps=t.steps)
+    more = user_code.taken(settings.sampler, space=space, steps=t.steps)
+    length = user_code.taken(settings.combine, steps=t.steps)
     return recipe.Recipe(
         space=space,
         sampler=_built("sampler", settings, Sampler, menu=space.menu, **more),

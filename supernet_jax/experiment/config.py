@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -244,9 +244,18 @@ def _nearest_field(message: str) -> str:
     return near(found[2], [field.name for field in dataclasses.fields(LIBRARY[found[1]])])
 
 
+def parts(config: Any) -> Iterator[Any]:
+    """The parts of a configuration, and their own parts, as the space that another one adapts."""
+    for field in dataclasses.fields(config):
+        part = getattr(config, field.name)
+        if dataclasses.is_dataclass(part) and not isinstance(part, type):
+            yield part
+            yield from parts(part)
+
+
 def user_files(config: Config) -> dict[str, str]:
     """The file and its hash that define each of the user's own parts of a configuration."""
-    kinds = [type(getattr(config, field.name)) for field in dataclasses.fields(config)]
+    kinds = [type(part) for part in parts(config)]
     return {k.__name__: user_code.named(k) for k in kinds if LIBRARY.get(k.__name__) is not k}
 
 
@@ -284,7 +293,7 @@ def read(path: pathlib.Path, types: Mapping[str, type] | None = None) -> Config:
 
 def _check_types(part: Any, where: str) -> None:
     """Python and edited JSON can put anything into a field of a part: it is said before its use."""
-    wanted = typing.get_type_hints(Config)[where]
+    wanted = typing.get_type_hints(Config).get(where, Any)
     if not typed_json.fits(wanted, part):
         raise UserError(f"{where} is {part!r}, but must be {typed_json.spelt(wanted)}")
     kind: Any = type(part)
@@ -296,3 +305,5 @@ def _check_types(part: Any, where: str) -> None:
         if not typed_json.fits(hint, value):
             option = f"{where}.{name.replace('_', '-')}"
             raise UserError(f"{option} is {value!r}, but must be {typed_json.spelt(hint)}")
+        if dataclasses.is_dataclass(value):
+            _check_types(value, f"{where}.{name}")

@@ -29,6 +29,7 @@ from supernet_jax.networks.importers import (
     weight_files,
 )
 from supernet_jax.networks.importers.importer import Report
+from supernet_jax.spaces import Adapted
 from supernet_jax.storage import local_copy, whole_folder
 from supernet_jax.storage.files import write_json
 from supernet_jax.storage.paths import expanded
@@ -166,6 +167,11 @@ def published(
     normalised. `kind` is one of `FAMILIES`; for the rest see `import_attentivenas`.
     """
     place, file = network_folder.check_free(expanded(folder)), local_copy.local(expanded(file))
+    if isinstance(config.space, Adapted):
+        raise UserError(
+            "published weights are of a space without adapters; give a config of that space, and "
+            "name the run that this makes as space.base of the adapted one"
+        )
     family = FAMILIES[kind]
     tensors = weight_files.read(file)
     built = build.build(config)

@@ -19,7 +19,7 @@ Shape letters: `B` images, `C` channels.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +42,7 @@ from supernet_jax.networks import manifest, network, network_folder
 from supernet_jax.networks.manifest import Description
 from supernet_jax.networks.network import LIMIT, Block, Network, Variables
 from supernet_jax.networks.preparation import Preparation
+from supernet_jax.nn import block_shapes
 from supernet_jax.runtime import hardware, owned
 from supernet_jax.storage import checkpoint
 from supernet_jax.storage.chunked_arrays import Box
@@ -66,14 +67,14 @@ def module(space: Space, arch: Arch) -> Network:
         spec = block.spec(arch)
         if spec is None:
             continue
-        made = block.module(spec)
-        kind = type(made)
-        if not _is_rebuilt(made, kind, spec):
+        kind, own = block_shapes.plain(block.module, spec)
+        if not isinstance(kind, type):
+            kind = type(block.module(spec))
             raise UserError(
                 f"block {name!r} makes a module that is not {kind.__name__}(spec), so its spec "
                 "does not tell all of it; give the block a class whose only field is the spec"
             )
-        blocks.append(Block(name, kind, spec))
+        blocks.append(Block(name, kind, own))
     forward = None if _is_chain(space) else space.forward
     return Network(tuple(blocks), size, space.task, forward)
 
@@ -105,8 +106,9 @@ def extract(
     def cut(params: Tree, stats: Tree | None) -> Variables:
         row = shared_params.bank_row(space, params, arch)
         variables: Variables = {"params": {}, "stats": {}}
-        for name, spec in ((b.name, b.spec) for b in made.blocks):
+        for name in (b.name for b in made.blocks):
             block, shared = geometry[name].block, row.get(elastic_space.group(space, name))
+            spec = block.spec(arch)
             own = elastic_block.shapes(block, spec, geometry[name].inputs)
             if own.params:
                 variables["params"][name] = slicing.weights(block, shared, spec, own.params)
@@ -268,13 +270,6 @@ def image_task(space: Space) -> ImageClassification:
             "classification; use networks.extract.extract for the module and its variables"
         )
     return space.task
-
-
-def _is_rebuilt(made: Any, kind: Callable[..., Any], spec: Any) -> bool:
-    try:
-        return kind(spec) == made
-    except TypeError:
-        return False
 
 
 class _Straight:

@@ -16,8 +16,8 @@ from supernet_jax.experiment import sampler_visits
 from supernet_jax.reporting.metrics_history import Stretch
 from supernet_jax.reporting.tolerant_json import mapping
 from supernet_jax.storage import typed_json
+from supernet_jax.storage.user_code import taken
 from supernet_jax.training.samplers import Sampler
-from supernet_jax.training.samplers.sampler import taken
 
 MOST = 20_000  # steps that are replayed; of longer runs so many, evenly spaced
 

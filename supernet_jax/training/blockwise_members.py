@@ -141,7 +141,7 @@ class BlockwiseMembers:
         """The new carry, and the member's loss, output and metric."""
         recipe, run, parts = self._recipe, self.run, self._parts(role)
         params = run.leaves(state.params)
-        plain = recipe.combine.is_sum
+        plain = recipe.combine.is_sum and recipe.space.trained is None
         sums = run.leaves(carry if plain else self._zeros(state.params))
         whole = Piece(given.inputs, given.targets, teacher, given.dropout_key)
         count = parts * recipe.accumulate
@@ -166,7 +166,7 @@ class BlockwiseMembers:
         loss, output, value = results[0]
         if count > 1:
             loss, output, value = self._join(results, given.targets, parts=parts)
-        gradients = run.tree(sums)
+        gradients = members.trained(recipe, run.tree(sums))
         carry = gradients if plain else self._add(carry, gradients, role, state.step)
         return carry, loss, output, value
 

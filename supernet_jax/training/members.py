@@ -15,7 +15,7 @@ from supernet_jax.elastic import blockwise, strategies
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.strategies import Strategy
-from supernet_jax.runtime import sharding
+from supernet_jax.runtime import path_rules, sharding
 from supernet_jax.tasks.task import Size, Task
 from supernet_jax.training.losses.loss import Feature
 from supernet_jax.training.recipe import Metrics, Recipe, State
@@ -158,7 +158,7 @@ class Members(NamedTuple):
             member: which; random ones have an arch for each part.
             parts: G; 1 for the whole batch, over all devices.
         """
-        params = self.state.params
+        params, recipe = self.state.params, self.recipe
         if parts == 1:
             return self.gradient_of_part(params, member)
         examples = jax.tree.map(
@@ -179,7 +179,7 @@ class Members(NamedTuple):
                 (loss, output), gradients = alone.gradient_of_part(params, own)
                 return optax.tree.add(carry, (loss, gradients)), output
 
-            zero = (jnp.zeros(()), optax.tree.zeros_like(params))
+            zero = (jnp.zeros(()), optax.tree.zeros_like(trained(recipe, params)))
             return jax.lax.scan(add, zero, (places, archs, examples))
 
         summed, outputs = sharding.over_devices(total, self.mesh)(
@@ -187,23 +187,32 @@ class Members(NamedTuple):
         )
         loss, gradients = jax.tree.map(lambda x: x / parts, summed)
         output = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
-        return (loss, output), sharding.scattered(gradients, self.where)
+        where = None if self.where is None else trained(recipe, self.where)
+        return (loss, output), sharding.scattered(gradients, where)
 
     def gradient_of_part(self, params: Tree, member: Member) -> tuple[tuple[Array, Taught], Tree]:
-        """((loss, output), gradient), means over the micro-batches of this object's inputs."""
-        count = self.recipe.accumulate
+        """((loss, output), gradient), means over the micro-batches of this object's examples."""
+        count, learned = self.recipe.accumulate, trained(self.recipe, params)
+
+        def graded(alone: Members, member: Member) -> Any:
+            """The gradient by what is trained alone; nothing is computed for the rest."""
+
+            def loss(learned: Tree) -> tuple[Array, Taught]:
+                return alone.loss(path_rules.laid_over(params, learned), member)
+
+            return jax.value_and_grad(loss, has_aux=True)(learned)
+
         if count == 1:
-            return jax.value_and_grad(self.loss, has_aux=True)(params, member)
+            return graded(self, member)
 
         def add(total: Any, part: Any) -> tuple[Any, Taught]:
             place, inputs, targets, teacher = part
             key = jax.random.fold_in(self.dropout_key, place)
             alone = self._replace(inputs=inputs, targets=targets, dropout_key=key)
-            graded = jax.value_and_grad(alone.loss, has_aux=True)
-            (loss, output), gradients = graded(params, member._replace(teacher=teacher))
+            (loss, output), gradients = graded(alone, member._replace(teacher=teacher))
             return optax.tree.add(total, (loss, gradients)), output
 
-        zero = (jnp.zeros(()), optax.tree.zeros_like(params))
+        zero = (jnp.zeros(()), optax.tree.zeros_like(learned))
         whole = (self.inputs, self.targets, member.teacher)
         parts = jax.tree.map(lambda x: dealt(x, count), whole)
         total, outputs = jax.lax.scan(add, zero, (jnp.arange(count), *parts))
@@ -229,6 +238,11 @@ class Members(NamedTuple):
         )
         taught = Taught(output.logits, output.features)
         return loss_of(recipe, taught, member.teacher, self.targets, member.role), taught
+
+
+def trained(recipe: Recipe, params: Tree) -> Tree:
+    """The part of the parameters, or of what has their tree, that is trained."""
+    return path_rules.chosen(params, recipe.space.trained)
 
 
 def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:

@@ -20,7 +20,7 @@ import optax
 from supernet_jax.elastic import channel_order, choices, shared_params
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
-from supernet_jax.runtime import hardware, sharding
+from supernet_jax.runtime import hardware, path_rules, sharding
 from supernet_jax.tasks.task import Size
 from supernet_jax.training import blockwise_members, members, samplers
 from supernet_jax.training.known_archs import Clock, KnownArchs, Moment
@@ -49,15 +49,18 @@ def create(recipe: Recipe, key: Array | None = None, params: Tree | None = None)
     Args:
         recipe: what to train.
         key: data of the random key of everything; None for the key of the recipe's seed.
-        params: to begin with; None for random ones.
+        params: to begin with, all or a part of them; the others are random. None for random ones.
     """
     key = jax.random.key(recipe.seed) if key is None else jax.random.wrap_key_data(key)
     params_key, sampler_key = jax.random.split(key)
-    params = shared_params.init(recipe.space, params_key) if params is None else params
+    params = {} if params is None else params
+    every = path_rules.named_leaves(shared_params.parameter_shapes(recipe.space))
+    if path_rules.named_leaves(params).keys() != every.keys():
+        params = path_rules.laid_over(shared_params.init(recipe.space, params_key), params)
     return State(
         step=jnp.int32(0),
         params=params,
-        opt_state=recipe.optimizer.init(params),
+        opt_state=recipe.optimizer.init(members.trained(recipe, params)),
         sampler=recipe.sampler.init(sampler_key),
         ema=jax.tree.map(jnp.copy, params) if recipe.ema_decay else None,
         refused=jnp.int32(0),
@@ -173,7 +176,10 @@ class Step:
         self.begin = jax.jit(functools.partial(_begin, recipe))
         # Options are for outermost programs; a step whose members are programs may be inside one.
         quickly = hardware.runs_once() if self.is_blockwise else None
-        self.start = jax.jit(recipe.combine.init, compiler_options=quickly)
+        self.start = jax.jit(
+            lambda params: recipe.combine.init(members.trained(recipe, params)),
+            compiler_options=quickly,
+        )
         self.fixed = jax.jit(fixed, static_argnames=("place", "size"), donate_argnums=3)
         self.draw = jax.jit(draw, static_argnames="sizes")
         self.random = jax.jit(random, static_argnames="size", donate_argnums=3)
@@ -283,7 +289,8 @@ class Step:
         shape = (len(random),) if recipe.arch_shards == 1 else (len(random), recipe.arch_shards)
         arch = jax.tree.map(lambda _: jax.ShapeDtypeStruct(shape, jnp.int32), recipe.space.menu)
         shapes = jax.tree.map(_shape, state)
-        operands = shapes, shapes.params, dict.fromkeys(metrics, one), arch if random else None
+        carry = members.trained(recipe, shapes.params)
+        operands = shapes, carry, dict.fromkeys(metrics, one), arch if random else None
         self.blockwise.run.programs.ahead(
             [(("finish", count), lambda: self.finish.lower(*operands, members=count).compile())]
         )
@@ -352,15 +359,19 @@ def _update(
     applied: Array,
 ) -> State:
     """The next state; where the guard refused the step, only the counters move."""
-    updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    part = members.trained(recipe, state.params)
+    updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, part)
+    params = path_rules.laid_over(state.params, optax.apply_updates(part, updates))
     if recipe.space.bank is not None:
         touched = _touched_rows(recipe, *archs)
         params = _keep_rows(touched, params, state.params)
         opt_state = _keep_rows(touched, opt_state, state.opt_state)
     ema = state.ema
     if ema is not None:
-        ema = optax.incremental_update(params, ema, 1.0 - recipe.ema_decay)
+        # An average of what does not change would round it.
+        average, now = (members.trained(recipe, tree) for tree in (ema, params))
+        moved = optax.incremental_update(now, average, 1.0 - recipe.ema_decay)
+        ema = path_rules.laid_over(ema, moved)
     new = (params, opt_state, recipe.sampler.update(state.sampler, metrics), ema)
     old = (state.params, state.opt_state, state.sampler, state.ema)
     kept = jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)

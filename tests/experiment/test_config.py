@@ -22,7 +22,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.experiment import build, config, run_folder, train
 from supernet_jax.experiment.config import LIBRARY, Config, Data, Evaluation, Train
 from supernet_jax.runtime import sharding
-from supernet_jax.spaces import AttentiveNAS, Cifar, Digits, OfaMobileNetV3, OfaSmall
+from supernet_jax.spaces import Adapted, AttentiveNAS, Cifar, Digits, OfaMobileNetV3, OfaSmall
 from supernet_jax.storage import typed_json
 from supernet_jax.training import samplers, train_step
 from supernet_jax.training.gradients import ByRole, ConflictProjection, DelayedShrinking, UnitSum
@@ -63,6 +63,7 @@ CHANGED: tuple[Any, ...] = (
     Fair(n_random=6),
     Attentive(3, 4, "worst", "macs.json", bins=7),
     Phase(("depth", "width"), 0.25, options=2, sort=True),
+    Adapted(Cifar(dropout=0.25), "runs/a", "mine.py", "{}", (1, 3), ("head/.*",), (), (".*",), 2.0),
     Progressive(3, 0.5, (Phase(("depth",), 0.25), Phase(("width",), 0.25, sort=True))),
     Delayed(3, 0.25),
     Nested(3, 5),

@@ -7,7 +7,6 @@ and teaches, further fixed ones are "smallest", drawn ones are "random".
 Shape letters: `M` random members of a step, `D` decisions.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -79,15 +78,6 @@ def active(sampler: Sampler, step: int) -> int:
 def roles(sampler: Sampler) -> tuple[str, ...]:
     """Role of each fixed member."""
     return tuple("largest" if i == 0 else "smallest" for i in range(len(sampler.fixed)))
-
-
-def taken(part: Any, **offered: Any) -> dict[str, Any]:
-    """What of the offered the `build` of a part takes, which may be the user's own."""
-    try:
-        names = inspect.signature(part.build).parameters
-    except (AttributeError, TypeError, ValueError):  # it has none; the experiment says so
-        return {}
-    return {name: value for name, value in offered.items() if name in names}
 
 
 def require_members(n_random: int, low: int) -> None:
