@@ -2,8 +2,8 @@
 
 An `ElasticBlock` is an ordinary Flax module and the few specs (static sizes) it can take. Its
 shared parameters are the *union* of its specs' parameters, each leaf at the largest shape.
-`cut` takes one spec's slice out of a shared tree: leading in channels, centred in convolution
-kernels; `fill` puts it back among zeros. The mask of a spec is the box that `cut` would keep.
+`cut` takes one spec's slice out of a shared tree: leading in channels, centred on spatial
+axes; `fill` puts it back among zeros. The mask of a spec is the box that `cut` would keep.
 Both read the same description, the shapes that `jax.eval_shape` gives for the spec's module, so
 there is nothing that could drift.
 

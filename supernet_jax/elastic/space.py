@@ -48,7 +48,7 @@ class Space:
         blocks: the elastic blocks, in the order in which they are usually run.
         forward: the topology.
         task: what it is for, which says what goes in and what comes out.
-        static: where decisions stand in the menu that are shapes, as the resolution of images, and
+        static: where decisions stand in the menu that are shapes, as the length of sequences, and
             hence never traced: each of their values has a program of its own.
         bank: a parameter bank, or None for one set of parameters without an extra axis.
         trained: regular expressions for whole paths of parameters, as "block/layer/leaf": only
@@ -70,8 +70,8 @@ class Space:
     def __post_init__(self) -> None:
         if not isinstance(self.task, Task):
             raise UserError(
-                f"the task of the space {self.name} is {self.task!r}; give one of sj.tasks, as "
-                "ImageClassification(input_channels=3, classes=10)"
+                f"the task of the space {self.name} is {self.task!r}; give one of "
+                "supernet_jax.tasks"
             )
         _check_keys(self.menu, "a decision in the menu")
         for name, block in self.blocks.items():

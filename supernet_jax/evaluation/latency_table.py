@@ -225,7 +225,7 @@ def block_tables(
         lacking = sorted(map(str, set(missing.values())))
         raise UserError(
             f"the latency table lacks {len(missing)} of the kinds of block of space {space.name} "
-            f"at {', '.join(lacking)} pixels, as {next(iter(missing))}; measure them with "
+            f"for inputs of size {', '.join(lacking)}, as {next(iter(missing))}; measure them with "
             f"`supernet latency SPACE --batch {table.conditions.batch} --out FILE`, which adds "
             "what its file lacks"
         )

@@ -144,7 +144,7 @@ def job(built: Experiment, folder: pathlib.Path) -> Job:
     settings = built.config.train
     return Job(
         recipe=built.recipe,
-        images=built.dataset.train,
+        examples=built.dataset.train,
         steps=settings.steps,
         batch=settings.batch,
         mesh=built.mesh,

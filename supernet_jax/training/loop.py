@@ -62,7 +62,7 @@ def fit(job: Job) -> tuple[State, bool]:
         stopping.rescued(stopping.Rescue(copy.is_taken, copy.save)),
         contextlib.ExitStack() as until_saved,
         Batches(
-            job.images,
+            job.examples,
             batch=job.batch,
             mesh=job.mesh,
             seed=job.recipe.seed,
@@ -96,7 +96,7 @@ def _train(
         sizes = train_step.step_sizes(job.recipe, step=step, rollbacks=rollbacks)
         try:
             batch = batches.next()
-        except Exception:  # images that do not decode, or workers that a signal ended
+        except Exception:  # examples that do not decode, or workers that a signal ended
             # What was trained is saved; several processes need not all have met the error.
             if jax.process_count() == 1 and step > start:
                 with stopping.held(patient=True):

@@ -95,7 +95,7 @@ def adapter(
         spatial = slicing.spatial_axes(leaf, params["down"])
         down = slicing.cut_leaf(params["down"], (*inputs, rank), spatial)
         up = slicing.cut_leaf(params["up"], (rank, *outputs))
-        # Weights are made once for all images: exactness costs nothing.
+        # Weights are made once for all examples: exactness costs nothing.
         product = jnp.tensordot(down, up, 1, precision=jax.lax.Precision.HIGHEST)
         return weights + alpha / rank * product
 

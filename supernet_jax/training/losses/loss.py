@@ -65,9 +65,9 @@ def rows(student: Array, teacher: Array | None, labels: Array) -> Rows:
     """
     if student.ndim == 2:
         return Rows(student, teacher, labels, None)
-    classes, labels = student.shape[-1], labels[:, : student.shape[1]].reshape(-1)
-    flat = None if teacher is None else teacher.reshape(-1, classes)
-    return Rows(student.reshape(-1, classes), flat, jnp.maximum(labels, 0), labels >= 0)
+    width, labels = student.shape[-1], labels[:, : student.shape[1]].reshape(-1)
+    flat = None if teacher is None else teacher.reshape(-1, width)
+    return Rows(student.reshape(-1, width), flat, jnp.maximum(labels, 0), labels >= 0)
 
 
 def cross_entropy(
