@@ -1,19 +1,20 @@
 """Racing: the front of full evaluation from fewer examples, within a stated error probability.
 
-A few candidates, the *scouts*, are evaluated on all examples: those that seem to be the front after a
-first look, and again after a few more rounds. What they get right in all is then known, and whoever
-is on the front of full evaluation beats every scout that costs no more. Against that hypothesis we
-bet, example by example, for each candidate that is no scout. Bets against a true one do not grow on
-average, so large ones are evidence (Ville 1939). A candidate gets no more examples once the bets
-against it have grown beyond doubt; or when the examples that are left cannot turn it, for certain.
+A few candidates, the *scouts*, are evaluated on all examples: those that seem to be the front after
+a first look, and again after a few more rounds. What they get right in all is then known, and
+whoever is on the front of full evaluation beats every scout that costs no more. Against that
+hypothesis we bet, example by example, for each candidate that is no scout. Bets against a true one
+do not grow on average, so large ones are evidence (Ville 1939). A candidate gets no more examples
+once the bets against it have grown beyond doubt; or when the examples that are left cannot turn it,
+for certain.
 
 - *Surprises.* What a candidate is expected to get right is subtracted from what it does, and put in
-  again as a mean over all examples that are left, so that only surprises count. It is predicted from
-  the scouts' answers, by how it agreed with each of them so far (ridge regression).
-- *Examples that tell.* What nearly all get right says little about who is better. All candidates see
-  the examples in one random order, in which those that tell more tend to come early.
-- *Without replacement.* Full evaluation is a sum over finitely many examples. What a candidate lacks
-  on those seen it must win on those left, which makes bets the safer the fewer are left
+  again as a mean over all examples that are left, so that only surprises count. It is predicted
+  from the scouts' answers, by how it agreed with each of them so far (ridge regression).
+- *Examples that tell.* What nearly all get right says little about who is better. All candidates
+  see the examples in one random order, in which those that tell more tend to come early.
+- *Without replacement.* Full evaluation is a sum over finitely many examples. What a candidate
+  lacks on those seen it must win on those left, which makes bets the safer the fewer are left
   (Waudby-Smith & Ramdas, Estimating means of bounded random variables by betting, J. R. Stat. Soc.
   B 86, 2024, arXiv 2010.09686; with unequal probabilities: Shekhar, Xu, Lipton, Liang & Ramdas,
   Risk-limiting financial audits via weighted sampling without replacement, UAI 2023,
@@ -28,15 +29,15 @@ against it have grown beyond doubt; or when the examples that are left cannot tu
   (k + 1)/error prove that another candidate is not one more. Scouts that were named before the
   first bet do not count.
 - *Two laps.* So how much proves it is known when the front is. In the first lap, candidates against
-  whom bets have grown wait; those nearest to the front go on until they have seen all examples. Then
-  all of these are scouts, and predict better what those get right that waited. They go on, those
-  that have seen most first, until the bets against them prove it.
+  whom bets have grown wait; those nearest to the front go on until they have seen all examples.
+  Then all of these are scouts, and predict better what those get right that waited. They go on,
+  those that have seen most first, until the bets against them prove it.
 
 Ties are those of `pareto_front`: of equal scores the cheaper one is on the front, of equal costs
 too the first.
 
-Shape letters: `N` candidates, `A` some of them, `K` examples in all, `R` those not yet seen, `T` the
-next of these.
+Shape letters: `N` candidates, `A` some of them, `K` examples in all, `R` those not yet seen, `T`
+the next of these.
 """
 
 import math
@@ -127,8 +128,8 @@ class Raced(NamedTuple):
         front: int `[F]`, as `pareto_front` gives it; all of them have seen all examples.
         right: int `[N]`, examples that each got right, of those it saw.
         examples: int `[N]`, how many it saw.
-        accuracy: float64 `[N]`, an estimate of what share of all examples each gets right; exact for
-            those that saw all. Not `right / examples`: the examples seen are the hard ones.
+        accuracy: float64 `[N]`, an estimate of what share of all examples each gets right; exact
+            for those that saw all. Not `right / examples`: the examples seen are the hard ones.
     """
 
     front: np.ndarray
@@ -151,12 +152,12 @@ def race(
 
     Args:
         costs: `[N]`, without NaN.
-        look: says what candidates get right of examples, which have numbers from 0 to K - 1. Asked in
-            an order that is random and no business of its own; of no example twice.
+        look: says what candidates get right of examples, which have numbers from 0 to K - 1. Asked
+            in an order that is random and no business of its own; of no example twice.
         total: K, examples in all.
         error: the most probability, above 0 and below 1, that the front differs from
-            `pareto_front` of full evaluation on the K examples. It is over the order of the examples.
-        batch: rounds end at multiples of it, and at K.
+            `pareto_front` of full evaluation on the K examples. It is over the order of the
+        examples. batch: rounds end at multiples of it, and at K.
         seed: of the order.
         on_round: called after each round with the positions of those that may be on the front, also
             of those that wait, and how many examples each of them has seen.
@@ -264,9 +265,9 @@ def bets(
 ) -> np.ndarray:
     """By what each example multiplies a stake against "these candidates win what they need".
 
-    The mean over the examples left of what a candidate gets right is estimated from the next one: its
-    surprise, over the probability with which this example was to come, plus the mean of what was
-    expected. If the mean is at least `needed` over the examples left, a stake times
+    The mean over the examples left of what a candidate gets right is estimated from the next one:
+    its surprise, over the probability with which this example was to come, plus the mean of what
+    was expected. If the mean is at least `needed` over the examples left, a stake times
     1 - lambda (estimate - needed / left) does not grow on average, with any lambda that was fixed
     before and does not let it become negative. If the mean is less by g, it grows fastest, by
     g^2 / 2 v in the logarithm, with a lambda of g / v (Kelly 1956); g is what a candidate is
@@ -362,8 +363,8 @@ def left(race: Race, costs: np.ndarray, *, error: float) -> np.ndarray:
 def taken_back(race: Race, who: np.ndarray, rng: np.random.Generator) -> Race:
     """The race of those that have seen most of some that wait; the others go on waiting.
 
-    They see the examples that are left in another order, which is random whatever others have told of
-    them. All that have seen everything are scouts.
+    They see the examples that are left in another order, which is random whatever others have told
+    of them. All that have seen everything are scouts.
     """
     seen = race.looks
     examples = seen[who].max()
@@ -406,8 +407,8 @@ def _mask(race: Race, who: np.ndarray) -> np.ndarray:
 def _accuracy(race: Race) -> np.ndarray:
     """Of all examples, by those that each has seen: float64 `[N]`.
 
-    Each stratum counts for as much as there is of it. One example that is right as expected is added
-    to what was seen of it, so that a stratum of which nothing was seen has an accuracy too.
+    Each stratum counts for as much as there is of it. One example that is right as expected is
+    added to what was seen of it, so that a stratum of which nothing was seen has an accuracy too.
     """
     accuracy = np.zeros(len(race.alive))
     for stratum in np.unique(race.guide.stratum):
@@ -436,10 +437,10 @@ def _needed(race: Race, costs: np.ndarray) -> np.ndarray:
 def _guide(race: Race) -> Guide:
     """What all scouts, and the other answers so far, say of examples.
 
-    The variance of what a candidate gets right of all, estimated from one example, is least if examples
-    come in proportion to the standard deviation of their answers, sqrt(p (1 - p)) (Neyman 1934).
-    Bets also need that no surprise is large: an unexpected right answer, 1 - p over the weight,
-    bounds the stake. So hard examples weigh a part of 1 - p at least.
+    The variance of what a candidate gets right of all, estimated from one example, is least if
+    examples come in proportion to the standard deviation of their answers, sqrt(p (1 - p)) (Neyman
+    1934). Bets also need that no surprise is large: an unexpected right answer, 1 - p over the
+    weight, bounds the stake. So hard examples weigh a part of 1 - p at least.
     """
     right, count = race.right[race.scouts].sum(0), race.scouts.sum()
     some = 1 + np.minimum(right * STRATA // count, STRATA - 1)

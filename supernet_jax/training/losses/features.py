@@ -4,8 +4,8 @@ A subnet has fewer channels than the largest, and often fewer places. None of th
 projection: each compares something that has no channel axis. Channels that a masked subnet does not
 have are zero and add nothing, so all strategies give the same loss. The teacher gets no gradient.
 
-Shapes: B examples of a batch; features are [B, H, W, C] or [B, N, C]; sizes but B may differ between
-student and teacher where a function says so.
+Shapes: B examples of a batch; features are [B, H, W, C] or [B, N, C]; sizes but B may differ
+between student and teacher where a function says so.
 """
 
 import dataclasses
@@ -65,8 +65,8 @@ def tokens(student: Array, teacher: Array, *, temperature: float = 0.1) -> Array
     """Which places of an example attend to which: KL between rows of two N x N relations.
 
     Self-attention relations, Wang et al. 2021 (MiniLMv2, arXiv:2012.15828), section 3.1, applied
-    to the outputs of blocks: `KL(softmax(R_T) || softmax(R_S))`, mean over rows and examples. There R
-    is the scaled dot product of queries (keys, values); here it is the cosine of two places'
+    to the outputs of blocks: `KL(softmax(R_T) || softmax(R_S))`, mean over rows and examples. There
+    R is the scaled dot product of queries (keys, values); here it is the cosine of two places'
     features over a temperature, because the width of a masked subnet is no shape to scale with.
     C may differ, the number of places may not.
 
