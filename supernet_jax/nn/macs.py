@@ -37,6 +37,7 @@ def counted(program: ClosedJaxpr | Jaxpr) -> int:
     """
     jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
     total = 0
+    equation: Any
     for equation in jaxpr.eqns:
         if _ASIDE in str(equation.source_info.name_stack):
             continue

@@ -157,7 +157,8 @@ def race(
         total: K, examples in all.
         error: the most probability, above 0 and below 1, that the front differs from
             `pareto_front` of full evaluation on the K examples. It is over the order of the
-        examples. batch: rounds end at multiples of it, and at K.
+            examples.
+        batch: rounds end at multiples of it, and at K.
         seed: of the order.
         on_round: called after each round with the positions of those that may be on the front, also
             of those that wait, and how many examples each of them has seen.

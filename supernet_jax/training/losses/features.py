@@ -56,7 +56,7 @@ def attention(student: Array, teacher: Array) -> Array:
     chex.assert_equal_shape_prefix([student, teacher], 1)
     own, others = (jnp.sum(jnp.square(x), axis=-1) for x in _pair(student, teacher))
     if others.shape != own.shape:
-        others = jax.example.resize(others, own.shape, "linear")
+        others = jax.image.resize(others, own.shape, "linear")
     own, others = (_unit(x.reshape(x.shape[0], -1)) for x in (own, others))
     return jnp.mean(jnp.sum(jnp.square(own - others), axis=-1))
 
