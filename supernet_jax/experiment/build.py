@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -16,7 +17,7 @@ from supernet_jax.elastic.space import Space, geometry
 from supernet_jax.errors import LOG, UserError, near
 from supernet_jax.evaluation import costs
 from supernet_jax.evaluation.evaluate import EvaluationData, How
-from supernet_jax.experiment import augmentation, config, outside_teacher
+from supernet_jax.experiment import augmentation, config
 from supernet_jax.experiment.config import Config
 from supernet_jax.runtime import cache, sharding
 from supernet_jax.storage import user_code
@@ -86,7 +87,7 @@ def build(settings: Config) -> Experiment:
     for note in dataset.notes:
         _warn(note)
     classes, channels = len(dataset.class_names), dataset.train.images.shape[-1]
-    space = _built("space", settings, Space, classes=classes, input_channels=channels)
+    space = part_of("space", settings.space, Space, classes=classes, input_channels=channels)
     geometry(space, space.resolutions[0])  # a block that cannot be is refused before any work
     prepare = functools.partial(augment.normalise, mean=dataset.mean, std=dataset.std)
     recipe = _recipe(settings, space, prepare)
@@ -120,9 +121,8 @@ class Part(Protocol):
     build: Callable[..., Any]
 
 
-def _built(name: str, settings: Config, kind: type, **given: Any) -> Any:
+def part_of(name: str, part: Any, kind: type, **given: Any) -> Any:
     """What a part's `build` returns; what goes wrong in it is said with its place."""
-    part = getattr(settings, name)
     call = f"{type(part).__name__}.build({', '.join(given)})"
     if not isinstance(part, Part):
         raise UserError(f"config.{name} is {part!r}, which has no method {call}; give it one")
@@ -154,10 +154,12 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
     length = sampler.taken(settings.combine, steps=t.steps)
     return recipe.Recipe(
         space=space,
-        sampler=_built("sampler", settings, Sampler, menu=space.menu, **more),
-        loss=_built("loss", settings, Callable),  # type: ignore[arg-type]
-        combine=_built("combine", settings, combine.Combine, **length),
-        optimizer=_built("optimizer", settings, optax.GradientTransformation, steps=t.steps),
+        sampler=part_of("sampler", settings.sampler, Sampler, menu=space.menu, **more),
+        loss=part_of("loss", settings.loss, Callable),  # type: ignore[arg-type]
+        combine=part_of("combine", settings.combine, combine.Combine, **length),
+        optimizer=part_of(
+            "optimizer", settings.optimizer, optax.GradientTransformation, steps=t.steps
+        ),
         augment=functools.partial(augmentation.augmented, d, prepare),
         strategy=config.strategy(
             t.strategy,
@@ -176,25 +178,6 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         features=t.features,
         mix=mix if d.mixup else None,
     )
-
-
-def taught(experiment: Experiment) -> Experiment:
-    """The same with the network of `train.teacher`, which only training needs.
-
-    It gets the images of the step, normalised as its own; its weights are constants of the step.
-
-    Raises:
-        UserError: there is no such network, or it is for other images or classes.
-    """
-    settings = experiment.config.train
-    if settings.teacher is None:
-        return experiment
-    teacher, warning = outside_teacher.load(
-        settings.teacher, experiment.dataset, space_file=settings.teacher_file
-    )
-    if warning is not None:
-        _warn(warning)
-    return experiment._replace(recipe=experiment.recipe._replace(teacher=teacher))
 
 
 def _warn(text: str) -> None:
@@ -229,11 +212,16 @@ def evaluation_data(experiment: Experiment, split: str) -> EvaluationData:
     images = {"held-out": dataset.held_out, "test": dataset.test}[split]
     if settings.limit and split == "held-out":
         images = data.Images(*(part[: settings.limit] for part in images))
-    calibration = data.calibration_subset(
-        dataset.train,
+    host = EvaluationData(calibration(experiment), *data.padded_batches(images, settings.batch))
+    return sharding.split(experiment.mesh, host, axis=1)
+
+
+def calibration(experiment: Experiment) -> np.ndarray:
+    """Training images by which subnets are calibrated, uint8 `[A, B, H, W, C]` on the host."""
+    settings = experiment.config.evaluation
+    return data.calibration_subset(
+        experiment.dataset.train,
         batches=settings.calibration_batches,
         batch=settings.batch,
         seed=experiment.config.data.split_seed,
     )
-    host = EvaluationData(calibration, *data.padded_batches(images, settings.batch))
-    return sharding.split(experiment.mesh, host, axis=1)

@@ -13,7 +13,7 @@ import jax
 from supernet_jax import __version__
 from supernet_jax.elastic import space_identity
 from supernet_jax.errors import LOG, UserError
-from supernet_jax.experiment import build, config_paths, run_folder
+from supernet_jax.experiment import build, config_paths, run_folder, teaching
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
@@ -77,7 +77,7 @@ def experiment(config: Config, *, devices: int = 0) -> Experiment:
         raise UserError(
             f"--devices is {devices}, but there are {len(jax.devices())}; 0 uses all of them"
         )
-    built = build.taught(build.build(config))
+    built = teaching.taught(build.build(config))
     if devices:
         built = built._replace(mesh=build.mesh_of(config, jax.devices()[:devices]))
     wanted, model = config.train.model_devices, built.mesh.shape["model"]

@@ -15,9 +15,10 @@ from supernet_jax.elastic.blockwise import Blockwise, Mode, Plan
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.training import members
-from supernet_jax.training.members import Given, Taught
+from supernet_jax.training.members import Given
 from supernet_jax.training.recipe import Metrics, Recipe, State
 from supernet_jax.training.samplers import roles
+from supernet_jax.training.teachers.teacher import Taught
 
 
 class Piece(NamedTuple):
@@ -97,7 +98,7 @@ class BlockwiseMembers:
         carry, loss, output, share = self._member(
             state, given, teacher, carry, arch, role, resolution
         )
-        if role == "largest":
+        if role == self._recipe.teacher.role:
             teacher = members.taught_by(output, given.teacher)
         return carry, teacher, {f"loss/{role}": loss, f"accuracy/{role}": share}
 

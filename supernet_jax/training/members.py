@@ -20,13 +20,7 @@ from supernet_jax.runtime import sharding
 from supernet_jax.training.losses.loss import Feature
 from supernet_jax.training.recipe import Metrics, Recipe, State
 from supernet_jax.training.samplers import SamplerState, Score, roles
-
-
-class Taught(NamedTuple):
-    """What a member puts out that others may learn from: constants for them."""
-
-    logits: Array  # [B, K]
-    features: dict[str, Array]  # [B, ...]
+from supernet_jax.training.teachers.teacher import Taught
 
 
 class Given(NamedTuple):
@@ -37,7 +31,7 @@ class Given(NamedTuple):
         labels: `[B]`, or `[B, K]` where they are mixed.
         arch_key: decides the random archs.
         dropout_key: decides what is dropped.
-        teacher: what a network tells that is no part of the supernet.
+        teacher: what the teacher says, if it is no member.
     """
 
     images: Array
@@ -97,7 +91,7 @@ class Members(NamedTuple):
         (loss, output), gradients = self.gradient(member, recipe.norm_shards)
         carry = recipe.combine.add(carry, gradients, role, self.state.step)
         metrics = {f"loss/{role}": loss, f"accuracy/{role}": accuracy(output.logits, self.labels)}
-        if role == "largest":
+        if role == recipe.teacher.role:
             teacher = taught_by(output, teacher)
         return carry, teacher, metrics
 
@@ -287,10 +281,11 @@ def accuracy(logits: Array, labels: Array) -> Array:
     return jnp.mean((jnp.argmax(logits, -1) == wanted).astype(jnp.float32))
 
 
-def taught_by(largest: Taught, teacher: Taught | None) -> Taught:
-    """What members after the largest learn from: its logits, or those of an outside teacher."""
-    logits = largest.logits if teacher is None else teacher.logits
-    return jax.lax.stop_gradient(Taught(logits, largest.features))
+def taught_by(member: Taught, teacher: Taught | None) -> Taught:
+    """What members learn after one that teaches: what it puts out, unless the teacher said it."""
+    if teacher is not None:
+        member = Taught(teacher.logits, {**member.features, **teacher.features})
+    return jax.lax.stop_gradient(member)
 
 
 def dealt(x: Array, count: int) -> Array:

@@ -19,6 +19,8 @@ from supernet_jax.training.gradients.combine import Combine
 from supernet_jax.training.gradients.unit_sum import unit_sum
 from supernet_jax.training.losses.loss import Loss
 from supernet_jax.training.samplers import Sampler, SamplerState
+from supernet_jax.training.teachers.largest import largest
+from supernet_jax.training.teachers.teacher import Memory, Teacher
 
 Metrics = dict[str, Array]
 Augment = Callable[[Array, Array, Array], Array]  # (uint8 images, key, example ids) -> float images
@@ -55,6 +57,7 @@ class State:
             repeated step is not the same step again.
         key: uint32, data of the random key of everything. It is no constant, so that runs which
             differ in their seed alone share one compiled program.
+        teacher: memory of the teacher; empty for a member of the step.
     """
 
     step: Array
@@ -65,6 +68,7 @@ class State:
     refused: Array
     rollbacks: Array
     key: Array
+    teacher: Memory = ()
 
 
 class Recipe(NamedTuple):
@@ -89,9 +93,8 @@ class Recipe(NamedTuple):
             `B / G` images of its part; its gradient is the mean over the parts. A multiple of the
             number of devices, each of which runs its parts one after the other.
         mix: images with each other, and their labels; None for labels as they are.
-        teacher: `float images -> logits`, of a network that is no part of the supernet and is not
-            trained. It runs once per step, at the images as augmented; its logits are what the
-            loss gets for every member, the largest too. None lets the largest teach the others.
+        teacher: of the members. What it says without them, once in a step, is what the loss gets
+            for every member, the largest too; otherwise the largest teaches those after it.
         norm_shards: parts of a batch on each of which every member runs by itself, one after the
             other on a device, so that BatchNorm sees the images of a part alone. The gradient is
             the mean over the parts. A multiple of the number of devices; 1 for BatchNorm over the
@@ -116,6 +119,6 @@ class Recipe(NamedTuple):
     remat: bool = False
     arch_shards: int = 1
     mix: Mix | None = None
-    teacher: Callable[[Array], Array] | None = None
+    teacher: Teacher = largest()
     norm_shards: int = 1
     accumulate: int = 1

@@ -20,12 +20,14 @@ import optax
 from supernet_jax.elastic import channel_order, choices, shared_params
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.errors import UserError
 from supernet_jax.runtime import hardware, sharding
 from supernet_jax.training import blockwise_members, members, samplers
 from supernet_jax.training.known_archs import Clock, KnownArchs, Moment
-from supernet_jax.training.members import Given, Members, Taught
+from supernet_jax.training.members import Given, Members
 from supernet_jax.training.recipe import Batch, Metrics, Recipe, State
 from supernet_jax.training.samplers import active
+from supernet_jax.training.teachers.teacher import Taught
 
 AHEAD = 4  # steps after the present one whose programs threads compile
 COLLAPSE = 10.0  # times the loss of guessing: no healthy step of the largest subnet is above it
@@ -62,6 +64,7 @@ def create(recipe: Recipe, key: Array | None = None, params: Tree | None = None)
         refused=jnp.int32(0),
         rollbacks=jnp.int32(0),
         key=jax.random.key_data(key),
+        teacher=recipe.teacher.init(params),
     )
 
 
@@ -139,6 +142,7 @@ class Step:
         """
         where = None if mesh is None else places(recipe, mesh, rules)
         split = None if where is None else where.params
+        remembered = None if where is None else where.teacher
         self.recipe = recipe
         self.is_blockwise = blockwise_members.fits(recipe, mesh)
         self._devices = 1 if mesh is None else mesh.size
@@ -170,7 +174,7 @@ class Step:
         self.reorder = jax.jit(
             functools.partial(_reordered, recipe), donate_argnums=0, out_shardings=where
         )
-        self.begin = jax.jit(functools.partial(_begin, recipe))
+        self.begin = jax.jit(functools.partial(_begin, recipe, remembered))
         # Options are for outermost programs; a step whose members are programs may be inside one.
         quickly = hardware.runs_once() if self.is_blockwise else None
         self.start = jax.jit(recipe.combine.init, compiler_options=quickly)
@@ -216,6 +220,7 @@ class Step:
         if now is not None:
             self._look_ahead(now, state, resolutions, len(batch.images))
         given = self.begin(shared, batch)
+        shared = dataclasses.replace(shared, teacher=())
         teacher, carry, archs = given.teacher, self.start(state.params), None
         metrics: Metrics = {}
         fixed = self.blockwise.fixed if self.is_blockwise else self.fixed
@@ -295,17 +300,34 @@ def _shape(x: Array | np.ndarray) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
 
-def _begin(recipe: Recipe, state: State, batch: Batch) -> Given:
-    """The images of a step, augmented, and what an outside teacher says of them."""
+def _begin(recipe: Recipe, where: Tree | None, state: State, batch: Batch) -> Given:
+    """The images of a step, augmented, and what the teacher says of them.
+
+    Args:
+        recipe: what is trained.
+        where: shardings of the teacher's memory; None for one device.
+        state: before the step.
+        batch: of the step.
+
+    Raises:
+        UserError: the teacher puts out something else than the space.
+    """
     key = jax.random.wrap_key_data(state.key)
     augment_key, arch_key, dropout_key = members.step_keys(key, state.step, state.rollbacks)
     images, labels, ids = (jnp.asarray(part) for part in batch)
     inputs = recipe.augment(images, augment_key, ids)
     if recipe.mix is not None:
         inputs, labels = recipe.mix(inputs, labels, jax.random.fold_in(augment_key, 2**31), ids)
-    teacher = None
-    if recipe.teacher is not None:
-        teacher = jax.lax.stop_gradient(Taught(recipe.teacher(inputs), {}))
+    memory = state.teacher if where is None else sharding.gathered(state.teacher, where)
+    teacher = recipe.teacher.teach(memory, inputs)
+    if teacher is not None:
+        wanted = (len(inputs), recipe.space.classes)
+        if teacher.logits.shape != wanted:
+            raise UserError(
+                f"the teacher puts out logits {list(teacher.logits.shape)}, but a step of the "
+                f"space {recipe.space.name} has {list(wanted)}; give one for the same classes"
+            )
+        teacher = jax.lax.stop_gradient(teacher)
     return Given(inputs, labels, arch_key, dropout_key, teacher)
 
 
@@ -329,9 +351,9 @@ def _reordered(recipe: Recipe, state: State) -> State:
 
     def moved(state: State) -> State:
         orders = reorder.orders(state.params)
-        trees = (state.params, state.opt_state, state.ema)
-        params, opt_state, ema = channel_order.reordered(trees, orders)
-        return state.replace(params=params, opt_state=opt_state, ema=ema)  # type: ignore[attr-defined]
+        names = ["params", "opt_state", "ema", *["teacher"] * recipe.teacher.of_params]
+        trees = {name: vars(state)[name] for name in names}
+        return state.replace(**channel_order.reordered(trees, orders))  # type: ignore[attr-defined]
 
     return jax.lax.cond(state.step == reorder.step, moved, lambda state: state, state)
 
@@ -362,10 +384,11 @@ def _update(
     ema = state.ema
     if ema is not None:
         ema = optax.incremental_update(params, ema, 1.0 - recipe.ema_decay)
-    new = (params, opt_state, recipe.sampler.update(state.sampler, metrics), ema)
-    old = (state.params, state.opt_state, state.sampler, state.ema)
+    teacher = recipe.teacher.update(state.teacher, params, state.step + 1)
+    new = (params, opt_state, recipe.sampler.update(state.sampler, metrics), ema, teacher)
+    old = (state.params, state.opt_state, state.sampler, state.ema, state.teacher)
     kept = jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
-    params, opt_state, sampler, ema = kept
+    params, opt_state, sampler, ema, teacher = kept
     return State(
         step=state.step + 1,
         params=params,
@@ -375,6 +398,7 @@ def _update(
         refused=jnp.where(applied, 0, state.refused + 1),
         rollbacks=state.rollbacks,
         key=state.key,
+        teacher=teacher,
     )
 
 

@@ -30,7 +30,7 @@ Features = Mapping[str, Feature]  # by block
 Role = Literal["largest", "random", "smallest"]
 Divergence = Callable[[Array, Array], Array]  # (student logits, teacher logits) -> scalar
 # (student_logits, teacher_logits, features, labels, role) -> scalar. The teacher's logits are None
-# for the largest member (unless the teacher is another network), features may be empty, labels are
+# for the largest member (unless the teacher is no member), features may be empty, labels are
 # integers [B], or [B, K] and sum to 1 where images are mixed; role is a static `Role`.
 Loss = Callable[..., Array]
 
@@ -121,9 +121,9 @@ def in_place_distillation(
             return cross_entropy(student_logits, labels, smoothing=smoothing)
         if teacher_logits is None:
             raise UserError(
-                f"in-place distillation got no teacher for a member in the role {role!r}; the "
-                "largest arch must come first among the fixed archs of the sampler, or use "
-                "hard_labels(smoothing=...), which needs no teacher"
+                f"in-place distillation got no teacher for a member in the role {role!r}; let the "
+                "largest arch come first among the fixed archs of the sampler, set another teacher "
+                "of sj.teachers, or use hard_labels(smoothing=...), which needs none"
             )
         if hard_weight == 0:
             return divergence(student_logits, teacher_logits)
