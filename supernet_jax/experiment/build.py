@@ -152,9 +152,11 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
     mix = functools.partial(augment.mixup, alpha=d.mixup, classes=space.classes)
     more = sampler.taken(settings.sampler, space=space, steps=t.steps)
     length = sampler.taken(settings.combine, steps=t.steps)
+    drawing = part_of("sampler", settings.sampler, Sampler, menu=space.menu, **more)
+    sampler.check(drawing)
     return recipe.Recipe(
         space=space,
-        sampler=part_of("sampler", settings.sampler, Sampler, menu=space.menu, **more),
+        sampler=drawing,
         loss=part_of("loss", settings.loss, Callable),  # type: ignore[arg-type]
         combine=part_of("combine", settings.combine, combine.Combine, **length),
         optimizer=part_of(

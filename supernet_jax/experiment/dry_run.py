@@ -38,7 +38,7 @@ class Member:
     """One subnet of a step.
 
     Attributes:
-        role: "largest", "smallest" or "random".
+        role: of it.
         resolution: pixels.
         macs: forward, of one image; of a random member the mean of uniform archs.
         computed: what its strategy computes for it; a masked member pays for the largest.
@@ -201,11 +201,16 @@ def _members(recipe: recipe.Recipe, resolutions: tuple[int, ...]) -> tuple[Membe
     ]
     several = jax.device_get(choices.sample(space.menu, jax.random.key(0), (SAMPLES,)))
     random = []
-    for r in resolutions[len(sampler.fixed) :]:
+    drawn = zip(
+        samplers.roles(sampler)[len(sampler.fixed) :],
+        resolutions[len(sampler.fixed) :],
+        strict=False,
+    )
+    for role, r in drawn:
         mean = round(float(np.mean(macs(_at(space, several, r)))))
         largest = int(macs(_at(space, choices.largest(space.menu), r)))
         paid = largest if recipe.strategy is strategies.masked else mean
-        random.append(Member("random", r, mean, paid))
+        random.append(Member(role, r, mean, paid))
     return (*fixed, *random)
 
 

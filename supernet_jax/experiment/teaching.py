@@ -23,7 +23,7 @@ def taught(experiment: Experiment) -> Experiment:
     if folder is not None:
         if part != Largest():
             raise UserError(
-                f"train.teacher is {folder}, and teacher is a {type(part).__name__}; leave one of "
+                f"train.teacher is {folder}, and teacher is {type(part).__name__}; leave one of "
                 "them out, for there is one teacher"
             )
         part = ExtractedNetwork(folder, settings.train.teacher_file)

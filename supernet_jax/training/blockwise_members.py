@@ -17,7 +17,7 @@ from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.training import members
 from supernet_jax.training.members import Given
 from supernet_jax.training.recipe import Metrics, Recipe, State
-from supernet_jax.training.samplers import roles
+from supernet_jax.training.samplers import names, roles
 from supernet_jax.training.teachers.teacher import Taught
 
 
@@ -73,11 +73,11 @@ class BlockwiseMembers:
             resolutions: of their inputs.
             images: B.
         """
-        first = roles(self._recipe.sampler)
+        sampler = self._recipe.sampler
         plans: list[Plan] = []
         for place, (arch, resolution) in enumerate(zip(archs, resolutions, strict=False)):
-            role = first[place] if place < len(first) else "random"
-            parts = self._parts(role)
+            role = roles(sampler)[place]
+            parts = self._parts(is_random=place >= len(sampler.fixed))
             mode = self._mode(resolution, images // (parts * self._recipe.accumulate), role)
             plans += [self.run.plan(one, mode) for one in _each(arch, parts)]
         self.run.ahead(plans)
@@ -94,13 +94,13 @@ class BlockwiseMembers:
     ) -> tuple[Any, Taught | None, Metrics]:
         """As `Members.fixed`."""
         sampler = self._recipe.sampler
-        arch, role = sampler.fixed[place], roles(sampler)[place]
+        arch, role, name = sampler.fixed[place], roles(sampler)[place], names(sampler)[place]
         carry, loss, output, share = self._member(
-            state, given, teacher, carry, arch, role, resolution
+            state, given, teacher, carry, arch, place, resolution
         )
         if role == self._recipe.teacher.role:
             teacher = members.taught_by(output, given.teacher)
-        return carry, teacher, {f"loss/{role}": loss, f"accuracy/{role}": share}
+        return carry, teacher, {f"loss/{name}": loss, f"accuracy/{name}": share}
 
     def random(
         self,
@@ -110,20 +110,22 @@ class BlockwiseMembers:
         carry: Any,
         *,
         arch: Arch,
+        place: int,
         resolution: int,
-    ) -> tuple[Any, Array]:
+    ) -> tuple[Any, Metrics]:
         """As `Members.random`, with the concrete arch `[]` or `[G]` of one member."""
-        carry, loss, *_ = self._member(state, given, teacher, carry, arch, "random", resolution)
-        return carry, loss
+        sampler = self._recipe.sampler
+        place += len(sampler.fixed)
+        carry, loss, _, share = self._member(state, given, teacher, carry, arch, place, resolution)
+        named = {} if roles(sampler)[place] == "random" else {"accuracy": share}
+        return carry, {"loss": loss, **named}
 
-    def _parts(self, role: str) -> int:
+    def _parts(self, *, is_random: bool) -> int:
         recipe = self._recipe
-        return (
-            max(recipe.arch_shards, recipe.norm_shards) if role == "random" else recipe.norm_shards
-        )
+        return max(recipe.arch_shards, recipe.norm_shards) if is_random else recipe.norm_shards
 
     def _mode(self, resolution: int, images: int, role: str) -> Mode:
-        return Mode(resolution, images, dropout=role == "largest")
+        return Mode(resolution, images, dropout=role in self._recipe.sampler.regularised)
 
     def _member(
         self,
@@ -132,15 +134,19 @@ class BlockwiseMembers:
         teacher: Taught | None,
         carry: Any,
         arch: Arch,
-        role: str,
+        place: int,
         resolution: int,
     ) -> tuple[Any, Array, Taught, Array]:
-        """The new carry, and the member's loss, output and accuracy."""
-        recipe, run, parts = self._recipe, self.run, self._parts(role)
+        """The new carry, and the loss, output and accuracy of a member by its place among all."""
+        recipe, run, key = self._recipe, self.run, given.dropout_key
+        role, n_fixed = roles(recipe.sampler)[place], len(recipe.sampler.fixed)
+        parts = self._parts(is_random=place >= n_fixed)
+        if role in recipe.sampler.regularised and (place or not n_fixed):
+            key = members.member_key(key, place)
         params = run.leaves(state.params)
         plain = recipe.combine.is_sum
         sums = run.leaves(carry if plain else self._zeros(state.params))
-        whole = Piece(given.images, given.labels, teacher, given.dropout_key)
+        whole = Piece(given.images, given.labels, teacher, key)
         count = parts * recipe.accumulate
         pieces = [whole] if count == 1 else self._split(whole, parts=parts)
         archs = [one for one in _each(arch, parts) for _ in range(recipe.accumulate)]

@@ -195,7 +195,7 @@ def restore(job: Job) -> State:
         where,
     )
     if jax.tree.leaves(target.teacher) and not job.checkpoints.has("teacher"):
-        # Written when the weights of a teacher were constants of the step.
+        # Of an import, or written when the weights of a teacher were constants of the step.
         state = job.checkpoints.restore(dataclasses.replace(target, teacher=()))
         return _with_memory(job.recipe, state, where)
     return job.checkpoints.restore(target)

@@ -19,7 +19,7 @@ from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.runtime import sharding
 from supernet_jax.training.losses.loss import Feature
 from supernet_jax.training.recipe import Metrics, Recipe, State
-from supernet_jax.training.samplers import SamplerState, Score, roles
+from supernet_jax.training.samplers import SamplerState, Score, names, roles
 from supernet_jax.training.teachers.teacher import Taught
 
 
@@ -48,9 +48,10 @@ class Member(NamedTuple):
         strategy: that runs it.
         arch: concrete for a fixed member. For a random one it is traced, `[]`, or `[G]` with an
             arch for each of several parts of the batch.
-        role: "largest", "smallest" or "random".
+        role: of it.
         resolution: of its input.
         teacher: what it learns from, if there is something yet.
+        regularised: whether it has dropout and drop path.
     """
 
     strategy: Strategy
@@ -58,6 +59,7 @@ class Member(NamedTuple):
     role: str
     resolution: int
     teacher: Taught | None
+    regularised: bool = False
 
 
 class Members(NamedTuple):
@@ -87,18 +89,31 @@ class Members(NamedTuple):
         """
         recipe = self.recipe
         arch, role = recipe.sampler.fixed[place], roles(recipe.sampler)[place]
-        member = Member(strategies.sliced, arch, role, resolution, teacher)
-        (loss, output), gradients = self.gradient(member, recipe.norm_shards)
+        dropped = role in recipe.sampler.regularised
+        member = Member(strategies.sliced, arch, role, resolution, teacher, dropped)
+        own = self
+        if dropped and place:
+            own = self._replace(dropout_key=member_key(self.dropout_key, place))
+        (loss, output), gradients = own.gradient(member, recipe.norm_shards)
         carry = recipe.combine.add(carry, gradients, role, self.state.step)
-        metrics = {f"loss/{role}": loss, f"accuracy/{role}": accuracy(output.logits, self.labels)}
+        name = names(recipe.sampler)[place]
+        metrics = {f"loss/{name}": loss, f"accuracy/{name}": accuracy(output.logits, self.labels)}
         if role == recipe.teacher.role:
             teacher = taught_by(output, teacher)
         return carry, teacher, metrics
 
     def random(
-        self, archs: Arch, place: Array, resolution: int, teacher: Taught | None, carry: Any
-    ) -> tuple[Any, Array]:
-        """A traced arch. Returns the new carry and the loss.
+        self,
+        archs: Arch,
+        place: Array,
+        resolution: int,
+        teacher: Taught | None,
+        carry: Any,
+        role: str = "random",
+    ) -> tuple[Any, Metrics]:
+        """A traced arch. Returns the new carry, and the member's loss and accuracy by these words.
+
+        Of a member in the role "random" there is no accuracy.
 
         Args:
             archs: `[M]` or `[M, G]`, of all random members.
@@ -106,15 +121,25 @@ class Members(NamedTuple):
             resolution: of its input.
             teacher: as in `fixed`.
             carry: as in `fixed`.
+            role: of it.
         """
         recipe = self.recipe
         parts = max(recipe.arch_shards, recipe.norm_shards)
         arch = jax.tree.map(lambda leaf: leaf[place], archs)
         if recipe.arch_shards < parts:
             arch = jax.tree.map(lambda x: jnp.repeat(x[None], parts, axis=0), arch)
-        member = Member(blockwise.traceable(recipe.strategy), arch, "random", resolution, teacher)
-        (loss, _), gradients = self.gradient(member, parts)
-        return recipe.combine.add(carry, gradients, "random", self.state.step), loss
+        dropped = role in recipe.sampler.regularised
+        strategy = blockwise.traceable(recipe.strategy)
+        member = Member(strategy, arch, role, resolution, teacher, dropped)
+        own = self
+        if dropped:
+            key = member_key(self.dropout_key, len(recipe.sampler.fixed) + place)
+            own = self._replace(dropout_key=key)
+        (loss, output), gradients = own.gradient(member, parts, per_part=True)
+        carry = recipe.combine.add(carry, gradients, role, self.state.step)
+        if role == "random":
+            return carry, {"loss": loss}
+        return carry, {"loss": loss, "accuracy": accuracy(output.logits, self.labels)}
 
     def draw(self, key: Array, teacher: Taught | None, resolutions: tuple[int, ...]) -> Arch:
         """The step's random archs, with the resolutions that the host drew."""
@@ -143,12 +168,15 @@ class Members(NamedTuple):
     # From a member to its gradient, in three functions: over parts of the batch that know nothing
     # of each other, over the micro-batches of a part, and the loss on one micro-batch.
 
-    def gradient(self, member: Member, parts: int) -> tuple[tuple[Array, Taught], Tree]:
+    def gradient(
+        self, member: Member, parts: int, *, per_part: bool = False
+    ) -> tuple[tuple[Array, Taught], Tree]:
         """((loss, output), gradient), means over parts of the batch.
 
         Args:
-            member: which; random ones have an arch for each part.
+            member: which.
             parts: G; 1 for the whole batch, over all devices.
+            per_part: whether the arch has an axis G: one for each part.
         """
         params = self.state.params
         if parts == 1:
@@ -157,7 +185,7 @@ class Members(NamedTuple):
             lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]),
             (self.images, self.labels, member.teacher),
         )
-        archs = member.arch if member.role == "random" else None
+        archs = member.arch if per_part else None
 
         def total(params: Tree, places: Array, archs: Any, examples: Any) -> Any:
             """Summed over the parts of a device; and their outputs, one after the other."""
@@ -205,7 +233,7 @@ class Members(NamedTuple):
         return (loss, output), gradients
 
     def loss(self, params: Tree, member: Member) -> tuple[Array, Taught]:
-        """Loss of one member in training mode; regularisation is for the largest alone."""
+        """Loss of one member in training mode."""
         recipe = self.recipe
         output = member.strategy(
             recipe.space,
@@ -213,7 +241,7 @@ class Members(NamedTuple):
             member.arch,
             self.images,
             resolution=member.resolution,
-            dropout_key=self.dropout_key if member.role == "largest" else None,
+            dropout_key=self.dropout_key if member.regularised else None,
             features=recipe.features,
             dtype=recipe.dtype,
             remat=recipe.remat,
@@ -228,6 +256,16 @@ def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, 
     key = jax.random.fold_in(key, step)
     augment, archs, dropout = jax.random.split(jax.random.fold_in(key, rollbacks), 3)
     return augment, archs, dropout
+
+
+def member_key(dropout_key: Array, place: int | Array) -> Array:
+    """What decides what is dropped in a member: nothing that another one drops for that.
+
+    Args:
+        dropout_key: of the step, which the first fixed member has itself.
+        place: among all members, fixed ones first.
+    """
+    return jax.random.fold_in(dropout_key, jnp.uint32(2**31) + jnp.uint32(place))
 
 
 def drawn(

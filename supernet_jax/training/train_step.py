@@ -119,7 +119,8 @@ class Step:
         start: `params -> carry`.
         fixed: `(state, given, teacher, carry, *, place, resolution)`; see `Members.fixed`.
         draw: `(state, given, teacher, *, resolutions) -> archs`.
-        random: `(state, given, teacher, carry, archs, place, *, resolution)`; see `Members.random`.
+        random: `(state, given, teacher, carry, archs, place, *, resolution, role)`; see
+            `Members.random`.
         finish: `(state, carry, metrics, archs, *, members) -> (state, metrics)`.
     """
 
@@ -139,37 +140,16 @@ class Step:
             rules: which arrays of the state are split over it, and how. Those that are get gathered
                 where the networks use them; gradients, optimiser and average stay split.
             steps: of the run. Block by block, threads compile ahead what is needed before then.
+
+        Raises:
+            UserError: roles of the sampler do not name its members.
         """
+        samplers.check(recipe.sampler)
         where = None if mesh is None else places(recipe, mesh, rules)
-        split = None if where is None else where.params
-        remembered = None if where is None else where.teacher
+        split, remembered = (None, None) if where is None else (where.params, where.teacher)
         self.recipe = recipe
         self.is_blockwise = blockwise_members.fits(recipe, mesh)
         self._devices = 1 if mesh is None else mesh.size
-
-        def made(state: State, given: Given) -> Members:
-            images, labels, key = given.images, given.labels, given.dropout_key
-            return Members(recipe, mesh, split, state, images, labels, key)
-
-        def fixed(
-            state: State, given: Given, teacher: Any, carry: Any, *, place: int, resolution: int
-        ) -> tuple[Any, Taught | None, Metrics]:
-            return made(state, given).fixed(place, resolution, teacher, carry)
-
-        def draw(state: State, given: Given, teacher: Any, *, resolutions: tuple[int, ...]) -> Arch:
-            return made(state, given).draw(given.arch_key, teacher, resolutions)
-
-        def random(
-            state: State,
-            given: Given,
-            teacher: Any,
-            carry: Any,
-            archs: Arch,
-            place: Array,
-            *,
-            resolution: int,
-        ) -> tuple[Any, Array]:
-            return made(state, given).random(archs, place, resolution, teacher, carry)
 
         self.reorder = jax.jit(
             functools.partial(_reordered, recipe), donate_argnums=0, out_shardings=where
@@ -178,9 +158,18 @@ class Step:
         # Options are for outermost programs; a step whose members are programs may be inside one.
         quickly = hardware.runs_once() if self.is_blockwise else None
         self.start = jax.jit(recipe.combine.init, compiler_options=quickly)
-        self.fixed = jax.jit(fixed, static_argnames=("place", "resolution"), donate_argnums=3)
-        self.draw = jax.jit(draw, static_argnames="resolutions")
-        self.random = jax.jit(random, static_argnames="resolution", donate_argnums=3)
+        who = recipe, mesh, split
+        self.fixed = jax.jit(
+            functools.partial(_fixed, who),
+            static_argnames=("place", "resolution"),
+            donate_argnums=3,
+        )
+        self.draw = jax.jit(functools.partial(_draw, who), static_argnames="resolutions")
+        self.random = jax.jit(
+            functools.partial(_random, who),
+            static_argnames=("resolution", "role"),
+            donate_argnums=3,
+        )
         self.finish = jax.jit(
             functools.partial(_finish, recipe),
             static_argnames="members",
@@ -204,8 +193,8 @@ class Step:
                 compiled once.
 
         Returns:
-            The state, and scalars: `loss/largest`, `loss/smallest`, `loss/random_1` ...,
-            `accuracy/largest` and `accuracy/smallest` on the batch, `gradient_norm` before
+            The state, and scalars: those of members (`samplers.metric_names`), as `loss/largest`,
+            `loss/smallest`, `loss/random_1` and `accuracy/largest`, `gradient_norm` before
             clipping, `applied` (1, or 0 where the guard refused the step) and `refused`, how many
             in a row were.
         """
@@ -223,28 +212,23 @@ class Step:
         shared = dataclasses.replace(shared, teacher=())
         teacher, carry, archs = given.teacher, self.start(state.params), None
         metrics: Metrics = {}
+        roles, names = samplers.roles(sampler), samplers.names(sampler)
         fixed = self.blockwise.fixed if self.is_blockwise else self.fixed
         for place, size in enumerate(resolutions[:n_fixed]):
             carry, teacher, own = fixed(shared, given, teacher, carry, place=place, resolution=size)
             metrics |= own
         sizes = resolutions[n_fixed:]
-        if sizes and now is None:
-            archs = self.draw(shared, given, teacher, resolutions=sizes)
-            for i, size in enumerate(sizes):
-                carry, metrics[f"loss/random_{i + 1}"] = self.random(
-                    shared, given, teacher, carry, archs, np.int32(i), resolution=size
-                )
-        elif sizes and now is not None:
-            if self._known.possible:
-                archs = self._known.of(now, sizes)
+        if sizes:
+            archs = self._archs(now, shared, given, teacher, resolutions)
+        for i, size in enumerate(sizes):
+            learning = shared, given, teacher, carry
+            if now is None:
+                how: Any = {"resolution": size, "role": roles[n_fixed + i]}
+                carry, own = self.random(*learning, archs, np.int32(i), **how)
             else:
-                archs = jax.device_get(self.draw(shared, given, teacher, resolutions=sizes))
-                known = [*sampler.fixed, *choices.unstack(archs)]
-                self.blockwise.ahead(known, resolutions, len(batch.images))
-            for i, (arch, size) in enumerate(zip(choices.unstack(archs), sizes, strict=True)):
-                carry, metrics[f"loss/random_{i + 1}"] = self.blockwise.random(
-                    shared, given, teacher, carry, arch=arch, resolution=size
-                )
+                arch = choices.unstack(archs)[i]
+                carry, own = self.blockwise.random(*learning, arch=arch, place=i, resolution=size)
+            metrics |= {f"{what}/{names[n_fixed + i]}": value for what, value in own.items()}
         if now is None:
             return self.finish(state, carry, metrics, archs, members=count)
         operands = state, carry, metrics, archs
@@ -254,6 +238,27 @@ class Step:
         state, metrics = finish(*operands)
         self._clock.tick(state)
         return state, metrics
+
+    def _archs(
+        self,
+        now: Moment | None,
+        shared: State,
+        given: Given,
+        teacher: Taught | None,
+        resolutions: tuple[int, ...],
+    ) -> Arch:
+        """The random archs of a step; on the host where members run block by block."""
+        fixed = self.recipe.sampler.fixed
+        sizes = resolutions[len(fixed) :]
+        if now is not None and self._known.possible:
+            return self._known.of(now, sizes)
+        archs = self.draw(shared, given, teacher, resolutions=sizes)
+        if now is None:
+            return archs
+        archs = jax.device_get(archs)
+        known = [*fixed, *choices.unstack(archs)]
+        self.blockwise.ahead(known, resolutions, len(given.images))
+        return archs
 
     def _look_ahead(
         self, now: Moment, state: State, resolutions: tuple[int, ...], images: int
@@ -281,10 +286,8 @@ class Step:
         recipe, count = self.recipe, len(resolutions)
         if not recipe.combine.is_sum or self._devices > 1:
             return
-        names = samplers.roles(recipe.sampler)[:count]
-        random = range(count - len(names))
-        metrics = [f"{what}/{role}" for role in names for what in ("loss", "accuracy")]
-        metrics += [f"loss/random_{i + 1}" for i in random]
+        random = range(count - len(recipe.sampler.fixed))
+        metrics = samplers.metric_names(recipe.sampler, count)
         one = jax.ShapeDtypeStruct((), jnp.float32)
         shape = (len(random),) if recipe.arch_shards == 1 else (len(random), recipe.arch_shards)
         arch = jax.tree.map(lambda _: jax.ShapeDtypeStruct(shape, jnp.int32), recipe.space.menu)
@@ -293,6 +296,52 @@ class Step:
         self.blockwise.run.programs.ahead(
             [(("finish", count), lambda: self.finish.lower(*operands, members=count).compile())]
         )
+
+
+_Who = tuple[Recipe, jax.sharding.Mesh | None, Tree | None]  # recipe, mesh, places of parameters
+
+
+def _members(who: _Who, state: State, given: Given) -> Members:
+    return Members(*who, state, given.images, given.labels, given.dropout_key)
+
+
+def _fixed(
+    who: _Who,
+    state: State,
+    given: Given,
+    teacher: Taught | None,
+    carry: Any,
+    *,
+    place: int,
+    resolution: int,
+) -> tuple[Any, Taught | None, Metrics]:
+    return _members(who, state, given).fixed(place, resolution, teacher, carry)
+
+
+def _draw(
+    who: _Who,
+    state: State,
+    given: Given,
+    teacher: Taught | None,
+    *,
+    resolutions: tuple[int, ...],
+) -> Arch:
+    return _members(who, state, given).draw(given.arch_key, teacher, resolutions)
+
+
+def _random(
+    who: _Who,
+    state: State,
+    given: Given,
+    teacher: Taught | None,
+    carry: Any,
+    archs: Arch,
+    place: Array,
+    *,
+    resolution: int,
+    role: str = "random",
+) -> tuple[Any, Metrics]:
+    return _members(who, state, given).random(archs, place, resolution, teacher, carry, role)
 
 
 def _shape(x: Array | np.ndarray) -> jax.ShapeDtypeStruct:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import chex
 import jax
@@ -27,7 +27,7 @@ class Feature(NamedTuple):
 
 
 Features = Mapping[str, Feature]  # by block
-Role = Literal["largest", "random", "smallest"]
+Role = str  # "largest", "smallest", "random", or what else the sampler calls a member
 Divergence = Callable[[Array, Array], Array]  # (student logits, teacher logits) -> scalar
 # (student_logits, teacher_logits, features, labels, role) -> scalar. The teacher's logits are None
 # for the largest member (unless the teacher is no member), features may be empty, labels are
