@@ -15,7 +15,8 @@ import jax.extend.core
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from supernet_jax.elastic import elastic_block
+from supernet_jax.elastic import elastic_block, taps
+from supernet_jax.elastic.block_call import Kind
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.space import Space, geometry
 
@@ -30,7 +31,7 @@ class Operation(NamedTuple):
         spec: which of its specs.
         between: what lies between blocks, None for a block.
         inputs: numbers of the values that it takes.
-        outputs: numbers of the values that it makes; a block makes one.
+        outputs: numbers of the values that it makes; a block makes its output, and then its taps.
     """
 
     block: str | None
@@ -59,7 +60,8 @@ class Wiring(NamedTuple):
         operations: in an order in which they can run.
         values: shape and dtype of each value; the first is the images.
         logits: number of the value that is the result.
-        features: by block, the number of its output; of a skipped block that of its input.
+        features: by block, the number of its output, of a skipped block that of its input; by tap
+            (BLOCK/NAME), of those blocks that are there.
         learned: by value, whether parameters had a part in it, so that it has a gradient.
     """
 
@@ -71,12 +73,13 @@ class Wiring(NamedTuple):
 
 
 _block = jax.extend.core.Primitive("block")
+_block.multiple_results = True
 _mark = jax.extend.core.Primitive("mark")  # of a block that is skipped
 
 
 @_block.def_abstract_eval
-def _output(*_: Any, name: str, spec: int, output: Any) -> Any:
-    return output
+def _outputs(*_: Any, name: str, spec: int, made: Any, inside: Any) -> Any:
+    return list(made)
 
 
 @_mark.def_abstract_eval
@@ -84,7 +87,9 @@ def _same(x: Any, *, name: str) -> Any:
     return x
 
 
-def wired(space: Space, arch: Arch, images: Aval, resolution: int) -> Wiring:
+def wired(
+    space: Space, arch: Arch, images: Aval, resolution: int, features: tuple[str, ...] = ()
+) -> Wiring:
     """The operations of a concrete arch.
 
     Args:
@@ -92,6 +97,7 @@ def wired(space: Space, arch: Arch, images: Aval, resolution: int) -> Wiring:
         arch: concrete, without batch axes.
         images: shape `[B, resolution, resolution, C]` and dtype of what the first block takes.
         resolution: of the arch.
+        features: that are wanted; of these the taps are values of their own.
     """
     about = geometry(space, resolution)
 
@@ -99,9 +105,15 @@ def wired(space: Space, arch: Arch, images: Aval, resolution: int) -> Wiring:
         block = space.blocks[name]
         if (spec := block.spec(arch)) is None:
             return _mark.bind(inputs[0], name=name)
-        shape = elastic_block.shapes(block, spec, about[name].inputs).output.shape
-        output = jax.core.ShapedArray((images.shape[0], *shape[1:]), images.dtype)
-        return _block.bind(*inputs, name=name, spec=block.specs.index(spec), output=output)
+        which, shape = block.specs.index(spec), about[name].shapes
+        own = elastic_block.shapes(block, spec, about[name].inputs).output.shape
+        made, inside = [Aval((images.shape[0], *own[1:]), images.dtype)], {}
+        if names := taps.wanted(features, name):
+            sizes = about[name].inputs, shape, images.dtype
+            kind = Kind.of(block, *sizes, rates=False, taps=names)
+            inside = kind.tap_shapes(which, [Aval(x.shape, x.dtype) for x in inputs])
+        avals = tuple(jax.core.ShapedArray(x.shape, x.dtype) for x in (*made, *inside.values()))
+        return _block.bind(*inputs, name=name, spec=which, made=avals, inside=tuple(inside))[0]
 
     traced = jax.make_jaxpr(lambda x: space.forward(run, x))(images)
     return _listed(traced)
@@ -151,7 +163,8 @@ def _listed(traced: ClosedJaxpr) -> Wiring:
             inputs = tuple(number[v] for v in equation.invars)
             outputs = make(equation.outvars, True)
             name = equation.params["name"]
-            features[name] = outputs[0]
+            inside = [f"{name}/{tap}" for tap in equation.params["inside"]]
+            features |= dict(zip([name, *inside], outputs, strict=True))
             operations.append(Operation(name, equation.params["spec"], None, inputs, outputs))
         else:
             waiting.append(equation)

@@ -12,9 +12,10 @@ from jax.sharding import Mesh
 
 from supernet_jax import data
 from supernet_jax.data import Dataset, augment
+from supernet_jax.elastic import taps
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.space import Space, geometry
-from supernet_jax.errors import LOG, UserError, near
+from supernet_jax.errors import LOG, UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.evaluation.evaluate import EvaluationData, How
 from supernet_jax.experiment import augmentation, config
@@ -143,12 +144,7 @@ def part_of(name: str, part: Any, kind: type, **given: Any) -> Any:
 
 def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -> recipe.Recipe:
     d, t = settings.data, settings.train
-    for name in t.features:
-        if name not in space.blocks:
-            raise UserError(
-                f"train.features names a block {name!r}, which the space {space.name} does not "
-                f"have{near(name, space.blocks)}"
-            )
+    taps.check(space, t.features)
     mix = functools.partial(augment.mixup, alpha=d.mixup, classes=space.classes)
     more = sampler.taken(settings.sampler, space=space, steps=t.steps)
     length = sampler.taken(settings.combine, steps=t.steps)

@@ -53,7 +53,7 @@ class Train:
     accumulate: int = 1
     """micro-batches per step; more need less memory; BatchNorm sees the images of one of them"""
     features: tuple[str, ...] = ()
-    """blocks whose outputs the loss compares between a subnet and the largest"""
+    """blocks, or values inside them as BLOCK/NAME, that the loss compares with the largest's"""
     teacher: str | None = None
     """folder of an extracted network that teaches: short for teacher=ExtractedNetwork(folder)"""
     teacher_file: str | None = None

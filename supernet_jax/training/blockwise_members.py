@@ -125,7 +125,9 @@ class BlockwiseMembers:
         return max(recipe.arch_shards, recipe.norm_shards) if is_random else recipe.norm_shards
 
     def _mode(self, resolution: int, images: int, role: str) -> Mode:
-        return Mode(resolution, images, dropout=role in self._recipe.sampler.regularised)
+        recipe = self._recipe
+        drops = role in recipe.sampler.regularised
+        return Mode(resolution, images, dropout=drops, features=recipe.features)
 
     def _member(
         self,
@@ -158,7 +160,6 @@ class BlockwiseMembers:
                 params,
                 blockwise.prepare(piece.images, resolution, recipe.dtype),
                 key=piece.key if mode.dropout else None,
-                features=recipe.features,
             )
             student = Taught(passed.logits, passed.features)
             result, (of_logits, of_features) = self._loss(

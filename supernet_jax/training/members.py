@@ -6,6 +6,7 @@ Shape letters: `B` images of a step, `K` classes, `M` random members, `G` parts 
 one).
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -248,7 +249,10 @@ class Members(NamedTuple):
             where=self.where if sharding.any_split(self.where) else None,
         )
         taught = Taught(output.logits, output.features)
-        return loss_of(recipe, taught, member.teacher, self.labels, member.role), taught
+        there: dict[str, Array] = {}
+        if member.strategy is not strategies.sliced:
+            there = inside_of(recipe, member.arch)
+        return loss_of(recipe, taught, member.teacher, self.labels, member.role, there), taught
 
 
 def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:
@@ -301,13 +305,33 @@ def drawn(
     return choices.replace(archs, space.resolution, chosen)
 
 
+def inside_of(recipe: Recipe, arch: Arch) -> dict[str, Array]:
+    """Of each tap of a block that can be skipped, whether a traced arch has the block."""
+    pairs = [(name, recipe.space.blocks[name.partition("/")[0]]) for name in recipe.features]
+    return {
+        name: jnp.asarray(block.alive(arch) > 0)
+        for name, block in pairs
+        if "/" in name and block.alive is not None
+    }
+
+
 def loss_of(
-    recipe: Recipe, student: Taught, teacher: Taught | None, labels: Array, role: str
+    recipe: Recipe,
+    student: Taught,
+    teacher: Taught | None,
+    labels: Array,
+    role: str,
+    there: Mapping[str, Array] | None = None,
 ) -> Array:
-    """Loss of a member, by what it puts out."""
+    """Loss of a member, by what it puts out; `there` as `inside_of` has it, for traced archs."""
+    skipped = [name for name in recipe.features if name not in student.features]
     features = {
-        name: Feature(value, None if teacher is None else teacher.features.get(name))
-        for name, value in student.features.items()
+        name: Feature(
+            student.features.get(name),
+            None if teacher is None else teacher.features.get(name),
+            (there or {}).get(name),
+        )
+        for name in (*student.features, *skipped)
     }
     logits = None if teacher is None else teacher.logits
     return recipe.loss(student.logits, logits, features, labels, role)

@@ -85,7 +85,7 @@ class Recipe(NamedTuple):
         seed: of everything random.
         dtype: of weights and activations in the forward and backward passes.
         ema_decay: of the average of the parameters; 0 keeps none.
-        features: blocks whose outputs the loss wants.
+        features: blocks whose outputs the loss wants, and values inside blocks (BLOCK/NAME).
         remat: whether gradients keep only what goes from block to block and compute the insides
             of blocks again: less memory, a forward pass more time. XLA undoes it on CPU.
         arch_shards: parts of a batch, `G`, on each of which a random member is another subnet, so

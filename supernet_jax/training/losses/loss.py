@@ -15,18 +15,22 @@ Array = jax.Array
 
 
 class Feature(NamedTuple):
-    """What a named block puts out.
+    """What a named block puts out, or a value inside one.
 
     Attributes:
-        student: [B, ...] of the member that learns.
-        teacher: [B, ...] of the largest member, as a constant; None for the largest itself.
+        student: [B, ...] of the member that learns; None for a value inside a block that it skips.
+        teacher: [B, ...] of the teacher, as a constant; None where there is none, as for the
+            largest member itself.
+        there: bool [], whether the member has the block that the value is inside of; without, the
+            student is zeros. None where that is no question.
     """
 
-    student: Array
+    student: Array | None
     teacher: Array | None
+    there: Array | None = None
 
 
-Features = Mapping[str, Feature]  # by block
+Features = Mapping[str, Feature]  # by block, or BLOCK/NAME
 Role = str  # "largest", "smallest", "random", or what else the sampler calls a member
 Divergence = Callable[[Array, Array], Array]  # (student logits, teacher logits) -> scalar
 # (student_logits, teacher_logits, features, labels, role) -> scalar. The teacher's logits are None
