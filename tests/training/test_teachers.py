@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -106,12 +107,12 @@ def one_device() -> Any:
     return sharding.data_mesh(jax.devices()[:1])
 
 
-def run(folder: pathlib.Path, kind: str, *, steps: int = 4, **changes: Any) -> State:
+def run(folder: pathlib.Path, kind: str, **changes: Any) -> State:
     folder.mkdir(exist_ok=True)
     work = Job(
         recipe=recipe_of(kind),
         images=images(),
-        steps=steps,
+        steps=4,
         batch=BATCH,
         mesh=one_device(),
         checkpoints=checkpoint.Checkpoints(folder / "checkpoints"),
@@ -125,6 +126,16 @@ def run(folder: pathlib.Path, kind: str, *, steps: int = 4, **changes: Any) -> S
         state, finished = loop.fit(work._replace(**changes))
     assert finished
     return state
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[State, pathlib.Path]]:
+    """By kind the end of a run that nobody interrupted, and its folder; copy it."""
+    made = tmp_path_factory.mktemp("whole")
+    return functools.cache(lambda kind: (jax.device_get(run(made / kind, kind)), made / kind))
+
+
+Whole = Callable[[str], tuple[State, pathlib.Path]]
 
 
 def batch(step: int) -> Batch:
@@ -149,12 +160,13 @@ def near(a: Any, b: Any) -> None:
 
 # The largest is in test_loop.py.
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "largest"])
-def test_killed_is_uninterrupted(kind: str, tmp_path: pathlib.Path) -> None:
-    whole = jax.device_get(run(tmp_path / "run", kind))
+def test_killed_is_uninterrupted(kind: str, whole: Whole, tmp_path: pathlib.Path) -> None:
+    state, folder = whole(kind)
+    shutil.copytree(folder, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == (3,)
-    assert same(run(tmp_path / "run", kind), whole)
-    assert bool(jax.tree.leaves(whole.teacher)) == (kind in REMEMBERING)
+    assert same(run(tmp_path / "run", kind), state)
+    assert bool(jax.tree.leaves(state.teacher)) == (kind in REMEMBERING)
 
 
 def test_strategies_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,14 +184,14 @@ def test_strategies_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["average", "outside"])
-def test_split_over_devices(kind: str, tmp_path: pathlib.Path) -> None:
+def test_split_over_devices(kind: str, whole: Whole, tmp_path: pathlib.Path) -> None:
     """A memory is split as parameters are, and does not change what is computed."""
     mesh = sharding.data_mesh(jax.devices()[:2])
     changes = {"mesh": mesh, "rules": sharding.SHARDED, "step": None}
     split = run(tmp_path / "split", kind, **changes)
     parts = [leaf for leaf in jax.tree.leaves(split.teacher) if leaf.size >= sharding.LEAST]
     assert parts and not any(leaf.sharding.is_fully_replicated for leaf in parts)
-    near(jax.device_get(split), jax.device_get(run(tmp_path / "whole", kind)))
+    near(jax.device_get(split), whole(kind)[0])
     shutil.rmtree(tmp_path / "split" / "checkpoints" / "4")
     near(jax.device_get(run(tmp_path / "split", kind)), jax.device_get(split))  # on one device
 
@@ -254,29 +266,31 @@ def test_the_average_has_features() -> None:
     assert said.features["first"].shape == (BATCH, 8, 8, 64)
 
 
-def test_without_a_teacher_labels_teach() -> None:
-    recipe = recipe_of("none")._replace(loss=in_place_distillation(KL))
-    with pytest.raises(
-        UserError, match=r"no teacher for a member in the role 'smallest'.*teachers"
-    ):
-        train_step.Step(recipe)(train_step.create(recipe), batch(0), resolutions=(8,) * 2)
-    with pytest.raises(
-        UserError, match=r"needs a teacher for the largest subnet too.*sj\.teachers"
-    ):
-        recipe = recipe._replace(loss=EVERY)
-        train_step.Step(recipe)(train_step.create(recipe), batch(0), resolutions=(8,) * 2)
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (in_place_distillation(KL), r"no teacher for a member in the role 'smallest'.*teachers"),
+        (EVERY, r"needs a teacher for the largest subnet too.*sj\.teachers"),
+    ],
+)
+def test_without_a_teacher_labels_teach(loss: Any, said: str) -> None:
+    recipe = recipe_of("none")._replace(loss=loss)
+    step = functools.partial(train_step.Step(recipe), resolutions=(8,) * 2)
+    with pytest.raises(UserError, match=said):
+        jax.eval_shape(step, train_step.shapes(recipe), batch(0))
 
 
-def test_a_checkpoint_from_before_there_was_a_memory(tmp_path: pathlib.Path) -> None:
+def test_a_checkpoint_from_before_there_was_a_memory(whole: Whole, tmp_path: pathlib.Path) -> None:
     """Teachers were constants then: an outside one goes on with the weights of its folder."""
-    whole = jax.device_get(run(tmp_path / "whole", "outside"))
-    shutil.copytree(tmp_path / "whole", tmp_path / "old")
-    shutil.rmtree(tmp_path / "old" / "checkpoints")
-    at_three = run(tmp_path / "three", "outside", steps=3)
+    state, folder = whole("outside")
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    at_three = checkpoint.restore(folder / "checkpoints", target, step=3)
+    (tmp_path / "old").mkdir()
+    shutil.copy(folder / "metrics.jsonl", tmp_path / "old")
     with checkpoint.Checkpoints(tmp_path / "old" / "checkpoints") as kept:
         kept.save(3, dataclasses.replace(at_three, teacher=()), {}, wait=True)
         assert not kept.has("teacher") and kept.has("params")
-    assert same(run(tmp_path / "old", "outside"), whole)
+    assert same(run(tmp_path / "old", "outside"), state)
 
 
 def test_a_teacher_of_other_classes_is_refused() -> None:
