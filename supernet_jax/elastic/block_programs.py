@@ -33,7 +33,7 @@ class Places(NamedTuple):
     """Where arrays lie on a mesh.
 
     Attributes:
-        values: images and whatever is made of them.
+        values: inputs and whatever is made of them.
         whole: what every device has all of.
         weights: each of the weights, and the sum of its gradients.
     """

@@ -4,7 +4,7 @@ A program is one of a *kind* of block: blocks that are alike share it, and so do
 candidates and runs. Each subnet pays its own cost, nothing is masked, and programs are small. The
 host walks an arch's operations forwards, and for a gradient backwards; it cannot be traced.
 
-Shape letters: `B` images, `C` channels, `K` classes.
+Shape letters: `B` inputs, `C` channels, `K` classes.
 """
 
 import collections
@@ -39,8 +39,8 @@ class Mode:
     """What is run and what is wanted of it.
 
     Attributes:
-        resolution: of the images, and of the arch.
-        images: B.
+        size: of the inputs, and of the arch.
+        inputs: B.
         gradient: whether there will be a backward pass.
         dropout: whether a key is given.
         stats: whether statistics are given; otherwise they are those of the batch.
@@ -48,8 +48,8 @@ class Mode:
         features: that are wanted; programs differ by the taps among them alone.
     """
 
-    resolution: int
-    images: int
+    size: int
+    inputs: int
     gradient: bool = True
     dropout: bool = False
     stats: bool = False
@@ -57,7 +57,7 @@ class Mode:
     features: tuple[str, ...] = ()
 
 
-def blockwise(space: Space, params: Tree, arch: Arch, images: Array, **given: Any) -> Output:
+def blockwise(space: Space, params: Tree, arch: Arch, inputs: Array, **given: Any) -> Output:
     """Runs a concrete arch, block by block; see `strategies.Strategy`. It cannot be traced.
 
     For gradients see `Blockwise`; this makes one for each dtype and keeps it with the space.
@@ -67,15 +67,15 @@ def blockwise(space: Space, params: Tree, arch: Arch, images: Array, **given: An
             parameters are split (`where`; a `Blockwise` takes them).
     """
     how = How(**given)
-    traced = [x for x in jax.tree.leaves((arch, images, params)) if isinstance(x, jax.core.Tracer)]
+    traced = [x for x in jax.tree.leaves((arch, inputs, params)) if isinstance(x, jax.core.Tracer)]
     if traced or how.reuse is not None or how.where is not None:
         raise TypeError(
             "blockwise needs concrete archs and whole arrays, outside jit, and takes nothing over; "
             "use sliced or masked inside"
         )
     mode = Mode(
-        how.resolution,
-        len(images),
+        how.size,
+        len(inputs),
         gradient=False,
         dropout=how.dropout_key is not None,
         stats=how.stats is not None,
@@ -86,11 +86,11 @@ def blockwise(space: Space, params: Tree, arch: Arch, images: Array, **given: An
     passed = run.forward(
         run.plan(jax.tree.map(np.asarray, arch), mode),
         run.leaves(params),
-        prepare(images, how.resolution, how.dtype),
+        prepare(inputs, how.size, how.dtype),
         key=how.dropout_key,
         stats=how.stats,
     )
-    about = geometry(space, how.resolution)
+    about = geometry(space, how.size)
     moments: Tree = {name: {} for name in about}
     if mode.moments:
         moments = {
@@ -106,9 +106,9 @@ def traceable(strategy: Strategy) -> Strategy:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def prepare(images: Array, resolution: int, dtype: Any) -> Array:
-    """Images `[B, H, W, C]` as a network's first block takes them."""
-    return resize.resize_bicubic(images.astype(jnp.float32), resolution).astype(dtype)
+def prepare(inputs: Array, size: int, dtype: Any) -> Array:
+    """Inputs `[B, H, W, C]` as a network's first block takes them."""
+    return resize.resize_bicubic(inputs.astype(jnp.float32), size).astype(dtype)
 
 
 @owned.by(owned.first)
@@ -171,7 +171,7 @@ class Blockwise:
         space: the space.
         dtype: of weights and activations.
         remat: whether gradients compute the insides of blocks again, which takes less memory.
-        mesh: over which images are split, None for one device.
+        mesh: over which inputs are split, None for one device.
         where: shardings of the shared parameters on it, and so of their gradients.
     """
 
@@ -237,7 +237,7 @@ class Blockwise:
         self,
         plan: Plan,
         params: Leaves,
-        images: Array,
+        inputs: Array,
         *,
         key: Array | None = None,
         stats: Tree | None = None,
@@ -247,12 +247,12 @@ class Blockwise:
         Args:
             plan: what runs.
             params: shared parameters, of `leaves`.
-            images: `[B, resolution, resolution, C]`, of the object's dtype.
+            inputs: `[B, size, size, C]`, of the object's dtype.
             key: of dropout, where the plan has it.
             stats: by block, where the plan has them.
         """
         wires = plan.wiring
-        values: dict[int, Array] = {0: images}
+        values: dict[int, Array] = {0: inputs}
         last = {i: place for place, op in enumerate(wires.operations) for i in op.inputs}
         features = {n: wires.features[n] for n in plan.mode.features if n in wires.features}
         wanted = {wires.logits, *features.values()}
@@ -324,10 +324,10 @@ class Blockwise:
         return [] if bank is None else [np.int32(bank.row(arch))]
 
     def _planned(self, arch: Arch, mode: Mode) -> Plan:
-        shape = (mode.images, mode.resolution, mode.resolution, self.space.input_channels)
-        images = jax.ShapeDtypeStruct(shape, self.dtype)
+        shape = (mode.inputs, mode.size, mode.size, self.space.input_channels)
+        inputs = jax.ShapeDtypeStruct(shape, self.dtype)
         taps.check(self.space, mode.features)
-        wires = wiring.wired(self.space, arch, images, mode.resolution, mode.features)
+        wires = wiring.wired(self.space, arch, inputs, mode.size, mode.features)
         requests = [self._request(operation, wires, mode) for operation in wires.operations]
         return Plan(arch, mode, wires, tuple(requests))
 
@@ -352,7 +352,7 @@ class Blockwise:
 
             return Request((between, precision), places=self._places(None), function=glue, **common)
         assert name is not None
-        block, about = self.space.blocks[name], geometry(self.space, mode.resolution)[name]
+        block, about = self.space.blocks[name], geometry(self.space, mode.size)[name]
         sizes = about.inputs, about.shapes, self.dtype
         wanted = taps.wanted(mode.features, name)
         kind = Kind.of(block, *sizes, rates=mode.dropout, taps=wanted)

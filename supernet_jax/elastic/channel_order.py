@@ -54,7 +54,7 @@ def couplings(space: Space) -> dict[str, tuple[Coupling, ...]]:
     Of tied blocks only what they agree on.
     """
     found: dict[str, tuple[Coupling, ...]] = {}
-    for name, geometry in elastic_space.geometry(space, space.resolutions[0]).items():
+    for name, geometry in elastic_space.geometry(space, space.sizes[0]).items():
         block, owner = space.blocks[name], elastic_space.group(space, name)
         largest = block.specs[int(block.index(choices.largest(space.menu)))]
         own = _couplings(block, geometry, largest)

@@ -108,7 +108,7 @@ def _init_group(block: ElasticBlock, about: Geometry, key: Array) -> Tree:
 def _owners(space: Space) -> Iterator[tuple[str, ElasticBlock, Geometry]]:
     """Each group that owns parameters, and the first of its blocks to run with its geometry."""
     met = set()
-    for name, about in geometry(space, space.resolutions[0]).items():
+    for name, about in geometry(space, space.sizes[0]).items():
         owner = group(space, name)
         if owner not in met:
             met.add(owner)
@@ -125,29 +125,29 @@ def _init_transforms(block: ElasticBlock, tree: Tree, key: Array) -> Tree:
 
 def zero_stats(space: Space) -> Tree:
     """Statistics of every block at the union's shapes, all zero."""
-    shapes = {n: g.shapes.moments for n, g in geometry(space, space.resolutions[0]).items()}
+    shapes = {n: g.shapes.moments for n, g in geometry(space, space.sizes[0]).items()}
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
 def empty_memory(
-    space: Space, resolution: int, images: int, *, dtype: Any, moments: bool
+    space: Space, size: int, inputs: int, *, dtype: Any, moments: bool
 ) -> dict[str, tuple[Array, Tree]]:
     """Zeros of the shape of `Output.memory`.
 
     Args:
         space: the space.
-        resolution: of the input.
-        images: per batch.
+        size: of the input.
+        inputs: per batch.
         dtype: of activations.
         moments: whether the statistics are those of the batch, rather than given.
     """
 
     def one(block: block_shapes.BlockShapes) -> tuple[Array, Tree]:
-        output = jnp.zeros((images, *block.output.shape[1:]), dtype)
+        output = jnp.zeros((inputs, *block.output.shape[1:]), dtype)
         made = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), block.moments)
         return output, made if moments else {}
 
-    return {name: one(found.shapes) for name, found in geometry(space, resolution).items()}
+    return {name: one(found.shapes) for name, found in geometry(space, size).items()}
 
 
 def bank_row(space: Space, params: Tree, arch: Arch | Code) -> Tree:

@@ -1,6 +1,6 @@
 """What a search space is: its menu, its elastic blocks and their topology.
 
-Shape letters: `B` images, `C` channels, `K` classes, `N` rows of a parameter bank.
+Shape letters: `B` inputs, `C` channels, `K` classes, `N` rows of a parameter bank.
 """
 
 import dataclasses
@@ -45,10 +45,10 @@ class Space:
         menu: the decisions.
         blocks: the elastic blocks, in the order in which they are usually run.
         forward: the topology.
-        input_channels: C of the images.
+        input_channels: C of the inputs.
         classes: K.
-        resolution: where the input resolution stands in the menu. It is a shape, hence never
-            traced: each resolution has a program of its own.
+        size: where the input size stands in the menu. It is a shape, hence never
+            traced: each size has a program of its own.
         bank: a parameter bank, or None for one set of parameters without an extra axis.
 
     Raises:
@@ -61,7 +61,7 @@ class Space:
     forward: Topology
     input_channels: int
     classes: int
-    resolution: Path = ("resolution",)
+    size: Path = ("size",)
     bank: Bank | None = None
 
     def __post_init__(self) -> None:
@@ -72,13 +72,13 @@ class Space:
                 check_name(block.group, f"the group of block {name!r}")
 
     @property
-    def resolutions(self) -> tuple[int, ...]:
-        """The input resolutions on offer, smallest first."""
-        return tuple(int(r) for r in choices.get(self.menu, self.resolution).values)
+    def sizes(self) -> tuple[int, ...]:
+        """The input sizes on offer, smallest first."""
+        return tuple(int(r) for r in choices.get(self.menu, self.size).values)
 
-    def resolution_of(self, arch: Arch) -> int:
-        """The input resolution of a concrete arch without batch axes."""
-        return self.resolutions[int(choices.get(arch, self.resolution))]
+    def size_of(self, arch: Arch) -> int:
+        """The input size of a concrete arch without batch axes."""
+        return self.sizes[int(choices.get(arch, self.size))]
 
 
 def check_name(name: Any, what: str) -> None:
@@ -116,15 +116,15 @@ def group(space: Space, name: str) -> str:
 
 
 class Geometry(NamedTuple):
-    """Shapes of a union block at one resolution, batch 1: its inputs, and everything of its own."""
+    """Shapes of a union block at one size, batch 1: its inputs, and everything of its own."""
 
     inputs: tuple[tuple[int, ...], ...]
     shapes: block_shapes.BlockShapes
 
 
 @owned.by(owned.first)
-def geometry(space: Space, resolution: int) -> dict[str, Geometry]:
-    """Shapes of every union block at one input resolution.
+def geometry(space: Space, size: int) -> dict[str, Geometry]:
+    """Shapes of every union block at one input size.
 
     Raises:
         UserError: the topology runs a block that is not there, or a block has parameters that no
@@ -145,8 +145,8 @@ def geometry(space: Space, resolution: int) -> dict[str, Geometry]:
             _check_parameters(tree, f"in block {name!r}")
         return jnp.zeros(found[name].shapes.output.shape)
 
-    images = jax.ShapeDtypeStruct((1, resolution, resolution, space.input_channels), jnp.float32)
-    jax.eval_shape(functools.partial(space.forward, run), images)
+    inputs = jax.ShapeDtypeStruct((1, size, size, space.input_channels), jnp.float32)
+    jax.eval_shape(functools.partial(space.forward, run), inputs)
     return found
 
 
@@ -163,16 +163,16 @@ def _check_parameters(tree: Any, where: str) -> None:
         )
 
 
-def identity(space: Space, resolution: int, archs: Arch) -> Array | np.ndarray:
+def identity(space: Space, size: int, archs: Arch) -> Array | np.ndarray:
     """What each block of an arch is, in the order in which they run: int32 `[..., blocks + 1]`.
 
     Archs with equal numbers up to a place do the same up to there: the row of the bank comes
     first, then each block's spec, -1 where it is skipped. NumPy in, NumPy out.
     """
-    first = choices.get(archs, space.resolution) * 0
+    first = space.which_size(archs) * 0
     xp = jnp if isinstance(first, jax.Array) else np
     columns = [first if space.bank is None else space.bank.row(archs)]
-    for name in geometry(space, resolution):
+    for name in geometry(space, size):
         block = space.blocks[name]
         which = first + block.index(archs)
         columns.append(
@@ -194,11 +194,11 @@ def normal(space: Space, archs: Arch) -> Arch:
         archs: `[...]`, concrete.
 
     Returns:
-        NumPy archs `[...]`, of the same `identity` and resolution.
+        NumPy archs `[...]`, of the same `identity` and size.
     """
     archs = jax.tree.map(lambda leaf: np.asarray(leaf, np.int32), archs)
     for path, read in _readers(space).items():
-        if path == space.resolution:
+        if path == space.size:
             continue
         own = choices.get(archs, path)
         best, before = own, [_answer(ask, archs) for ask in read]

@@ -10,7 +10,7 @@ what may be traced and in what is paid:
 
 Statistics go in and come out at the union's shapes, zero where a subnet is not.
 
-Shape letters: `B` images, `R` resolution, `C` channels, `K` classes, `N` rows of a parameter bank.
+Shape letters: `B` inputs, `R` size, `C` channels, `K` classes, `N` rows of a parameter bank.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ LOOP = 3  # so many blocks that are alike run in a loop; for fewer it costs more
 
 
 class Reuse(NamedTuple):
-    """What a subnet may take over from the one before it, on the same images.
+    """What a subnet may take over from the one before it, on the same inputs.
 
     Attributes:
         fresh: by block, bool `[]`, whether it has to run. A block may be taken over if it, its
@@ -72,9 +72,9 @@ class Strategy(Protocol):
         space: Space,
         params: Tree,
         arch: Arch,
-        images: Array,
+        inputs: Array,
         *,
-        resolution: int,
+        size: int,
         stats: Tree | None = None,
         dropout_key: Array | None = None,
         features: tuple[str, ...] = (),
@@ -83,14 +83,14 @@ class Strategy(Protocol):
         reuse: Reuse | None = None,
         where: Tree | None = None,
     ) -> Output:
-        """Runs the subnet `arch` of `space` on `images`.
+        """Runs the subnet `arch` of `space` on `inputs`.
 
         Args:
             space: the space.
             params: shared parameters, as `init` makes them.
             arch: which subnet (no batch axes; use `vmap` or `lax.map`).
-            images: float `[B, H, W, C]`, any size; resized to `resolution`.
-            resolution: static; for a concrete arch its own, for a traced one the caller's.
+            inputs: float `[B, H, W, C]`, any size; resized to `size`.
+            size: static; for a concrete arch its own, for a traced one the caller's.
             stats: calibrated statistics at the union's shapes, as `moments` comes out; None uses
                 those of the batch.
             dropout_key: turns dropout and drop-connect on.
@@ -121,7 +121,7 @@ def chain(names: tuple[str, ...]) -> Topology:
     return forward
 
 
-def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) -> Output:
+def sliced(space: Space, params: Tree, arch: Arch, inputs: Array, **how: Any) -> Output:
     """Runs a concrete arch at its own size; see `Strategy`."""
     for leaf in jax.tree.leaves(arch):
         if isinstance(leaf, jax.core.Tracer):
@@ -136,10 +136,10 @@ def sliced(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) ->
             return inputs[0], call.no_moments()
         return call.at(spec, *inputs)
 
-    return _walked(space, run, params, arch, images, How(**how))
+    return _walked(space, run, params, arch, inputs, How(**how))
 
 
-def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: Any) -> Output:
+def masked(space: Space, params: Tree, arch: Arch | Code, inputs: Array, **how: Any) -> Output:
     """Runs a traced arch or a relaxed code at the largest size; see `Strategy`."""
     # In a gradient the conditional spares nothing: what the backward pass keeps is written for
     # skipped blocks too.
@@ -161,10 +161,10 @@ def masked(space: Space, params: Tree, arch: Arch | Code, images: Array, **how: 
         zero = jax.tree.map(lambda m: jnp.where(keep, m, 0.0), moments)
         return jnp.where(keep, y, inputs[0]), zero
 
-    return _walked(space, run, params, arch, images, How(**how))
+    return _walked(space, run, params, arch, inputs, How(**how))
 
 
-def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) -> Output:
+def switched(space: Space, params: Tree, arch: Arch, inputs: Array, **how: Any) -> Output:
     """Runs a traced arch, each block at its own size under `lax.switch`; see `Strategy`."""
 
     def run(call: Call, *inputs: Array) -> tuple[Array, Tree]:
@@ -197,14 +197,14 @@ def switched(space: Space, params: Tree, arch: Arch, images: Array, **how: Any) 
         return lax.switch(which, branches, call, *inputs)
 
     how["remat"] = False  # its branches are rematerialised already
-    return _walked(space, run, params, arch, images, How(**how), loops=True)
+    return _walked(space, run, params, arch, inputs, How(**how), loops=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class How:
     """How a subnet runs: the keyword arguments of a `Strategy`."""
 
-    resolution: int
+    size: int
     stats: Tree | None = None
     dropout_key: Array | None = None
     features: tuple[str, ...] = ()
@@ -223,12 +223,12 @@ def _walked(
     run_block: _RunBlock,
     params: Tree,
     arch: Arch | Code,
-    images: Array,
+    inputs: Array,
     how: How,
     *,
     loops: bool = False,
 ) -> Output:
-    """Walks a subnet from its images to its logits, block by block."""
+    """Walks a subnet from its inputs to its logits, block by block."""
     taps.check(space, how.features)
     if how.reuse is not None and any("/" in feature for feature in how.features):
         raise TypeError("taps are not taken over; leave out reuse, or the features BLOCK/NAME")
@@ -244,7 +244,7 @@ def _walked(
             return run_block(dataclasses.replace(call, shared=row), *inputs)
 
     walk = _Walk(space, jax.checkpoint(run) if how.remat else run, params, arch, how, loops)
-    x = resize.resize_bicubic(images.astype(jnp.float32), how.resolution).astype(how.dtype)
+    x = resize.resize_bicubic(inputs.astype(jnp.float32), how.size).astype(how.dtype)
     logits = space.forward(walk, x).astype(jnp.float32)
     moments, features = {}, {n: y for n, (y, _) in walk.found.items() if n in how.features}
     for name, (_, beside) in walk.found.items():
@@ -288,7 +288,7 @@ class _Walk:
     def call(self, name: str) -> Call:
         """A block about to run."""
         block, how = self.space.blocks[name], self.how
-        shape = geometry(self.space, how.resolution)[name]
+        shape = geometry(self.space, how.size)[name]
         key, keep = how.dropout_key, None
         if key is not None:
             key = shared_params.named_key(key, name)
@@ -331,7 +331,7 @@ def _in_loops(walk: _Walk, names: tuple[str, ...], x: Array) -> Array:
 
     def kind(name: str) -> Any:
         """What blocks must share to be alike; a block by itself has its own name."""
-        shape = geometry(walk.space, walk.how.resolution)[name]
+        shape = geometry(walk.space, walk.how.size)[name]
         repeats = len(shape.inputs) == 1 and shape.inputs[0] == shape.shapes.output.shape
         if not repeats or name in {f.partition("/")[0] for f in walk.how.features}:
             return name

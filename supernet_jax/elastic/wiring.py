@@ -1,9 +1,9 @@
 """The topology of a space as a list of operations that a concrete arch takes, one after another.
 
-A topology is any function of `run` and an image. What lies between its calls of `run`, as a sum of
+A topology is any function of `run` and an example. What lies between its calls of `run`, as a sum of
 two blocks' outputs, is operations of its own; for a chain there are none.
 
-Shape letters: `B` images.
+Shape letters: `B` inputs.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class Wiring(NamedTuple):
 
     Attributes:
         operations: in an order in which they can run.
-        values: shape and dtype of each value; the first is the images.
+        values: shape and dtype of each value; the first is the inputs.
         logits: number of the value that is the result.
         features: by block, the number of its output, of a skipped block that of its input; by tap
             (BLOCK/NAME), of those blocks that are there.
@@ -88,18 +88,18 @@ def _same(x: Any, *, name: str) -> Any:
 
 
 def wired(
-    space: Space, arch: Arch, images: Aval, resolution: int, features: tuple[str, ...] = ()
+    space: Space, arch: Arch, inputs: Aval, size: int, features: tuple[str, ...] = ()
 ) -> Wiring:
     """The operations of a concrete arch.
 
     Args:
         space: the space.
         arch: concrete, without batch axes.
-        images: shape `[B, resolution, resolution, C]` and dtype of what the first block takes.
-        resolution: of the arch.
+        inputs: shape `[B, size, size, C]` and dtype of what the first block takes.
+        size: of the arch.
         features: that are wanted; of these the taps are values of their own.
     """
-    about = geometry(space, resolution)
+    about = geometry(space, size)
 
     def run(name: str, *inputs: Array) -> Array:
         block = space.blocks[name]
@@ -107,15 +107,15 @@ def wired(
             return _mark.bind(inputs[0], name=name)
         which, shape = block.specs.index(spec), about[name].shapes
         own = elastic_block.shapes(block, spec, about[name].inputs).output.shape
-        made, inside = [Aval((images.shape[0], *own[1:]), images.dtype)], {}
+        made, inside = [Aval((inputs.shape[0], *own[1:]), inputs.dtype)], {}
         if names := taps.wanted(features, name):
-            sizes = about[name].inputs, shape, images.dtype
+            sizes = about[name].inputs, shape, inputs.dtype
             kind = Kind.of(block, *sizes, rates=False, taps=names)
             inside = kind.tap_shapes(which, [Aval(x.shape, x.dtype) for x in inputs])
         avals = tuple(jax.core.ShapedArray(x.shape, x.dtype) for x in (*made, *inside.values()))
         return _block.bind(*inputs, name=name, spec=which, made=avals, inside=tuple(inside))[0]
 
-    traced = jax.make_jaxpr(lambda x: space.forward(run, x))(images)
+    traced = jax.make_jaxpr(lambda x: space.forward(run, x))(inputs)
     return _listed(traced)
 
 

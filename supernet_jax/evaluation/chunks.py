@@ -1,6 +1,6 @@
 """Archs in chunks of one size, each of which goes through both compiled programs.
 
-Archs of one resolution go together, sorted, so that neighbours begin alike and one takes over what
+Archs of one size go together, sorted, so that neighbours begin alike and one takes over what
 it shares with the one before it. The last chunk is filled up, so that nothing is compiled twice.
 
 Shape letters: `N` archs, `S` statistics of an arch, `G` groups of devices, `n` archs of a group.
@@ -31,14 +31,14 @@ class EvaluationData(NamedTuple):
     Arrays that lie on a mesh are evaluated on all of its devices, others on one.
 
     Attributes:
-        calibration: uint8 `[A, B, H, W, C]`, training images.
-        images: uint8 `[E, B, H, W, C]`.
-        labels: int32 `[E, B]`, -1 where a batch was filled up.
+        calibration: uint8 `[A, B, H, W, C]`, training inputs.
+        inputs: uint8 `[E, B, H, W, C]`.
+        targets: int32 `[E, B]`, -1 where a batch was filled up.
     """
 
     calibration: Array | np.ndarray
-    images: Array | np.ndarray
-    labels: Array | np.ndarray
+    inputs: Array | np.ndarray
+    targets: Array | np.ndarray
 
 
 class Chunk(NamedTuple):
@@ -63,7 +63,7 @@ class Chunk(NamedTuple):
     def calibrate(self, params: Tree) -> Array | np.ndarray:
         """Statistics `[G*n, S]`, on the devices."""
         if self.program.how.strategy is blockwise.blockwise:
-            scored = self.data.labels.shape[1]
+            scored = self.data.targets.shape[1]
             return prefix_tree.calibrate(
                 self.program, params, self.archs, self.data.calibration, scored=scored
             )
@@ -75,15 +75,15 @@ class Chunk(NamedTuple):
         """Scores `[G*n, E, B]` in the batches from the first to before the second, on the
         devices.
         """
-        images, labels = self.data.images, self.data.labels
+        inputs, targets = self.data.inputs, self.data.targets
         if self.program.how.strategy is blockwise.blockwise:
             rows = np.asarray(stats)
             return prefix_tree.score(
-                self.program, params, self.archs, rows, images, labels, batches
+                self.program, params, self.archs, rows, inputs, targets, batches
             )
         archs, counts = self._placed((self.archs, self.counts))
         run = programs.scorer(self.program)
-        return run(params, archs, counts, self.program.how.reuse, stats, images, labels, batches)
+        return run(params, archs, counts, self.program.how.reuse, stats, inputs, targets, batches)
 
     def rows(self, per_arch: np.ndarray) -> Array | np.ndarray:
         """What belongs to each of all archs, for the rows of this call."""
@@ -102,14 +102,14 @@ class Chunk(NamedTuple):
 def chunks(
     how: How, params: Tree, archs: Arch, data: EvaluationData, wanted: Wanted | None = None
 ) -> Iterator[Chunk]:
-    """The chunks that all archs make, resolution after resolution.
+    """The chunks that all archs make, size after size.
 
     Args:
         how: how subnets are evaluated.
         params: shared parameters; see `sharding.candidates_mesh`.
         archs: `[N]`.
         data: what they are evaluated on; it is moved to the mesh that fits the number of archs.
-        wanted: asked before each chunk with the positions that are left of a resolution, in their
+        wanted: asked before each chunk with the positions that are left of a size, in their
             order; what it returns of them is left then, in its order.
     """
     cache.enable()
@@ -117,11 +117,11 @@ def chunks(
         hardware.keep_memory()  # the host asks for each block's memory anew
     space = how.space
     packed = np.asarray(choices.pack(archs))
-    resolutions = np.asarray(choices.get(archs, space.resolution))
-    devices, splits = sharding.devices_of(data.images), sharding.splits_of(params)
-    for index in np.unique(resolutions):
-        size = space.resolutions[index]
-        group = np.flatnonzero(resolutions == index)
+    sizes = np.asarray(space.which_size(archs))
+    devices, splits = sharding.devices_of(data.inputs), sharding.splits_of(params)
+    for index in np.unique(sizes):
+        size = space.sizes[index]
+        group = np.flatnonzero(sizes == index)
         identity = elastic_space.identity(space, size, choices.unpack(space.menu, packed[group]))
         group = group[np.lexsort(np.asarray(identity).T[::-1])]
         mesh = sharding.candidates_mesh(devices, len(group), params=params)

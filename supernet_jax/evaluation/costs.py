@@ -32,7 +32,7 @@ Cost = Callable[[Arch], Any]
 
 
 def macs(space: Space) -> Cost:
-    """Multiply-accumulates of one image at the arch's own resolution: `arch[...] -> [...]`.
+    """Multiply-accumulates of one image at the arch's own size: `arch[...] -> [...]`.
 
     Raises:
         UserError: it is no space.
@@ -55,9 +55,9 @@ def parameters(space: Space) -> Cost:
 
 def union_macs(space: Space) -> int:
     """Multiply-accumulates of one image through all blocks at their largest, at the largest
-    resolution: no subnet has more. Quick, as it needs no table of specs.
+    size: no subnet has more. Quick, as it needs no table of specs.
     """
-    places = elastic_space.geometry(space, space.resolutions[-1]).values()
+    places = elastic_space.geometry(space, space.sizes[-1]).values()
     shapes = [place.shapes for place in places]
     return sum(n * s.positions[path] for s in shapes for path, n in _kernels(s.params).items())
 
@@ -73,7 +73,7 @@ def latency(
     space: Space,
     table: latency_table.Table,
     *,
-    resolutions: Sequence[int] | None = None,
+    sizes: Sequence[int] | None = None,
     calibrated: bool = True,
 ) -> Cost:
     """Milliseconds of one batch, by a measured table: `arch[...] -> [...]`, floating.
@@ -84,14 +84,14 @@ def latency(
     Args:
         space: whose archs.
         table: as `supernet latency` writes it and `latency_table.read` reads it.
-        resolutions: pixels; archs of others cost NaN, which no budget allows. None means all of
+        sizes: pixels; archs of others cost NaN, which no budget allows. None means all of
             the space.
         calibrated: whether the sum over the blocks is scaled and the constant of a network added.
 
     Raises:
         UserError: the table lacks kinds of block of the space, or is not finished.
     """
-    tables = latency_table.block_tables(space, table, resolutions=resolutions)
+    tables = latency_table.block_tables(space, table, sizes=sizes)
     if not calibrated:
         return functools.partial(_lookup_sum, space, tables, tied=False)
     known = table.calibration
@@ -111,8 +111,8 @@ def _nanoseconds(ms: Any) -> Any:
 
 @owned.by(owned.first)
 def _mac_tables(space: Space) -> dict[str, np.ndarray]:
-    """Per block MACs `[resolutions, specs]`, int64."""
-    places = [elastic_space.geometry(space, r) for r in space.resolutions]
+    """Per block MACs `[sizes, specs]`, int64."""
+    places = [elastic_space.geometry(space, r) for r in space.sizes]
     tables = {}
     for name, shape in places[0].items():
         block = space.blocks[name]
@@ -134,12 +134,12 @@ def _kernels(shapes: block_shapes.Shapes) -> dict[tuple[str, ...], int]:
 
 @owned.by(owned.first)
 def _parameter_tables(space: Space) -> dict[str, np.ndarray]:
-    """Per block parameters `[resolutions, specs]`, int64."""
+    """Per block parameters `[sizes, specs]`, int64."""
     tables = {}
-    for name, shape in elastic_space.geometry(space, space.resolutions[0]).items():
+    for name, shape in elastic_space.geometry(space, space.sizes[0]).items():
         block = space.blocks[name]
         counts = [_size(elastic_block.shapes(block, s, shape.inputs).params) for s in block.specs]
-        tables[name] = np.tile(np.asarray(counts, np.int64), (len(space.resolutions), 1))
+        tables[name] = np.tile(np.asarray(counts, np.int64), (len(space.sizes), 1))
     return tables
 
 
@@ -154,12 +154,12 @@ def _lookup_sum(
         counts = all(table.dtype == np.int64 for table in tables.values())
         fits = counts and sum(int(table.max()) for table in tables.values()) < 2**31
         dtype = jnp.int32 if fits else jnp.float32
-    resolution = choices.get(arch, space.resolution)
+    size = space.which_size(arch)
     parts: dict[str, Any] = {}
     for name, table in tables.items():
         block, owner = space.blocks[name], elastic_space.group(space, name) if tied else name
         values = jnp.asarray(table.astype(dtype)) if traced else table
-        cost = values[resolution, block.index(arch)]
+        cost = values[size, block.index(arch)]
         cost = cost if block.alive is None else cost * block.alive(arch)
         if owner in parts:
             cost = (jnp if traced else np).maximum(parts[owner], cost)

@@ -1,25 +1,25 @@
 """Calibration of BatchNorm and evaluation of many subnets, by two compiled programs.
 
 No accuracy is reported without BatchNorm statistics of the subnet itself: the means, over a few
-batches of training images, of the batch mean and of the unbiased batch variance. All batches run
+batches of training inputs, of the batch mean and of the unbiased batch variance. All batches run
 through the network as it trains, each normalised by its own statistics.
 
 `evaluate` does both jobs of a subnet, one after the other. `calibrated` and `scored` do one each,
 so that a subnet can be calibrated once and scored on more and more batches. All three run the same
-two programs per resolution, and so find the same to the bit.
+two programs per size, and so find the same to the bit.
 
 Subnets are sorted, so that neighbours begin alike, and go through batch by batch: what a subnet
-shares with the one before it, from the image up to the first block that differs, is not computed
+shares with the one before it, from the example up to the first block that differs, is not computed
 again. A search, whose candidates are mutants of a few parents, spares much of its work so. How they
 are sorted is in `chunks`, what runs then in `programs`.
 
 On several devices, subnets are split over them; where there are fewer subnets than devices, each
-has several devices, over which the images of a batch are split. Parameters that are split over
+has several devices, over which the inputs of a batch are split. Parameters that are split over
 devices stay so: those that hold a copy together evaluate the same subnet, and gather the weights of
 one block at a time.
 
 Shape letters: `N` archs, `S` statistics of an arch, `A` calibration batches, `E` evaluation
-batches, `B` images of a batch.
+batches, `B` inputs of a batch.
 """
 
 from collections.abc import Iterator
@@ -44,9 +44,9 @@ class Result(NamedTuple):
     """What was measured of each arch.
 
     Attributes:
-        correct: int32 `[N]`, images classified correctly.
+        correct: int32 `[N]`, inputs classified correctly.
         loss: float32 `[N]`, mean cross-entropy in nats.
-        total: number of images.
+        total: number of inputs.
     """
 
     correct: np.ndarray
@@ -55,7 +55,7 @@ class Result(NamedTuple):
 
     @property
     def accuracy(self) -> np.ndarray:
-        """Share of images classified correctly, float64 `[N]` in [0, 1]."""
+        """Share of inputs classified correctly, float64 `[N]` in [0, 1]."""
         return self.correct / self.total
 
 
@@ -65,7 +65,7 @@ def calibrate(
     arch: Arch,
     calibration: Array,
     *,
-    resolution: int,
+    size: int,
     strategy: Strategy = switched,
     prepare: Prepare,
     dtype: Any = jnp.float32,
@@ -77,14 +77,14 @@ def calibrate(
         params: shared parameters.
         arch: no batch axes; traced or concrete, as the strategy takes it.
         calibration: uint8 `[A, B, H, W, C]`.
-        resolution: static.
+        size: static.
         strategy: how the subnet runs.
-        prepare: makes the network's input of uint8 images.
+        prepare: makes the network's input of uint8 inputs.
         dtype: of weights and activations; statistics are float32.
     """
 
-    def add(total: Tree, images: Array) -> tuple[Tree, None]:
-        output = strategy(space, params, arch, prepare(images), resolution=resolution, dtype=dtype)
+    def add(total: Tree, inputs: Array) -> tuple[Tree, None]:
+        output = strategy(space, params, arch, prepare(inputs), size=size, dtype=dtype)
         return jax.tree.map(jnp.add, total, output.moments), None
 
     total, _ = jax.lax.scan(add, zero_stats(space), calibration)
@@ -94,9 +94,9 @@ def calibrate(
 def evaluate(
     how: How, params: Tree, archs: Arch, data: EvaluationData, *, wanted: Wanted | None = None
 ) -> Iterator[tuple[np.ndarray, Result]]:
-    """Calibrates and evaluates archs, two programs per resolution however many they are.
+    """Calibrates and evaluates archs, two programs per size however many they are.
 
-    Archs go through in chunks of one fixed size, those of one resolution together, sorted, the last
+    Archs go through in chunks of one fixed size, those of one size together, sorted, the last
     chunk filled up, so that nothing is compiled twice. Only the number of groups of devices changes
     a program; see `sharding.candidates_mesh`.
 
@@ -105,15 +105,15 @@ def evaluate(
         params: shared parameters.
         archs: `[N]`.
         data: what they are calibrated and evaluated on.
-        wanted: asked before each call with the positions that are left of a resolution, in their
+        wanted: asked before each call with the positions that are left of a size, in their
             order; what it returns of them is left then, in its order.
 
     Yields:
         Positions in `archs` (at most `how.chunk` for each group of devices), and the result of
         those.
     """
-    total = int(np.sum(np.asarray(host(data.labels)) >= 0))
-    batches = np.array([0, len(data.labels)], np.int32)
+    total = int(np.sum(np.asarray(host(data.targets)) >= 0))
+    batches = np.array([0, len(data.targets)], np.int32)
     for chunk in chunks(how, params, archs, data, wanted):
         stats = chunk.calibrate(params)
         yield chunk.where, _result(chunk.fetch(chunk.score(params, stats, batches)), total)
@@ -148,7 +148,7 @@ def scored(
         params: shared parameters.
         archs: `[N]`.
         stats: `[N, S]`, what `calibrated` gave for them.
-        data: whose images are classified.
+        data: whose inputs are classified.
         batches: the first, and the one after the last; any range runs through the same program.
 
     Yields:

@@ -95,7 +95,7 @@ class Calibration:
     Attributes:
         constant: milliseconds of a network beside its blocks.
         scale: of the sum.
-        resolutions: of the archs.
+        sizes: of the archs.
         fitted_on: number of archs.
         checked_on: number of other archs.
         median_error: of the calibrated sum.
@@ -110,7 +110,7 @@ class Calibration:
 
     constant: float
     scale: float
-    resolutions: tuple[int, ...]
+    sizes: tuple[int, ...]
     fitted_on: int
     checked_on: int
     median_error: float
@@ -165,14 +165,14 @@ class Kind(NamedTuple):
     shapes: BlockShapes
 
 
-def kinds(space: Space, resolutions: Iterable[int]) -> dict[str, Kind]:
-    """Every kind of block that archs of these resolutions consist of, by name."""
-    return {kind.name: kind for r in resolutions for _, _, kind in _each(space, r)}
+def kinds(space: Space, sizes: Iterable[int]) -> dict[str, Kind]:
+    """Every kind of block that archs of these sizes consist of, by name."""
+    return {kind.name: kind for r in sizes for _, _, kind in _each(space, r)}
 
 
-def _each(space: Space, resolution: int) -> Iterator[tuple[str, int, Kind]]:
+def _each(space: Space, size: int) -> Iterator[tuple[str, int, Kind]]:
     """Block, number of the spec, and its kind."""
-    for name, shape in elastic_space.geometry(space, resolution).items():
+    for name, shape in elastic_space.geometry(space, size).items():
         block = space.blocks[name]
         for i, spec in enumerate(block.specs):
             channels = block.channels(spec)
@@ -190,28 +190,27 @@ def _named(made: str, spec: Spec, inputs: tuple[tuple[int, ...], ...]) -> str:
 
 
 def block_tables(
-    space: Space, table: Table, *, resolutions: Sequence[int] | None = None
+    space: Space, table: Table, *, sizes: Sequence[int] | None = None
 ) -> dict[str, np.ndarray]:
-    """Per block milliseconds `[resolutions of the space, specs]`, float64; NaN for others.
+    """Per block milliseconds `[sizes of the space, specs]`, float64; NaN for others.
 
     Args:
         space: whose blocks.
         table: with the latency of every kind.
-        resolutions: those that matter; None means all of the space.
+        sizes: those that matter; None means all of the space.
 
     Raises:
         UserError: kinds are missing; the message names how many, one of them, and what to do.
     """
-    wanted = space.resolutions if resolutions is None else tuple(resolutions)
+    wanted = space.sizes if sizes is None else tuple(sizes)
     found = {
-        name: np.full((len(space.resolutions), len(b.specs)), np.nan)
-        for name, b in space.blocks.items()
+        name: np.full((len(space.sizes), len(b.specs)), np.nan) for name, b in space.blocks.items()
     }
     missing: dict[str, int] = {}
     for r in wanted:
         for name, i, kind in _each(space, r):
             if kind.name in table.kinds:
-                found[name][space.resolutions.index(r), i] = table.kinds[kind.name].ms
+                found[name][space.sizes.index(r), i] = table.kinds[kind.name].ms
             else:
                 missing[kind.name] = r
     if missing:

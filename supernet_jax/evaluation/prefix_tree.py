@@ -5,12 +5,12 @@ of a subnet together with all that runs before it; candidates go through the sam
 their blocks are the same, and in scoring their statistics too. Each block runs at its own size, by
 the compiled program of its kind.
 
-Of one batch, kept at a time are the images, the values of those nodes above the block that runs
+Of one batch, kept at a time are the inputs, the values of those nodes above the block that runs
 from which another branch is still to be walked, and what the last `AHEAD` blocks made. That depends
 neither on the number of candidates nor on that of batches.
 
 Shape letters: `n` archs, `S` statistics of an arch, `A` calibration batches, `E` evaluation
-batches, `B` images of a batch.
+batches, `B` inputs of a batch.
 """
 
 import collections
@@ -47,12 +47,12 @@ def calibrate(
         params: shared parameters.
         archs: `[n]`, concrete; those that begin alike are neighbours.
         calibration: uint8 `[A, B, H, W, C]`.
-        scored: images of a batch that is scored afterwards, for which threads compile ahead.
+        scored: inputs of a batch that is scored afterwards, for which threads compile ahead.
     """
     run, each = blockwise.kept(program.how.space, program.how.dtype), choices.unstack(archs)
-    how: dict[str, Any] = {"resolution": program.resolution, "gradient": False}
-    plans = [run.plan(one, Mode(**how, images=calibration.shape[1], moments=True)) for one in each]
-    later = [run.plan(one, Mode(**how, images=scored, stats=True)) for one in each]
+    how: dict[str, Any] = {"size": program.size, "gradient": False}
+    plans = [run.plan(one, Mode(**how, inputs=calibration.shape[1], moments=True)) for one in each]
+    later = [run.plan(one, Mode(**how, inputs=scored, stats=True)) for one in each]
     run.ahead([*plans, *later])
     tree = CandidateTree(run, plans, reuse=program.how.reuse)
     leaves = run.leaves(params)
@@ -80,8 +80,8 @@ def score(
     params: Tree,
     archs: Arch,
     stats: np.ndarray,
-    images: Array | np.ndarray,
-    labels: Array | np.ndarray,
+    inputs: Array | np.ndarray,
+    targets: Array | np.ndarray,
     batches: np.ndarray,
 ) -> Scores:
     """Scores `[n, E, B]`, on the host; see `programs.scorer`.
@@ -91,25 +91,25 @@ def score(
         params: shared parameters.
         archs: `[n]`, concrete; those that begin alike are neighbours.
         stats: `[n, S]`, of `calibrate`.
-        images: uint8 `[E, B, H, W, C]`.
-        labels: `[E, B]`, -1 for what is no image.
+        inputs: uint8 `[E, B, H, W, C]`.
+        targets: `[E, B]`, -1 for what is no example.
         batches: the first that is scored, and the one after the last.
     """
     run, each = blockwise.kept(program.how.space, program.how.dtype), choices.unstack(archs)
-    mode = Mode(program.resolution, images.shape[1], gradient=False, stats=True)
+    mode = Mode(program.size, inputs.shape[1], gradient=False, stats=True)
     plans = [run.plan(one, mode) for one in each]
     run.ahead(plans)
     parts, _ = _parts(program.how.space)
     given = [{name: [part.of(row) for part in own] for name, own in parts.items()} for row in stats]
     tree = CandidateTree(run, plans, given, reuse=program.how.reuse)
     leaves = run.leaves(params)
-    shape = (len(each), *labels.shape)
+    shape = (len(each), *targets.shape)
     scores = Scores(np.zeros(shape, bool), np.zeros(shape, np.float32))
     for e in range(*batches):
         found: list[tuple[int, Scores]] = []
-        for node, _, values in tree.walk(leaves, _prepared(program, images, e)):
+        for node, _, values in tree.walk(leaves, _prepared(program, inputs, e)):
             for place, logits in node.ends:
-                found.append((place, _scored(values[logits], labels, e)))
+                found.append((place, _scored(values[logits], targets, e)))
         for place, own in found:
             scores.right[place, e], scores.loss[place, e] = own
     return scores
@@ -146,7 +146,7 @@ class CandidateTree:
         reuse: whether candidates have nodes in common.
 
     Attributes:
-        paths: the nodes of each candidate, from its images to its logits.
+        paths: the nodes of each candidate, from its inputs to its logits.
     """
 
     def __init__(
@@ -185,19 +185,19 @@ class CandidateTree:
             needed = needed | set(node.operation.inputs)
         return path
 
-    def walk(self, params: Any, images: Array) -> Iterator[tuple[Node, Results, dict[int, Array]]]:
+    def walk(self, params: Any, inputs: Array) -> Iterator[tuple[Node, Results, dict[int, Array]]]:
         """Runs all nodes, depth first.
 
         Args:
             params: shared parameters, of `Blockwise.leaves`.
-            images: `[B, resolution, resolution, C]`, of the dtype of activations.
+            inputs: `[B, size, size, C]`, of the dtype of activations.
 
         Yields:
             A node, what it made, and by their numbers all values that it or those below it need.
         """
         run, space = self._run, self._run.space
         dispatched: collections.deque[Any] = collections.deque()
-        waiting = [(node, {0: images}) for node in reversed(self._first.values())]
+        waiting = [(node, {0: inputs}) for node in reversed(self._first.values())]
         while waiting:
             node, values = waiting.pop()
             operation, name = node.operation, node.operation.block
@@ -239,20 +239,20 @@ def _parts(space: Space) -> tuple[dict[str, list[_Part]], int]:
     return parts, start
 
 
-def _prepared(program: Program, images: Array | np.ndarray, batch: int) -> Array:
-    return _preparer(program)(images, np.int32(batch))
+def _prepared(program: Program, inputs: Array | np.ndarray, batch: int) -> Array:
+    return _preparer(program)(inputs, np.int32(batch))
 
 
 @owned.by(lambda program: program.how.space)
 def _preparer(program: Program) -> Any:
-    """`(uint8 [E, B, H, W, C], which batch) -> [B, resolution, resolution, C]`."""
+    """`(uint8 [E, B, H, W, C], which batch) -> [B, size, size, C]`."""
 
-    def prepare(images: Array, batch: Array) -> Array:
-        return programs.prepared(program, images[batch]).astype(program.how.dtype)
+    def prepare(inputs: Array, batch: Array) -> Array:
+        return programs.prepared(program, inputs[batch]).astype(program.how.dtype)
 
     return jax.jit(prepare)
 
 
 @jax.jit
-def _scored(logits: Array, labels: Array, batch: Array) -> Scores:
-    return programs.scores_of(logits.astype(np.float32), labels[batch])
+def _scored(logits: Array, targets: Array, batch: Array) -> Scores:
+    return programs.scores_of(logits.astype(np.float32), targets[batch])

@@ -2,10 +2,10 @@
 
 Subnets go through in a loop, not by vmap: under vmap a switch would compute every branch. The loop
 ends at a traced count, so that a chunk that is not full costs only what is in it. Batches are the
-outer loop, since a subnet takes over what the one before it made of the same images.
+outer loop, since a subnet takes over what the one before it made of the same inputs.
 
 Shape letters: `G` groups of devices, `n` archs of a group, `S` statistics of an arch, `A`
-calibration batches, `E` evaluation batches, `B` images of a batch.
+calibration batches, `E` evaluation batches, `B` inputs of a batch.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from supernet_jax.runtime import owned, sharding
 
 WHOLE, ARCHS = PartitionSpec(), PartitionSpec("candidates")
 IMAGES = PartitionSpec(None, sharding.IMAGES)
-Prepare = Callable[[Array], Array]  # uint8 images -> the network's float input
+Prepare = Callable[[Array], Array]  # uint8 inputs -> the network's float input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class How:
 
     Attributes:
         space: the space.
-        prepare: makes the network's input of uint8 images.
+        prepare: makes the network's input of uint8 inputs.
         strategy: how subnets run; it must take traced archs.
         dtype: of weights and activations; statistics are float32.
         chunk: archs per call of a program and group of devices. No result depends on it.
@@ -62,20 +62,20 @@ class Program(NamedTuple):
 
     Attributes:
         how: how subnets are evaluated.
-        resolution: of the input.
+        size: of the input.
         mesh: candidates x data x model, None for one device.
         splits: how each leaf of the parameters is split over the devices of a group; nothing where
             each has all of them. Those of a block are gathered where it runs.
     """
 
     how: How
-    resolution: int
+    size: int
     mesh: Mesh | None
     splits: tuple[PartitionSpec, ...] = ()
 
 
 class Scores(NamedTuple):
-    """What was measured of each arch, image by image.
+    """What was measured of each arch, example by example.
 
     Attributes:
         right: bool `[N, E, B]`, classified correctly; False where not scored or filled up.
@@ -99,12 +99,12 @@ def calibrator(program: Program) -> Callable[..., Array]:
         fresh = _fresh(program, archs, {}, reuse)
 
         def add_batch(a: Array, carry: tuple[Array, Tree]) -> tuple[Array, Tree]:
-            images = prepared(program, calibration[a])
+            inputs = prepared(program, calibration[a])
 
             def add(i: Array, carry: tuple[Array, Tree]) -> tuple[Array, Tree]:
                 total, memory = carry
                 again = Reuse(_at(fresh, i), memory)
-                output = _run(program, params, _at(archs, i), images, reuse=again)
+                output = _run(program, params, _at(archs, i), inputs, reuse=again)
                 return total.at[i].add(ravel_pytree(output.moments)[0]), output.memory
 
             return jax.lax.fori_loop(0, counts[0], add, carry)
@@ -120,7 +120,7 @@ def calibrator(program: Program) -> Callable[..., Array]:
 
 @owned.by(lambda program: program.how.space)
 def scorer(program: Program) -> Callable[..., Scores]:
-    """`(params, archs [G*n], counts [G], reuse, stats [G*n, S], images, labels, batches [2])`.
+    """`(params, archs [G*n], counts [G], reuse, stats [G*n, S], inputs, targets, batches [2])`.
 
     Returns `Scores` of the first `counts` archs of each group, in the batches from the first to
     before the second of `batches`; the rest is False and zero.
@@ -132,15 +132,15 @@ def scorer(program: Program) -> Callable[..., Scores]:
         counts: Array,
         reuse: Array,
         stats: Array,
-        images: Array,
-        labels: Array,
+        inputs: Array,
+        targets: Array,
         batches: Array,
     ) -> Scores:
         trees = jax.vmap(ravel_pytree(zero_stats(program.how.space))[1])(stats)
         fresh = _fresh(program, archs, trees, reuse)
 
         def score_batch(e: Array, carry: tuple[Scores, Tree]) -> tuple[Scores, Tree]:
-            ready, own_labels = prepared(program, images[e]), labels[e]
+            ready, own_labels = prepared(program, inputs[e]), targets[e]
 
             def score_one(i: Array, carry: tuple[Scores, Tree]) -> tuple[Scores, Tree]:
                 scores, memory = carry
@@ -152,16 +152,16 @@ def scorer(program: Program) -> Callable[..., Scores]:
 
             return jax.lax.fori_loop(0, counts[0], score_one, carry)
 
-        shape = (len(stats), *labels.shape)
+        shape = (len(stats), *targets.shape)
         nothing = Scores(jnp.zeros(shape, bool), jnp.zeros(shape))
-        memory = _empty_memory(program, labels.shape[1], moments=False)
+        memory = _empty_memory(program, targets.shape[1], moments=False)
         return jax.lax.fori_loop(batches[0], batches[1], score_batch, (nothing, memory))[0]
 
     return _mapped(score, program, (ARCHS, ARCHS, WHOLE, ARCHS, IMAGES, IMAGES, WHOLE))
 
 
 def _mapped(run: Callable[..., Any], program: Program, places: tuple[PartitionSpec, ...]) -> Any:
-    """Compiled: archs split over groups of devices by hand, images within a group by the compiler.
+    """Compiled: archs split over groups of devices by hand, inputs within a group by the compiler.
 
     Args:
         run: of the archs of one group; what it returns has them first.
@@ -193,9 +193,9 @@ def _fresh(program: Program, archs: Arch, stats: Tree, reuse: Array) -> dict[str
         stats: those of each block, `[n, ...]`, or nothing where they are the batch's.
         reuse: bool; False makes everything fresh.
     """
-    identity = jnp.asarray(elastic_space.identity(program.how.space, program.resolution, archs))
+    identity = jnp.asarray(elastic_space.identity(program.how.space, program.size, archs))
     changed = [identity[1:, i] != identity[:-1, i] for i in range(identity.shape[1])]
-    names = list(elastic_space.geometry(program.how.space, program.resolution))
+    names = list(elastic_space.geometry(program.how.space, program.size))
     for i, name in enumerate(names, start=1):
         for leaf in jax.tree.leaves(stats.get(name, {})):
             # Equal archs may have been calibrated elsewhere, and not be equal to the last bit.
@@ -207,12 +207,12 @@ def _fresh(program: Program, archs: Arch, stats: Tree, reuse: Array) -> dict[str
 
 
 def _run(
-    program: Program, params: Tree, arch: Arch, images: Array, **given: Any
+    program: Program, params: Tree, arch: Arch, inputs: Array, **given: Any
 ) -> strategies.Output:
-    how: dict[str, Any] = {"resolution": program.resolution, "dtype": program.how.dtype}
+    how: dict[str, Any] = {"size": program.size, "dtype": program.how.dtype}
     if program.splits:
         how["where"] = _where(program)
-    return program.how.strategy(program.how.space, params, arch, images, **how, **given)
+    return program.how.strategy(program.how.space, params, arch, inputs, **how, **given)
 
 
 def _where(program: Program) -> Tree:
@@ -223,15 +223,15 @@ def _where(program: Program) -> Tree:
     return jax.tree.unflatten(structure, places)
 
 
-def prepared(program: Program, images: Array) -> Array:
+def prepared(program: Program, inputs: Array) -> Array:
     """One batch as the network takes it."""
-    ready = program.how.prepare(images).astype(jnp.float32)
-    return resize.resize_bicubic(ready, program.resolution)
+    ready = program.how.prepare(inputs).astype(jnp.float32)
+    return resize.resize_bicubic(ready, program.size)
 
 
-def _empty_memory(program: Program, images: int, *, moments: bool) -> Tree:
+def _empty_memory(program: Program, inputs: int, *, moments: bool) -> Tree:
     memory = shared_params.empty_memory(
-        program.how.space, program.resolution, images, dtype=program.how.dtype, moments=moments
+        program.how.space, program.size, inputs, dtype=program.how.dtype, moments=moments
     )
     if program.mesh is None:
         return memory
@@ -246,10 +246,10 @@ def _at(tree: Any, i: Array) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[i], tree)
 
 
-def scores_of(logits: Array, labels: Array) -> Scores:
-    """Which images of a batch are right, and their losses; label -1 does not count."""
-    real = labels >= 0
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+def scores_of(logits: Array, targets: Array) -> Scores:
+    """Which inputs of a batch are right, and their losses; target -1 does not count."""
+    real = targets >= 0
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(targets, 0))
     # Of logits that are not numbers the first would be the largest.
-    right = real & (jnp.argmax(logits, -1) == labels) & jnp.isfinite(losses)
+    right = real & (jnp.argmax(logits, -1) == targets) & jnp.isfinite(losses)
     return Scores(right, jnp.where(real, losses, 0.0))

@@ -14,7 +14,7 @@ from supernet_jax.elastic.space import Space
 
 
 def snip(
-    space: Space, params: Tree, images: Array, labels: Array, *, resolution: int
+    space: Space, params: Tree, inputs: Array, targets: Array, *, size: int
 ) -> Callable[[Arch], Array]:
     """The score of one arch: the sum of `|weight x gradient|` over the weights that it uses.
 
@@ -26,9 +26,9 @@ def snip(
     Args:
         space: the space.
         params: as `shared_params.init` makes them.
-        images: float `[B, H, W, C]`, prepared.
-        labels: int32 `[B]`.
-        resolution: pixels, for all archs.
+        inputs: float `[B, H, W, C]`, prepared.
+        targets: int32 `[B]`.
+        size: pixels, for all archs.
 
     Returns:
         `arch -> score []`, higher is better; to be jitted.
@@ -37,9 +37,9 @@ def snip(
 
     def score(arch: Arch) -> Array:
         def loss(params: Tree) -> Array:
-            output = strategies.masked(space, params, arch, images, resolution=resolution)
+            output = strategies.masked(space, params, arch, inputs, size=size)
             logits = output.logits
-            losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+            losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, targets)
             return jnp.mean(losses)
 
         products = jax.tree.map(

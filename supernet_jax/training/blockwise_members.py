@@ -1,6 +1,6 @@
 """The members of a training step, run block by block; archs are known on the host.
 
-Shape letters: `B` images of a step, `M` random members, `G` parts of a batch (usually one).
+Shape letters: `B` examples of a step, `M` random members, `G` parts of a batch (usually one).
 """
 
 import functools
@@ -14,6 +14,7 @@ from supernet_jax.elastic import blockwise, choices
 from supernet_jax.elastic.blockwise import Blockwise, Mode, Plan
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.tasks.task import Size
 from supernet_jax.training import members
 from supernet_jax.training.members import Given
 from supernet_jax.training.recipe import Metrics, Recipe, State
@@ -22,10 +23,10 @@ from supernet_jax.training.teachers.teacher import Taught
 
 
 class Piece(NamedTuple):
-    """Images that one pass takes: a part of the batch, or a micro-batch of it."""
+    """Examples that one pass takes: a part of the batch, or a micro-batch of it."""
 
-    images: Array
-    labels: Array
+    inputs: Tree
+    targets: Tree
     teacher: Taught | None
     key: Array
 
@@ -59,26 +60,26 @@ class BlockwiseMembers:
         self.run = Blockwise(recipe.space, **how)
         self._loss = jax.jit(functools.partial(_loss, recipe), static_argnames=("role", "share"))
         self._split = jax.jit(functools.partial(_split, recipe.accumulate), static_argnames="parts")
-        self._join = jax.jit(functools.partial(_join, recipe.accumulate), static_argnames="parts")
+        self._join = jax.jit(functools.partial(_join, recipe), static_argnames="parts")
         self._zeros = jax.jit(
             lambda params: jax.tree.map(jnp.zeros_like, params), out_shardings=where
         )
         self._add = jax.jit(recipe.combine.add, static_argnums=2, donate_argnums=0)
 
-    def ahead(self, archs: list[Arch], resolutions: tuple[int, ...], images: int) -> None:
+    def ahead(self, archs: list[Arch], sizes: tuple[Size, ...], examples: int) -> None:
         """Lets threads compile what members will need.
 
         Args:
             archs: of members, the fixed ones first; each `[]` or `[G]`.
-            resolutions: of their inputs.
-            images: B.
+            sizes: of their inputs.
+            examples: B.
         """
         sampler = self._recipe.sampler
         plans: list[Plan] = []
-        for place, (arch, resolution) in enumerate(zip(archs, resolutions, strict=False)):
+        for place, (arch, size) in enumerate(zip(archs, sizes, strict=False)):
             role = roles(sampler)[place]
             parts = self._parts(is_random=place >= len(sampler.fixed))
-            mode = self._mode(resolution, images // (parts * self._recipe.accumulate), role)
+            mode = self._mode(size, examples // (parts * self._recipe.accumulate), role)
             plans += [self.run.plan(one, mode) for one in _each(arch, parts)]
         self.run.ahead(plans)
 
@@ -90,14 +91,13 @@ class BlockwiseMembers:
         carry: Any,
         *,
         place: int,
-        resolution: int,
+        size: Size,
     ) -> tuple[Any, Taught | None, Metrics]:
         """As `Members.fixed`."""
         sampler = self._recipe.sampler
         arch, role, name = sampler.fixed[place], roles(sampler)[place], names(sampler)[place]
-        carry, loss, output, share = self._member(
-            state, given, teacher, carry, arch, place, resolution
-        )
+        recipe = self._recipe
+        carry, loss, output, value = self._member(state, given, teacher, carry, arch, place, size)
         if role == self._recipe.teacher.role:
             teacher = members.taught_by(output, given.teacher)
         return carry, teacher, {f"loss/{name}": loss, f"accuracy/{name}": share}
@@ -111,12 +111,12 @@ class BlockwiseMembers:
         *,
         arch: Arch,
         place: int,
-        resolution: int,
+        size: Size,
     ) -> tuple[Any, Metrics]:
         """As `Members.random`, with the concrete arch `[]` or `[G]` of one member."""
         sampler = self._recipe.sampler
         place += len(sampler.fixed)
-        carry, loss, _, share = self._member(state, given, teacher, carry, arch, place, resolution)
+        carry, loss, _, share = self._member(state, given, teacher, carry, arch, place, size)
         named = {} if roles(sampler)[place] == "random" else {"accuracy": share}
         return carry, {"loss": loss, **named}
 
@@ -124,10 +124,10 @@ class BlockwiseMembers:
         recipe = self._recipe
         return max(recipe.arch_shards, recipe.norm_shards) if is_random else recipe.norm_shards
 
-    def _mode(self, resolution: int, images: int, role: str) -> Mode:
+    def _mode(self, size: int, inputs: int, role: str) -> Mode:
         recipe = self._recipe
         drops = role in recipe.sampler.regularised
-        return Mode(resolution, images, dropout=drops, features=recipe.features)
+        return Mode(size, inputs, dropout=drops, features=recipe.features)
 
     def _member(
         self,
@@ -137,7 +137,7 @@ class BlockwiseMembers:
         carry: Any,
         arch: Arch,
         place: int,
-        resolution: int,
+        size: Size,
     ) -> tuple[Any, Array, Taught, Array]:
         """The new carry, and the loss, output and accuracy of a member by its place among all."""
         recipe, run, key = self._recipe, self.run, given.dropout_key
@@ -148,31 +148,31 @@ class BlockwiseMembers:
         params = run.leaves(state.params)
         plain = recipe.combine.is_sum
         sums = run.leaves(carry if plain else self._zeros(state.params))
-        whole = Piece(given.images, given.labels, teacher, key)
+        whole = Piece(given.inputs, given.targets, teacher, key)
         count = parts * recipe.accumulate
         pieces = [whole] if count == 1 else self._split(whole, parts=parts)
         archs = [one for one in _each(arch, parts) for _ in range(recipe.accumulate)]
         results = []
         for piece, one in zip(pieces, archs, strict=True):
-            mode = self._mode(resolution, len(piece.images), role)
+            mode = self._mode(size, len(jax.tree.leaves(piece.inputs)[0]), role)
             passed = run.forward(
                 run.plan(one, mode),
                 params,
-                blockwise.prepare(piece.images, resolution, recipe.dtype),
+                blockwise.prepare(piece.inputs, recipe.space.task, size, recipe.dtype),
                 key=piece.key if mode.dropout else None,
             )
             student = Taught(passed.logits, passed.features)
             result, (of_logits, of_features) = self._loss(
-                student, piece.teacher, piece.labels, role=role, share=1 / count
+                student, piece.teacher, piece.targets, role=role, share=1 / count
             )
             sums = run.backward(passed, of_logits, of_features, sums)
             results.append(result)
-        loss, output, accuracy = results[0]
+        loss, output, value = results[0]
         if count > 1:
-            loss, output, accuracy = self._join(results, parts=parts)
+            loss, output, value = self._join(results, given.targets, parts=parts)
         gradients = run.tree(sums)
         carry = gradients if plain else self._add(carry, gradients, role, state.step)
-        return carry, loss, output, accuracy
+        return carry, loss, output, value
 
 
 def _each(arch: Arch, parts: int) -> list[Arch]:
@@ -185,17 +185,21 @@ def _loss(
     recipe: Recipe,
     student: Taught,
     teacher: Taught | None,
-    labels: Array,
+    targets: Tree,
     *,
     role: str,
     share: float,
 ) -> Any:
-    """`(loss, output, accuracy)` of a piece, and the gradient of its share of the loss."""
+    """`(loss, output, metric)` of a piece, and the gradient of its share of the loss."""
 
     def total(student: Taught) -> tuple[Array, Any]:
         student = student._replace(logits=student.logits.astype(jnp.float32))
-        loss = members.loss_of(recipe, student, teacher, labels, role)
-        return loss * share, (loss, student, members.accuracy(student.logits, labels))
+        loss = members.loss_of(recipe, student, teacher, targets, role)
+        return loss * share, (
+            loss,
+            student,
+            members.metric_of(recipe.space.task, student.logits, targets),
+        )
 
     (_, results), gradient = jax.value_and_grad(total, has_aux=True)(student)
     return results, gradient
@@ -213,19 +217,20 @@ def _split(accumulate: int, whole: Piece, *, parts: int) -> list[Piece]:
         for i in range(accumulate):
             micro = jax.tree.map(lambda x, i=i: members.dealt(x, accumulate)[i], part)
             micro_key = part_key if accumulate == 1 else jax.random.fold_in(part_key, i)
-            images, labels, teacher = micro
-            pieces.append(Piece(images, labels, teacher, micro_key))
+            inputs, targets, teacher = micro
+            pieces.append(Piece(inputs, targets, teacher, micro_key))
     return pieces
 
 
-def _join(accumulate: int, results: list[Any], *, parts: int) -> Any:
-    """Mean loss, outputs in the order of the images, mean accuracy; inverse of `_split`."""
+def _join(recipe: Recipe, results: list[Any], targets: Tree, *, parts: int) -> Any:
+    """Mean loss, outputs in the order of the examples, and their metric; inverse of `_split`."""
 
     def joined(*pieces: Array) -> Array:
         shape = pieces[0].shape
-        stacked = jnp.stack(pieces).reshape(parts, accumulate, *shape)
+        stacked = jnp.stack(pieces).reshape(parts, recipe.accumulate, *shape)
         return jnp.swapaxes(stacked, 1, 2).reshape(-1, *shape[1:])
 
-    losses, outputs, accuracies = zip(*results, strict=True)
+    losses, outputs, _ = zip(*results, strict=True)
     output = jax.tree.map(joined, *outputs)
-    return jnp.mean(jnp.stack(losses)), output, jnp.mean(jnp.stack(accuracies))
+    value = members.metric_of(recipe.space.task, output.logits, targets)
+    return jnp.mean(jnp.stack(losses)), output, value

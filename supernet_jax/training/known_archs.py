@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.tasks.task import Size
 from supernet_jax.training import members
 from supernet_jax.training.recipe import Recipe, State
 
@@ -55,27 +56,27 @@ class KnownArchs:
 
     def __init__(self, recipe: Recipe) -> None:
         self.possible = _depend_on_the_step_alone(recipe)
-        self._draw = jax.jit(functools.partial(_drawn, recipe), static_argnames="resolutions")
+        self._draw = jax.jit(functools.partial(_drawn, recipe), static_argnames="sizes")
 
-    def of(self, moment: Moment, resolutions: tuple[int, ...]) -> Arch:
+    def of(self, moment: Moment, sizes: tuple[Size, ...]) -> Arch:
         """Those of a step, NumPy `[M]` or `[M, G]`.
 
         Args:
             moment: which step.
-            resolutions: of its random members.
+            sizes: of its random members.
         """
         where = jax.local_devices(backend="cpu")[0]  # there it waits for no step
         with jax.default_device(where):
             counters = np.int32(moment.step), np.int32(moment.rollbacks)
-            archs = self._draw(moment.key, *counters, resolutions=resolutions)
+            archs = self._draw(moment.key, *counters, sizes=sizes)
         return jax.device_get(archs)
 
 
 def _drawn(
-    recipe: Recipe, key: Array, step: Array, rollbacks: Array, *, resolutions: tuple[int, ...]
+    recipe: Recipe, key: Array, step: Array, rollbacks: Array, *, sizes: tuple[Size, ...]
 ) -> Arch:
     _, archs_key, _ = members.step_keys(jax.random.wrap_key_data(key), step, rollbacks)
-    return members.drawn(recipe, (), archs_key, step, resolutions, _no_score)
+    return members.drawn(recipe, (), archs_key, step, sizes, _no_score)
 
 
 def _no_score(arch: Arch) -> Array:
@@ -94,11 +95,11 @@ def _depend_on_the_step_alone(recipe: Recipe) -> bool:
     state = jax.eval_shape(sampler.init, jax.eval_shape(jax.random.key, 0))
     if jax.tree.leaves(state):
         return False
-    sizes = (space.resolutions[0],) * sampler.n_random
+    sizes = (space.sizes[0],) * sampler.n_random
     key: Any = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
     counter = jax.ShapeDtypeStruct((), np.int32)
     try:
-        jax.eval_shape(functools.partial(_drawn, recipe, resolutions=sizes), key, counter, counter)
+        jax.eval_shape(functools.partial(_drawn, recipe, sizes=sizes), key, counter, counter)
     except _Scores:
         return False
     return True

@@ -94,7 +94,7 @@ def _train(
     asked = _asked_anywhere(job.mesh)
     batches.go_to(step, rollbacks)
     while step < job.steps:
-        sizes = train_step.step_resolutions(job.recipe, step=step, rollbacks=rollbacks)
+        sizes = train_step.step_sizes(job.recipe, step=step, rollbacks=rollbacks)
         try:
             batch = batches.next()
         except Exception:  # images that do not decode, or workers that a signal ended
@@ -107,7 +107,7 @@ def _train(
             if stopping.asked():
                 break
             raise
-        state, metrics = take(state, batch, resolutions=sizes)
+        state, metrics = take(state, batch, sizes=sizes)
         if step == start:  # from here on, until it is saved, there is something to lose
             until_saved.enter_context(stopping.held())
         step += 1

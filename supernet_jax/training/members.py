@@ -1,9 +1,8 @@
-"""The members of a training step: the loss and gradient of each one on the same images.
+"""The members of a training step: the loss and gradient of each one on the same examples.
 
 Here each member is one program, to be traced. `blockwise_members` has many small ones instead.
 
-Shape letters: `B` images of a step, `K` classes, `M` random members, `G` parts of a batch (usually
-one).
+Shape letters: `B` examples of a step, `M` random members, `G` parts of a batch (usually one).
 """
 
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.runtime import sharding
+from supernet_jax.tasks.task import Size, Task
 from supernet_jax.training.losses.loss import Feature
 from supernet_jax.training.recipe import Metrics, Recipe, State
 from supernet_jax.training.samplers import SamplerState, Score, names, roles
@@ -28,15 +28,15 @@ class Given(NamedTuple):
     """What the members of a step have in common.
 
     Attributes:
-        images: float `[B, H, W, C]`.
-        labels: `[B]`, or `[B, K]` where they are mixed.
+        inputs: what the task takes, `[B, ...]`.
+        targets: `[B, ...]`, or mixtures of them.
         arch_key: decides the random archs.
         dropout_key: decides what is dropped.
         teacher: what the teacher says, if it is no member.
     """
 
-    images: Array
-    labels: Array
+    inputs: Tree
+    targets: Tree
     arch_key: Array
     dropout_key: Array
     teacher: Taught | None
@@ -50,7 +50,7 @@ class Member(NamedTuple):
         arch: concrete for a fixed member. For a random one it is traced, `[]`, or `[G]` with an
             arch for each of several parts of the batch.
         role: of it.
-        resolution: of its input.
+        size: of its inputs.
         teacher: what it learns from, if there is something yet.
         regularised: whether it has dropout and drop path.
     """
@@ -58,30 +58,30 @@ class Member(NamedTuple):
     strategy: Strategy
     arch: Arch
     role: str
-    resolution: int
+    size: Size
     teacher: Taught | None
     regularised: bool = False
 
 
 class Members(NamedTuple):
-    """The members of one step, run one after another on the same images."""
+    """The members of one step, run one after another on the same examples."""
 
     recipe: Recipe
     mesh: jax.sharding.Mesh | None
     where: Tree | None  # shardings of the parameters, and so of their gradients
     state: State
-    images: Array
-    labels: Array
+    inputs: Tree
+    targets: Tree
     dropout_key: Array
 
     def fixed(
-        self, place: int, resolution: int, teacher: Taught | None, carry: Any
+        self, place: int, size: Size, teacher: Taught | None, carry: Any
     ) -> tuple[Any, Taught | None, Metrics]:
         """A concrete arch, at its own cost.
 
         Args:
             place: which of the sampler's fixed members it is.
-            resolution: of its input.
+            size: of its inputs.
             teacher: what it learns from, if there is something yet.
             carry: of the members before it.
 
@@ -91,14 +91,14 @@ class Members(NamedTuple):
         recipe = self.recipe
         arch, role = recipe.sampler.fixed[place], roles(recipe.sampler)[place]
         dropped = role in recipe.sampler.regularised
-        member = Member(strategies.sliced, arch, role, resolution, teacher, dropped)
+        member = Member(strategies.sliced, arch, role, size, teacher, dropped)
         own = self
         if dropped and place:
             own = self._replace(dropout_key=member_key(self.dropout_key, place))
         (loss, output), gradients = own.gradient(member, recipe.norm_shards)
         carry = recipe.combine.add(carry, gradients, role, self.state.step)
         name = names(recipe.sampler)[place]
-        metrics = {f"loss/{name}": loss, f"accuracy/{name}": accuracy(output.logits, self.labels)}
+        metrics = {f"loss/{name}": loss, f"accuracy/{name}": accuracy(output.logits, self.targets)}
         if role == recipe.teacher.role:
             teacher = taught_by(output, teacher)
         return carry, teacher, metrics
@@ -107,7 +107,7 @@ class Members(NamedTuple):
         self,
         archs: Arch,
         place: Array,
-        resolution: int,
+        size: int,
         teacher: Taught | None,
         carry: Any,
         role: str = "random",
@@ -119,7 +119,7 @@ class Members(NamedTuple):
         Args:
             archs: `[M]` or `[M, G]`, of all random members.
             place: which of them it is.
-            resolution: of its input.
+            size: of its inputs.
             teacher: as in `fixed`.
             carry: as in `fixed`.
             role: of it.
@@ -131,7 +131,7 @@ class Members(NamedTuple):
             arch = jax.tree.map(lambda x: jnp.repeat(x[None], parts, axis=0), arch)
         dropped = role in recipe.sampler.regularised
         strategy = blockwise.traceable(recipe.strategy)
-        member = Member(strategy, arch, role, resolution, teacher, dropped)
+        member = Member(strategy, arch, role, size, teacher, dropped)
         own = self
         if dropped:
             key = member_key(self.dropout_key, len(recipe.sampler.fixed) + place)
@@ -140,28 +140,28 @@ class Members(NamedTuple):
         carry = recipe.combine.add(carry, gradients, role, self.state.step)
         if role == "random":
             return carry, {"loss": loss}
-        return carry, {"loss": loss, "accuracy": accuracy(output.logits, self.labels)}
+        return carry, {"loss": loss, "accuracy": accuracy(output.logits, self.targets)}
 
-    def draw(self, key: Array, teacher: Taught | None, resolutions: tuple[int, ...]) -> Arch:
-        """The step's random archs, with the resolutions that the host drew."""
+    def draw(self, key: Array, teacher: Taught | None, sizes: tuple[Size, ...]) -> Arch:
+        """The step's random archs, with the sizes that the host drew."""
 
         def score(arch: Arch) -> Array:
             strategy = blockwise.traceable(self.recipe.strategy)
-            member = Member(strategy, arch, "random", resolutions[0], teacher)
+            member = Member(strategy, arch, "random", sizes[0], teacher)
             return jax.lax.stop_gradient(self.mean_loss(member))
 
         state = self.state
-        return drawn(self.recipe, state.sampler, key, state.step, resolutions, score)
+        return drawn(self.recipe, state.sampler, key, state.step, sizes, score)
 
     def mean_loss(self, member: Member) -> Array:
         """Loss of a member alone, a mean over micro-batches."""
 
         def one(part: Any) -> Array:
-            images, labels, teacher = part
-            alone = self._replace(images=images, labels=labels)
+            inputs, targets, teacher = part
+            alone = self._replace(inputs=inputs, targets=targets)
             return alone.loss(self.state.params, member._replace(teacher=teacher))[0]
 
-        whole, count = (self.images, self.labels, member.teacher), self.recipe.accumulate
+        whole, count = (self.inputs, self.targets, member.teacher), self.recipe.accumulate
         if count == 1:
             return one(whole)
         return jnp.mean(jax.lax.map(one, jax.tree.map(lambda x: dealt(x, count), whole)))
@@ -184,7 +184,7 @@ class Members(NamedTuple):
             return self.gradient_of_part(params, member)
         examples = jax.tree.map(
             lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]),
-            (self.images, self.labels, member.teacher),
+            (self.inputs, self.targets, member.teacher),
         )
         archs = member.arch if per_part else None
 
@@ -192,9 +192,9 @@ class Members(NamedTuple):
             """Summed over the parts of a device; and their outputs, one after the other."""
 
             def add(carry: Any, part: Any) -> tuple[Any, Taught]:
-                place, arch, (images, labels, teacher) = part
+                place, arch, (inputs, targets, teacher) = part
                 key = jax.random.fold_in(self.dropout_key, place)
-                alone = self._replace(where=None, images=images, labels=labels, dropout_key=key)
+                alone = self._replace(where=None, inputs=inputs, targets=targets, dropout_key=key)
                 arch = member.arch if archs is None else arch
                 own = member._replace(arch=arch, teacher=teacher)
                 (loss, output), gradients = alone.gradient_of_part(params, own)
@@ -211,25 +211,25 @@ class Members(NamedTuple):
         return (loss, output), sharding.scattered(gradients, self.where)
 
     def gradient_of_part(self, params: Tree, member: Member) -> tuple[tuple[Array, Taught], Tree]:
-        """((loss, output), gradient), means over the micro-batches of this object's images."""
+        """((loss, output), gradient), means over the micro-batches of this object's inputs."""
         count = self.recipe.accumulate
         if count == 1:
             return jax.value_and_grad(self.loss, has_aux=True)(params, member)
 
         def add(total: Any, part: Any) -> tuple[Any, Taught]:
-            place, images, labels, teacher = part
+            place, inputs, targets, teacher = part
             key = jax.random.fold_in(self.dropout_key, place)
-            alone = self._replace(images=images, labels=labels, dropout_key=key)
+            alone = self._replace(inputs=inputs, targets=targets, dropout_key=key)
             graded = jax.value_and_grad(alone.loss, has_aux=True)
             (loss, output), gradients = graded(params, member._replace(teacher=teacher))
             return optax.tree.add(total, (loss, gradients)), output
 
         zero = (jnp.zeros(()), optax.tree.zeros_like(params))
-        whole = (self.images, self.labels, member.teacher)
+        whole = (self.inputs, self.targets, member.teacher)
         parts = jax.tree.map(lambda x: dealt(x, count), whole)
         total, outputs = jax.lax.scan(add, zero, (jnp.arange(count), *parts))
         loss, gradients = jax.tree.map(lambda x: x / count, total)
-        # Back in the order of the images: the inverse of `dealt`.
+        # Back in the order of the examples: the inverse of `dealt`.
         output = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), outputs)
         return (loss, output), gradients
 
@@ -240,8 +240,8 @@ class Members(NamedTuple):
             recipe.space,
             params,
             member.arch,
-            self.images,
-            resolution=member.resolution,
+            self.inputs,
+            size=member.size,
             dropout_key=self.dropout_key if member.regularised else None,
             features=recipe.features,
             dtype=recipe.dtype,
@@ -252,7 +252,7 @@ class Members(NamedTuple):
         there: dict[str, Array] = {}
         if member.strategy is not strategies.sliced:
             there = inside_of(recipe, member.arch)
-        return loss_of(recipe, taught, member.teacher, self.labels, member.role, there), taught
+        return loss_of(recipe, taught, member.teacher, self.targets, member.role, there), taught
 
 
 def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:
@@ -277,7 +277,7 @@ def drawn(
     sampler_state: SamplerState,
     key: Array,
     step: Array,
-    resolutions: tuple[int, ...],
+    sizes: tuple[Size, ...],
     score: Score,
 ) -> Arch:
     """The random archs of a step, `[M]` or `[M, G]`.
@@ -287,7 +287,7 @@ def drawn(
         sampler_state: before the step.
         key: that decides which archs.
         step: traced.
-        resolutions: of the members' inputs.
+        sizes: of the members' inputs.
         score: mini-batch loss of an arch.
     """
     space, shards = recipe.space, recipe.arch_shards
@@ -295,14 +295,14 @@ def drawn(
     def sample(key: Array) -> Arch:
         return recipe.sampler.sample(sampler_state, key, step, score)
 
-    chosen = jnp.asarray([space.resolutions.index(r) for r in resolutions], jnp.int32)
+    chosen = jnp.asarray([space.sizes.index(size) for size in sizes], jnp.int32)
     if shards == 1:
         archs = sample(key)
     else:
         archs = jax.vmap(sample, out_axes=1)(jax.random.split(key, shards))
         chosen = jnp.repeat(chosen[:, None], shards, axis=1)
-    archs = jax.tree.map(lambda leaf: leaf[: len(resolutions)], archs)
-    return choices.replace(archs, space.resolution, chosen)
+    archs = jax.tree.map(lambda leaf: leaf[: len(sizes)], archs)
+    return space.at_size(archs, chosen)
 
 
 def inside_of(recipe: Recipe, arch: Arch) -> dict[str, Array]:
@@ -319,7 +319,7 @@ def loss_of(
     recipe: Recipe,
     student: Taught,
     teacher: Taught | None,
-    labels: Array,
+    targets: Array,
     role: str,
     there: Mapping[str, Array] | None = None,
 ) -> Array:
@@ -334,13 +334,12 @@ def loss_of(
         for name in (*student.features, *skipped)
     }
     logits = None if teacher is None else teacher.logits
-    return recipe.loss(student.logits, logits, features, labels, role)
+    return recipe.loss(student.logits, logits, features, targets, role)
 
 
-def accuracy(logits: Array, labels: Array) -> Array:
-    """Share of images that are right; of mixed labels, the one with the larger share counts."""
-    wanted = labels if labels.ndim == 1 else jnp.argmax(labels, -1)
-    return jnp.mean((jnp.argmax(logits, -1) == wanted).astype(jnp.float32))
+def metric_of(task: Task, outputs: Array, targets: Tree) -> Array:
+    """The task's metric on a batch: float32 `[]`."""
+    return jnp.asarray(task.value(task.score(outputs, targets)), jnp.float32)
 
 
 def taught_by(member: Taught, teacher: Taught | None) -> Taught:
@@ -351,5 +350,5 @@ def taught_by(member: Taught, teacher: Taught | None) -> Taught:
 
 
 def dealt(x: Array, count: int) -> Array:
-    """`[B, ...]` as `[count, B / count, ...]`, dealt like cards: no image changes its device."""
+    """`[B, ...]` as `[count, B / count, ...]`, dealt like cards: no example changes its device."""
     return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)

@@ -1,6 +1,6 @@
 """What training is made of: the recipe, which never changes, and the state, which every step does.
 
-Shape letters: `B` images of a step, `M` random members, `G` parts of a batch (usually one).
+Shape letters: `B` examples of a step, `M` random members, `G` parts of a batch (usually one).
 """
 
 from collections.abc import Callable
@@ -23,22 +23,23 @@ from supernet_jax.training.teachers.largest import largest
 from supernet_jax.training.teachers.teacher import Memory, Teacher
 
 Metrics = dict[str, Array]
-Augment = Callable[[Array, Array, Array], Array]  # (uint8 images, key, example ids) -> float images
-# (float images, labels [B], key, example ids) -> (float images, labels [B, K] that sum to 1)
-Mix = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
+# (inputs as the data has them, key, ids of the examples) -> those of the task
+Augment = Callable[[Tree, Array, Array], Tree]
+# (inputs, targets, key, ids of the examples) -> (inputs, targets), mixtures of several examples
+Mix = Callable[[Tree, Tree, Array, Array], tuple[Tree, Tree]]
 
 
 class Batch(NamedTuple):
-    """Images and labels of a step.
+    """Inputs and targets of a step.
 
     Attributes:
-        images: uint8 `[B, H, W, C]`.
-        labels: int32 `[B]`.
+        inputs: `[B, ...]`, as the data has them.
+        targets: `[B, ...]`.
         ids: int32 `[B]`, which example of the training data each is; augmentation depends on it.
     """
 
-    images: Array | np.ndarray
-    labels: Array | np.ndarray
+    inputs: Tree
+    targets: Tree
     ids: Array | np.ndarray
 
 
@@ -80,7 +81,7 @@ class Recipe(NamedTuple):
         loss: of one member.
         optimizer: an optax chain.
         combine: of the members' gradients.
-        augment: makes the network's input of the batch's images.
+        augment: makes the task's inputs of the batch's.
         strategy: how random members run; `strategies.masked` or `strategies.switched`.
         seed: of everything random.
         dtype: of weights and activations in the forward and backward passes.
@@ -90,17 +91,17 @@ class Recipe(NamedTuple):
             of blocks again: less memory, a forward pass more time. XLA undoes it on CPU.
         arch_shards: parts of a batch, `G`, on each of which a random member is another subnet, so
             that a step trains `M * G` of them at the cost of `M`. A subnet's BatchNorm sees the
-            `B / G` images of its part; its gradient is the mean over the parts. A multiple of the
+            `B / G` examples of its part; its gradient is the mean over the parts. A multiple of the
             number of devices, each of which runs its parts one after the other.
-        mix: images with each other, and their labels; None for labels as they are.
+        mix: examples with each other, and their targets; None for examples as they are.
         teacher: of the members. What it says without them, once in a step, is what the loss gets
             for every member, the largest too; otherwise the largest teaches those after it.
         norm_shards: parts of a batch on each of which every member runs by itself, one after the
-            other on a device, so that BatchNorm sees the images of a part alone. The gradient is
+            other on a device, so that BatchNorm sees the examples of a part alone. The gradient is
             the mean over the parts. A multiple of the number of devices; 1 for BatchNorm over the
             whole batch, whatever the devices. With `arch_shards`, 1 or as many.
         accumulate: micro-batches, `k`, whose gradients are averaged before members are combined:
-            only `B / k` images are in memory at a time, and BatchNorm sees only those. Without
+            only `B / k` examples are in memory at a time, and BatchNorm sees only those. Without
             BatchNorm and dropout the step is that of the whole batch. With `arch_shards`, each
             part is split so, and with `norm_shards`.
     """

@@ -5,7 +5,7 @@ What a single member does, its loss and its gradient, is in `members`.
 Everything random in a step is a function of (seed, step, rollbacks): archs, dropout, augmentation.
 Nothing but the `State` carries anything from one step to the next.
 
-Shape letters: `B` images of a step, `M` random members, `G` parts of a batch (usually one).
+Shape letters: `B` examples of a step, `M` random members, `G` parts of a batch (usually one).
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import hardware, sharding
+from supernet_jax.tasks.task import Size
 from supernet_jax.training import blockwise_members, members, samplers
 from supernet_jax.training.known_archs import Clock, KnownArchs, Moment
 from supernet_jax.training.members import Given, Members
@@ -74,21 +75,20 @@ def starters(recipe: Recipe, key: Array, where: Tree) -> list[shared_params.Star
     return shared_params.starters(recipe.space, params_key, where)
 
 
-def step_resolutions(recipe: Recipe, *, step: int, rollbacks: int = 0) -> tuple[int, ...]:
-    """Input resolution of each member of a step: fixed ones their own, random ones share one.
+def step_sizes(recipe: Recipe, *, step: int, rollbacks: int = 0) -> tuple[Size, ...]:
+    """Size of each member's inputs in a step: fixed ones their own, random ones share one.
 
-    Drawn on the host, because a resolution is a shape. First the fixed members, then the random;
+    Drawn on the host, because a size is a shape. First the fixed members, then the random;
     only those that train in this step.
     """
     space, sampler = recipe.space, recipe.sampler
-    options = choices.get(space.menu, space.resolution).values
-    own = tuple(options[int(choices.get(arch, space.resolution))] for arch in sampler.fixed)
-    drawn = shared_resolution(len(options), seed=recipe.seed, step=step, rollbacks=rollbacks)
-    return (*own, *(options[drawn],) * sampler.n_random)[: active(sampler, step)]
+    own = tuple(map(space.size_of, sampler.fixed))
+    drawn = shared_size(len(space.sizes), seed=recipe.seed, step=step, rollbacks=rollbacks)
+    return (*own, *(space.sizes[drawn],) * sampler.n_random)[: active(sampler, step)]
 
 
-def shared_resolution(options: int, *, seed: int, step: int, rollbacks: int = 0) -> int:
-    """Which of the resolutions on offer the random members of a step share: its place."""
+def shared_size(options: int, *, seed: int, step: int, rollbacks: int = 0) -> int:
+    """Which of the sizes on offer the random members of a step share: its place."""
     return int(np.random.default_rng([seed, rollbacks, step]).integers(options))
 
 
@@ -104,7 +104,7 @@ def places(recipe: Recipe, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> St
 
 
 class Step:
-    """A training step, `step(state, batch, resolutions=...)`.
+    """A training step, `step(state, batch, sizes=...)`.
 
     It is a chain of compiled programs: what all members need, then each member's gradient, then
     the update. A member is one program, or with the strategy `blockwise` many small ones; then the
@@ -117,9 +117,9 @@ class Step:
         reorder: `state -> state`, where the sampler wants channels in another order.
         begin: `(state, batch) -> given`.
         start: `params -> carry`.
-        fixed: `(state, given, teacher, carry, *, place, resolution)`; see `Members.fixed`.
-        draw: `(state, given, teacher, *, resolutions) -> archs`.
-        random: `(state, given, teacher, carry, archs, place, *, resolution, role)`; see
+        fixed: `(state, given, teacher, carry, *, place, size)`; see `Members.fixed`.
+        draw: `(state, given, teacher, *, sizes) -> archs`.
+        random: `(state, given, teacher, carry, archs, place, *, size, role)`; see
             `Members.random`.
         finish: `(state, carry, metrics, archs, *, members) -> (state, metrics)`.
     """
@@ -161,13 +161,13 @@ class Step:
         who = recipe, mesh, split
         self.fixed = jax.jit(
             functools.partial(_fixed, who),
-            static_argnames=("place", "resolution"),
+            static_argnames=("place", "size"),
             donate_argnums=3,
         )
-        self.draw = jax.jit(functools.partial(_draw, who), static_argnames="resolutions")
+        self.draw = jax.jit(functools.partial(_draw, who), static_argnames="sizes")
         self.random = jax.jit(
             functools.partial(_random, who),
-            static_argnames=("resolution", "role"),
+            static_argnames=("size", "role"),
             donate_argnums=3,
         )
         self.finish = jax.jit(
@@ -182,14 +182,14 @@ class Step:
             self._looked = range(0)  # steps whose programs are known to the threads
 
     def __call__(
-        self, state: State, batch: Batch, *, resolutions: tuple[int, ...]
+        self, state: State, batch: Batch, *, sizes: tuple[Size, ...]
     ) -> tuple[State, Metrics]:
         """Takes one step; the state is donated.
 
         Args:
             state: before the step.
-            batch: of images.
-            resolutions: one for each member that trains, fixed ones first; any will do, each is
+            batch: of the data.
+            sizes: one for each member that trains, fixed ones first; any will do, each is
                 compiled once.
 
         Returns:
@@ -198,36 +198,36 @@ class Step:
             clipping, `applied` (1, or 0 where the guard refused the step) and `refused`, how many
             in a row were.
         """
-        sampler, count = self.recipe.sampler, len(resolutions)
+        sampler, count = self.recipe.sampler, len(sizes)
         n_fixed, every = len(sampler.fixed), len(sampler.fixed) + sampler.n_random
         if count != every and (sampler.members is None or not 0 < count < every):
-            raise ValueError(f"a step of {sampler} needs a resolution for each member")
+            raise ValueError(f"a step of {sampler} needs a size for each member")
         now = self._clock.read(state) if self.is_blockwise else None
         if sampler.reorder is not None:
             state = self.reorder(state)
         shared = dataclasses.replace(state, opt_state=None, ema=None)
         if now is not None:
-            self._look_ahead(now, state, resolutions, len(batch.images))
+            self._look_ahead(now, state, sizes, len(batch.ids))
         given = self.begin(shared, batch)
         shared = dataclasses.replace(shared, teacher=())
         teacher, carry, archs = given.teacher, self.start(state.params), None
         metrics: Metrics = {}
         roles, names = samplers.roles(sampler), samplers.names(sampler)
         fixed = self.blockwise.fixed if self.is_blockwise else self.fixed
-        for place, size in enumerate(resolutions[:n_fixed]):
-            carry, teacher, own = fixed(shared, given, teacher, carry, place=place, resolution=size)
+        for place, size in enumerate(sizes[:n_fixed]):
+            carry, teacher, own = fixed(shared, given, teacher, carry, place=place, size=size)
             metrics |= own
-        sizes = resolutions[n_fixed:]
+        sizes = sizes[n_fixed:]
         if sizes:
-            archs = self._archs(now, shared, given, teacher, resolutions)
+            archs = self._archs(now, shared, given, teacher, sizes)
         for i, size in enumerate(sizes):
             learning = shared, given, teacher, carry
             if now is None:
-                how: Any = {"resolution": size, "role": roles[n_fixed + i]}
+                how: Any = {"size": size, "role": roles[n_fixed + i]}
                 carry, own = self.random(*learning, archs, np.int32(i), **how)
             else:
                 arch = choices.unstack(archs)[i]
-                carry, own = self.blockwise.random(*learning, arch=arch, place=i, resolution=size)
+                carry, own = self.blockwise.random(*learning, arch=arch, place=i, size=size)
             metrics |= {f"{what}/{names[n_fixed + i]}": value for what, value in own.items()}
         if now is None:
             return self.finish(state, carry, metrics, archs, members=count)
@@ -245,45 +245,43 @@ class Step:
         shared: State,
         given: Given,
         teacher: Taught | None,
-        resolutions: tuple[int, ...],
+        sizes: tuple[Size, ...],
     ) -> Arch:
         """The random archs of a step; on the host where members run block by block."""
         fixed = self.recipe.sampler.fixed
-        sizes = resolutions[len(fixed) :]
+        sizes = sizes[len(fixed) :]
         if now is not None and self._known.possible:
             return self._known.of(now, sizes)
-        archs = self.draw(shared, given, teacher, resolutions=sizes)
+        archs = self.draw(shared, given, teacher, sizes=sizes)
         if now is None:
             return archs
         archs = jax.device_get(archs)
         known = [*fixed, *choices.unstack(archs)]
-        self.blockwise.ahead(known, resolutions, len(given.images))
+        self.blockwise.ahead(known, sizes, len(given.inputs))
         return archs
 
-    def _look_ahead(
-        self, now: Moment, state: State, resolutions: tuple[int, ...], images: int
-    ) -> None:
+    def _look_ahead(self, now: Moment, state: State, own: tuple[Size, ...], examples: int) -> None:
         """Lets threads compile what this step needs, and then what the next ones will."""
         fixed = self.recipe.sampler.fixed
         coming = range(now.step, max(now.step + 1, min(now.step + 1 + AHEAD, self._steps)))
         for step in coming:
             if step in self._looked and now.step in self._looked:
                 continue
-            sizes = resolutions
+            sizes = own
             if step > now.step:
-                sizes = step_resolutions(self.recipe, step=step, rollbacks=now.rollbacks)
+                sizes = step_sizes(self.recipe, step=step, rollbacks=now.rollbacks)
             random: list[Arch] = []
             if self._known.possible and len(sizes) > len(fixed):
                 moment = dataclasses.replace(now, step=step)
                 random = choices.unstack(self._known.of(moment, sizes[len(fixed) :]))
-            self.blockwise.ahead([*fixed, *random], sizes, images)
+            self.blockwise.ahead([*fixed, *random], sizes, examples)
             if step == now.step:
-                self._finish_ahead(state, resolutions)
+                self._finish_ahead(state, own)
         self._looked = coming
 
-    def _finish_ahead(self, state: State, resolutions: tuple[int, ...]) -> None:
+    def _finish_ahead(self, state: State, sizes: tuple[Size, ...]) -> None:
         """Lets a thread compile the update, where all that it takes is known beforehand."""
-        recipe, count = self.recipe, len(resolutions)
+        recipe, count = self.recipe, len(sizes)
         if not recipe.combine.is_sum or self._devices > 1:
             return
         random = range(count - len(recipe.sampler.fixed))
@@ -302,7 +300,7 @@ _Who = tuple[Recipe, jax.sharding.Mesh | None, Tree | None]  # recipe, mesh, pla
 
 
 def _members(who: _Who, state: State, given: Given) -> Members:
-    return Members(*who, state, given.images, given.labels, given.dropout_key)
+    return Members(*who, state, given.inputs, given.targets, given.dropout_key)
 
 
 def _fixed(
@@ -313,9 +311,9 @@ def _fixed(
     carry: Any,
     *,
     place: int,
-    resolution: int,
+    size: int,
 ) -> tuple[Any, Taught | None, Metrics]:
-    return _members(who, state, given).fixed(place, resolution, teacher, carry)
+    return _members(who, state, given).fixed(place, size, teacher, carry)
 
 
 def _draw(
@@ -324,9 +322,9 @@ def _draw(
     given: Given,
     teacher: Taught | None,
     *,
-    resolutions: tuple[int, ...],
+    sizes: tuple[Size, ...],
 ) -> Arch:
-    return _members(who, state, given).draw(given.arch_key, teacher, resolutions)
+    return _members(who, state, given).draw(given.arch_key, teacher, sizes)
 
 
 def _random(
@@ -338,10 +336,10 @@ def _random(
     archs: Arch,
     place: Array,
     *,
-    resolution: int,
+    size: int,
     role: str = "random",
 ) -> tuple[Any, Metrics]:
-    return _members(who, state, given).random(archs, place, resolution, teacher, carry, role)
+    return _members(who, state, given).random(archs, place, size, teacher, carry, role)
 
 
 def _shape(x: Array | np.ndarray) -> jax.ShapeDtypeStruct:
@@ -350,7 +348,7 @@ def _shape(x: Array | np.ndarray) -> jax.ShapeDtypeStruct:
 
 
 def _begin(recipe: Recipe, where: Tree | None, state: State, batch: Batch) -> Given:
-    """The images of a step, augmented, and what the teacher says of them.
+    """The inputs of a step, augmented, and what the teacher says of them.
 
     Args:
         recipe: what is trained.
@@ -363,10 +361,10 @@ def _begin(recipe: Recipe, where: Tree | None, state: State, batch: Batch) -> Gi
     """
     key = jax.random.wrap_key_data(state.key)
     augment_key, arch_key, dropout_key = members.step_keys(key, state.step, state.rollbacks)
-    images, labels, ids = (jnp.asarray(part) for part in batch)
-    inputs = recipe.augment(images, augment_key, ids)
+    inputs, targets, ids = jax.tree.map(jnp.asarray, batch)
+    inputs = recipe.augment(inputs, augment_key, ids)
     if recipe.mix is not None:
-        inputs, labels = recipe.mix(inputs, labels, jax.random.fold_in(augment_key, 2**31), ids)
+        inputs, targets = recipe.mix(inputs, targets, jax.random.fold_in(augment_key, 2**31), ids)
     memory = state.teacher if where is None else sharding.gathered(state.teacher, where)
     teacher = recipe.teacher.teach(memory, inputs)
     if teacher is not None:
@@ -377,7 +375,7 @@ def _begin(recipe: Recipe, where: Tree | None, state: State, batch: Batch) -> Gi
                 f"space {recipe.space.name} has {list(wanted)}; give one for the same classes"
             )
         teacher = jax.lax.stop_gradient(teacher)
-    return Given(inputs, labels, arch_key, dropout_key, teacher)
+    return Given(inputs, targets, arch_key, dropout_key, teacher)
 
 
 def _finish(
@@ -409,7 +407,7 @@ def _reordered(recipe: Recipe, state: State) -> State:
 
 def _healthy(recipe: Recipe, metrics: Metrics) -> Array:
     """Whether a step may be applied: everything finite, and the largest subnet not collapsed."""
-    collapsed = COLLAPSE * np.log(recipe.space.classes)
+    collapsed = COLLAPSE * recipe.space.task.guess
     limits = [collapsed if name == "loss/largest" else np.inf for name in metrics]
     values = jnp.stack(list(metrics.values()))
     return jnp.all(jnp.isfinite(values) & (values < jnp.array(limits)))

@@ -122,7 +122,7 @@ def traced(strategy: Any) -> Any:
 
 def sliced(arch: Any) -> Any:
     def value(params: Any) -> Any:
-        run = functools.partial(strategies.sliced, resolution=4, features=WANTED)
+        run = functools.partial(strategies.sliced, size=4, features=WANTED)
         found = run(SPACE, params, arch, IMAGES).features
         return energy({name: x for name, x in found.items() if "/" in name}), found
 
@@ -180,7 +180,7 @@ def test_strategies_agree(arch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
                 near(cut(values[name], found[name]), found[name])
         jax.tree.map(near, of_all, gradient)
     if arch is SKIPPING:
-        plain = blockwise.blockwise(SPACE, PARAMS, arch, IMAGES, resolution=4, features=WANTED)
+        plain = blockwise.blockwise(SPACE, PARAMS, arch, IMAGES, size=4, features=WANTED)
         jax.tree.map(near, plain.features, dict(found))
 
 
@@ -191,9 +191,7 @@ def test_layers_inside_and_what_runs_twice() -> None:
 
 
 def test_a_one_hot_code_is_its_arch() -> None:
-    run = jax.jit(
-        lambda a: strategies.masked(SPACE, PARAMS, a, IMAGES, resolution=4, features=WANTED)
-    )
+    run = jax.jit(lambda a: strategies.masked(SPACE, PARAMS, a, IMAGES, size=4, features=WANTED))
     for arch in (NARROW, SKIPPING):
         code = choices.one_hot(SPACE.menu, jax.tree.map(jnp.asarray, arch))
         jax.tree.map(near, run(code).features, run(jax.tree.map(jnp.asarray, arch)).features)
@@ -204,7 +202,7 @@ def test_programs_without_taps_are_as_before() -> None:
     silent = space_of(functools.partial(Twice, offers=False))
     for strategy in (strategies.masked, strategies.switched):
         runs = [functools.partial(strategy, space, PARAMS) for space in (SPACE, silent)]
-        first, second = (jax.make_jaxpr(functools.partial(run, resolution=4)) for run in runs)
+        first, second = (jax.make_jaxpr(functools.partial(run, size=4)) for run in runs)
         assert str(first(LARGEST, IMAGES)) == str(second(LARGEST, IMAGES))
     plans = [Blockwise(SPACE).plan(LARGEST, Mode(4, BATCH, features=f)) for f in ((), ("first",))]
     assert plans[0].requests == plans[1].requests
@@ -222,7 +220,7 @@ def test_programs_without_taps_are_as_before() -> None:
 def test_unknown_names_are_refused(feature: str, said: str) -> None:
     for strategy in (strategies.sliced, blockwise.blockwise):
         with pytest.raises(UserError, match=said):
-            strategy(SPACE, PARAMS, LARGEST, IMAGES, resolution=4, features=(feature,))
+            strategy(SPACE, PARAMS, LARGEST, IMAGES, size=4, features=(feature,))
     with pytest.raises(UserError, match=said):
         taps.check(SPACE, (feature,))
 
@@ -232,7 +230,7 @@ def test_a_block_in_a_loop_is_taken_out_of_it() -> None:
     space = space_of(more=5)
     params = shared_params.parameter_shapes(space)
     for feature, loops in (((), 1), (("more1/q",), 1), (("more2/q",), 0)):
-        run = functools.partial(strategies.switched, space, resolution=4, features=feature)
+        run = functools.partial(strategies.switched, space, size=4, features=feature)
         traced = jax.make_jaxpr(lambda p, a, x, run=run: run(p, a, x), return_shape=True)
         program, shapes = traced(params, jax.tree.map(jnp.asarray, LARGEST), IMAGES)
         assert sum(e.primitive.name == "scan" for e in program.jaxpr.eqns) == loops

@@ -248,7 +248,7 @@ def test_the_average_teaches_every_member() -> None:
     fixed = recipe_of("average").sampler.fixed
 
     def sliced(params: Any, arch: Any) -> Any:
-        run = functools.partial(strategies.sliced, SPACE, arch=arch, resolution=8)
+        run = functools.partial(strategies.sliced, SPACE, arch=arch, size=8)
         return jax.jit(lambda params: run(params, images=inputs).logits)(params)
 
     teacher = sliced(before.teacher, fixed[0])
