@@ -45,8 +45,10 @@ from supernet_jax.training import gradients as gradients
 from supernet_jax.training import losses as losses
 from supernet_jax.training import optimizers as optimizers
 from supernet_jax.training import samplers as samplers
+from supernet_jax.training import teachers as teachers
 from supernet_jax.training.gradients.combine import Combine as Combine
 from supernet_jax.training.losses.loss import Loss as Loss
 from supernet_jax.training.samplers.sampler import Sampler as Sampler
+from supernet_jax.training.teachers.teacher import Teacher as Teacher
 
 __version__: str

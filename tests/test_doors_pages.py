@@ -30,7 +30,10 @@ from supernet_jax.training import train_step
 from supernet_jax.training.recipe import Batch, Recipe
 
 PAGES, EXAMPLES = ROOT / "docs" / "doors", ROOT / "docs" / "examples"
-CONFIGS = ("space", "sampler", "loss", "combination", "optimizer", "transform", "bank", "features")
+CONFIGS = (
+    *("space", "sampler", "loss", "teacher", "combination", "optimizer"),
+    *("transform", "bank", "features"),
+)
 DOORS = (*CONFIGS, "cost", "searcher")  # these two are for searches, which no config file describes
 
 
@@ -87,6 +90,16 @@ def test_the_loss_brings_logits_together() -> None:
         student = student - 8 * 5 / 2 * jax.grad(value)(student)  # half of the way
     assert start > 0.1 and float(value(student)) < 1e-10
     np.testing.assert_allclose(jax.nn.softmax(student), jax.nn.softmax(teacher), atol=1e-5)
+
+
+def test_the_teacher_is_a_snapshot_of_the_right_step() -> None:
+    space = light(resolutions=(8,))
+    teacher = example("teacher").Snapshot(every=3).build(space=space, dtype=jnp.float32)
+    memory, taken = teacher.init({"w": jnp.float32(0)}), []
+    for step in range(1, 8):
+        memory = teacher.update(memory, {"w": jnp.float32(step)}, jnp.int32(step))
+        taken.append(float(memory["w"]))
+    assert taken == [0, 0, 3, 3, 3, 6, 6]
 
 
 def test_the_combination_gives_members_an_equal_say() -> None:

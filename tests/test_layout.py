@@ -272,6 +272,12 @@ KEPT = {
     "training/batches.py": {"Images"},
     "training/job.py": {"Images"},
     "evaluation/latency_table.py": {"images", "resolutions"},
+    # Networks that teach images, which are taken out of runs or folders of such.
+    "training/teachers/outside_network.py": {"image", "images", "classes"},
+    "training/teachers/extracted_network.py": {"images", "classes"},
+    "training/teachers/other_supernet.py": {"images", "classes"},
+    # A function of JAX.
+    "training/losses/features.py": {"image"},
 }
 
 

@@ -24,11 +24,12 @@ from supernet_jax.errors import UserError, near, require
 from supernet_jax.spaces import Digits
 from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded, on_this_machine
-from supernet_jax.training import gradients, losses, optimizers, samplers
+from supernet_jax.training import gradients, losses, optimizers, samplers, teachers
 from supernet_jax.training.gradients import UnitSum
 from supernet_jax.training.losses import AlphaDivergence
 from supernet_jax.training.optimizers import Sgd
 from supernet_jax.training.samplers import Sandwich
+from supernet_jax.training.teachers import Largest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,9 @@ class Train:
     accumulate: int = 1
     """micro-batches per step; more need less memory; BatchNorm sees the images of one of them"""
     features: tuple[str, ...] = ()
-    """blocks whose outputs the loss compares between a subnet and the largest"""
+    """blocks, or values inside them as BLOCK/NAME, that the loss compares with the largest's"""
     teacher: str | None = None
-    """folder of an extracted network that teaches instead of the largest subnet"""
+    """folder of an extracted network that teaches: short for teacher=ExtractedNetwork(folder)"""
     teacher_file: str | None = None
     """Python file of yours that defines the teacher's blocks, if some are your own; it is run"""
     ema: float = 0.0
@@ -91,9 +92,9 @@ class Evaluation:
 class Config:
     """A whole experiment: which subnets there are, on which images and how they are trained.
 
-    `space`, `sampler`, `loss`, `combine` and `optimizer` are parts: frozen dataclasses with a
-    method `build`, of `sj.spaces`, `sj.samplers`, `sj.losses`, `sj.gradients`, `sj.optimizers`, or
-    your own.
+    `space`, `sampler`, `loss`, `teacher`, `combine` and `optimizer` are parts: frozen dataclasses
+    with a method `build`, of `sj.spaces`, `sj.samplers`, `sj.losses`, `sj.teachers`,
+    `sj.gradients`, `sj.optimizers`, or your own.
 
     Raises:
         UserError: a setting is of another type than declared, or not allowed.
@@ -103,6 +104,7 @@ class Config:
     data: Data = dataclasses.field(default_factory=Data)
     sampler: Any = dataclasses.field(default_factory=Sandwich)
     loss: Any = dataclasses.field(default_factory=AlphaDivergence)
+    teacher: Any = dataclasses.field(default_factory=Largest)
     combine: Any = dataclasses.field(default_factory=UnitSum)
     optimizer: Any = dataclasses.field(default_factory=Sgd)
     train: Train = dataclasses.field(default_factory=Train)
@@ -150,7 +152,7 @@ class Config:
 
 
 # Whose dataclasses a configuration is made of.
-PARTS = (spaces, samplers, losses, gradients, optimizers)
+PARTS = (spaces, samplers, losses, teachers, gradients, optimizers)
 
 
 def _dataclasses_of(module: Any) -> dict[str, type]:

@@ -134,7 +134,7 @@ def _check_goes_further(folder: pathlib.Path, before: int, settings: Config) -> 
 
 def _alike_for(steps: int, settings: Config) -> bool:
     """Whether the first `steps` of these settings are those of a run of just so many."""
-    for part in (settings.sampler, settings.combine):
+    for part in (settings.sampler, settings.combine, settings.teacher):
         if "steps" in user_code.taken(part, space=None, steps=steps):
             return False
     try:

@@ -12,7 +12,7 @@ import jax
 from supernet_jax import __version__
 from supernet_jax.elastic import space_identity
 from supernet_jax.errors import LOG, UserError
-from supernet_jax.experiment import base_weights, build, config_paths, run_folder
+from supernet_jax.experiment import base_weights, build, config_paths, run_folder, teaching
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
@@ -80,7 +80,7 @@ def experiment(config: Config, *, devices: int = 0) -> Experiment:
         raise UserError(
             f"--devices is {devices}, but there are {len(jax.devices())}; 0 uses all of them"
         )
-    built = build.taught(build.build(config))
+    built = teaching.taught(build.build(config))
     if devices:
         built = built._replace(mesh=build.mesh_of(config, jax.devices()[:devices]))
     wanted, model = config.train.model_devices, built.mesh.shape["model"]

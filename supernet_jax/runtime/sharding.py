@@ -28,7 +28,7 @@ Rule = Literal["first", "largest", "whole", "model"] | int | Spec
 # (regular expression for a whole path, how it is split); the first that matches decides. Paths are
 # those of a training state, as "params/stem/conv/kernel" or "opt_state/2/trace/...".
 Rules = tuple[tuple[str, Rule], ...]
-LEARNED = r"(params|opt_state|ema)/.*"
+LEARNED = r"(params|opt_state|ema|teacher)/.*"
 REPLICATED: Rules = ((r".*", "whole"),)
 SHARDED: Rules = ((LEARNED, "first"), (r".*", "whole"))
 OVER_MODEL: Rules = ((LEARNED, "model"), (r".*", "whole"))

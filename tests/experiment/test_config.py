@@ -49,6 +49,13 @@ from supernet_jax.training.samplers import (
     Shift,
     Uniform,
 )
+from supernet_jax.training.teachers import (
+    Average,
+    ExtractedNetwork,
+    Largest,
+    NoTeacher,
+    OtherSupernet,
+)
 
 FILES = sorted((ROOT / "configs").glob("*.py"))
 CHANGED: tuple[Any, ...] = (
@@ -79,6 +86,11 @@ CHANGED: tuple[Any, ...] = (
     ConflictProjection(start=0.25, by_array=False),
     FeatureRelations(kind="tokens", weight=2.0),
     OutsideTeacher(hard_weight=0.25),
+    Largest(),
+    NoTeacher(),
+    Average(decay=0.5),
+    ExtractedNetwork("networks/large", "mine.py"),
+    OtherSupernet("runs/other", "smallest", "mine.py"),
     Data(policy="randaugment", layers=3, magnitude=5.0, erase=0.25, mixup=0.5),
     Train(accumulate=2, features=("stem",), teacher="networks/large"),
     HardLabels(smoothing=0.2),
@@ -249,6 +261,7 @@ def test_a_run_that_never_began_may_change(tmp_path: pathlib.Path) -> None:
 HERE = Config(
     data=config.Data(name="folder:images"),
     sampler=samplers.Attentive(table="table.json"),
+    teacher=OtherSupernet("runs/other", "largest", "theirs.py"),
     train=Train(teacher="networks/large", teacher_file="mine.py"),
 )
 RELATIVE: dict[str, tuple[Config, dict[str, Any]]] = {
@@ -257,6 +270,7 @@ RELATIVE: dict[str, tuple[Config, dict[str, Any]]] = {
         {
             "data": {"name": "folder:PLACE/images", "data_dir": None},
             "sampler": {"table": "PLACE/table.json"},
+            "teacher": {"run": "PLACE/runs/other", "file": "PLACE/theirs.py"},
             "train": {"teacher": "PLACE/networks/large", "teacher_file": "PLACE/mine.py"},
         },
     ),

@@ -558,7 +558,7 @@ def test_a_space_of_ones_own(tmp_path: pathlib.Path) -> None:
 
     teaching = Config(train=Train(teacher=str(folder), teacher_file=str(file)))
     with pytest.raises(UserError, match=r"teacher .* tells \d+ classes apart"):  # so it was loaded
-        build.taught(build.build(teaching))
+        teaching.taught(build.build(teaching))
 
     file.write_text(OWN + "\n# changed\n")
     with pytest.warns(UserWarning, match="not the file that the network was extracted with"):

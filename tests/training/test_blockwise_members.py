@@ -20,6 +20,7 @@ from supernet_jax.training.losses import divergences, features, loss
 from supernet_jax.training.optimizers import sgd
 from supernet_jax.training.recipe import Batch, Recipe
 from supernet_jax.training.samplers import Sampler, sampler
+from supernet_jax.training.teachers import Taught, largest
 
 BATCH = 8
 SPACE = light(dropout=0.3, resolutions=(8,))
@@ -98,9 +99,11 @@ RELATED = features.with_features(
 )
 
 
-def by_colour(images: Any) -> Any:
+def by_colour(memory: Any, images: Any) -> Taught:
     """A teacher that is no subnet."""
-    return jnp.mean(images, (1, 2)) @ jnp.ones((CHANNELS, CLASSES)).at[0, 1].set(3.0)
+    del memory
+    weights = jnp.ones((CHANNELS, CLASSES)).at[0, 1].set(3.0)
+    return Taught(jnp.mean(images, (1, 2)) @ weights, {})
 
 
 def mixed(images: Any, labels: Any, key: Any, ids: Any) -> Any:
@@ -121,7 +124,7 @@ CASES: dict[str, dict[str, Any]] = {
         "sampler": scoring(SPACE.menu),
     },
     "a teacher, mixed labels, a sampler that remembers": {
-        "teacher": by_colour,
+        "teacher": largest.largest()._replace(teach=by_colour),
         "mix": mixed,
         "sampler": remembering(SPACE.menu),
     },

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from supernet_jax.errors import UserError
 from supernet_jax.training.losses import divergences
-from supernet_jax.training.losses.loss import Features, Loss, Role, tempered_in_place
+from supernet_jax.training.losses.loss import Feature, Features, Loss, Role, tempered_in_place
 
 Array = jax.Array
 Relation = Callable[[Array, Array], Array]  # (student features, teacher features) -> scalar
@@ -96,9 +96,10 @@ def tokens(student: Array, teacher: Array, *, temperature: float = 0.1) -> Array
 
 
 def with_features(loss: Loss, relation: Relation, *, weight: float) -> Loss:
-    """Adds `weight` times the mean relation over the named blocks that student and teacher have.
+    """Adds `weight` times the mean relation over the features that student and teacher have.
 
-    The blocks are those of `Recipe.features`. The largest member, which teaches, has none added.
+    They are those of `Recipe.features`. The largest member has none added, and neither has one that
+    skips all blocks with wanted values inside.
 
     Args:
         loss: of the logits.
@@ -106,7 +107,7 @@ def with_features(loss: Loss, relation: Relation, *, weight: float) -> Loss:
         weight: at least 0.
 
     Raises:
-        UserError: the weight is below 0; from the loss, if a student gets no features.
+        UserError: the weight is below 0; from the loss, if there are none of a teacher.
     """
     if not weight >= 0:
         raise UserError(f"the weight of features is {weight}; it must be at least 0")
@@ -121,16 +122,31 @@ def with_features(loss: Loss, relation: Relation, *, weight: float) -> Loss:
         value = loss(student_logits, teacher_logits, features, labels, role)
         if role == "largest":
             return value
-        pairs = [(f.student, f.teacher) for f in features.values()]
-        related = [relation(own, others) for own, others in pairs if others is not None]
-        if not related:
+        taught = [f for f in features.values() if f.teacher is not None]
+        if not taught:
             raise UserError(
                 f"a member in the role {role!r} has no features to compare; name blocks with "
                 "train.features, and let the sampler's first fixed arch be the largest"
             )
-        return value + weight * jnp.mean(jnp.stack(related))
+        return value + weight * _mean(relation, [f for f in taught if f.student is not None])
 
     return total
+
+
+def _mean(relation: Relation, features: list[Feature]) -> Array | float:
+    """The mean over those features that are there; 0 without."""
+    related = [
+        relation(f.student, f.teacher)
+        for f in features
+        if f.student is not None and f.teacher is not None
+    ]
+    if not related:
+        return 0.0
+    if all(f.there is None for f in features):
+        return jnp.mean(jnp.stack(related))
+    there = jnp.stack([jnp.asarray(True if f.there is None else f.there) for f in features])
+    total = jnp.sum(jnp.where(there, jnp.stack(related), 0.0))
+    return total / jnp.maximum(jnp.sum(there), 1)
 
 
 def _pair(student: Array, teacher: Array) -> tuple[Array, Array]:
