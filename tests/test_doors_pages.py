@@ -223,7 +223,7 @@ def test_features_compare_the_channels_that_a_subnet_has() -> None:
 
     def distance(params: Any, strategy: Any, arch: Any) -> Any:
         def output(strategy: Any, arch: Any) -> Any:
-            how = {"resolution": 8, "features": (name,)}
+            how = {"size": 8, "features": (name,)}
             return strategy(space, params, arch, check.images, **how).features[name]
 
         return hints(output(strategy, arch), output(strategies.sliced, large))

@@ -526,7 +526,7 @@ def take_own(space: Space, depth: int, strategies: Any) -> tuple[Any, Any, Any, 
 
         @functools.partial(jax.jit, compiler_options=FAST)
         def logits(params: Any, arch: Any, strategy: Any = strategy) -> Any:
-            how = {"resolution": module.resolution, "stats": stats}
+            how = {"size": module.size, "stats": stats}
             return strategy(space, params, arch, images(3, 5, 1), **how).logits
 
         with jax.default_matmul_precision("highest"):

@@ -193,7 +193,7 @@ def test_archs_are_known_before_the_step() -> None:
     assert all(leaf.shape == (2, 2) for leaf in jax.tree.leaves(archs))
     step = train_step.Step(recipe)
     given = step.begin(state, batch())
-    drawn = jax.device_get(step.draw(state, given, None, resolutions=(8, 8)))
+    drawn = jax.device_get(step.draw(state, given, None, sizes=(8, 8)))
     assert jax.tree.all(jax.tree.map(np.array_equal, archs, drawn))
     assert not known_archs.KnownArchs(recipe_of(sampler=scoring(SPACE.menu))).possible
     assert not known_archs.KnownArchs(recipe_of(sampler=remembering(SPACE.menu))).possible
@@ -202,14 +202,14 @@ def test_archs_are_known_before_the_step() -> None:
 def test_programs_of_coming_steps_are_compiled_ahead() -> None:
     recipe = recipe_of(strategy=blockwise.blockwise)
     step, state = train_step.Step(recipe, steps=3), train_step.create(recipe)
-    state, _ = step(state, batch(), resolutions=(8,) * 4)
+    state, _ = step(state, batch(), sizes=(8,) * 4)
     programs = step.blockwise.run.programs
     while programs.waiting:
         time.sleep(0.01)
     known = len(programs)
     for i in (1, 2):
-        state, _ = step(state, batch(i), resolutions=(8,) * 4)
+        state, _ = step(state, batch(i), sizes=(8,) * 4)
         assert len(programs) == known
     alone = train_step.Step(recipe)
-    alone(train_step.create(recipe), batch(), resolutions=(8,) * 4)
+    alone(train_step.create(recipe), batch(), sizes=(8,) * 4)
     assert len(alone.blockwise.run.programs) < known

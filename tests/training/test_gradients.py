@@ -229,7 +229,7 @@ def two_steps(recipe: Recipe, mesh: Any, rules: sharding.Rules) -> Any:
     step = train_step.Step(recipe._replace(loss=loss), mesh=mesh, rules=rules)
     counts = []
     for _ in range(2):
-        state, metrics = step(state, batch, resolutions=(8,) * 4)
+        state, metrics = step(state, batch, sizes=(8,) * 4)
         assert float(metrics["applied"]) == 1
         assert float(metrics["gradient_norm"]) == pytest.approx(0.05, rel=1e-4)
         counts.append(len(traced))

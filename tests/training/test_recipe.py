@@ -167,7 +167,7 @@ def test_batchnorm_sees_a_micro_batch() -> None:
 
     def after(step: Any, part: slice) -> Any:
         images = Batch(*(x[part] for x in whole))
-        return step(create(), images, resolutions=(8, 8))[0].params
+        return step(create(), images, sizes=(8, 8))[0].params
 
     at_once, in_two = (train_step.Step(recipe._replace(accumulate=k)) for k in (1, 2))
     halves = [after(at_once, slice(i, None, 2)) for i in range(2)]

@@ -48,7 +48,7 @@ def stepped(recipe: Recipe) -> Any:
     """Parameters and metrics after a step."""
     count = len(samplers.roles(recipe.sampler))
     state = jax.jit(functools.partial(train_step.create, recipe))()
-    state, metrics = train_step.Step(recipe, steps=1)(state, batch(), resolutions=(8,) * count)
+    state, metrics = train_step.Step(recipe, steps=1)(state, batch(), sizes=(8,) * count)
     return jax.device_get((state.params, metrics))
 
 

@@ -177,8 +177,8 @@ def test_strategies_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     assert other.is_blockwise
     found, wanted = started(kind), started(kind)
     for i in range(2):
-        found, line = other(found, batch(i), resolutions=(8,) * 2)
-        wanted, expected = step_of(kind)(wanted, batch(i), resolutions=(8,) * 2)
+        found, line = other(found, batch(i), sizes=(8,) * 2)
+        wanted, expected = step_of(kind)(wanted, batch(i), sizes=(8,) * 2)
         near(jax.device_get(line), jax.device_get(expected))
     near(jax.device_get(found), jax.device_get(wanted))
 
@@ -201,7 +201,7 @@ def test_no_program_holds_the_weights(kind: str) -> None:
     """As text, a constant takes two characters a byte."""
     state, step = started(kind), step_of(kind)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.teacher))
-    state, line = step(state, batch(0), resolutions=(8,) * 2)
+    state, line = step(state, batch(0), sizes=(8,) * 2)
     begun = step.begin.lower(state, batch(0)).as_text()
     metrics = {k: v for k, v in line.items() if "/" in k}
     ended = step.finish.lower(state, state.params, metrics, None, members=2).as_text()
@@ -223,7 +223,7 @@ def test_the_average_is_that_by_hand() -> None:
             kept = jax.device_get(state.params)
             broken = jax.tree.map(lambda x: x * jnp.nan, state.params)
             state = dataclasses.replace(state, params=broken)
-        state, line = step(state, given, resolutions=(8,) * 2)
+        state, line = step(state, given, sizes=(8,) * 2)
         assert line["applied"] == (i != 3)
         if i == 3:
             state = dataclasses.replace(state, params=jax.tree.map(jnp.array, kept))
@@ -240,10 +240,10 @@ def test_the_average_teaches_every_member() -> None:
     """By its own largest subnet, on the statistics of the batch, without dropout."""
     state, step = started("average"), step_of("average")
     for i in range(2):
-        state, _ = step(state, batch(i), resolutions=(8,) * 2)
+        state, _ = step(state, batch(i), sizes=(8,) * 2)
     before = jax.device_get(state)
     own = batch(2)
-    _, line = step(state, own, resolutions=(8,) * 2)
+    _, line = step(state, own, sizes=(8,) * 2)
     inputs = recipe_of("average").augment(jnp.asarray(own.inputs), None, None)
     fixed = recipe_of("average").sampler.fixed
 
@@ -275,7 +275,7 @@ def test_the_average_has_features() -> None:
 )
 def test_without_a_teacher_labels_teach(loss: Any, said: str) -> None:
     recipe = recipe_of("none")._replace(loss=loss)
-    step = functools.partial(train_step.Step(recipe), resolutions=(8,) * 2)
+    step = functools.partial(train_step.Step(recipe), sizes=(8,) * 2)
     with pytest.raises(UserError, match=said):
         jax.eval_shape(step, train_step.shapes(recipe), batch(0))
 
@@ -300,7 +300,7 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
     odd = largest.largest()._replace(teach=lambda memory, inputs: says)
     step = train_step.Step(recipe_of("none")._replace(teacher=odd))
     with pytest.raises(UserError, match=r"puts out logits \[8, 3\], but .* has \[8, 5\]"):
-        step(started("none"), batch(0), resolutions=(8,) * 2)
+        step(started("none"), batch(0), sizes=(8,) * 2)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
