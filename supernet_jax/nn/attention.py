@@ -157,10 +157,10 @@ class RelativePositions(nn.Module):
         vertical = self.param("vertical", NORMAL, shape)
         horizontal = self.param("horizontal", NORMAL, shape)
         token = vertical[0] + horizontal[0]
-        return Offsets(token, vertical[_places(rows, m)], horizontal[_places(columns, m)])
+        return Offsets(token, vertical[offset_rows(rows, m)], horizontal[offset_rows(columns, m)])
 
 
-def _places(count: int, distance: int) -> np.ndarray:
+def offset_rows(count: int, distance: int) -> np.ndarray:
     """Rows of a table by place of the query and of the key: int `[count, count]`."""
     place = np.arange(count)
     return np.clip(place[None, :] - place[:, None], -distance, distance) + distance + 1

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import pathlib
 from typing import Any
 
 import jax
@@ -17,6 +18,9 @@ from supernet_jax.elastic import choices, elastic_block, shared_params, strategi
 from supernet_jax.elastic.notation import from_notation, to_notation
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
+from supernet_jax.networks import extract, manifest, network_folder
+from supernet_jax.networks.formats import table
+from supernet_jax.networks.formats.format import Export
 from supernet_jax.networks.importers import autoformer as importer
 from supernet_jax.nn.blocks.vision_transformer import (
     PatchEmbedding,
@@ -218,17 +222,47 @@ def test_one_hot_codes_are_archs() -> None:
 
 def test_drop_path_is_the_same_in_all_strategies() -> None:
     check = check_of(tokens, resolution=6)
-    arch = jax.tree.map(jnp.asarray, choices.largest(check.space.menu))
-    run = lambda strategy, arch, key: jax.jit(  # noqa: E731
-        lambda p, key: (
-            strategy(check.space, p, arch, check.images, resolution=6, dropout_key=key).logits
-        ),
-        **QUICK,
-    )(check.params, key)
-    sliced = run(strategies.sliced, jax.tree.map(np.asarray, arch), check.key)
-    assert largest_difference(run(strategies.masked, arch, check.key), sliced) < 1e-5
-    other = run(strategies.masked, arch, jax.random.key(9))
+    arch = choices.largest(check.space.menu)
+
+    def program(strategy: Any, arch: Any) -> Any:
+        run = functools.partial(strategy, check.space, resolution=6)
+        return jax.jit(lambda p, x, key: run(p, arch, x, dropout_key=key).logits, **QUICK)
+
+    masked = program(strategies.masked, jax.tree.map(jnp.asarray, arch))
+    first, other = (masked(check.params, check.images, jax.random.key(i)) for i in (0, 1))
+    sliced = program(strategies.sliced, arch)(check.params, check.images, jax.random.key(0))
+    assert largest_difference(first, sliced) < 1e-5
     assert largest_difference(other, sliced) > 0.01, "drop path does nothing"
+
+
+def test_a_subnet_in_every_format(tmp_path: pathlib.Path) -> None:
+    space, params = tokens(), check_of(tokens, resolution=6).params
+    arch = choices.replace(choices.largest(space.menu), ("num_heads", 1), np.int32(0))
+    made, variables = extract.extract(space, params, arch, None)
+    images = np.random.default_rng(3).normal(size=(3, 6, 6, 2)).astype(np.float32)
+    description = extract.describe(
+        space,
+        arch,
+        made,
+        variables,
+        mean=(0.5, 0.25),
+        std=(0.3, 0.2),
+        accuracy={},
+        calibration=(0, 0),
+        source={},
+        proof=extract.prove(space, params, arch, None, made, variables, images),
+        proof_images=len(images),
+    )
+    assert description["parameters"] == int(costs.parameters(space)(arch))
+    there = [format for format in table.FORMATS if not table.missing_packages(format)]
+    assert {"orbax", "safetensors", "stablehlo", "onnx"} <= {format.name for format in there}
+    export = Export(made, variables, description, (6, 6), pixels=False)
+    # What is written is loaded by the format's own runtime and compared, or nothing is written.
+    write = table.writer(there, export, images)
+    network_folder.save(tmp_path / "all", made, variables, description=description, write=write)
+    written = manifest.read_description(tmp_path / "all")["formats"]
+    assert set(written) == {format.name for format in there}
+    assert all(one["difference"] <= 1e-5 and one["images"] == 3 for one in written.values())
 
 
 def notation(**changes: Any) -> Any:

@@ -48,7 +48,7 @@ class PatchEmbedding(nn.Module):
         c = self.spec.c_out
         patches = Patches(c, self.spec.patch, name="patches")(x)
         token = self.param("class_token", NORMAL, (c,)).reshape(1, 1, c)
-        token = jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, c))
+        token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, c))
         y = jnp.concatenate([token, patches], 1)
         position = self.param("position", NORMAL, (y.shape[1], c))
         return y + position.reshape(1, -1, c).astype(x.dtype)
