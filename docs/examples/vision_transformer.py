@@ -41,7 +41,8 @@ class Encoder(nn.Module):
     def __call__(self, x):
         s = self.spec
         y = layers.RMSNorm(name="attention_norm")(x)
-        x = x + SelfAttention(s.heads, head_dim=8, name="attention")(y)
+        wide = nn.initializers.normal(0.15)  # 0.02 is for wide tokens and long trainings
+        x = x + SelfAttention(s.heads, head_dim=8, start=wide, name="attention")(y)
         y = layers.RMSNorm(name="mlp_norm")(x)
         y = nn.gelu(layers.Dense(s.hidden, name="expand")(y))
         return x + layers.Dense(s.c_in, name="project")(y)
@@ -73,7 +74,7 @@ class VisionTransformer:
         blocks = {
             "embed": elastic(
                 PatchEmbedding,
-                lambda c: PatchEmbeddingSpec(input_channels, c, patch=2),
+                lambda c: PatchEmbeddingSpec(input_channels, c, patch=2, deviation=0.3),
                 menu=menu,
                 decisions=[width],
             )
@@ -95,6 +96,6 @@ class VisionTransformer:
 config = sj.Config(
     space=VisionTransformer(),
     data=sj.Data(name="digits", held_out=0.2),
-    optimizer=sj.optimizers.AdamW(learning_rate=3e-3, warmup=0.1, weight_decay=0.05),
+    optimizer=sj.optimizers.AdamW(learning_rate=2e-3, warmup=0.1, weight_decay=0.05),
     train=sj.Train(steps=400, batch=64),
 )

@@ -28,8 +28,15 @@ def augmented(
     if s.policy == "autoaugment":
         images = autoaugment.auto_augment(images, policy_key, ids, deviation=s.deviation)
     elif s.policy == "randaugment":
-        how = {"magnitude": s.magnitude, "deviation": s.deviation}
-        images = autoaugment.rand_augment(images, policy_key, ids, layers=s.layers, **how)
+        images = autoaugment.rand_augment(
+            images,
+            policy_key,
+            ids,
+            layers=s.layers,
+            magnitude=s.magnitude,
+            deviation=s.deviation,
+            increasing=s.increasing,
+        )
     if s.erase:
         images = augment.erase(images, erase_key, ids, probability=s.erase)
     return prepare(images)

@@ -149,7 +149,8 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
                 f"train.features names a block {name!r}, which the space {space.name} does not "
                 f"have{near(name, space.blocks)}"
             )
-    mix = functools.partial(augment.mixup, alpha=d.mixup, classes=space.classes)
+    alphas = {"mixup_alpha": d.mixup, "cutmix_alpha": d.cutmix}
+    mix = functools.partial(augment.mix, **alphas, classes=space.classes)
     more = sampler.taken(settings.sampler, space=space, steps=t.steps)
     length = sampler.taken(settings.combine, steps=t.steps)
     return recipe.Recipe(
@@ -174,7 +175,7 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         norm_shards=t.norm_shards,
         accumulate=t.accumulate,
         features=t.features,
-        mix=mix if d.mixup else None,
+        mix=mix if d.mixup or d.cutmix else None,
     )
 
 

@@ -126,7 +126,8 @@ def _constant(name: str, value: Any) -> str:
 
 def _block(block: Block) -> tuple[str, str, dict[str, Any]]:
     sizes = dataclasses.asdict(block.spec)
-    sizes.pop("dropout_width", None)  # which bits are drawn in a supernet
+    for name in ("dropout_width", "deviation"):  # which bits are drawn in a supernet; how it began
+        sizes.pop(name, None)
     return block.name, block.module.__name__, sizes
 
 
