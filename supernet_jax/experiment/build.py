@@ -149,8 +149,9 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
                 f"train.features names a block {name!r}, which the space {space.name} does not "
                 f"have{near(name, space.blocks)}"
             )
-    alphas = {"mixup_alpha": d.mixup, "cutmix_alpha": d.cutmix}
-    mix = functools.partial(augment.mix, **alphas, classes=space.classes)
+    mix = functools.partial(
+        augment.mix, mixup_alpha=d.mixup, cutmix_alpha=d.cutmix, classes=space.classes
+    )
     more = sampler.taken(settings.sampler, space=space, steps=t.steps)
     length = sampler.taken(settings.combine, steps=t.steps)
     return recipe.Recipe(

@@ -109,10 +109,10 @@ def _attention(at: Part, name: str, s: TransformerSpec, x: Value) -> Value:
         y = at.graph.node("Add", f"{at.name}/{name}/all_values", y, more)
     y = at.made("Transpose", f"{name}/together", y, perm=[0, 2, 1, 3])
     y = at.made("Reshape", f"{name}/flat", y, at.sizes(f"{name}/flat/shape", 0, x.size, h * d))
-    kernel = at.params[f"{name}/merge/kernel"].reshape(h * d, -1)
-    y = at.made("MatMul", f"{name}/merge/product", y, at.weight(f"{name}/merge/weight", kernel))
-    bias = at.weight(f"{name}/merge/bias", at.params[f"{name}/merge/bias"])
-    return x._replace(name=at.made("Add", f"{name}/merge", y, bias))
+    merge = at.params[f"{name}/merge/kernel"].reshape(h * d, -1)
+    y = at.made("MatMul", f"{name}/merge/product", y, at.weight(f"{name}/merge/weight", merge))
+    added = at.weight(f"{name}/merge/bias", at.params[f"{name}/merge/bias"])
+    return x._replace(name=at.made("Add", f"{name}/merge", y, added))
 
 
 def _offsets(at: Part, name: str, s: TransformerSpec) -> tuple[np.ndarray, ...]:
