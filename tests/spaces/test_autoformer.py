@@ -248,11 +248,14 @@ def test_a_subnet_in_every_format(tmp_path: pathlib.Path) -> None:
         mean=(0.5, 0.25),
         std=(0.3, 0.2),
         accuracy={},
-        calibration=(0, 0),
+        calibration=(2, 64),
         source={},
         proof=extract.prove(space, params, arch, None, made, variables, images),
         proof_images=len(images),
     )
+    assert description["calibration"] == {"batches": 0, "batch": 0}  # there is nothing to calibrate
+    card = manifest.model_card(description)
+    assert "calibrat" not in card and "BatchNorm" not in card
     assert description["parameters"] == int(costs.parameters(space)(arch))
     there = [format for format in table.FORMATS if not table.missing_packages(format)]
     assert {"orbax", "safetensors", "stablehlo", "onnx"} <= {format.name for format in there}
