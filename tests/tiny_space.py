@@ -49,7 +49,7 @@ def tokens() -> Space:
         embed_dims=(4, 6),
         depths=(1, 2),
         num_heads=(1, 3),
-        mlp_ratios=(1.0, 1.5),
+        mlp_ratios=(1.5,),
         width=7,
         resolution=6,
         patch=2,

@@ -22,7 +22,7 @@ from supernet_jax.training import train_step
 FILE = ROOT / "docs" / "examples" / "vision_transformer.py"
 # Small enough to compile in seconds; steps are few, so nothing is learnt.
 SMALL = (
-    *("--space.widths", 4, 6, "--space.heads", 1, 2, "--space.ratios", 1, "--space.depths", 1, 2),
+    *("--space.widths", 4, 6, "--space.heads", 2, "--space.ratios", 1, "--space.depths", 1, 2),
     *("--sampler.n-random", 1, "--train.steps", 3, "--train.batch", 16, "--devices", 1),
     *("--evaluation.batch", 64, "--evaluation.limit", 64),
 )
@@ -47,7 +47,6 @@ def test_the_way_of_ones_own_vision_transformer(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, folder, own = tmp_path / "run", tmp_path / "network", ("--config", FILE)
-    assert "vit: 59,049 archs, 11 decisions, 6 elastic blocks" in done(capsys, "info", FILE)
     assert "trained 3 steps" in done(capsys, "train", FILE, "--out", run, *SMALL)
 
     real = train_step.Step.__call__
