@@ -178,8 +178,8 @@ def evaluation(space, strategy, size, batch, dtype):
 
     def run():
         stats = programs[0](*given, data.calibration)
-        batches = jnp.array([0, len(data.labels)], jnp.int32)
-        return programs[1](*given, stats, data.images, data.labels, batches)
+        batches = jnp.array([0, len(data.real)], jnp.int32)
+        return programs[1](*given, stats, (data.inputs, data.targets, data.real), batches)
 
     return run
 

@@ -122,7 +122,7 @@ def pace(title, images, batch, seconds, *, pad, reading=None):
 
     def one():
         host = next(feed)
-        pixels, ids = sharding.split(mesh, (host.images, host.ids))
+        pixels, ids = sharding.split(mesh, (host.inputs, host.ids))
         return run(pixels, key, ids)
 
     for _ in range(3):  # compiled, workers started, buffers full
@@ -148,10 +148,10 @@ def stages(small, large, *, rounds):
     batch = next(data.feed(large, KINDS, seed=0, start=0, stop=1))
     ids = np.arange(KINDS, dtype=np.int32)
     mesh, key = sharding.data_mesh(), jax.random.key(0)
-    on_device = sharding.split(mesh, batch.images)
+    on_device = sharding.split(mesh, batch.inputs)
     run = augmenter(pad=0)
     few = next(data.feed(small, KINDS * 8, seed=0, start=0, stop=1))
-    crop, few_there = augmenter(pad=4), sharding.split(mesh, few.images)
+    crop, few_there = augmenter(pad=4), sharding.split(mesh, few.inputs)
     feed = data.feed(small, KINDS * 8, seed=0, start=0, stop=10**9)
 
     def decode_only():
@@ -172,13 +172,13 @@ def stages(small, large, *, rounds):
 
     named = {
         "32 px: gather a batch": (lambda: next(feed), KINDS * 8),
-        "32 px: transfer": (lambda: sharding.split(mesh, few.images), KINDS * 8),
+        "32 px: transfer": (lambda: sharding.split(mesh, few.inputs), KINDS * 8),
         "32 px: augment": (lambda: crop(few_there, key, few.ids), KINDS * 8),
         "224 px: decode by Pillow": (decode_only, KINDS),
         "224 px: crop and resize by Pillow": (resize_only, KINDS),
         "224 px: both by Pillow": (both_by_pillow, KINDS),
         "224 px: both, as the pipeline does": (both, KINDS),
-        "224 px: transfer": (lambda: sharding.split(mesh, batch.images), KINDS),
+        "224 px: transfer": (lambda: sharding.split(mesh, batch.inputs), KINDS),
         "224 px: augment": (lambda: run(on_device, key, ids), KINDS),
     }
     taken = {name: [] for name in named}

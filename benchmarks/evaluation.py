@@ -77,7 +77,7 @@ def prepared(space, size, batch, batches):
     rng = np.random.default_rng(0)
     shape = (batches, batch, size, size, 3)
     images, calibration = (rng.integers(0, 256, shape, np.uint8) for _ in range(2))
-    labels = rng.integers(0, space.classes, shape[:2], np.int32)
+    labels = rng.integers(0, space.task.classes, shape[:2], np.int32)
     return make(jax.random.key(0)), jax.device_put(EvaluationData(calibration, images, labels))
 
 

@@ -178,7 +178,7 @@ def taken(part, arch):
     pixels = rng.integers(0, 256, (1, IMAGES, PIXELS, PIXELS, 3), np.uint8)
     prepare = lambda images: images.astype(np.float32) / 255  # noqa: E731
     calibrate = functools.partial(
-        evaluate.calibrate, space, arch=arch, resolution=PIXELS, prepare=prepare
+        evaluate.calibrate, space, arch=arch, size=PIXELS, prepare=prepare
     )
     statistics = jax.jit(
         lambda params, images: calibrate(

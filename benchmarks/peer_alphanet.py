@@ -342,7 +342,7 @@ class Ours:
         key = jax.random.key_data(jax.random.key(0))
         self.state = State(zero, params, opt_state, (), None, *counters, key)
         self.program = train_step.Step(recipe)
-        self.resolutions = tuple(space.resolutions) * 4
+        self.resolutions = tuple(space.sizes) * 4
 
     def ready(self, images, labels):
         """A batch on the device, as `step` takes it."""
@@ -352,7 +352,7 @@ class Ours:
     def step(self, batch, archs):
         """One sandwich step; returns the members' losses in the order of `MEMBERS`."""
         state = dataclasses.replace(self.state, sampler=jax.tree.map(jnp.asarray, archs))
-        state, metrics = self.program(state, batch, resolutions=self.resolutions)
+        state, metrics = self.program(state, batch, sizes=self.resolutions)
         self.state = jax.block_until_ready(state)
         return [float(metrics[f"loss/{member}"]) for member in MEMBERS]
 

@@ -77,9 +77,9 @@ def main() -> None:
         alone = recipe.sampler._replace(fixed=recipe.sampler.fixed[:1], n_random=0)
         recipe = recipe._replace(sampler=alone)
     members = len(recipe.sampler.fixed) + recipe.sampler.n_random
-    step = jax.jit(
-        train_step.Step(recipe), static_argnames="resolutions", donate_argnames="state"
-    ).lower(state, data, resolutions=(size,) * members)
+    step = jax.jit(train_step.Step(recipe), static_argnames="sizes", donate_argnames="state").lower(
+        state, data, resolutions=(size,) * members
+    )
     compiled = step.compile()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.trace or pathlib.Path(temporary)

@@ -135,10 +135,10 @@ def child(arguments):
         return train_step.create(recipe)
 
     state = jax.jit(create, out_shardings=where, compiler_options=hardware.runs_once())()
-    batch = sharding.split(mesh, batch_of(arguments.batch, pixels, space.classes))
+    batch = sharding.split(mesh, batch_of(arguments.batch, pixels, space.task.classes))
     made = jax.jit(
         train_step.Step(recipe, mesh=mesh, rules=rules),
-        static_argnames="resolutions",
+        static_argnames="sizes",
         donate_argnames="state",
     )
     step = made.lower(state, batch, resolutions=(pixels,) * 3)

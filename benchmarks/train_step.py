@@ -81,7 +81,7 @@ def images(space, resolution, batch):
     """A batch of random ones."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (batch, resolution, resolution, 3), np.uint8)
-    labels = rng.integers(0, space.classes, batch, np.int32)
+    labels = rng.integers(0, space.task.classes, batch, np.int32)
     return recipe.Batch(pixels, labels, np.arange(batch, dtype=np.int32))
 
 

@@ -75,7 +75,7 @@ TOKENS = Network(
         Block("plain", TransformerBlock, TransformerSpec(6, 2, 5, 12)),
         Block("head", TokensHead, TokensHeadSpec(6, CLASSES)),
     ),
-    resolution=6,
+    size=6,
 )
 CLASS_TOKEN = TOKENS.clone(
     blocks=(
@@ -147,7 +147,7 @@ def export(case: str, pixels: bool = False) -> Export:
         version=manifest.VERSION,
         space=case,
         arch={"a": 1},
-        resolution=network.resolution,
+        resolution=network.size,
         input_channels=channels,
         mean=(0.5, 0.25, 0.4)[:channels],
         std=(0.3, 0.2, 0.25)[:channels],

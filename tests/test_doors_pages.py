@@ -126,11 +126,9 @@ def test_the_cost_is_the_largest_output_of_a_block(make: Callable[[], Space]) ->
 
     def largest(arch: Any) -> int:
         """Of the blocks as they run."""
-        size = space.resolutions[int(arch["resolution"])]
+        size = space.sizes[int(arch["resolution"])]
         images = jax.ShapeDtypeStruct((1, 8, 8, CHANNELS), jnp.float32)
-        run = functools.partial(
-            strategies.sliced, space, arch=arch, resolution=size, features=names
-        )
+        run = functools.partial(strategies.sliced, space, arch=arch, size=size, features=names)
         outputs = jax.eval_shape(lambda p, x: run(p, images=x), params, images).features
         there = [name for name in names if space.blocks[name].spec(arch) is not None]
         return max(outputs[name].size for name in there)
@@ -167,7 +165,7 @@ def test_the_searcher_beats_random_search() -> None:
 
 def sliced_logits(check: Check, arch: Any) -> Any:
     """Of the subnet at its own size."""
-    run = functools.partial(strategies.sliced, check.space, arch=arch, resolution=8)
+    run = functools.partial(strategies.sliced, check.space, arch=arch, size=8)
     return jax.jit(lambda params: run(params, images=check.images).logits)(check.params)
 
 
@@ -179,7 +177,7 @@ def test_the_transform_is_a_centre_crop_that_learns() -> None:
     for size, crop in ((3, kernel[2:-2, 2:-2]), (5, kernel[1:-1, 1:-1]), (7, kernel)):
         np.testing.assert_array_equal(transform.apply(start, kernel, size), crop)
 
-    check = Check(made, resolution=8)
+    check = Check(made, size=8)
     for size, arch in zip((3, 7), archs_of(made, 0), strict=True):  # smallest and largest
         output, gradients = check.run("masked", arch)
         if size == 3:
@@ -189,7 +187,7 @@ def test_the_transform_is_a_centre_crop_that_learns() -> None:
 
 
 def test_the_bank_has_a_row_for_each_option() -> None:
-    check = Check(example("bank").split(light(), ("width",)), resolution=8)
+    check = Check(example("bank").split(light(), ("width",)), size=8)
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(check.params))
     arch = choices.largest(check.space.menu)
     assert (
@@ -204,7 +202,7 @@ def test_the_bank_has_a_row_for_each_option() -> None:
 def test_features_compare_the_channels_that_a_subnet_has() -> None:
     """The same under all strategies, and lower after steps along the gradient."""
     space, hints = light(resolutions=(8,)), example("features").hints
-    check, name = Check(space, resolution=8), "second"
+    check, name = Check(space, size=8), "second"
     large = choices.largest(space.menu)
     narrow = choices.replace(large, ("width",), np.int32(0))
 

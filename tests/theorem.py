@@ -32,12 +32,12 @@ def random_params(space: Space) -> Any:
 class Check:
     """One space with parameters and images, and its programs, each compiled once."""
 
-    def __init__(self, space: Space, *, resolution: int, batch: int = 4):
-        self.space, self.resolution = space, resolution
+    def __init__(self, space: Space, *, size: Any, batch: int = 4):
+        self.space, self.size = space, size
         self.params = random_params(space)
-        shape = (batch, resolution, resolution, space.input_channels)
+        shape = (batch, size, size, space.task.input_channels)
         self.images = jax.random.normal(jax.random.key(2), shape)
-        self.weights = jax.random.normal(jax.random.key(3), (batch, space.classes))
+        self.weights = jax.random.normal(jax.random.key(3), (batch, space.task.classes))
         self.key = jax.random.key(4)
         self.traces: dict[str, int] = {}
         self.programs = {
@@ -59,7 +59,7 @@ class Check:
                     params,
                     arch if fixed is None else fixed,
                     self.images,
-                    resolution=self.resolution,
+                    size=self.size,
                     stats=stats,
                     dropout_key=key,
                 )
@@ -73,7 +73,7 @@ class Check:
         """`(params, arch, stats=None) -> output`, jitted, without gradients."""
         return jax.jit(
             lambda params, arch, stats=None: strategy(
-                self.space, params, arch, self.images, resolution=self.resolution, stats=stats
+                self.space, params, arch, self.images, size=self.size, stats=stats
             )
         )
 
@@ -93,13 +93,13 @@ class Check:
         """Output, of the strategy; gradients, of its object that has a backward pass."""
         run, how = self.blockwise, {"stats": stats, "dropout_key": key}
         output = blockwise.blockwise(
-            self.space, self.params, arch, self.images, resolution=self.resolution, **how
+            self.space, self.params, arch, self.images, size=self.size, **how
         )
         mode = blockwise.Mode(
-            self.resolution, len(self.images), dropout=key is not None, stats=stats is not None
+            self.size, len(self.images), dropout=key is not None, stats=stats is not None
         )
         leaves = run.leaves(self.params)
-        images = blockwise.prepare(self.images, self.resolution, jnp.float32)
+        images = blockwise.prepare(self.images, self.space.task, self.size, jnp.float32)
         passed = run.forward(run.plan(arch, mode), leaves, images, key=key, stats=stats)
         zero = jax.tree.map(jnp.zeros_like, leaves)
         sums = run.backward(passed, self.weighted(passed.logits), {}, zero)
@@ -107,7 +107,7 @@ class Check:
 
     def boxes(self, arch: Any) -> Any:
         """1 inside what a concrete arch uses of the shared parameters, 0 outside."""
-        return boxes_of_arch(self.space, arch, self.resolution)
+        return boxes_of_arch(self.space, arch, self.size)
 
 
 STRATEGIES: dict[str, Any] = {
@@ -119,9 +119,9 @@ STRATEGIES: dict[str, Any] = {
 
 
 @functools.cache
-def check_of(make: Callable[[], Space], *, resolution: int) -> Check:
+def check_of(make: Callable[[], Space], *, size: Any) -> Check:
     """One check of a space for all tests of a process."""
-    return Check(make(), resolution=resolution)
+    return Check(make(), size=size)
 
 
 def box(path: tuple[str, ...], full: tuple[int, ...], part: tuple[int, ...]) -> np.ndarray:
@@ -145,10 +145,10 @@ def boxes(own: Any, union: Any) -> dict[tuple[str, ...], np.ndarray]:
     }
 
 
-def boxes_of_arch(space: Space, arch: Any, resolution: int) -> Any:
+def boxes_of_arch(space: Space, arch: Any, size: Any) -> Any:
     """1 inside what an arch uses of the parameters of each block, 0 outside."""
     found = {}
-    for name, place in elastic_space.geometry(space, resolution).items():
+    for name, place in elastic_space.geometry(space, size).items():
         block, spec = space.blocks[name], space.blocks[name].spec(arch)
         own = {} if spec is None else elastic_block.shapes(block, spec, place.inputs).params
         found[name] = unflatten_dict(boxes(own, place.shapes.params))

@@ -72,16 +72,16 @@ def logits(run: Run, arch: Arch, images: np.ndarray) -> np.ndarray:
     """Logits of a subnet inside the supernet, calibrated and run in the plainest way."""
     space, prepare = run.experiment.space, run.experiment.prepare
     calibration = build.evaluation_data(run.experiment, "held-out").calibration
-    resolution = space.resolution_of(arch)
+    resolution = space.size_of(arch)
     stats = evaluate.calibrate(
         space,
         run.params,
         arch,
         calibration,
-        resolution=resolution,
+        size=resolution,
         strategy=strategies.sliced,
         prepare=prepare,
     )
     inputs = prepare(jnp.asarray(images))
-    output = strategies.sliced(space, run.params, arch, inputs, resolution=resolution, stats=stats)
+    output = strategies.sliced(space, run.params, arch, inputs, size=resolution, stats=stats)
     return np.asarray(output.logits)

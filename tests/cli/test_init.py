@@ -76,7 +76,7 @@ def test_every_proposal_is_a_configuration_that_its_file_gives_back(
         assert train.steps >= 300 and train.checkpoint_every <= train.steps
         assert train.steps * train.batch >= 99 * (left - d.held_out)
         space = settings.space.build(classes=classes, input_channels=channels)
-        assert max(space.resolutions) <= max(16, *size)
+        assert max(space.sizes) <= max(16, *size)
         assert d.size is not None or size[0] == size[1]
         assert (d.upright, d.background) == ((True, "white") if odd else (False, "none"))
         if not in_files:  # what arrays cannot do

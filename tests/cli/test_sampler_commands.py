@@ -163,13 +163,13 @@ def test_snip_is_the_sum_over_the_weights_of_the_subnet() -> None:
     zeroed = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf * 0 if path[-1].key == "scale" else leaf, params
     )
-    score = jax.jit(proxies.snip(space, zeroed, images, labels, resolution=8))
+    score = jax.jit(proxies.snip(space, zeroed, images, labels, size=8))
     found = []
     for pick in (choices.smallest, choices.largest):
         arch = pick(space.menu)
 
         def loss(params: Any, arch: Any = arch) -> Any:
-            logits = strategies.sliced(space, params, arch, images, resolution=8).logits
+            logits = strategies.sliced(space, params, arch, images, size=8).logits
             return cross_entropy(logits, labels)
 
         products = jax.tree.map(

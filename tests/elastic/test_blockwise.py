@@ -56,7 +56,7 @@ COMBINATIONS: dict[str, Callable] = {
 
 def gradient(run: Blockwise, params: Any, arch: Any, images: Any, **how: Any) -> tuple[Any, Any]:
     """The sum of squares of logits, and its gradient."""
-    resolution = run.space.resolution_of(arch)
+    resolution = run.space.size_of(arch)
     leaves = run.leaves(params)
     passed = run.forward(
         run.plan(arch, Mode(resolution, len(images), **how)),
@@ -70,8 +70,8 @@ def gradient(run: Blockwise, params: Any, arch: Any, images: Any, **how: Any) ->
 
 def by_autodiff(space: Space, params: Any, arch: Any, images: Any) -> tuple[Any, Any]:
     def loss(params: Any) -> Any:
-        size = space.resolution_of(arch)
-        output = strategies.sliced(space, params, arch, images, resolution=size)
+        size = space.size_of(arch)
+        output = strategies.sliced(space, params, arch, images, size=size)
         return jnp.sum(jnp.square(output.logits))
 
     return jax.value_and_grad(loss)(params)
@@ -92,7 +92,7 @@ def test_operations_between_blocks(name: str) -> None:
 def test_each_kind_of_block_is_one_program() -> None:
     space = deep()  # a stem, five blocks of one stage of which the first has a stride, a head
     run, params = Blockwise(space), random_params(space)
-    images = jnp.ones((2, 8, 8, space.input_channels))
+    images = jnp.ones((2, 8, 8, space.task.input_channels))
     largest = choices.largest(space.menu)
     operations = run.plan(largest, Mode(8, 2)).requests
     assert len(operations) == 7 and len(set(operations)) == 4
@@ -135,7 +135,7 @@ def test_many_devices_do_as_one() -> None:
 def test_what_is_traced_is_refused() -> None:
     space = light()
     params, images = random_params(space), jnp.ones((2, 8, 8, 2))
-    run = functools.partial(blockwise.blockwise, space, params, resolution=8)
-    assert run(choices.largest(space.menu), images).logits.shape == (2, space.classes)
+    run = functools.partial(blockwise.blockwise, space, params, size=8)
+    assert run(choices.largest(space.menu), images).logits.shape == (2, space.task.classes)
     with pytest.raises(TypeError, match="outside jit"):
         jax.jit(run)(choices.largest(space.menu), images)

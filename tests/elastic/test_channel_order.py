@@ -77,8 +77,8 @@ def test_the_largest_subnet_stays_what_it_is(name: str) -> None:
     @functools.partial(jax.jit, static_argnames="largest", **QUICK)
     def logits(params: Any, *, largest: bool) -> Any:
         arch = (choices.largest if largest else choices.smallest)(space.menu)
-        size = space.resolutions[-1]
-        return strategies.sliced(space, params, arch, images, resolution=size).logits
+        size = space.sizes[-1]
+        return strategies.sliced(space, params, arch, images, size=size).logits
 
     same, other = logits(params, largest=True), logits(params, largest=False)
     assert largest_difference(logits(after, largest=True), same) < 1e-5
@@ -194,14 +194,14 @@ RECIPE = recipe.Recipe(
 def compiled(sorts: bool, resolutions: tuple[int, ...]) -> Any:
     """The step of `RECIPE`, which sorts channels or does not."""
     recipe = RECIPE if sorts else RECIPE._replace(sampler=SAMPLER._replace(reorder=None))
-    return jax.jit(functools.partial(train_step.Step(recipe), resolutions=resolutions), **QUICK)
+    return jax.jit(functools.partial(train_step.Step(recipe), sizes=resolutions), **QUICK)
 
 
 def stepped(state: recipe.State, *, sorts: bool) -> tuple[recipe.State, Any]:
     rng = np.random.default_rng(int(state.step))
     images = rng.integers(0, 256, (6, 8, 8, 2), np.uint8)
     batch = recipe.Batch(images, rng.integers(0, 5, 6, np.int32), np.arange(6, dtype=np.int32))
-    resolutions = train_step.step_resolutions(RECIPE, step=int(state.step))
+    resolutions = train_step.step_sizes(RECIPE, step=int(state.step))
     return jax.device_get(compiled(sorts, resolutions)(state, batch))
 
 
@@ -209,7 +209,7 @@ def test_training_sorts_weights_momentum_and_average_when_widths_open() -> None:
     """Before, only the largest trains; the step at which they open is one from sorted weights."""
     state = train_step.create(RECIPE)
     for step in range(2):
-        assert train_step.step_resolutions(RECIPE, step=step) == (8,)
+        assert train_step.step_sizes(RECIPE, step=step) == (8,)
         state, metrics = stepped(state, sorts=True)
         assert "loss/random_1" not in metrics and float(metrics["applied"]) == 1
     orders = channel_order.by_importance(SPACE, state.params)

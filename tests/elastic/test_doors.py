@@ -93,7 +93,7 @@ def filters(*, transform: bool = True, tied: bool = False, **space: Any) -> Spac
 
 def agree(space: Space, count: int = 1) -> Check:
     """The theorem on a space without alive channels; returns what was checked."""
-    check = Check(space, resolution=8)
+    check = Check(space, size=8)
     for arch in archs_of(space, count):
         output, gradients = check.run("sliced", arch)
         for name in ("masked", "switched"):
@@ -116,7 +116,7 @@ def test_learned_kernel_transform() -> None:
 
 
 def test_identity_transform_is_the_centre_crop() -> None:
-    learned, plain = Check(filters(), resolution=8), Check(filters(transform=False), resolution=8)
+    learned, plain = Check(filters(), size=8), Check(filters(transform=False), size=8)
     for block in ("filter0", "filter1"):
         own = learned.params[block]
         eye = {"depthwise/kernel": {f"to{n}": jnp.eye(n * n) for n in (5, 3)}}
@@ -159,7 +159,7 @@ def soft(menu: Any, logits: Any) -> Any:
 
 
 def test_one_hot_codes_are_archs() -> None:
-    check = check_of(tiny, resolution=8)
+    check = check_of(tiny, size=8)
     masked = check.forward(strategies.masked)
     for arch in archs_of(check.space, 4):
         code = choices.one_hot(check.space.menu, arch)
@@ -170,7 +170,7 @@ def test_one_hot_codes_are_archs() -> None:
 
 def test_gradients_of_codes_agree_with_finite_differences() -> None:
     space = tiny()
-    check = check_of(tiny, resolution=8)
+    check = check_of(tiny, size=8)
     leaves, treedef = jax.tree.flatten(space.menu)
     keys = jax.random.split(jax.random.key(7), len(leaves))
     code = jax.tree.unflatten(
@@ -190,9 +190,7 @@ def test_gradients_of_codes_agree_with_finite_differences() -> None:
 
         @jax.jit
         def loss(code: Any) -> jax.Array:
-            output = strategies.masked(
-                space, wide, code, check.images, resolution=8, dtype=jnp.float64
-            )
+            output = strategies.masked(space, wide, code, check.images, size=8, dtype=jnp.float64)
             return jnp.sum(output.logits * check.weights)
 
         gradient = jax.jit(jax.grad(loss))(code)
@@ -211,7 +209,7 @@ def test_gradients_of_codes_agree_with_finite_differences() -> None:
 
 def test_depth_relaxes_to_a_mixture_of_block_and_input() -> None:
     space = tiny()
-    check = check_of(tiny, resolution=8)
+    check = check_of(tiny, size=8)
     arch = choices.largest(space.menu)
     code = choices.one_hot(space.menu, arch)
     name = "stage1_block2"
@@ -220,7 +218,7 @@ def test_depth_relaxes_to_a_mixture_of_block_and_input() -> None:
     def feature(depth_code: Any) -> Any:
         mixed = choices.replace(code, ("depth", 0), depth_code)
         output = strategies.masked(
-            space, check.params, mixed, check.images, resolution=8, features=(name,)
+            space, check.params, mixed, check.images, size=8, features=(name,)
         )
         return output.features[name]
 

@@ -384,7 +384,7 @@ def agree(space: Space, arch: Any, check: Check) -> Any:
 
 def test_a_block_of_two_inputs() -> None:
     space = joined()
-    check = Check(space, resolution=4)
+    check = Check(space, size=4)
     for a, b, c in ((0, 0, 0), (1, 0, 1), (0, 1, 0), (1, 1, 1)):
         options = {"a": a, "b": b, "c": c, "resolution": 0}
         agree(space, jax.tree.map(np.int32, options), check)
@@ -412,7 +412,7 @@ def test_a_spec_without_norms_has_zero_statistics(strategy: Any) -> None:
     arch = jax.tree.map(np.int32, {"resolution": 0, "c": 0})
 
     def run(arch: Any) -> Any:
-        return strategy(space, params, arch, images, resolution=4)
+        return strategy(space, params, arch, images, size=4)
 
     output = run(arch) if strategy is strategies.sliced else jax.jit(run)(arch)
     kernel = np.asarray(params["lift"]["lift"]["kernel"])[0, 0, :, :3]
@@ -437,7 +437,7 @@ def every_arch() -> list[Any]:
 
 
 def test_every_arch_of_the_tiny_space() -> None:
-    check = check_of(tiny, resolution=8)
+    check = check_of(tiny, size=8)
     alive = 0
     for i, arch in enumerate(every_arch()):
         if i == 1:
@@ -460,12 +460,10 @@ def test_every_arch_of_the_tiny_space() -> None:
 
 
 def test_features_are_the_outputs_of_blocks() -> None:
-    check = check_of(tiny, resolution=8)
+    check = check_of(tiny, size=8)
     wanted = ("stage1_block2", "stage2_block1")
     arch = choices.smallest(SPACE.menu)  # it skips the first of them
-    run = functools.partial(
-        strategies.sliced, SPACE, check.params, images=check.images, resolution=8
-    )
+    run = functools.partial(strategies.sliced, SPACE, check.params, images=check.images, size=8)
     found = jax.jit(lambda: run(arch=arch, features=wanted).features)()
     assert {name: f.shape for name, f in found.items()} == {
         "stage1_block2": (4, 8, 8, 4),
@@ -475,7 +473,7 @@ def test_features_are_the_outputs_of_blocks() -> None:
     for strategy in (strategies.masked, strategies.switched):
         others = jax.jit(
             lambda a, s=strategy: (
-                s(SPACE, check.params, a, check.images, resolution=8, features=wanted).features
+                s(SPACE, check.params, a, check.images, size=8, features=wanted).features
             )
         )(traced)
         for name, own in found.items():
@@ -498,7 +496,7 @@ def test_a_stage_narrower_than_the_one_before() -> None:
     params = jax.tree.map(lambda x: x + jnp.linspace(0.1, 0.9, x.size).reshape(x.shape), params)
     images = jax.random.normal(jax.random.key(1), (4, 4, 4, 3))
     for arch in (choices.smallest(space.menu), choices.largest(space.menu)):
-        cut = strategies.sliced(space, params, arch, images, resolution=4).logits
-        masked = strategies.masked(space, params, arch, images, resolution=4).logits
+        cut = strategies.sliced(space, params, arch, images, size=4).logits
+        masked = strategies.masked(space, params, arch, images, size=4).logits
         assert float(cut.std()) > 1e-3
         np.testing.assert_allclose(cut, masked, atol=1e-5 * float(jnp.abs(cut).max()))

@@ -30,7 +30,7 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module", params=SPACES)
 def check(request: pytest.FixtureRequest) -> Check:
     make, resolution, _ = SPACES[request.param]
-    made = check_of(make, resolution=resolution)
+    made = check_of(make, size=resolution)
     made.archs = archs_of(made.space, SPACES[request.param][2])  # type: ignore[attr-defined]
     return made
 
@@ -59,7 +59,7 @@ def test_strategies_agree(check: Any) -> None:
 @pytest.mark.parametrize("name", LARGER)
 def test_larger_spaces_agree(name: str) -> None:
     make, resolution, count = LARGER[name]
-    check = Check(make(), resolution=resolution, batch=4 if resolution < 8 else 2)
+    check = Check(make(), size=resolution, batch=4 if resolution < 8 else 2)
     forward = check.forward(strategies.switched)
     for arch in archs_of(check.space, count)[2:]:
         output, gradients = check.run("sliced", arch)
@@ -81,7 +81,7 @@ def test_alive_weights_have_gradients(check: Any) -> None:
 
 
 def test_strategies_agree_on_calibrated_statistics_and_dropout() -> None:
-    check = check_of(tiny, resolution=8)
+    check = check_of(tiny, size=8)
     masked = check.forward(strategies.masked)
     for arch in archs_of(check.space, 1)[1:]:
         traced = jax.tree.map(jnp.asarray, arch)
@@ -98,13 +98,11 @@ def test_strategies_agree_on_calibrated_statistics_and_dropout() -> None:
 def test_blocks_in_a_loop() -> None:
     space = deep()
     assert len(space.blocks) == 1 + 5 + 1
-    check = check_of(deep, resolution=8)
+    check = check_of(deep, size=8)
     arch = jax.tree.map(jnp.asarray, choices.largest(space.menu))
 
     def run(**how: Any) -> Any:
-        return jax.jit(
-            lambda p, a: strategies.switched(space, p, a, check.images, resolution=8, **how)
-        )
+        return jax.jit(lambda p, a: strategies.switched(space, p, a, check.images, size=8, **how))
 
     looped = run()
     assert str(jax.make_jaxpr(looped)(check.params, arch)).count("scan[") == 1
@@ -118,14 +116,12 @@ def test_blocks_in_a_loop() -> None:
 
 def test_bfloat16_stays_near_float32() -> None:
     space = tiny()
-    check = check_of(tiny, resolution=8)
+    check = check_of(tiny, size=8)
     arch = choices.largest(space.menu)
     exact = check.forward(strategies.masked)(check.params, jax.tree.map(jnp.asarray, arch)).logits
     for strategy in (strategies.masked, strategies.switched):
         run = jax.jit(
-            lambda p, a, s=strategy: (
-                s(space, p, a, check.images, resolution=8, dtype=jnp.bfloat16).logits
-            )
+            lambda p, a, s=strategy: s(space, p, a, check.images, size=8, dtype=jnp.bfloat16).logits
         )
         logits = run(check.params, jax.tree.map(jnp.asarray, arch))
         assert logits.dtype == jnp.float32
@@ -134,11 +130,11 @@ def test_bfloat16_stays_near_float32() -> None:
 
 
 def test_masked_under_vmap_is_the_loop() -> None:
-    check = check_of(tiny, resolution=8)
+    check = check_of(tiny, size=8)
     archs = choices.sample(check.space.menu, jax.random.key(6), (4,))
 
     def run(arch: Any) -> Any:
-        return strategies.masked(check.space, check.params, arch, check.images, resolution=8).logits
+        return strategies.masked(check.space, check.params, arch, check.images, size=8).logits
 
     together = jax.jit(jax.vmap(run))(archs)
     alone = jax.jit(run)
@@ -151,7 +147,7 @@ def test_masked_under_vmap_is_the_loop() -> None:
 )
 def test_union_holds_every_spec_at_its_largest(make: Any) -> None:
     space = make()
-    for name, shape in elastic_space.geometry(space, space.resolutions[0]).items():
+    for name, shape in elastic_space.geometry(space, space.sizes[0]).items():
         block = space.blocks[name]
         largest: dict[Any, tuple[int, ...]] = {}
         for spec in block.specs:
@@ -167,6 +163,6 @@ def test_sliced_refuses_a_traced_arch() -> None:
     space = tiny()
     params = jax.eval_shape(lambda: shared_params.init(space, jax.random.key(0)))
     with pytest.raises(TypeError, match="concrete arch"):
-        jax.jit(
-            lambda a: strategies.sliced(space, params, a, jnp.zeros((1, 8, 8, 2)), resolution=8)
-        )(jax.tree.map(jnp.asarray, choices.largest(space.menu)))
+        jax.jit(lambda a: strategies.sliced(space, params, a, jnp.zeros((1, 8, 8, 2)), size=8))(
+            jax.tree.map(jnp.asarray, choices.largest(space.menu))
+        )

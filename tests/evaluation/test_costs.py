@@ -42,7 +42,7 @@ def test_published_subnets(space: Space, name: str) -> None:
 @pytest.mark.parametrize("end", ["min", "max"])
 def test_published_range(space: Space, resolution: str, end: str) -> None:
     pick = {"min": choices.smallest, "max": choices.largest}[end](space.menu)
-    arch = {**pick, "resolution": np.int32(space.resolutions.index(int(resolution)))}
+    arch = {**pick, "resolution": np.int32(space.sizes.index(int(resolution)))}
     wanted = GOLDEN["min_max_MMACs_by_resolution"][resolution][end]
     assert int(costs.macs(space)(arch)) == round(wanted * 1e6)
 
@@ -113,9 +113,9 @@ def count(space: Space, arch: Any) -> tuple[int, int]:
         total[:] += (macs, size)
         return output
 
-    resolution = space.resolutions[int(arch["resolution"])]
-    logits = space.forward(run, (1, resolution, resolution, space.input_channels))
-    assert logits == (1, space.classes)
+    resolution = space.sizes[int(arch["resolution"])]
+    logits = space.forward(run, (1, resolution, resolution, space.task.input_channels))
+    assert logits == (1, space.task.classes)
     return int(total[0]), int(total[1])
 
 

@@ -82,8 +82,8 @@ def by_hand(arch: Arch, data: EvaluationData) -> tuple[int, float]:
         [np.mean(both, axis=0) for both in zip(*block, strict=True)]
         for block in zip(*batches, strict=True)
     ]
-    logits = np.concatenate([forward(arch, images, stats)[0] for images in data.images])
-    labels = np.asarray(data.labels).reshape(-1)
+    logits = np.concatenate([forward(arch, images, stats)[0] for images in data.inputs])
+    labels = np.asarray(data.targets).reshape(-1)
     real = labels >= 0
     logits, labels = logits[real], labels[real]
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -97,7 +97,7 @@ def measured(data: Any, archs: Any = ARCHS, **how: Any) -> tuple[np.ndarray, np.
     setting = evaluate.How(SPACE, **{"prepare": prepare, "chunk": 4, **how})
     n = len(archs["width"])
     correct, loss = np.full(n, -1), np.full(n, np.nan)
-    devices = max(1, len(sharding.devices_of(data.images)))
+    devices = max(1, len(sharding.devices_of(data.inputs)))
     for where, result in evaluate.evaluate(setting, PARAMS, archs, data):
         assert len(where) <= setting.chunk * devices and np.all(correct[where] == -1)
         assert result.total == 37 and np.all(result.accuracy == result.correct / 37)
@@ -141,8 +141,8 @@ def test_logits_that_are_no_numbers_are_never_right() -> None:
     labels = jnp.zeros((3,), jnp.int32)
     logits = jnp.asarray([[2.0, 1.0], [np.nan, np.nan], [np.inf, 1.0]])
     scores = programs.scores_of(logits, labels)
-    assert scores.right.tolist() == [True, False, False]
-    assert np.isfinite(scores.loss).tolist() == [True, False, False]
+    assert scores["right"].tolist() == [True, False, False]
+    assert np.isfinite(scores["loss"]).tolist() == [True, False, False]
 
 
 def test_calibrated_statistics_by_hand() -> None:
@@ -185,7 +185,7 @@ def test_one_trace_for_each_resolution() -> None:
 def in_parts(data: Any, parts: list[tuple[int, int]], **how: Any) -> tuple[np.ndarray, np.ndarray]:
     """What is right and losses `[N, E, B]`: calibrated once, scored part by part."""
     setting = evaluate.How(SPACE, **{"prepare": prepare, "chunk": 4, **how})
-    n, shape = len(ARCHS["width"]), data.labels.shape
+    n, shape = len(ARCHS["width"]), data.targets.shape
     right, loss = np.zeros((n, *shape), bool), np.zeros((n, *shape), np.float32)
     stats: dict[int, np.ndarray] = {}
     for where, some in evaluate.calibrated(setting, PARAMS, ARCHS, data):
@@ -198,9 +198,9 @@ def in_parts(data: Any, parts: list[tuple[int, int]], **how: Any) -> tuple[np.nd
         parts_scored = evaluate.scored(setting, PARAMS, archs, rows, data, batches=(start, end))
         for where, scores in parts_scored:
             outside = [e for e in range(shape[0]) if not start <= e < end]
-            assert not scores.right[:, outside].any() and not scores.loss[:, outside].any()
-            right[chosen[where]] |= scores.right
-            loss[chosen[where]] += scores.loss
+            assert not scores["right"][:, outside].any() and not scores["loss"][:, outside].any()
+            right[chosen[where]] |= scores["right"]
+            loss[chosen[where]] += scores["loss"]
     return right, loss
 
 
@@ -211,12 +211,12 @@ def test_in_parts_it_is_the_same_to_the_bit(strategy: Any) -> None:
     right, losses = in_parts(data, [(0, 1), (1, 3)], strategy=strategy)
     np.testing.assert_array_equal(right.sum((1, 2)), correct)
     np.testing.assert_array_equal(losses.sum((1, 2)) / np.float32(37), loss.astype(np.float32))
-    assert not right[:, np.asarray(data.labels) < 0].any()
+    assert not right[:, np.asarray(data.targets) < 0].any()
     for i, arch in enumerate(choices.unstack(ARCHS)[:3]):
         stats = [forward(arch, images)[1] for images in data.calibration]
         means = [[np.mean(b, 0) for b in zip(*a, strict=True)] for a in zip(*stats, strict=True)]
-        logits = forward(arch, data.images[1], means)[0]
-        np.testing.assert_array_equal(right[i, 1], logits.argmax(-1) == data.labels[1])
+        logits = forward(arch, data.inputs[1], means)[0]
+        np.testing.assert_array_equal(right[i, 1], logits.argmax(-1) == data.targets[1])
 
 
 def test_parts_are_traced_once_for_each_resolution() -> None:
@@ -256,7 +256,7 @@ def test_taking_over_changes_no_bit(space: Space, strategy: Any) -> None:
     params = noisy(shared_params.init(space, jax.random.key(0)))
     archs = choices.sample(space.menu, jax.random.key(1), (24,))
     data, found = some_data(), []
-    data = data._replace(labels=np.minimum(data.labels, space.classes - 1))
+    data = data._replace(targets=np.minimum(data.targets, space.task.classes - 1))
     for reuse in (True, False):
         how = evaluate.How(space, prepare, strategy, chunk=8, reuse=reuse)
         stats = [s for _, s in evaluate.calibrated(how, params, archs, data)]
@@ -273,13 +273,13 @@ def test_taking_over_changes_no_bit(space: Space, strategy: Any) -> None:
 )
 def test_what_is_not_fresh_is_taken_over(space: Space, strategy: Any) -> None:
     params = noisy(shared_params.init(space, jax.random.key(0)))
-    images, arch = prepare(jnp.asarray(some_data().images[0])), choices.largest(space.menu)
+    images, arch = prepare(jnp.asarray(some_data().inputs[0])), choices.largest(space.menu)
     memory = shared_params.empty_memory(space, 8, 16, dtype=jnp.float32, moments=True)
 
     @jax.jit
     def run(arch: Any, fresh: Any, memory: Any) -> Any:
         reuse = strategies.Reuse(fresh, memory)
-        return strategy(space, params, arch, images, resolution=8, reuse=reuse)
+        return strategy(space, params, arch, images, size=8, reuse=reuse)
 
     names = list(memory)  # in the order in which they run
     first = run(arch, dict.fromkeys(names, True), memory)
@@ -305,7 +305,7 @@ def test_equal_archs_with_other_statistics_take_nothing_over(strategy: Any) -> N
     for reuse in (True, False):
         setting = dataclasses.replace(how, reuse=reuse)
         ((where, scores),) = evaluate.scored(setting, PARAMS, archs, last, data, batches=(0, 3))
-        found.append(scores.loss[np.argsort(where)][:, np.asarray(data.labels) >= 0])
+        found.append(scores["loss"][np.argsort(where)][:, np.asarray(data.targets) >= 0])
     np.testing.assert_array_equal(*found)
     assert np.all(found[0][0] == found[0][1]) and np.all(found[0][1] != found[0][2])
 
@@ -329,7 +329,7 @@ def test_devices_do_not_matter(n: int, groups: int, monkeypatch: pytest.MonkeyPa
     for devices in (1, 8):
         mesh = sharding.data_mesh(jax.devices()[:devices])
         data = sharding.split(mesh, some_data(), axis=1)
-        assert len(data.images.sharding.device_set) == devices
+        assert len(data.inputs.sharding.device_set) == devices
         with monkeypatch.context() as patched:
             if devices == 1:  # as in a process of one device: with the compiled kernels throughout
                 patched.setattr(jax, "device_count", lambda: 1)

@@ -57,7 +57,7 @@ def milliseconds(spec: Any, inputs: tuple[tuple[int, ...], ...]) -> float:
 
 def table_of(space: Space, *, resolutions: Sequence[int] | None = None, **fields: Any) -> Table:
     """A finished table of made-up latencies."""
-    wanted = latency_table.kinds(space, resolutions or space.resolutions)
+    wanted = latency_table.kinds(space, resolutions or space.sizes)
     timings = {
         name: Timing(milliseconds(kind.spec, tuple(x.shape for x in kind.inputs)), 0.0, 0.0, 0.1, 5)
         for name, kind in wanted.items()
@@ -99,8 +99,8 @@ def looped(space: Space, arch: Any) -> float:
         inputs = jax.ShapeDtypeStruct(shape, jnp.float32)
         return elastic_block.shapes(block, spec, [inputs]).output.shape
 
-    r = space.resolutions[int(choices.get(arch, space.resolution))]
-    space.forward(run, (1, r, r, space.input_channels))  # type: ignore[arg-type]
+    r = space.sizes[int(space.which_size(arch))]
+    space.forward(run, (1, r, r, space.task.input_channels))  # type: ignore[arg-type]
     return total
 
 
@@ -196,7 +196,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_every_kind_by_itself(space: Space, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = latency_table.kinds(space, space.resolutions)
+    wanted = latency_table.kinds(space, space.sizes)
     monkeypatch.setattr(timing, "KINDS_AT_A_TIME", 6)
     ready: list[None] = []
     how = {"batch": 3, "rounds": 4, "engine": clock.engine}
@@ -216,7 +216,7 @@ def test_every_kind_by_itself(space: Space, clock: Clock, monkeypatch: pytest.Mo
 
 
 def test_errors_are_relative_to_the_network(space: Space) -> None:
-    fitted, checked = timing.archs(space, space.resolutions, 5)
+    fitted, checked = timing.archs(space, space.sizes, 5)
     table = table_of(space, calibration=None)
     total = costs.latency(space, table, calibrated=False)
     factors = dict(zip(map(id, checked), (1.0, 0.5, 0.8, 2.0, 1.25), strict=True))
@@ -227,7 +227,7 @@ def test_errors_are_relative_to_the_network(space: Space) -> None:
         for arch in [*fitted, *checked]
     }
     table = dataclasses.replace(table, networks=found)
-    known = timing.calibration(space, table, fitted, checked, space.resolutions)
+    known = timing.calibration(space, table, fitted, checked, space.sizes)
     assert (known.median_error, known.largest_error) == pytest.approx((0.25, 1.0), abs=1e-4)
     assert (known.plain_median_error, known.plain_largest_error) == pytest.approx((0.25, 1.0))
     times = [found[timing.notation(space, arch)].ms for arch in checked]
@@ -252,13 +252,13 @@ def test_programs_are_visited_in_turn(clock: Clock) -> None:
 
 
 def test_blocks_add_up_to_networks(space: Space, clock: Clock) -> None:
-    fitted, checked = timing.archs(space, space.resolutions, 12)
+    fitted, checked = timing.archs(space, space.sizes, 12)
     both = [*fitted, *checked]
     found: dict[str, Timing] = {}
     for group in timing.networks(space, both, batch=1, rounds=3, engine=clock.engine):
         found |= group
     table = table_of(space, calibration=None, networks=found)
-    known = timing.calibration(space, table, fitted, checked, space.resolutions)
+    known = timing.calibration(space, table, fitted, checked, space.sizes)
     assert (known.constant, known.scale) == pytest.approx((1.0, 2.0), abs=1e-5)
     assert known.median_error <= known.largest_error < 1e-5
     assert 0.5 < known.plain_median_error <= known.plain_largest_error

@@ -29,9 +29,11 @@ def prepare(images: Any) -> Any:
 
 def some_data(space: Space) -> EvaluationData:
     rng = np.random.default_rng(0)
-    shape = (2, B, 8, 8, space.input_channels)
+    shape = (2, B, 8, 8, space.task.input_channels)
     calibration, images = (rng.integers(0, 256, shape, np.uint8) for _ in range(2))
-    return EvaluationData(calibration, images, rng.integers(0, space.classes, shape[:2], np.int32))
+    return EvaluationData(
+        calibration, images, rng.integers(0, space.task.classes, shape[:2], np.int32)
+    )
 
 
 def noisy(space: Space) -> Any:
@@ -84,7 +86,7 @@ def tree_of(space: Space, archs: list[Any], **how: Any) -> tuple[Blockwise, Any]
 
 
 def images_of(space: Space) -> Any:
-    return jnp.asarray(prepare(some_data(space).images[0]))
+    return jnp.asarray(prepare(some_data(space).inputs[0]))
 
 
 def test_each_beginning_runs_once() -> None:

@@ -124,7 +124,7 @@ def test_from_a_configuration_to_a_network(
     images = run.experiment.prepare(jnp.asarray(run.experiment.dataset.test.images[:4]))
     module, variables = sj.load(tmp_path / "net", space_file=CONFIG)
     assert module.apply(variables, images).shape == (4, 10)
-    run_masked = jax.jit(lambda arch: sj.masked(run.space, run.params, arch, images, resolution=8))
+    run_masked = jax.jit(lambda arch: sj.masked(run.space, run.params, arch, images, size=8))
     assert run_masked(front[0].arch).logits.shape == (4, 10)
 
     nets = sj.extract_all(run, front[:1], tmp_path / "nets")

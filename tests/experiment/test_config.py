@@ -365,7 +365,7 @@ def test_quickstart_is_the_digits_config() -> None:
 def test_spaces_build(name: str, classes: int, channels: int, count: int | None) -> None:
     space = config.SPACES[name].build(classes=classes, input_channels=channels)
     assert isinstance(space, Space) and space.name == name
-    assert (space.classes, space.input_channels) == (classes, channels)
+    assert (space.task.classes, space.task.input_channels) == (classes, channels)
     if count is not None:
         assert choices.count(space.menu) == count
 
@@ -373,7 +373,7 @@ def test_spaces_build(name: str, classes: int, channels: int, count: int | None)
 @pytest.mark.parametrize("kind", [Cifar, OfaSmall, OfaMobileNetV3])
 def test_resolutions(kind: Any) -> None:
     space = kind(resolutions=(64, 32, 64)).build(classes=10, input_channels=3)
-    assert space.resolutions == (32, 64)
+    assert space.sizes == (32, 64)
     with pytest.raises(UserError, match=r"space\.resolutions is \(4, 8\)"):
         kind(resolutions=(4, 8)).build(classes=10, input_channels=3)
 

@@ -140,7 +140,7 @@ def test_mistakes(command: tuple[object, ...], words: str, capsys: Capture) -> N
 def test_programs_of_a_run(strategy: Any) -> None:
     several = recipe((8, 12, 16), strategy=strategy)
     counted = dry_run.programs(several, 50)
-    uses = collections.Counter(train_step.step_resolutions(several, step=i) for i in range(50))
+    uses = collections.Counter(train_step.step_sizes(several, step=i) for i in range(50))
     assert {p.resolutions: p.steps for p in counted} == uses and len(uses) == 3
     assert [p.steps for p in counted] == sorted(uses.values(), reverse=True)
     space, macs = several.space, costs.macs(several.space)

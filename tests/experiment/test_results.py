@@ -109,7 +109,7 @@ def what_is_built(space: Space, arch: Any) -> tuple[Any, ...]:
     """All that a network consists of: its resolution, its row of the bank, each block's spec."""
     row = None if space.bank is None else space.bank.row.static(arch)
     specs = tuple(block.spec(arch) for block in space.blocks.values())
-    return int(choices.get(arch, space.resolution)), row, specs
+    return int(space.which_size(arch)), row, specs
 
 
 @pytest.mark.parametrize("name", SPACES)

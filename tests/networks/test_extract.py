@@ -125,7 +125,7 @@ def test_extracted_equals_sliced() -> None:
 def test_extracted_equals_traced(strategy: Any) -> None:
     @functools.partial(jax.jit, compiler_options=FAST)
     def logits(arch: Any, x: Any) -> Any:
-        return strategy(SPACE, PARAMS, arch, x, resolution=8, stats=STATS).logits
+        return strategy(SPACE, PARAMS, arch, x, size=8, stats=STATS).logits
 
     for name in ("largest", "widening"):
         module, variables, _ = taken(name)

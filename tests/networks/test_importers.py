@@ -115,7 +115,7 @@ def test_images_normalised_otherwise_give_the_same_logits() -> None:
     params = variables_of(TINY)[0]
     images = np.random.default_rng(0).normal(size=(16, 8, 8, 2)).astype(np.float32)
     ratio = np.asarray([1.25, 0.5], np.float32)
-    run = jax.jit(lambda p, x: strategies.sliced(TINY, p, LARGEST, x, resolution=8).logits, **QUICK)
+    run = jax.jit(lambda p, x: strategies.sliced(TINY, p, LARGEST, x, size=8).logits, **QUICK)
     wanted = run(params, images * ratio)  # as the published network was trained
     adapted = tensor_mapping.rescaled(params, attentivenas.STEM, ratio)
     assert largest_difference(run(adapted, images), wanted) < 1e-5

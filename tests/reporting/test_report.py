@@ -404,7 +404,7 @@ def test_replayed_archs_are_those_of_training(shards: int) -> None:
         state: Any = type("State", (), {"sampler": (), "step": np.int32(step)})
         members = Members(recipe, None, None, state, None, None, None)
         _, key, _ = step_keys(jax.random.key(7), np.int32(step), np.int32(rolled))
-        sizes = train_step.step_resolutions(recipe, step=int(step), rollbacks=int(rolled))
+        sizes = train_step.step_sizes(recipe, step=int(step), rollbacks=int(rolled))
         expected = members.draw(key, None, sizes[2:])
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), replayed, expected)
 

@@ -55,8 +55,10 @@ def test_a_space_goes_with_all_that_was_compiled_for_it() -> None:
     space = tiny.__wrapped__()
     params = shared_params.init(space, jax.random.key(0))
     archs = jax.device_get(choices.sample(space.menu, jax.random.key(1), (3,)))
-    images = np.zeros((1, 4, 8, 8, space.input_channels), np.uint8)
-    data = evaluate.EvaluationData(images, images, np.zeros((1, 4), np.int32))
+    images = np.zeros((1, 4, 8, 8, space.task.input_channels), np.uint8)
+    data = evaluate.EvaluationData(
+        images, images, np.zeros((1, 4), np.int32), np.ones((1, 4), bool)
+    )
     how = evaluate.How(space, jnp.float32, strategies.masked)
     for _ in evaluate.evaluate(how, params, archs, data):
         pass

@@ -312,7 +312,7 @@ def compiled(rules: sharding.Rules) -> Any:
     host = recipe.Batch(part.images[:BATCH], part.labels[:BATCH], np.arange(BATCH, dtype=np.int32))
     step = jax.jit(
         train_step.Step(RECIPE, mesh=mesh, rules=rules),
-        static_argnames="resolutions",
+        static_argnames="sizes",
         donate_argnames="state",
         out_shardings=(where, sharding.replicated(mesh)),
     )
@@ -363,10 +363,8 @@ def constant(arch: Arch) -> Sampler:
 
 def stepped(recipe: recipe.Recipe, places: np.ndarray) -> tuple[Any, float]:
     """Parameters after one step on one device, and the loss."""
-    resolutions = train_step.step_resolutions(recipe, step=0)
-    made = train_step.Step(recipe)(
-        train_step.create(recipe), batch(places), resolutions=resolutions
-    )
+    resolutions = train_step.step_sizes(recipe, step=0)
+    made = train_step.Step(recipe)(train_step.create(recipe), batch(places), sizes=resolutions)
     return made[0].params, float(made[1]["loss/random_1"])
 
 
@@ -386,7 +384,7 @@ def test_each_part_draws_its_own_subnet() -> None:
     recipe = PLAIN._replace(sampler=uniform(SPACE.menu, n_random=2), arch_shards=8)
     host = batch(np.arange(BATCH))
     members = Members(
-        recipe, None, None, train_step.create(recipe), host.images, host.labels, jax.random.key(0)
+        recipe, None, None, train_step.create(recipe), host.inputs, host.targets, jax.random.key(0)
     )
     archs = choices.pack(members.draw(jax.random.key(1), None, (8, 8)))
     assert archs.shape[:2] == (2, 8)

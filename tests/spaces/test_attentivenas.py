@@ -128,7 +128,7 @@ def test_theorem_on_the_whole_space() -> None:
         def run(params: Any, arch: Any) -> Any:
             def loss(params: Any) -> Any:
                 chosen = arch if fixed is None else fixed
-                output = strategy(SPACE, params, chosen, images, resolution=PIXELS)
+                output = strategy(SPACE, params, chosen, images, size=PIXELS)
                 return jnp.sum(output.logits * weights), output
 
             return jax.value_and_grad(loss, has_aux=True)(params)
@@ -136,7 +136,7 @@ def test_theorem_on_the_whole_space() -> None:
         return jax.jit(run)
 
     masked = gradient(strategies.masked)
-    switched = jax.jit(lambda p, a: strategies.switched(SPACE, p, a, images, resolution=PIXELS))
+    switched = jax.jit(lambda p, a: strategies.switched(SPACE, p, a, images, size=PIXELS))
     archs = choices.unstack(choices.sample(SPACE.menu, jax.random.key(16), (2,)))
     kinds = [{SPACE.blocks[name].spec(arch).shortcut for arch in archs} for name in EITHER]
     assert sum(len(kind) == 2 for kind in kinds) >= 3, "these archs change too few shortcuts"

@@ -143,7 +143,7 @@ def test_published_logits() -> None:
     """Masked, where blocks must find out by themselves how many heads there are."""
     _, arch = published("retrain")
     images, wanted = reference.images(2, 224, 0), GOLDEN["logits"]
-    run = functools.partial(strategies.masked, SPACE, resolution=224)
+    run = functools.partial(strategies.masked, SPACE, size=224)
     program = jax.jit(lambda p, a, x: run(p, a, x).logits, **QUICK)
     logits = np.asarray(program(taken_in(), jax.tree.map(jnp.asarray, arch), images))
     assert logits.shape == tuple(wanted["shape"])
@@ -180,7 +180,7 @@ def as_published(space: Any, params: Any) -> dict[str, np.ndarray]:
 
 
 def test_weights_are_mapped_to_the_bit() -> None:
-    params = check_of(tokens, resolution=6).params
+    params = check_of(tokens, size=6).params
     file = as_published(tokens(), params)
     found, report = importer.load(file, tokens())
     jax.tree.map(np.testing.assert_array_equal, found, params)
@@ -190,7 +190,7 @@ def test_weights_are_mapped_to_the_bit() -> None:
 
 
 def test_weights_that_are_not_of_the_space() -> None:
-    file = as_published(tokens(), check_of(tokens, resolution=6).params)
+    file = as_published(tokens(), check_of(tokens, size=6).params)
     for change, said in (
         ({"blocks.0.attn.qkv.bias": np.zeros(9, np.float32)}, r"qkv.bias has the shape \[9\]"),
         ({"blocks.0.attn.qkv.weight": np.zeros((7, 18), np.float32)}, r"in .* it has \[18, 7\]"),
@@ -206,7 +206,7 @@ def test_weights_that_are_not_of_the_space() -> None:
 
 
 def test_one_hot_codes_are_archs() -> None:
-    check = check_of(tokens, resolution=6)
+    check = check_of(tokens, size=6)
     masked = check.forward(strategies.masked)
     for arch in archs_of(check.space, 2):
         hard = masked(check.params, jax.tree.map(jnp.asarray, arch))
@@ -215,7 +215,7 @@ def test_one_hot_codes_are_archs() -> None:
 
 
 def test_a_subnet_in_every_format(tmp_path: pathlib.Path) -> None:
-    space, params = tokens(), check_of(tokens, resolution=6).params
+    space, params = tokens(), check_of(tokens, size=6).params
     arch = choices.replace(choices.largest(space.menu), ("num_heads", 1), np.int32(0))
     made, variables = extract.extract(space, params, arch, None)
     images = np.random.default_rng(3).normal(size=(3, 6, 6, 2)).astype(np.float32)
@@ -284,7 +284,7 @@ def test_archs_that_are_not_in_the_space(case: str) -> None:
 def test_settings_that_cannot_be() -> None:
     small = {"embed_dims": (4,), "depths": (1,), "num_heads": (1,), "mlp_ratios": (1.0,)}
     with pytest.raises(UserError, match=r"images of 30 pixels and patches of 16; .* a multiple"):
-        autoformer("a", **small, width=4, resolution=30)
+        autoformer("a", **small, width=4, size=30)
     with pytest.raises(UserError, match="shared weights of 3 channels, but offers 4; width must"):
         autoformer("a", **small, width=3)
     with pytest.raises(UserError, match=r"space.num-heads is \(0,\); give numbers above 0"):

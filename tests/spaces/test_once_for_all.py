@@ -52,7 +52,7 @@ def same_everywhere(space: Any, *, ks: int, e: int, d: int, r: int) -> Any:
 
 def test_size_of_the_space() -> None:
     assert choices.count(SPACE.menu) == 9**20 * 3**5 * 25
-    assert SPACE.resolutions == tuple(range(128, 225, 4))
+    assert SPACE.sizes == tuple(range(128, 225, 4))
     # Subnets that differ: of a stage of 2, 3 or 4 blocks with 9 specs each.
     assert sum(9**depth for depth in (2, 3, 4)) ** 5 == 7371**5 > 1e19
     specs = [spec for block in SPACE.blocks.values() for spec in block.specs]
@@ -134,7 +134,7 @@ def test_published_logits(case: str) -> None:
     size = golden["res"]
     arch = same_everywhere(SPACE, **golden["cfg"], r=size)
     images = reference.images(2, size, 0)
-    run = jax.jit(lambda p, x: strategies.sliced(SPACE, p, arch, x, resolution=size).logits)
+    run = jax.jit(lambda p, x: strategies.sliced(SPACE, p, arch, x, size=size).logits)
     logits, wanted = np.asarray(run(published(), images)), golden["batchstat_logits"]
     assert logits.shape == tuple(wanted["shape"])
     np.testing.assert_allclose(logits[:, :8], wanted["first8"], rtol=0, atol=1e-4)
@@ -226,7 +226,7 @@ def test_codes_and_extraction_go_through_transforms() -> None:
     params = noisy(space)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 2))
     arch = from_notation(space.menu, {"ks": [3, 5], "e": [2, 4], "d": [2], "r": [8]})
-    masked = jax.jit(lambda a: strategies.masked(space, params, a, images, resolution=8))
+    masked = jax.jit(lambda a: strategies.masked(space, params, a, images, size=8))
     output = masked(jax.tree.map(jnp.asarray, arch))
     hard = masked(choices.one_hot(space.menu, arch))
     assert largest_difference(hard.logits, output.logits) < 1e-5
@@ -264,7 +264,7 @@ def test_progressive_shrinking_trains_the_space() -> None:
     step = jax.jit(functools.partial(train_step.Step(recipe), resolutions=(8, 8)), **QUICK)
     state, seen = train_step.create(recipe), []
     for i in range(STEPS):
-        assert train_step.step_resolutions(recipe, step=i) == (8, 8)
+        assert train_step.step_sizes(recipe, step=i) == (8, 8)
         state, metrics = step(state, batch)
         assert float(metrics["applied"]) == 1
         seen.append(float(metrics["loss/largest"]))

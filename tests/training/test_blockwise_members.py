@@ -61,8 +61,8 @@ def steps(recipe: Recipe, strategy: Any, *, count: int = 2, mesh: Any = None) ->
     lines = []
     for i in range(count):
         data = batch(i) if mesh is None else sharding.split(mesh, batch(i))
-        sizes = train_step.step_resolutions(recipe, step=i)
-        state, metrics = step(state, data, resolutions=sizes)
+        sizes = train_step.step_sizes(recipe, step=i)
+        state, metrics = step(state, data, sizes=sizes)
         lines.append(jax.device_get(metrics))
     return jax.device_get(state), lines
 
@@ -172,8 +172,8 @@ def test_steps_taken_again_are_the_same_to_the_bit() -> None:
     half, _ = steps(recipe, blockwise.blockwise, count=1)
     state, step = half, train_step.Step(recipe, steps=3)
     for i in (1, 2):
-        sizes = train_step.step_resolutions(recipe, step=i)
-        state, _ = step(state, batch(i), resolutions=sizes)
+        sizes = train_step.step_sizes(recipe, step=i)
+        state, _ = step(state, batch(i), sizes=sizes)
     same = jax.tree.map(lambda a, b: np.array_equal(a, b), jax.device_get(state), whole)
     assert all(jax.tree.leaves(same))
 

@@ -104,7 +104,7 @@ def stepped(recipe: Recipe, mesh: Any = None, sizes: Any = SIZES) -> Any:
     where = None if mesh is None else train_step.places(recipe, mesh, sharding.REPLICATED)
     state = jax.tree.map(jnp.array, started())
     state = state if mesh is None else jax.device_put(state, where)
-    state, metrics = train_step.Step(recipe, mesh=mesh)(state, images, resolutions=sizes)
+    state, metrics = train_step.Step(recipe, mesh=mesh)(state, images, sizes=sizes)
     return jax.device_get((state.params, metrics))
 
 
@@ -134,12 +134,12 @@ def test_candidates_are_scored_on_all_micro_batches() -> None:
     def scored(count: int, images: Any) -> Any:
         recipe = RECIPE._replace(accumulate=count, loss=hard_labels.hard_labels(), features=())
         made = members.Members(
-            recipe, None, None, state, images, jnp.asarray(given.labels), jax.random.key(0)
+            recipe, None, None, state, images, jnp.asarray(given.targets), jax.random.key(0)
         )
         member = members.Member(recipe.strategy, arch, "random", 4, None)
         return jax.jit(lambda arch: made.mean_loss(member._replace(arch=arch)))(arch)
 
-    pixels = jnp.asarray(given.images, jnp.float32) / 128 - 1
+    pixels = jnp.asarray(given.inputs, jnp.float32) / 128 - 1
     whole = scored(1, pixels)
     np.testing.assert_allclose(scored(4, pixels), whole, rtol=1e-6)
     other = scored(4, pixels.at[-1].set(3.0))  # an image of the last micro-batch
@@ -195,10 +195,10 @@ def test_batches_that_do_not_split(count: int, shards: int, size: int) -> None:
 def test_features_reach_the_loss_of_every_member() -> None:
     """By hand: what attention adds to the loss of the smallest."""
     metrics, without = plain()[1], stepped(RECIPE._replace(loss=IN_PLACE, features=()))[1]
-    inputs = RECIPE.augment(jnp.asarray(batch().images), None, None)
+    inputs = RECIPE.augment(jnp.asarray(batch().inputs), None, None)
     run = functools.partial(strategies.sliced, SPACE, started().params, features=RECIPE.features)
     largest, smallest = (
-        jax.jit(functools.partial(run, arch, resolution=size))(inputs).features
+        jax.jit(functools.partial(run, arch, size=size))(inputs).features
         for arch, size in zip(RECIPE.sampler.fixed, SIZES, strict=False)
     )
     assert smallest["first"].shape[-1] == 3 < largest["first"].shape[-1] == 5
@@ -232,12 +232,12 @@ def test_an_outside_teacher_teaches_all() -> None:
     params, metrics = stepped(recipe)
     assert seen == [(BATCH, 6, 6, CHANNELS)], "once per step"
     own = batch()
-    inputs = recipe.augment(jnp.asarray(own.images), None, None)
+    inputs = recipe.augment(jnp.asarray(own.inputs), None, None)
     for arch, role, size in zip(recipe.sampler.fixed, ("largest", "smallest"), SIZES, strict=False):
-        run = functools.partial(strategies.sliced, SPACE, started().params, arch, resolution=size)
+        run = functools.partial(strategies.sliced, SPACE, started().params, arch, size=size)
         logits = jax.jit(run)(inputs).logits
         soft = divergences.kl_divergence(logits, other_network(inputs))
-        hard = cross_entropy(logits, jnp.asarray(own.labels))
+        hard = cross_entropy(logits, jnp.asarray(own.targets))
         wanted = 0.75 * soft + 0.25 * hard
         np.testing.assert_allclose(metrics[f"loss/{role}"], wanted, rtol=1e-5)
     close(stepped(recipe._replace(accumulate=4)), (params, metrics))

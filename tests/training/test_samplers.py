@@ -302,12 +302,12 @@ def test_options_open_at_their_steps() -> None:
         "r": choices.Choice((6, 8)),
     }
     phases = (Opening(("k",), 10), Opening(("d",), 20, 1), Opening(("d",), 30, 0))
-    opens = openings(menu, phases, resolution=("r",))
+    opens = openings(menu, phases, static=(("r",),))
     never = np.iinfo(np.int32).max
     np.testing.assert_array_equal(
         opens, [[30, 30, 20, 0], [10, 10, 0, never], [0, 0, never, never]]
     )
-    sampler = samplers.progressive(menu, phases, n_random=40, resolution=("r",))
+    sampler = samplers.progressive(menu, phases, n_random=40, static=(("r",),))
     drawn = many(sampler, 100)
     most, every = {0, 1, 2}, {0, 1, 2, 3}
     for steps, depths, kernels in (

@@ -182,7 +182,7 @@ def on_device(state: State) -> State:
 
 def once(recipe: Recipe, *, sizes: tuple[int, ...], state: Any = None) -> Any:
     """State and metrics after one step, by a program that compiles fast and donates nothing."""
-    step = jax.jit(functools.partial(train_step.Step(recipe), resolutions=sizes), **QUICK)
+    step = jax.jit(functools.partial(train_step.Step(recipe), sizes=sizes), **QUICK)
     return jax.device_get(step(beginning(recipe) if state is None else state, some_batch()))
 
 
@@ -206,13 +206,13 @@ def alone(recipe: Recipe, archs: list[Arch]) -> tuple[list[float], list[Any]]:
     @functools.partial(jax.jit, **QUICK)
     def compute(params: Any) -> Any:
         def logits(params: Any, arch: Arch, size: int) -> Any:
-            images = half(jnp.asarray(batch.images), None, None)
-            return strategies.sliced(recipe.space, params, arch, images, resolution=size).logits
+            images = half(jnp.asarray(batch.inputs), None, None)
+            return strategies.sliced(recipe.space, params, arch, images, size=size).logits
 
         teacher = logits(params, archs[0], SIZES[0])
 
         def loss(params: Any, arch: Arch, size: int, role: str) -> Any:
-            return recipe.loss(logits(params, arch, size), teacher, {}, batch.labels, role)
+            return recipe.loss(logits(params, arch, size), teacher, {}, batch.targets, role)
 
         roles = ("largest", "smallest", "random", "random")
         return [
@@ -409,8 +409,8 @@ def test_a_chain_does_as_one_program(devices: int) -> None:
     step = train_step.Step(recipe, mesh=mesh)
     sizes = (8, 6, 8, 8)
     (ours, seen), (theirs, wanted) = (
-        run(sharding.replicate(mesh, beginning(recipe)), batch, resolutions=sizes)
-        for run in (step, jax.jit(step, static_argnames="resolutions"))
+        run(sharding.replicate(mesh, beginning(recipe)), batch, sizes=sizes)
+        for run in (step, jax.jit(step, static_argnames="sizes"))
     )
     assert seen.keys() == wanted.keys()
     assert float(wanted["applied"]) == 1 and float(wanted["gradient_norm"]) > 0.1
@@ -460,13 +460,13 @@ def test_a_compiled_step_serves_every_seed() -> None:
 
 def test_resolutions_are_drawn_from_seed_and_step() -> None:
     recipe = RECIPE._replace(sampler=samplers.sandwich(MENU, n_random=3), seed=5)
-    draw = functools.partial(train_step.step_resolutions, recipe)
+    draw = functools.partial(train_step.step_sizes, recipe)
     many = [draw(step=step) for step in range(200)]
     assert many == [draw(step=step) for step in range(200)]
     assert all(m[:2] == (8, 6) and len(set(m[2:])) == 1 and len(m) == 5 for m in many)
     share = sum(m[2] == 8 for m in many) / 200
     assert 0.35 < share < 0.65  # four standard deviations
-    other = [train_step.step_resolutions(recipe._replace(seed=6), step=step) for step in range(200)]
+    other = [train_step.step_sizes(recipe._replace(seed=6), step=step) for step in range(200)]
     assert other != many != [draw(step=step, rollbacks=1) for step in range(200)]
 
 
@@ -492,9 +492,9 @@ def test_a_sampler_may_score_archs() -> None:
 
     @functools.partial(jax.jit, **QUICK)
     def each(params: Any) -> Any:
-        images = half(jnp.asarray(batch.images), None, None)
-        outputs = [strategies.sliced(SPACE, params, a, images, resolution=8) for a in candidates]
-        return [loss.cross_entropy(o.logits, jnp.asarray(batch.labels)) for o in outputs]
+        images = half(jnp.asarray(batch.inputs), None, None)
+        outputs = [strategies.sliced(SPACE, params, a, images, size=8) for a in candidates]
+        return [loss.cross_entropy(o.logits, jnp.asarray(batch.targets)) for o in outputs]
 
     wanted = [float(value) for value in each(params)]
     assert np.ptp(wanted) > 1e-3
