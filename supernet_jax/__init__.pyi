@@ -26,6 +26,7 @@ from supernet_jax.experiment.extract import extract as extract
 from supernet_jax.experiment.extract import extract_all as extract_all
 from supernet_jax.experiment.front import Front as Front
 from supernet_jax.experiment.imports import import_attentivenas as import_attentivenas
+from supernet_jax.experiment.imports import import_autoformer as import_autoformer
 from supernet_jax.experiment.imports import import_network as import_network
 from supernet_jax.experiment.imports import import_once_for_all as import_once_for_all
 from supernet_jax.experiment.latency import latency as latency

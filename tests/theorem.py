@@ -127,7 +127,8 @@ def check_of(make: Callable[[], Space], *, size: Any) -> Check:
 def box(path: tuple[str, ...], full: tuple[int, ...], part: tuple[int, ...]) -> np.ndarray:
     """1 where a spec's leaf lies in the shared one: by hand, to check `cut`, `fill`, masks."""
     inside = np.zeros(full)
-    if path[-1] == "kernel" and len(full) == 4:  # centred in height and width
+    convolves = len(full) == 4 and "attention" not in path
+    if path[-1] == "kernel" and convolves:  # centred in height and width
         border = (full[0] - part[0]) // 2
         inside[border : border + part[0], border : border + part[1], : part[2], : part[3]] = 1
     else:
@@ -203,8 +204,10 @@ def archs_of(space: Space, count: int) -> list[Any]:
 
 
 def largest_difference(a: Any, b: Any) -> float:
-    """Largest difference relative to the largest value, over two trees."""
+    """Largest difference relative to the largest value, over two trees; of empty ones 0."""
     x, y = flat(a), flat(b)
+    if not x.size and not y.size:
+        return 0.0
     return float(np.max(np.abs(x - y)) / np.max(np.abs(y)))
 
 
@@ -215,4 +218,5 @@ def global_difference(a: Any, b: Any) -> float:
 
 
 def flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+    leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)]
+    return np.concatenate([np.zeros(0), *leaves])

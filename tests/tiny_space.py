@@ -15,7 +15,7 @@ from supernet_jax.elastic.elastic_block import ElasticBlock, Transform, Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.transforms import low_rank
 from supernet_jax.nn.blocks.mobilenet import HARD_SWISH
-from supernet_jax.spaces import once_for_all
+from supernet_jax.spaces import autoformer, once_for_all
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 
 
@@ -36,6 +36,26 @@ def tiny() -> Space:
         input_channels=2,
         head_ratio=2,
         dropout=0.3,
+        drop_path=0.4,
+    )
+
+
+@functools.cache
+def tokens() -> Space:
+    """A vision transformer of 1 or 2 blocks; the shared weights are wider than any arch."""
+    return autoformer.autoformer(
+        "tokens",
+        embed_dims=(4, 6),
+        depths=(1, 2),
+        num_heads=(1, 3),
+        mlp_ratios=(1.5,),
+        width=7,
+        size=6,
+        patch=2,
+        head_dim=2,
+        distance=1,  # some of the 3 x 3 patches are farther apart
+        classes=5,
+        input_channels=2,
         drop_path=0.4,
     )
 

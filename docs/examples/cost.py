@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.elastic import choices, elastic_block
+from supernet_jax.elastic import elastic_block
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space, geometry
 from supernet_jax.evaluation.costs import Cost

@@ -127,6 +127,7 @@ class Config:
             ("data.pad", data.pad, 0),
             ("data.layers", data.layers, 1),
             ("data.mixup", data.mixup, 0),
+            ("data.cutmix", data.cutmix, 0),
             ("data.split-seed", data.split_seed, 0),
             ("data.threads", data.threads, 0),
             ("data.workers", data.workers, 0),

@@ -22,6 +22,7 @@ from supernet_jax.experiment.run import Run
 from supernet_jax.networks import extract, manifest, network_folder
 from supernet_jax.networks.importers import (
     attentivenas,
+    autoformer,
     class_rows,
     once_for_all,
     plain_network,
@@ -84,6 +85,19 @@ def import_once_for_all(
     return experiment_run.open_run(folder, config)
 
 
+def import_autoformer(
+    file: Path,
+    config: Config,
+    folder: Path,
+    *,
+    std: Sequence[float] | None = None,
+    class_order: ClassOrder = None,
+) -> Run:
+    """Makes a run of a published AutoFormer supernet; see `import_attentivenas`."""
+    published("autoformer", file, config, folder, std=std, class_order=class_order)
+    return experiment_run.open_run(folder, config)
+
+
 def import_network(
     source: Path,
     config: Config,
@@ -134,6 +148,7 @@ FAMILIES = {
     "attentivenas": Family(
         attentivenas.load, attentivenas.STD, attentivenas.STEM, attentivenas.CLASSIFIER
     ),
+    "autoformer": Family(autoformer.load, autoformer.STD, autoformer.STEM, autoformer.CLASSIFIER),
     "ofa": Family(once_for_all.load, once_for_all.STD, once_for_all.STEM, once_for_all.CLASSIFIER),
 }
 

@@ -212,7 +212,8 @@ def describe(
         classes: their names in the order of the logits; None numbers them.
         accuracy: share classified correctly in [0, 1] by the name of the split, with statistics of
             this calibration.
-        calibration: number of batches and images in a batch.
+        calibration: number of batches and images in a batch; not said of a network without
+            statistics.
         source: JSON values that tell where it comes from, as run, checkpoint and step.
         proof: as `prove` returned it.
         proof_images: on how many images.
@@ -231,6 +232,7 @@ def describe(
         if len(given) != needed:
             raise UserError(f"{len(given)} {what} were given, but the space has {needed}")
     leaves = jax.tree.leaves(variables["params"])
+    batches, batch = calibration if jax.tree.leaves(variables.get("stats", {})) else (0, 0)
     value = {
         "format": manifest.FORMAT,
         "version": manifest.VERSION,
@@ -247,7 +249,7 @@ def describe(
         "macs": int(costs.macs(space)(jax.tree.map(np.asarray, arch))),
         "parameters": sum(math.prod(leaf.shape) for leaf in leaves),
         "accuracy": {split: float(share) for split, share in accuracy.items()},
-        "calibration": {"batches": calibration[0], "batch": calibration[1]},
+        "calibration": {"batches": batches, "batch": batch},
         "source": dict(source),
         "proof": {"difference": proof, "images": proof_images},
         "dtype": str(leaves[0].dtype),

@@ -132,14 +132,15 @@ class Dense(nn.Module):
 
     features: int
     zero_bias: bool = False
+    start: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., C_in]` -> `[..., features]`."""
         c = x.shape[-1]
-        w = _parameter(self, "kernel", c, (c, self.features))
+        w = _parameter(self, "kernel", c, (c, self.features), self.start)
         y = jnp.dot(x, w.astype(x.dtype))
-        zeros = nn.initializers.zeros if self.zero_bias else None
+        zeros = nn.initializers.zeros if self.zero_bias or self.start is not None else None
         return y + _row(_parameter(self, "bias", c, (self.features,), zeros), y)
 
 

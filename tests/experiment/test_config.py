@@ -22,7 +22,17 @@ from supernet_jax.errors import UserError
 from supernet_jax.experiment import build, config, run_folder, train
 from supernet_jax.experiment.config import LIBRARY, Config, Data, Evaluation, Train
 from supernet_jax.runtime import sharding
-from supernet_jax.spaces import Adapted, AttentiveNAS, Cifar, Digits, OfaMobileNetV3, OfaSmall
+from supernet_jax.spaces import (
+    Adapted,
+    AttentiveNAS,
+    AutoFormerB,
+    AutoFormerS,
+    AutoFormerT,
+    Cifar,
+    Digits,
+    OfaMobileNetV3,
+    OfaSmall,
+)
 from supernet_jax.storage import typed_json
 from supernet_jax.training import samplers, train_step
 from supernet_jax.training.gradients import ByRole, ConflictProjection, DelayedShrinking, UnitSum
@@ -91,7 +101,11 @@ CHANGED: tuple[Any, ...] = (
     Average(decay=0.5),
     ExtractedNetwork("networks/large", "mine.py"),
     OtherSupernet("runs/other", "smallest", "mine.py"),
-    Data(policy="randaugment", layers=3, magnitude=5.0, erase=0.25, mixup=0.5),
+    AutoFormerT(embed_dims=(8, 16), depths=(1, 2), width=16),
+    AutoFormerS(num_heads=(1, 2), mlp_ratios=(1.0, 2.5)),
+    AutoFormerB(drop_path=0.25),
+    Data(policy="randaugment", layers=3, magnitude=5.0, increasing=True, erase=0.25, mixup=0.5),
+    Data(cutmix=0.5),
     Train(accumulate=2, features=("stem",), teacher="networks/large"),
     HardLabels(smoothing=0.2),
     Sgd(learning_rate=0.5, warmup=0.25, momentum=0.5, weight_decay=0.125, clip=2.0),
@@ -359,6 +373,9 @@ def test_quickstart_is_the_digits_config() -> None:
         ("attentivenas", 1000, 3, 440_301_256_704),
         ("ofa_small", 10, 3, 9**6 * 2**3 * 2),
         ("ofa_mobilenetv3", 1000, 3, 9**20 * 3**5 * 25),
+        ("autoformer_t", 1000, 3, 3 * 3 * 6**14),
+        ("autoformer_s", 1000, 3, 3 * 3 * 9**14),
+        ("autoformer_b", 1000, 3, 3 * 3 * 9**16),
     ],
 )
 def test_spaces_build(name: str, classes: int, channels: int, count: int | None) -> None:
@@ -387,6 +404,7 @@ def test_width() -> None:
     [
         *((kind, name) for kind in (Cifar, AttentiveNAS) for name in ("dropout", "drop_path")),
         *((kind, "dropout") for kind in (OfaSmall, OfaMobileNetV3)),
+        *((kind, "drop_path") for kind in (AutoFormerT, AutoFormerS, AutoFormerB)),
     ],
 )
 def test_rates(kind: Any, name: str) -> None:
