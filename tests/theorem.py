@@ -29,15 +29,26 @@ def random_params(space: Space) -> Any:
     return jax.tree.map(lambda p, n: jnp.asarray(np.asarray(p) + n), params, noise)
 
 
+def random_inputs(space: Space, size: Any, batch: int) -> jax.Array:
+    """What the task takes: floats, or ids of the whole vocabulary."""
+    one = space.task.inputs(size)
+    shape = (batch, *one.shape[1:])
+    if jnp.issubdtype(one.dtype, jnp.integer):
+        return jax.random.randint(jax.random.key(2), shape, 0, space.task.vocabulary, one.dtype)
+    return jax.random.normal(jax.random.key(2), shape)
+
+
 class Check:
-    """One space with parameters and images, and its programs, each compiled once."""
+    """One space with parameters and inputs, and its programs, each compiled once."""
 
     def __init__(self, space: Space, *, size: Any, batch: int = 4):
         self.space, self.size = space, size
         self.params = random_params(space)
-        shape = (batch, size, size, space.task.input_channels)
-        self.images = jax.random.normal(jax.random.key(2), shape)
-        self.weights = jax.random.normal(jax.random.key(3), (batch, space.task.classes))
+        self.images = random_inputs(space, size, batch)
+        whole = choices.largest(space.menu)
+        run = functools.partial(strategies.masked, space, arch=whole, size=size)
+        logits = jax.eval_shape(lambda p, x: run(p, inputs=x).logits, self.params, self.images)
+        self.weights = jax.random.normal(jax.random.key(3), logits.shape)
         self.key = jax.random.key(4)
         self.traces: dict[str, int] = {}
         self.programs = {
@@ -146,15 +157,19 @@ def boxes(own: Any, union: Any) -> dict[tuple[str, ...], np.ndarray]:
 
 
 def boxes_of_arch(space: Space, arch: Any, size: Any) -> Any:
-    """1 inside what an arch uses of the parameters of each block, 0 outside."""
-    found = {}
+    """1 inside what an arch uses of the parameters of each group of blocks, 0 outside."""
+    found: dict[str, Any] = {}
     for name, place in elastic_space.geometry(space, size).items():
         block, spec = space.blocks[name], space.blocks[name].spec(arch)
         own = {} if spec is None else elastic_block.shapes(block, spec, place.inputs).params
-        found[name] = unflatten_dict(boxes(own, place.shapes.params))
+        uses = unflatten_dict(boxes(own, place.shapes.params))
         for where, transforms in slicing.by_leaf(block).items():
             part = None if spec is None else flatten_dict(own).get(where)
-            _note_uses(found[name], where, transforms, spec, part)
+            _note_uses(uses, where, transforms, spec, part)
+        owner = elastic_space.group(space, name)
+        before, now = (flatten_dict(tree) for tree in (found.get(owner, {}), uses))
+        both = {path: np.maximum(before[path], now[path]) for path in before.keys() & now.keys()}
+        found[owner] = unflatten_dict(before | now | both)
     return found
 
 

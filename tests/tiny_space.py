@@ -50,7 +50,7 @@ def tokens() -> Space:
         num_heads=(1, 3),
         mlp_ratios=(1.5,),
         width=7,
-        size=6,
+        resolution=6,
         patch=2,
         head_dim=2,
         distance=1,  # some of the 3 x 3 patches are farther apart

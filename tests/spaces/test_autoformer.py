@@ -284,7 +284,7 @@ def test_archs_that_are_not_in_the_space(case: str) -> None:
 def test_settings_that_cannot_be() -> None:
     small = {"embed_dims": (4,), "depths": (1,), "num_heads": (1,), "mlp_ratios": (1.0,)}
     with pytest.raises(UserError, match=r"images of 30 pixels and patches of 16; .* a multiple"):
-        autoformer("a", **small, width=4, size=30)
+        autoformer("a", **small, width=4, resolution=30)
     with pytest.raises(UserError, match="shared weights of 3 channels, but offers 4; width must"):
         autoformer("a", **small, width=3)
     with pytest.raises(UserError, match=r"space.num-heads is \(0,\); give numbers above 0"):
