@@ -12,9 +12,8 @@ Expected: as published, on the 50,000 validation images, the subnet found under 
     parameters   top-1   top-5
     53.7 M       82.4    95.7
 
-Differs from the publication: drop path is of the largest subnet alone, of which uniform sampling
-has none, there of every subnet. The cosine of the learning rate ends at 0 and warms up from
-a thousandth, there it ends at 1e-5 and warms up from 1e-6. RandAugment applies each of its two
+Differs from the publication: the cosine of the learning rate ends at 0 and warms up from a
+thousandth, there it ends at 1e-5 and warms up from 1e-6. RandAugment applies each of its two
 operations always, there with probability 1/2, of a list that also inverts; posterizing keeps at
 least 4 bits, there fewer. Mixup and CutMix are drawn for each image, there for each batch. Erased
 parts are random pixels before normalisation, there after it. Images are resized bilinearly, there
@@ -40,7 +39,7 @@ config = sj.Config(
         mixup=0.8,
         cutmix=1.0,
     ),
-    sampler=sj.samplers.Uniform(n_random=1),
+    sampler=sj.samplers.Uniform(n_random=1, regularised=("random",)),
     loss=sj.losses.HardLabels(smoothing=0.1),
     optimizer=sj.optimizers.AdamW(  # 5e-4 for each 512 images; gradients are not clipped
         learning_rate=1e-3, warmup=20 / 500, weight_decay=0.05, clip_norm=1e6

@@ -167,7 +167,7 @@ class AutoFormerT:
     width: int = 256
     """channels of the shared weights, at least the largest of embed-dims"""
     drop_path: float = 0.1
-    """rate of dropping branches of the last block, of the largest subnet only"""
+    """rate of dropping branches of the last block, in the roles of sampler.regularised"""
 
     def build(self, *, classes: int = 1000, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""
@@ -190,7 +190,7 @@ class AutoFormerS:
     width: int = 448
     """channels of the shared weights, at least the largest of embed-dims"""
     drop_path: float = 0.1
-    """rate of dropping branches of the last block, of the largest subnet only"""
+    """rate of dropping branches of the last block, in the roles of sampler.regularised"""
 
     def build(self, *, classes: int = 1000, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""
@@ -213,7 +213,7 @@ class AutoFormerB:
     width: int = 640
     """channels of the shared weights, at least the largest of embed-dims"""
     drop_path: float = 0.1
-    """rate of dropping branches of the last block, of the largest subnet only"""
+    """rate of dropping branches of the last block, in the roles of sampler.regularised"""
 
     def build(self, *, classes: int = 1000, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""
