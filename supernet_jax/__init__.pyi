@@ -2,6 +2,7 @@ from supernet_jax import data as data
 from supernet_jax import nn as nn
 from supernet_jax import searching as searching
 from supernet_jax import spaces as spaces
+from supernet_jax import tasks as tasks
 from supernet_jax.data.settings import Data as Data
 from supernet_jax.elastic.blockwise import blockwise as blockwise
 from supernet_jax.elastic.choices import Choice as Choice

@@ -29,15 +29,26 @@ def random_params(space: Space) -> Any:
     return jax.tree.map(lambda p, n: jnp.asarray(np.asarray(p) + n), params, noise)
 
 
+def random_inputs(space: Space, size: Any, batch: int) -> jax.Array:
+    """What the task takes: floats, or ids of the whole vocabulary."""
+    one = space.task.inputs(size)
+    shape = (batch, *one.shape[1:])
+    if jnp.issubdtype(one.dtype, jnp.integer):
+        return jax.random.randint(jax.random.key(2), shape, 0, space.task.vocabulary, one.dtype)
+    return jax.random.normal(jax.random.key(2), shape)
+
+
 class Check:
-    """One space with parameters and images, and its programs, each compiled once."""
+    """One space with parameters and inputs, and its programs, each compiled once."""
 
     def __init__(self, space: Space, *, size: Any, batch: int = 4):
         self.space, self.size = space, size
         self.params = random_params(space)
-        shape = (batch, size, size, space.task.input_channels)
-        self.images = jax.random.normal(jax.random.key(2), shape)
-        self.weights = jax.random.normal(jax.random.key(3), (batch, space.task.classes))
+        self.images = random_inputs(space, size, batch)
+        whole = choices.largest(space.menu)
+        run = functools.partial(strategies.masked, space, arch=whole, size=size)
+        logits = jax.eval_shape(lambda p, x: run(p, inputs=x).logits, self.params, self.images)
+        self.weights = jax.random.normal(jax.random.key(3), logits.shape)
         self.key = jax.random.key(4)
         self.traces: dict[str, int] = {}
         self.programs = {
@@ -127,7 +138,8 @@ def check_of(make: Callable[[], Space], *, size: Any) -> Check:
 def box(path: tuple[str, ...], full: tuple[int, ...], part: tuple[int, ...]) -> np.ndarray:
     """1 where a spec's leaf lies in the shared one: by hand, to check `cut`, `fill`, masks."""
     inside = np.zeros(full)
-    if path[-1] == "kernel" and len(full) == 4:  # centred in height and width
+    convolves = len(full) == 4 and "attention" not in path
+    if path[-1] == "kernel" and convolves:  # centred in height and width
         border = (full[0] - part[0]) // 2
         inside[border : border + part[0], border : border + part[1], : part[2], : part[3]] = 1
     else:
@@ -145,14 +157,18 @@ def boxes(own: Any, union: Any) -> dict[tuple[str, ...], np.ndarray]:
 
 
 def boxes_of_arch(space: Space, arch: Any, size: Any) -> Any:
-    """1 inside what an arch uses of the parameters of each block, 0 outside."""
-    found = {}
+    """1 inside what an arch uses of the parameters of each group of blocks, 0 outside."""
+    found: dict[str, Any] = {}
     for name, place in elastic_space.geometry(space, size).items():
         block, spec = space.blocks[name], space.blocks[name].spec(arch)
         own = {} if spec is None else elastic_block.shapes(block, spec, place.inputs).params
-        found[name] = unflatten_dict(boxes(own, place.shapes.params))
+        uses = unflatten_dict(boxes(own, place.shapes.params))
         for where, transforms in slicing.by_leaf(block).items():
-            _note_uses(found[name], where, transforms, spec)
+            _note_uses(uses, where, transforms, spec)
+        owner = elastic_space.group(space, name)
+        before, now = (flatten_dict(tree) for tree in (found.get(owner, {}), uses))
+        both = {path: np.maximum(before[path], now[path]) for path in before.keys() & now.keys()}
+        found[owner] = unflatten_dict(before | now | both)
     return found
 
 
@@ -189,8 +205,10 @@ def archs_of(space: Space, count: int) -> list[Any]:
 
 
 def largest_difference(a: Any, b: Any) -> float:
-    """Largest difference relative to the largest value, over two trees."""
+    """Largest difference relative to the largest value, over two trees; of empty ones 0."""
     x, y = flat(a), flat(b)
+    if not x.size and not y.size:
+        return 0.0
     return float(np.max(np.abs(x - y)) / np.max(np.abs(y)))
 
 
@@ -201,4 +219,5 @@ def global_difference(a: Any, b: Any) -> float:
 
 
 def flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+    leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)]
+    return np.concatenate([np.zeros(0), *leaves])

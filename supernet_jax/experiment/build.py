@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from supernet_jax import data
-from supernet_jax.data import Dataset, augment
+from supernet_jax.data import Dataset, augment, text
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.space import Space, geometry
 from supernet_jax.errors import LOG, UserError, near
@@ -21,7 +23,7 @@ from supernet_jax.experiment import augmentation, config, outside_teacher
 from supernet_jax.experiment.config import Config
 from supernet_jax.runtime import cache, sharding
 from supernet_jax.storage import user_code
-from supernet_jax.tasks import ImageClassification, Task
+from supernet_jax.tasks import ImageClassification, NextToken, Task
 from supernet_jax.training import recipe
 from supernet_jax.training.gradients import combine
 from supernet_jax.training.samplers import Sampler, sampler
@@ -32,7 +34,7 @@ class Experiment(NamedTuple):
 
     Attributes:
         config: the configuration.
-        dataset: its images.
+        dataset: its images or text.
         space: its search space.
         prepare: inputs as the data has them -> those of the task, without augmentation.
         recipe: how to train it.
@@ -72,31 +74,17 @@ def build(settings: Config) -> Experiment:
             f"a configuration is wanted, as sj.Config(...), but {str(settings)[:60]!r} was given; "
             "the one of a config file is `load_file(path)[0]` of supernet_jax.experiment.config"
         )
-    d = settings.data
-    held_out = int(d.held_out) if d.held_out >= 1 else d.held_out
-    dataset = data.load(
-        d.name,
-        data_dir=d.data_dir,
-        held_out=held_out,
-        seed=d.split_seed,
-        size=d.size,
-        storage=d.storage,
-        crop=d.crop,
-        upright=d.upright,
-        background=d.background,
-    )
+    dataset = _loaded(settings)
     for note in dataset.notes:
         _warn(note)
-    task = task_of(dataset)
-    offered = {"task": task}
-    if isinstance(task, ImageClassification):
-        offered |= dataclasses.asdict(task)
-    more = sampler.taken(settings.space, **offered)
+    task = task_of(settings, dataset)
+    more = sampler.taken(settings.space, task=task, **_about(dataset))
     space = _built("space", settings, Space, **more)
     if space.task != task:
         raise UserError(
             f"config.space: {type(settings.space).__name__} builds a space for {space.task}, but "
-            f"the data {dataset.name} is for {task}; give the space the task that its build takes"
+            f"the data {dataset.name} is for {task}; choose a space for such data, or give yours "
+            "the task that its build takes"
         )
     geometry(space, space.sizes[0])  # a block that cannot be is refused before any work
     prepare = _prepare(dataset)
@@ -104,14 +92,75 @@ def build(settings: Config) -> Experiment:
     return Experiment(settings, dataset, space, prepare, recipe, mesh_of(settings, jax.devices()))
 
 
-def task_of(dataset: Dataset) -> Task:
-    """What networks for a data set are for."""
+FOR_ALL_DATA = ("name", "data_dir", "held_out", "split_seed")
+
+
+def _loaded(settings: Config) -> Dataset:
+    """The data of a configuration, without settings that are for other data."""
+    d, is_text = settings.data, text.is_text(settings.data.name)
+    for field in dataclasses.fields(d):
+        value = getattr(d, field.name)
+        is_for_text = field.name == "length"
+        if field.name in FOR_ALL_DATA or value == field.default or is_for_text == is_text:
+            continue
+        kinds = ("text", "images") if is_for_text else ("images", "text")
+        raise UserError(
+            f"data.{field.name.replace('_', '-')} is {value}, which is for {kinds[0]}, but "
+            f"{d.name} is {kinds[1]}; leave it out"
+        )
+    dataset = data.load(
+        d.name,
+        data_dir=d.data_dir,
+        held_out=int(d.held_out) if d.held_out >= 1 else d.held_out,
+        seed=d.split_seed,
+        length=d.length,
+        size=d.size,
+        storage=d.storage,
+        crop=d.crop,
+        upright=d.upright,
+        background=d.background,
+    )
+    count = len(dataset.train.labels)
+    if is_text and count < settings.train.batch:
+        raise UserError(
+            f"{d.name} is too little text for one batch: {count} examples of "
+            f"{dataset.train.images.shape[1]} bytes to train on, but train.batch is "
+            f"{settings.train.batch}; give more text, shorter examples (--data.length) or smaller "
+            "batches"
+        )
+    return dataset
+
+
+def _about(dataset: Dataset) -> dict[str, Any]:
+    """What parts of a configuration may ask of the data, by name."""
+    if dataset.tokens is not None:
+        return dataset.tokens._asdict()
+    return dataclasses.asdict(_image_task(dataset))
+
+
+def _image_task(dataset: Dataset) -> ImageClassification:
     return ImageClassification(dataset.train.images.shape[-1], len(dataset.class_names))
+
+
+def task_of(settings: Config, dataset: Dataset) -> Task:
+    """What networks for a data set are for: what the configuration says, or what is usual."""
+    if settings.task is not None:
+        about = {"dataset": dataset, **_about(dataset)}
+        return _built("task", settings, Task, **sampler.taken(settings.task, **about))
+    if dataset.tokens is not None:
+        return NextToken(*dataset.tokens)
+    return _image_task(dataset)
 
 
 def _prepare(dataset: Dataset) -> Callable[[Array], Array]:
     """What makes the task's inputs of those of the data, without augmentation."""
+    if dataset.tokens is not None:
+        return _as_ids
     return functools.partial(augment.normalise, mean=dataset.mean, std=dataset.std)
+
+
+def _as_ids(tokens: Array) -> Array:
+    return tokens.astype(jnp.int32)
 
 
 def mesh_of(settings: Config, devices: list[jax.Device]) -> Mesh:
@@ -172,13 +221,16 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
             )
     more = sampler.taken(settings.sampler, space=space, steps=t.steps)
     length = sampler.taken(settings.combine, steps=t.steps)
+    is_text = text.is_text(d.name)
     return recipe.Recipe(
         space=space,
         sampler=_built("sampler", settings, Sampler, menu=space.menu, **more),
         loss=_built("loss", settings, Callable),  # type: ignore[arg-type]
         combine=_built("combine", settings, combine.Combine, **length),
         optimizer=_built("optimizer", settings, optax.GradientTransformation, steps=t.steps),
-        augment=functools.partial(augmentation.augmented, d, prepare),
+        augment=functools.partial(augmentation.unchanged, prepare)
+        if is_text
+        else functools.partial(augmentation.augmented, d, prepare),
         strategy=config.strategy(
             t.strategy,
             job="train",
@@ -255,6 +307,8 @@ def evaluation_data(experiment: Experiment, split: str) -> EvaluationData:
         batch=settings.batch,
         seed=experiment.config.data.split_seed,
     )
-    inputs, targets = data.padded_batches(images, settings.batch)
-    host = EvaluationData(calibration, inputs, targets, targets >= 0)
+    padded = data.padded_batches(images, settings.batch)
+    real = np.arange(len(padded[1]) * settings.batch) < len(images.labels)
+    inputs, targets = augmentation.evaluated(experiment.space.task, *padded)
+    host = EvaluationData(calibration, inputs, targets, real.reshape(-1, settings.batch))
     return sharding.split(experiment.mesh, host, axis=1)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from supernet_jax import spaces
+from supernet_jax import spaces, tasks
 from supernet_jax.data.settings import Data
 from supernet_jax.elastic import blockwise, strategies
 from supernet_jax.elastic.strategies import Strategy
@@ -89,11 +89,11 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole experiment: which subnets there are, on which images and how they are trained.
+    """A whole experiment: which subnets there are, on which data and how they are trained.
 
     `space`, `sampler`, `loss`, `combine` and `optimizer` are parts: frozen dataclasses with a
     method `build`, of `sj.spaces`, `sj.samplers`, `sj.losses`, `sj.gradients`, `sj.optimizers`, or
-    your own.
+    your own. So is `task`, of `sj.tasks`; with None the data says what networks are for.
 
     Raises:
         UserError: a setting is of another type than declared, or not allowed.
@@ -107,6 +107,7 @@ class Config:
     optimizer: Any = dataclasses.field(default_factory=Sgd)
     train: Train = dataclasses.field(default_factory=Train)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    task: Any = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -122,6 +123,7 @@ class Config:
             ("train.norm-shards", train.norm_shards, 1),
             ("train.accumulate", train.accumulate, 1),
             ("train.model-devices", train.model_devices, 1),
+            ("data.length", data.length if data.length is not None else 1, 1),
             ("data.pad", data.pad, 0),
             ("data.layers", data.layers, 1),
             ("data.mixup", data.mixup, 0),
@@ -150,7 +152,7 @@ class Config:
 
 
 # Whose dataclasses a configuration is made of.
-PARTS = (spaces, samplers, losses, gradients, optimizers)
+PARTS = (spaces, samplers, losses, gradients, optimizers, tasks)
 
 
 def _dataclasses_of(module: Any) -> dict[str, type]:
@@ -246,7 +248,8 @@ def _nearest_field(message: str) -> str:
 
 def user_files(config: Config) -> dict[str, str]:
     """The file and its hash that define each of the user's own parts of a configuration."""
-    kinds = [type(getattr(config, field.name)) for field in dataclasses.fields(config)]
+    parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    kinds = [type(part) for part in parts if part is not None]
     return {k.__name__: user_code.named(k) for k in kinds if LIBRARY.get(k.__name__) is not k}
 
 

@@ -121,7 +121,8 @@ def opened(run: Run | str | os.PathLike[str], *, read: bool = True) -> Run:
 def types_of(config: Any) -> Mapping[str, type] | None:
     """The dataclasses of a configuration, by name; see `open_run`."""
     if isinstance(config, Config):
-        parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
+        fields = [getattr(config, field.name) for field in dataclasses.fields(config)]
+        parts = [part for part in fields if part is not None]
         return {type(part).__name__: type(part) for part in parts}
     if config is None or isinstance(config, Mapping):
         return config

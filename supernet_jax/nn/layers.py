@@ -128,18 +128,22 @@ class Depthwise(nn.Module):
 
 
 class Dense(nn.Module):
-    """Linear layer with bias, kernel `[C_in, C_out]`."""
+    """Linear layer, kernel `[C_in, C_out]`, with a bias unless `bias` is false."""
 
     features: int
     zero_bias: bool = False
+    start: Initializer | None = None
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., C_in]` -> `[..., features]`."""
         c = x.shape[-1]
-        w = _parameter(self, "kernel", c, (c, self.features))
+        w = _parameter(self, "kernel", c, (c, self.features), self.start)
         y = jnp.dot(x, w.astype(x.dtype))
-        zeros = nn.initializers.zeros if self.zero_bias else None
+        if not self.bias:
+            return y
+        zeros = nn.initializers.zeros if self.zero_bias or self.start is not None else None
         return y + _row(_parameter(self, "bias", c, (self.features,), zeros), y)
 
 

@@ -7,18 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from theorem import Check, archs_of, check_of, flat, global_difference, largest_difference
-from tiny_space import adapted, deep, tiny, transforming
+from tiny_space import adapted, decoding, decoding_untied, deep, encoding, tiny, transforming
 
 from supernet_jax.elastic import choices, elastic_block, shared_params, strategies
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.spaces import attentivenas, mobilenet
 
-# A space of your own joins by one line: name -> (space, resolution, random archs).
+# A space of your own joins by one line: name -> (space, size of inputs, random archs).
 SPACES: dict[str, Any] = {
     "tiny": (tiny, 8, 2),
     "deep": (deep, 8, 1),
     "transforming": (transforming, 8, 1),
     "adapted": (adapted, 8, 1),
+    "decoding": (decoding, (), 1),
+    "decoding_untied": (decoding_untied, (), 1),
+    "encoding": (encoding, (), 1),
 }
 # Larger spaces and other images: without the gradients of all switches, which compile slowly.
 LARGER: dict[str, Any] = {"digits": (mobilenet.digits, 8, 1), "tiny-small-images": (tiny, 6, 1)}
