@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from supernet_jax import data
 from supernet_jax.data import Dataset, augment, text
 from supernet_jax.elastic.choices import Array
-from supernet_jax.elastic.space import Space, geometry
+from supernet_jax.elastic.space import Space, geometry, output_shape
 from supernet_jax.errors import LOG, UserError, near
 from supernet_jax.evaluation import costs
 from supernet_jax.evaluation.evaluate import EvaluationData, How
@@ -87,6 +87,7 @@ def build(settings: Config) -> Experiment:
             "the task that its build takes"
         )
     geometry(space, space.sizes[0])  # a block that cannot be is refused before any work
+    _check_scores(space, dataset)
     prepare = _prepare(dataset)
     recipe = _recipe(settings, space, prepare)
     return Experiment(settings, dataset, space, prepare, recipe, mesh_of(settings, jax.devices()))
@@ -150,6 +151,35 @@ def task_of(settings: Config, dataset: Dataset) -> Task:
     if dataset.tokens is not None:
         return NextToken(*dataset.tokens)
     return _image_task(dataset)
+
+
+def _check_scores(space: Space, dataset: Dataset) -> None:
+    """Makes sure that the task can score what networks of the space put out on the data.
+
+    Raises:
+        UserError: it cannot, or not each example by itself.
+    """
+    task, several = space.task, 2
+    put_out = output_shape(space, space.sizes[0])
+    outputs = jax.ShapeDtypeStruct((several, *put_out.shape[1:]), jnp.float32)
+    targets = jax.ShapeDtypeStruct((several, *dataset.train.labels.shape[1:]), jnp.int32)
+    given = f"outputs {list(outputs.shape)} and targets {list(targets.shape)}"
+    try:
+        scores = jax.eval_shape(task.score, outputs, targets)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = user_code.told(error, user_code.source(type(task)))
+        raise UserError(
+            f"the task {task.name} cannot score {given} of {several} examples: {reason}"
+        ) from error
+    wrong = [name for name, score in scores.items() if score.shape[:1] != (several,)]
+    if wrong or "loss" not in scores or scores["loss"].shape != (several,):
+        seen = {name: list(score.shape) for name, score in scores.items()}
+        raise UserError(
+            f"the task {task.name} scores {given} of {several} examples as {seen}; each score must "
+            f"have a row for each example, and 'loss' must be [{several}]"
+        )
 
 
 def _prepare(dataset: Dataset) -> Callable[[Array], Array]:
