@@ -16,6 +16,7 @@ from supernet_jax.experiment import sampler_visits
 from supernet_jax.reporting.metrics_history import Stretch
 from supernet_jax.reporting.tolerant_json import mapping
 from supernet_jax.storage import typed_json
+from supernet_jax.tasks import HiddenTokens, NextToken
 from supernet_jax.training.samplers import Sampler
 from supernet_jax.training.samplers.sampler import taken
 
@@ -59,7 +60,7 @@ def replayed(
     """
     known = mapping(meta.get("space"))
     try:
-        sizes = {"classes": int(known["classes"]), "input_channels": int(known["input_channels"])}
+        sizes = _sizes(known)
         own = described["train"]
         seed, shards = int(own["seed"]), int(own.get("arch_shards", 1))
         if not (0 <= seed < 2**63 and 1 <= shards <= 2**16):
@@ -86,7 +87,17 @@ def replayed(
     )
 
 
-def _built(space: Any, sampler: Any, sizes: Mapping[str, int], steps: Any) -> tuple[Space, Sampler]:
+def _sizes(known: Mapping[str, Any]) -> dict[str, Any]:
+    """What a space is built for: numbers of images, or the task of text."""
+    if "vocabulary" not in known:
+        return {"classes": int(known["classes"]), "input_channels": int(known["input_channels"])}
+    vocabulary, length = int(known["vocabulary"]), int(known["length"])
+    if "share" not in known:
+        return {"task": NextToken(vocabulary, length)}
+    return {"task": HiddenTokens(vocabulary, length, float(known["share"]))}
+
+
+def _built(space: Any, sampler: Any, sizes: Mapping[str, Any], steps: Any) -> tuple[Space, Sampler]:
     """The space and the sampler of a configuration; both may be the user's own."""
     try:
         made: Space = space.build(**sizes)
