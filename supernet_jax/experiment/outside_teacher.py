@@ -36,6 +36,11 @@ def load(
     copy = local_copy.local(expanded(folder))
     network, variables = network_folder.load(copy, space_file=space_file)
     description = manifest.read_description(copy)
+    if dataset.tokens is not None or "classes" not in description:
+        raise UserError(
+            f"train.teacher {folder} cannot teach a run on {dataset.name}: outside teachers "
+            "are for images so far; leave it out, and the largest subnet teaches"
+        )
     names, channels = description["classes"], description["input_channels"]
     own = len(dataset.class_names), dataset.train.images.shape[-1]
     if (len(names), channels) != own:
