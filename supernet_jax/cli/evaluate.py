@@ -132,8 +132,7 @@ def print_records(
     sound = [record for record in records if record["loss"] is not None]
     batches, batch = first["calibration"]
     subnets = "1 subnet" if len(records) == 1 else f"{len(records)} subnets"
-    examples = "images" if metric.name == "accuracy" else "examples"
-    said = f"{subnets} on {first['images']} {first['split']} {examples}"
+    said = f"{subnets} on {first['images']} {first['split']} {metric.examples}"
     said += f", each calibrated on {batches} batches of {batch}" if calibrated else ""
     if sound:
         best = max(sound, key=lambda record: metric.score(record[metric.name]))

@@ -55,7 +55,8 @@ def padded_batches(images: Images, batch: int) -> tuple[np.ndarray, np.ndarray]:
     labels = np.full((chunks * batch, *images.labels.shape[1:]), -1, np.int32)
     pixels[: len(images.labels)] = images.images[:]
     labels[: len(images.labels)] = images.labels[:]
-    return tuple(part.reshape(chunks, batch, *part.shape[1:]) for part in (pixels, labels))
+    own = (chunks, batch)
+    return pixels.reshape(*own, *pixels.shape[1:]), labels.reshape(*own, *labels.shape[1:])
 
 
 def calibration_subset(images: Images, *, batches: int, batch: int, seed: int) -> np.ndarray:

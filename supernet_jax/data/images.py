@@ -88,7 +88,7 @@ class Images(NamedTuple):
     """Some labelled images; or windows of text, and the bytes that follow each of theirs."""
 
     images: Pixels | Windows  # uint8 [N, H, W, C]; of text [N, T]
-    labels: np.ndarray | Windows  # int32 [N]; of text [N, T]
+    labels: Any  # an array, int32 [N]; of text `Windows`, [N, T]
 
 
 class Found(NamedTuple):

@@ -144,7 +144,7 @@ def rows(facts: Facts) -> list[Row]:
         Row("data", f"{data.get('name', '?')} (fingerprint {facts.meta.get('data', 'unknown')})"),
         Row(
             "held out",
-            f"{held} of the training {run_results.examples(facts.metric)}, split seed "
+            f"{held} of the training {facts.metric.examples}, split seed "
             f"{data.get('split_seed', '?')}",
         ),
         Row("sampler", _part(c.get("sampler"))),

@@ -123,7 +123,7 @@ def subnet(record: Any, metric: Metric) -> Subnet | None:
         return None
     sizes = record.get("calibration")
     two = isinstance(sizes, list) and len(sizes) == 2 and all(number(n) is not None for n in sizes)
-    calibration = f"{sizes[0]} x {sizes[1]} {examples(metric)}" if two and sizes is not None else ""
+    calibration = f"{sizes[0]} x {sizes[1]} {metric.examples}" if two and sizes is not None else ""
     images, step = number(record.get("images")), number(record.get("checkpoint"))
     split = str(record.get("split", "?"))
     same = [str(record.get(k)) for k in ("split", "checkpoint", "data", "dtype")]
@@ -152,7 +152,7 @@ def search(path: pathlib.Path, metric: Metric) -> tuple[Front | None, Broken | N
     chosen, bad = _subnets(result.get("front"), path.name, metric)
     said = (
         f"{_count(result.get('evaluations'))} subnets scored by {result.get('algorithm', '?')} "
-        f"search on {_count(result.get('images'))} {result.get('split', '?')} {examples(metric)}"
+        f"search on {_count(result.get('images'))} {result.get('split', '?')} {metric.examples}"
     )
     return Front(path.name, chosen, [], str(result.get("cost", "macs")), said), bad
 
@@ -281,11 +281,6 @@ def _subnets(records: Any, file: str, metric: Metric) -> tuple[list[Subnet], Bro
     known = sorted((one for one in found if one is not None), key=lambda one: one.macs)
     why = f"no arch, MACs or {metric.name}"
     return known, Broken(file, len(bad), bad[0], f"front: {why}") if bad else None
-
-
-def examples(metric: Metric) -> str:
-    """What the examples of a run are called: the metric of images is the accuracy."""
-    return "images" if metric == ACCURACY else "examples"
 
 
 def metric_of(meta: Mapping[str, Any], search: Any) -> Metric:

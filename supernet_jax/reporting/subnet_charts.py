@@ -10,7 +10,7 @@ import scipy.stats
 from supernet_jax.reporting import svg_axes, svg_plot
 from supernet_jax.reporting.html import NOTHING, Html, join, tag
 from supernet_jax.reporting.run_facts import Facts
-from supernet_jax.reporting.run_results import Front, Network, Pair, Subnet, examples, measured
+from supernet_jax.reporting.run_results import Front, Network, Pair, Subnet, measured
 from supernet_jax.reporting.svg_plot import Labels, Points
 from supernet_jax.reporting.tolerant_json import mapping, notation, number
 from supernet_jax.tasks import Metric
@@ -191,7 +191,7 @@ def _points(
 
 
 def _title(s: Subnet, metric: Metric) -> str:
-    images = "" if s.images is None else f" of {s.images:,.0f} {examples(metric)}"
+    images = "" if s.images is None else f" of {s.images:,.0f} {metric.examples}"
     seen = "" if s.seen is None else f", after {s.seen:,.0f} of them"
     parameters = "" if s.parameters is None else f", {s.parameters:,.0f} parameters"
     return (

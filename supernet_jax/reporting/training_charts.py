@@ -9,7 +9,7 @@ import numpy as np
 
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import config
-from supernet_jax.reporting import run_results, sampler_replay, svg_plot
+from supernet_jax.reporting import sampler_replay, svg_plot
 from supernet_jax.reporting.downsample import columns
 from supernet_jax.reporting.html import Html, tag
 from supernet_jax.reporting.metrics_history import History
@@ -148,7 +148,7 @@ def _images(facts: Facts) -> Html | None:
     batch = number(mapping(facts.config.get("train")).get("batch"))
     if batch is None:
         return None
-    what = run_results.examples(facts.metric)
+    what = facts.metric.examples
     note = "With pauses for checkpoints and new programs."
     labels = Labels(f"{what.capitalize()} per second", "step", f"{what}/s", note)
     return _one(facts.times.steps, batch * facts.times.rates, labels, kind="c2")
@@ -182,7 +182,7 @@ def lacks(facts: Facts) -> list[str]:
     names, out = facts.history.values, []
     if not facts.history.steps.size:
         return ["No line of metrics yet."]
-    name, what = facts.metric.name, run_results.examples(facts.metric)
+    name, what = facts.metric.name, facts.metric.examples
     if "loss/largest" in names and f"{name}/smallest" not in names:
         out.append(f"The smallest subnet's {name} was not recorded, so there is no gap to draw.")
     if not facts.times.rates.size:

@@ -1,5 +1,7 @@
 """What settings of spaces may be."""
 
+from typing import Any
+
 from supernet_jax.elastic.choices import Choice, Menu
 from supernet_jax.errors import UserError, require
 from supernet_jax.tasks import OfTokens, Task
@@ -47,7 +49,7 @@ def transformer_lists(
     depths: tuple[int, ...],
     heads: tuple[int, ...],
     hidden: tuple[int, ...],
-) -> dict[str, tuple[int, ...]]:
+) -> dict[str, Any]:
     """What transformers on text offer, by name, ascending and without repeats.
 
     Raises:
