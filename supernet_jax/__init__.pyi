@@ -2,6 +2,7 @@ from supernet_jax import data as data
 from supernet_jax import nn as nn
 from supernet_jax import searching as searching
 from supernet_jax import spaces as spaces
+from supernet_jax import tasks as tasks
 from supernet_jax.data.settings import Data as Data
 from supernet_jax.elastic.blockwise import blockwise as blockwise
 from supernet_jax.elastic.choices import Choice as Choice
@@ -38,6 +39,7 @@ from supernet_jax.experiment.sampler_tables import macs_table as macs_table
 from supernet_jax.experiment.sampler_tables import preferred_archs as preferred_archs
 from supernet_jax.experiment.search import search as search
 from supernet_jax.experiment.train import train as train
+from supernet_jax.networks.generate import generate as generate
 from supernet_jax.networks.network_folder import inputs as inputs
 from supernet_jax.networks.network_folder import load as load
 from supernet_jax.reporting.report import report as report

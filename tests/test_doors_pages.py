@@ -31,7 +31,7 @@ from supernet_jax.training.recipe import Batch, Recipe
 
 PAGES, EXAMPLES = ROOT / "docs" / "doors", ROOT / "docs" / "examples"
 CONFIGS = (
-    *("space", "sampler", "loss", "teacher", "combination", "optimizer"),
+    *("space", "task", "sampler", "loss", "teacher", "combination", "optimizer"),
     *("transform", "bank", "features"),
 )
 DOORS = (*CONFIGS, "cost", "searcher")  # these two are for searches, which no config file describes
@@ -66,6 +66,15 @@ def test_an_example_is_a_config_file(door: str) -> None:
     assert typed_json.parse(Any, written, "config", named=named) == settings
     with pytest.raises(Exception, match=f"{own}.*not part of the library"):
         typed_json.parse(Any, written, "config", named=config.LIBRARY)
+
+
+def test_the_task_counts_bits() -> None:
+    task = example("task").CountBits().build(vocabulary=16, length=3)
+    outputs = jnp.zeros((2, 3, 16)).at[0, 0, 5].set(100.0)
+    scores = task.score(outputs, jnp.int32([[5, 1, 2], [3, 4, 5]]))
+    # One of six bytes is sure; each of the others is one of 16, which takes four bits.
+    assert float(task.value(scores)) == pytest.approx(4 * 5 / 6)
+    assert task.metric.shown(3.3) == "3.3 per byte" and task.metric.score(1.0) < 0
 
 
 @pytest.mark.parametrize("tilt", [-2.0, 0.0, 1.5])

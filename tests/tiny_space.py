@@ -15,8 +15,9 @@ from supernet_jax.elastic.elastic_block import ElasticBlock, Transform, Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.transforms import low_rank
 from supernet_jax.nn.blocks.mobilenet import HARD_SWISH
-from supernet_jax.spaces import autoformer, once_for_all
+from supernet_jax.spaces import autoformer, decoder, once_for_all, text_encoder
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
+from supernet_jax.tasks import HiddenTokens, NextToken
 
 
 @functools.cache
@@ -56,6 +57,60 @@ def tokens() -> Space:
         distance=1,  # some of the 3 x 3 patches are farther apart
         classes=5,
         input_channels=2,
+        drop_path=0.4,
+    )
+
+
+@functools.cache
+def decoding() -> Space:
+    """A decoder of 1 or 2 blocks, whose heads of queries share one of two, tied."""
+    return decoder.decoder(
+        "decoding",
+        widths=(4, 6),
+        depths=(1, 2),
+        heads=(2, 4),
+        hidden=(3, 5),
+        head_dim=2,
+        kv_heads=2,
+        task=NextToken(11, 5),
+        longest=8,
+        drop_path=0.4,
+    )
+
+
+@functools.cache
+def decoding_untied() -> Space:
+    """With learned positions, heads of keys and values as many as those of queries, and logits of
+    their own.
+    """
+    return decoder.decoder(
+        "decoding_untied",
+        widths=(4, 6),
+        depths=(1, 2),
+        heads=(1, 3),
+        hidden=(3, 5),
+        head_dim=2,
+        task=NextToken(11, 5),
+        rotary=False,
+        longest=8,
+        tied=False,
+        activation="gelu",
+    )
+
+
+@functools.cache
+def encoding() -> Space:
+    """An encoder of 1 or 2 blocks."""
+    return text_encoder.text_encoder(
+        "encoding",
+        widths=(4, 6),
+        depths=(1, 2),
+        heads=(1, 3),
+        hidden=(3, 5),
+        head_dim=2,
+        task=HiddenTokens(11, 5),
+        longest=8,
+        types=2,
         drop_path=0.4,
     )
 

@@ -10,7 +10,7 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax.elastic import space
+from supernet_jax.elastic import shared_params, space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError, at_least, one_of
 from supernet_jax.experiment import evaluate, front, race, read_archs, results
@@ -87,7 +87,9 @@ def _evaluate(arguments: Arguments) -> None:
         records = evaluate.evaluate(opened, archs, **how)
     if jax.process_index() != 0:
         return
-    print_records(records, opened.space.task.metric)
+    unions = shared_params.unions(opened.space).values()
+    calibrated = any(jax.tree.leaves(shapes.moments) for _, shapes in unions)
+    print_records(records, opened.space.task.metric, calibrated=calibrated)
     if len(archs) < len(given):
         print(f"{len(given)} archs were given; equal networks are one subnet")
     if arguments.race:
@@ -104,8 +106,16 @@ def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
     return read_archs.sample(opened.space, arguments.random, seed=arguments.seed)
 
 
-def print_records(records: list[dict[str, Any]], metric: Metric) -> None:
-    """A table of different subnets' results, cheapest first; of many, evenly spaced ones."""
+def print_records(
+    records: list[dict[str, Any]], metric: Metric, *, calibrated: bool = True
+) -> None:
+    """A table of different subnets' results, cheapest first; of many, evenly spaced ones.
+
+    Args:
+        records: as `sj.evaluate` returns them.
+        metric: of the task.
+        calibrated: whether there were statistics to calibrate.
+    """
     ordered = sorted(records, key=lambda record: record["macs"])
     shown = [ordered[i * len(ordered) // SHOWN] for i in range(SHOWN)]
     shown = ordered if len(ordered) <= SHOWN else shown
@@ -122,10 +132,8 @@ def print_records(records: list[dict[str, Any]], metric: Metric) -> None:
     sound = [record for record in records if record["loss"] is not None]
     batches, batch = first["calibration"]
     subnets = "1 subnet" if len(records) == 1 else f"{len(records)} subnets"
-    said = (
-        f"{subnets} on {first['images']} {first['split']} images, each calibrated on "
-        f"{batches} batches of {batch}"
-    )
+    said = f"{subnets} on {first['images']} {first['split']} {metric.examples}"
+    said += f", each calibrated on {batches} batches of {batch}" if calibrated else ""
     if sound:
         best = max(sound, key=lambda record: metric.score(record[metric.name]))
         said += f"; best {metric.shown(best[metric.name])} with {best['macs']:,} MACs"

@@ -72,9 +72,9 @@ def run(arguments: Arguments) -> None:
         opened, archs[0], out, formats=arguments.format, pixels=pixels, input_size=size
     )
     print(
-        f"wrote {out}: {net.macs:,} MACs, {net.parameters:,} parameters, test accuracy "
-        f"{net.accuracy['test']:.2%}; its logits differ from the supernet's by {net.proof:.1e} of "
-        "the largest"
+        f"wrote {out}: {net.macs:,} MACs, {net.parameters:,} parameters, test {net.metric.name} "
+        f"{net.metric.shown(net.values['test'])}; its logits differ from the supernet's by "
+        f"{net.proof:.1e} of the largest"
     )
     print(f"loaded back and run, the logits differ by: {_differences(net)}")
     print(f"next: read {out / 'README.md'}; it shows how to load the network")
@@ -105,7 +105,7 @@ def _many(opened: Run, archs: Sequence[Arch], out: pathlib.Path, wanted: Wanted)
         print(f"{kept} of {len(job.folders)} networks are in {out} already and are kept")
     for net in extract.carry_out(opened, job, wanted):
         print(
-            f"{net.folder}: {net.macs:,} MACs, test {net.accuracy['test']:.2%}, "
+            f"{net.folder}: {net.macs:,} MACs, test {net.metric.shown(net.values['test'])}, "
             f"{_differences(net)}",
             flush=True,
         )

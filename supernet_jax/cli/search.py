@@ -71,7 +71,8 @@ def _print(result: Mapping[str, Any], metric: Metric) -> None:
     console = rich.console.Console()
     console.print(table)
     console.print(
-        f"{result['evaluations']} subnets scored on {result['images']} images held out of training"
+        f"{result['evaluations']} subnets scored on {result['images']} {metric.examples} held out "
+        "of training"
     )
     if result["not_a_number"]:
         print(f"the loss of {result['not_a_number']} of them is not a number; they are on no front")

@@ -1,4 +1,4 @@
-"""Labelled images: reading, splitting and batching them, all on the host.
+"""Labelled images, and text: reading, splitting and batching them, all on the host.
 
 Shapes: N images of a part, H x W pixels, C channels (1 for grey), B images of a batch. Pixels are
 uint8 in 0..255, labels int32 in 0..classes-1.
@@ -16,11 +16,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from supernet_jax.data import decode, notes, sources, splits
+from supernet_jax.data import decode, notes, sources, splits, text
 from supernet_jax.data.batches import batch_indices, calibration_subset, padded_batches, shuffled
 from supernet_jax.data.decode import Background, Crop, Encoded, Header, How, Odd
 from supernet_jax.data.feeding import Examples, Reading, feed
-from supernet_jax.data.images import Found, Images, Stored, leave_stored
+from supernet_jax.data.images import Found, Images, Stored, leave_stored, select
 from supernet_jax.data.settings import Data
 from supernet_jax.data.splits import SPLIT, random_stream
 from supernet_jax.data.survey import Survey, survey
@@ -41,6 +41,7 @@ __all__ = [
     "Storage",
     "Stored",
     "Survey",
+    "Tokens",
     "arrays",
     "batch_indices",
     "calibration_subset",
@@ -60,17 +61,30 @@ TEST_SEED = 0  # of the fifth set aside where a source has no test images of its
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A dataset cut in three parts that share no image."""
+    """A dataset cut in three parts that share no example."""
 
     name: str  # as given to `load`
     train: Images
     held_out: Images  # taken from the training data, to search on; in random order
     test: Images  # for final figures only
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # empty for text, as the next two
     mean: tuple[float, ...]  # C numbers: of the pixels of `train`, in 0..1 (of a sample, if stored)
     std: tuple[float, ...]  # C numbers: the same, at least one grey level (1/255)
     fingerprint: str  # 16 hex digits over pixels (or files), labels, names, split seed
     notes: tuple[str, ...] = ()  # what users should be told before they train on it, a line each
+    tokens: "Tokens | None" = None  # of text
+
+
+class Tokens(NamedTuple):
+    """What the examples of a text are made of.
+
+    Attributes:
+        vocabulary: number of ids.
+        length: ids of an example.
+    """
+
+    vocabulary: int
+    length: int
 
 
 class Source(NamedTuple):
@@ -88,19 +102,23 @@ def load(
     data_dir: str | None = None,
     held_out: float | int,
     seed: int,
+    length: int | None = None,
     size: int | None = None,
     storage: Storage = "auto",
     crop: Crop = "stretch",
     upright: bool = False,
     background: Background = "none",
 ) -> Dataset:
-    """A dataset with its held-out part taken from the training data, stratified by class.
+    """A dataset with its held-out part taken from the training data, stratified by class; text by
+    file.
 
     Args:
-        name: `digits`, `tfds:NAME`, `folder:PATH` or `npz:PATH`, see docs/data.md.
+        name: `digits`, `tfds:NAME`, `folder:PATH` or `npz:PATH`, see docs/data.md; or
+            `source:stdlib` or `text:PATH`, see docs/text.md.
         data_dir: where TFDS has its prepared data; where a relative PATH starts.
         held_out: a fraction in (0, 1) or a number of images of the training data.
         seed: of the held-out split, at least 0. The test part does not depend on it.
+        length: of text, bytes of an example; None for 256. What follows is for images alone.
         size: every image becomes size x size.
         storage: `memory` decodes everything now; `stream` leaves images in their files until they
             are needed; `auto` streams where `memory` would take more than 4 GiB, or where crops
@@ -117,6 +135,8 @@ def load(
     """
     if seed < 0:
         raise UserError(f"the seed of the held-out split is {seed}; give one of at least 0")
+    if text.is_text(name):
+        return _text(name, data_dir, held_out, seed, text.LENGTH if length is None else length)
     source = read(
         name,
         data_dir=data_dir,
@@ -142,6 +162,30 @@ def load(
         std,
         fingerprint,
         (*source.notes, *notes.thin(name, source.class_names, *labels)),
+    )
+
+
+def _text(name: str, data_dir: str | None, held_out: float, seed: int, length: int) -> Dataset:
+    """Text, split by file; its held-out windows are in random order."""
+    if length < 1:
+        raise UserError(f"an example has {length} bytes; give a length of at least 1")
+    found = text.find(name, data_dir=data_dir, held_out=held_out, seed=seed)
+    train, part, test = (
+        Images(*text.windows(own, length, what=f"the {which} part of {name}"))
+        for which, own in found.parts.items()
+    )
+    order = random_stream(seed, SPLIT).permutation(len(part.labels))
+    about = repr((found.digest, held_out, seed, length)).encode()
+    return Dataset(
+        name,
+        train,
+        select(part, order),
+        test,
+        class_names=(),
+        mean=(),
+        std=(),
+        fingerprint=hashlib.sha256(about).hexdigest()[:16],
+        tokens=Tokens(text.VOCABULARY, length),
     )
 
 

@@ -38,34 +38,35 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def shuffled(images: Images, *, seed: int) -> Images:
-    """The images in random order; nothing is decoded."""
+    """The examples in random order; nothing is decoded."""
     order = random_stream(seed, EVALUATION).permutation(len(images.labels))
     return select(images, order)
 
 
 def padded_batches(images: Images, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """All images in order, in chunks of one size for evaluation.
+    """All examples in order, in chunks of one size for evaluation.
 
     Returns:
-        Images uint8 [ceil(N / B), B, H, W, C], zero where padded, and labels int32
-        [ceil(N / B), B], -1 where padded.
+        Inputs uint8 [ceil(N / B), B, ...], zero where padded, and labels int32
+        [ceil(N / B), B, ...], -1 where padded.
     """
     chunks = -(-len(images.labels) // batch)
     pixels = np.zeros((chunks * batch, *images.images.shape[1:]), np.uint8)
-    labels = np.full(chunks * batch, -1, np.int32)
+    labels = np.full((chunks * batch, *images.labels.shape[1:]), -1, np.int32)
     pixels[: len(images.labels)] = images.images[:]
-    labels[: len(images.labels)] = images.labels
-    return pixels.reshape(chunks, batch, *pixels.shape[1:]), labels.reshape(chunks, batch)
+    labels[: len(images.labels)] = images.labels[:]
+    own = (chunks, batch)
+    return pixels.reshape(*own, *pixels.shape[1:]), labels.reshape(*own, *labels.shape[1:])
 
 
 def calibration_subset(images: Images, *, batches: int, batch: int, seed: int) -> np.ndarray:
-    """Images drawn without replacement, to calibrate BatchNorm on.
+    """Examples drawn without replacement, to calibrate BatchNorm on.
 
     Where there are too few, fewer batches come back, but at least one, which then may be smaller:
     the shape tells what was used.
 
     Returns:
-        uint8 [batches, B, H, W, C].
+        uint8 [batches, B, ...].
     """
     n = len(images.labels)
     batch = min(batch, n)

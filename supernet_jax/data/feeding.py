@@ -27,11 +27,11 @@ AHEAD = 2  # batches that are decoded before they are asked for
 
 
 class Examples(NamedTuple):
-    """Training images of a step, or those of them that one process needs."""
+    """Training examples of a step, or those of them that one process needs."""
 
-    images: np.ndarray  # uint8 [R, H, W, C]
-    labels: np.ndarray  # int32 [R]
-    ids: np.ndarray  # int32 [R], which of the training images they are
+    images: np.ndarray  # uint8 [R, H, W, C]; of text [R, T]
+    labels: np.ndarray  # int32 [R]; of text [R, T]
+    ids: np.ndarray  # int32 [R], which of the training examples they are
 
 
 class Reading(NamedTuple):
@@ -59,7 +59,7 @@ def feed(
     """The batches of the steps `start` to `stop - 1`. Close it if it is not used up.
 
     Args:
-        images: the training images.
+        images: the training examples; those of text are read as they are asked for.
         batch: B, examples of a step.
         seed: of order and crops.
         start: first step, at least 0.

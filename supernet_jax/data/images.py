@@ -1,4 +1,4 @@
-"""Labelled images, in memory or left in their files until they are asked for."""
+"""Examples and their labels, in memory or left in their files until they are asked for."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import numpy as np
 
 from supernet_jax.data import decode
 from supernet_jax.data.decode import AS_THEY_LIE, Crop, Encoded, How, Part
+from supernet_jax.data.text import Windows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,10 +85,10 @@ Pixels = np.ndarray | Stored
 
 
 class Images(NamedTuple):
-    """Some labelled images."""
+    """Some labelled images; or windows of text, and the bytes that follow each of theirs."""
 
-    images: Pixels  # uint8 [N, H, W, C]
-    labels: np.ndarray  # int32 [N]
+    images: Pixels | Windows  # uint8 [N, H, W, C]; of text [N, T]
+    labels: Any  # an array, int32 [N]; of text `Windows`, [N, T]
 
 
 class Found(NamedTuple):
@@ -107,11 +108,12 @@ class Found(NamedTuple):
 
 
 def select(images: Images, places: np.ndarray) -> Images:
-    """Some of the images, in this order; nothing is decoded."""
+    """Some of the examples, in this order; nothing is read or decoded."""
     pixels, labels = images
+    own = labels.select(places) if isinstance(labels, Windows) else labels[places]
     if isinstance(pixels, Stored):
-        return Images(select_stored(pixels, places), labels[places])
-    return Images(pixels[places], labels[places])
+        return Images(select_stored(pixels, places), own)
+    return Images(pixels.select(places) if isinstance(pixels, Windows) else pixels[places], own)
 
 
 def select_stored(images: Stored, places: np.ndarray) -> Stored:

@@ -1,4 +1,4 @@
-"""The part of a configuration that names the images: which, of what size, how augmented."""
+"""The part of a configuration that names the data: which, of what size, how augmented."""
 
 import dataclasses
 from typing import Literal
@@ -8,16 +8,18 @@ from supernet_jax.data.decode import Background, Crop
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where images come from and how they are augmented."""
+    """Where images or text come from, and how images are augmented."""
 
     name: str = "digits"
-    """which images: digits | tfds:NAME | folder:PATH | npz:PATH"""
+    """which: digits | tfds:NAME | folder:PATH | npz:PATH | source:stdlib | text:PATH"""
     data_dir: str | None = None
     """folder of prepared TFDS data, or folder in which a relative PATH starts"""
     held_out: float = 0.1
-    """training images to keep for the search: a share below 1, or a number of images"""
+    """training images to keep for the search: a share below 1, or a number; of text a share"""
     split_seed: int = 0
     """seed that picks the held-out images"""
+    length: int | None = None
+    """of text: bytes of an example, 256 if not given; longer ones take more memory"""
     size: int | None = None
     """height and width that all images are brought to, pixels"""
     crop: Crop = "stretch"

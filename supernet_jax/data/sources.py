@@ -13,7 +13,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.storage import files, local_copy
 from supernet_jax.storage.paths import expanded, joined
 
-KINDS = ("digits", "tfds:NAME", "folder:PATH", "npz:PATH")
+KINDS = ("digits", "tfds:NAME", "folder:PATH", "npz:PATH", "source:stdlib", "text:PATH")
 KEYS = ("x_train", "y_train", "x_test", "y_test")  # of an npz file
 
 
@@ -35,6 +35,8 @@ def find(name: str, *, data_dir: str | None) -> Found:
             return folders.find(local_copy.local(path))
         case "npz" if rest:
             return _read_npz(local_copy.local(path))
+        case "source" | "text":
+            raise UserError(f"{name} is text, but images are wanted here; see docs/text.md")
     raise UserError(_unknown(name))
 
 

@@ -34,6 +34,7 @@ from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.shared_params import zero_stats
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import Strategy, switched
+from supernet_jax.errors import UserError
 from supernet_jax.evaluation.chunks import EvaluationData as EvaluationData
 from supernet_jax.evaluation.chunks import Wanted, chunks, host
 from supernet_jax.evaluation.programs import How as How
@@ -159,8 +160,33 @@ def scored(
 def _result(task: Task, scores: Scores, real: np.ndarray) -> Result:
     loss = np.asarray(scores["loss"]).sum((1, 2), dtype=np.float32)
     values = [
-        float(task.value({name: np.asarray(score[i])[real] for name, score in scores.items()}))
+        _value(task, {name: np.asarray(score[i])[real] for name, score in scores.items()})
         for i in range(len(loss))
     ]
     total = int(real.sum())
     return Result(np.array(values), loss / np.float32(total), total)
+
+
+def _value(task: Task, scores: Scores) -> float:
+    """The metric of one subnet, of the scores of all examples.
+
+    Raises:
+        UserError: it, or the score of an example, is not a number where losses are numbers. (That a
+            loss is none is said of the subnet, whose weights have diverged.)
+    """
+    value = float(task.value(scores))
+    if np.isnan(scores["loss"]).any():
+        return value
+    for name, score in scores.items():
+        if np.isnan(where := np.asarray(score, np.float32)).any():
+            raise UserError(
+                f"the task {task.name} gives example {int(np.argwhere(np.isnan(where))[0, 0])} a "
+                f"score {name!r} that is not a number, though its loss is one; give each example a "
+                "number, and let `value` leave out what does not count"
+            )
+    if np.isnan(value):
+        raise UserError(
+            f"the task {task.name} gives a {task.metric.name} that is not a number for scores that "
+            "are numbers; mend its `value`"
+        )
+    return value

@@ -1,15 +1,19 @@
-"""What happens to a step's images before the network sees them, by the settings of the data."""
+"""What happens to a step's examples before the network sees them, by the settings of the data."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import numpy as np
 
 from supernet_jax.data import augment, autoaugment
 from supernet_jax.elastic.choices import Array
 from supernet_jax.experiment.config import Data
-from supernet_jax.tasks import ImageClassification, Task
+from supernet_jax.tasks import HiddenTokens, ImageClassification, Task
 from supernet_jax.training.recipe import Mix
+
+EVALUATION_KEY = 0  # seed of what is hidden where nothing is trained
 
 
 def augmented(
@@ -45,8 +49,18 @@ def augmented(
     return prepare(images)
 
 
+def unchanged(prepare: Callable[[Array], Array], inputs: Array, key: Array, ids: Array) -> Array:
+    """A step's inputs that are not augmented, as those of text; arguments are those of
+    `augmented`.
+    """
+    del key, ids
+    return prepare(inputs)
+
+
 def mix(settings: Data, task: Task) -> Mix | None:
-    """What mixes a step's images with each other, if anything does."""
+    """What mixes a step's images with each other, or hides bytes of its text, if anything does."""
+    if isinstance(task, HiddenTokens):
+        return lambda inputs, targets, key, ids: task.hide(inputs, key, ids)
     if not (settings.mixup or settings.cutmix) or not isinstance(task, ImageClassification):
         return None
     return functools.partial(
@@ -55,3 +69,21 @@ def mix(settings: Data, task: Task) -> Mix | None:
         cutmix_alpha=settings.cutmix,
         classes=task.classes,
     )
+
+
+def evaluated(task: Task, inputs: np.ndarray, targets: np.ndarray) -> tuple[Any, Any]:
+    """Examples of a split, as the data has them, with what the task hides of them; what it hides
+    depends on the place of an example in the split alone.
+
+    Args:
+        task: of the space.
+        inputs: `[E, B, ...]`.
+        targets: `[E, B, ...]`.
+    """
+    if not isinstance(task, HiddenTokens):
+        return inputs, targets
+    flat = inputs.reshape(-1, inputs.shape[-1])
+    key = jax.random.key(EVALUATION_KEY)
+    hidden = jax.device_get(jax.jit(task.hide)(flat, key, np.arange(len(flat), dtype=np.int32)))
+    made, wanted = (part.reshape(inputs.shape) for part in hidden)
+    return made, wanted

@@ -1,20 +1,22 @@
 """From a configuration to what it describes: data, space and recipe, and how to evaluate."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from supernet_jax import data
-from supernet_jax.data import Dataset, augment
+from supernet_jax.data import Dataset, augment, text
 from supernet_jax.elastic import taps
 from supernet_jax.elastic.choices import Array
-from supernet_jax.elastic.space import Space, geometry
+from supernet_jax.elastic.space import Space, geometry, output_shape
 from supernet_jax.errors import LOG, UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.evaluation.evaluate import EvaluationData, How
@@ -22,7 +24,7 @@ from supernet_jax.experiment import augmentation, config
 from supernet_jax.experiment.config import Config
 from supernet_jax.runtime import cache, sharding
 from supernet_jax.storage import user_code
-from supernet_jax.tasks import ImageClassification, Task, offered
+from supernet_jax.tasks import ImageClassification, NextToken, Task, offered
 from supernet_jax.training import recipe
 from supernet_jax.training.gradients import combine
 from supernet_jax.training.samplers import Sampler, sampler
@@ -33,7 +35,7 @@ class Experiment(NamedTuple):
 
     Attributes:
         config: the configuration.
-        dataset: its images.
+        dataset: its images or text.
         space: its search space.
         prepare: inputs as the data has them -> those of the task, without augmentation.
         recipe: how to train it.
@@ -73,43 +75,123 @@ def build(settings: Config) -> Experiment:
             f"a configuration is wanted, as sj.Config(...), but {str(settings)[:60]!r} was given; "
             "the one of a config file is `load_file(path)[0]` of supernet_jax.experiment.config"
         )
-    d = settings.data
-    held_out = int(d.held_out) if d.held_out >= 1 else d.held_out
+    dataset = _loaded(settings)
+    for note in dataset.notes:
+        _warn(note)
+    task = task_of(settings, dataset)
+    more = user_code.taken(settings.space, **offered(task))
+    space = part_of("space", settings.space, Space, **more)
+    if space.task != task:
+        raise UserError(
+            f"config.space: {type(settings.space).__name__} builds a space for {space.task}, but "
+            f"the data {dataset.name} is for {task}; choose a space for such data, or give yours "
+            "the task that its build takes"
+        )
+    geometry(space, space.sizes[0])  # a block that cannot be is refused before any work
+    _check_scores(space, dataset)
+    prepare = _prepare(dataset)
+    recipe = _recipe(settings, space, prepare)
+    return Experiment(settings, dataset, space, prepare, recipe, mesh_of(settings, jax.devices()))
+
+
+FOR_ALL_DATA = ("name", "data_dir", "held_out", "split_seed")
+
+
+def _loaded(settings: Config) -> Dataset:
+    """The data of a configuration, without settings that are for other data."""
+    d, is_text = settings.data, text.is_text(settings.data.name)
+    for field in dataclasses.fields(d):
+        value = getattr(d, field.name)
+        is_for_text = field.name == "length"
+        if field.name in FOR_ALL_DATA or value == field.default or is_for_text == is_text:
+            continue
+        kinds = ("text", "images") if is_for_text else ("images", "text")
+        raise UserError(
+            f"data.{field.name.replace('_', '-')} is {value}, which is for {kinds[0]}, but "
+            f"{d.name} is {kinds[1]}; leave it out"
+        )
     dataset = data.load(
         d.name,
         data_dir=d.data_dir,
-        held_out=held_out,
+        held_out=int(d.held_out) if d.held_out >= 1 else d.held_out,
         seed=d.split_seed,
+        length=d.length,
         size=d.size,
         storage=d.storage,
         crop=d.crop,
         upright=d.upright,
         background=d.background,
     )
-    for note in dataset.notes:
-        _warn(note)
-    task = task_of(dataset)
-    more = user_code.taken(settings.space, **offered(task))
-    space = part_of("space", settings.space, Space, **more)
-    if space.task != task:
+    count = len(dataset.train.labels)
+    if is_text and count < settings.train.batch:
         raise UserError(
-            f"config.space: {type(settings.space).__name__} builds a space for {space.task}, but "
-            f"the data {dataset.name} is for {task}; give the space the task that its build takes"
+            f"{d.name} is too little text for one batch: {count} examples of "
+            f"{dataset.train.images.shape[1]} bytes to train on, but train.batch is "
+            f"{settings.train.batch}; give more text, shorter examples (--data.length) or smaller "
+            "batches"
         )
-    geometry(space, space.sizes[0])  # a block that cannot be is refused before any work
-    prepare = _prepare(dataset)
-    recipe = _recipe(settings, space, prepare)
-    return Experiment(settings, dataset, space, prepare, recipe, mesh_of(settings, jax.devices()))
+    return dataset
 
 
-def task_of(dataset: Dataset) -> Task:
-    """What networks for a data set are for."""
+def _about(dataset: Dataset) -> dict[str, Any]:
+    """What parts of a configuration may ask of the data, by name."""
+    if dataset.tokens is not None:
+        return dataset.tokens._asdict()
+    return dataclasses.asdict(_image_task(dataset))
+
+
+def _image_task(dataset: Dataset) -> ImageClassification:
     return ImageClassification(dataset.train.images.shape[-1], len(dataset.class_names))
+
+
+def task_of(settings: Config, dataset: Dataset) -> Task:
+    """What networks for a data set are for: what the configuration says, or what is usual."""
+    if settings.task is not None:
+        about = {"dataset": dataset, **_about(dataset)}
+        return part_of("task", settings.task, Task, **user_code.taken(settings.task, **about))
+    if dataset.tokens is not None:
+        return NextToken(*dataset.tokens)
+    return _image_task(dataset)
+
+
+def _check_scores(space: Space, dataset: Dataset) -> None:
+    """Makes sure that the task can score what networks of the space put out on the data.
+
+    Raises:
+        UserError: it cannot, or not each example by itself.
+    """
+    task, several = space.task, 2
+    put_out = output_shape(space, space.sizes[0])
+    outputs = jax.ShapeDtypeStruct((several, *put_out.shape[1:]), jnp.float32)
+    targets = jax.ShapeDtypeStruct((several, *dataset.train.labels.shape[1:]), jnp.int32)
+    given = f"outputs {list(outputs.shape)} and targets {list(targets.shape)}"
+    try:
+        scores = jax.eval_shape(task.score, outputs, targets)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = user_code.told(error, user_code.source(type(task)))
+        raise UserError(
+            f"the task {task.name} cannot score {given} of {several} examples: {reason}"
+        ) from error
+    wrong = [name for name, score in scores.items() if score.shape[:1] != (several,)]
+    if wrong or "loss" not in scores or scores["loss"].shape != (several,):
+        seen = {name: list(score.shape) for name, score in scores.items()}
+        raise UserError(
+            f"the task {task.name} scores {given} of {several} examples as {seen}; each score must "
+            f"have a row for each example, and 'loss' must be [{several}]"
+        )
 
 
 def _prepare(dataset: Dataset) -> Callable[[Array], Array]:
     """What makes the task's inputs of those of the data, without augmentation."""
+    if dataset.tokens is not None:
+        return _as_ids
     return functools.partial(augment.normalise, mean=dataset.mean, std=dataset.std)
+
+
+def _as_ids(tokens: Array) -> Array:
+    return tokens.astype(jnp.int32)
 
 
 def mesh_of(settings: Config, devices: list[jax.Device]) -> Mesh:
@@ -166,6 +248,7 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
     length = user_code.taken(settings.combine, steps=t.steps)
     drawing = part_of("sampler", settings.sampler, Sampler, menu=space.menu, **more)
     sampler.check(drawing)
+    is_text = text.is_text(d.name)
     return recipe.Recipe(
         space=space,
         sampler=drawing,
@@ -174,7 +257,9 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         optimizer=part_of(
             "optimizer", settings.optimizer, optax.GradientTransformation, steps=t.steps
         ),
-        augment=functools.partial(augmentation.augmented, d, prepare),
+        augment=functools.partial(augmentation.unchanged, prepare)
+        if is_text
+        else functools.partial(augmentation.augmented, d, prepare),
         strategy=config.strategy(
             t.strategy,
             job="train",

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from supernet_jax import spaces
+from supernet_jax import spaces, tasks
 from supernet_jax.data.settings import Data
 from supernet_jax.elastic import blockwise, strategies
 from supernet_jax.elastic.strategies import Strategy
@@ -90,11 +90,12 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole experiment: which subnets there are, on which images and how they are trained.
+    """A whole experiment: which subnets there are, on which data and how they are trained.
 
     `space`, `sampler`, `loss`, `teacher`, `combine` and `optimizer` are parts: frozen dataclasses
     with a method `build`, of `sj.spaces`, `sj.samplers`, `sj.losses`, `sj.teachers`,
-    `sj.gradients`, `sj.optimizers`, or your own.
+    `sj.gradients`, `sj.optimizers`, or your own. So is `task`, of `sj.tasks`; with None the data
+    says what networks are for.
 
     Raises:
         UserError: a setting is of another type than declared, or not allowed.
@@ -109,6 +110,7 @@ class Config:
     optimizer: Any = dataclasses.field(default_factory=Sgd)
     train: Train = dataclasses.field(default_factory=Train)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    task: Any = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -124,6 +126,7 @@ class Config:
             ("train.norm-shards", train.norm_shards, 1),
             ("train.accumulate", train.accumulate, 1),
             ("train.model-devices", train.model_devices, 1),
+            ("data.length", data.length if data.length is not None else 1, 1),
             ("data.pad", data.pad, 0),
             ("data.layers", data.layers, 1),
             ("data.mixup", data.mixup, 0),
@@ -153,7 +156,7 @@ class Config:
 
 
 # Whose dataclasses a configuration is made of.
-PARTS = (spaces, samplers, losses, teachers, gradients, optimizers)
+PARTS = (spaces, samplers, losses, teachers, gradients, optimizers, tasks)
 
 
 def _dataclasses_of(module: Any) -> dict[str, type]:

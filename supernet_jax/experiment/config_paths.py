@@ -43,7 +43,9 @@ def _of_data(value: dict[str, Any]) -> dict[str, str]:
     if isinstance(folder, str):
         return {"data_dir": _expanded(folder)}
     kind, _, path = name.partition(":") if isinstance(name, str) else ("", "", "")
-    return {"name": f"{kind}:{_expanded(path)}"} if kind in ("folder", "npz") and path else {}
+    return (
+        {"name": f"{kind}:{_expanded(path)}"} if kind in ("folder", "npz", "text") and path else {}
+    )
 
 
 def _expanded(path: str) -> str:

@@ -19,6 +19,7 @@ from supernet_jax.networks.formats import table
 from supernet_jax.runtime import progress
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
+from supernet_jax.tasks import ImageClassification, Metric, NextToken
 
 WHOLE = 2**28  # bytes of shared parameters up to which all of them are read
 Read = Literal["auto", "whole", "slices"]
@@ -30,9 +31,10 @@ class Extracted(NamedTuple):
     Attributes:
         folder: that holds it; `load` gives its module and variables.
         arch: in the notation of its space.
-        macs: multiply-accumulates for one image.
+        macs: multiply-accumulates for one image, or one example of text.
         parameters: how many numbers it has.
-        accuracy: share of images classified correctly in [0, 1], of "held-out" and "test".
+        metric: of its task, as the accuracy.
+        values: of the metric, of "held-out" and "test".
         proof: largest difference of its logits from the supernet's, relative to the largest logit.
         formats: by name, the largest difference of the logits of what was written, likewise.
     """
@@ -41,9 +43,17 @@ class Extracted(NamedTuple):
     arch: Any
     macs: int
     parameters: int
-    accuracy: dict[str, float]
+    metric: Metric
+    values: dict[str, float]
     proof: float
     formats: dict[str, float]
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """The values, where the metric is the accuracy."""
+        if self.metric.name != "accuracy":
+            raise UserError(f"the network has no accuracy, but a {self.metric.name}: see values")
+        return self.values
 
 
 def extract(
@@ -145,9 +155,13 @@ def with_what_is_read(opened: Run, read: Read) -> Run:
 
 def described(folder: pathlib.Path, description: Mapping[str, Any]) -> Extracted:
     """What the `network.json` of a network says."""
+    is_text = description["version"] == manifest.TEXT_VERSION
+    metric = (NextToken if is_text else ImageClassification).metric
     return Extracted(
         folder=folder,
-        **{name: description[name] for name in ("arch", "macs", "parameters", "accuracy")},
+        **{name: description[name] for name in ("arch", "macs", "parameters")},
+        metric=metric,
+        values=description[metric.name],
         proof=description["proof"]["difference"],
         formats={name: one["difference"] for name, one in description["formats"].items()},
     )

@@ -37,8 +37,7 @@ from supernet_jax.networks.network import Network, Variables
 from supernet_jax.networks.preparation import Preparation
 from supernet_jax.runtime import hardware
 from supernet_jax.storage import files, whole_folder
-from supernet_jax.storage.typed_json import parse
-from supernet_jax.tasks import Size
+from supernet_jax.tasks import ImageClassification, Size
 
 PROOF_IMAGES = 64  # real images on which logits are compared
 
@@ -96,11 +95,12 @@ def take_out(
         built.space, params, arch, stats, module, variables, built.prepare(jnp.asarray(images))
     )
     held_out = build.evaluation_data(built, "held-out")
-    accuracy = {
-        "held-out": _accuracy(built, module, variables, held_out),
-        "test": _accuracy(built, module, variables, data),
+    measure = _accuracy if _is_of_images(built) else _measured
+    values = {
+        "held-out": measure(built, module, variables, held_out),
+        "test": measure(built, module, variables, data),
     }
-    made = _Made(arch, module, variables, proof, accuracy, _size(data.calibration))
+    made = _Made(arch, module, variables, proof, values, _size(data.calibration))
     return _save(opened, made, folder, wanted or Wanted(), images)
 
 
@@ -110,12 +110,12 @@ def take_out_many(
     """As `take_out` for each of several archs, with programs that serve all of them.
 
     Of a run without parameters those of one subnet after the other are read, which is then taken
-    out by itself: memory is that of the largest.
+    out by itself: memory is that of the largest. So is each of text.
 
     Yields:
         Each folder as it is written, and its description; those of one size together.
     """
-    if opened.params is None:
+    if opened.params is None or not _is_of_images(opened.experiment):
         for arch, folder in zip(archs, folders, strict=True):
             yield folder, take_out(opened, arch, folder, wanted)
         return
@@ -151,7 +151,7 @@ def is_finished(opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted) -
             return False
     except OSError as error:
         raise files.unreadable(folder, error, kind="folder") from error
-    there = parse(Description, manifest.read_description(folder), "network.json")
+    there = manifest.described(manifest.read_description(folder), "network.json")
     space, source = opened.experiment.space, there.source
     size = _fed_size(opened.experiment, wanted)
     own = {
@@ -165,7 +165,7 @@ def is_finished(opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted) -
         "arch": there.arch,
         "checkpoint": source.get("checkpoint"),
         "run": os.path.realpath(str(source.get("run"))),
-        "preparation": there.preparation,
+        "preparation": there.preparation if isinstance(there, Description) else None,
         "formats": {name: (f.size, f.pixels) for name, f in there.formats.items()},
     }
     other = [key for key in own if own[key] != theirs[key]]
@@ -176,7 +176,7 @@ def is_finished(opened: Run, arch: Arch, folder: pathlib.Path, wanted: Wanted) -
 
 
 def proof_images(built: Experiment) -> np.ndarray:
-    """Real test images, uint8 `[B, H, W, C]`."""
+    """Real test images, uint8 `[B, H, W, C]`, or text `[B, T]`."""
     return np.asarray(built.dataset.test.images[:PROOF_IMAGES])
 
 
@@ -185,7 +185,7 @@ class _Made(NamedTuple):
     module: Network
     variables: Variables
     proof: float
-    accuracy: Mapping[str, float]
+    values: Mapping[str, float]  # of the task's metric, by split
     calibration: tuple[int, int]  # batches, images in each
 
 
@@ -193,30 +193,7 @@ def _save(
     opened: Run, made: _Made, folder: pathlib.Path, wanted: Wanted, images: np.ndarray
 ) -> dict[str, Any]:
     built = opened.experiment
-    dataset = built.dataset
-    description = extract.describe(
-        built.space,
-        made.arch,
-        made.module,
-        made.variables,
-        mean=dataset.mean,
-        std=dataset.std,
-        preparation=preparation_of(built),
-        classes=dataset.class_names,
-        accuracy=made.accuracy,
-        calibration=made.calibration,
-        source={
-            "run": str(opened.folder),
-            "checkpoint": opened.step,
-            "data": dataset.name,
-            "data_fingerprint": dataset.fingerprint,
-            "split_seed": built.config.data.split_seed,
-            "held_out_limit": built.config.evaluation.limit,
-            "parameters_read": "slices" if opened.part else "whole",
-        },
-        proof=made.proof,
-        proof_images=len(images),
-    )
+    description = _description(opened, made, len(images))
     size = _fed_size(built, wanted)
     export = Export(made.module, made.variables, description, size, wanted.pixels)
     return network_folder.save(
@@ -229,21 +206,71 @@ def _save(
     )
 
 
+def _description(opened: Run, made: _Made, proof_examples: int) -> dict[str, Any]:
+    """What `network.json` says."""
+    built = opened.experiment
+    dataset = built.dataset
+    network = (built.space, made.arch, made.module, made.variables)
+    source = {
+        "run": str(opened.folder),
+        "checkpoint": opened.step,
+        "data": dataset.name,
+        "data_fingerprint": dataset.fingerprint,
+        "split_seed": built.config.data.split_seed,
+        "held_out_limit": built.config.evaluation.limit,
+        "parameters_read": "slices" if opened.part else "whole",
+    }
+    if not _is_of_images(built):
+        own: dict[str, Any] = {"perplexity": made.values, "source": source}
+        return extract.describe_text(
+            *network, **own, proof=made.proof, proof_examples=proof_examples
+        )
+    return extract.describe(
+        *network,
+        mean=dataset.mean,
+        std=dataset.std,
+        preparation=preparation_of(built),
+        classes=dataset.class_names,
+        accuracy=made.values,
+        calibration=made.calibration,
+        source=source,
+        proof=made.proof,
+        proof_images=proof_examples,
+    )
+
+
+def _is_of_images(built: Experiment) -> bool:
+    return isinstance(built.space.task, ImageClassification)
+
+
 def _size(calibration: Any) -> tuple[int, int]:
     """Batches, and images in each."""
     return calibration.shape[0], calibration.shape[1]
 
 
-def preparation_of(built: Experiment) -> Preparation:
-    """How images of a run's data become pixels wherever nothing is random."""
+def preparation_of(built: Experiment) -> Preparation | None:
+    """How images of a run's data become pixels wherever nothing is random; None for text."""
+    if not _is_of_images(built):
+        return None
     _, height, width, _ = built.dataset.test.images.shape
     d = built.config.data
     centre = None if d.crop == "stretch" else decode.CENTRE
     return Preparation(height, width, centre, upright=d.upright, background=d.background)
 
 
-def _fed_size(built: Experiment, wanted: Wanted) -> tuple[int, int]:
-    """Height and width of the images that programs take."""
+def _fed_size(built: Experiment, wanted: Wanted) -> tuple[int, ...]:
+    """Height and width of the images that programs take; nothing for text.
+
+    Raises:
+        UserError: something is asked for that only images have.
+    """
+    if not _is_of_images(built):
+        if wanted.pixels or wanted.size is not None:
+            option = "--pixels" if wanted.pixels else "--input-size"
+            raise UserError(
+                f"{option} is for images, but the run is for {built.space.task.name}; leave it out"
+            )
+        return ()
     if wanted.size is not None:
         return wanted.size, wanted.size
     _, height, width, _ = built.dataset.test.images.shape
@@ -285,6 +312,24 @@ def _accuracy(
     batches = zip(data.inputs, data.targets, data.real, strict=True)
     correct = sum(int(right(variables, *batch)) for batch in batches)
     return correct / int(np.sum(np.asarray(data.real)))
+
+
+def _measured(
+    built: Experiment, module: Network, variables: Variables, data: EvaluationData
+) -> float:
+    """The task's metric of a split, by the extracted network itself."""
+    task = built.space.task
+
+    @jax.jit
+    def scores(variables: Any, inputs: Any, targets: Any) -> Any:
+        return task.score(jnp.asarray(module.apply(variables, built.prepare(inputs))), targets)
+
+    batches = zip(data.inputs, data.targets, strict=True)
+    found = [jax.device_get(scores(variables, *batch)) for batch in batches]
+    real = np.asarray(data.real).reshape(-1)
+    return float(
+        task.value({name: np.concatenate([s[name] for s in found])[real] for name in found[0]})
+    )
 
 
 # ---------------------------------------------------------------------------- many together

@@ -164,6 +164,7 @@ def meta(built: Experiment) -> dict[str, Any]:
         "space": space_identity.describe_space(built.space),
         "config": config_paths.with_absolute_paths(typed_json.to_json(built.config)),
         "data": built.dataset.fingerprint,
+        "metric": built.space.task.metric._asdict(),
         "jax": jax.__version__,
         "devices": built.mesh.size,
     }

@@ -30,6 +30,7 @@ from supernet_jax.elastic import (
     notation,
     shared_params,
     slicing,
+    space_identity,
     strategies,
 )
 from supernet_jax.elastic import space as elastic_space
@@ -39,14 +40,12 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.networks import manifest, network, network_folder
-from supernet_jax.networks.manifest import Description
 from supernet_jax.networks.network import LIMIT, Block, Network, Variables
 from supernet_jax.networks.preparation import Preparation
 from supernet_jax.nn import block_shapes
 from supernet_jax.runtime import hardware, owned
 from supernet_jax.storage import checkpoint
 from supernet_jax.storage.chunked_arrays import Box
-from supernet_jax.storage.typed_json import parse
 from supernet_jax.tasks import ImageClassification
 
 
@@ -231,33 +230,88 @@ def describe(
     ):
         if len(given) != needed:
             raise UserError(f"{len(given)} {what} were given, but the space has {needed}")
-    leaves = jax.tree.leaves(variables["params"])
     batches, batch = calibration if jax.tree.leaves(variables.get("stats", {})) else (0, 0)
     value = {
-        "format": manifest.FORMAT,
+        **_described(space, arch, made, variables, source=source, proof=(proof, proof_images)),
         "version": manifest.VERSION,
-        "space": space.name,
-        "arch": notation.to_notation(space.menu, arch),
         "resolution": made.size,
         "input_channels": task.input_channels,
         "mean": [float(m) for m in mean],
         "std": [float(s) for s in std],
         "preparation": None if preparation is None else dataclasses.asdict(preparation),
         "classes": list(classes),
+        "accuracy": {split: float(share) for split, share in accuracy.items()},
+        "calibration": {"batches": batches, "batch": batch},
+    }
+    return {**value, "sha256": network_folder.digest(manifest.described(value), variables)}
+
+
+def describe_text(
+    space: Space,
+    arch: Arch,
+    made: Network,
+    variables: Variables,
+    *,
+    perplexity: Mapping[str, float],
+    source: Mapping[str, Any],
+    proof: float,
+    proof_examples: int,
+) -> dict[str, Any]:
+    """As `describe`, of a network for text; see `manifest.TextDescription`.
+
+    Args:
+        space: the space, whose task is one of the library's for text.
+        arch: concrete, no batch axes.
+        made: the extracted module.
+        variables: its variables.
+        perplexity: by the name of the split.
+        source: as of `describe`.
+        proof: as `prove` returned it.
+        proof_examples: on how many.
+
+    Raises:
+        UserError: another task; blocks or a topology that no file of the user's defines at top
+            level.
+    """
+    name = type(space.task).__name__
+    if network_folder.TEXT_TASKS.get(name) is not type(space.task):
+        raise _no_folder(space)
+    size = (made.size,) if isinstance(made.size, int) else made.size
+    value = {
+        **_described(space, arch, made, variables, source=source, proof=(proof, proof_examples)),
+        "version": manifest.TEXT_VERSION,
+        "task": {"type": name, "fields": space_identity.described_task(space.task)},
+        "size": list(size),
+        "perplexity": {split: float(measured) for split, measured in perplexity.items()},
+    }
+    return {**value, "sha256": network_folder.digest(manifest.described(value), variables)}
+
+
+def _described(
+    space: Space,
+    arch: Arch,
+    made: Network,
+    variables: Variables,
+    *,
+    source: Mapping[str, Any],
+    proof: tuple[float, int],
+) -> dict[str, Any]:
+    """What all descriptions have, whatever the task is."""
+    leaves = jax.tree.leaves(variables["params"])
+    return {
+        "format": manifest.FORMAT,
+        "space": space.name,
+        "arch": notation.to_notation(space.menu, arch),
         "blocks": [network_folder.described_block(block) for block in made.blocks],
         "code": network_folder.described_code(made),
         "macs": int(costs.macs(space)(jax.tree.map(np.asarray, arch))),
         "parameters": sum(math.prod(leaf.shape) for leaf in leaves),
-        "accuracy": {split: float(share) for split, share in accuracy.items()},
-        "calibration": {"batches": batches, "batch": batch},
         "source": dict(source),
-        "proof": {"difference": proof, "images": proof_images},
+        "proof": {"difference": proof[0], "images": proof[1]},
         "dtype": str(leaves[0].dtype),
         "sha256": "",
         "formats": {},
     }
-    described = parse(Description, value, "the description")
-    return {**value, "sha256": network_folder.digest(described, variables)}
 
 
 def image_task(space: Space) -> ImageClassification:
@@ -267,11 +321,16 @@ def image_task(space: Space) -> ImageClassification:
         UserError: it has another task.
     """
     if not isinstance(space.task, ImageClassification):
-        raise UserError(
-            f"the space {space.name} is for {space.task.name}; folders of networks are for image "
-            "classification; use networks.extract.extract for the module and its variables"
-        )
+        raise _no_folder(space)
     return space.task
+
+
+def _no_folder(space: Space) -> UserError:
+    return UserError(
+        f"the space {space.name} is for {space.task.name}; folders of networks are for image "
+        "classification and for the library's tasks on text; use networks.extract.extract for the "
+        "module and its variables"
+    )
 
 
 class _Straight:

@@ -3,6 +3,7 @@ and `README.md`, the model card, for people.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from supernet_jax.storage.typed_json import parse
 
 # Version 1 had no `formats`; 2 had no `preparation`, and one `size` for both sides in `formats`.
 FORMAT, VERSION = "supernet_jax network", 3
+TEXT_VERSION = 4  # of networks for text; those for images have stayed as they were
 LARGEST_RESOLUTION = 4096
 WEIGHTS, TENSORS = "weights", "model.safetensors"  # where variables for Flax are
 SOURCES = {"orbax": WEIGHTS, "safetensors": TENSORS}  # by the name of the format
@@ -66,7 +68,9 @@ class Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-    """Largest difference of logits from the supernet's, relative to the largest logit."""
+    """Largest difference of logits from the supernet's, relative to the largest logit, on so many
+    images, or examples of text.
+    """
 
     difference: float
     images: int
@@ -78,8 +82,9 @@ class Exported:
 
     Attributes:
         difference: largest one of a logit from the Flax network's, relative to the largest logit.
-        images: on how many.
-        size: height and width, in pixels of the images that are fed.
+        images: on how many, or on how many examples of text.
+        size: height and width, in pixels of the images that are fed; of text, which may be of any
+            length, nothing.
         pixels: whether they are uint8, normalised by the network itself.
         files: SHA-256 of each; what holds variables for Flax is covered by the network's own.
     """
@@ -142,8 +147,73 @@ class Description:
     formats: dict[str, Exported]
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskDescription:
+    """A task of the library's: the name of its class, and its fields."""
+
+    type: str
+    fields: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class TextDescription:
+    """`network.json` of a network for text, field by field; all of them are always there.
+
+    Attributes:
+        format: always `FORMAT`.
+        version: always `TEXT_VERSION`.
+        space: name of the search space that it was taken from.
+        arch: the decisions, as the space notes them.
+        task: what it is for.
+        size: values of the space's static decisions, if it has any, as the length of sequences.
+        blocks: in order.
+        code: the user's file that it needs, if any.
+        macs: multiply-accumulates for one example.
+        parameters: how many numbers it has; a table that the logits are tied to counts twice.
+        perplexity: by the name of the split.
+        source: where it came from: run, checkpoint, ...
+        proof: that it is the same network as in the supernet.
+        dtype: of the parameters.
+        sha256: of structure and weights.
+        formats: in which the folder holds the network, by name.
+    """
+
+    format: str
+    version: int
+    space: str
+    arch: object
+    task: TaskDescription
+    size: tuple[int, ...]
+    blocks: tuple[BlockDescription, ...]
+    code: Code | None
+    macs: int
+    parameters: int
+    perplexity: dict[str, float]
+    source: dict
+    proof: Proof
+    dtype: str
+    sha256: str
+    formats: dict[str, Exported]
+
+
+def described(
+    value: Mapping[str, Any], where: str = "the description"
+) -> Description | TextDescription:
+    """A description as JSON values, by its version, which says what the network is for.
+
+    Raises:
+        UserError: missing, unknown or wrong fields.
+    """
+    if value.get("version") == TEXT_VERSION:
+        text: TextDescription = parse(TextDescription, dict(value), where)
+        return text
+    images: Description = parse(Description, dict(value), where)
+    return images
+
+
 def read_description(folder: str | pathlib.Path) -> dict[str, Any]:
-    """The content of `network.json`, checked field by field; see `Description`.
+    """The content of `network.json`, checked field by field; see `Description` and
+    `TextDescription`.
 
     Raises:
         UserError: it is missing, not JSON, or has missing, unknown or wrong fields.
@@ -158,17 +228,19 @@ def read_description(folder: str | pathlib.Path) -> dict[str, Any]:
             f"{folder} is not an extracted network: it has no network.json; "
             "`supernet extract` writes such folders"
         ) from None
-    if isinstance(value, dict) and value.get("version", VERSION) not in (1, 2, VERSION):
+    if isinstance(value, dict) and value.get("version", VERSION) not in range(1, TEXT_VERSION + 1):
         raise UserError(
-            f"{path} has version {value['version']}, this library reads 1 to {VERSION}; "
+            f"{path} has version {value['version']}, this library reads 1 to "
+            f"{TEXT_VERSION}; "
             "install the version of supernet_jax that wrote it"
         )
     if isinstance(value, dict):
         value = _brought_up(value)
-    described = parse(Description, value, str(path))
-    if not 0 < described.resolution <= LARGEST_RESOLUTION:
+    read = described if isinstance(value, dict) else functools.partial(parse, Description)
+    known = read(value, str(path))
+    if isinstance(known, Description) and not 0 < known.resolution <= LARGEST_RESOLUTION:
         raise UserError(
-            f"{path} has resolution {described.resolution}, allowed are 1 to {LARGEST_RESOLUTION}"
+            f"{path} has resolution {known.resolution}, allowed are 1 to {LARGEST_RESOLUTION}"
         )
     return value
 
@@ -188,7 +260,11 @@ def _brought_up(value: dict[str, Any]) -> dict[str, Any]:
 
 def facts(description: Mapping[str, Any]) -> dict[str, str]:
     """What a file that can hold text says of its network: by name, JSON."""
-    d = parse(Description, dict(description), "the description")
+    d = described(description)
+    if isinstance(d, TextDescription):
+        names = ("space", "arch", "macs", "perplexity", "sha256")
+        texts = {name: files.dumps(description[name]) for name in names}
+        return {**texts, "task": files.dumps(dataclasses.asdict(d.task))}
     values = {
         "mean": d.mean,
         "std": d.std,
@@ -221,7 +297,9 @@ def model_card(
         snippets: by the name of a format, Python that makes `logits` of `inputs`, see
             `export.format.Format`; those of weights need none.
     """
-    d = parse(Description, dict(description), "the description")
+    d = described(description)
+    if isinstance(d, TextDescription):
+        return _text_card(d, folder, snippets or {})
     flax = [name for name in d.formats if name in SOURCES]
     programs = [name for name in d.formats if name in (snippets or {})]
     lines = [*_facts(d), ""]
@@ -235,6 +313,42 @@ def model_card(
     lines += ["Source:", "", *(f"- {key}: {value}" for key, value in d.source.items())]
     lines += [f"- arch: `{files.dumps(d.arch)}`"]
     return "\n".join(lines) + "\n"
+
+
+def _text_card(d: TextDescription, folder: str, snippets: Mapping[str, str]) -> str:
+    own = f', space_file="{_quoted(d.code.file)}"' if d.code else ""
+    load = f'module, variables = sj.load("{_quoted(folder)}"{own})'
+    inputs = 'inputs = np.array([list("yours".encode())], np.int32)'
+    use = ["logits = jax.jit(module.apply)(variables, inputs)"]
+    if d.task.type == "NextToken":
+        use.append('print(sj.generate(module, variables, "import ", tokens=200, temperature=0.8))')
+    lines = [
+        *(f"# {d.space}, {d.macs:,} MACs", ""),
+        f"Bytes of text ({d.task.type}: {files.dumps(d.task.fields)}).",
+        f"One subnet of the supernet `{d.space}`, extracted as a plain Flax network.",
+        *("", "| | |", "|---|---|"),
+        *(f"| perplexity on {split} | {value:.4g} |" for split, value in d.perplexity.items()),
+        f"| MACs | {d.macs:,} |",
+        f"| parameters | {d.parameters:,} ({d.dtype}) |",
+        "| input | `[B, T]`, whole numbers: bytes |",
+        f"| same as in the supernet | logits within {d.proof.difference:.1e} of the largest, "
+        f"{d.proof.images} examples |",
+        *(
+            f"| same as {name} | logits within {e.difference:.1e} of the largest, {e.images} "
+            "examples |"
+            for name, e in d.formats.items()
+        ),
+        "",
+    ]
+    flax = [name for name in d.formats if name in SOURCES]
+    if flax or not d.formats:
+        imports = ["import jax, numpy as np", "import supernet_jax as sj", ""]
+        lines += [f"In Flax{_from(flax)}:", "", *_block([*imports, load, inputs, *use]), ""]
+    for name in [name for name in d.formats if name in snippets]:
+        code = snippets[name].replace("FOLDER", _quoted(folder)).splitlines()
+        lines += [f"As {name}:", "", *_block(["import numpy as np", inputs, "", *code]), ""]
+    lines += ["Source:", "", *(f"- {key}: {value}" for key, value in d.source.items())]
+    return "\n".join([*lines, f"- arch: `{files.dumps(d.arch)}`"]) + "\n"
 
 
 def _facts(d: Description) -> list[str]:

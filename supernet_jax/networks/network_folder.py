@@ -36,6 +36,8 @@ from supernet_jax.networks.manifest import (
     WEIGHTS,
     BlockDescription,
     Description,
+    TextDescription,
+    described,
     model_card,
     read_description,
 )
@@ -52,7 +54,9 @@ from supernet_jax.storage import (
 from supernet_jax.storage.buckets import Bucket
 from supernet_jax.storage.paths import expanded, on_this_machine
 from supernet_jax.storage.typed_json import parse
-from supernet_jax.tasks import ImageClassification
+from supernet_jax.tasks import HiddenTokens, ImageClassification, NextToken, Size, Task
+
+TEXT_TASKS: dict[str, Any] = {kind.__name__: kind for kind in (NextToken, HiddenTokens)}
 
 
 def load(
@@ -75,7 +79,7 @@ def load(
             weights; damaged weights; a space file that is needed, wrong or not a Python file.
     """
     folder = local_copy.local(expanded(folder))
-    description = parse(Description, read_description(folder), "network.json")
+    description = described(read_description(folder), "network.json")
     module = build(description, _user_code(description, space_file))
     return module, read_variables(folder, description, module, source=source)
 
@@ -93,7 +97,11 @@ def inputs(folder: str | pathlib.Path, images: Sequence[str | pathlib.Path]) -> 
         UserError: the folder does not say how images were prepared; no image, or a file that is
             none or cannot be read.
     """
-    d = parse(Description, read_description(folder), "network.json")
+    d = described(read_description(folder), "network.json")
+    if isinstance(d, TextDescription):
+        raise UserError(
+            f"{folder} holds a network for text; give it bytes as whole numbers [B, T], no images"
+        )
     if d.preparation is None or d.input_channels not in preparation.MODES:
         raise UserError(
             f"{folder} does not say how an image file becomes the pixels that it was trained on; "
@@ -105,7 +113,7 @@ def inputs(folder: str | pathlib.Path, images: Sequence[str | pathlib.Path]) -> 
     return np.asarray(augment.normalise(jnp.asarray(np.stack(made)), mean=d.mean, std=d.std))
 
 
-def build(description: Description, code: Mapping[str, Any]) -> Network:
+def build(description: Description | TextDescription, code: Mapping[str, Any]) -> Network:
     """The module that a description stands for.
 
     Args:
@@ -128,9 +136,19 @@ def build(description: Description, code: Mapping[str, Any]) -> Network:
                 f"{description.code.file} defines no function {description.code.forward}, which "
                 "network.json names as its topology; pass the file that it was extracted with"
             )
-    d = description
-    task = ImageClassification(d.input_channels, len(d.classes))
-    return Network(tuple(blocks), d.resolution, task, forward)
+    return Network(tuple(blocks), *_size_and_task(description), forward)
+
+
+def _size_and_task(d: Description | TextDescription) -> tuple[Size, Task]:
+    if isinstance(d, Description):
+        return d.resolution, ImageClassification(d.input_channels, len(d.classes))
+    if d.task.type not in TEXT_TASKS:
+        raise UserError(
+            f"network.json: task.type is {d.task.type!r}, but the library has "
+            f"{', '.join(TEXT_TASKS)}; was it edited, or written by a later version?"
+        )
+    task = parse(TEXT_TASKS[d.task.type], d.task.fields, "network.json: task.fields")
+    return d.size[0] if len(d.size) == 1 else d.size, task
 
 
 def _types(
@@ -152,7 +170,7 @@ def _types(
 
 
 def _user_code(
-    description: Description, space_file: str | pathlib.Path | None
+    description: Description | TextDescription, space_file: str | pathlib.Path | None
 ) -> Mapping[str, Any]:
     own = sorted({b.type for b in description.blocks if b.spec_type is not None})
     needed = [*own, "its topology"] if description.code and description.code.forward else own
@@ -177,7 +195,11 @@ def _user_code(
 
 
 def read_variables(
-    folder: pathlib.Path, description: Description, module: Network, *, source: str | None = None
+    folder: pathlib.Path,
+    description: Description | TextDescription,
+    module: Network,
+    *,
+    source: str | None = None,
 ) -> Variables:
     """The variables of a network, after making sure that they are the module's own.
 
@@ -208,7 +230,7 @@ def read_variables(
     return {"params": {}, "stats": {}, **jax.tree.map(jnp.asarray, variables)}
 
 
-def _weights_of(folder: pathlib.Path, description: Description) -> str:
+def _weights_of(folder: pathlib.Path, description: Description | TextDescription) -> str:
     there = [name for name in SOURCES.values() if (folder / name).exists()]
     if not there and description.formats and not SOURCES.keys() & description.formats.keys():
         raise UserError(
@@ -219,7 +241,7 @@ def _weights_of(folder: pathlib.Path, description: Description) -> str:
     return there[0] if there else WEIGHTS
 
 
-def check_fit(module: Network, shapes: Any, description: Description) -> None:
+def check_fit(module: Network, shapes: Any, description: Description | TextDescription) -> None:
     """Makes sure that variables of these shapes are exactly those of the module.
 
     Raises:
@@ -228,7 +250,7 @@ def check_fit(module: Network, shapes: Any, description: Description) -> None:
     there = _flat(shapes)
     leaves = tuple((name, leaf.shape, leaf.dtype) for name, leaf in _leaves(shapes).items())
     try:
-        own, logits = _own_shapes(module, leaves, description.input_channels)
+        own, logits = _own_shapes(module, leaves)
     except Exception as error:  # whatever a block, of the user's perhaps, makes of other sizes
         reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
         raise UserError(f"network.json does not fit the weights beside it: {reason}") from error
@@ -238,7 +260,7 @@ def check_fit(module: Network, shapes: Any, description: Description) -> None:
                 f"network.json does not fit the weights beside it: {name} is "
                 f"{there.get(name, 'missing')}, but must be {own.get(name, 'left out')}"
             )
-    if logits != (1, len(description.classes)):
+    if isinstance(description, Description) and logits != (1, len(description.classes)):
         raise UserError(
             f"network.json names {len(description.classes)} classes, but the network has "
             f"{list(logits)[1:]} logits"
@@ -246,15 +268,12 @@ def check_fit(module: Network, shapes: Any, description: Description) -> None:
 
 
 @functools.lru_cache(maxsize=8)  # tracing a network takes longer than reading it
-def _own_shapes(
-    module: Network, leaves: tuple[Any, ...], channels: int
-) -> tuple[dict[str, str], tuple[int, ...]]:
-    """What variables a module makes itself, and the shape of its logits for one image.
+def _own_shapes(module: Network, leaves: tuple[Any, ...]) -> tuple[dict[str, str], tuple[int, ...]]:
+    """What variables a module makes itself, and the shape of its logits for one example.
 
     Args:
         module: of the network.
         leaves: (name, shape, dtype) of the variables that there are.
-        channels: of the images.
 
     Raises whatever a module or Flax does where the variables do not fit.
     """
@@ -267,12 +286,17 @@ def _own_shapes(
     return _flat(own), logits.shape
 
 
-def digest(description: Description, variables: Variables) -> str:
+def digest(description: Description | TextDescription, variables: Variables) -> str:
     """SHA-256 of what a network computes: its structure, its input, and its weights."""
     d = description
-    structure = [d.resolution, d.input_channels, d.mean, d.std, d.classes, d.dtype]
+    structure: list[Any]
+    if isinstance(d, TextDescription):
+        structure = [dataclasses.asdict(d.task), d.size, d.dtype]
+    else:
+        structure = [d.resolution, d.input_channels, d.mean, d.std, d.classes, d.dtype]
     structure += [[dataclasses.asdict(block) for block in d.blocks], d.code and d.code.forward]
-    structure += [] if d.preparation is None else [dataclasses.asdict(d.preparation)]
+    if isinstance(d, Description) and d.preparation is not None:
+        structure += [dataclasses.asdict(d.preparation)]
     total = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
     for name, leaf in sorted(_leaves(variables).items()):
         array = np.asarray(leaf)
@@ -363,18 +387,18 @@ def save(
     if not description["proof"]["difference"] <= LIMIT:
         raise UserError(f"{folder}: the description holds no proof that the networks are the same")
     with whole_folder.unfinished(folder) as path:
-        described = {**description, "formats": {}}
-        files.write_json(path / "network.json", described)  # some formats are loaded with its help
+        said = {**description, "formats": {}}
+        files.write_json(path / "network.json", said)  # some formats are loaded with its help
         if write is None:
             write_variables(path, variables, WEIGHTS)
         else:
-            described["formats"] = dict(write(path))
-        files.write_json(path / "network.json", described)
+            said["formats"] = dict(write(path))
+        files.write_json(path / "network.json", said)
         # Other programs know no buckets: the folder is used where it has been copied to.
         shown = folder.name if isinstance(folder, Bucket) else str(folder)
-        files.write_text(path / "README.md", card(described, folder=shown))
+        files.write_text(path / "README.md", card(said, folder=shown))
         _check_written(path, made, variables)
-    return described
+    return said
 
 
 def check_free(folder: str | pathlib.Path) -> pathlib.Path:
@@ -447,18 +471,18 @@ def _source(thing: Any) -> pathlib.Path:
 
 def _check_written(path: pathlib.Path, made: Network, variables: Variables) -> None:
     """Reads a folder as `load` would, and compares it with what was to be written."""
-    described = parse(Description, read_description(path), "network.json")
+    there = described(read_description(path), "network.json")
     own = {b.module.__name__: b.module for b in made.blocks}
     specs = {type(b.spec).__name__: type(b.spec) for b in made.blocks}
     forward = {} if made.forward is None else {made.forward.__name__: made.forward}
-    if build(described, {**own, **specs, **forward}) != made:
+    if build(there, {**own, **specs, **forward}) != made:
         raise UserError("the description is not of this network; make it with describe")
-    if digest(described, variables) != described.sha256:
+    if digest(there, variables) != there.sha256:
         raise UserError("the description and the variables do not match its sha256; describe these")
     for source in SOURCES.values():
         if not (path / source).exists():
             continue
-        back = read_variables(path, described, made, source=source)
+        back = read_variables(path, there, made, source=source)
         for a, b in zip(jax.tree.leaves(variables), jax.tree.leaves(back), strict=True):
             if np.asarray(a).tobytes() != np.asarray(b).tobytes():
                 raise UserError(

@@ -128,11 +128,12 @@ class Depthwise(nn.Module):
 
 
 class Dense(nn.Module):
-    """Linear layer with bias, kernel `[C_in, C_out]`."""
+    """Linear layer, kernel `[C_in, C_out]`, with a bias unless `bias` is false."""
 
     features: int
     zero_bias: bool = False
     start: Initializer | None = None
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -140,6 +141,8 @@ class Dense(nn.Module):
         c = x.shape[-1]
         w = _parameter(self, "kernel", c, (c, self.features), self.start)
         y = jnp.dot(x, w.astype(x.dtype))
+        if not self.bias:
+            return y
         zeros = nn.initializers.zeros if self.zero_bias or self.start is not None else None
         return y + _row(_parameter(self, "bias", c, (self.features,), zeros), y)
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from supernet_jax.reporting.tolerant_json import Broken, Lines, number
+from supernet_jax.tasks import Metric
 
-SERIES = ("loss/", "accuracy/")  # how names of metrics begin that are drawn, with gradient_norm
 MOST = 64  # names of metrics that are kept
 EVENTS = 10_000  # events that are kept
 
@@ -59,8 +59,9 @@ class History:
 
 @dataclasses.dataclass
 class _Reading:
-    """What was read so far."""
+    """What was read so far, of metrics whose names begin so (and the gradient's norm)."""
 
+    series: tuple[str, ...]
     steps: array.array = dataclasses.field(default_factory=lambda: array.array("d"))
     values: dict[str, array.array] = dataclasses.field(default_factory=dict)
     events: list[Event] = dataclasses.field(default_factory=list)
@@ -71,9 +72,14 @@ class _Reading:
     refused: int = 0
 
 
-def read(path: pathlib.Path) -> History:
-    """Reads `metrics.jsonl`, whatever state it is in; an empty history where there is none."""
-    found, lines = _Reading(), Lines(path)
+def read(path: pathlib.Path, metric: Metric) -> History:
+    """Reads `metrics.jsonl`, whatever state it is in; an empty history where there is none.
+
+    Args:
+        path: of the file.
+        metric: of the run.
+    """
+    found, lines = _Reading(("loss/", f"{metric.name}/")), Lines(path)
     for line in lines:
         if not _take(found, line):
             lines.note("no step")
@@ -122,7 +128,7 @@ def _go_back(found: _Reading, line: Mapping[str, Any]) -> bool:
 def _add(found: _Reading, step: float, line: Mapping[str, Any]) -> None:
     nan = float("nan")
     for name in line:
-        drawn = name.startswith(SERIES) or name == "gradient_norm"
+        drawn = name.startswith(found.series) or name == "gradient_norm"
         if drawn and name not in found.values and len(found.values) < MOST:
             found.values[name] = array.array("d", [nan]) * len(found.steps)
     for name, column in found.values.items():

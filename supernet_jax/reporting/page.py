@@ -7,7 +7,13 @@ from collections.abc import Mapping
 
 import supernet_jax
 from supernet_jax.experiment import config
-from supernet_jax.reporting import run_facts, subnet_charts, tolerant_json, training_charts
+from supernet_jax.reporting import (
+    run_facts,
+    run_results,
+    subnet_charts,
+    tolerant_json,
+    training_charts,
+)
 from supernet_jax.reporting.html import NOTHING, Html, join, tag
 from supernet_jax.reporting.run_facts import Facts
 from supernet_jax.reporting.tolerant_json import mapping
@@ -155,15 +161,20 @@ def _training(facts: Facts) -> list[Html]:
 def _networks(facts: Facts) -> list[Html]:
     if not facts.networks:
         return [tag("p", "None was found in the run folder or beside it.", class_="soft")]
-    return [subnet_charts.networks(facts.networks)]
+    return [subnet_charts.networks(facts.networks, facts.metric)]
 
 
 def _footer(facts: Facts, written: str) -> Html:
     evaluation = mapping(facts.config.get("evaluation"))
+    calibrated = facts.metric == run_results.ACCURACY and (
+        " Accuracies of subnets are calibrated (by the configuration "
+        f"{evaluation.get('calibration_batches', '?')} batches of {evaluation.get('batch', '?')} "
+        "images)."
+    )
     said = (
-        f"Written {written} by supernet_jax {supernet_jax.__version__}. Accuracies of subnets are "
-        f"calibrated (by the configuration {evaluation.get('calibration_batches', '?')} batches of "
-        f"{evaluation.get('batch', '?')} images). Archs are shown when a point is hovered or "
-        "touched; a click on a table's head sorts it. The file needs no network."
+        f"Written {written} by supernet_jax {supernet_jax.__version__}."
+        f"{calibrated or ''} Archs are shown when "
+        "a point is hovered or touched; a click on a table's head sorts it. The file needs no "
+        "network."
     )
     return tag("footer", tag("p", said))

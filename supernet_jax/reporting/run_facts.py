@@ -13,6 +13,7 @@ from supernet_jax.reporting.metrics_history import History, Times
 from supernet_jax.reporting.run_results import Front, Network, Pair, Subnet
 from supernet_jax.reporting.tolerant_json import Broken, mapping, number
 from supernet_jax.storage import checkpoint, files
+from supernet_jax.tasks import Metric
 
 
 class Facts(NamedTuple):
@@ -22,6 +23,7 @@ class Facts(NamedTuple):
         folder: of the run.
         config: its `config.json`.
         meta: of the last checkpoint; empty where there is none.
+        metric: by which subnets are compared.
         checkpoint: its step, or None.
         history: what training wrote.
         times: when.
@@ -36,6 +38,7 @@ class Facts(NamedTuple):
     folder: pathlib.Path
     config: Mapping[str, Any]
     meta: Mapping[str, Any]
+    metric: Metric
     checkpoint: int | None
     history: History
     times: Times
@@ -67,11 +70,12 @@ def gather(folder: pathlib.Path) -> Facts:
     """
     described = _config(folder)
     meta, step, bad = _checkpoint(folder / "checkpoints")
-    metrics = metrics_history.read(folder / "metrics.jsonl")
+    metric = run_results.metric_of(meta, tolerant_json.read(folder / "search.json")[0])
+    metrics = metrics_history.read(folder / "metrics.jsonl", metric)
     times = metrics_history.read_times(folder / "times.jsonl")
-    evaluated, bad_evaluations = run_results.evaluations(folder / "evaluations.jsonl")
-    search, bad_search = run_results.search(folder / "search.json")
-    races, bad_races = run_results.races(folder / "races")
+    evaluated, bad_evaluations = run_results.evaluations(folder / "evaluations.jsonl", metric)
+    search, bad_search = run_results.search(folder / "search.json", metric)
+    races, bad_races = run_results.races(folder / "races", metric)
     pairs, bad_pairs = run_results.fidelity(folder / "fidelity.json")
     networks, bad_networks = run_results.networks(folder)
     maybe = [bad, metrics.broken, times.broken, bad_evaluations, bad_search, bad_pairs]
@@ -80,6 +84,7 @@ def gather(folder: pathlib.Path) -> Facts:
         folder=folder,
         config=described,
         meta=meta,
+        metric=metric,
         checkpoint=step,
         history=metrics,
         times=times,
@@ -137,7 +142,11 @@ def rows(facts: Facts) -> list[Row]:
     out = [
         Row("space", _part(c.get("space"), space.get("name"))),
         Row("data", f"{data.get('name', '?')} (fingerprint {facts.meta.get('data', 'unknown')})"),
-        Row("held out", f"{held} of the training images, split seed {data.get('split_seed', '?')}"),
+        Row(
+            "held out",
+            f"{held} of the training {facts.metric.examples}, split seed "
+            f"{data.get('split_seed', '?')}",
+        ),
         Row("sampler", _part(c.get("sampler"))),
         Row("loss", _part(c.get("loss"))),
         Row("optimizer", _part(c.get("optimizer"))),

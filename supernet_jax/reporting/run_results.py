@@ -21,7 +21,9 @@ from supernet_jax.reporting.tolerant_json import (
 from supernet_jax.storage import files
 from supernet_jax.storage.buckets import Bucket
 from supernet_jax.storage.paths import expanded
+from supernet_jax.tasks import Metric
 
+ACCURACY = Metric("accuracy", "%")  # of runs that do not say theirs
 NETWORKS = 200  # extracted networks that are shown
 FOLDERS = 5000  # that are looked into around a run
 DEPTH = 3  # of folders beside a run, as networks/front/NETWORK
@@ -33,21 +35,21 @@ class Subnet(NamedTuple):
     Attributes:
         arch: as JSON.
         macs: multiply-accumulates.
-        accuracy: in [0, 1].
+        value: of the run's metric, as an accuracy in [0, 1].
         split: of the images that it was measured on.
         images: how many; None where it is not said.
         parameters: how many, or None.
         calibration: batches and images in each, or "".
         checkpoint: step, or None.
         milliseconds: of a search for latency, or None.
-        test: accuracy on the test split that a front says beside its own, or None.
+        test: the metric on the test split that a front says beside its own, or None.
         seen: images that a raced subnet saw, or None.
         conditions: what results must share to be compared.
     """
 
     arch: str
     macs: float
-    accuracy: float
+    value: float
     split: str
     images: float | None
     parameters: float | None
@@ -95,74 +97,79 @@ class Network(NamedTuple):
     description: Mapping[str, Any]
 
 
-def evaluations(path: pathlib.Path) -> tuple[list[Subnet], Broken | None]:
+def evaluations(path: pathlib.Path, metric: Metric) -> tuple[list[Subnet], Broken | None]:
     """Subnets of `evaluations.jsonl`; of an arch under equal conditions the last line counts."""
     lines = Lines(path)
     found: dict[tuple[str, str], Subnet] = {}
     for line in lines:
-        one = subnet(line)
+        one = subnet(line, metric)
         if one is None:
-            lines.note("no arch, MACs or accuracy")
+            lines.note(f"no arch, MACs or {metric.name}")
         else:
             found[one.conditions, one.arch] = one
     return list(found.values()), lines.broken
 
 
-def subnet(record: Any) -> Subnet | None:
+def measured(value: Any, metric: Metric) -> float | None:
+    """A value of a metric, or None: shares are in [0, 1]."""
+    return share(value) if metric.unit == "%" else number(value)
+
+
+def subnet(record: Any, metric: Metric) -> Subnet | None:
     """A record as `results.Scorer` writes them, or None if it is none."""
     record = mapping(record)
-    costs, accuracy = numbers(record, "macs"), share(record.get("accuracy"))
-    if costs is None or costs[0] < 0 or accuracy is None or "arch" not in record:
+    costs, value = numbers(record, "macs"), measured(record.get(metric.name), metric)
+    if costs is None or costs[0] < 0 or value is None or "arch" not in record:
         return None
     sizes = record.get("calibration")
     two = isinstance(sizes, list) and len(sizes) == 2 and all(number(n) is not None for n in sizes)
-    calibration = f"{sizes[0]} x {sizes[1]} images" if two and sizes is not None else ""
+    calibration = f"{sizes[0]} x {sizes[1]} {metric.examples}" if two and sizes is not None else ""
     images, step = number(record.get("images")), number(record.get("checkpoint"))
     split = str(record.get("split", "?"))
     same = [str(record.get(k)) for k in ("split", "checkpoint", "data", "dtype")]
     return Subnet(
         arch=notation(record["arch"]),
         macs=costs[0],
-        accuracy=accuracy,
+        value=value,
         split=split,
         images=images,
         parameters=number(record.get("parameters")),
         calibration=calibration,
         checkpoint=step,
         milliseconds=number(record.get("latency")),
-        test=share(record.get("test_accuracy")),
+        test=measured(record.get(f"test_{metric.name}"), metric),
         seen=None,
         conditions=notation([*same, images, calibration]),
     )
 
 
-def search(path: pathlib.Path) -> tuple[Front | None, Broken | None]:
+def search(path: pathlib.Path, metric: Metric) -> tuple[Front | None, Broken | None]:
     """The result of the last search."""
     value, broken = read(path)
     if value is None:
         return None, broken
     result = mapping(value)
-    chosen, bad = _subnets(result.get("front"), path.name)
+    chosen, bad = _subnets(result.get("front"), path.name, metric)
     said = (
         f"{_count(result.get('evaluations'))} subnets scored by {result.get('algorithm', '?')} "
-        f"search on {_count(result.get('images'))} {result.get('split', '?')} images"
+        f"search on {_count(result.get('images'))} {result.get('split', '?')} {metric.examples}"
     )
     return Front(path.name, chosen, [], str(result.get("cost", "macs")), said), bad
 
 
-def races(folder: pathlib.Path) -> tuple[list[Front], list[Broken]]:
+def races(folder: pathlib.Path, metric: Metric) -> tuple[list[Front], list[Broken]]:
     """The finished races of a run, by name."""
     fronts, broken = [], []
     for path in files.found(folder, "*.json"):
         value, bad = read(path)
         result = mapping(value)
         if bad is None:
-            chosen, bad = _subnets(result.get("front"), path.name)
+            chosen, bad = _subnets(result.get("front"), path.name, metric)
             all_of_it = result.get("all")
             raced = [
                 (one, number(mapping(record).get("images")))
                 for record in (all_of_it if isinstance(all_of_it, list) else [])
-                if (one := subnet(record)) is not None
+                if (one := subnet(record, metric)) is not None
             ]
             full = number(mapping(next(iter(_list(result.get("front"))), None)).get("images"))
             others = [one._replace(seen=seen) for one, seen in raced if seen != full]
@@ -266,14 +273,29 @@ def _names(description: Mapping[str, Any], run: pathlib.Path) -> bool:
         return False
 
 
-def _subnets(records: Any, file: str) -> tuple[list[Subnet], Broken | None]:
+def _subnets(records: Any, file: str, metric: Metric) -> tuple[list[Subnet], Broken | None]:
     if not isinstance(records, list):
         return [], Broken(file, 1, 0, "no list called front")
-    found = [subnet(record) for record in records]
+    found = [subnet(record, metric) for record in records]
     bad = [place for place, one in enumerate(found, 1) if one is None]
     known = sorted((one for one in found if one is not None), key=lambda one: one.macs)
-    why = "no arch, MACs or accuracy"
+    why = f"no arch, MACs or {metric.name}"
     return known, Broken(file, len(bad), bad[0], f"front: {why}") if bad else None
+
+
+def metric_of(meta: Mapping[str, Any], search: Any) -> Metric:
+    """The metric of a run, as its last search or its checkpoint says; older ones are of images.
+
+    Args:
+        meta: of the last checkpoint.
+        search: content of `search.json`.
+    """
+    for said in (mapping(search).get("metric"), meta.get("metric")):
+        known = mapping(said)
+        name, unit, higher = (known.get(key) for key in ("name", "unit", "higher_is_better"))
+        if isinstance(name, str) and isinstance(unit, str) and isinstance(higher, bool):
+            return Metric(name, unit, higher)
+    return ACCURACY
 
 
 def _list(value: Any) -> Iterable[Any]:

@@ -17,6 +17,7 @@ from supernet_jax.reporting.metrics_history import Stretch
 from supernet_jax.reporting.tolerant_json import mapping
 from supernet_jax.storage import typed_json
 from supernet_jax.storage.user_code import taken
+from supernet_jax.tasks import HiddenTokens, ImageClassification, NextToken, Task, offered
 from supernet_jax.training.samplers import Sampler
 
 MOST = 20_000  # steps that are replayed; of longer runs so many, evenly spaced
@@ -59,7 +60,7 @@ def replayed(
     """
     known = mapping(meta.get("space"))
     try:
-        sizes = {"classes": int(known["classes"]), "input_channels": int(known["input_channels"])}
+        task = _task(known)
         own = described["train"]
         seed, shards = int(own["seed"]), int(own.get("arch_shards", 1))
         if not (0 <= seed < 2**63 and 1 <= shards <= 2**16):
@@ -68,7 +69,7 @@ def replayed(
         raise UserError("the configuration or the checkpoint does not say enough") from None
     part = typed_json.parse(Any, described.get("space"), "space", named=types)
     drawing = typed_json.parse(Any, described.get("sampler"), "sampler", named=types)
-    space, sampler = _built(part, drawing, sizes, own.get("steps"))
+    space, sampler = _built(part, drawing, task, own.get("steps"))
     space_identity.check_space(dict(meta), space)
     steps, rollbacks, total = _some(stretches)
     seen = sampler_visits.visits(space, sampler, steps, rollbacks, seed=seed, arch_shards=shards)
@@ -86,10 +87,20 @@ def replayed(
     )
 
 
-def _built(space: Any, sampler: Any, sizes: Mapping[str, int], steps: Any) -> tuple[Space, Sampler]:
+def _task(known: Mapping[str, Any]) -> Task:
+    """What a space is built for."""
+    if "vocabulary" not in known:
+        return ImageClassification(int(known["input_channels"]), int(known["classes"]))
+    vocabulary, length = int(known["vocabulary"]), int(known["length"])
+    if "share" not in known:
+        return NextToken(vocabulary, length)
+    return HiddenTokens(vocabulary, length, float(known["share"]))
+
+
+def _built(space: Any, sampler: Any, task: Task, steps: Any) -> tuple[Space, Sampler]:
     """The space and the sampler of a configuration; both may be the user's own."""
     try:
-        made: Space = space.build(**sizes)
+        made: Space = space.build(**taken(space, **offered(task)))
         more = taken(sampler, space=made, steps=steps)
         return made, sampler.build(menu=made.menu, **more)
     except Exception as error:  # whatever code of the user's raises

@@ -1,5 +1,6 @@
 """The front, the ranking and the extracted networks, as charts and tables."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,9 +10,10 @@ import scipy.stats
 from supernet_jax.reporting import svg_axes, svg_plot
 from supernet_jax.reporting.html import NOTHING, Html, join, tag
 from supernet_jax.reporting.run_facts import Facts
-from supernet_jax.reporting.run_results import Front, Network, Pair, Subnet
+from supernet_jax.reporting.run_results import Front, Network, Pair, Subnet, measured
 from supernet_jax.reporting.svg_plot import Labels, Points
-from supernet_jax.reporting.tolerant_json import mapping, notation, number, share
+from supernet_jax.reporting.tolerant_json import mapping, notation, number
+from supernet_jax.tasks import Metric
 
 MOST = 800  # points of one kind that say their arch
 KINDS = ("c0", "c1", "c2", "c3", "c4")
@@ -53,6 +55,22 @@ def _number(value: float | None, form: str = ",.0f") -> Cell:
     return Cell("", "", "n") if value is None else Cell(f"{value:{form}}", repr(value), "n")
 
 
+def _percent(metric: Metric) -> float:
+    """What values are multiplied by where they are shown."""
+    return 100.0 if metric.unit == "%" else 1.0
+
+
+def _headed(metric: Metric, name: str = "") -> str:
+    """The head of a column of values, or the name of an axis."""
+    name = name or metric.name
+    return f"{name}, {metric.unit}" if metric.unit else name
+
+
+def _value(value: float | None, metric: Metric) -> Cell:
+    form = ".2f" if metric.unit == "%" else ".4g"
+    return _number(None if value is None else _percent(metric) * value, form)
+
+
 def front(facts: Facts) -> list[Html]:
     """The front and everything that was scored, drawn; the chosen subnets in a table."""
     fronts = ([facts.search] if facts.search else []) + facts.races
@@ -60,14 +78,15 @@ def front(facts: Facts) -> list[Html]:
         return [tag("p", "No subnet was evaluated yet.", class_="soft")]
     scored, tested, left = _current(facts.evaluated, fronts)
     said = [tag("p", f"{f.source}: {f.said}.", class_="soft") for f in fronts]
-    groups, notes = _groups(scored, tested, fronts, facts.networks)
+    groups, notes = _groups(scored, tested, fronts, facts)
     if left:
         notes.append(f"{left:,} evaluations of other checkpoints or conditions are not drawn.")
     drawn = NOTHING
     if any(len(group.x) for group in groups):
-        labels = Labels("Accuracy over MACs", "MACs", "accuracy, %", " ".join(notes))
+        title = f"{facts.metric.name.capitalize()} over MACs"
+        labels = Labels(title, "MACs", _headed(facts.metric), " ".join(notes))
         drawn = tag("div", svg_plot.scatter(groups, labels), class_="charts wide")
-    return [*said, drawn, _chosen(fronts, scored, tested)]
+    return [*said, drawn, _chosen(fronts, scored, tested, facts.metric)]
 
 
 def _current(
@@ -98,43 +117,41 @@ def _groups(
     scored: Sequence[Subnet],
     tested: Sequence[Subnet],
     fronts: Sequence[Front],
-    networks: Sequence[Network],
+    facts: Facts,
 ) -> tuple[list[Points], list[str]]:
-    notes = []
-    shown = _spread(scored)
+    notes, metric = [], facts.metric
+    shown = _spread(scored, metric)
     if len(shown) < len(scored):
         notes.append(f"{len(shown):,} of {len(scored):,} scored subnets are drawn, spread out.")
-    groups = [_points("scored, held-out", "scored", "circle", 2.4, shown)]
+    points = functools.partial(_points, metric)
+    groups = [points("scored, held-out", "scored", "circle", 2.4, shown)]
     for one in fronts:
         raced = one.source.startswith("races/")
-        dropped = _spread(one.others)
+        dropped = _spread(one.others, metric)
         if dropped:
             notes.append("Accuracies of subnets that dropped out of a race are estimates.")
-            groups.append(_points("dropped out of a race", "dropped", "triangle", 2.4, dropped))
+            groups.append(points("dropped out of a race", "dropped", "triangle", 2.4, dropped))
         split = one.chosen[0].split if one.chosen else ""
         name = f"front of a race, {split}" if raced else f"front of the search, {split}"
         if one.cost != "macs":
             notes.append(f"The search was for {one.cost}, not MACs: its front is not joined.")
         kind, joined = ("race" if raced else "front"), ("steps" if one.cost == "macs" else "")
-        groups.append(_points(name, kind, "circle", 3.6, one.chosen, joined))
+        groups.append(points(name, kind, "circle", 3.6, one.chosen, joined))
     known = {s.arch for s in tested}
     extra = [
-        s._replace(accuracy=s.test, split="test")
+        s._replace(value=s.test, split="test")
         for f in fronts
         for s in f.chosen
         if s.test is not None and s.arch not in known
     ]
-    groups.append(_points("test", "tested", "diamond", 3.6, [*_spread(tested), *extra]))
-    groups.append(_taken_out(networks))
+    groups.append(points("test", "tested", "diamond", 3.6, [*_spread(tested, metric), *extra]))
+    groups.append(_taken_out(facts.networks, metric))
     return groups, notes
 
 
-def _taken_out(networks: Sequence[Network]) -> Points:
+def _taken_out(networks: Sequence[Network], metric: Metric) -> Points:
     """Extracted networks on the test split."""
-    known = [
-        (number(n.description["macs"]), share(mapping(n.description["accuracy"]).get("test")), n)
-        for n in networks
-    ]
+    known = [(number(n.description["macs"]), _of_split(n, "test", metric), n) for n in networks]
     drawn = [(m, a, n) for m, a, n in known if m is not None and m > 0 and a is not None]
     return Points(
         "extracted, test",
@@ -142,13 +159,24 @@ def _taken_out(networks: Sequence[Network]) -> Points:
         "square",
         3.4,
         [m for m, _, _ in drawn],
-        [100 * a for _, a, _ in drawn],
-        [f"{n.folder.name}: {a:.2%} test\n{m:,.0f} MACs" for m, a, n in drawn],
+        [_percent(metric) * a for _, a, _ in drawn],
+        [f"{n.folder.name}: {metric.shown(a)} test\n{m:,.0f} MACs" for m, a, n in drawn],
     )
 
 
+def _of_split(network: Network, split: str, metric: Metric) -> float | None:
+    """What a folder says of a network on a split, in the metric of the run."""
+    return measured(mapping(network.description.get(metric.name)).get(split), metric)
+
+
 def _points(
-    name: str, kind: str, shape: str, size: float, subnets: Sequence[Subnet], joined: str = ""
+    metric: Metric,
+    name: str,
+    kind: str,
+    shape: str,
+    size: float,
+    subnets: Sequence[Subnet],
+    joined: str = "",
 ) -> Points:
     return Points(
         name,
@@ -156,46 +184,51 @@ def _points(
         shape,
         size,
         [s.macs for s in subnets],
-        [100 * s.accuracy for s in subnets],
-        [_title(s) for s in subnets],
+        [_percent(metric) * s.value for s in subnets],
+        [_title(s, metric) for s in subnets],
         joined,
     )
 
 
-def _title(s: Subnet) -> str:
-    images = "" if s.images is None else f" of {s.images:,.0f} images"
+def _title(s: Subnet, metric: Metric) -> str:
+    images = "" if s.images is None else f" of {s.images:,.0f} {metric.examples}"
     seen = "" if s.seen is None else f", after {s.seen:,.0f} of them"
     parameters = "" if s.parameters is None else f", {s.parameters:,.0f} parameters"
-    return f"{s.accuracy:.2%} {s.split}{images}{seen}\n{s.macs:,.0f} MACs{parameters}\n{s.arch}"
+    return (
+        f"{metric.shown(s.value)} {s.split}{images}{seen}\n{s.macs:,.0f} MACs{parameters}\n{s.arch}"
+    )
 
 
-def _spread(subnets: Sequence[Subnet]) -> list[Subnet]:
+def _spread(subnets: Sequence[Subnet], metric: Metric) -> list[Subnet]:
     """At most `MOST` of them: the best of each of as many ranges of MACs, then the others."""
     if len(subnets) <= MOST:
         return list(subnets)
     by_cost = sorted(subnets, key=lambda s: s.macs)
     parts = np.array_split(np.arange(len(by_cost)), MOST // 2)
-    best = [max(part, key=lambda i: by_cost[i].accuracy) for part in parts]
-    worst = [min(part, key=lambda i: by_cost[i].accuracy) for part in parts]
+    score = lambda i: metric.score(by_cost[i].value)  # noqa: E731
+    best, worst = ([pick(part, key=score) for part in parts] for pick in (max, min))
     return [by_cost[i] for i in sorted({*best, *worst})]
 
 
-def _chosen(fronts: Sequence[Front], scored: Sequence[Subnet], tested: Sequence[Subnet]) -> Html:
+def _chosen(
+    fronts: Sequence[Front], scored: Sequence[Subnet], tested: Sequence[Subnet], metric: Metric
+) -> Html:
     """The table of the fronts; without one, of the best scored."""
-    on_test = {s.arch: s.accuracy for s in tested}
+    on_test = {s.arch: s.value for s in tested}
     rows = [(f"{_short(f)}:{i}", s) for f in fronts for i, s in enumerate(f.chosen)]
     caption = "Chosen subnets"
     if not rows:
-        best = sorted(scored or tested, key=lambda s: -s.accuracy)[:20]
+        best = sorted(scored or tested, key=lambda s: -metric.score(s.value))[:20]
         rows = [(str(i), s) for i, s in enumerate(best, 1)]
         caption = "The best that were evaluated"
     if not rows:
         return NOTHING
     timed = any(s.milliseconds is not None for _, s in rows)
-    heads = ["from", "accuracy, %", "on", "test, %", "MACs", *["ms"] * timed, "parameters"]
-    heads += ["calibration", "arch"]
+    heads = ["from", _headed(metric), "on", _headed(metric, "test"), "MACs", *["ms"] * timed]
+    heads += ["parameters", "calibration", "arch"]
     return join(
-        tag("p", tag("strong", caption)), table(heads, list(_rows(rows, on_test, timed=timed)))
+        tag("p", tag("strong", caption)),
+        table(heads, list(_rows(rows, on_test, metric, timed=timed))),
     )
 
 
@@ -204,7 +237,7 @@ def _short(front: Front) -> str:
 
 
 def _rows(
-    rows: Sequence[tuple[str, Subnet]], on_test: dict[str, float], *, timed: bool
+    rows: Sequence[tuple[str, Subnet]], on_test: dict[str, float], metric: Metric, *, timed: bool
 ) -> Iterator[list[Cell]]:
     for place, (name, s) in enumerate(rows):
         test = on_test.get(s.arch, s.test)
@@ -212,9 +245,9 @@ def _rows(
         milliseconds = [_number(s.milliseconds, ".4g")] if timed else []
         yield [
             Cell(name, float(place)),
-            _number(100 * s.accuracy, ".2f"),
+            _value(s.value, metric),
             Cell(f"{images}{s.split}"),
-            _number(None if test is None else 100 * test, ".2f"),
+            _value(test, metric),
             _number(s.macs),
             *milliseconds,
             _number(s.parameters),
@@ -283,23 +316,21 @@ def _pair_title(pair: Pair) -> str:
     )
 
 
-def networks(found: Sequence[Network]) -> Html:
+def networks(found: Sequence[Network], metric: Metric) -> Html:
     """A table of extracted networks."""
-    heads = ["network", "test, %", "held-out, %", "MACs", "parameters", "pixels"]
-    heads += ["checkpoint", "logits differ by", "folder", "arch"]
-    return table(heads, [_network(network) for network in found])
+    heads = ["network", *(_headed(metric, split) for split in ("test", "held-out"))]
+    heads += ["MACs", "parameters", "pixels", "checkpoint", "logits differ by", "folder", "arch"]
+    return table(heads, [_network(network, metric) for network in found])
 
 
-def _network(network: Network) -> list[Cell]:
+def _network(network: Network, metric: Metric) -> list[Cell]:
     d: Any = network.description
-    test, held_out = (share(d["accuracy"].get(split)) for split in ("test", "held-out"))
     return [
         Cell(network.folder.name),
-        _number(None if test is None else 100 * test, ".2f"),
-        _number(None if held_out is None else 100 * held_out, ".2f"),
+        *(_value(_of_split(network, split, metric), metric) for split in ("test", "held-out")),
         _number(number(d["macs"])),
         _number(number(d["parameters"])),
-        _number(number(d["resolution"])),
+        _number(number(d.get("resolution"))),
         _number(number(d["source"].get("checkpoint"))),
         _number(number(d["proof"]["difference"]), ".1e"),
         Cell(str(network.folder)),
@@ -312,8 +343,9 @@ def best(facts: Facts) -> str:
     if facts.search is None or not facts.search.chosen:
         return ""
     chosen = facts.search.chosen
-    low, high = chosen[0], max(chosen, key=lambda s: s.accuracy)
+    metric = facts.metric
+    low, high = chosen[0], max(chosen, key=lambda s: metric.score(s.value))
     return (
-        f"The front goes from {low.accuracy:.2%} at {svg_axes.short(low.macs)} MACs to "
-        f"{high.accuracy:.2%} at {svg_axes.short(high.macs)} MACs ({low.split})."
+        f"The front goes from {metric.shown(low.value)} at {svg_axes.short(low.macs)} MACs to "
+        f"{metric.shown(high.value)} at {svg_axes.short(high.macs)} MACs ({low.split})."
     )

@@ -17,6 +17,7 @@ from supernet_jax.reporting.run_facts import Facts
 from supernet_jax.reporting.svg_plot import Labels, Line, Mark
 from supernet_jax.reporting.tolerant_json import mapping, number
 from supernet_jax.storage import typed_json
+from supernet_jax.tasks import Metric
 from supernet_jax.training import optimizers
 
 IN_PLACE = (
@@ -29,12 +30,14 @@ brought = functools.partial(columns, most=svg_plot.COLUMNS)
 
 def charts(facts: Facts) -> list[Html]:
     """What there is to draw, in the order to read it."""
-    h = facts.history
+    h, metric = facts.history, facts.metric
+    prefix, scale = f"{metric.name}/", 100 if metric.unit == "%" else 1
+    title = f"{metric.name.capitalize()} on the batch"
     marks = [Mark(event.step, event.kind, event.text) for event in h.events]
     made = [
         _roles(h, "loss/", Labels("Loss", "step", "nats", _loss_note(facts)), marks),
-        _roles(h, "accuracy/", Labels("Accuracy on the batch", "step", "%"), marks, scale=100),
-        _gap(h, marks),
+        _roles(h, prefix, Labels(title, "step", metric.unit or metric.name), marks, scale=scale),
+        _gap(h, marks, metric),
         _one(h.steps, h.values.get("gradient_norm"), _GRADIENT, marks, log=None),
         _rate(facts),
         _images(facts),
@@ -79,13 +82,14 @@ def _roles(
     return _drawn(series, labels, marks)
 
 
-def _gap(h: History, marks: Sequence[Mark]) -> Html | None:
-    """How much better the largest is than the smallest."""
-    largest, smallest = (h.values.get(f"accuracy/{role}") for role in ROLES[:2])
+def _gap(h: History, marks: Sequence[Mark], metric: Metric) -> Html | None:
+    """How far the largest is from the smallest."""
+    largest, smallest = (h.values.get(f"{metric.name}/{role}") for role in ROLES[:2])
     if largest is None or smallest is None:
         return None
-    labels = Labels("Largest minus smallest, accuracy on the batch", "step", "percentage points")
-    return _one(h.steps, 100 * (largest - smallest), labels, marks, kind="c3")
+    scale, unit = (100, "percentage points") if metric.unit == "%" else (1, metric.name)
+    labels = Labels(f"Largest minus smallest, {metric.name} on the batch", "step", unit)
+    return _one(h.steps, scale * (largest - smallest), labels, marks, kind="c3")
 
 
 def _one(
@@ -140,13 +144,13 @@ def _rate(facts: Facts) -> Html | None:
 
 
 def _images(facts: Facts) -> Html | None:
-    """Images per second, from the times at which lines were written."""
+    """Examples per second, from the times at which lines were written."""
     batch = number(mapping(facts.config.get("train")).get("batch"))
     if batch is None:
         return None
-    labels = Labels(
-        "Images per second", "step", "images/s", "With pauses for checkpoints and new programs."
-    )
+    what = facts.metric.examples
+    note = "With pauses for checkpoints and new programs."
+    labels = Labels(f"{what.capitalize()} per second", "step", f"{what}/s", note)
     return _one(facts.times.steps, batch * facts.times.rates, labels, kind="c2")
 
 
@@ -178,10 +182,11 @@ def lacks(facts: Facts) -> list[str]:
     names, out = facts.history.values, []
     if not facts.history.steps.size:
         return ["No line of metrics yet."]
-    if "loss/largest" in names and "accuracy/smallest" not in names:
-        out.append("The smallest subnet's accuracy was not recorded, so there is no gap to draw.")
+    name, what = facts.metric.name, facts.metric.examples
+    if "loss/largest" in names and f"{name}/smallest" not in names:
+        out.append(f"The smallest subnet's {name} was not recorded, so there is no gap to draw.")
     if not facts.times.rates.size:
-        out.append("Images per second need two lines with times (times.jsonl).")
+        out.append(f"{what.capitalize()} per second need two lines with times (times.jsonl).")
     if facts.history.undone:
         out.append(f"{facts.history.undone:,} lines that rollbacks undid are left out.")
     if facts.history.refused:

@@ -1,6 +1,10 @@
 """What settings of spaces may be."""
 
-from supernet_jax.errors import require
+from typing import Any
+
+from supernet_jax.elastic.choices import Choice, Menu
+from supernet_jax.errors import UserError, require
+from supernet_jax.tasks import OfTokens, Task
 
 
 def require_resolutions(resolutions: tuple[int, ...], low: int) -> None:
@@ -15,3 +19,58 @@ def require_rates(dropout: float, drop_path: float = 0.0) -> None:
     """Raises a `UserError` unless both are at least 0 and below 1."""
     for name, rate in (("dropout", dropout), ("drop-path", drop_path)):
         require(0 <= rate < 1, f"space.{name} is {rate}, but must be in [0, 1)")
+
+
+def of_tokens(name: str, task: Task) -> OfTokens:
+    """The task of a space of this name, if it is of tokens.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not isinstance(task, OfTokens):
+        raise UserError(
+            f"the space {name} is for text, but the task of the data is {task.name}; give text, as "
+            "--data.name source:stdlib, or choose another space"
+        )
+    return task
+
+
+def require_tokens(name: str, task: OfTokens, longest: int) -> None:
+    """Raises a `UserError` unless a task's sequences are no longer than a space takes."""
+    require(
+        task.length <= longest,
+        f"examples have {task.length} bytes, but the space {name} takes at most {longest}; lower "
+        "--data.length, or raise --space.longest",
+    )
+
+
+def transformer_lists(
+    widths: tuple[int, ...],
+    depths: tuple[int, ...],
+    heads: tuple[int, ...],
+    hidden: tuple[int, ...],
+) -> dict[str, Any]:
+    """What transformers on text offer, by name, ascending and without repeats.
+
+    Raises:
+        UserError: a list is empty, or has a number below 1.
+    """
+    lists = {"widths": widths, "depths": depths, "heads": heads, "hidden": hidden}
+    for name, values in lists.items():
+        require(bool(values) and min(values) > 0, f"space.{name} is {values}; give numbers above 0")
+    return {name: tuple(sorted({*values})) for name, values in lists.items()}
+
+
+def transformer_menu(
+    widths: tuple[int, ...],
+    depths: tuple[int, ...],
+    heads: tuple[int, ...],
+    hidden: tuple[int, ...],
+) -> Menu:
+    """Their menu: one width and depth, and heads and hidden channels of each block."""
+    return {
+        "width": Choice(widths),
+        "depth": Choice(depths),
+        "heads": [Choice(heads) for _ in range(depths[-1])],
+        "hidden": [Choice(hidden) for _ in range(depths[-1])],
+    }

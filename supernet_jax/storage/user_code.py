@@ -14,7 +14,7 @@ import supernet_jax
 from supernet_jax.errors import UserError
 from supernet_jax.storage import files
 
-ROOMS = ("spaces", "samplers", "losses", "gradients", "optimizers")  # of public names
+ROOMS = ("spaces", "samplers", "losses", "gradients", "optimizers", "tasks")  # of public names
 
 
 def run(path: pathlib.Path) -> Any:

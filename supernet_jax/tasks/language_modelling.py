@@ -5,16 +5,34 @@ Shape letters: `B` sequences, `T` tokens of each, `V` tokens of the vocabulary.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, require
 from supernet_jax.tasks.task import Array, Metric, Scores, Size
 
 IGNORED = -1  # a target that does not count
+
+
+@runtime_checkable
+class OfTokens(Protocol):
+    """A task whose inputs are sequences of tokens.
+
+    Attributes:
+        vocabulary: number of ids.
+        length: of the longest sequence.
+    """
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of ids."""
+
+    @property
+    def length(self) -> int:
+        """Of the longest sequence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +40,7 @@ class NextToken:
     """Ids of tokens `[B, T]`, and the token that follows each; networks put out `[B, T, V]`.
 
     A space may have the length of sequences as its static decision. Shorter ones are the beginnings
-    of longer ones.
+    of longer ones. Without such a decision networks take sequences as long as they come.
 
     Attributes:
         vocabulary: V.
@@ -45,8 +63,8 @@ class NextToken:
         return jax.ShapeDtypeStruct((1, _length(size, self.length)), jnp.int32)
 
     def fit(self, inputs: Array, size: Size) -> Array:
-        """The beginnings of sequences."""
-        return _beginnings(inputs, _length(size, self.length))
+        """The beginnings of sequences; all of them where their length is no static decision."""
+        return _beginnings(inputs, inputs.shape[1] if size == () else _length(size, self.length))
 
     def score(self, outputs: Array, targets: Array) -> Scores:
         """See `sequence_scores`."""
@@ -88,8 +106,8 @@ class HiddenTokens:
         return jax.ShapeDtypeStruct((1, _length(size, self.length)), jnp.int32)
 
     def fit(self, inputs: Array, size: Size) -> Array:
-        """The beginnings of sequences."""
-        return _beginnings(inputs, _length(size, self.length))
+        """The beginnings of sequences; all of them where their length is no static decision."""
+        return _beginnings(inputs, inputs.shape[1] if size == () else _length(size, self.length))
 
     def score(self, outputs: Array, targets: Array) -> Scores:
         """See `sequence_scores`."""
@@ -117,6 +135,19 @@ class HiddenTokens:
 
         inputs, targets = jax.vmap(one)(tokens, ids)
         return inputs, targets
+
+
+@dataclasses.dataclass(frozen=True)
+class HideTokens:
+    """Bytes of text hidden at random, to be found by what is around them (BERT)."""
+
+    share: float = 0.15
+    """share of the bytes that are hidden; more make each example say more, and harder to guess"""
+
+    def build(self, *, vocabulary: int, length: int) -> HiddenTokens:
+        """The task for data of so many ids, with one more that hides."""
+        require(0 < self.share < 1, f"task.share is {self.share}, but must be above 0 and below 1")
+        return HiddenTokens(vocabulary + 1, length, self.share)
 
 
 def sequence_scores(outputs: Array, targets: Array) -> Scores:

@@ -33,6 +33,11 @@ class Metric(NamedTuple):
     higher_is_better: bool = True
     mean_of: str | None = None
 
+    @property
+    def examples(self) -> str:
+        """What people call what is measured: the accuracy is that of images."""
+        return "images" if self.name == "accuracy" else "examples"
+
     def score(self, value: float) -> float:
         """What a search makes larger: the value, or its negative. Its own inverse."""
         return value if self.higher_is_better else -value

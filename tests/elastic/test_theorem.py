@@ -7,22 +7,37 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from theorem import Check, archs_of, check_of, flat, global_difference, largest_difference
-from tiny_space import adapted, deep, tiny, tokens, transforming
+from tiny_space import (
+    adapted,
+    decoding,
+    decoding_untied,
+    deep,
+    encoding,
+    tiny,
+    tokens,
+    transforming,
+)
 
 from supernet_jax.elastic import choices, elastic_block, shared_params, strategies
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.spaces import attentivenas, mobilenet
 
-# A space of your own joins by one line: name -> (space, resolution, random archs).
+# A space of your own joins by one line: name -> (space, size of inputs, random archs).
 SPACES: dict[str, Any] = {
     "tiny": (tiny, 8, 2),
     "deep": (deep, 8, 1),
     "transforming": (transforming, 8, 1),
     "adapted": (adapted, 8, 1),
     "tokens": (tokens, 6, 1),
+    "decoding": (decoding, (), 1),
+    "encoding": (encoding, (), 1),
 }
 # Larger spaces and other images: without the gradients of all switches, which compile slowly.
-LARGER: dict[str, Any] = {"digits": (mobilenet.digits, 8, 1), "tiny-small-images": (tiny, 6, 1)}
+LARGER: dict[str, Any] = {
+    "digits": (mobilenet.digits, 8, 1),
+    "tiny-small-images": (tiny, 6, 1),
+    "decoding_untied": (decoding_untied, (), 1),
+}
 # Float32 at highest precision: sums are ordered differently, nothing else differs.
 TOLERANCE = 1e-5
 
@@ -59,7 +74,7 @@ def test_strategies_agree(check: Any) -> None:
 @pytest.mark.parametrize("name", LARGER)
 def test_larger_spaces_agree(name: str) -> None:
     make, resolution, count = LARGER[name]
-    check = Check(make(), size=resolution, batch=4 if resolution < 8 else 2)
+    check = Check(make(), size=resolution, batch=2 if resolution == 8 else 4)
     forward = check.forward(strategies.switched)
     for arch in archs_of(check.space, count)[2:]:
         output, gradients = check.run("sliced", arch)

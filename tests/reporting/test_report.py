@@ -19,11 +19,17 @@ from tiny_run import CONFIG, supernet
 from supernet_jax import spaces
 from supernet_jax.elastic import choices
 from supernet_jax.experiment import build, config, sampler_visits
-from supernet_jax.reporting import metrics_history, page, subnet_charts, svg_axes, svg_plot
+from supernet_jax.reporting import (
+    metrics_history,
+    page,
+    subnet_charts,
+    svg_axes,
+    svg_plot,
+)
 from supernet_jax.reporting.downsample import columns
 from supernet_jax.reporting.html import Html, escape, tag
 from supernet_jax.reporting.metrics_history import Stretch
-from supernet_jax.reporting.run_results import Pair, networks
+from supernet_jax.reporting.run_results import ACCURACY, Pair, networks
 from supernet_jax.training import samplers, train_step
 from supernet_jax.training.members import Members, step_keys
 
@@ -195,7 +201,7 @@ def test_numbers_that_are_none(tmp_path: pathlib.Path, value: Any) -> None:
 
 def test_one_spoiled_field_leaves_the_others(tmp_path: pathlib.Path) -> None:
     rows = [line(10), line(20, **{"loss/largest": math.nan}), line(30)]
-    found = metrics_history.read(make(tmp_path, {"m": "\n".join(rows)}) / "m")
+    found = metrics_history.read(make(tmp_path, {"m": "\n".join(rows)}) / "m", ACCURACY)
     np.testing.assert_array_equal(found.steps, [10, 20, 30])
     np.testing.assert_array_equal(np.isnan(found.values["loss/largest"]), [False, True, False])
     assert np.isfinite(found.values["loss/smallest"]).all()
@@ -205,7 +211,7 @@ def test_numbers_written_as_null(tmp_path: pathlib.Path) -> None:
     # As JSON has no NaN: of a run that diverged, all of them.
     nothing = {"loss/largest": None, "loss/random_1": None, "gradient_norm": None}
     rows = [line(10), line(20, **nothing), line(30, **{"accuracy/largest": None})]
-    known = metrics_history.read(make(tmp_path, {"m": "\n".join(rows) + "\n"}) / "m")
+    known = metrics_history.read(make(tmp_path, {"m": "\n".join(rows) + "\n"}) / "m", ACCURACY)
     assert known.broken is None and known.steps.tolist() == [10, 20, 30]
     np.testing.assert_array_equal(np.isnan(known.values["loss/largest"]), [False, True, False])
     diverged = "".join(line(s, **dict.fromkeys(known.values)) + "\n" for s in (10, 20))
@@ -308,7 +314,7 @@ def test_rollbacks_undo_lines(tmp_path: pathlib.Path) -> None:
     back = json.dumps({"event": "rollback", "from": 30, "to": 10, "rollbacks": 1})
     refused = json.dumps({"event": "refused", "step": 25})
     rows = [line(10), line(20), refused, line(30, applied=0.0), back, line(20), line(40)]
-    found = metrics_history.read(make(tmp_path, {"m": "\n".join(rows)}) / "m")
+    found = metrics_history.read(make(tmp_path, {"m": "\n".join(rows)}) / "m", ACCURACY)
     np.testing.assert_array_equal(found.steps, [10, 20, 40])
     assert (found.undone, found.refused) == (2, 2)
     assert found.stretches == [Stretch(0, 0, 30), Stretch(1, 10, 40)]

@@ -18,7 +18,7 @@ class Export(NamedTuple):
         variables: its variables, NumPy.
         description: of it, as `extract.describe` made it.
         size: height and width, in pixels, of the images that will be fed; the network resizes them
-            to its own resolution.
+            to its own resolution. Of text, whose length may be any, nothing.
         pixels: whether images are uint8 `[B, H, W, C]`, normalised by what is written, rather
             than float32, normalised by the caller.
     """
@@ -26,7 +26,7 @@ class Export(NamedTuple):
     network: Network
     variables: Variables
     description: Mapping[str, Any]
-    size: tuple[int, int]
+    size: tuple[int, ...]
     pixels: bool
 
 

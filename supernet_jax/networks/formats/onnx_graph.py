@@ -54,7 +54,8 @@ def of_export(export: Export, description: Description) -> Graph:
     images = IMAGES
     if export.pixels:
         images = normalise(graph, images, description.mean, description.std)
-    images = resize(graph, images, export.size, description.resolution)
+    height, width = export.size
+    images = resize(graph, images, (height, width), description.resolution)
     x = Value(images, description.input_channels, description.resolution)
     add(graph, export.network.blocks, export.variables, x)
     return graph

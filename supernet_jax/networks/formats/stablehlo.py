@@ -1,6 +1,7 @@
 """`model.stablehlo`: the whole network as one program that JAX runs, written by `jax.export`.
 
-Weights are inside; any batch size; for CPU, CUDA and TPU; nothing of this library is needed.
+Weights are inside; any batch size, and any length of text; for CPU, CUDA and TPU; nothing of this
+library is needed.
 """
 
 import pathlib
@@ -17,6 +18,7 @@ from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.networks.network import Runner, on_cpu
 from supernet_jax.runtime import native
 from supernet_jax.storage import files
+from supernet_jax.tasks import OfTokens
 
 NAME = "model.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -35,11 +37,7 @@ def write(folder: pathlib.Path, export: Export) -> None:
         UserError: the network cannot be traced for any batch size, as a topology of the user's own
             may need to know it.
     """
-    channels = export.description["input_channels"]
-    [batch] = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct(
-        (batch, *export.size, channels), jnp.uint8 if export.pixels else jnp.float32
-    )
+    images = _taken(export)
     run = jax.jit(_function(export))
     try:
         # Kernels built here are not there where the file is run.
@@ -55,12 +53,28 @@ def write(folder: pathlib.Path, export: Export) -> None:
     files.write_bytes(folder / NAME, lambda file: file.write(written))
 
 
+def _taken(export: Export) -> jax.ShapeDtypeStruct:
+    """What the program takes: images of any number, or any number of sequences of any length."""
+    if isinstance(export.network.task, OfTokens):
+        size = export.network.size
+        if size == ():
+            return jax.ShapeDtypeStruct(jax.export.symbolic_shape("batch, length"), jnp.int32)
+        [batch] = jax.export.symbolic_shape("batch")
+        return jax.ShapeDtypeStruct((batch, size if isinstance(size, int) else size[0]), jnp.int32)
+    channels = export.description["input_channels"]
+    [batch] = jax.export.symbolic_shape("batch")
+    dtype = jnp.uint8 if export.pixels else jnp.float32
+    return jax.ShapeDtypeStruct((batch, *export.size, channels), dtype)
+
+
 def _function(export: Export) -> Callable[[jax.Array], jax.Array]:
     """`images -> logits`, with the weights in it; images are as `export.pixels` says."""
-    mean, std = (tuple(export.description[name]) for name in ("mean", "std"))
 
     def run(images: jax.Array) -> jax.Array:
-        prepared = augment.normalise(images, mean=mean, std=std) if export.pixels else images
+        prepared = images
+        if export.pixels:
+            mean, std = (tuple(export.description[name]) for name in ("mean", "std"))
+            prepared = augment.normalise(images, mean=mean, std=std)
         return jnp.asarray(export.network.apply(export.variables, prepared))
 
     return run

@@ -22,13 +22,13 @@ from supernet_jax.errors import UserError, near
 from supernet_jax.networks import manifest, network_folder
 from supernet_jax.networks.formats import onnx, stablehlo, torch
 from supernet_jax.networks.formats.format import Export, Format
-from supernet_jax.networks.manifest import Description, facts, model_card
+from supernet_jax.networks.manifest import facts, model_card
 from supernet_jax.networks.network import LIMIT, Network, Runner, difference, flax_runner
 from supernet_jax.nn import resize
 from supernet_jax.nn.blocks import BLOCKS
 from supernet_jax.storage import files, local_copy
 from supernet_jax.storage.paths import expanded
-from supernet_jax.storage.typed_json import parse
+from supernet_jax.tasks import OfTokens
 
 
 def _weights(name: str) -> Format:
@@ -137,7 +137,7 @@ def load(folder: str | pathlib.Path, name: str) -> Runner:
         UserError: no such format, none in this folder, or files that were changed.
     """
     folder = local_copy.local(expanded(folder))
-    there = parse(Description, manifest.read_description(folder), "network.json").formats
+    there = manifest.described(manifest.read_description(folder), "network.json").formats
     if name not in there:
         found = ", ".join(there) or "none that is recorded"
         raise UserError(f"{folder} does not hold the network as {name!r}, only as {found}")
@@ -192,12 +192,15 @@ def check_blocks(format: Format, network: Network) -> None:
 
 
 def fed(pixels: np.ndarray, export: Export) -> np.ndarray:
-    """Images as they will be fed to a network: at its input size, normalised unless it does that.
+    """Images as they will be fed to a network: at its input size, normalised unless it does that;
+    text as whole numbers.
 
     Args:
-        pixels: uint8 `[B, H, W, C]`.
+        pixels: uint8 `[B, H, W, C]`; of text `[B, T]`.
         export: the network.
     """
+    if isinstance(export.network.task, OfTokens):
+        return pixels.astype(np.int32)
     whole = pixels
     if pixels.shape[1:3] != export.size:
         rows, columns = map(resize.bicubic_matrix, pixels.shape[1:3], export.size)
@@ -265,7 +268,7 @@ def _write_one(
     worst = difference(logits, expected)
     if not worst <= LIMIT:
         raise UserError(
-            f"the network as {format.name} is not the same: logits of {len(images)} images differ "
+            f"the network as {format.name} is not the same: logits of {len(images)} inputs differ "
             f"by {worst:.1e} of the largest, allowed is {LIMIT:.0e}; nothing was written"
         )
     return {
@@ -285,7 +288,7 @@ def _loaded(format: Format, folder: pathlib.Path, export: Export) -> Runner:
     """What was written, in its runtime. Flax's module is at hand: its file may be the user's."""
     if format.program:
         return format.load(folder)
-    described = parse(Description, manifest.read_description(folder), "network.json")
+    described = manifest.described(manifest.read_description(folder), "network.json")
     back = network_folder.read_variables(
         folder, described, export.network, source=manifest.SOURCES[format.name]
     )

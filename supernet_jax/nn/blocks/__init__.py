@@ -10,6 +10,16 @@ import flax.linen as nn
 
 from supernet_jax.nn.blocks.mobilenet import Head, MBConv, Stem
 from supernet_jax.nn.blocks.mobilenetv3 import HardHead, HardStem, InvertedResidual
+from supernet_jax.nn.blocks.text_transformer import (
+    DecoderBlock,
+    EncoderBlock,
+    FinalNorm,
+    OutputBias,
+    TiedLogits,
+    TokenEmbedding,
+    TokenLogits,
+    TokenTransform,
+)
 from supernet_jax.nn.blocks.vision_transformer import PatchEmbedding, TokensHead, TransformerBlock
 
 BLOCKS: dict[str, type[nn.Module]] = {

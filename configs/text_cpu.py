@@ -1,0 +1,22 @@
+"""A decoder on the bytes of Python's standard library, on two CPU cores.
+
+    supernet train configs/text_cpu.py --out runs/text
+    supernet search runs/text --high 60e6
+    supernet evaluate runs/text --front
+    supernet evaluate runs/text --archs largest --split test
+
+The text is on every machine that has Python. Hardware: two CPU cores, about 20 minutes.
+Expected: see docs/text.md.
+"""
+
+import supernet_jax as sj
+
+config = sj.Config(
+    space=sj.spaces.Decoder(),
+    data=sj.Data(name="source:stdlib", held_out=0.1, length=128),
+    sampler=sj.samplers.Sandwich(n_random=1),
+    loss=sj.losses.SoftCrossEntropy(smoothing=0.0),
+    optimizer=sj.optimizers.AdamW(learning_rate=2e-3, weight_decay=0.1, warmup=0.05),
+    train=sj.Train(steps=1200, batch=16, checkpoint_every=100, log_every=10),
+    evaluation=sj.Evaluation(batch=64, chunk=8, limit=512),
+)

@@ -1,0 +1,233 @@
+"""Runs on text: from a config file to perplexities, and tasks of a user's own."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_text_config
+from tiny_run import supernet
+
+import supernet_jax as sj
+from supernet_jax.elastic import choices, strategies
+from supernet_jax.errors import UserError
+from supernet_jax.evaluation import evaluate
+from supernet_jax.experiment import augmentation, build, config
+from supernet_jax.tasks import HiddenTokens, HideTokens, Metric, NextToken
+
+CONFIG = pathlib.Path(tiny_text_config.__file__)
+SETTINGS = tiny_text_config.config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> sj.Run:
+    return sj.train(SETTINGS, tmp_path_factory.mktemp("text") / "run")
+
+
+def changed(**parts: Any) -> sj.Config:
+    return dataclasses.replace(SETTINGS, **parts)
+
+
+def data_of(**settings: Any) -> Any:
+    return dataclasses.replace(SETTINGS.data, **settings)
+
+
+def params_of(run: sj.Run) -> np.ndarray:
+    return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(run.params)])
+
+
+def test_a_run_goes_on_where_it_was_killed(run: sj.Run, tmp_path: pathlib.Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    shutil.rmtree(copy / "checkpoints" / "20")
+    assert sj.open_run(copy).step == 10
+    again = sj.train(SETTINGS, copy)
+    assert again.step == 20
+    np.testing.assert_array_equal(params_of(again), params_of(run))
+
+
+def test_perplexity_is_that_of_the_plain_network(run: sj.Run) -> None:
+    arch = choices.smallest(run.space.menu)
+    [record] = sj.evaluate(run, arch, split="test")
+    assert "calibrated" not in record
+    test = run.experiment.dataset.test
+    output = strategies.sliced(run.space, run.params, arch, test.images[:].astype(int), size=())
+    loss = -jnp.take_along_axis(jax.nn.log_softmax(output.logits), test.labels[:][..., None], -1)
+    assert record["perplexity"] == pytest.approx(math.exp(float(jnp.mean(loss))), rel=1e-4)
+    assert record["perplexity"] < 200 < 256  # it has learnt something
+    assert record["images"] == len(test.labels)
+
+
+def test_the_lowest_perplexity_is_best(
+    run: sj.Run, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    said = supernet(capsys, "search", copy, "--algorithm", "random", "--evaluations", 64)
+    assert said.status == 0, said
+    assert "perplexity" in said.out
+    front = json.loads((copy / "search.json").read_text())["front"]
+    lines = (copy / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    best = min(records, key=lambda record: record["perplexity"])
+    assert front[-1]["perplexity"] == best["perplexity"]
+    values = [record["perplexity"] for record in front]
+    assert values == sorted(values, reverse=True)
+    assert [r["macs"] for r in front] == sorted(r["macs"] for r in front)
+    said = supernet(capsys, "evaluate", copy, "--front")
+    assert f"best {best['perplexity']:.4g} with {best['macs']:,} MACs" in said.out
+    assert "calibrated" not in said.out
+
+
+def test_hidden_bytes_are_the_same_every_time_in_evaluation() -> None:
+    settings = changed(
+        task=HideTokens(0.3),
+        space=sj.spaces.TextEncoder(
+            widths=(8,), depths=(1,), heads=(1,), hidden=(8,), head_dim=4, longest=16
+        ),
+    )
+    built = build.build(settings)
+    assert built.space.task == HiddenTokens(257, 16, 0.3)
+    one, other = (build.evaluation_data(built, "held-out") for _ in range(2))
+    np.testing.assert_array_equal(one.inputs, other.inputs)
+    inputs, targets, real = (np.asarray(x) for x in (one.inputs, one.targets, one.real))
+    hidden = inputs == 256
+    assert real.all() and 0.25 < hidden.mean() < 0.35
+    np.testing.assert_array_equal(hidden, targets >= 0)
+    tokens = built.dataset.held_out.images[:64].reshape(inputs.shape)
+    np.testing.assert_array_equal(np.where(hidden, targets, inputs), tokens)
+    assert not (hidden == hidden[:1, :1]).all()  # each example hides others
+    mix = augmentation.mix(settings.data, built.space.task)
+    assert mix is not None
+    rows, ids = tokens[0], np.arange(32)
+    (a, _), (b, _), (c, _) = (
+        mix(rows, rows, jax.random.key(seed), i) for seed, i in ((0, ids), (1, ids), (0, ids[::-1]))
+    )
+    assert (a != b).any() and (a != c).any()
+    trained = json.loads(json.dumps(sj_json(settings)))
+    assert config.typed_json.parse(Any, trained, "config", named=config.LIBRARY) == settings
+
+
+def sj_json(settings: sj.Config) -> Any:
+    return config.typed_json.to_json(settings)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"data": data_of(flip=True)}, "data.flip is True, which is for images, but text:"),
+        ({"data": data_of(mixup=0.2)}, "data.mixup is 0.2, which is for images"),
+        ({"data": data_of(size=8)}, "data.size is 8, which is for images"),
+        ({"data": data_of(length=33)}, "at most 32; lower --data.length, or raise"),
+        ({"data": data_of(held_out=5)}, "held_out is 5, but text is split by file"),
+        ({"train": sj.Train(batch=9999)}, r"too little text for one batch: \d+ examples of 16"),
+        ({"data": sj.Data(length=8)}, "data.length is 8, which is for text, but digits is images"),
+        ({"data": sj.Data()}, "the space decoder is for text, but the task of the data is image"),
+        ({"space": sj.spaces.Digits()}, "choose a space for such data"),
+        ({"space": sj.spaces.TextEncoder()}, r"set task=sj.tasks.HideTokens\(\)"),
+        ({"task": HideTokens(1.0)}, "task.share is 1.0, but must be above 0 and below 1"),
+        ({"task": sj.Train()}, r"config.task is Train.*, which has no method"),
+    ],
+)
+def test_configurations_that_cannot_be(parts: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said) as error:
+        build.build(changed(**parts))
+    assert "\n" not in str(error.value)
+
+
+def test_status_2_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    said = supernet(capsys, "train", CONFIG, "--out", "none", "--data.flip")
+    assert said.status == 2 and said.err.count("\n") == 1 and "which is for images" in said.err
+    assert not pathlib.Path("none").exists()
+
+
+# ---- tasks of a user's own
+
+
+@dataclasses.dataclass(frozen=True)
+class Verified(NextToken):
+    """Whether a sequence goes on with a letter, by the equal error rate of all of them at once."""
+
+    broken: str = ""
+
+    name = "verification"
+    metric = Metric("eer", "%", higher_is_better=False)
+
+    def score(self, outputs: Any, targets: Any) -> Any:
+        if self.broken == "shape":
+            return super().score(outputs, targets[:, 0])
+        if self.broken == "rows":
+            return {"loss": super().score(outputs, targets)["loss"].mean()}
+        last = jnp.minimum(outputs.shape[1], targets.shape[1]) - 1
+        letter = targets[:, last] >= ord("a")
+        evidence = jax.nn.logsumexp(outputs[:, last, ord("a") :], -1)
+        if self.broken == "number":
+            evidence = jnp.where(letter, evidence, jnp.nan)
+        return {**super().score(outputs, targets), "evidence": evidence, "letter": letter}
+
+    def value(self, scores: Any) -> Any:
+        letter, evidence = np.asarray(scores["letter"]), np.asarray(scores["evidence"])
+        order = np.argsort(evidence)
+        missed = np.cumsum(letter[order]) / letter.sum()
+        wrong = 1 - np.cumsum(~letter[order]) / (~letter).sum()
+        return (missed[(at := np.argmin(np.abs(missed - wrong)))] + wrong[at]) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """The part of a configuration."""
+
+    broken: str = ""
+
+    def build(self, *, dataset: sj.data.Dataset) -> Verified:
+        assert dataset.tokens is not None
+        return Verified(*dataset.tokens, broken=self.broken)
+
+
+def measured(run: sj.Run, broken: str = "") -> evaluate.Result:
+    """A subnet by a task of one's own, with the weights of another's run."""
+    built = build.build(changed(task=Verify(broken)))
+    arch = choices.stack([choices.largest(run.space.menu)])
+    how, held_out = build.evaluation_how(built), build.evaluation_data(built, "held-out")
+    [(_, result)] = evaluate.evaluate(how, run.params, arch, held_out)
+    return result
+
+
+def test_a_metric_of_all_examples_at_once(run: sj.Run) -> None:
+    [record] = sj.evaluate(run, choices.largest(run.space.menu))
+    found = measured(run)
+    assert 0.0 < found.value[0] < 0.7  # of 64 examples, half is chance
+    assert found.loss[0] == pytest.approx(record["loss"], abs=1e-5)
+
+
+def test_tasks_that_cannot_score(run: sj.Run) -> None:
+    for broken, said in (
+        ("shape", r"cannot score outputs \[2, 16, 256\] and targets \[2, 16\] of 2 examples: "),
+        ("rows", r"'loss' must be \[2\]"),
+        ("number", r"gives example \d+ a score 'evidence' that is not a number"),
+    ):
+        with pytest.raises(UserError, match=said) as error:
+            measured(run, broken)
+        assert "\n" not in str(error.value)
+
+
+def test_the_report_shows_the_metric_of_the_run(
+    run: sj.Run, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    said = supernet(capsys, "search", copy, "--algorithm", "random", "--evaluations", 8)
+    assert said.status == 0, said
+    page = sj.report(copy).read_text(encoding="utf-8")
+    result = json.loads((copy / "search.json").read_text())
+    best = min(record["perplexity"] for record in result["front"])
+    assert "Perplexity over MACs" in page and "Examples per second" in page
+    assert f"to {best:.4g} at" in page  # the best of the front is the lowest
+    assert "ccurac" not in page and "images" not in page.partition("<footer")[0]
+    assert "MACs of the random members" in page  # the sampler was replayed

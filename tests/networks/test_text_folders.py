@@ -1,0 +1,96 @@
+"""Folders of networks for text: written, loaded back and run, and what is said of edited ones."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from theorem import largest_difference, random_params
+from tiny_space import decoding, encoding
+
+import supernet_jax as sj
+from supernet_jax.elastic import choices
+from supernet_jax.errors import UserError
+from supernet_jax.networks import extract, manifest, network_folder
+from supernet_jax.networks.formats import table
+from supernet_jax.networks.formats.format import Export
+
+FORMATS = ("safetensors", "stablehlo")
+SPACES = {"decoding": decoding, "encoding": encoding}
+TOKENS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]], np.int32)
+
+
+@pytest.fixture(scope="module", params=SPACES)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder, and the module and variables that it was made of."""
+    space = SPACES[request.param]()
+    params, arch = random_params(space), choices.smallest(space.menu)
+    module, variables = extract.extract(space, params, arch, None)
+    proof = extract.prove(space, params, arch, None, module, variables, TOKENS)
+    description = extract.describe_text(
+        space,
+        arch,
+        module,
+        variables,
+        perplexity={"test": 9.5},
+        source={"run": "none"},
+        proof=proof,
+        proof_examples=len(TOKENS),
+    )
+    folder = tmp_path_factory.mktemp("networks") / request.param
+    formats = table.chosen(FORMATS, pixels=False, size=None)
+    export = Export(module, variables, description, (), pixels=False)
+    network_folder.save(
+        folder,
+        module,
+        variables,
+        description=description,
+        write=table.writer(formats, export, table.fed(TOKENS, export)),
+        card=table.card(formats),
+    )
+    return folder, module, variables
+
+
+def test_what_is_written_is_the_network(written: Any) -> None:
+    folder, module, variables = written
+    back, weights = sj.load(folder)
+    assert back == module
+    equal = jax.tree.map(lambda a, b: np.array_equal(a, b), weights["params"], variables["params"])
+    assert all(jax.tree.leaves(equal))
+    description = manifest.read_description(folder)
+    assert description["version"] == manifest.TEXT_VERSION and description["size"] == []
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| perplexity on test | 9.5 |" in card and "images" not in card
+    assert ("sj.generate" in card) == (folder.name == "decoding")
+
+
+def test_a_program_for_any_number_and_length(written: Any) -> None:
+    folder, module, variables = written
+    run = table.load(folder, "stablehlo")
+    for tokens in (TOKENS, TOKENS[:1, :2], np.tile(TOKENS, (2, 1))[:3, :4]):
+        assert largest_difference(run(tokens), module.apply(variables, tokens)) < 1e-5
+
+
+def test_what_a_folder_for_text_refuses(written: Any, tmp_path: pathlib.Path) -> None:
+    folder, module, variables = written
+    with pytest.raises(UserError, match="holds a network for text; give it bytes"):
+        sj.inputs(folder, ["cat.jpg"])
+    formats = table.chosen(["onnx"], pixels=False, size=None)
+    description = manifest.read_description(folder)
+    export = Export(module, variables, description, (), pixels=False)
+    with pytest.raises(UserError, match="onnx cannot be written of block 'embed'"):
+        table.writer(formats, export, TOKENS)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    for edit, said in (
+        ({"task": {"type": "Mystery", "fields": {}}}, "task.type is 'Mystery', but the library"),
+        ({"version": 5}, "has version 5, this library reads 1 to 4"),
+        ({"classes": ["a"]}, "unknown classes"),
+        ({"space": "other", "dtype": "float16"}, "has been changed since it was written"),
+    ):
+        (copy / "network.json").write_text(json.dumps({**description, **edit}), encoding="utf-8")
+        with pytest.raises(UserError, match=said):
+            sj.load(copy)
