@@ -122,8 +122,8 @@ def pieces(space, size, arguments):
     draw = functools.partial(step.draw, resolutions=(size,) * 2)
     archs = jax.eval_shape(draw, shared, given, teacher)
     place = jax.ShapeDtypeStruct((), jnp.int32)
-    _, loss = jax.eval_shape(random, shared, given, teacher, carry, archs, place)
-    third = {"loss/random_1": loss, "loss/random_2": loss}
+    _, own = jax.eval_shape(random, shared, given, teacher, carry, archs, place)
+    third = {"loss/random_1": own["loss"], "loss/random_2": own["loss"]}
     found = {
         "largest": (jax.jit(largest, donate_argnums=3), shared, given, None, carry),
         "smallest": (jax.jit(smallest, donate_argnums=3), shared, given, teacher, carry),

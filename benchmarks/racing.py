@@ -166,8 +166,8 @@ def replay(
         full = pareto_front(answer.sum(1), mine)
         wrong += not np.array_equal(full, raced.front)
         fronts.append(len(full))
-        shares.append(raced.images.sum() / answer.size)
-        whole_ones.append(np.mean(raced.images == answer.shape[1]))
+        shares.append(raced.examples.sum() / answer.size)
+        whole_ones.append(np.mean(raced.examples == answer.shape[1]))
     whole = right.shape[1]
     share = statistics.mean(shares)
     return {

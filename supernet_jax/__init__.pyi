@@ -27,6 +27,7 @@ from supernet_jax.experiment.extract import extract as extract
 from supernet_jax.experiment.extract import extract_all as extract_all
 from supernet_jax.experiment.front import Front as Front
 from supernet_jax.experiment.imports import import_attentivenas as import_attentivenas
+from supernet_jax.experiment.imports import import_autoformer as import_autoformer
 from supernet_jax.experiment.imports import import_network as import_network
 from supernet_jax.experiment.imports import import_once_for_all as import_once_for_all
 from supernet_jax.experiment.latency import latency as latency
@@ -47,8 +48,10 @@ from supernet_jax.training import gradients as gradients
 from supernet_jax.training import losses as losses
 from supernet_jax.training import optimizers as optimizers
 from supernet_jax.training import samplers as samplers
+from supernet_jax.training import teachers as teachers
 from supernet_jax.training.gradients.combine import Combine as Combine
 from supernet_jax.training.losses.loss import Loss as Loss
 from supernet_jax.training.samplers.sampler import Sampler as Sampler
+from supernet_jax.training.teachers.teacher import Teacher as Teacher
 
 __version__: str

@@ -28,7 +28,16 @@ from supernet_jax.nn.blocks.mobilenet import (
     StemSpec,
 )
 from supernet_jax.nn.blocks.mobilenetv3 import InvertedResidual, InvertedResidualSpec
+from supernet_jax.nn.blocks.vision_transformer import (
+    PatchEmbedding,
+    PatchEmbeddingSpec,
+    TokensHead,
+    TokensHeadSpec,
+    TransformerBlock,
+    TransformerSpec,
+)
 from supernet_jax.spaces import attentivenas, mobilenet, once_for_all
+from supernet_jax.tasks import ImageClassification
 
 TOLERANCE = 1e-5  # float32 sums in another order
 FAST = {"xla_backend_optimization_level": 0}  # these programs run once
@@ -56,7 +65,26 @@ EVERYTHING = Network(
         Block("other", InvertedResidual, InvertedResidualSpec(20, 20, 40, 3, 1, False, 0, RELU)),
         Block("head", Head, HeadSpec(20, 24, 16, CLASSES, 0.0, 32)),
     ),
-    resolution=13,
+    13,
+    ImageClassification(3, CLASSES),
+)
+
+# With relative positions, of which some are too far apart to differ, and without.
+TOKENS = Network(
+    (
+        Block("embed", PatchEmbedding, PatchEmbeddingSpec(3, 6, 2)),
+        Block("far", TransformerBlock, TransformerSpec(6, 3, 4, 9, 3, 1, prefix_bias=True)),
+        Block("plain", TransformerBlock, TransformerSpec(6, 2, 5, 12)),
+        Block("head", TokensHead, TokensHeadSpec(6, CLASSES)),
+    ),
+    size=6,
+    task=ImageClassification(3, CLASSES),
+)
+CLASS_TOKEN = TOKENS.clone(
+    blocks=(
+        *TOKENS.blocks[:-1],
+        Block("head", TokensHead, TokensHeadSpec(6, CLASSES, "class_token")),
+    )
 )
 
 
@@ -85,6 +113,8 @@ ATTENTIVENAS = attentivenas.attentivenas(classes=CLASSES)
 OFA = once_for_all.ofa_small(classes=CLASSES)
 CASES = {
     "everything": Case(lambda: EVERYTHING, 3, 22),
+    "tokens": Case(lambda: TOKENS, 3, 6),
+    "tokens, class token, shrunk images": Case(lambda: CLASS_TOKEN, 3, 9),
     "digits, smallest": Case(_of(DIGITS, "smallest"), 1, 8),
     "digits, largest, grown images": Case(_of(DIGITS, "largest"), 1, 5),
     "cifar, random": Case(_of(CIFAR, "1"), 3, 32),
@@ -112,7 +142,9 @@ def export(case: str, pixels: bool = False) -> Export:
     variables = {
         kind: jax.tree_util.tree_map_with_path(functools.partial(_random, rng), made[collection])
         for kind, collection in (("params", "params"), ("stats", "moments"))
+        if collection in made
     }
+    variables.setdefault("stats", {})
     described = manifest.Description(
         format=manifest.FORMAT,
         version=manifest.VERSION,

@@ -6,6 +6,7 @@ an integer hash fills, so no checkpoint is needed. Tensor names are those of the
 
 import json
 import pathlib
+import re
 
 import numpy as np
 
@@ -40,6 +41,8 @@ def tensors(names_shapes: list) -> dict[str, np.ndarray]:
         u = 2 * uniform(int(np.prod(shape)), position) - 1
         if name.endswith("_matrix"):  # of Once-for-All's kernel transforms
             u = np.eye(shape[0]).reshape(-1) + 0.05 * u
+        elif re.search(r"pos_embed$|cls_token|embeddings_table", name):
+            u = 0.02 * u
         elif len(shape) > 1:
             u = u * np.sqrt(6.0 / np.prod(shape[1:]))
         else:

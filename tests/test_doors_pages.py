@@ -25,20 +25,14 @@ from supernet_jax.experiment import config
 from supernet_jax.searching import Budget, Searcher, random_search
 from supernet_jax.searching import run as run_search
 from supernet_jax.storage import typed_json, user_code
+from supernet_jax.tasks import ImageClassification
 from supernet_jax.training import train_step
 from supernet_jax.training.recipe import Batch, Recipe
 
 PAGES, EXAMPLES = ROOT / "docs" / "doors", ROOT / "docs" / "examples"
 CONFIGS = (
-    "space",
-    "task",
-    "sampler",
-    "loss",
-    "combination",
-    "optimizer",
-    "transform",
-    "bank",
-    "features",
+    *("space", "task", "sampler", "loss", "teacher", "combination", "optimizer"),
+    *("transform", "bank", "features"),
 )
 DOORS = (*CONFIGS, "cost", "searcher")  # these two are for searches, which no config file describes
 
@@ -107,6 +101,16 @@ def test_the_loss_brings_logits_together() -> None:
     np.testing.assert_allclose(jax.nn.softmax(student), jax.nn.softmax(teacher), atol=1e-5)
 
 
+def test_the_teacher_is_a_snapshot_of_the_right_step() -> None:
+    space = light(resolutions=(8,))
+    teacher = example("teacher").Snapshot(every=3).build(space=space, dtype=jnp.float32)
+    memory, taken = teacher.init({"w": jnp.float32(0)}), []
+    for step in range(1, 8):
+        memory = teacher.update(memory, {"w": jnp.float32(step)}, jnp.int32(step))
+        taken.append(float(memory["w"]))
+    assert taken == [0, 0, 3, 3, 3, 6, 6]
+
+
 def test_the_combination_gives_members_an_equal_say() -> None:
     rule = example("combination").EqualLengths().build()
     members = [{"a": jnp.float32([4.0, 0.0])}, {"a": jnp.float32([0.0, -1.0])}]
@@ -134,7 +138,8 @@ def optional() -> Space:
         "mix": elastic(Mix, lambda: Sizes(CHANNELS, CHANNELS), menu=menu, depth=(("depth",), 0)),
         "pool": elastic(Pool, lambda: Sizes(CHANNELS, CLASSES), menu=menu),
     }
-    return Space("optional", menu, blocks, strategies.chain(tuple(blocks)), CHANNELS, CLASSES)
+    task, static = ImageClassification(CHANNELS, CLASSES), (("resolution",),)
+    return Space("optional", menu, blocks, strategies.chain(tuple(blocks)), task, static)
 
 
 @pytest.mark.parametrize("make", [light, optional])
@@ -148,7 +153,7 @@ def test_the_cost_is_the_largest_output_of_a_block(make: Callable[[], Space]) ->
         size = space.sizes[int(arch["resolution"])]
         images = jax.ShapeDtypeStruct((1, 8, 8, CHANNELS), jnp.float32)
         run = functools.partial(strategies.sliced, space, arch=arch, size=size, features=names)
-        outputs = jax.eval_shape(lambda p, x: run(p, images=x), params, images).features
+        outputs = jax.eval_shape(lambda p, x: run(p, inputs=x), params, images).features
         there = [name for name in names if space.blocks[name].spec(arch) is not None]
         return max(outputs[name].size for name in there)
 
@@ -185,7 +190,7 @@ def test_the_searcher_beats_random_search() -> None:
 def sliced_logits(check: Check, arch: Any) -> Any:
     """Of the subnet at its own size."""
     run = functools.partial(strategies.sliced, check.space, arch=arch, size=8)
-    return jax.jit(lambda params: run(params, images=check.images).logits)(check.params)
+    return jax.jit(lambda params: run(params, inputs=check.images).logits)(check.params)
 
 
 def test_the_transform_is_a_centre_crop_that_learns() -> None:
@@ -227,7 +232,7 @@ def test_features_compare_the_channels_that_a_subnet_has() -> None:
 
     def distance(params: Any, strategy: Any, arch: Any) -> Any:
         def output(strategy: Any, arch: Any) -> Any:
-            how = {"resolution": 8, "features": (name,)}
+            how = {"size": 8, "features": (name,)}
             return strategy(space, params, arch, check.images, **how).features[name]
 
         return hints(output(strategy, arch), output(strategies.sliced, large))

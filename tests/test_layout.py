@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import re
+import tokenize
 from collections.abc import Iterator
 
 import pytest
@@ -257,3 +259,38 @@ def test_the_check_finds_what_goes_past_storage() -> None:
     calls = ("open(p)", "os.path.exists(p)", "(folder / 'x').read_text()", "shutil.rmtree(p)")
     assert len(past_storage(ast.parse("\n".join(calls)))) == len(calls)
     assert past_storage(ast.parse("files.read_text(p); text.replace(a, b); p.exists()")) == []
+
+
+# Rooms that know nothing of any kind of data: what is about images lives in `tasks`, `data`, `nn`,
+# `spaces`, and, for what networks for images need on disk, in `networks`.
+CORE = ("elastic", "training", "evaluation", "searching")
+OF_IMAGES = re.compile(
+    r"(?<![a-z])(images?|pixels?|resolutions?|convolutions?|classes)(?![a-z])", re.I
+)
+KEPT = {
+    # The type of the data room, and fields of a table as its files have them.
+    "training/batches.py": {"Images"},
+    "training/job.py": {"Images"},
+    "evaluation/latency_table.py": {"images", "resolutions"},
+    # Networks that teach images, which are taken out of runs or folders of such.
+    "training/teachers/outside_network.py": {"image", "images", "classes"},
+    "training/teachers/extracted_network.py": {"images", "classes"},
+    "training/teachers/other_supernet.py": {"images", "classes"},
+    # A function of JAX.
+    "training/losses/features.py": {"image"},
+}
+
+
+@pytest.mark.parametrize("room", CORE)
+def test_the_core_names_nothing_of_images(room: str) -> None:
+    kinds = (tokenize.NAME, tokenize.STRING, tokenize.COMMENT)
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        with tokenize.open(path) as file:
+            found = {
+                (token.start[0], word[0])
+                for token in tokenize.generate_tokens(file.readline)
+                if token.type in kinds
+                for word in OF_IMAGES.finditer(token.string)
+            }
+        assert not {(line, word) for line, word in found if word not in KEPT.get(name, ())}, name

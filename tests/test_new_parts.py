@@ -1,4 +1,4 @@
-"""A new method of the library is one file and one line: five of them are added as one adds them."""
+"""A new method of the library is one file and one line: six of them are added as one adds them."""
 
 import pathlib
 import shutil
@@ -13,6 +13,7 @@ PARTS = {
     "space": ("spaces", "PlainSpace"),
     "sampler": ("training/samplers", "Tilted"),
     "loss": ("training/losses", "LogitMatching"),
+    "teacher": ("training/teachers", "Snapshot"),
     "combination": ("training/gradients", "EqualLengths"),
     "optimizer": ("training/optimizers", "Lion"),
 }
@@ -24,6 +25,7 @@ config = sj.Config(
     data=sj.Data(held_out=0.2),
     sampler=sj.samplers.Tilted(n_random=1, tilt=0.5),
     loss=sj.losses.LogitMatching(smoothing=0.0),
+    teacher=sj.teachers.Snapshot(every=2),
     combine=sj.gradients.EqualLengths(),
     optimizer=sj.optimizers.Lion(learning_rate=0.01),
     train=sj.Train(steps=2, batch=16, checkpoint_every=1, log_every=1),
@@ -46,6 +48,7 @@ assert config.space == sj.spaces.PlainSpace(widths=(4, 6))
 assert opened.experiment.space.name == "plain"
 assert config.sampler == sj.samplers.Tilted(n_random=1, tilt=0.5)
 assert config.loss == sj.losses.LogitMatching(smoothing=0.1)
+assert config.teacher == sj.teachers.Snapshot(every=2)
 assert config.combine == sj.gradients.EqualLengths()
 assert config.optimizer == sj.optimizers.Lion(learning_rate=0.01)
 assert opened.step == 2 and opened.params["block2"]["conv"]["kernel"].shape == (5, 5, 6, 6)
@@ -65,7 +68,7 @@ def added(library: pathlib.Path, door: str) -> None:
         init.write(f"from {module} import {kind}\n")
 
 
-def test_five_new_parts_are_a_file_and_a_line_each(tmp_path: pathlib.Path) -> None:
+def test_new_parts_are_a_file_and_a_line_each(tmp_path: pathlib.Path) -> None:
     library = tmp_path / "supernet_jax"
     shutil.copytree(ROOT / "supernet_jax", library, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "mine.py").write_text(CONFIG, "utf-8")

@@ -164,7 +164,8 @@ def boxes_of_arch(space: Space, arch: Any, size: Any) -> Any:
         own = {} if spec is None else elastic_block.shapes(block, spec, place.inputs).params
         uses = unflatten_dict(boxes(own, place.shapes.params))
         for where, transforms in slicing.by_leaf(block).items():
-            _note_uses(uses, where, transforms, spec)
+            part = None if spec is None else flatten_dict(own).get(where)
+            _note_uses(uses, where, transforms, spec, part)
         owner = elastic_space.group(space, name)
         before, now = (flatten_dict(tree) for tree in (found.get(owner, {}), uses))
         both = {path: np.maximum(before[path], now[path]) for path in before.keys() & now.keys()}
@@ -173,28 +174,41 @@ def boxes_of_arch(space: Space, arch: Any, size: Any) -> Any:
 
 
 def _note_uses(
-    found: Any, where: tuple[str, ...], transforms: tuple[elastic_block.Transform, ...], spec: Any
+    found: Any,
+    where: tuple[str, ...],
+    transforms: tuple[elastic_block.Transform, ...],
+    spec: Any,
+    part: Any,
 ) -> None:
     """Marks what a spec's weights depend on through transforms: their parameters, whole kernels.
 
-    The transforms themselves tell, by the gradient at random values.
+    The transforms themselves tell, by the gradient at random values. `part` is the shape of the
+    leaf in the spec, None where it lacks it.
     """
     *way, last = where
     node = functools.reduce(lambda node, key: node[key], way, found)
-    start = {t.key: t.init(jax.random.key(0), node[last].shape) for t in transforms}
+    full = node[last].shape
+    spatial = slicing.spatial_axes(where, jax.ShapeDtypeStruct(full, np.float32))
+    cut = (
+        full if part is None else [full[i] if i in spatial else n for i, n in enumerate(part.shape)]
+    )
+    start = {t.key: t.init(jax.random.key(0), full) for t in transforms}
 
     def total(params: Any, weights: Any) -> Any:
-        if spec is None:
+        if part is None:
             return jnp.zeros(())
         sizes = tuple(transform.size(spec) for transform in transforms)
-        return jnp.sum(jnp.square(slicing.transformed(transforms, params, weights, sizes)))
+        made = slicing.transformed(transforms, params, weights, sizes)
+        if made.shape == weights.shape and spatial:  # still to be cropped
+            border = (full[0] - part.shape[0]) // 2
+            made = made[border : full[0] - border, border : full[0] - border]
+        return jnp.sum(jnp.square(made))
 
     random = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), p.shape), start)
-    weights = jax.random.normal(jax.random.key(2), node[last].shape)
+    weights = jax.random.normal(jax.random.key(2), cut)
     gradients = jax.grad(total, (0, 1))(random, weights)
     own, whole = jax.tree.map(lambda g: np.asarray(g != 0, float), gradients)
-    spatial = slicing.spatial_axes(where, whole)
-    node[last] = whole * node[last].any(spatial, keepdims=True)  # the channels that the spec has
+    node[last] = np.pad(whole, [(0, n - m) for n, m in zip(full, cut, strict=True)])
     found.setdefault(elastic_block.TRANSFORMS, {}).update(own)
 
 

@@ -6,8 +6,6 @@ and one with squeeze-and-excitation at stride 2; dropout and drop-connect are th
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +13,9 @@ import jax.numpy as jnp
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.elastic_block import ElasticBlock, Transform, Tree
 from supernet_jax.elastic.space import Space
+from supernet_jax.elastic.transforms import low_rank
 from supernet_jax.nn.blocks.mobilenet import HARD_SWISH
-from supernet_jax.spaces import decoder, once_for_all, text_encoder
+from supernet_jax.spaces import autoformer, decoder, once_for_all, text_encoder
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 from supernet_jax.tasks import HiddenTokens, NextToken
 
@@ -38,6 +37,26 @@ def tiny() -> Space:
         input_channels=2,
         head_ratio=2,
         dropout=0.3,
+        drop_path=0.4,
+    )
+
+
+@functools.cache
+def tokens() -> Space:
+    """A vision transformer of 1 or 2 blocks; the shared weights are wider than any arch."""
+    return autoformer.autoformer(
+        "tokens",
+        embed_dims=(4, 6),
+        depths=(1, 2),
+        num_heads=(1, 3),
+        mlp_ratios=(1.5,),
+        width=7,
+        resolution=6,
+        patch=2,
+        head_dim=2,
+        distance=1,  # some of the 3 x 3 patches are farther apart
+        classes=5,
+        input_channels=2,
         drop_path=0.4,
     )
 
@@ -97,12 +116,14 @@ def encoding() -> Space:
 
 
 @functools.cache
-def adapted() -> Space:
-    """Leaves of ranks 1, 2 and 4 with transforms that add, one of them behind another."""
+def to_adapt() -> Space:
+    """Kernels of two sizes: of one block by a transform, of the others by a crop. Its first block
+    may have a convolution as its shortcut, or none.
+    """
     space = mobilenet(
-        "adapted",
+        "to_adapt",
         resolutions=(8,),
-        stem=(4, 8),
+        stem=(8,),
         stem_stride=1,
         stages=(Stage((4, 8), (1, 2), (3, 5), (2,), 1),),
         last=(12,),
@@ -110,42 +131,31 @@ def adapted() -> Space:
         input_channels=2,
         head_ratio=2,
     )
-    blocks = {name: _adapted(block) for name, block in space.blocks.items()}
-    return dataclasses.replace(space, blocks=blocks)
+    return dataclasses.replace(
+        space,
+        blocks={
+            name: _scaled(block) if name == "stage1_block2" else block
+            for name, block in space.blocks.items()
+        },
+    )
 
 
-def _adapted(block: ElasticBlock) -> ElasticBlock:
-    if hasattr(block.union, "classes"):
-        width = lambda spec: spec.c_out  # noqa: E731
-        return dataclasses.replace(block, transforms=(low_rank(("classifier", "kernel"), width),))
-    if not hasattr(block.union, "kernel"):
-        return block
+@functools.cache
+def adapted() -> Space:
+    """Adapters on kernels of all kinds, behind one of them another transform."""
+    leaves = ("stage1_.*/kernel", "head/classifier/kernel")
+    return low_rank.adapted(to_adapt(), leaves=leaves, ranks=(1, 3))
+
+
+def _scaled(block: ElasticBlock) -> ElasticBlock:
     kernel = lambda spec: spec.kernel  # noqa: E731
     return dataclasses.replace(
         block,
         transforms=(
             Transform(("depthwise", "kernel"), kernel, _one, _scaled_crop),
-            Transform(("depthwise", "kernel"), kernel, _ones, _added, name="adapter"),
             Transform(("project_norm", "scale"), kernel, _ones, _added),
         ),
     )
-
-
-def low_rank(leaf: tuple[str, ...], rank: Callable[[Any], int], most: int = 16) -> Transform:
-    """A product of two narrow matrices that is added to one, of a rank that may be elastic."""
-
-    def init(key: Array, shape: tuple[int, ...]) -> Tree:
-        down, up = jax.random.split(key)
-        return {
-            "down": jax.random.normal(down, (shape[0], most)),
-            "up": 0.1 * jax.random.normal(up, (most, shape[1])),
-        }
-
-    def apply(params: Tree, weights: Array, rank: int) -> Array:
-        down, up = params["down"][: weights.shape[0], :rank], params["up"][:rank]
-        return weights + down @ up[:, : weights.shape[1]]
-
-    return Transform(leaf, rank, init, apply, name="low_rank")
 
 
 def _one(key: Array, shape: tuple[int, ...]) -> Tree:

@@ -15,6 +15,7 @@ from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import chain
 from supernet_jax.nn import layers
+from supernet_jax.tasks import ImageClassification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,8 @@ class PlainSpace:
                 depth=(depth, i),  # there in archs whose depth exceeds i
             )
         blocks["head"] = elastic(Pool, lambda c: PoolSpec(c, classes), menu=menu, decisions=[width])
-        return Space("plain", menu, blocks, chain(tuple(blocks)), input_channels, classes)
+        task = ImageClassification(input_channels, classes)
+        return Space("plain", menu, blocks, chain(tuple(blocks)), task, static=(("resolution",),))
 
 
 config = sj.Config(

@@ -188,10 +188,103 @@ def mixup(
         return jax.random.beta(jax.random.fold_in(key, example_id), alpha, alpha)
 
     own = jax.vmap(draw)(example_ids)
-    targets = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+    return _with_next(inputs, own), _with_next(_one_hot(labels, classes), own)
 
-    def mix(x: Array) -> Array:
-        v = own.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
-        return v * x + (1 - v) * jnp.roll(x, -1, axis=0)
 
-    return mix(inputs), mix(targets)
+def cutmix(
+    inputs: Array, labels: Array, key: Array, example_ids: Array, *, alpha: float, classes: int
+) -> tuple[Array, Array]:
+    """A rectangle of each image taken from the next one of the batch; labels by its share.
+
+    Yun et al. 2019 (CutMix, arXiv:1905.04899), section 3.1: the rectangle has the image's shape, a
+    share of 1 - v of its area with v from Beta(alpha, alpha), and its middle anywhere; what lies
+    outside of the image is cut off, and the label is by the share that is left. What is drawn
+    depends on `key` and the image's id alone; the partner is as in `mixup`.
+
+    Args:
+        inputs: float [B, H, W, C].
+        labels: integers [B], in [0, classes).
+        key: one typed key, consumed here.
+        example_ids: int32 [B].
+        alpha: above 0; 1 makes all shares equally likely.
+        classes: K.
+
+    Returns:
+        Inputs, and labels as float32 [B, K] that sum to 1.
+
+    Raises:
+        UserError: alpha is not above 0.
+    """
+    if not alpha > 0:
+        raise UserError(f"cutmix has alpha={alpha}; it must be above 0, commonly 1")
+    chex.assert_rank(inputs, 4)
+    chex.assert_equal_shape_prefix([inputs, labels, example_ids], 1)
+    _, height, width, _ = inputs.shape
+
+    def draw(example_id: Array) -> Array:
+        share_key, place_key = jax.random.split(jax.random.fold_in(key, example_id))
+        side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha))
+        down, right = jax.random.uniform(place_key, (2,))
+
+        def covered(count: int, middle: Array) -> Array:
+            length, at = jnp.floor(side * count), jnp.floor(middle * count)
+            first = at - jnp.floor(length / 2)
+            return (jnp.arange(count) >= first) & (jnp.arange(count) < first + length)
+
+        return covered(height, down)[:, None] & covered(width, right)[None, :]
+
+    theirs = jax.vmap(draw)(example_ids)
+    mixed = jnp.where(theirs[..., None], jnp.roll(inputs, -1, axis=0), inputs)
+    return mixed, _with_next(_one_hot(labels, classes), 1 - jnp.mean(theirs, (1, 2)))
+
+
+def mix(
+    inputs: Array,
+    labels: Array,
+    key: Array,
+    example_ids: Array,
+    *,
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    classes: int,
+) -> tuple[Array, Array]:
+    """`mixup` or `cutmix`; with both, a coin for each image decides.
+
+    Args:
+        inputs: float [B, H, W, C].
+        labels: integers [B], in [0, classes).
+        key: one typed key, consumed here.
+        example_ids: int32 [B].
+        mixup_alpha: of `mixup`, 0 for none of it.
+        cutmix_alpha: of `cutmix`, 0 for none of it; not both are 0.
+        classes: K.
+
+    Returns:
+        Inputs, and labels as float32 [B, K] that sum to 1.
+
+    Raises:
+        UserError: an alpha is below 0, or both are 0.
+    """
+    if not cutmix_alpha:
+        return mixup(inputs, labels, key, example_ids, alpha=mixup_alpha, classes=classes)
+    if not mixup_alpha:
+        return cutmix(inputs, labels, key, example_ids, alpha=cutmix_alpha, classes=classes)
+    first, second, coins = jax.random.split(key, 3)
+    blended = mixup(inputs, labels, first, example_ids, alpha=mixup_alpha, classes=classes)
+    pasted = cutmix(inputs, labels, second, example_ids, alpha=cutmix_alpha, classes=classes)
+    coin = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(coins, i)))(example_ids)
+
+    def either(a: Array, b: Array) -> Array:
+        return jnp.where(coin.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+    return either(blended[0], pasted[0]), either(blended[1], pasted[1])
+
+
+def _one_hot(labels: Array, classes: int) -> Array:
+    return jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+
+
+def _with_next(x: Array, share: Array) -> Array:
+    """Each of a batch times its share, and the next one times the rest."""
+    v = share.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
+    return v * x + (1 - v) * jnp.roll(x, -1, axis=0)

@@ -104,6 +104,7 @@ def rand_augment(
     layers: int = 2,
     magnitude: float = 9.0,
     deviation: float = 0.0,
+    increasing: bool = False,
 ) -> Array:
     """So many operations in a row, drawn uniformly, all at one magnitude.
 
@@ -116,6 +117,8 @@ def rand_augment(
         layers: N of the paper, at least 1.
         magnitude: M of the paper, 0 to 10.
         deviation: of each level around that, normally distributed and clipped to 0..10.
+        increasing: whether operations that would be weakest at 10 or in the middle are made
+            stronger with the level as the others are, see `increased`.
 
     Returns:
         uint8 [B, H, W, C].
@@ -135,8 +138,21 @@ def rand_augment(
         level = jnp.full(number.shape, magnitude, jnp.float32)
         operations.append(Operation(number, level, _sign(coin)))
     for operation in varied(operations, key, example_ids, deviation):
-        images = applied(images, operation)
+        images = applied(images, increased(operation) if increasing else operation)
     return images
+
+
+def increased(operation: Operation) -> Operation:
+    """The operations at levels at which they change more the higher the level was, from nothing at
+    0: posterizing and solarizing from the other end; enhancements from the middle, in either
+    direction by their sign (timm's "inc1").
+    """
+    turned = _any_of(operation, "posterize", "solarize")
+    enhanced = _any_of(operation, "contrast", "brightness", "color", "sharpness")
+    level = jnp.where(turned, 10 - operation.level, operation.level)
+    return operation._replace(
+        level=jnp.where(enhanced, 5 + operation.sign * operation.level / 2, level)
+    )
 
 
 def auto_augment(images: Array, key: Array, example_ids: Array, *, deviation: float = 0.0) -> Array:
@@ -231,6 +247,10 @@ def _sign(uniform: Array) -> Array:
 
 def _is(operation: Operation, name: str) -> Array:
     return operation.number == NUMBER[name]
+
+
+def _any_of(operation: Operation, *names: str) -> Array:
+    return jnp.isin(operation.number, jnp.asarray([NUMBER[name] for name in names]))
 
 
 def _moved(images: Array, operation: Operation) -> Array:

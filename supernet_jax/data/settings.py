@@ -44,9 +44,13 @@ class Data:
     """with randaugment: operations on each image, one after the other"""
     magnitude: float = 9.0
     """with randaugment: strength of the operations, 0 to 10"""
+    increasing: bool = False
+    """with randaugment: make every operation stronger with its strength, as timm's inc1 does"""
     deviation: float = 0.0
     """standard deviation of the strength, of both policies, commonly 0.5; 0 keeps it as it is"""
     erase: float = 0.0
     """probability of filling a random rectangle of an image with random pixels"""
     mixup: float = 0.0
     """alpha of mixing an image and label with another's, commonly 0.2; more mixes more, 0 none"""
+    cutmix: float = 0.0
+    """alpha of pasting a part of another image, commonly 1; with mixup, a coin decides; 0 none"""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import flax.linen as nn
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.elastic import elastic_block, masks, slicing
+from supernet_jax.elastic import elastic_block, masks, slicing, taps
 from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import ElasticBlock, Spec, Tree
 from supernet_jax.nn.block_shapes import BlockShapes
@@ -34,7 +34,7 @@ class Call:
 
     `keep` says whether a traced arch has the block at all (of a code: how much of it); None where
     every arch has it. `which` of its specs the arch picks, where the strategy switches. `where`
-    says how the shared parameters are split over devices, if they are.
+    says how the shared parameters are split over devices, if they are. `taps` are those wanted.
     """
 
     shared: Tree
@@ -47,6 +47,7 @@ class Call:
     union: Any = dataclasses.field(metadata={"static": True})
     dtype: Any = dataclasses.field(metadata={"static": True})
     where: Static | None = dataclasses.field(default=None, metadata={"static": True})
+    taps: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
 
     @property
     def out_channels(self) -> int:
@@ -78,7 +79,8 @@ class Call:
 
     def _kind(self) -> "Kind":
         rates = self.key is not None
-        return Kind.of(self.block, self.inputs, self.union.get(), self.dtype, rates=rates)
+        about = self.inputs, self.union.get(), self.dtype
+        return Kind.of(self.block, *about, rates=rates, taps=self.taps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +89,8 @@ class Kind:
     their derivatives too, which cost more.
 
     Attributes:
-        alike: what makes them so: of the block, the shapes of its union's inputs, the dtype.
+        alike: what makes them so: of the block, the shapes of its union's inputs, the dtype, and
+            the taps that are wanted.
         block: one of them.
         union: its shapes.
     """
@@ -105,9 +108,10 @@ class Kind:
         dtype: Any,
         *,
         rates: bool,
+        taps: tuple[str, ...] = (),
     ) -> "Kind":
         """The kind of a block; `rates` as in `elastic_block.kind`."""
-        return cls((elastic_block.kind(block, rates), inputs, dtype), block, union)
+        return cls((elastic_block.kind(block, rates), inputs, dtype, taps), block, union)
 
     def at(
         self, which: int, shared: Tree, stats: Tree | None, key: Array | None, inputs: Any
@@ -122,8 +126,21 @@ class Kind:
         own = [slicing.fit_channels(x, c) for x, c in zip(inputs, widths, strict=True)]
         stats = None if stats is None else slicing.cut(stats, shapes.moments)
         y, moments = self.run(spec, weights, stats, key, own)
+        moments, inside = taps.split(moments)
         # A spec without any norm has statistics too, all zero, where the union has some.
-        return y, {} if stats is not None else slicing.fill(moments, self.union.moments)
+        moments = {} if stats is not None else slicing.fill(moments, self.union.moments)
+        return y, {**moments, taps.BESIDE: inside} if inside else moments
+
+    def tap_shapes(self, which: int, inputs: Sequence[jax.ShapeDtypeStruct]) -> dict[str, Any]:
+        """Shapes of the wanted taps that one of the block's specs has; inputs may be wider."""
+        block, spec = self.block, self.block.specs[which]
+        own = [
+            jax.ShapeDtypeStruct((*x.shape[:-1], c), x.dtype)
+            for x, c in zip(inputs, block.channels(spec), strict=True)
+        ]
+        params = elastic_block.shapes(block, spec, self.alike[1]).params
+        run = functools.partial(self.run, spec)
+        return taps.split(jax.eval_shape(lambda p, x: run(p, None, None, x)[1], params, own))[1]
 
     def run(
         self, spec: Spec, weights: Tree, stats: Tree | None, key: Any, inputs: Any, **given: Tree
@@ -134,8 +151,11 @@ class Kind:
             variables["stats"] = stats
         rngs = None if key is None else {"dropout": key}
         module = self.block.module(spec)
-        y, updated = module.apply(variables, *inputs, rngs=rngs, mutable=["moments"])
-        return cast(Array, y), cast(dict, updated).get("moments", {})
+        names = self.alike[3]
+        mutable = ["moments", taps.COLLECTION] if names else ["moments"]
+        y, made = cast(tuple, module.apply(variables, *inputs, rngs=rngs, mutable=mutable))
+        inside = taps.found(made.get(taps.COLLECTION, {}), names)
+        return cast(Array, y), {**made.get("moments", {}), **inside}
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "which"))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.elastic import choices, shared_params, strategies, wiring
+from supernet_jax.elastic import choices, shared_params, strategies, taps, wiring
 from supernet_jax.elastic.block_call import Kind
 from supernet_jax.elastic.block_programs import Places, Program, Request, Results
 from supernet_jax.elastic.choices import Arch, Array
@@ -46,6 +46,7 @@ class Mode:
         dropout: whether a key is given.
         stats: whether statistics are given; otherwise they are those of the batch.
         moments: whether the statistics of the batch are wanted.
+        features: that are wanted; programs differ by the taps among them alone.
     """
 
     size: Size
@@ -54,6 +55,7 @@ class Mode:
     dropout: bool = False
     stats: bool = False
     moments: bool = False
+    features: tuple[str, ...] = ()
 
 
 def blockwise(space: Space, params: Tree, arch: Arch, inputs: Tree, **given: Any) -> Output:
@@ -79,6 +81,7 @@ def blockwise(space: Space, params: Tree, arch: Arch, inputs: Tree, **given: Any
         dropout=how.dropout_key is not None,
         stats=how.stats is not None,
         moments=how.stats is None,
+        features=how.features,
     )
     run = kept(space, how.dtype)
     passed = run.forward(
@@ -87,7 +90,6 @@ def blockwise(space: Space, params: Tree, arch: Arch, inputs: Tree, **given: Any
         prepare(inputs, space.task, how.size, how.dtype),
         key=how.dropout_key,
         stats=how.stats,
-        features=how.features,
     )
     about = geometry(space, how.size)
     moments: Tree = {name: {} for name in about}
@@ -150,7 +152,7 @@ class Forward(NamedTuple):
 
     Attributes:
         logits: `[B, ..., K]`, of the dtype of activations.
-        features: by block, what it put out.
+        features: by name, those that the arch has.
         moments: by block, statistics of the batch, where they were wanted.
         plan: that ran.
         ran: operations, in their order; empty without a gradient.
@@ -240,7 +242,6 @@ class Blockwise:
         *,
         key: Array | None = None,
         stats: Tree | None = None,
-        features: tuple[str, ...] = (),
     ) -> Forward:
         """Runs a plan.
 
@@ -250,12 +251,12 @@ class Blockwise:
             examples: the network's inputs `[B, ...]`, of `prepare`.
             key: of dropout, where the plan has it.
             stats: by block, where the plan has them.
-            features: names of the blocks whose outputs are wanted.
         """
         wires = plan.wiring
         values: dict[int, Array] = dict(enumerate(jax.tree.leaves(examples)))
         last = {i: place for place, op in enumerate(wires.operations) for i in op.inputs}
-        wanted = {wires.logits, *(wires.features[name] for name in features)}
+        features = {n: wires.features[n] for n in plan.mode.features if n in wires.features}
+        wanted = {wires.logits, *features.values()}
         ran, moments = [], {}
         row = self._row(plan.arch)
         for place, (operation, request) in enumerate(
@@ -278,7 +279,7 @@ class Blockwise:
             for i in set(operation.inputs):
                 if last[i] == place and i not in wanted:
                     del values[i]
-        found = {name: values[wires.features[name]] for name in features}
+        found = {name: values[place] for name, place in features.items()}
         return Forward(values[wires.logits], found, moments, plan, ran)
 
     def backward(
@@ -324,8 +325,9 @@ class Blockwise:
         return [] if bank is None else [np.int32(bank.row(arch))]
 
     def _planned(self, arch: Arch, mode: Mode) -> Plan:
+        taps.check(self.space, mode.features)
         how = {"size": mode.size, "examples": mode.examples, "dtype": self.dtype}
-        wires = wiring.wired(self.space, arch, **how)
+        wires = wiring.wired(self.space, arch, **how, features=mode.features)
         requests = [self._request(operation, wires, mode) for operation in wires.operations]
         return Plan(arch, mode, wires, tuple(requests))
 
@@ -351,7 +353,9 @@ class Blockwise:
             return Request((between, precision), places=self._places(None), function=glue, **common)
         assert name is not None
         about = geometry(self.space, mode.size)[name]
-        kind = Kind.of(about.block, about.inputs, about.shapes, self.dtype, rates=mode.dropout)
+        sizes = about.inputs, about.shapes, self.dtype
+        wanted = taps.wanted(mode.features, name)
+        kind = Kind.of(about.block, *sizes, rates=mode.dropout, taps=wanted)
         leaves, structure = self._params[group(self.space, name)]
         banked = self.space.bank is not None
         given: list[Any] = [jax.ShapeDtypeStruct((), np.int32)] if banked else []
@@ -371,7 +375,8 @@ class Blockwise:
             stats = jax.tree.unflatten(tree_of_stats, list(left)) if mode.stats else None
             with jax.default_matmul_precision(precision):
                 y, moments = kind.at(operation.spec, shared, stats, key, inputs)
-            return Results([y], moments if mode.moments else {})
+            moments, inside = taps.split(moments)
+            return Results([y, *inside.values()], moments if mode.moments else {})
 
         key = (kind, operation.spec, precision, banked, mode.dropout, mode.stats, mode.moments)
         return Request(

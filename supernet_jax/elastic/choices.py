@@ -34,9 +34,13 @@ class Choice:
 
     Attributes:
         values: the options in ascending order, without repeats.
+        depth: `(path, i)`: the decision counts only in archs whose value at `path` exceeds i, as
+            one of a block with that `elastic(depth=...)`; None if it always counts. A list of such
+            decisions may be written without those at its end that do not count.
     """
 
     values: tuple[int | float, ...]
+    depth: tuple[Path, int] | None = None
 
     def __post_init__(self) -> None:
         if not self.values or list(self.values) != sorted(set(self.values)):

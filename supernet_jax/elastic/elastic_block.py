@@ -2,8 +2,8 @@
 
 An `ElasticBlock` is an ordinary Flax module and the few specs (static sizes) it can take. Its
 shared parameters are the *union* of its specs' parameters, each leaf at the largest shape.
-`cut` takes one spec's slice out of a shared tree: leading in channels, centred in convolution
-kernels; `fill` puts it back among zeros. The mask of a spec is the box that `cut` would keep.
+`cut` takes one spec's slice out of a shared tree: leading in channels, centred on spatial
+axes; `fill` puts it back among zeros. The mask of a spec is the box that `cut` would keep.
 Both read the same description, the shapes that `jax.eval_shape` gives for the spec's module, so
 there is nothing that could drift.
 
@@ -35,7 +35,8 @@ class Transform(NamedTuple):
 
     It sees the shared leaf after its channels were cut, at its full spatial size, and what the
     transforms of the same leaf before it have made of it; after the last of them, the leaf has the
-    size of the spec. Without one, kernels are centre crops.
+    spatial size of the spec, or still the full one: then, as without a transform, the spec has its
+    centre.
 
     Attributes:
         leaf: which parameter, as ("depthwise", "kernel"), of any rank.
@@ -203,8 +204,16 @@ def kind(block: ElasticBlock, rates: bool) -> Hashable:
 
 def sizes(spec: Spec) -> tuple[Any, ...]:
     """A spec without its rates (floats), which change no shape."""
-    values = dataclasses.astuple(spec)
-    return (type(spec).__name__, *(value for value in values if not isinstance(value, float)))
+    return (type(spec).__name__, *_without_floats(dataclasses.astuple(spec)))
+
+
+def _without_floats(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Of nested tuples, as a spec within a spec is one."""
+    return tuple(
+        _without_floats(value) if isinstance(value, tuple) else value
+        for value in values
+        if not isinstance(value, float)
+    )
 
 
 def shapes(block: ElasticBlock, spec: Spec, inputs: Sequence[jax.ShapeDtypeStruct]) -> BlockShapes:

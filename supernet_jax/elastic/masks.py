@@ -37,8 +37,10 @@ def masked_weights(
     own = slicing.cut(shared, union, whole=by_leaf)
     result = _masked(own, chosen, edges.table, leaves=edges.leaves, soft=soft)
     for where, transforms in by_leaf.items():
+        trees = (elastic_block.shapes(block, spec, inputs).params for spec in block.specs)
+        parts = [slicing.find_leaf(tree, where) for tree in trees]
         leaf, final = slicing.get_leaf(result, where), slicing.get_leaf(union, where)
-        mixed = _mixed(block, transforms, shared[TRANSFORMS], leaf, final, likely)
+        mixed = _mixed(block, transforms, shared[TRANSFORMS], leaf, final, likely, parts)
         result = slicing.put_leaf(result, where, mixed)
     if by_leaf and not soft:  # a transform may add to channels that the spec lacks
         again = tuple((path, places) for path, places in edges.leaves if path in by_leaf)
@@ -196,13 +198,38 @@ def _mixed(
     leaf: Array,
     final: jax.ShapeDtypeStruct,
     chosen: Array,
+    parts: Sequence[Any],
 ) -> Array:
-    """Sum over the layer's options of probability x transformed weights, zero-padded to `final`."""
-    options = [tuple(transform.size(spec) for transform in transforms) for spec in block.specs]
-    total, name = jnp.zeros(final.shape, leaf.dtype), transforms[0].leaf[-1]
+    """Sum over the layer's options of probability x transformed weights, zero-padded.
+
+    Args:
+        block: the block.
+        transforms: of one leaf.
+        params: of all transforms of the block.
+        leaf: masked, at the full size of its spatial axes.
+        final: the leaf's shape in the union.
+        chosen: probability of each spec, `[S]`.
+        parts: shape of the leaf in each spec; None where a spec lacks it, whose mask is zero.
+    """
+    name = transforms[0].leaf[-1]
+    spatial = slicing.spatial_axes(transforms[0].leaf, final)
+
+    def cropped(part: Any) -> tuple[int, ...]:
+        """The leaf with all channels, and the spatial sizes of a spec."""
+        kept = leaf.shape if part is None else part.shape
+        return tuple(kept[a] if a in spatial else n for a, n in enumerate(leaf.shape))
+
+    options = [
+        (tuple(t.size(spec) for t in transforms), cropped(part))
+        for spec, part in zip(block.specs, parts, strict=True)
+    ]
+    total = jnp.zeros(final.shape, leaf.dtype)
     for option in dict.fromkeys(options):
         share = jnp.sum(jnp.where(np.asarray([o == option for o in options]), chosen, 0.0))
-        made = slicing.transformed(transforms, params, leaf, option)
+        sizes, shape = option
+        made = slicing.transformed(transforms, params, leaf, sizes)
+        if made.shape == leaf.shape:
+            made = slicing.cut_leaf(made, shape, spatial)
         filled = slicing.fill({name: made}, {name: final})[name]
         total = total + share.astype(leaf.dtype) * filled
     return total

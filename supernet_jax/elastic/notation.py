@@ -1,10 +1,11 @@
 """Archs as people write them, and back."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Choice, Menu, Values
 from supernet_jax.errors import UserError, near
 
@@ -33,14 +34,35 @@ def options(menu: Menu) -> Any:
 def from_notation(menu: Menu, notation: Any) -> Arch:
     """Reads one arch as `to_notation` writes it (host only).
 
+    A list of decisions that count up to a depth alone (`Choice.depth`) may also be as long as that
+    depth; those that it leaves out take their first option.
+
     Raises:
         UserError: an unknown or missing decision, a list of the wrong length, a value that the
             space does not offer; the message names the decision and what is allowed.
     """
-    return _read(menu, notation, where="")
+    short: list[_Short] = []
+    arch = _read(menu, notation, "", short)
+    for where, menus, length in short:
+        path, _ = menus[length].depth or ((), 0)
+        depth = choices.get(menu, path).values[int(choices.get(arch, path))]
+        if length != depth:
+            raise UserError(
+                f"{where} has {length} entries, but {'.'.join(map(str, path))} is {depth}; it must "
+                f"have {depth} entries, or {len(menus)}, of which the first {depth} count"
+            )
+    return arch
 
 
-def _read(menu: Menu, notation: Any, where: str) -> Arch:
+class _Short(NamedTuple):
+    """A list that leaves decisions out: where it stands, their menu, and its length."""
+
+    where: str
+    menus: list[Choice]
+    length: int
+
+
+def _read(menu: Menu, notation: Any, where: str, short: list[_Short]) -> Arch:
     place = where or "the arch"
     if isinstance(menu, Choice):
         if isinstance(notation, bool) or notation not in menu.values:
@@ -48,15 +70,26 @@ def _read(menu: Menu, notation: Any, where: str) -> Arch:
             raise UserError(f"{place} is {notation!r}, but this space allows {allowed}")
         return np.int32(menu.values.index(notation))
     if isinstance(menu, Mapping):
-        return _read_dict(menu, notation, where, place)
-    if not isinstance(notation, list | tuple) or len(notation) != len(menu):
+        return _read_dict(menu, notation, where, place, short)
+    given = notation
+    if isinstance(notation, list | tuple) and _may_end(menu, len(notation)):
+        short.append(_Short(place, list(menu), len(notation)))
+        given = [*notation, *(entry.values[0] for entry in menu[len(notation) :])]
+    if not isinstance(given, list | tuple) or len(given) != len(menu):
         raise UserError(f"{place} must be a list of {len(menu)} numbers; got {notation!r}")
     return type(menu)(
-        _read(m, n, f"{where}[{i}]") for i, (m, n) in enumerate(zip(menu, notation, strict=True))
+        _read(m, n, f"{where}[{i}]", short)
+        for i, (m, n) in enumerate(zip(menu, given, strict=True))
     )
 
 
-def _read_dict(menu: Menu, notation: Any, where: str, place: str) -> Arch:
+def _may_end(menu: Menu, length: int) -> bool:
+    """Whether a list of decisions may end after so many, at some depth."""
+    rest = menu[length:]
+    return bool(rest) and all(isinstance(m, Choice) and m.depth is not None for m in rest)
+
+
+def _read_dict(menu: Menu, notation: Any, where: str, place: str, short: list[_Short]) -> Arch:
     if not isinstance(notation, Mapping):
         raise UserError(f"{place} must be an object with {', '.join(menu)}; got {notation!r}")
     for key in notation:
@@ -67,4 +100,4 @@ def _read_dict(menu: Menu, notation: Any, where: str, place: str) -> Arch:
     missing = [key for key in menu if key not in notation]
     if missing:
         raise UserError(f"{place} lacks {', '.join(missing)}")
-    return {k: _read(menu[k], notation[k], f"{where}.{k}" if where else k) for k in menu}
+    return {k: _read(menu[k], notation[k], f"{where}.{k}" if where else k, short) for k in menu}

@@ -24,15 +24,21 @@ def cut(tree: Tree, target: Shapes, *, whole: Collection[tuple[str, ...]] = ()) 
     """
 
     def one(path: tuple[str, ...], leaf: Array, part: Any) -> Array:
-        if leaf.shape == part.shape:
-            return jnp.asarray(leaf)
         spatial = spatial_axes(path, part)
-        kept = box(leaf.shape, part.shape, spatial)
-        if path in whole:
-            kept = [(0, leaf.shape[a]) if a in spatial else edge for a, edge in enumerate(kept)]
-        return jax.lax.slice(leaf, [start for start, _ in kept], [stop for _, stop in kept])
+        if path not in whole:
+            return cut_leaf(leaf, part.shape, spatial)
+        shape = [leaf.shape[a] if a in spatial else n for a, n in enumerate(part.shape)]
+        return cut_leaf(leaf, tuple(shape), spatial)
 
     return _zip(tree, target, one)
+
+
+def cut_leaf(leaf: Array, shape: tuple[int, ...], spatial: tuple[int, ...] = ()) -> Array:
+    """The part of a leaf that has a shape: at the centre of spatial axes, leading on others."""
+    if leaf.shape == shape:
+        return jnp.asarray(leaf)
+    kept = box(leaf.shape, shape, spatial)
+    return jax.lax.slice(leaf, [start for start, _ in kept], [stop for _, stop in kept])
 
 
 def fill(tree: Tree, target: Shapes) -> Tree:
@@ -63,9 +69,13 @@ def weights(block: ElasticBlock, shared: Tree, spec: Spec, target: Shapes) -> Tr
     leaves = by_leaf(block)
     result = cut(shared, target, whole=leaves)
     for where, transforms in leaves.items():
-        channels, final = get_leaf(result, where), get_leaf(target, where).shape
+        if (part := find_leaf(target, where)) is None:  # of a layer that the spec lacks
+            continue
+        channels, final = get_leaf(result, where), part.shape
         sizes = tuple(transform.size(spec) for transform in transforms)
         made = transformed(transforms, shared[TRANSFORMS], channels, sizes)
+        if made.shape == channels.shape:
+            made = cut_leaf(made, final, spatial_axes(where, part))
         if made.shape != final:
             raise UserError(
                 f"the transforms of {'/'.join(where)} make {list(made.shape)} of "

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax.elastic import choices, elastic_block
-from supernet_jax.elastic.choices import Arch, Array, Lookup, Menu, Path
+from supernet_jax.elastic.choices import Arch, Array, Choice, Lookup, Menu, Path
 from supernet_jax.elastic.elastic_block import ElasticBlock
 from supernet_jax.errors import UserError, near
 from supernet_jax.nn import block_shapes
@@ -48,9 +48,11 @@ class Space:
         blocks: the elastic blocks, in the order in which they are usually run.
         forward: the topology.
         task: what it is for, which says what goes in and what comes out.
-        static: where decisions stand in the menu that are shapes, as the resolution of images, and
+        static: where decisions stand in the menu that are shapes, as the length of sequences, and
             hence never traced: each of their values has a program of its own.
         bank: a parameter bank, or None for one set of parameters without an extra axis.
+        trained: regular expressions for whole paths of parameters, as "block/layer/leaf": only
+            those that one of them matches are trained. None trains all.
 
     Raises:
         UserError: a decision, a block or its group has a name that no file could hold.
@@ -63,12 +65,13 @@ class Space:
     task: Task
     static: tuple[Path, ...] = ()
     bank: Bank | None = None
+    trained: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.task, Task):
             raise UserError(
-                f"the task of the space {self.name} is {self.task!r}; give one of sj.tasks, as "
-                "ImageClassification(input_channels=3, classes=10)"
+                f"the task of the space {self.name} is {self.task!r}; give one of "
+                "supernet_jax.tasks"
             )
         _check_keys(self.menu, "a decision in the menu")
         for name, block in self.blocks.items():
@@ -258,6 +261,37 @@ def normal(space: Space, archs: Arch) -> Arch:
             best = np.where(functools.reduce(np.logical_and, same, own > option), option, best)
         archs = choices.replace(archs, path, best)
     return archs
+
+
+def only(space: Space, arch: Arch) -> Space:
+    """The space of one subnet: its decisions have one option each. Its parameters are those of the
+    whole space.
+
+    Args:
+        space: the space.
+        arch: concrete, no batch axes.
+    """
+
+    def taken(lookup: Lookup) -> Lookup:
+        return Lookup(lookup.paths, np.full_like(lookup.table[_one(lookup)], lookup.static(arch)))
+
+    def narrowed(block: ElasticBlock) -> ElasticBlock:
+        spec, alive = block.specs[block.index.static(arch)], block.alive
+        index = Lookup(block.index.paths, np.zeros_like(block.index.table[_one(block.index)]))
+        alive = None if alive is None else taken(alive)
+        return dataclasses.replace(block, specs=(spec,), index=index, alive=alive)
+
+    return dataclasses.replace(
+        space,
+        menu=jax.tree.map(lambda choice, i: Choice((choice.values[int(i)],)), space.menu, arch),
+        blocks={name: narrowed(block) for name, block in space.blocks.items()},
+        bank=space.bank and space.bank._replace(row=taken(space.bank.row)),
+    )
+
+
+def _one(lookup: Lookup) -> tuple[slice, ...]:
+    """One option of each decision."""
+    return (slice(0, 1),) * lookup.table.ndim
 
 
 def distinct(space: Space, archs: Sequence[Arch]) -> list[Arch]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from supernet_jax.elastic import shared_params
+from supernet_jax.elastic import elastic_block, shared_params
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import path_rules
@@ -24,7 +24,7 @@ def describe_space(space: Space) -> dict[str, Any]:
     described = {**described_task(space.task), "menu": menu}
     blocks = {
         name: {
-            "specs": [_sizes(spec) for spec in block.specs],
+            "specs": [elastic_block.sizes(spec) for spec in block.specs],
             "picks": [block.index.paths, block.index.table.tolist()],
             "alive": block.alive and [block.alive.paths, block.alive.table.tolist()],
             "group": block.group,
@@ -92,8 +92,3 @@ def _hash(value: Any) -> str:
 
 def _shape(leaf: jax.ShapeDtypeStruct) -> str:
     return "x".join(map(str, leaf.shape))
-
-
-def _sizes(spec: Any) -> list[Any]:
-    values = [type(spec).__name__, *dataclasses.astuple(spec)]
-    return [value for value in values if not isinstance(value, float)]

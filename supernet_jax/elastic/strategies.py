@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from supernet_jax.elastic import choices, elastic_block, shared_params
+from supernet_jax.elastic import choices, elastic_block, shared_params, taps
 from supernet_jax.elastic.block_call import Call, Static
 from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import Spec, Tree
@@ -97,11 +97,13 @@ class Strategy(Protocol):
             stats: calibrated statistics at the union's shapes, as `moments` comes out; None uses
                 those of the batch.
             dropout_key: turns dropout and drop-connect on.
-            features: names of the blocks whose outputs are wanted.
+            features: names of the blocks whose outputs are wanted, and of taps (BLOCK/NAME). A
+                tap of a block that the arch skips is left out where the arch is concrete, and
+                zeros where it is traced.
             dtype: of weights and activations; statistics and logits stay float32.
             remat: whether a gradient keeps only what goes from block to block, and computes their
                 insides again; `switched` always does.
-            reuse: what may be taken over from the subnet before; without dropout only.
+            reuse: what may be taken over from the subnet before; without dropout and taps only.
             where: shardings of parameters that are split over devices, whose gradients come back
                 split: each block's are gathered where it runs. None for whole ones.
         """
@@ -158,7 +160,7 @@ def masked(space: Space, params: Tree, arch: Arch | Code, inputs: Tree, **how: A
         (y, moments), (skipped, _) = compute(call, *inputs), call.skip(*inputs)
         if choices.is_code(arch):
             g = keep.astype(y.dtype)
-            return g * y + (1 - g) * skipped, moments
+            return g * y + (1 - g) * skipped, taps.scaled(moments, g)
         zero = jax.tree.map(lambda m: jnp.where(keep, m, 0.0), moments)
         return jnp.where(keep, y, skipped), zero
 
@@ -170,11 +172,19 @@ def switched(space: Space, params: Tree, arch: Arch, inputs: Tree, **how: Any) -
 
     def run(call: Call, *inputs: Array) -> tuple[Array, Tree]:
         block = call.block
+        wide: Any = {}  # shapes of the largest block's taps
+        if call.taps:
+            largest = jax.eval_shape(lambda c, *x: c.masked(arch, *x)[1], call, *inputs)
+            wide = taps.split(largest)[1]
+
+        def skip(operands: Call, *inputs: Array) -> tuple[Array, Tree]:
+            y, moments = operands.skip(*inputs)
+            return y, taps.padded(moments, wide)
 
         def branch(spec: Spec) -> Callable[..., tuple[Array, Tree]]:
             def compute(operands: Call, *inputs: Array) -> tuple[Array, Tree]:
                 y, moments = operands.at(spec, *inputs)
-                return resize.pad_channels(y, call.out_channels), moments
+                return resize.pad_channels(y, call.out_channels), taps.padded(moments, wide)
 
             # Without checkpoint a differentiated switch keeps the residuals of every branch.
             return jax.checkpoint(compute)
@@ -183,7 +193,7 @@ def switched(space: Space, params: Tree, arch: Arch, inputs: Tree, **how: Any) -
         assert call.which is not None  # with `loops`
         which = call.which
         if call.keep is not None:
-            branches = [Call.skip, *branches]
+            branches = [skip, *branches]
             which = jnp.where(call.keep, which + 1, 0)
         if len(branches) == 1:
             return branches[0](call, *inputs)
@@ -222,6 +232,9 @@ def _walked(
     loops: bool = False,
 ) -> Output:
     """Walks a subnet from its inputs to what it puts out, block by block."""
+    taps.check(space, how.features)
+    if how.reuse is not None and any("/" in feature for feature in how.features):
+        raise TypeError("taps are not taken over; leave out reuse, or the features BLOCK/NAME")
     run = run_block
     if how.where is None:
         params = shared_params.bank_row(space, params, arch)
@@ -236,10 +249,14 @@ def _walked(
     walk = _Walk(space, jax.checkpoint(run) if how.remat else run, params, arch, how, loops)
     x = task.ready(space.task, inputs, how.size, how.dtype)
     logits = space.forward(walk, x).astype(jnp.float32)
+    moments, features = {}, {n: y for n, (y, _) in walk.found.items() if n in how.features}
+    for name, (_, beside) in walk.found.items():
+        moments[name], inside = taps.split(beside)
+        features |= {f"{name}/{tap}": value for tap, value in inside.items()}
     return Output(
         logits,
-        moments={name: moments for name, (_, moments) in walk.found.items()},
-        features={name: y for name, (y, _) in walk.found.items() if name in how.features},
+        moments=moments,
+        features=features,
         memory={} if how.reuse is None else walk.found,
     )
 
@@ -294,6 +311,7 @@ class _Walk:
             union=Static(shape.shapes),
             dtype=how.dtype,
             where=None if how.where is None else Static(how.where[group(self.space, name)]),
+            taps=taps.wanted(how.features, name),
         )
 
     def before(self, name: str) -> _Before | None:
@@ -319,7 +337,7 @@ def _in_loops(walk: _Walk, names: tuple[str, ...], x: Array) -> Array:
         """What blocks must share to be alike; a block by itself has its own name."""
         shape = geometry(walk.space, walk.how.size)[name]
         repeats = len(shape.inputs) == 1 and shape.inputs[0] == shape.shapes.output
-        if not repeats or name in walk.how.features:
+        if not repeats or name in {f.partition("/")[0] for f in walk.how.features}:
             return name
         rates = walk.how.dropout_key is not None
         return shape.inputs, elastic_block.kind(shape.block, rates)

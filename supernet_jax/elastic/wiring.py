@@ -15,7 +15,8 @@ import jax.extend.core
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from supernet_jax.elastic import elastic_block
+from supernet_jax.elastic import elastic_block, taps
+from supernet_jax.elastic.block_call import Kind
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.space import Space, geometry
 from supernet_jax.tasks.task import Size
@@ -31,7 +32,7 @@ class Operation(NamedTuple):
         spec: which of its specs.
         between: what lies between blocks, None for a block.
         inputs: numbers of the values that it takes.
-        outputs: numbers of the values that it makes; a block makes one.
+        outputs: numbers of the values that it makes; a block makes its output, and then its taps.
     """
 
     block: str | None
@@ -60,7 +61,8 @@ class Wiring(NamedTuple):
         operations: in an order in which they can run.
         values: shape and dtype of each value; the leaves of the inputs come first.
         logits: number of the value that is the result.
-        features: by block, the number of its output; of a skipped block that of its input.
+        features: by block, the number of its output, of a skipped block that of its input; by tap
+            (BLOCK/NAME), of those blocks that are there.
         learned: by value, whether parameters had a part in it, so that it has a gradient.
     """
 
@@ -72,12 +74,13 @@ class Wiring(NamedTuple):
 
 
 _block = jax.extend.core.Primitive("block")
+_block.multiple_results = True
 _mark = jax.extend.core.Primitive("mark")  # of a block that is skipped
 
 
 @_block.def_abstract_eval
-def _output(*_: Any, name: str, spec: int, output: Any) -> Any:
-    return output
+def _outputs(*_: Any, name: str, spec: int, made: Any, inside: Any) -> Any:
+    return list(made)
 
 
 @_mark.def_abstract_eval
@@ -85,7 +88,15 @@ def _same(x: Any, *, name: str) -> Any:
     return x
 
 
-def wired(space: Space, arch: Arch, *, size: Size, examples: int, dtype: Any) -> Wiring:
+def wired(
+    space: Space,
+    arch: Arch,
+    *,
+    size: Size,
+    examples: int,
+    dtype: Any,
+    features: tuple[str, ...] = (),
+) -> Wiring:
     """The operations of a concrete arch.
 
     Args:
@@ -94,6 +105,7 @@ def wired(space: Space, arch: Arch, *, size: Size, examples: int, dtype: Any) ->
         size: of the arch.
         examples: B.
         dtype: of floats.
+        features: that are wanted; of these the taps are values of their own.
     """
     about = geometry(space, size)
 
@@ -105,9 +117,14 @@ def wired(space: Space, arch: Arch, *, size: Size, examples: int, dtype: Any) ->
         block = about[name].block
         if (spec := block.spec(arch)) is None:
             return _mark.bind(inputs[0], name=name)
-        shape = batched(elastic_block.shapes(block, spec, about[name].inputs).output)
-        output = jax.core.ShapedArray(shape.shape, shape.dtype)
-        return _block.bind(*inputs, name=name, spec=block.specs.index(spec), output=output)
+        which, shapes = block.specs.index(spec), about[name].shapes
+        own, inside = elastic_block.shapes(block, spec, about[name].inputs).output, {}
+        if names := taps.wanted(features, name):
+            kind = Kind.of(block, about[name].inputs, shapes, dtype, rates=False, taps=names)
+            inside = kind.tap_shapes(which, [Aval(x.shape, x.dtype) for x in inputs])
+        made = batched(own), *inside.values()
+        avals = tuple(jax.core.ShapedArray(x.shape, x.dtype) for x in made)
+        return _block.bind(*inputs, name=name, spec=which, made=avals, inside=tuple(inside))[0]
 
     given = jax.tree.map(batched, space.task.inputs(size))
     traced = jax.make_jaxpr(lambda x: space.forward(run, x))(given)
@@ -158,7 +175,8 @@ def _listed(traced: ClosedJaxpr) -> Wiring:
             inputs = tuple(number[v] for v in equation.invars)
             outputs = make(equation.outvars, True)
             name = equation.params["name"]
-            features[name] = outputs[0]
+            inside = [f"{name}/{tap}" for tap in equation.params["inside"]]
+            features |= dict(zip([name, *inside], outputs, strict=True))
             operations.append(Operation(name, equation.params["spec"], None, inputs, outputs))
         else:
             waiting.append(equation)

@@ -5,7 +5,7 @@ blocks, so one table per block, built once from the modules themselves, answers 
 NumPy archs give exact int64, JAX archs (also inside jit) exact int32 where the space's largest cost
 fits and float32 otherwise.
 
-MACs are those of convolutions and products of matrices, batch 1, those of attention included: no
+MACs are those of all products, batch 1, those of attention included: no
 bias, normalisation, activation, pooling, resize or addition. That is the published counting rule;
 `nn.macs` counts them.
 """
@@ -56,7 +56,7 @@ def parameters(space: Space) -> Cost:
 
 
 def union_macs(space: Space) -> int:
-    """Multiply-accumulates of one image through all blocks at their largest, at the largest
+    """Multiply-accumulates of one example through all blocks at their largest, at the largest
     size of inputs: no subnet has more. Quick, as it needs no table of specs.
     """
     places = elastic_space.geometry(space, space.sizes[-1]).values()
@@ -85,7 +85,7 @@ def latency(
     Args:
         space: whose archs.
         table: as `supernet latency` writes it and `latency_table.read` reads it.
-        sizes: pixels; archs of others cost NaN, which no budget allows. None means all of
+        sizes: of inputs; archs of others cost NaN, which no budget allows. None means all of
             the space.
         calibrated: whether the sum over the blocks is scaled and the constant of a network added.
 

@@ -22,6 +22,7 @@ from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.elastic_block import Spec
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.nn import block_shapes
 from supernet_jax.nn.block_shapes import BlockShapes
 from supernet_jax.storage import files
 from supernet_jax.storage.typed_json import parse
@@ -184,8 +185,9 @@ def _each(space: Space, size: Size) -> Iterator[tuple[str, int, Kind]]:
                 for x, c in zip(shape.inputs, channels, strict=True)
             )
             shapes = elastic_block.shapes(block, spec, shape.inputs)
-            made = type(block.module(spec)).__name__
-            yield name, i, Kind(_named(made, spec, own), block.module, spec, own, shapes)
+            module, sizes = block_shapes.plain(block.module, spec)
+            made = type(module(sizes)).__name__
+            yield name, i, Kind(_named(made, sizes, own), module, sizes, own, shapes)
 
 
 def _named(made: str, spec: Spec, inputs: tuple[jax.ShapeDtypeStruct, ...]) -> str:
@@ -223,7 +225,7 @@ def block_tables(
         lacking = sorted(map(str, set(missing.values())))
         raise UserError(
             f"the latency table lacks {len(missing)} of the kinds of block of space {space.name} "
-            f"at {', '.join(lacking)} pixels, as {next(iter(missing))}; measure them with "
+            f"for inputs of size {', '.join(lacking)}, as {next(iter(missing))}; measure them with "
             f"`supernet latency SPACE --batch {table.conditions.batch} --out FILE`, which adds "
             "what its file lacks"
         )

@@ -28,7 +28,7 @@ from supernet_jax.runtime import owned, sharding
 from supernet_jax.tasks.task import Scores, Size
 
 WHOLE, ARCHS = PartitionSpec(), PartitionSpec("candidates")
-EXAMPLES = PartitionSpec(None, sharding.IMAGES)
+EXAMPLES = PartitionSpec(None, sharding.EXAMPLES)
 Prepare = Callable[[Tree], Tree]  # inputs as the data has them -> those of the task
 
 
@@ -248,7 +248,7 @@ def _empty_memory(program: Program, examples: int, *, moments: bool) -> Tree:
     )
     if program.mesh is None:
         return memory
-    split = NamedSharding(jax.sharding.get_abstract_mesh(), PartitionSpec(sharding.IMAGES))
+    split = NamedSharding(jax.sharding.get_abstract_mesh(), PartitionSpec(sharding.EXAMPLES))
     return {
         name: (jax.lax.with_sharding_constraint(output, split), stats)
         for name, (output, stats) in memory.items()

@@ -35,8 +35,15 @@ def augmented(
     if s.policy == "autoaugment":
         images = autoaugment.auto_augment(images, policy_key, ids, deviation=s.deviation)
     elif s.policy == "randaugment":
-        how = {"magnitude": s.magnitude, "deviation": s.deviation}
-        images = autoaugment.rand_augment(images, policy_key, ids, layers=s.layers, **how)
+        images = autoaugment.rand_augment(
+            images,
+            policy_key,
+            ids,
+            layers=s.layers,
+            magnitude=s.magnitude,
+            deviation=s.deviation,
+            increasing=s.increasing,
+        )
     if s.erase:
         images = augment.erase(images, erase_key, ids, probability=s.erase)
     return prepare(images)
@@ -54,9 +61,14 @@ def mix(settings: Data, task: Task) -> Mix | None:
     """What mixes a step's images with each other, or hides bytes of its text, if anything does."""
     if isinstance(task, HiddenTokens):
         return lambda inputs, targets, key, ids: task.hide(inputs, key, ids)
-    if not settings.mixup or not isinstance(task, ImageClassification):
+    if not (settings.mixup or settings.cutmix) or not isinstance(task, ImageClassification):
         return None
-    return functools.partial(augment.mixup, alpha=settings.mixup, classes=task.classes)
+    return functools.partial(
+        augment.mix,
+        mixup_alpha=settings.mixup,
+        cutmix_alpha=settings.cutmix,
+        classes=task.classes,
+    )
 
 
 def evaluated(task: Task, inputs: np.ndarray, targets: np.ndarray) -> tuple[Any, Any]:

@@ -14,16 +14,17 @@ from jax.sharding import Mesh
 
 from supernet_jax import data
 from supernet_jax.data import Dataset, augment, text
+from supernet_jax.elastic import taps
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.space import Space, geometry, output_shape
-from supernet_jax.errors import LOG, UserError, near
+from supernet_jax.errors import LOG, UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.evaluation.evaluate import EvaluationData, How
-from supernet_jax.experiment import augmentation, config, outside_teacher
+from supernet_jax.experiment import augmentation, config
 from supernet_jax.experiment.config import Config
 from supernet_jax.runtime import cache, sharding
 from supernet_jax.storage import user_code
-from supernet_jax.tasks import ImageClassification, NextToken, Task
+from supernet_jax.tasks import ImageClassification, NextToken, Task, offered
 from supernet_jax.training import recipe
 from supernet_jax.training.gradients import combine
 from supernet_jax.training.samplers import Sampler, sampler
@@ -78,8 +79,8 @@ def build(settings: Config) -> Experiment:
     for note in dataset.notes:
         _warn(note)
     task = task_of(settings, dataset)
-    more = sampler.taken(settings.space, task=task, **_about(dataset))
-    space = _built("space", settings, Space, **more)
+    more = user_code.taken(settings.space, **offered(task))
+    space = part_of("space", settings.space, Space, **more)
     if space.task != task:
         raise UserError(
             f"config.space: {type(settings.space).__name__} builds a space for {space.task}, but "
@@ -147,7 +148,7 @@ def task_of(settings: Config, dataset: Dataset) -> Task:
     """What networks for a data set are for: what the configuration says, or what is usual."""
     if settings.task is not None:
         about = {"dataset": dataset, **_about(dataset)}
-        return _built("task", settings, Task, **sampler.taken(settings.task, **about))
+        return part_of("task", settings.task, Task, **user_code.taken(settings.task, **about))
     if dataset.tokens is not None:
         return NextToken(*dataset.tokens)
     return _image_task(dataset)
@@ -220,9 +221,8 @@ class Part(Protocol):
     build: Callable[..., Any]
 
 
-def _built(name: str, settings: Config, kind: type, **given: Any) -> Any:
+def part_of(name: str, part: Any, kind: type, **given: Any) -> Any:
     """What a part's `build` returns; what goes wrong in it is said with its place."""
-    part = getattr(settings, name)
     call = f"{type(part).__name__}.build({', '.join(given)})"
     if not isinstance(part, Part):
         raise UserError(f"config.{name} is {part!r}, which has no method {call}; give it one")
@@ -243,21 +243,20 @@ def _built(name: str, settings: Config, kind: type, **given: Any) -> Any:
 
 def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -> recipe.Recipe:
     d, t = settings.data, settings.train
-    for name in t.features:
-        if name not in space.blocks:
-            raise UserError(
-                f"train.features names a block {name!r}, which the space {space.name} does not "
-                f"have{near(name, space.blocks)}"
-            )
-    more = sampler.taken(settings.sampler, space=space, steps=t.steps)
-    length = sampler.taken(settings.combine, steps=t.steps)
+    taps.check(space, t.features)
+    more = user_code.taken(settings.sampler, space=space, steps=t.steps)
+    length = user_code.taken(settings.combine, steps=t.steps)
+    drawing = part_of("sampler", settings.sampler, Sampler, menu=space.menu, **more)
+    sampler.check(drawing)
     is_text = text.is_text(d.name)
     return recipe.Recipe(
         space=space,
-        sampler=_built("sampler", settings, Sampler, menu=space.menu, **more),
-        loss=_built("loss", settings, Callable),  # type: ignore[arg-type]
-        combine=_built("combine", settings, combine.Combine, **length),
-        optimizer=_built("optimizer", settings, optax.GradientTransformation, steps=t.steps),
+        sampler=drawing,
+        loss=part_of("loss", settings.loss, Callable),  # type: ignore[arg-type]
+        combine=part_of("combine", settings.combine, combine.Combine, **length),
+        optimizer=part_of(
+            "optimizer", settings.optimizer, optax.GradientTransformation, steps=t.steps
+        ),
         augment=functools.partial(augmentation.unchanged, prepare)
         if is_text
         else functools.partial(augmentation.augmented, d, prepare),
@@ -278,25 +277,6 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         features=t.features,
         mix=augmentation.mix(d, space.task),
     )
-
-
-def taught(experiment: Experiment) -> Experiment:
-    """The same with the network of `train.teacher`, which only training needs.
-
-    It gets the images of the step, normalised as its own; its weights are constants of the step.
-
-    Raises:
-        UserError: there is no such network, or it is for other images or classes.
-    """
-    settings = experiment.config.train
-    if settings.teacher is None:
-        return experiment
-    teacher, warning = outside_teacher.load(
-        settings.teacher, experiment.dataset, space_file=settings.teacher_file
-    )
-    if warning is not None:
-        _warn(warning)
-    return experiment._replace(recipe=experiment.recipe._replace(teacher=teacher))
 
 
 def _warn(text: str) -> None:
@@ -331,14 +311,17 @@ def evaluation_data(experiment: Experiment, split: str) -> EvaluationData:
     images = {"held-out": dataset.held_out, "test": dataset.test}[split]
     if settings.limit and split == "held-out":
         images = data.Images(*(part[: settings.limit] for part in images))
-    calibration = data.calibration_subset(
-        dataset.train,
+    inputs, targets = data.padded_batches(images, settings.batch)
+    host = EvaluationData(calibration(experiment), inputs, targets, targets >= 0)
+    return sharding.split(experiment.mesh, host, axis=1)
+
+
+def calibration(experiment: Experiment) -> np.ndarray:
+    """Training images by which subnets are calibrated, uint8 `[A, B, H, W, C]` on the host."""
+    settings = experiment.config.evaluation
+    return data.calibration_subset(
+        experiment.dataset.train,
         batches=settings.calibration_batches,
         batch=settings.batch,
         seed=experiment.config.data.split_seed,
     )
-    padded = data.padded_batches(images, settings.batch)
-    real = np.arange(len(padded[1]) * settings.batch) < len(images.labels)
-    inputs, targets = augmentation.evaluated(experiment.space.task, *padded)
-    host = EvaluationData(calibration, inputs, targets, real.reshape(-1, settings.batch))
-    return sharding.split(experiment.mesh, host, axis=1)

@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -24,11 +24,12 @@ from supernet_jax.errors import UserError, near, require
 from supernet_jax.spaces import Digits
 from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded, on_this_machine
-from supernet_jax.training import gradients, losses, optimizers, samplers
+from supernet_jax.training import gradients, losses, optimizers, samplers, teachers
 from supernet_jax.training.gradients import UnitSum
 from supernet_jax.training.losses import AlphaDivergence
 from supernet_jax.training.optimizers import Sgd
 from supernet_jax.training.samplers import Sandwich
+from supernet_jax.training.teachers import Largest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,9 @@ class Train:
     accumulate: int = 1
     """micro-batches per step; more need less memory; BatchNorm sees the images of one of them"""
     features: tuple[str, ...] = ()
-    """blocks whose outputs the loss compares between a subnet and the largest"""
+    """blocks, or values inside them as BLOCK/NAME, that the loss compares with the largest's"""
     teacher: str | None = None
-    """folder of an extracted network that teaches instead of the largest subnet"""
+    """folder of an extracted network that teaches: short for teacher=ExtractedNetwork(folder)"""
     teacher_file: str | None = None
     """Python file of yours that defines the teacher's blocks, if some are your own; it is run"""
     ema: float = 0.0
@@ -91,9 +92,10 @@ class Evaluation:
 class Config:
     """A whole experiment: which subnets there are, on which data and how they are trained.
 
-    `space`, `sampler`, `loss`, `combine` and `optimizer` are parts: frozen dataclasses with a
-    method `build`, of `sj.spaces`, `sj.samplers`, `sj.losses`, `sj.gradients`, `sj.optimizers`, or
-    your own. So is `task`, of `sj.tasks`; with None the data says what networks are for.
+    `space`, `sampler`, `loss`, `teacher`, `combine` and `optimizer` are parts: frozen dataclasses
+    with a method `build`, of `sj.spaces`, `sj.samplers`, `sj.losses`, `sj.teachers`,
+    `sj.gradients`, `sj.optimizers`, or your own. So is `task`, of `sj.tasks`; with None the data
+    says what networks are for.
 
     Raises:
         UserError: a setting is of another type than declared, or not allowed.
@@ -103,6 +105,7 @@ class Config:
     data: Data = dataclasses.field(default_factory=Data)
     sampler: Any = dataclasses.field(default_factory=Sandwich)
     loss: Any = dataclasses.field(default_factory=AlphaDivergence)
+    teacher: Any = dataclasses.field(default_factory=Largest)
     combine: Any = dataclasses.field(default_factory=UnitSum)
     optimizer: Any = dataclasses.field(default_factory=Sgd)
     train: Train = dataclasses.field(default_factory=Train)
@@ -127,6 +130,7 @@ class Config:
             ("data.pad", data.pad, 0),
             ("data.layers", data.layers, 1),
             ("data.mixup", data.mixup, 0),
+            ("data.cutmix", data.cutmix, 0),
             ("data.split-seed", data.split_seed, 0),
             ("data.threads", data.threads, 0),
             ("data.workers", data.workers, 0),
@@ -152,7 +156,7 @@ class Config:
 
 
 # Whose dataclasses a configuration is made of.
-PARTS = (spaces, samplers, losses, gradients, optimizers, tasks)
+PARTS = (spaces, samplers, losses, teachers, gradients, optimizers, tasks)
 
 
 def _dataclasses_of(module: Any) -> dict[str, type]:
@@ -248,10 +252,18 @@ def _nearest_field(message: str) -> str:
     return near(found[2], [field.name for field in dataclasses.fields(LIBRARY[found[1]])])
 
 
+def parts(config: Any) -> Iterator[Any]:
+    """The parts of a configuration, and their own parts, as the space that another one adapts."""
+    for field in dataclasses.fields(config):
+        part = getattr(config, field.name)
+        if dataclasses.is_dataclass(part) and not isinstance(part, type):
+            yield part
+            yield from parts(part)
+
+
 def user_files(config: Config) -> dict[str, str]:
     """The file and its hash that define each of the user's own parts of a configuration."""
-    parts = [getattr(config, field.name) for field in dataclasses.fields(config)]
-    kinds = [type(part) for part in parts if part is not None]
+    kinds = [type(part) for part in parts(config)]
     return {k.__name__: user_code.named(k) for k in kinds if LIBRARY.get(k.__name__) is not k}
 
 
@@ -289,7 +301,7 @@ def read(path: pathlib.Path, types: Mapping[str, type] | None = None) -> Config:
 
 def _check_types(part: Any, where: str) -> None:
     """Python and edited JSON can put anything into a field of a part: it is said before its use."""
-    wanted = typing.get_type_hints(Config)[where]
+    wanted = typing.get_type_hints(Config).get(where, Any)
     if not typed_json.fits(wanted, part):
         raise UserError(f"{where} is {part!r}, but must be {typed_json.spelt(wanted)}")
     kind: Any = type(part)
@@ -301,3 +313,5 @@ def _check_types(part: Any, where: str) -> None:
         if not typed_json.fits(hint, value):
             option = f"{where}.{name.replace('_', '-')}"
             raise UserError(f"{option} is {value!r}, but must be {typed_json.spelt(hint)}")
+        if dataclasses.is_dataclass(value):
+            _check_types(value, f"{where}.{name}")

@@ -39,7 +39,7 @@ class Member:
     """One subnet of a step.
 
     Attributes:
-        role: "largest", "smallest" or "random".
+        role: of it.
         size: of its inputs.
         macs: forward, of one image; of a random member the mean of uniform archs.
         computed: what its strategy computes for it; a masked member pays for the largest.
@@ -202,11 +202,14 @@ def _members(recipe: recipe.Recipe, sizes: tuple[Size, ...]) -> tuple[Member, ..
     ]
     several = jax.device_get(choices.sample(space.menu, jax.random.key(0), (SAMPLES,)))
     random = []
-    for r in sizes[len(sampler.fixed) :]:
+    drawn = zip(
+        samplers.roles(sampler)[len(sampler.fixed) :], sizes[len(sampler.fixed) :], strict=False
+    )
+    for role, r in drawn:
         mean = round(float(np.mean(macs(_at(space, several, r)))))
         largest = int(macs(_at(space, choices.largest(space.menu), r)))
         paid = largest if recipe.strategy is strategies.masked else mean
-        random.append(Member("random", r, mean, paid))
+        random.append(Member(role, r, mean, paid))
     return (*fixed, *random)
 
 

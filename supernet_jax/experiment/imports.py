@@ -22,6 +22,7 @@ from supernet_jax.experiment.run import Run
 from supernet_jax.networks import extract, manifest, network_folder
 from supernet_jax.networks.importers import (
     attentivenas,
+    autoformer,
     class_rows,
     once_for_all,
     plain_network,
@@ -29,6 +30,7 @@ from supernet_jax.networks.importers import (
     weight_files,
 )
 from supernet_jax.networks.importers.importer import Report
+from supernet_jax.spaces import Adapted
 from supernet_jax.storage import local_copy, whole_folder
 from supernet_jax.storage.files import write_json
 from supernet_jax.storage.paths import expanded
@@ -83,6 +85,19 @@ def import_once_for_all(
     return experiment_run.open_run(folder, config)
 
 
+def import_autoformer(
+    file: Path,
+    config: Config,
+    folder: Path,
+    *,
+    std: Sequence[float] | None = None,
+    class_order: ClassOrder = None,
+) -> Run:
+    """Makes a run of a published AutoFormer supernet; see `import_attentivenas`."""
+    published("autoformer", file, config, folder, std=std, class_order=class_order)
+    return experiment_run.open_run(folder, config)
+
+
 def import_network(
     source: Path,
     config: Config,
@@ -133,6 +148,7 @@ FAMILIES = {
     "attentivenas": Family(
         attentivenas.load, attentivenas.STD, attentivenas.STEM, attentivenas.CLASSIFIER
     ),
+    "autoformer": Family(autoformer.load, autoformer.STD, autoformer.STEM, autoformer.CLASSIFIER),
     "ofa": Family(once_for_all.load, once_for_all.STD, once_for_all.STEM, once_for_all.CLASSIFIER),
 }
 
@@ -166,6 +182,11 @@ def published(
     normalised. `kind` is one of `FAMILIES`; for the rest see `import_attentivenas`.
     """
     place, file = network_folder.check_free(expanded(folder)), local_copy.local(expanded(file))
+    if isinstance(config.space, Adapted):
+        raise UserError(
+            "published weights are of a space without adapters; give a config of that space, and "
+            "name the run that this makes as space.base of the adapted one"
+        )
     family = FAMILIES[kind]
     tensors = weight_files.read(file)
     built = build.build(config)

@@ -345,7 +345,7 @@ def _report(
             book.save()
         raise
     book.save()
-    whole = raced.images == book.total
+    whole = raced.examples == book.total
     accuracy, loss, broken = raced.accuracy, book.mean_loss(), book.broken()
     accuracy[whole] = raced.right[whole] / book.total
     told = np.flatnonzero(whole & ((book.answers.summed == book.total) | broken))
@@ -361,13 +361,13 @@ def _report(
         "seed": seed,
         "candidates": len(unique),
         "not_a_number": int(broken.sum()),
-        "images_seen": int(raced.images.sum()),
+        "images_seen": int(raced.examples.sum()),
         "images_of_full_evaluation": len(unique) * book.total,
         "calibration_images": len(unique) * book.calibration,
         "front": front,
         "all": [
             {**record, "images": int(images)}
-            for record, images in zip(records, raced.images, strict=True)
+            for record, images in zip(records, raced.examples, strict=True)
         ],
     }
     if file is not None:

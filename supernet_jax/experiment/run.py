@@ -1,6 +1,5 @@
 """A trained run, opened at one of its checkpoints."""
 
-import dataclasses
 import functools
 import html
 import os
@@ -121,9 +120,7 @@ def opened(run: Run | str | os.PathLike[str], *, read: bool = True) -> Run:
 def types_of(config: Any) -> Mapping[str, type] | None:
     """The dataclasses of a configuration, by name; see `open_run`."""
     if isinstance(config, Config):
-        fields = [getattr(config, field.name) for field in dataclasses.fields(config)]
-        parts = [part for part in fields if part is not None]
-        return {type(part).__name__: type(part) for part in parts}
+        return {type(part).__name__: type(part) for part in config_module.parts(config)}
     if config is None or isinstance(config, Mapping):
         return config
     if not isinstance(config, str | os.PathLike):

@@ -1,7 +1,6 @@
 """A run folder: made, locked while it is written, and held to its configuration."""
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator
@@ -12,8 +11,7 @@ import numpy as np
 from supernet_jax.errors import LOG, UserError
 from supernet_jax.experiment import config, config_paths
 from supernet_jax.experiment.config import Config
-from supernet_jax.storage import checkpoint, files, lock, paths, typed_json
-from supernet_jax.training.samplers import sampler
+from supernet_jax.storage import checkpoint, files, lock, paths, typed_json, user_code
 
 # Settings that change nothing of what is trained, so that a run may go on with others.
 HARMLESS = (
@@ -106,8 +104,8 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
 
 def _check_same(folder: pathlib.Path, old: dict[str, Any], settings: Config) -> list[str]:
     """The harmless differences of a run's configuration to another one; of others, an error."""
-    parts = [getattr(settings, field.name) for field in dataclasses.fields(settings)]
-    types = {**config.LIBRARY, **{type(part).__name__: type(part) for part in parts}}
+    own = {type(part).__name__: type(part) for part in config.parts(settings)}
+    types = {**config.LIBRARY, **own}
     old = config_paths.with_absolute_paths(typed_json.completed(old, types))
     differing = dict(
         _differences(old, config_paths.with_absolute_paths(typed_json.to_json(settings)))
@@ -136,8 +134,8 @@ def _check_goes_further(folder: pathlib.Path, before: int, settings: Config) -> 
 
 def _alike_for(steps: int, settings: Config) -> bool:
     """Whether the first `steps` of these settings are those of a run of just so many."""
-    for part in (settings.sampler, settings.combine):
-        if "steps" in sampler.taken(part, space=None, steps=steps):
+    for part in (settings.sampler, settings.combine, settings.teacher):
+        if "steps" in user_code.taken(part, space=None, steps=steps):
             return False
     try:
         rates = [settings.optimizer.schedule(steps=n) for n in (steps, settings.train.steps)]

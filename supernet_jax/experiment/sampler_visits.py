@@ -55,7 +55,7 @@ def visits(
     macs, n_fixed = costs.macs(space), len(sampler.fixed)
     training = np.array([samplers.active(sampler, int(step)) for step in steps], np.int32)
     found: dict[str, list[np.ndarray]] = {}
-    for i, (arch, role) in enumerate(zip(sampler.fixed, samplers.roles(sampler), strict=True)):
+    for i, (arch, role) in enumerate(zip(sampler.fixed, samplers.roles(sampler), strict=False)):
         times = int((training > i).sum())
         found.setdefault(role, []).append(np.full(times, int(macs(arch)), np.int64))
     archs, scored = draws(space, sampler, steps, rollbacks, seed=seed, arch_shards=arch_shards)

@@ -88,7 +88,7 @@ def take_out(
     opened = opened if opened.params is not None else run.with_part(opened, arch)
     built, params = opened.experiment, opened.params
     data = build.evaluation_data(built, "test")
-    stats = _calibrate(opened, arch, data.calibration)
+    stats = calibrated(opened, arch, data.calibration)
     module, variables = extract.extract(built.space, params, arch, stats)
     images = proof_images(built)
     proof = extract.prove(
@@ -280,7 +280,8 @@ def _fed_size(built: Experiment, wanted: Wanted) -> tuple[int, ...]:
 # ---------------------------------------------------------------------------- one by itself
 
 
-def _calibrate(opened: Run, arch: Arch, calibration: Any) -> Tree:
+def calibrated(opened: Run, arch: Arch, calibration: Any) -> Tree:
+    """The statistics of one subnet at the union's shapes, on batches `[A, B, H, W, C]`."""
     space, prepare = opened.experiment.space, opened.experiment.prepare
 
     @jax.jit

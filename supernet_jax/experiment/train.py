@@ -1,7 +1,6 @@
 """Training a configuration in a run folder, or going on where an interrupted run stopped."""
 
 import contextlib
-import functools
 import hashlib
 import os
 import pathlib
@@ -13,11 +12,12 @@ import jax
 from supernet_jax import __version__
 from supernet_jax.elastic import space_identity
 from supernet_jax.errors import LOG, UserError
-from supernet_jax.experiment import build, config_paths, run_folder
+from supernet_jax.experiment import base_weights, build, config_paths, run_folder, teaching
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import distributed, sharding, stopping
+from supernet_jax.spaces import Adapted
 from supernet_jax.storage import checkpoint, files, typed_json
 from supernet_jax.storage.paths import expanded
 from supernet_jax.training import loop, train_step
@@ -57,8 +57,11 @@ def train(
         with _writing(folder, config):
             _warn_of_other_images(built, folder / "checkpoints")
             work = job(built, folder)
-            if start_from is not None and work.checkpoints.latest() is None:
-                loop.begin(work, _weights_of(start_from, built))
+            if work.checkpoints.latest() is None:
+                if start_from is not None:
+                    loop.begin(work, _weights_of(start_from, built))
+                elif isinstance(config.space, Adapted):
+                    loop.begin(work, base_weights.load(config.space, built))
             state, finished = loop.fit(work)
             work.checkpoints.close()
             if not finished:
@@ -77,7 +80,7 @@ def experiment(config: Config, *, devices: int = 0) -> Experiment:
         raise UserError(
             f"--devices is {devices}, but there are {len(jax.devices())}; 0 uses all of them"
         )
-    built = build.taught(build.build(config))
+    built = teaching.taught(build.build(config))
     if devices:
         built = built._replace(mesh=build.mesh_of(config, jax.devices()[:devices]))
     wanted, model = config.train.model_devices, built.mesh.shape["model"]
@@ -118,14 +121,9 @@ def _writing(folder: pathlib.Path, settings: Config) -> Iterator[None]:
 
 def _weights_of(run: Run | str | os.PathLike[str], built: Experiment) -> Any:
     """The parameters of another run of the same space (their average, where it kept one)."""
-    kept = (run.folder if isinstance(run, Run) else expanded(run)) / "checkpoints"
-    meta = checkpoint.read_meta(kept)
-    space_identity.check_space(meta, built.space)
-    averaged = meta.get("config", {}).get("train", {}).get("ema")
-    return checkpoint.restore_params(
-        kept,
-        subtree="ema" if averaged else "params",
-        sharding=functools.partial(sharding.place, built.mesh, rules=built.rules),
+    folder = run.folder if isinstance(run, Run) else expanded(run)
+    return base_weights.of_run(
+        folder, lambda meta: space_identity.check_space(meta, built.space), built
     )
 
 
@@ -146,7 +144,7 @@ def job(built: Experiment, folder: pathlib.Path) -> Job:
     settings = built.config.train
     return Job(
         recipe=built.recipe,
-        images=built.dataset.train,
+        examples=built.dataset.train,
         steps=settings.steps,
         batch=settings.batch,
         mesh=built.mesh,

@@ -19,7 +19,7 @@ Shape letters: `B` images, `C` channels.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +42,7 @@ from supernet_jax.evaluation import costs
 from supernet_jax.networks import manifest, network, network_folder
 from supernet_jax.networks.network import LIMIT, Block, Network, Variables
 from supernet_jax.networks.preparation import Preparation
+from supernet_jax.nn import block_shapes
 from supernet_jax.runtime import hardware, owned
 from supernet_jax.storage import checkpoint
 from supernet_jax.storage.chunked_arrays import Box
@@ -65,14 +66,14 @@ def module(space: Space, arch: Arch) -> Network:
         spec = block.spec(arch)
         if spec is None:
             continue
-        made = block.module(spec)
-        kind = type(made)
-        if not _is_rebuilt(made, kind, spec):
+        kind, own = block_shapes.plain(block.module, spec)
+        if not isinstance(kind, type):
+            kind = type(block.module(spec))
             raise UserError(
                 f"block {name!r} makes a module that is not {kind.__name__}(spec), so its spec "
                 "does not tell all of it; give the block a class whose only field is the spec"
             )
-        blocks.append(Block(name, kind, spec))
+        blocks.append(Block(name, kind, own))
     forward = None if _is_chain(space) else space.forward
     return Network(tuple(blocks), size, space.task, forward)
 
@@ -104,8 +105,9 @@ def extract(
     def cut(params: Tree, stats: Tree | None) -> Variables:
         row = shared_params.bank_row(space, params, arch)
         variables: Variables = {"params": {}, "stats": {}}
-        for name, spec in ((b.name, b.spec) for b in made.blocks):
+        for name in (b.name for b in made.blocks):
             block, shared = geometry[name].block, row.get(elastic_space.group(space, name))
+            spec = block.spec(arch)
             own = elastic_block.shapes(block, spec, geometry[name].inputs)
             if own.params:
                 variables["params"][name] = slicing.weights(block, shared, spec, own.params)
@@ -209,7 +211,8 @@ def describe(
         classes: their names in the order of the logits; None numbers them.
         accuracy: share classified correctly in [0, 1] by the name of the split, with statistics of
             this calibration.
-        calibration: number of batches and images in a batch.
+        calibration: number of batches and images in a batch; not said of a network without
+            statistics.
         source: JSON values that tell where it comes from, as run, checkpoint and step.
         proof: as `prove` returned it.
         proof_images: on how many images.
@@ -227,6 +230,7 @@ def describe(
     ):
         if len(given) != needed:
             raise UserError(f"{len(given)} {what} were given, but the space has {needed}")
+    batches, batch = calibration if jax.tree.leaves(variables.get("stats", {})) else (0, 0)
     value = {
         **_described(space, arch, made, variables, source=source, proof=(proof, proof_images)),
         "version": manifest.VERSION,
@@ -237,7 +241,7 @@ def describe(
         "preparation": None if preparation is None else dataclasses.asdict(preparation),
         "classes": list(classes),
         "accuracy": {split: float(share) for split, share in accuracy.items()},
-        "calibration": {"batches": calibration[0], "batch": calibration[1]},
+        "calibration": {"batches": batches, "batch": batch},
     }
     return {**value, "sha256": network_folder.digest(manifest.described(value), variables)}
 
@@ -327,13 +331,6 @@ def _no_folder(space: Space) -> UserError:
         "classification and for the library's tasks on text; use networks.extract.extract for the "
         "module and its variables"
     )
-
-
-def _is_rebuilt(made: Any, kind: Callable[..., Any], spec: Any) -> bool:
-    try:
-        return kind(spec) == made
-    except TypeError:
-        return False
 
 
 class _Straight:

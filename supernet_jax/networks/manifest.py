@@ -58,7 +58,9 @@ class Code:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """How many batches of how many training images the statistics were calibrated on."""
+    """How many batches of how many training images the statistics were calibrated on; 0 of 0 for a
+    network that has none.
+    """
 
     batches: int
     batch: int
@@ -356,6 +358,11 @@ def _facts(d: Description) -> list[str]:
         f"| same as {name} | logits within {e.difference:.1e} of the largest, {e.images} images |"
         for name, e in d.formats.items()
     ]
+    batches, count = d.calibration.batches, d.calibration.batch
+    calibrated, statistics = [], []
+    if batches:
+        calibrated = [f"| calibration | {batches} batches of {count} images |"]
+        statistics = ["BatchNorm statistics are those of this subnet, calibrated as above."]
     taken = d.preparation.words if d.preparation else "not recorded: prepare it as for training"
     return [
         f"# {d.space}, {d.macs:,} MACs",
@@ -371,13 +378,14 @@ def _facts(d: Description) -> list[str]:
         f"| of an image | {taken} |",
         f"| input | `[B, H, W, {d.input_channels}]`, resized to {d.resolution} x {d.resolution} |",
         f"| normalisation | pixels in 0..1, mean {_numbers(d.mean)}, std {_numbers(d.std)} |",
-        f"| calibration | {d.calibration.batches} batches of {d.calibration.batch} images |",
+        *calibrated,
         f"| same as in the supernet | logits within {d.proof.difference:.1e} of the largest, "
         f"{d.proof.images} images |",
         *formats,
         "",
-        "BatchNorm statistics are those of this subnet, calibrated as above. Larger differences",
-        "than rounding appear where matrix products run at a lower precision than float32.",
+        *statistics,
+        "Larger differences than rounding appear where matrix products run at a lower precision",
+        "than float32.",
     ]
 
 

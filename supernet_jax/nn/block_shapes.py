@@ -6,6 +6,7 @@ traced again: its variables and its output are known.
 """
 
 import contextlib
+import dataclasses
 import functools
 import weakref
 from collections.abc import Callable
@@ -89,8 +90,23 @@ def describe(
     """Shapes of everything that `make(spec)` has, for inputs of the given shapes and dtypes."""
     known = _described_before.setdefault(make, {})
     if (spec, inputs) not in known:
-        known[spec, inputs] = _recalled(make, spec, inputs)
+        kind, own = plain(make, spec)
+        described = _recalled if kind is make else describe
+        known[spec, inputs] = described(kind, own, inputs)
     return known[spec, inputs]
+
+
+def plain(make: Callable[[Any], nn.Module], spec: Any) -> tuple[Callable[[Any], nn.Module], Any]:
+    """The class and the spec of the module `make(spec)`, if these tell all of it; else as given.
+
+    They are others than those given where a spec says more than its module needs.
+    """
+    made = make(spec)
+    fields = [f.name for f in dataclasses.fields(made) if f.name not in ("parent", "name")]
+    if len(fields) != 1:
+        return make, spec
+    kind, own = type(made), vars(made)[fields[0]]
+    return (kind, own) if kind(own) == made else (make, spec)
 
 
 def _recalled(make: Callable, spec: Any, inputs: tuple[jax.ShapeDtypeStruct, ...]) -> BlockShapes:

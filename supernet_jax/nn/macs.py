@@ -37,17 +37,18 @@ def counted(program: ClosedJaxpr | Jaxpr) -> int:
     """
     jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
     total = 0
+    equation: Any
     for equation in jaxpr.eqns:
         if _ASIDE in str(equation.source_info.name_stack):
             continue
-        shapes = [getattr(v.aval, "shape", ()) for v in (*equation.invars, *equation.outvars)]
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            depth = math.prod(shapes[0][axis] for axis in contracted)
-            total += math.prod(shapes[-1]) * depth
+            left, made = equation.invars[0].aval, equation.outvars[0].aval
+            total += made.size * math.prod(left.shape[axis] for axis in contracted)
         elif equation.primitive.name == "conv_general_dilated":
-            outputs = shapes[1][equation.params["dimension_numbers"].rhs_spec[0]]
-            total += math.prod(shapes[-1]) * math.prod(shapes[1]) // outputs
+            kernel, made = equation.invars[1].aval, equation.outvars[0].aval
+            outputs = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += made.size * kernel.size // outputs
         else:
             total += _inside(equation)
     return total

@@ -16,9 +16,9 @@ from supernet_jax.experiment import sampler_visits
 from supernet_jax.reporting.metrics_history import Stretch
 from supernet_jax.reporting.tolerant_json import mapping
 from supernet_jax.storage import typed_json
-from supernet_jax.tasks import HiddenTokens, NextToken
+from supernet_jax.storage.user_code import taken
+from supernet_jax.tasks import HiddenTokens, ImageClassification, NextToken, Task, offered
 from supernet_jax.training.samplers import Sampler
-from supernet_jax.training.samplers.sampler import taken
 
 MOST = 20_000  # steps that are replayed; of longer runs so many, evenly spaced
 
@@ -60,7 +60,7 @@ def replayed(
     """
     known = mapping(meta.get("space"))
     try:
-        sizes = _sizes(known)
+        task = _task(known)
         own = described["train"]
         seed, shards = int(own["seed"]), int(own.get("arch_shards", 1))
         if not (0 <= seed < 2**63 and 1 <= shards <= 2**16):
@@ -69,7 +69,7 @@ def replayed(
         raise UserError("the configuration or the checkpoint does not say enough") from None
     part = typed_json.parse(Any, described.get("space"), "space", named=types)
     drawing = typed_json.parse(Any, described.get("sampler"), "sampler", named=types)
-    space, sampler = _built(part, drawing, sizes, own.get("steps"))
+    space, sampler = _built(part, drawing, task, own.get("steps"))
     space_identity.check_space(dict(meta), space)
     steps, rollbacks, total = _some(stretches)
     seen = sampler_visits.visits(space, sampler, steps, rollbacks, seed=seed, arch_shards=shards)
@@ -87,20 +87,20 @@ def replayed(
     )
 
 
-def _sizes(known: Mapping[str, Any]) -> dict[str, Any]:
-    """What a space is built for: numbers of images, or the task of text."""
+def _task(known: Mapping[str, Any]) -> Task:
+    """What a space is built for."""
     if "vocabulary" not in known:
-        return {"classes": int(known["classes"]), "input_channels": int(known["input_channels"])}
+        return ImageClassification(int(known["input_channels"]), int(known["classes"]))
     vocabulary, length = int(known["vocabulary"]), int(known["length"])
     if "share" not in known:
-        return {"task": NextToken(vocabulary, length)}
-    return {"task": HiddenTokens(vocabulary, length, float(known["share"]))}
+        return NextToken(vocabulary, length)
+    return HiddenTokens(vocabulary, length, float(known["share"]))
 
 
-def _built(space: Any, sampler: Any, sizes: Mapping[str, Any], steps: Any) -> tuple[Space, Sampler]:
+def _built(space: Any, sampler: Any, task: Task, steps: Any) -> tuple[Space, Sampler]:
     """The space and the sampler of a configuration; both may be the user's own."""
     try:
-        made: Space = space.build(**sizes)
+        made: Space = space.build(**taken(space, **offered(task)))
         more = taken(sampler, space=made, steps=steps)
         return made, sampler.build(menu=made.menu, **more)
     except Exception as error:  # whatever code of the user's raises

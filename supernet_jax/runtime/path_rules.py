@@ -1,6 +1,7 @@
 """Leaves of a tree by the names on their paths."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -43,6 +44,37 @@ def param_groups(params: Params, *, groups: Groups) -> Params:
             f"{[pattern for pattern, _ in groups]}: add a (regular expression, group) to groups"
         )
     return result
+
+
+def chosen(params: Params, patterns: tuple[str, ...] | None) -> Params:
+    """The part of nested dicts whose leaves have certain paths.
+
+    Args:
+        params: nested dicts with any leaves.
+        patterns: regular expressions, one of which matches the whole path, as "block/layer/leaf";
+            None for all of it.
+    """
+    return params if patterns is None else _chosen(params, patterns, "")
+
+
+def _chosen(params: Params, patterns: tuple[str, ...], where: str) -> Params:
+    found = {}
+    for name, inner in params.items():
+        if isinstance(inner, Mapping):
+            if part := _chosen(inner, patterns, f"{where}{name}/"):
+                found[name] = part
+        elif any(re.fullmatch(pattern, f"{where}{name}") for pattern in patterns):
+            found[name] = inner
+    return found
+
+
+def laid_over(params: Params, part: Params) -> Params:
+    """Nested dicts with the leaves of a part of them in place of their own."""
+    own = {
+        name: laid_over(params[name], inner) if isinstance(inner, Mapping) else inner
+        for name, inner in part.items()
+    }
+    return {**params, **own}
 
 
 def named_leaves(tree: Tree) -> dict[str, Any]:

@@ -21,14 +21,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import path_rules
 
-IMAGES = ("data", "model")  # mesh axes over which the images of a batch are split
+EXAMPLES = ("data", "model")  # mesh axes over which the examples of a batch are split
 # The mesh axes over which each axis of an array is split: as of `PartitionSpec`.
 Spec = tuple[str | tuple[str, ...] | None, ...]
 Rule = Literal["first", "largest", "whole", "model"] | int | Spec
 # (regular expression for a whole path, how it is split); the first that matches decides. Paths are
 # those of a training state, as "params/stem/conv/kernel" or "opt_state/2/trace/...".
 Rules = tuple[tuple[str, Rule], ...]
-LEARNED = r"(params|opt_state|ema)/.*"
+LEARNED = r"(params|opt_state|ema|teacher)/.*"
 REPLICATED: Rules = ((r".*", "whole"),)
 SHARDED: Rules = ((LEARNED, "first"), (r".*", "whole"))
 OVER_MODEL: Rules = ((LEARNED, "model"), (r".*", "whole"))
@@ -53,7 +53,7 @@ def data_mesh(devices: list[jax.Device] | None = None, *, model: int = 1) -> Mes
             f"({len(devices)}): {', '.join(map(str, allowed))}"
         )
     shape = len(devices) // model, model
-    return jax.make_mesh(shape, IMAGES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    return jax.make_mesh(shape, EXAMPLES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def candidates_mesh(
@@ -79,7 +79,7 @@ def candidates_mesh(
     groups = max(n for n in range(1, copies + 1) if copies % n == 0 and n <= candidates)
     # In the given order, so that parameters which are split need not move.
     placed = np.array(devices, object).reshape(groups, -1, model)
-    return Mesh(placed, ("candidates", *IMAGES), axis_types=(AxisType.Auto,) * 3)
+    return Mesh(placed, ("candidates", *EXAMPLES), axis_types=(AxisType.Auto,) * 3)
 
 
 def devices_of(x: Any) -> list[jax.Device]:
@@ -104,7 +104,7 @@ def _names(spec: Any) -> list[str]:
 
 def moved(mesh: Mesh, tree: Any, *, axis: int = 0) -> Any:
     """Arrays of a mesh put on another of the same devices, `axis` of each split as images are."""
-    place = NamedSharding(mesh, PartitionSpec(*(None,) * axis, IMAGES))
+    place = NamedSharding(mesh, PartitionSpec(*(None,) * axis, EXAMPLES))
     return jax.jit(_same, out_shardings=place)(tree)
 
 
@@ -115,10 +115,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def over_data(mesh: Mesh) -> NamedSharding:
     """The sharding of what has images along its first axis."""
-    return NamedSharding(mesh, PartitionSpec(IMAGES))
+    return NamedSharding(mesh, PartitionSpec(EXAMPLES))
 
 
-def split(mesh: Mesh, tree: Any, *, axis: int = 0, over: str | tuple[str, ...] = IMAGES) -> Any:
+def split(mesh: Mesh, tree: Any, *, axis: int = 0, over: str | tuple[str, ...] = EXAMPLES) -> Any:
     """Puts host arrays on the mesh, `axis` of each split over the mesh axes `over`."""
     spec = PartitionSpec(*(None,) * axis, over)
     return jax.tree.map(lambda x: _put(np.asarray(x), NamedSharding(mesh, spec)), tree)
@@ -164,7 +164,7 @@ def place(mesh: Mesh, shapes: Any, *, rules: Rules, least: int = LEAST) -> Any:
 
 def _spec(mesh: Mesh, name: str, shape: tuple[int, ...], rule: Rule, least: int) -> Spec:
     """How a rule splits an array; see `place`."""
-    names = tuple(axis for axis in IMAGES if mesh.shape[axis] > 1)
+    names = tuple(axis for axis in EXAMPLES if mesh.shape[axis] > 1)
     if isinstance(rule, int) and rule >= 0:
         rule = (*(None,) * rule, names if len(names) != 1 else names[0])
     if isinstance(rule, tuple):
@@ -270,11 +270,11 @@ def over_devices(total: Callable[..., Any], mesh: Mesh | None) -> Callable[..., 
 
     def summed(params: Any, *parts: Any) -> Any:
         sums, each = total(params, *parts)
-        return jax.lax.psum(sums, IMAGES), each
+        return jax.lax.psum(sums, EXAMPLES), each
 
     def mapped(params: Any, *parts: Any) -> Any:
-        specs = (PartitionSpec(), *(PartitionSpec(IMAGES),) * len(parts))
-        out = PartitionSpec(), PartitionSpec(IMAGES)
+        specs = (PartitionSpec(), *(PartitionSpec(EXAMPLES),) * len(parts))
+        out = PartitionSpec(), PartitionSpec(EXAMPLES)
         run = jax.shard_map(summed, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
         return run(params, *parts)
 

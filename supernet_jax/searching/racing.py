@@ -1,26 +1,27 @@
-"""Racing: the front of full evaluation from fewer images, within a stated error probability.
+"""Racing: the front of full evaluation from fewer examples, within a stated error probability.
 
-A few candidates, the *scouts*, are evaluated on all images: those that seem to be the front after a
-first look, and again after a few more rounds. What they get right in all is then known, and whoever
-is on the front of full evaluation beats every scout that costs no more. Against that hypothesis we
-bet, image by image, for each candidate that is no scout. Bets against a true one do not grow on
-average, so large ones are evidence (Ville 1939). A candidate gets no more images once the bets
-against it have grown beyond doubt; or when the images that are left cannot turn it, for certain.
+A few candidates, the *scouts*, are evaluated on all examples: those that seem to be the front after
+a first look, and again after a few more rounds. What they get right in all is then known, and
+whoever is on the front of full evaluation beats every scout that costs no more. Against that
+hypothesis we bet, example by example, for each candidate that is no scout. Bets against a true one
+do not grow on average, so large ones are evidence (Ville 1939). A candidate gets no more examples
+once the bets against it have grown beyond doubt; or when the examples that are left cannot turn it,
+for certain.
 
 - *Surprises.* What a candidate is expected to get right is subtracted from what it does, and put in
-  again as a mean over all images that are left, so that only surprises count. It is predicted from
-  the scouts' answers, by how it agreed with each of them so far (ridge regression).
-- *Images that tell.* What nearly all get right says little about who is better. All candidates see
-  the images in one random order, in which those that tell more tend to come early.
-- *Without replacement.* Full evaluation is a sum over finitely many images. What a candidate lacks
-  on those seen it must win on those left, which makes bets the safer the fewer are left
+  again as a mean over all examples that are left, so that only surprises count. It is predicted
+  from the scouts' answers, by how it agreed with each of them so far (ridge regression).
+- *Examples that tell.* What nearly all get right says little about who is better. All candidates
+  see the examples in one random order, in which those that tell more tend to come early.
+- *Without replacement.* Full evaluation is a sum over finitely many examples. What a candidate
+  lacks on those seen it must win on those left, which makes bets the safer the fewer are left
   (Waudby-Smith & Ramdas, Estimating means of bounded random variables by betting, J. R. Stat. Soc.
   B 86, 2024, arXiv 2010.09686; with unequal probabilities: Shekhar, Xu, Lipton, Liang & Ramdas,
   Risk-limiting financial audits via weighted sampling without replacement, UAI 2023,
-  arXiv 2305.06884). The promise is about the result of full evaluation on these images, not about
-  images to come.
+  arXiv 2305.06884). The promise is about the result of full evaluation on these examples, not about
+  examples to come.
 - *Whatever is known may be used.* Expectations, probabilities and stakes may depend on everything
-  seen before, also on what the scouts say of images to come: all that is random is the order.
+  seen before, also on what the scouts say of examples to come: all that is random is the order.
 - *Many comparisons.* Only members of the front can be dropped wrongly, and there are few. The mean
   of the bets against all of them, whoever they are, exceeds 1/error with probability at most error
   (closed testing with e-values: Vovk & Wang, E-values: calibration, combination and applications,
@@ -28,15 +29,15 @@ against it have grown beyond doubt; or when the images that are left cannot turn
   (k + 1)/error prove that another candidate is not one more. Scouts that were named before the
   first bet do not count.
 - *Two laps.* So how much proves it is known when the front is. In the first lap, candidates against
-  whom bets have grown wait; those nearest to the front go on until they have seen all images. Then
-  all of these are scouts, and predict better what those get right that waited. They go on, those
-  that have seen most first, until the bets against them prove it.
+  whom bets have grown wait; those nearest to the front go on until they have seen all examples.
+  Then all of these are scouts, and predict better what those get right that waited. They go on,
+  those that have seen most first, until the bets against them prove it.
 
 Ties are those of `pareto_front`: of equal scores the cheaper one is on the front, of equal costs
 too the first.
 
-Shape letters: `N` candidates, `A` some of them, `K` images in all, `R` those not yet seen, `T` the
-next of these.
+Shape letters: `N` candidates, `A` some of them, `K` examples in all, `R` those not yet seen, `T`
+the next of these.
 """
 
 import math
@@ -48,30 +49,30 @@ import numpy as np
 from supernet_jax.errors import UserError
 from supernet_jax.searching.pareto import pareto_front
 
-# (positions [A], order [K], first, end) -> what they get right of images order[first:end],
+# (positions [A], order [K], first, end) -> what they get right of examples order[first:end],
 # bool [A, end - first]
 Look = Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]
 
-GROWTH = 1.05  # of the images seen, from one round to the next
-SCOUTING = (0.02, 0.05, 0.1, 0.2, 0.4)  # shares of all images after which scouts are named
-HARD = 0.3  # weight of images that hardly anyone gets right
-STRATA = 8  # of images that some scouts got right and some did not
-RISK = 0.5  # largest part of a stake that one image may lose
+GROWTH = 1.05  # of the examples seen, from one round to the next
+SCOUTING = (0.02, 0.05, 0.1, 0.2, 0.4)  # shares of all examples after which scouts are named
+HARD = 0.3  # weight of examples that hardly anyone gets right
+STRATA = 8  # of examples that some scouts got right and some did not
+RISK = 0.5  # largest part of a stake that one example may lose
 WAIT = 2.0  # times its stake, for a bet to make a candidate wait
-PAUSE = 1.1  # images seen when candidates next begin to wait; so many of them go on together
-RIDGE = 30.0  # images that speak for agreeing with a scout as others do
+PAUSE = 1.1  # examples seen when candidates next begin to wait; so many of them go on together
+RIDGE = 30.0  # examples that speak for agreeing with a scout as others do
 MARGIN = 0.01  # nothing is expected with more certainty
 CHUNK = 128  # candidates for which stakes are computed at once, for the sake of memory
 
 
 class Guide(NamedTuple):
-    """What the scouts say of images.
+    """What the scouts say of examples.
 
     Attributes:
-        stratum: int `[K]`, images of which about as many scouts are right share one.
+        stratum: int `[K]`, examples of which about as many scouts are right share one.
         expected: float64 `[K]`, how likely a candidate is right that nothing else is known of,
             above 0 and below 1.
-        weight: float64 `[K]`, above 0: of those that are left, an image comes next with a
+        weight: float64 `[K]`, above 0: of those that are left, an example comes next with a
             probability in proportion to it.
         told: float64 `[K, .]`, what the answers of others are predicted from: those of the scouts,
             and the strata, one column each.
@@ -88,16 +89,16 @@ class Race(NamedTuple):
 
     Attributes:
         alive: bool `[N]`, all but those that are not on the front for certain.
-        scouts: bool `[N]`, those evaluated on all images.
+        scouts: bool `[N]`, those evaluated on all examples.
         first: bool `[N]`, those of them that were named before anything was bet.
-        waiting: bool `[N]`, those that get no images, for the bets against them.
-        right: bool `[N, K]`, what each got right of the images that it saw.
+        waiting: bool `[N]`, those that get no examples, for the bets against them.
+        right: bool `[N, K]`, what each got right of the examples that it saw.
         seen: bool `[N, K]`, which those are.
         won: int `[N]`, how many each got right.
         looks: int `[N]`, how many it saw.
-        order: int `[K]`, the images, in the order in which candidates see them.
-        images: how many of that order those that race have seen.
-        guide: to the images.
+        order: int `[K]`, the examples, in the order in which candidates see them.
+        examples: how many of that order those that race have seen.
+        guide: to the examples.
         wealth: float64 `[N]`, logarithm of what a stake of 1 against them has become.
     """
 
@@ -110,13 +111,13 @@ class Race(NamedTuple):
     won: np.ndarray
     looks: np.ndarray
     order: np.ndarray
-    images: int
+    examples: int
     guide: Guide
     wealth: np.ndarray
 
     @property
     def racing(self) -> np.ndarray:
-        """Those that see images round by round: int `[A]`."""
+        """Those that see examples round by round: int `[A]`."""
         return np.flatnonzero(self.alive & ~self.scouts & ~self.waiting)
 
 
@@ -124,16 +125,16 @@ class Raced(NamedTuple):
     """How a race ended.
 
     Attributes:
-        front: int `[F]`, as `pareto_front` gives it; all of them have seen all images.
-        right: int `[N]`, images that each got right, of those it saw.
-        images: int `[N]`, how many it saw.
-        accuracy: float64 `[N]`, an estimate of what share of all images each gets right; exact for
-            those that saw all. Not `right / images`: the images seen are the hard ones.
+        front: int `[F]`, as `pareto_front` gives it; all of them have seen all examples.
+        right: int `[N]`, examples that each got right, of those it saw.
+        examples: int `[N]`, how many it saw.
+        accuracy: float64 `[N]`, an estimate of what share of all examples each gets right; exact
+            for those that saw all. Not `right / examples`: the examples seen are the hard ones.
     """
 
     front: np.ndarray
     right: np.ndarray
-    images: np.ndarray
+    examples: np.ndarray
     accuracy: np.ndarray
 
 
@@ -151,15 +152,16 @@ def race(
 
     Args:
         costs: `[N]`, without NaN.
-        look: says what candidates get right of images, which have numbers from 0 to K - 1. Asked in
-            an order that is random and no business of its own; of no image twice.
-        total: K, images in all.
+        look: says what candidates get right of examples, which have numbers from 0 to K - 1. Asked
+            in an order that is random and no business of its own; of no example twice.
+        total: K, examples in all.
         error: the most probability, above 0 and below 1, that the front differs from
-            `pareto_front` of full evaluation on the K images. It is over the order of the images.
+            `pareto_front` of full evaluation on the K examples. It is over the order of the
+            examples.
         batch: rounds end at multiples of it, and at K.
         seed: of the order.
         on_round: called after each round with the positions of those that may be on the front, also
-            of those that wait, and how many images each of them has seen.
+            of those that wait, and how many examples each of them has seen.
 
     Raises:
         UserError: `error` is not between 0 and 1, or there is no candidate.
@@ -178,12 +180,12 @@ def race(
 
     first_lap, pause = True, 0.0
     while True:
-        for end in rounds(total, batch=batch, seen=state.images):
+        for end in rounds(total, batch=batch, seen=state.examples):
             if not len(state.racing):
                 break
-            state = watch(state, costs, asked(state.racing, state.images, end))
+            state = watch(state, costs, asked(state.racing, state.examples, end))
             if due and due[0] <= end < total:
-                due = [images for images in due if images > end]
+                due = [examples for examples in due if examples > end]
                 new = front_runners(state, costs)
                 state = scouted(state, new, asked(new, end, total), rng)
             if not first_lap:
@@ -205,7 +207,7 @@ def race(
 
 
 def rounds(total: int, *, batch: int, growth: float = GROWTH, seen: int = 0) -> list[int]:
-    """Images seen after each round: one batch more, then growing, all of them at last."""
+    """Examples seen after each round: one batch more, then growing, all of them at last."""
     ends = [seen]
     while ends[-1] < total:
         grown = -(-int(ends[-1] * growth) // batch) * batch
@@ -214,7 +216,7 @@ def rounds(total: int, *, batch: int, growth: float = GROWTH, seen: int = 0) -> 
 
 
 def begin(candidates: int, order: np.ndarray) -> Race:
-    """The race before the first image."""
+    """The race before the first example."""
     n, total = candidates, len(order)
     none, nothing, zero = np.zeros(n, bool), np.zeros((n, total), bool), np.zeros(n, int)
     guide = Guide(np.zeros(total, int), np.full(total, 0.5), np.ones(total), np.zeros((total, 0)))
@@ -228,14 +230,14 @@ def begin(candidates: int, order: np.ndarray) -> Race:
         won=zero,
         looks=zero,
         order=order,
-        images=0,
+        examples=0,
         guide=guide,
         wealth=np.zeros(n),
     )
 
 
 def watch(race: Race, costs: np.ndarray, right: np.ndarray) -> Race:
-    """Takes down what those that race got right of the next images, and bets on it.
+    """Takes down what those that race got right of the next examples, and bets on it.
 
     Args:
         race: so far.
@@ -243,7 +245,7 @@ def watch(race: Race, costs: np.ndarray, right: np.ndarray) -> Race:
         right: bool `[A, T]`.
     """
     needed = _needed(race, costs) - race.won
-    rest, wealth = race.order[race.images :], race.wealth.copy()
+    rest, wealth = race.order[race.examples :], race.wealth.copy()
     for start in range(0, len(race.racing), CHUNK):
         some = race.racing[start : start + CHUNK]
         grown = bets(
@@ -254,29 +256,29 @@ def watch(race: Race, costs: np.ndarray, right: np.ndarray) -> Race:
             total=len(race.order),
         )
         wealth[some] += grown.sum(1)
-    images = race.images + right.shape[1]
+    examples = race.examples + right.shape[1]
     race = noted(race, race.racing, rest[: right.shape[1]], right)
-    return race._replace(images=images, wealth=wealth)
+    return race._replace(examples=examples, wealth=wealth)
 
 
 def bets(
     right: np.ndarray, needed: np.ndarray, *, expected: np.ndarray, weight: np.ndarray, total: int
 ) -> np.ndarray:
-    """By what each image multiplies a stake against "these candidates win what they need".
+    """By what each example multiplies a stake against "these candidates win what they need".
 
-    The mean over the images left of what a candidate gets right is estimated from the next one: its
-    surprise, over the probability with which this image was to come, plus the mean of what was
-    expected. If the mean is at least `needed` over the images left, a stake times
+    The mean over the examples left of what a candidate gets right is estimated from the next one:
+    its surprise, over the probability with which this example was to come, plus the mean of what
+    was expected. If the mean is at least `needed` over the examples left, a stake times
     1 - lambda (estimate - needed / left) does not grow on average, with any lambda that was fixed
     before and does not let it become negative. If the mean is less by g, it grows fastest, by
     g^2 / 2 v in the logarithm, with a lambda of g / v (Kelly 1956); g is what a candidate is
-    expected to lack, over the images left, and v the variance of the estimate.
+    expected to lack, over the examples left, and v the variance of the estimate.
 
     Args:
-        right: bool `[A, T]`, of the next images.
-        needed: `[A]`, images that they must get right of those left; -inf if that is not known.
-        expected: `[A, R]`, of the images left, the next ones first.
-        weight: `[R]`, likewise; each image was drawn in proportion to it from those then left.
+        right: bool `[A, T]`, of the next examples.
+        needed: `[A]`, examples that they must get right of those left; -inf if that is not known.
+        expected: `[A, R]`, of the examples left, the next ones first.
+        weight: `[R]`, likewise; each example was drawn in proportion to it from those then left.
         total: K.
 
     Returns:
@@ -289,7 +291,7 @@ def bets(
     estimate = (right - expected[:, :steps]) / share + mean  # [A, T]
     won = np.cumsum(right, 1) - right
     least = (needed[:, None] - won) / left
-    # The most that any image could have made of the estimate: of one that is right.
+    # The most that any example could have made of the estimate: of one that is right.
     most = np.max((1 - expected) / weight, 1, keepdims=True) * weights / left + mean
     variance = np.sum(expected * (1 - expected) / weight, 1) * weight.sum() / len(weight) ** 2
     lack = np.maximum(needed - expected.sum(1), 0) / (variance + 1 / total)
@@ -307,15 +309,15 @@ def _remaining(values: np.ndarray, steps: int) -> np.ndarray:
 
 
 def scouted(race: Race, new: np.ndarray, right: np.ndarray, rng: np.random.Generator) -> Race:
-    """The race with further scouts, another guide, and another order of the images left.
+    """The race with further scouts, another guide, and another order of the examples left.
 
     Args:
         race: so far.
         new: positions of the scouts `[A]`.
-        right: bool `[A, R]`, what they got right of the images left, in their order.
+        right: bool `[A, R]`, what they got right of the examples left, in their order.
         rng: decides the order.
     """
-    rest = race.order[race.images :]
+    rest = race.order[race.examples :]
     scouts = race.scouts | _mask(race, new)
     first = race.first if race.scouts.any() else scouts
     race = noted(race._replace(scouts=scouts, first=first), new, rest, right)
@@ -323,7 +325,7 @@ def scouted(race: Race, new: np.ndarray, right: np.ndarray, rng: np.random.Gener
     # As if each came from those left with a probability in proportion to its weight, one by one
     # (Efraimidis & Spirakis, Inf. Process. Lett. 97, 2006).
     waits = rng.exponential(size=len(rest)) / guide.weight[rest]
-    order = np.concatenate([race.order[: race.images], rest[np.argsort(waits)]])
+    order = np.concatenate([race.order[: race.examples], rest[np.argsort(waits)]])
     return race._replace(guide=guide, order=order)
 
 
@@ -336,8 +338,8 @@ def drop(race: Race, costs: np.ndarray, enough: float) -> Race:
         enough: logarithm of what a bet must have become for a candidate to wait.
     """
     behind = _needed(race, costs) - race.won
-    images_left = len(race.order) - race.looks
-    race = race._replace(alive=race.alive & (behind <= images_left))
+    examples_left = len(race.order) - race.looks
+    race = race._replace(alive=race.alive & (behind <= examples_left))
     grown = _mask(race, race.racing) & (race.wealth >= enough)
     return race._replace(waiting=race.waiting | grown)
 
@@ -345,7 +347,7 @@ def drop(race: Race, costs: np.ndarray, enough: float) -> Race:
 def beyond_doubt(race: Race, costs: np.ndarray, *, error: float) -> float:
     """Logarithm of what a bet must have become to prove that a candidate is not on the front.
 
-    By the front of those that have seen all images: exact where all others wait.
+    By the front of those that have seen all examples: exact where all others wait.
     """
     front = _front(race, costs)
     counted = front[~race.first[front]]
@@ -362,24 +364,24 @@ def left(race: Race, costs: np.ndarray, *, error: float) -> np.ndarray:
 def taken_back(race: Race, who: np.ndarray, rng: np.random.Generator) -> Race:
     """The race of those that have seen most of some that wait; the others go on waiting.
 
-    They see the images that are left in another order, which is random whatever others have told of
-    them. All that have seen everything are scouts.
+    They see the examples that are left in another order, which is random whatever others have told
+    of them. All that have seen everything are scouts.
     """
     seen = race.looks
-    images = seen[who].max()
-    again = _mask(race, who[seen[who] == images])
+    examples = seen[who].max()
+    again = _mask(race, who[seen[who] == examples])
     scouts = race.scouts | (seen == len(race.order))
-    race = race._replace(waiting=race.waiting & ~again, scouts=scouts, images=int(images))
-    return scouted(race, np.zeros(0, int), np.zeros((0, len(race.order) - images), bool), rng)
+    race = race._replace(waiting=race.waiting & ~again, scouts=scouts, examples=int(examples))
+    return scouted(race, np.zeros(0, int), np.zeros((0, len(race.order) - examples), bool), rng)
 
 
-def noted(race: Race, who: np.ndarray, images: np.ndarray, right: np.ndarray) -> Race:
-    """The race that knows what some got right of images that they had not seen: bool `[A, T]`."""
+def noted(race: Race, who: np.ndarray, examples: np.ndarray, right: np.ndarray) -> Race:
+    """The race that knows what some got right of examples that they had not seen: bool `[A, T]`."""
     answers, seen = race.right.copy(), race.seen.copy()
-    answers[np.ix_(who, images)], seen[np.ix_(who, images)] = right, True
+    answers[np.ix_(who, examples)], seen[np.ix_(who, examples)] = right, True
     won, looks = race.won.copy(), race.looks.copy()
     won[who] += right.sum(1)
-    looks[who] += len(images)
+    looks[who] += len(examples)
     return race._replace(right=answers, seen=seen, won=won, looks=looks)
 
 
@@ -391,7 +393,7 @@ def front_runners(race: Race, costs: np.ndarray) -> np.ndarray:
 
 
 def _front(race: Race, costs: np.ndarray) -> np.ndarray:
-    """The front of those that have seen all images: int `[A]`."""
+    """The front of those that have seen all examples: int `[A]`."""
     whole = np.flatnonzero(race.looks == len(race.order))
     return whole[pareto_front(race.won[whole], costs[whole])]
 
@@ -404,23 +406,23 @@ def _mask(race: Race, who: np.ndarray) -> np.ndarray:
 
 
 def _accuracy(race: Race) -> np.ndarray:
-    """Of all images, by those that each has seen: float64 `[N]`.
+    """Of all examples, by those that each has seen: float64 `[N]`.
 
-    Each stratum counts for as much as there is of it. One image that is right as expected is added
-    to what was seen of it, so that a stratum of which nothing was seen has an accuracy too.
+    Each stratum counts for as much as there is of it. One example that is right as expected is
+    added to what was seen of it, so that a stratum of which nothing was seen has an accuracy too.
     """
     accuracy = np.zeros(len(race.alive))
     for stratum in np.unique(race.guide.stratum):
-        images = race.guide.stratum == stratum
-        right, seen = race.right[:, images].sum(1), race.seen[:, images].sum(1)
-        added = seen < images.sum()
-        expected = race.guide.expected[images][0]
-        accuracy += images.mean() * (right + added * expected) / (seen + added)
+        examples = race.guide.stratum == stratum
+        right, seen = race.right[:, examples].sum(1), race.seen[:, examples].sum(1)
+        added = seen < examples.sum()
+        expected = race.guide.expected[examples][0]
+        accuracy += examples.mean() * (right + added * expected) / (seen + added)
     return accuracy
 
 
 def _needed(race: Race, costs: np.ndarray) -> np.ndarray:
-    """Images that each must get right of all, if it is to be on the front: float64 `[N]`.
+    """Examples that each must get right of all, if it is to be on the front: float64 `[N]`.
 
     More than any scout that comes before it, and as many as any of the same cost; -inf where there
     is none.
@@ -434,12 +436,12 @@ def _needed(race: Race, costs: np.ndarray) -> np.ndarray:
 
 
 def _guide(race: Race) -> Guide:
-    """What all scouts, and the other answers so far, say of images.
+    """What all scouts, and the other answers so far, say of examples.
 
-    The variance of what a candidate gets right of all, estimated from one image, is least if images
-    come in proportion to the standard deviation of their answers, sqrt(p (1 - p)) (Neyman 1934).
-    Bets also need that no surprise is large: an unexpected right answer, 1 - p over the weight,
-    bounds the stake. So hard images weigh a part of 1 - p at least.
+    The variance of what a candidate gets right of all, estimated from one example, is least if
+    examples come in proportion to the standard deviation of their answers, sqrt(p (1 - p)) (Neyman
+    1934). Bets also need that no surprise is large: an unexpected right answer, 1 - p over the
+    weight, bounds the stake. So hard examples weigh a part of 1 - p at least.
     """
     right, count = race.right[race.scouts].sum(0), race.scouts.sum()
     some = 1 + np.minimum(right * STRATA // count, STRATA - 1)
@@ -455,8 +457,8 @@ def _guide(race: Race) -> Guide:
 
 
 def _expected(race: Race, who: np.ndarray) -> np.ndarray:
-    """How likely some candidates are right, of each image left: float64 `[A, R]`."""
-    seen, rest = race.order[: race.images], race.order[race.images :]
+    """How likely some candidates are right, of each example left: float64 `[A, R]`."""
+    seen, rest = race.order[: race.examples], race.order[race.examples :]
     base, told = race.guide.expected, race.guide.told
     surprises = race.right[np.ix_(who, seen)].T - base[seen][:, None]
     of_seen = told[seen]

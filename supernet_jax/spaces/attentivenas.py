@@ -44,9 +44,9 @@ class AttentiveNAS:
 
     name: ClassVar[str] = "attentivenas"  # on the command line
     dropout: float = 0.2
-    """dropout rate before the classifier, of the largest subnet only"""
+    """dropout rate before the classifier, of the subnets that are regularised"""
     drop_path: float = 0.2
-    """drop-connect rate of the last block, of the largest subnet only"""
+    """drop-connect rate of the last block, of the subnets that are regularised"""
 
     def build(self, *, classes: int = 1000, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""

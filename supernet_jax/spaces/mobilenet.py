@@ -215,9 +215,9 @@ class Cifar:
     resolutions: tuple[int, ...] = (24, 32)
     """input sizes on offer, pixels; images are resized inside the network"""
     dropout: float = 0.1
-    """dropout rate before the classifier, of the largest subnet only"""
+    """dropout rate before the classifier, of the subnets that are regularised"""
     drop_path: float = 0.0
-    """drop-connect rate of the last block, of the largest subnet only"""
+    """drop-connect rate of the last block, of the subnets that are regularised"""
 
     def build(self, *, classes: int = 10, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""

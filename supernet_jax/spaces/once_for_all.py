@@ -269,7 +269,7 @@ class OfaMobileNetV3:
     resolutions: tuple[int, ...] = tuple(range(128, 225, 4))
     """input sizes on offer, pixels; each that training draws takes a program of its own"""
     dropout: float = 0.1
-    """dropout rate before the classifier, of the largest subnet only"""
+    """dropout rate before the classifier, of the subnets that are regularised"""
 
     def build(self, *, classes: int = 1000, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""
@@ -293,7 +293,7 @@ class OfaSmall:
     resolutions: tuple[int, ...] = (24, 32)
     """input sizes on offer, pixels; images are resized inside the network"""
     dropout: float = 0.0
-    """dropout rate before the classifier, of the largest subnet only"""
+    """dropout rate before the classifier, of the subnets that are regularised"""
 
     def build(self, *, classes: int = 10, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""

@@ -135,6 +135,13 @@ class Checkpoints:
         self.wait()
         return restore(self.folder, target, step=step)
 
+    def has(self, subtree: str) -> bool:
+        """Whether the last checkpoint's state has arrays under this name."""
+        self.wait()
+        run, step = _find(self.folder, None)
+        saved = _reading(_metadata, run / str(step) / "state", run, step)
+        return bool(jax.tree.leaves(saved.get(subtree)))
+
     def rewind(self, step: int) -> None:
         """Deletes all checkpoints after `step`, before training goes on from there."""
         self.wait()

@@ -106,3 +106,12 @@ def named(kind: type) -> str:
         return f"{path}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
     except OSError as error:
         raise files.unreadable(path, error, kind="Python file") from error
+
+
+def taken(part: Any, **offered: Any) -> dict[str, Any]:
+    """What of the offered the `build` of a part takes, which may be the user's own."""
+    try:
+        names = inspect.signature(part.build).parameters
+    except (AttributeError, TypeError, ValueError):  # it has none; the experiment says so
+        return {}
+    return {name: value for name, value in offered.items() if name in names}

@@ -9,3 +9,4 @@ from supernet_jax.tasks.task import Metric as Metric
 from supernet_jax.tasks.task import Scores as Scores
 from supernet_jax.tasks.task import Size as Size
 from supernet_jax.tasks.task import Task as Task
+from supernet_jax.tasks.task import offered as offered

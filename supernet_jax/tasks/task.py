@@ -3,6 +3,7 @@
 Shape letters: `B` examples.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -85,6 +86,11 @@ class Task(Protocol):
 
     def value(self, scores: Scores) -> Any:
         """The metric of examples, by all their scores at once; of NumPy or JAX arrays."""
+
+
+def offered(task: Any) -> dict[str, Any]:
+    """What the `build` of a space may take: the task, and by their names the fields of it."""
+    return {"task": task, **dataclasses.asdict(task)}
 
 
 def ready(task: Task, inputs: Tree, size: Size, dtype: Any) -> Tree:

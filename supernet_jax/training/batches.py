@@ -15,7 +15,7 @@ class Batches:
 
     def __init__(
         self,
-        images: data.Images,
+        examples: data.Images,
         *,
         batch: int,
         mesh: Mesh,
@@ -26,7 +26,7 @@ class Batches:
         self._mesh, self._batch, self._seed = mesh, batch, seed
         self._rows = sharding.own_rows(mesh, batch)
         self._from = functools.partial(
-            data.feed, images, batch, stop=stop, rows=self._rows, reading=reading
+            data.feed, examples, batch, stop=stop, rows=self._rows, reading=reading
         )
         self._feed: Generator[data.Examples, None, None] | None = None
 

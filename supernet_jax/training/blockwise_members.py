@@ -16,9 +16,10 @@ from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.tasks.task import Size
 from supernet_jax.training import members
-from supernet_jax.training.members import Given, Taught
+from supernet_jax.training.members import Given
 from supernet_jax.training.recipe import Metrics, Recipe, State
-from supernet_jax.training.samplers import roles
+from supernet_jax.training.samplers import names, roles
+from supernet_jax.training.teachers.teacher import Taught
 
 
 class Piece(NamedTuple):
@@ -73,11 +74,11 @@ class BlockwiseMembers:
             sizes: of their inputs.
             examples: B.
         """
-        first = roles(self._recipe.sampler)
+        sampler = self._recipe.sampler
         plans: list[Plan] = []
         for place, (arch, size) in enumerate(zip(archs, sizes, strict=False)):
-            role = first[place] if place < len(first) else "random"
-            parts = self._parts(role)
+            role = roles(sampler)[place]
+            parts = self._parts(is_random=place >= len(sampler.fixed))
             mode = self._mode(size, examples // (parts * self._recipe.accumulate), role)
             plans += [self.run.plan(one, mode) for one in _each(arch, parts)]
         self.run.ahead(plans)
@@ -94,16 +95,13 @@ class BlockwiseMembers:
     ) -> tuple[Any, Taught | None, Metrics]:
         """As `Members.fixed`."""
         sampler = self._recipe.sampler
-        arch, role = sampler.fixed[place], roles(sampler)[place]
-        recipe = self._recipe
-        carry, loss, output, value = self._member(state, given, teacher, carry, arch, role, size)
-        if role == "largest":
+        recipe, sampler = self._recipe, self._recipe.sampler
+        arch, role, name = sampler.fixed[place], roles(sampler)[place], names(sampler)[place]
+        carry, loss, output, value = self._member(state, given, teacher, carry, arch, place, size)
+        if role == recipe.teacher.role:
             teacher = members.taught_by(output, given.teacher)
-        return (
-            carry,
-            teacher,
-            {f"loss/{role}": loss, f"{recipe.space.task.metric.name}/{role}": value},
-        )
+        metric = recipe.space.task.metric.name
+        return carry, teacher, {f"loss/{name}": loss, f"{metric}/{name}": value}
 
     def random(
         self,
@@ -113,20 +111,27 @@ class BlockwiseMembers:
         carry: Any,
         *,
         arch: Arch,
+        place: int,
         size: Size,
-    ) -> tuple[Any, Array]:
+    ) -> tuple[Any, Metrics]:
         """As `Members.random`, with the concrete arch `[]` or `[G]` of one member."""
-        carry, loss, *_ = self._member(state, given, teacher, carry, arch, "random", size)
-        return carry, loss
+        sampler = self._recipe.sampler
+        place += len(sampler.fixed)
+        carry, loss, _, value = self._member(state, given, teacher, carry, arch, place, size)
+        metric = self._recipe.space.task.metric.name
+        return carry, {
+            "loss": loss,
+            **({} if roles(sampler)[place] == "random" else {metric: value}),
+        }
 
-    def _parts(self, role: str) -> int:
+    def _parts(self, *, is_random: bool) -> int:
         recipe = self._recipe
-        return (
-            max(recipe.arch_shards, recipe.norm_shards) if role == "random" else recipe.norm_shards
-        )
+        return max(recipe.arch_shards, recipe.norm_shards) if is_random else recipe.norm_shards
 
     def _mode(self, size: Size, examples: int, role: str) -> Mode:
-        return Mode(size, examples, dropout=role == "largest")
+        recipe = self._recipe
+        drops = role in recipe.sampler.regularised
+        return Mode(size, examples, dropout=drops, features=recipe.features)
 
     def _member(
         self,
@@ -135,15 +140,19 @@ class BlockwiseMembers:
         teacher: Taught | None,
         carry: Any,
         arch: Arch,
-        role: str,
+        place: int,
         size: Size,
     ) -> tuple[Any, Array, Taught, Array]:
-        """The new carry, and the member's loss, output and metric."""
-        recipe, run, parts = self._recipe, self.run, self._parts(role)
+        """The new carry, and the loss, output and metric of a member by its place among all."""
+        recipe, run, key = self._recipe, self.run, given.dropout_key
+        role, n_fixed = roles(recipe.sampler)[place], len(recipe.sampler.fixed)
+        parts = self._parts(is_random=place >= n_fixed)
+        if role in recipe.sampler.regularised and (place or not n_fixed):
+            key = members.member_key(key, place)
         params = run.leaves(state.params)
-        plain = recipe.combine.is_sum
+        plain = recipe.combine.is_sum and recipe.space.trained is None
         sums = run.leaves(carry if plain else self._zeros(state.params))
-        whole = Piece(given.inputs, given.targets, teacher, given.dropout_key)
+        whole = Piece(given.inputs, given.targets, teacher, key)
         count = parts * recipe.accumulate
         pieces = [whole] if count == 1 else self._split(whole, parts=parts)
         archs = [one for one in _each(arch, parts) for _ in range(recipe.accumulate)]
@@ -155,7 +164,6 @@ class BlockwiseMembers:
                 params,
                 blockwise.prepare(piece.inputs, recipe.space.task, size, recipe.dtype),
                 key=piece.key if mode.dropout else None,
-                features=recipe.features,
             )
             student = Taught(passed.logits, passed.features)
             result, (of_logits, of_features) = self._loss(
@@ -166,7 +174,7 @@ class BlockwiseMembers:
         loss, output, value = results[0]
         if count > 1:
             loss, output, value = self._join(results, given.targets, parts=parts)
-        gradients = run.tree(sums)
+        gradients = members.trained(recipe, run.tree(sums))
         carry = gradients if plain else self._add(carry, gradients, role, state.step)
         return carry, loss, output, value
 

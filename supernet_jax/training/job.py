@@ -17,23 +17,23 @@ class Job(NamedTuple):
 
     Attributes:
         recipe: what to train and how.
-        images: the training images.
+        examples: those to train on.
         steps: in all.
-        batch: images per step over all devices.
+        batch: examples per step over all devices.
         mesh: the devices.
         checkpoints: where the state is kept.
         meta: JSON values written beside each checkpoint.
         metrics: path of a file of JSON lines.
         checkpoint_every: steps between checkpoints.
         log_every: steps between lines of metrics.
-        reading: who decodes images that are not in memory.
+        reading: who decodes examples that are not in memory.
         rules: how the state is split over the devices.
         step: that of a recipe which differs in the seed or the first state alone, so that nothing
             is compiled again; None to make it.
     """
 
     recipe: Recipe
-    images: data.Images
+    examples: data.Images
     steps: int
     batch: int
     mesh: Mesh

@@ -35,6 +35,7 @@ from supernet_jax.training.job import Job
 from supernet_jax.training.metrics_log import MetricsLog
 from supernet_jax.training.recipe import Recipe, State
 from supernet_jax.training.state_copy import StateCopy
+from supernet_jax.training.teachers.largest import largest
 
 PATIENCE = 5  # refused steps in a row before going back to the last checkpoint
 ROLLBACKS = 3  # times that is tried before giving up
@@ -62,7 +63,7 @@ def fit(job: Job) -> tuple[State, bool]:
         stopping.rescued(stopping.Rescue(copy.is_taken, copy.save)),
         contextlib.ExitStack() as until_saved,
         Batches(
-            job.images,
+            job.examples,
             batch=job.batch,
             mesh=job.mesh,
             seed=job.recipe.seed,
@@ -96,7 +97,7 @@ def _train(
         sizes = train_step.step_sizes(job.recipe, step=step, rollbacks=rollbacks)
         try:
             batch = batches.next()
-        except Exception:  # images that do not decode, or workers that a signal ended
+        except Exception:  # examples that do not decode, or workers that a signal ended
             # What was trained is saved; several processes need not all have met the error.
             if jax.process_count() == 1 and step > start:
                 with stopping.held(patient=True):
@@ -187,12 +188,29 @@ def restore(job: Job) -> State:
     """The state of the last checkpoint, or the first state where there is none."""
     if job.checkpoints.latest() is None:
         return creator(job.recipe, job.mesh, rules=job.rules)()
+    where = train_step.places(job.recipe, job.mesh, job.rules)
     target = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         train_step.shapes(job.recipe),
-        train_step.places(job.recipe, job.mesh, job.rules),
+        where,
     )
+    if jax.tree.leaves(target.teacher) and not job.checkpoints.has("teacher"):
+        # Of an import, or written when the weights of a teacher were constants of the step.
+        state = job.checkpoints.restore(dataclasses.replace(target, teacher=()))
+        return _with_memory(job.recipe, state, where)
     return job.checkpoints.restore(target)
+
+
+def _with_memory(recipe: Recipe, state: State, where: State) -> State:
+    """The state with the memory of a teacher that begins here, where the rules want it."""
+
+    def placed(x: Any, place: NamedSharding) -> jax.Array:
+        if isinstance(x, jax.Array):
+            return jax.device_put(x, place)
+        return jax.make_array_from_callback(x.shape, place, lambda index: np.array(x[index]))
+
+    memory = jax.tree.map(placed, recipe.teacher.init(state.params), where.teacher)
+    return dataclasses.replace(state, teacher=memory)
 
 
 def begin(job: Job, params: Tree) -> None:
@@ -211,19 +229,23 @@ def creator(recipe: Recipe, mesh: Mesh, *, rules: sharding.Rules) -> Callable[..
 
     Where parameters are split, random ones are made group by group: no device ever has all.
     """
-    made = functools.partial(train_step.create, recipe._replace(seed=0))  # the key is data
     where = train_step.places(recipe, mesh, rules)
-    how: Any = {"out_shardings": where, "compiler_options": hardware.runs_once()}
+    # The key is data, and so is what a teacher remembers.
+    plain = recipe._replace(seed=0, teacher=largest())
+    made = functools.partial(train_step.create, plain)
+    places = dataclasses.replace(where, teacher=())
+    how: Any = {"out_shardings": places, "compiler_options": hardware.runs_once()}
     run = jax.jit(made, **how)
     key = sharding.replicate(mesh, jax.random.key_data(jax.random.key(recipe.seed)))
 
     def create(params: Tree | None = None) -> State:
         if params is not None or not (sharding.any_split(where.params) and bulk_random.has_parts()):
-            return run(key, params)
+            return _with_memory(recipe, run(key, params), where)
         params = {
             group.owner: group.program(*group.arguments)
             for group in train_step.starters(recipe, key, where.params)
         }
-        return jax.jit(made, donate_argnums=1, **how)(key, params)
+        state = jax.jit(made, donate_argnums=1, **how)(key, params)
+        return _with_memory(recipe, state, where)
 
     return create

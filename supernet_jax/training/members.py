@@ -5,6 +5,7 @@ Here each member is one program, to be traced. `blockwise_members` has many smal
 Shape letters: `B` examples of a step, `M` random members, `G` parts of a batch (usually one).
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,18 +16,12 @@ from supernet_jax.elastic import blockwise, strategies
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.strategies import Strategy
-from supernet_jax.runtime import sharding
+from supernet_jax.runtime import path_rules, sharding
 from supernet_jax.tasks.task import Size, Task
 from supernet_jax.training.losses.loss import Feature
 from supernet_jax.training.recipe import Metrics, Recipe, State
-from supernet_jax.training.samplers import SamplerState, Score, roles
-
-
-class Taught(NamedTuple):
-    """What a member puts out that others may learn from: constants for them."""
-
-    logits: Array  # [B, ..., K]
-    features: dict[str, Array]  # [B, ...]
+from supernet_jax.training.samplers import SamplerState, Score, names, roles
+from supernet_jax.training.teachers.teacher import Taught
 
 
 class Given(NamedTuple):
@@ -37,7 +32,7 @@ class Given(NamedTuple):
         targets: `[B, ...]`, or mixtures of them.
         arch_key: decides the random archs.
         dropout_key: decides what is dropped.
-        teacher: what a network tells that is no part of the supernet.
+        teacher: what the teacher says, if it is no member.
     """
 
     inputs: Tree
@@ -54,9 +49,10 @@ class Member(NamedTuple):
         strategy: that runs it.
         arch: concrete for a fixed member. For a random one it is traced, `[]`, or `[G]` with an
             arch for each of several parts of the batch.
-        role: "largest", "smallest" or "random".
+        role: of it.
         size: of its inputs.
         teacher: what it learns from, if there is something yet.
+        regularised: whether it has dropout and drop path.
     """
 
     strategy: Strategy
@@ -64,6 +60,7 @@ class Member(NamedTuple):
     role: str
     size: Size
     teacher: Taught | None
+    regularised: bool = False
 
 
 class Members(NamedTuple):
@@ -93,20 +90,32 @@ class Members(NamedTuple):
         """
         recipe = self.recipe
         arch, role = recipe.sampler.fixed[place], roles(recipe.sampler)[place]
-        member = Member(strategies.sliced, arch, role, size, teacher)
-        (loss, output), gradients = self.gradient(member, recipe.norm_shards)
+        dropped = role in recipe.sampler.regularised
+        member = Member(strategies.sliced, arch, role, size, teacher, dropped)
+        own = self
+        if dropped and place:
+            own = self._replace(dropout_key=member_key(self.dropout_key, place))
+        (loss, output), gradients = own.gradient(member, recipe.norm_shards)
         carry = recipe.combine.add(carry, gradients, role, self.state.step)
-        task = recipe.space.task
+        name, task = names(recipe.sampler)[place], recipe.space.task
         value = metric_of(task, output.logits, self.targets)
-        metrics = {f"loss/{role}": loss, f"{task.metric.name}/{role}": value}
-        if role == "largest":
+        metrics = {f"loss/{name}": loss, f"{task.metric.name}/{name}": value}
+        if role == recipe.teacher.role:
             teacher = taught_by(output, teacher)
         return carry, teacher, metrics
 
     def random(
-        self, archs: Arch, place: Array, size: Size, teacher: Taught | None, carry: Any
-    ) -> tuple[Any, Array]:
-        """A traced arch. Returns the new carry and the loss.
+        self,
+        archs: Arch,
+        place: Array,
+        size: Size,
+        teacher: Taught | None,
+        carry: Any,
+        role: str = "random",
+    ) -> tuple[Any, Metrics]:
+        """A traced arch. Returns the new carry, and the member's loss and metric by these words.
+
+        Of a member in the role "random" there is no metric.
 
         Args:
             archs: `[M]` or `[M, G]`, of all random members.
@@ -114,15 +123,27 @@ class Members(NamedTuple):
             size: of its inputs.
             teacher: as in `fixed`.
             carry: as in `fixed`.
+            role: of it.
         """
         recipe = self.recipe
         parts = max(recipe.arch_shards, recipe.norm_shards)
         arch = jax.tree.map(lambda leaf: leaf[place], archs)
         if recipe.arch_shards < parts:
             arch = jax.tree.map(lambda x: jnp.repeat(x[None], parts, axis=0), arch)
-        member = Member(blockwise.traceable(recipe.strategy), arch, "random", size, teacher)
-        (loss, _), gradients = self.gradient(member, parts)
-        return recipe.combine.add(carry, gradients, "random", self.state.step), loss
+        dropped = role in recipe.sampler.regularised
+        strategy = blockwise.traceable(recipe.strategy)
+        member = Member(strategy, arch, role, size, teacher, dropped)
+        own = self
+        if dropped:
+            key = member_key(self.dropout_key, len(recipe.sampler.fixed) + place)
+            own = self._replace(dropout_key=key)
+        (loss, output), gradients = own.gradient(member, parts, per_part=True)
+        carry = recipe.combine.add(carry, gradients, role, self.state.step)
+        if role == "random":
+            return carry, {"loss": loss}
+        task = recipe.space.task
+        value = metric_of(task, output.logits, self.targets)
+        return carry, {"loss": loss, task.metric.name: value}
 
     def draw(self, key: Array, teacher: Taught | None, sizes: tuple[Size, ...]) -> Arch:
         """The step's random archs, with the sizes that the host drew."""
@@ -151,21 +172,24 @@ class Members(NamedTuple):
     # From a member to its gradient, in three functions: over parts of the batch that know nothing
     # of each other, over the micro-batches of a part, and the loss on one micro-batch.
 
-    def gradient(self, member: Member, parts: int) -> tuple[tuple[Array, Taught], Tree]:
+    def gradient(
+        self, member: Member, parts: int, *, per_part: bool = False
+    ) -> tuple[tuple[Array, Taught], Tree]:
         """((loss, output), gradient), means over parts of the batch.
 
         Args:
-            member: which; random ones have an arch for each part.
+            member: which.
             parts: G; 1 for the whole batch, over all devices.
+            per_part: whether the arch has an axis G: one for each part.
         """
-        params = self.state.params
+        params, recipe = self.state.params, self.recipe
         if parts == 1:
             return self.gradient_of_part(params, member)
         examples = jax.tree.map(
             lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]),
             (self.inputs, self.targets, member.teacher),
         )
-        archs = member.arch if member.role == "random" else None
+        archs = member.arch if per_part else None
 
         def total(params: Tree, places: Array, archs: Any, examples: Any) -> Any:
             """Summed over the parts of a device; and their outputs, one after the other."""
@@ -179,7 +203,7 @@ class Members(NamedTuple):
                 (loss, output), gradients = alone.gradient_of_part(params, own)
                 return optax.tree.add(carry, (loss, gradients)), output
 
-            zero = (jnp.zeros(()), optax.tree.zeros_like(params))
+            zero = (jnp.zeros(()), optax.tree.zeros_like(trained(recipe, params)))
             return jax.lax.scan(add, zero, (places, archs, examples))
 
         summed, outputs = sharding.over_devices(total, self.mesh)(
@@ -187,23 +211,32 @@ class Members(NamedTuple):
         )
         loss, gradients = jax.tree.map(lambda x: x / parts, summed)
         output = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
-        return (loss, output), sharding.scattered(gradients, self.where)
+        where = None if self.where is None else trained(recipe, self.where)
+        return (loss, output), sharding.scattered(gradients, where)
 
     def gradient_of_part(self, params: Tree, member: Member) -> tuple[tuple[Array, Taught], Tree]:
-        """((loss, output), gradient), means over the micro-batches of this object's inputs."""
-        count = self.recipe.accumulate
+        """((loss, output), gradient), means over the micro-batches of this object's examples."""
+        count, learned = self.recipe.accumulate, trained(self.recipe, params)
+
+        def graded(alone: Members, member: Member) -> Any:
+            """The gradient by what is trained alone; nothing is computed for the rest."""
+
+            def loss(learned: Tree) -> tuple[Array, Taught]:
+                return alone.loss(path_rules.laid_over(params, learned), member)
+
+            return jax.value_and_grad(loss, has_aux=True)(learned)
+
         if count == 1:
-            return jax.value_and_grad(self.loss, has_aux=True)(params, member)
+            return graded(self, member)
 
         def add(total: Any, part: Any) -> tuple[Any, Taught]:
             place, inputs, targets, teacher = part
             key = jax.random.fold_in(self.dropout_key, place)
             alone = self._replace(inputs=inputs, targets=targets, dropout_key=key)
-            graded = jax.value_and_grad(alone.loss, has_aux=True)
-            (loss, output), gradients = graded(params, member._replace(teacher=teacher))
+            (loss, output), gradients = graded(alone, member._replace(teacher=teacher))
             return optax.tree.add(total, (loss, gradients)), output
 
-        zero = (jnp.zeros(()), optax.tree.zeros_like(params))
+        zero = (jnp.zeros(()), optax.tree.zeros_like(learned))
         whole = (self.inputs, self.targets, member.teacher)
         parts = jax.tree.map(lambda x: dealt(x, count), whole)
         total, outputs = jax.lax.scan(add, zero, (jnp.arange(count), *parts))
@@ -213,7 +246,7 @@ class Members(NamedTuple):
         return (loss, output), gradients
 
     def loss(self, params: Tree, member: Member) -> tuple[Array, Taught]:
-        """Loss of one member in training mode; regularisation is for the largest alone."""
+        """Loss of one member in training mode."""
         recipe = self.recipe
         output = member.strategy(
             recipe.space,
@@ -221,14 +254,22 @@ class Members(NamedTuple):
             member.arch,
             self.inputs,
             size=member.size,
-            dropout_key=self.dropout_key if member.role == "largest" else None,
+            dropout_key=self.dropout_key if member.regularised else None,
             features=recipe.features,
             dtype=recipe.dtype,
             remat=recipe.remat,
             where=self.where if sharding.any_split(self.where) else None,
         )
         taught = Taught(output.logits, output.features)
-        return loss_of(recipe, taught, member.teacher, self.targets, member.role), taught
+        there: dict[str, Array] = {}
+        if member.strategy is not strategies.sliced:
+            there = inside_of(recipe, member.arch)
+        return loss_of(recipe, taught, member.teacher, self.targets, member.role, there), taught
+
+
+def trained(recipe: Recipe, params: Tree) -> Tree:
+    """The part of the parameters, or of what has their tree, that is trained."""
+    return path_rules.chosen(params, recipe.space.trained)
 
 
 def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, Array]:
@@ -236,6 +277,16 @@ def step_keys(key: Array, step: Array, rollbacks: Array) -> tuple[Array, Array, 
     key = jax.random.fold_in(key, step)
     augment, archs, dropout = jax.random.split(jax.random.fold_in(key, rollbacks), 3)
     return augment, archs, dropout
+
+
+def member_key(dropout_key: Array, place: int | Array) -> Array:
+    """What decides what is dropped in a member: nothing that another one drops for that.
+
+    Args:
+        dropout_key: of the step, which the first fixed member has itself.
+        place: among all members, fixed ones first.
+    """
+    return jax.random.fold_in(dropout_key, jnp.uint32(2**31) + jnp.uint32(place))
 
 
 def drawn(
@@ -271,13 +322,33 @@ def drawn(
     return space.at_size(archs, chosen)
 
 
+def inside_of(recipe: Recipe, arch: Arch) -> dict[str, Array]:
+    """Of each tap of a block that can be skipped, whether a traced arch has the block."""
+    pairs = [(name, recipe.space.blocks[name.partition("/")[0]]) for name in recipe.features]
+    return {
+        name: jnp.asarray(block.alive(arch) > 0)
+        for name, block in pairs
+        if "/" in name and block.alive is not None
+    }
+
+
 def loss_of(
-    recipe: Recipe, student: Taught, teacher: Taught | None, targets: Tree, role: str
+    recipe: Recipe,
+    student: Taught,
+    teacher: Taught | None,
+    targets: Tree,
+    role: str,
+    there: Mapping[str, Array] | None = None,
 ) -> Array:
-    """Loss of a member, by what it puts out."""
+    """Loss of a member, by what it puts out; `there` as `inside_of` has it, for traced archs."""
+    skipped = [name for name in recipe.features if name not in student.features]
     features = {
-        name: Feature(value, None if teacher is None else teacher.features.get(name))
-        for name, value in student.features.items()
+        name: Feature(
+            student.features.get(name),
+            None if teacher is None else teacher.features.get(name),
+            (there or {}).get(name),
+        )
+        for name in (*student.features, *skipped)
     }
     logits = None if teacher is None else teacher.logits
     return recipe.loss(student.logits, logits, features, targets, role)
@@ -288,10 +359,11 @@ def metric_of(task: Task, outputs: Array, targets: Tree) -> Array:
     return jnp.asarray(task.value(task.score(outputs, targets)), jnp.float32)
 
 
-def taught_by(largest: Taught, teacher: Taught | None) -> Taught:
-    """What members after the largest learn from: its logits, or those of an outside teacher."""
-    logits = largest.logits if teacher is None else teacher.logits
-    return jax.lax.stop_gradient(Taught(logits, largest.features))
+def taught_by(member: Taught, teacher: Taught | None) -> Taught:
+    """What members learn after one that teaches: what it puts out, unless the teacher said it."""
+    if teacher is not None:
+        member = Taught(teacher.logits, {**member.features, **teacher.features})
+    return jax.lax.stop_gradient(member)
 
 
 def dealt(x: Array, count: int) -> Array:

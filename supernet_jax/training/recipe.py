@@ -19,6 +19,8 @@ from supernet_jax.training.gradients.combine import Combine
 from supernet_jax.training.gradients.unit_sum import unit_sum
 from supernet_jax.training.losses.loss import Loss
 from supernet_jax.training.samplers import Sampler, SamplerState
+from supernet_jax.training.teachers.largest import largest
+from supernet_jax.training.teachers.teacher import Memory, Teacher
 
 Metrics = dict[str, Array]
 # (inputs as the data has them, key, ids of the examples) -> those of the task
@@ -56,6 +58,7 @@ class State:
             repeated step is not the same step again.
         key: uint32, data of the random key of everything. It is no constant, so that runs which
             differ in their seed alone share one compiled program.
+        teacher: memory of the teacher; empty for a member of the step.
     """
 
     step: Array
@@ -66,6 +69,7 @@ class State:
     refused: Array
     rollbacks: Array
     key: Array
+    teacher: Memory = ()
 
 
 class Recipe(NamedTuple):
@@ -82,7 +86,7 @@ class Recipe(NamedTuple):
         seed: of everything random.
         dtype: of weights and activations in the forward and backward passes.
         ema_decay: of the average of the parameters; 0 keeps none.
-        features: blocks whose outputs the loss wants.
+        features: blocks whose outputs the loss wants, and values inside blocks (BLOCK/NAME).
         remat: whether gradients keep only what goes from block to block and compute the insides
             of blocks again: less memory, a forward pass more time. XLA undoes it on CPU.
         arch_shards: parts of a batch, `G`, on each of which a random member is another subnet, so
@@ -90,9 +94,8 @@ class Recipe(NamedTuple):
             `B / G` examples of its part; its gradient is the mean over the parts. A multiple of the
             number of devices, each of which runs its parts one after the other.
         mix: examples with each other, and their targets; None for examples as they are.
-        teacher: `float inputs -> logits`, of a network that is no part of the supernet and is not
-            trained. It runs once per step, at the inputs as augmented; its logits are what the
-            loss gets for every member, the largest too. None lets the largest teach the others.
+        teacher: of the members. What it says without them, once in a step, is what the loss gets
+            for every member, the largest too; otherwise the largest teaches those after it.
         norm_shards: parts of a batch on each of which every member runs by itself, one after the
             other on a device, so that BatchNorm sees the examples of a part alone. The gradient is
             the mean over the parts. A multiple of the number of devices; 1 for BatchNorm over the
@@ -117,6 +120,6 @@ class Recipe(NamedTuple):
     remat: bool = False
     arch_shards: int = 1
     mix: Mix | None = None
-    teacher: Callable[[Array], Array] | None = None
+    teacher: Teacher = largest()
     norm_shards: int = 1
     accumulate: int = 1

@@ -20,13 +20,16 @@ import optax
 from supernet_jax.elastic import channel_order, choices, shared_params
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
-from supernet_jax.runtime import hardware, sharding
+from supernet_jax.elastic.space import geometry
+from supernet_jax.errors import UserError
+from supernet_jax.runtime import hardware, path_rules, sharding
 from supernet_jax.tasks.task import Size
 from supernet_jax.training import blockwise_members, members, samplers
 from supernet_jax.training.known_archs import Clock, KnownArchs, Moment
-from supernet_jax.training.members import Given, Members, Taught
+from supernet_jax.training.members import Given, Members
 from supernet_jax.training.recipe import Batch, Metrics, Recipe, State
 from supernet_jax.training.samplers import active
+from supernet_jax.training.teachers.teacher import Taught
 
 AHEAD = 4  # steps after the present one whose programs threads compile
 COLLAPSE = 10.0  # times the loss of guessing: no healthy step of the largest subnet is above it
@@ -49,20 +52,24 @@ def create(recipe: Recipe, key: Array | None = None, params: Tree | None = None)
     Args:
         recipe: what to train.
         key: data of the random key of everything; None for the key of the recipe's seed.
-        params: to begin with; None for random ones.
+        params: to begin with, all or a part of them; the others are random. None for random ones.
     """
     key = jax.random.key(recipe.seed) if key is None else jax.random.wrap_key_data(key)
     params_key, sampler_key = jax.random.split(key)
-    params = shared_params.init(recipe.space, params_key) if params is None else params
+    params = {} if params is None else params
+    every = path_rules.named_leaves(shared_params.parameter_shapes(recipe.space))
+    if path_rules.named_leaves(params).keys() != every.keys():
+        params = path_rules.laid_over(shared_params.init(recipe.space, params_key), params)
     return State(
         step=jnp.int32(0),
         params=params,
-        opt_state=recipe.optimizer.init(params),
+        opt_state=recipe.optimizer.init(members.trained(recipe, params)),
         sampler=recipe.sampler.init(sampler_key),
         ema=jax.tree.map(jnp.copy, params) if recipe.ema_decay else None,
         refused=jnp.int32(0),
         rollbacks=jnp.int32(0),
         key=jax.random.key_data(key),
+        teacher=recipe.teacher.init(params),
     )
 
 
@@ -116,7 +123,8 @@ class Step:
         start: `params -> carry`.
         fixed: `(state, given, teacher, carry, *, place, size)`; see `Members.fixed`.
         draw: `(state, given, teacher, *, sizes) -> archs`.
-        random: `(state, given, teacher, carry, archs, place, *, size)`; see `Members.random`.
+        random: `(state, given, teacher, carry, archs, place, *, size, role)`; see
+            `Members.random`.
         finish: `(state, carry, metrics, archs, *, members) -> (state, metrics)`.
     """
 
@@ -136,47 +144,39 @@ class Step:
             rules: which arrays of the state are split over it, and how. Those that are get gathered
                 where the networks use them; gradients, optimiser and average stay split.
             steps: of the run. Block by block, threads compile ahead what is needed before then.
+
+        Raises:
+            UserError: roles of the sampler do not name its members.
         """
+        samplers.check(recipe.sampler)
         where = None if mesh is None else places(recipe, mesh, rules)
-        split = None if where is None else where.params
+        split, remembered = (None, None) if where is None else (where.params, where.teacher)
         self.recipe = recipe
         self.is_blockwise = blockwise_members.fits(recipe, mesh)
         self._devices = 1 if mesh is None else mesh.size
 
-        def made(state: State, given: Given) -> Members:
-            inputs, targets, key = given.inputs, given.targets, given.dropout_key
-            return Members(recipe, mesh, split, state, inputs, targets, key)
-
-        def fixed(
-            state: State, given: Given, teacher: Any, carry: Any, *, place: int, size: Size
-        ) -> tuple[Any, Taught | None, Metrics]:
-            return made(state, given).fixed(place, size, teacher, carry)
-
-        def draw(state: State, given: Given, teacher: Any, *, sizes: tuple[Size, ...]) -> Arch:
-            return made(state, given).draw(given.arch_key, teacher, sizes)
-
-        def random(
-            state: State,
-            given: Given,
-            teacher: Any,
-            carry: Any,
-            archs: Arch,
-            place: Array,
-            *,
-            size: Size,
-        ) -> tuple[Any, Array]:
-            return made(state, given).random(archs, place, size, teacher, carry)
-
         self.reorder = jax.jit(
             functools.partial(_reordered, recipe), donate_argnums=0, out_shardings=where
         )
-        self.begin = jax.jit(functools.partial(_begin, recipe))
+        self.begin = jax.jit(functools.partial(_begin, recipe, remembered))
         # Options are for outermost programs; a step whose members are programs may be inside one.
         quickly = hardware.runs_once() if self.is_blockwise else None
-        self.start = jax.jit(recipe.combine.init, compiler_options=quickly)
-        self.fixed = jax.jit(fixed, static_argnames=("place", "size"), donate_argnums=3)
-        self.draw = jax.jit(draw, static_argnames="sizes")
-        self.random = jax.jit(random, static_argnames="size", donate_argnums=3)
+        self.start = jax.jit(
+            lambda params: recipe.combine.init(members.trained(recipe, params)),
+            compiler_options=quickly,
+        )
+        who = recipe, mesh, split
+        self.fixed = jax.jit(
+            functools.partial(_fixed, who),
+            static_argnames=("place", "size"),
+            donate_argnums=3,
+        )
+        self.draw = jax.jit(functools.partial(_draw, who), static_argnames="sizes")
+        self.random = jax.jit(
+            functools.partial(_random, who),
+            static_argnames=("size", "role"),
+            donate_argnums=3,
+        )
         self.finish = jax.jit(
             functools.partial(_finish, recipe),
             static_argnames="members",
@@ -200,8 +200,8 @@ class Step:
                 compiled once.
 
         Returns:
-            The state, and scalars: `loss/largest`, `loss/smallest`, `loss/random_1` ...,
-            the task's metric on the batch, as `accuracy/largest` and `accuracy/smallest`,
+            The state, and scalars: those of members (`samplers.metric_names`), as `loss/largest`,
+            `loss/smallest`, `loss/random_1` and the task's metric as `accuracy/largest`,
             `gradient_norm` before clipping, `applied` (1, or 0 where the guard refused the step)
             and `refused`, how many in a row were.
         """
@@ -216,30 +216,26 @@ class Step:
         if now is not None:
             self._look_ahead(now, state, sizes, len(batch.ids))
         given = self.begin(shared, batch)
+        shared = dataclasses.replace(shared, teacher=())
         teacher, carry, archs = given.teacher, self.start(state.params), None
         metrics: Metrics = {}
+        roles, names = samplers.roles(sampler), samplers.names(sampler)
         fixed = self.blockwise.fixed if self.is_blockwise else self.fixed
         for place, size in enumerate(sizes[:n_fixed]):
             carry, teacher, own = fixed(shared, given, teacher, carry, place=place, size=size)
             metrics |= own
         drawn = sizes[n_fixed:]
-        if drawn and now is None:
-            archs = self.draw(shared, given, teacher, sizes=drawn)
-            for i, size in enumerate(drawn):
-                carry, metrics[f"loss/random_{i + 1}"] = self.random(
-                    shared, given, teacher, carry, archs, np.int32(i), size=size
-                )
-        elif drawn and now is not None:
-            if self._known.possible:
-                archs = self._known.of(now, drawn)
+        if drawn:
+            archs = self._archs(now, shared, given, teacher, sizes, len(batch.ids))
+        for i, size in enumerate(drawn):
+            learning = shared, given, teacher, carry
+            if now is None:
+                how: Any = {"size": size, "role": roles[n_fixed + i]}
+                carry, own = self.random(*learning, archs, np.int32(i), **how)
             else:
-                archs = jax.device_get(self.draw(shared, given, teacher, sizes=drawn))
-                known = [*sampler.fixed, *choices.unstack(archs)]
-                self.blockwise.ahead(known, sizes, len(batch.ids))
-            for i, (arch, size) in enumerate(zip(choices.unstack(archs), drawn, strict=True)):
-                carry, metrics[f"loss/random_{i + 1}"] = self.blockwise.random(
-                    shared, given, teacher, carry, arch=arch, size=size
-                )
+                arch = choices.unstack(archs)[i]
+                carry, own = self.blockwise.random(*learning, arch=arch, place=i, size=size)
+            metrics |= {f"{what}/{names[n_fixed + i]}": value for what, value in own.items()}
         if now is None:
             return self.finish(state, carry, metrics, archs, members=count)
         operands = state, carry, metrics, archs
@@ -249,6 +245,27 @@ class Step:
         state, metrics = finish(*operands)
         self._clock.tick(state)
         return state, metrics
+
+    def _archs(
+        self,
+        now: Moment | None,
+        shared: State,
+        given: Given,
+        teacher: Taught | None,
+        sizes: tuple[Size, ...],
+        examples: int,
+    ) -> Arch:
+        """The random archs of a step; on the host where members run block by block."""
+        fixed = self.recipe.sampler.fixed
+        drawn = sizes[len(fixed) :]
+        if now is not None and self._known.possible:
+            return self._known.of(now, drawn)
+        archs = self.draw(shared, given, teacher, sizes=drawn)
+        if now is None:
+            return archs
+        archs = jax.device_get(archs)
+        self.blockwise.ahead([*fixed, *choices.unstack(archs)], sizes, examples)
+        return archs
 
     def _look_ahead(self, now: Moment, state: State, own: tuple[Size, ...], examples: int) -> None:
         """Lets threads compile what this step needs, and then what the next ones will."""
@@ -274,19 +291,63 @@ class Step:
         recipe, count = self.recipe, len(sizes)
         if not recipe.combine.is_sum or self._devices > 1:
             return
-        names = samplers.roles(recipe.sampler)[:count]
-        random = range(count - len(names))
-        kinds = "loss", recipe.space.task.metric.name
-        metrics = [f"{kind}/{role}" for role in names for kind in kinds]
-        metrics += [f"loss/random_{i + 1}" for i in random]
+        random = range(count - len(recipe.sampler.fixed))
+        metrics = samplers.metric_names(recipe.sampler, count, recipe.space.task.metric.name)
         one = jax.ShapeDtypeStruct((), jnp.float32)
         shape = (len(random),) if recipe.arch_shards == 1 else (len(random), recipe.arch_shards)
         arch = jax.tree.map(lambda _: jax.ShapeDtypeStruct(shape, jnp.int32), recipe.space.menu)
         shapes = jax.tree.map(_shape, state)
-        operands = shapes, shapes.params, dict.fromkeys(metrics, one), arch if random else None
+        carry = members.trained(recipe, shapes.params)
+        operands = shapes, carry, dict.fromkeys(metrics, one), arch if random else None
         self.blockwise.run.programs.ahead(
             [(("finish", count), lambda: self.finish.lower(*operands, members=count).compile())]
         )
+
+
+_Who = tuple[Recipe, jax.sharding.Mesh | None, Tree | None]  # recipe, mesh, places of parameters
+
+
+def _members(who: _Who, state: State, given: Given) -> Members:
+    return Members(*who, state, given.inputs, given.targets, given.dropout_key)
+
+
+def _fixed(
+    who: _Who,
+    state: State,
+    given: Given,
+    teacher: Taught | None,
+    carry: Any,
+    *,
+    place: int,
+    size: Size,
+) -> tuple[Any, Taught | None, Metrics]:
+    return _members(who, state, given).fixed(place, size, teacher, carry)
+
+
+def _draw(
+    who: _Who,
+    state: State,
+    given: Given,
+    teacher: Taught | None,
+    *,
+    sizes: tuple[Size, ...],
+) -> Arch:
+    return _members(who, state, given).draw(given.arch_key, teacher, sizes)
+
+
+def _random(
+    who: _Who,
+    state: State,
+    given: Given,
+    teacher: Taught | None,
+    carry: Any,
+    archs: Arch,
+    place: Array,
+    *,
+    size: Size,
+    role: str = "random",
+) -> tuple[Any, Metrics]:
+    return _members(who, state, given).random(archs, place, size, teacher, carry, role)
 
 
 def _shape(x: Array | np.ndarray) -> jax.ShapeDtypeStruct:
@@ -294,18 +355,43 @@ def _shape(x: Array | np.ndarray) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
 
-def _begin(recipe: Recipe, state: State, batch: Batch) -> Given:
-    """The inputs of a step, augmented, and what an outside teacher says of them."""
+def _begin(recipe: Recipe, where: Tree | None, state: State, batch: Batch) -> Given:
+    """The inputs of a step, augmented, and what the teacher says of them.
+
+    Args:
+        recipe: what is trained.
+        where: shardings of the teacher's memory; None for one device.
+        state: before the step.
+        batch: of the step.
+
+    Raises:
+        UserError: the teacher puts out something else than the space.
+    """
     key = jax.random.wrap_key_data(state.key)
     augment_key, arch_key, dropout_key = members.step_keys(key, state.step, state.rollbacks)
     inputs, targets, ids = jax.tree.map(jnp.asarray, batch)
     inputs = recipe.augment(inputs, augment_key, ids)
     if recipe.mix is not None:
         inputs, targets = recipe.mix(inputs, targets, jax.random.fold_in(augment_key, 2**31), ids)
-    teacher = None
-    if recipe.teacher is not None:
-        teacher = jax.lax.stop_gradient(Taught(recipe.teacher(inputs), {}))
+    memory = state.teacher if where is None else sharding.gathered(state.teacher, where)
+    teacher = recipe.teacher.teach(memory, inputs)
+    if teacher is not None:
+        teacher = jax.lax.stop_gradient(_fitting(recipe, teacher, inputs))
     return Given(inputs, targets, arch_key, dropout_key, teacher)
+
+
+def _fitting(recipe: Recipe, teacher: Taught, inputs: Tree) -> Taught:
+    """What a teacher says, if it has the form of what the space puts out."""
+    space, size = recipe.space, recipe.space.sizes[0]
+    ends = list(geometry(space, size).values())[-1].shapes.output.shape[1:]
+    wanted = (len(jax.tree.leaves(inputs)[0]), *ends)
+    found = teacher.logits.shape
+    if (len(found), found[0], found[-1]) != (len(wanted), wanted[0], wanted[-1]):
+        raise UserError(
+            f"the teacher puts out logits {list(found)}, but a step of the space {space.name} has "
+            f"{list(wanted)}; give one for the same task"
+        )
+    return teacher
 
 
 def _finish(
@@ -328,9 +414,9 @@ def _reordered(recipe: Recipe, state: State) -> State:
 
     def moved(state: State) -> State:
         orders = reorder.orders(state.params)
-        trees = (state.params, state.opt_state, state.ema)
-        params, opt_state, ema = channel_order.reordered(trees, orders)
-        return state.replace(params=params, opt_state=opt_state, ema=ema)  # type: ignore[attr-defined]
+        names = ["params", "opt_state", "ema", *["teacher"] * recipe.teacher.of_params]
+        trees = {name: vars(state)[name] for name in names}
+        return state.replace(**channel_order.reordered(trees, orders))  # type: ignore[attr-defined]
 
     return jax.lax.cond(state.step == reorder.step, moved, lambda state: state, state)
 
@@ -352,19 +438,24 @@ def _update(
     applied: Array,
 ) -> State:
     """The next state; where the guard refused the step, only the counters move."""
-    updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    part = members.trained(recipe, state.params)
+    updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, part)
+    params = path_rules.laid_over(state.params, optax.apply_updates(part, updates))
     if recipe.space.bank is not None:
         touched = _touched_rows(recipe, *archs)
         params = _keep_rows(touched, params, state.params)
         opt_state = _keep_rows(touched, opt_state, state.opt_state)
     ema = state.ema
     if ema is not None:
-        ema = optax.incremental_update(params, ema, 1.0 - recipe.ema_decay)
-    new = (params, opt_state, recipe.sampler.update(state.sampler, metrics), ema)
-    old = (state.params, state.opt_state, state.sampler, state.ema)
+        # An average of what does not change would round it.
+        average, now = (members.trained(recipe, tree) for tree in (ema, params))
+        moved = optax.incremental_update(now, average, 1.0 - recipe.ema_decay)
+        ema = path_rules.laid_over(ema, moved)
+    teacher = recipe.teacher.update(state.teacher, params, state.step + 1)
+    new = (params, opt_state, recipe.sampler.update(state.sampler, metrics), ema, teacher)
+    old = (state.params, state.opt_state, state.sampler, state.ema, state.teacher)
     kept = jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
-    params, opt_state, sampler, ema = kept
+    params, opt_state, sampler, ema, teacher = kept
     return State(
         step=state.step + 1,
         params=params,
@@ -374,6 +465,7 @@ def _update(
         refused=jnp.where(applied, 0, state.refused + 1),
         rollbacks=state.rollbacks,
         key=state.key,
+        teacher=teacher,
     )
 
 

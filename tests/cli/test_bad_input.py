@@ -231,12 +231,12 @@ TRAINING: list[Case] = [
     ("resumed after a cut", "train CONFIG --out RUN --train.steps 30", cut, ("step 30", "damaged")),
 ]
 PARTS: list[Case] = [
-    ("no build", MY_TRAIN, with_config("", "def build(", "def biuld("), ("TinySpace.build(cl",)),
+    ("no build", MY_TRAIN, with_config("", "def build(", "def biuld("), ("TinySpace.build(",)),
     (
         "build's arguments",
         MY_TRAIN,
-        with_config("", "classes: int, input_channels: int", "classes: int"),
-        ("TinySpace.build(", "unexpected keyword argument 'input_channels'"),
+        with_config("", "classes: int, input_channels: int", "flavours: int"),
+        ("TinySpace.build(", "required keyword-only argument: 'flavours'"),
     ),
     (
         "build raises",

@@ -579,7 +579,7 @@ def test_search_never_looks_at_test_images(
         asked.append(split)
         result = original(built, split)
         held_out, calibration = built.dataset.held_out.images, built.dataset.train.images
-        assert {image.tobytes() for image in np.asarray(result.images[0])} <= {
+        assert {image.tobytes() for image in np.asarray(result.inputs[0])} <= {
             image.tobytes() for image in held_out
         }
         assert {image.tobytes() for image in np.asarray(result.calibration[0])} <= {

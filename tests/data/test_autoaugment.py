@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -266,6 +267,66 @@ def test_mixup_mixes_images_and_labels_alike() -> None:
     assert square - mean**2 == pytest.approx(1 / 8, abs=0.02)
     with pytest.raises(UserError, match="alpha=0"):
         augment.mixup(inputs, labels, jax.random.key(0), ids, alpha=0.0, classes=4)
+
+
+def test_cutmix_pastes_one_rectangle_and_counts_it() -> None:
+    count, height, width = 200, 12, 8
+    inputs = np.zeros((count, height, width, 1), np.float32)
+    inputs += np.arange(count, dtype=np.float32).reshape(-1, 1, 1, 1)
+    labels, ids = np.arange(count, dtype=np.int32), np.arange(count, dtype=np.int32)
+    cut = jax.jit(functools.partial(augment.cutmix, alpha=1.0, classes=count))
+    images, targets = map(np.asarray, cut(inputs, labels, jax.random.key(0), ids))
+    assert images.shape == (count, height, width, 1)
+    shares = []
+    for i, (image, target) in enumerate(zip(images[..., 0], targets, strict=True)):
+        pasted = image == (i + 1) % count
+        assert np.all(pasted | (image == i))
+        rows, columns = pasted.any(1), pasted.any(0)
+        np.testing.assert_array_equal(pasted, rows[:, None] & columns[None, :])
+        assert np.all(np.abs(np.diff(rows.astype(int))).sum() <= 2)  # one piece
+        shares.append(pasted.mean())
+        assert target[(i + 1) % count] == pytest.approx(shares[-1], abs=1e-6)
+        assert target[i] == pytest.approx(1 - shares[-1], abs=1e-6)
+    # By hand: of v = 1 - s^2 uniform, a side s whose middle is anywhere covers s - s^2 / 4 of an
+    # axis on average, both alike; over s with density 2 s. Rounded sides cover a little less.
+    sides = np.linspace(0, 1, 10_001)
+    mean = np.mean(2 * sides * (sides - sides**2 / 4) ** 2)
+    assert np.mean(shares) == pytest.approx(mean, abs=0.06)
+    with pytest.raises(UserError, match="cutmix has alpha=0"):
+        augment.cutmix(inputs, labels, jax.random.key(0), ids, alpha=0.0, classes=count)
+
+
+def test_a_coin_decides_between_mixup_and_cutmix() -> None:
+    count = 64
+    inputs = np.random.default_rng(0).normal(size=(count, 6, 6, 2)).astype(np.float32)
+    labels = np.arange(count, dtype=np.int32)
+    mix = functools.partial(augment.mix, mixup_alpha=0.8, cutmix_alpha=1.0, classes=count)
+    both, targets = map(np.asarray, jax.jit(mix)(inputs, labels, jax.random.key(3), labels))
+    following = np.roll(inputs, -1, 0)
+    pasted = ((both == inputs) | (both == following)).reshape(count, -1).all(1)
+    assert 12 < pasted.sum() < 52  # five standard deviations
+    own = np.diagonal(targets)
+    share = own.reshape(-1, 1, 1, 1)
+    wanted = share * inputs + (1 - share) * following
+    np.testing.assert_allclose(both[~pasted], wanted[~pasted], atol=1e-6)
+    taken = (both == inputs).reshape(count, -1).mean(1)
+    np.testing.assert_allclose(own[pasted], taken[pasted], atol=1e-6)
+
+
+def test_increased_operations_change_more_the_higher_the_level() -> None:
+    levels = np.asarray([0.0, 5.0, 10.0], np.float32)
+    images = np.repeat(np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8), 3, 0)
+    six = ("posterize", "solarize", "contrast", "brightness", "color", "sharpness")
+    for name, sign in itertools.product(OPERATIONS, (1.0, -1.0)):
+        number = np.full(3, NUMBER[name], np.int32)
+        made = autoaugment.increased(Operation(number, levels, np.full(3, sign, np.float32)))
+        if name not in six:
+            np.testing.assert_array_equal(made.level, levels)
+            continue
+        changed = np.asarray(applied()(images, made), int) - images
+        none, middle, most = np.abs(changed).mean((1, 2, 3))
+        # An enhancement by a factor of 1 rounds down.
+        assert none <= 1 and most > middle > none, name
 
 
 def test_cross_entropy_takes_mixed_labels() -> None:

@@ -21,6 +21,7 @@ from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.runtime import sharding
+from supernet_jax.tasks import ImageClassification
 
 TOLERANCE = 1e-5  # float32: sums are ordered otherwise
 
@@ -40,7 +41,7 @@ def branching(combine: Callable) -> Space:
         x = run("stem", x)
         return run("pool", combine(run("left", x), run("right", x), x))
 
-    return Space("branching", menu, blocks, forward, 2, 4)
+    return Space("branching", menu, blocks, forward, ImageClassification(2, 4), (("resolution",),))
 
 
 ROWS = np.arange(1.0, 5.0, dtype=np.float32).reshape(1, 4, 1, 1)

@@ -19,9 +19,11 @@ from supernet_jax.elastic.choices import Choice, Lookup
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.nn import layers
+from supernet_jax.tasks import ImageClassification
 from supernet_jax.training import recipe, samplers, train_step
 from supernet_jax.training.losses import divergences, loss
 from supernet_jax.training.samplers import Opening, Reorder
+from supernet_jax.training.teachers import average
 
 TINY = tiny()
 SPACES = {"tiny": TINY, "deep": deep(), "transforming": transforming()}
@@ -165,7 +167,10 @@ def inner(*, heads: tuple[int, ...] = (1,)) -> Space:
         menu=menu,
         decisions=[("hidden",), ("heads",)],
     )
-    return Space("inner", menu, {"all": block}, strategies.chain(("all",)), 2, 5)
+    task = ImageClassification(2, 5)
+    return Space(
+        "inner", menu, {"all": block}, strategies.chain(("all",)), task, (("resolution",),)
+    )
 
 
 def test_axes_that_two_sizes_determine_are_left_alone() -> None:
@@ -187,6 +192,7 @@ RECIPE = recipe.Recipe(
     optimizer=optax.sgd(0.1, momentum=0.9),
     augment=lambda images, key, ids: images.astype(jnp.float32) / 128 - 1,
     ema_decay=0.9,
+    teacher=average.average(SPACE, decay=0.5),
 )
 
 
@@ -214,9 +220,9 @@ def test_training_sorts_weights_momentum_and_average_when_widths_open() -> None:
         assert "loss/random_1" not in metrics and float(metrics["applied"]) == 1
     orders = channel_order.by_importance(SPACE, state.params)
     assert any((np.diff(order) < 0).any() for ((_, order),) in orders.values())
-    trees = (state.params, state.opt_state, state.ema)
-    params, opt_state, ema = jax.device_get(channel_order.reordered(trees, orders))
-    ready = dataclasses.replace(state, params=params, opt_state=opt_state, ema=ema)
+    names = ("params", "opt_state", "ema", "teacher")
+    trees = {name: vars(state)[name] for name in names}
+    ready = dataclasses.replace(state, **jax.device_get(channel_order.reordered(trees, orders)))
     assert not bitwise(ready.params, state.params)
     wanted, there = stepped(ready, sorts=False)
     found, metrics = stepped(state, sorts=True)

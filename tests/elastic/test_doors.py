@@ -17,6 +17,7 @@ from supernet_jax.elastic.elastic_block import TRANSFORMS, Transform, elastic
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.elastic.strategies import chain
 from supernet_jax.nn import layers
+from supernet_jax.tasks import ImageClassification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,8 @@ def filters(*, transform: bool = True, tied: bool = False, **space: Any) -> Spac
     }
     blocks["head"] = elastic(Pool, lambda: PoolSpec(4, 3), menu=menu)
     space.setdefault("forward", chain(tuple(blocks)))
-    return Space("filters", menu, blocks, input_channels=4, classes=3, **space)
+    task = ImageClassification(4, 3)
+    return Space("filters", menu, blocks, task=task, static=(("resolution",),), **space)
 
 
 def agree(space: Space, count: int = 1) -> Check:

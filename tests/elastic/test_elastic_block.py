@@ -31,6 +31,7 @@ from supernet_jax.nn import layers
 from supernet_jax.nn.blocks.mobilenet import CONV, EITHER, IDENTITY, MBConv, MBConvSpec
 from supernet_jax.spaces import mobilenet
 from supernet_jax.spaces.mobilenet import Stage
+from supernet_jax.tasks import ImageClassification
 
 SPACE = tiny()
 GEOMETRY = space.geometry(SPACE, 8)
@@ -366,7 +367,7 @@ def joined() -> Space:
     def forward(run: Any, x: jax.Array) -> jax.Array:
         return run("head", run("join", run("a", x), run("b", x)))
 
-    return Space("joined", menu, blocks, forward, input_channels=2, classes=3)
+    return Space("joined", menu, blocks, forward, ImageClassification(2, 3), (("resolution",),))
 
 
 def agree(space: Space, arch: Any, check: Check) -> Any:
@@ -398,7 +399,8 @@ def lifted() -> Space:
         "lift": make(Lift, lambda c: DenseSpec(2, c)),
         "head": make(Classify, lambda c: DenseSpec(c, 3)),
     }
-    return Space("lifted", menu, blocks, chain(("lift", "head")), input_channels=2, classes=3)
+    task = ImageClassification(2, 3)
+    return Space("lifted", menu, blocks, chain(("lift", "head")), task, (("resolution",),))
 
 
 @pytest.mark.parametrize("strategy", [strategies.sliced, strategies.switched])
@@ -463,7 +465,7 @@ def test_features_are_the_outputs_of_blocks() -> None:
     check = check_of(tiny, size=8)
     wanted = ("stage1_block2", "stage2_block1")
     arch = choices.smallest(SPACE.menu)  # it skips the first of them
-    run = functools.partial(strategies.sliced, SPACE, check.params, images=check.images, size=8)
+    run = functools.partial(strategies.sliced, SPACE, check.params, inputs=check.images, size=8)
     found = jax.jit(lambda: run(arch=arch, features=wanted).features)()
     assert {name: f.shape for name, f in found.items()} == {
         "stage1_block2": (4, 8, 8, 4),

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from theorem import Check, archs_of, check_of, flat, global_difference, largest_difference
-from tiny_space import adapted, decoding, decoding_untied, deep, encoding, tiny, transforming
+from tiny_space import (
+    adapted,
+    decoding,
+    decoding_untied,
+    deep,
+    encoding,
+    tiny,
+    tokens,
+    transforming,
+)
 
 from supernet_jax.elastic import choices, elastic_block, shared_params, strategies
 from supernet_jax.elastic import space as elastic_space
@@ -19,6 +28,7 @@ SPACES: dict[str, Any] = {
     "deep": (deep, 8, 1),
     "transforming": (transforming, 8, 1),
     "adapted": (adapted, 8, 1),
+    "tokens": (tokens, 6, 1),
     "decoding": (decoding, (), 1),
     "encoding": (encoding, (), 1),
 }

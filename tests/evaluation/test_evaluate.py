@@ -149,7 +149,7 @@ def test_logits_that_are_no_numbers_are_never_right() -> None:
 def test_calibrated_statistics_by_hand() -> None:
     data = some_data()
     arch = {"resolution": np.int32(1), "width": np.int32(1), "depth": np.int32(1)}
-    how = {"resolution": 8, "prepare": prepare, "strategy": strategies.sliced}
+    how = {"size": 8, "prepare": prepare, "strategy": strategies.sliced}
     stats = evaluate.calibrate(SPACE, PARAMS, arch, jnp.asarray(data.calibration), **how)
     batches = [forward(arch, images)[1] for images in data.calibration]
     for i, name in enumerate(("first", "second")):

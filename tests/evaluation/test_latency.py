@@ -140,7 +140,7 @@ def test_kinds_that_a_table_lacks(space: Space) -> None:
         costs.latency(space, table)
     for word in (
         f"lacks {missing} of",
-        "space two at 8 pixels",
+        "space two for inputs of size 8",
         "as Stem(c_in=1, c_out=4, stride=1) on 8x8x1",
         "supernet latency SPACE --batch 1 --out FILE",
     ):

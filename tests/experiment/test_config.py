@@ -23,7 +23,11 @@ from supernet_jax.experiment import build, config, run_folder, train
 from supernet_jax.experiment.config import LIBRARY, Config, Data, Evaluation, Train
 from supernet_jax.runtime import sharding
 from supernet_jax.spaces import (
+    Adapted,
     AttentiveNAS,
+    AutoFormerB,
+    AutoFormerS,
+    AutoFormerT,
     Cifar,
     Decoder,
     Digits,
@@ -58,6 +62,13 @@ from supernet_jax.training.samplers import (
     Shift,
     Uniform,
 )
+from supernet_jax.training.teachers import (
+    Average,
+    ExtractedNetwork,
+    Largest,
+    NoTeacher,
+    OtherSupernet,
+)
 
 FILES = sorted((ROOT / "configs").glob("*.py"))
 CHANGED: tuple[Any, ...] = (
@@ -75,6 +86,7 @@ CHANGED: tuple[Any, ...] = (
     Fair(n_random=6),
     Attentive(3, 4, "worst", "macs.json", bins=7),
     Phase(("depth", "width"), 0.25, options=2, sort=True),
+    Adapted(Cifar(dropout=0.25), "runs/a", "mine.py", "{}", (1, 3), ("head/.*",), (), (".*",), 2.0),
     Progressive(3, 0.5, (Phase(("depth",), 0.25), Phase(("width",), 0.25, sort=True))),
     Delayed(3, 0.25),
     Nested(3, 5),
@@ -90,7 +102,16 @@ CHANGED: tuple[Any, ...] = (
     ConflictProjection(start=0.25, by_array=False),
     FeatureRelations(kind="tokens", weight=2.0),
     OutsideTeacher(hard_weight=0.25),
-    Data(policy="randaugment", layers=3, magnitude=5.0, erase=0.25, mixup=0.5),
+    Largest(),
+    NoTeacher(),
+    Average(decay=0.5),
+    ExtractedNetwork("networks/large", "mine.py"),
+    OtherSupernet("runs/other", "smallest", "mine.py"),
+    AutoFormerT(embed_dims=(8, 16), depths=(1, 2), width=16),
+    AutoFormerS(num_heads=(1, 2), mlp_ratios=(1.0, 2.5)),
+    AutoFormerB(drop_path=0.25),
+    Data(policy="randaugment", layers=3, magnitude=5.0, increasing=True, erase=0.25, mixup=0.5),
+    Data(cutmix=0.5),
     Train(accumulate=2, features=("stem",), teacher="networks/large"),
     HardLabels(smoothing=0.2),
     Sgd(learning_rate=0.5, warmup=0.25, momentum=0.5, weight_decay=0.125, clip=2.0),
@@ -260,6 +281,7 @@ def test_a_run_that_never_began_may_change(tmp_path: pathlib.Path) -> None:
 HERE = Config(
     data=config.Data(name="folder:images"),
     sampler=samplers.Attentive(table="table.json"),
+    teacher=OtherSupernet("runs/other", "largest", "theirs.py"),
     train=Train(teacher="networks/large", teacher_file="mine.py"),
 )
 RELATIVE: dict[str, tuple[Config, dict[str, Any]]] = {
@@ -268,6 +290,7 @@ RELATIVE: dict[str, tuple[Config, dict[str, Any]]] = {
         {
             "data": {"name": "folder:PLACE/images", "data_dir": None},
             "sampler": {"table": "PLACE/table.json"},
+            "teacher": {"run": "PLACE/runs/other", "file": "PLACE/theirs.py"},
             "train": {"teacher": "PLACE/networks/large", "teacher_file": "PLACE/mine.py"},
         },
     ),
@@ -356,6 +379,9 @@ def test_quickstart_is_the_digits_config() -> None:
         ("attentivenas", 1000, 3, 440_301_256_704),
         ("ofa_small", 10, 3, 9**6 * 2**3 * 2),
         ("ofa_mobilenetv3", 1000, 3, 9**20 * 3**5 * 25),
+        ("autoformer_t", 1000, 3, 3 * 3 * 6**14),
+        ("autoformer_s", 1000, 3, 3 * 3 * 9**14),
+        ("autoformer_b", 1000, 3, 3 * 3 * 9**16),
     ],
 )
 def test_spaces_build(name: str, classes: int, channels: int, count: int | None) -> None:
@@ -384,6 +410,7 @@ def test_width() -> None:
     [
         *((kind, name) for kind in (Cifar, AttentiveNAS) for name in ("dropout", "drop_path")),
         *((kind, "dropout") for kind in (OfaSmall, OfaMobileNetV3)),
+        *((kind, "drop_path") for kind in (AutoFormerT, AutoFormerS, AutoFormerB)),
     ],
 )
 def test_rates(kind: Any, name: str) -> None:

@@ -218,7 +218,7 @@ def test_calibrated_and_proven_alone(written: pathlib.Path) -> None:
     def calibrated(space: Space, params: Any) -> Any:
         @jax.jit
         def run(params: Any, images: Any) -> Any:
-            how = {"resolution": 4, "strategy": strategies.sliced, "prepare": prepare}
+            how = {"size": 4, "strategy": strategies.sliced, "prepare": prepare}
             return evaluate.calibrate(space, params, small, images, **how)
 
         return run(params, images(6).reshape(2, 3, 4, 4, 2))

@@ -28,6 +28,7 @@ from supernet_jax.nn import blocks, resize
 from supernet_jax.nn.blocks import BLOCKS
 from supernet_jax.runtime import native
 from supernet_jax.storage import checkpoint, safetensors_file, typed_json
+from supernet_jax.tasks import ImageClassification
 
 TOLERANCE = 1e-5  # float32 sums in another order
 # PyTorch is no dependency; `test_export_torch.py` says so where it is not installed.
@@ -527,7 +528,9 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
     _, _, description = taken()
     spec = {"c_in": 2, "middle": 3, "c_out": 4, "classes": 5, "dropout": 0.1, "dropout_width": 8}
-    module = network.Network((network.Block("head", Head, HeadSpec(**spec)),), 6)
+    module = network.Network(
+        (network.Block("head", Head, HeadSpec(**spec)),), 6, ImageClassification(3, 5)
+    )
     x = jax.ShapeDtypeStruct((1, 6, 6, 2), np.float32)
     made = jax.eval_shape(module.init, jax.random.key(0), x)
     variables = {"params": filled(made["params"], 0), "stats": filled(made["moments"], 1, 0.5)}

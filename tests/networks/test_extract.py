@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_space import adapted, to_adapt
 
 from supernet_jax.elastic import choices, notation, shared_params
 from supernet_jax.elastic.space import Space
@@ -525,7 +526,7 @@ def take_own(space: Space, depth: int, strategies: Any) -> tuple[Any, Any, Any, 
 
         @functools.partial(jax.jit, compiler_options=FAST)
         def logits(params: Any, arch: Any, strategy: Any = strategy) -> Any:
-            how = {"resolution": module.resolution, "stats": stats}
+            how = {"size": module.size, "stats": stats}
             return strategy(space, params, arch, images(3, 5, 1), **how).logits
 
         with jax.default_matmul_precision("highest"):
@@ -557,7 +558,7 @@ def test_a_space_of_ones_own(tmp_path: pathlib.Path) -> None:
 
     teaching = Config(train=Train(teacher=str(folder), teacher_file=str(file)))
     with pytest.raises(UserError, match=r"teacher .* tells \d+ classes apart"):  # so it was loaded
-        build.taught(build.build(teaching))
+        teaching.taught(build.build(teaching))
 
     file.write_text(OWN + "\n# changed\n")
     with pytest.warns(UserWarning, match="not the file that the network was extracted with"):
@@ -614,3 +615,28 @@ def test_what_no_file_could_bring_back(tmp_path: pathlib.Path) -> None:
     odd = dataclasses.replace(space.blocks["left"], module=lambda s: kind(s, name="renamed"))
     with pytest.raises(UserError, match=r"block 'left' makes a module that is not Branch\(spec\)"):
         extract.module(dataclasses.replace(space, blocks={**space.blocks, "left": odd}), arch)
+
+
+def test_adapters_are_merged() -> None:
+    """The network is an ordinary one of the space without adapters, whose kernels have them."""
+    plain, space = to_adapt(), adapted()
+    params, stats = variables_of(space)
+    arch = choices.largest(space.menu) | {"kernel_size": [np.int32(0)]}
+    arch["rank"]["stage1_block1"] = np.int32(0)
+    base = {name: arch[name] for name in plain.menu}
+    made, variables = extract.extract(space, params, arch, stats)
+    ordinary, own = extract.extract(plain, params, base, stats)
+    assert made == ordinary and made.blocks[1].spec == ordinary.blocks[1].spec
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, own)
+    extract.prove(space, params, arch, stats, made, variables, images())
+    adapters = params["stage1_block1"]["transforms"]["project/kernel:low_rank"]
+    product = np.einsum("...r,rd->...d", adapters["down"][..., :1], adapters["up"][:1])
+    kernel = own["params"]["stage1_block1"]["project"]["kernel"] + 8 / 1 * product
+    np.testing.assert_allclose(
+        variables["params"]["stage1_block1"]["project"]["kernel"], kernel, rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(UserError, match="is not the subnet"):
+        extract.prove(space, params, arch, stats, ordinary, own, images())
+    # What a subnet reads of a checkpoint is enough for it.
+    boxes = extract.boxes(space, arch)
+    assert boxes["stage1_block1"]["transforms"]["project/kernel:low_rank"]["up"].stop == (3, 8)

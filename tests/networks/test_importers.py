@@ -28,7 +28,7 @@ from tiny_space import tiny
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import build, config, imports, run, train
+from supernet_jax.experiment import build, config, imports, run, teaching, train
 from supernet_jax.networks import extract, manifest, network, network_folder
 from supernet_jax.networks.importers import (
     attentivenas,
@@ -477,9 +477,9 @@ def test_a_teacher_knows_classes_by_their_names(
         about = {**described, "classes": theirs}
         monkeypatch.setattr(network_folder, "load", lambda *_, **__: (Echo(), {}))
         monkeypatch.setattr(manifest, "read_description", lambda _, about=about: about)
-        teacher = build.taught(built).recipe.teacher
-        assert teacher is not None
-        assert teacher(np.zeros((2, 8, 8, 1), np.float32)).tolist() == [wanted] * 2
+        teacher = teaching.taught(built).recipe.teacher
+        said = teacher.teach(teacher.init(None), np.zeros((2, 8, 8, 1), np.float32))
+        assert said is not None and said.logits.tolist() == [wanted] * 2
         warned = "by their places" in caplog.text
         assert warned == (theirs[0] == "a")
         caplog.clear()

@@ -150,7 +150,7 @@ def job(folder: pathlib.Path, rules: sharding.Rules, *, devices: int, steps: int
     folder.mkdir(exist_ok=True)
     return Job(
         recipe=RECIPE,
-        images=images(),
+        examples=images(),
         steps=steps,
         batch=BATCH,
         mesh=sharding.data_mesh(jax.devices()[:devices]),

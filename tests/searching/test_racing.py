@@ -193,7 +193,7 @@ def test_who_has_seen_most_goes_on_first() -> None:
     state = state._replace(waiting=np.arange(5) >= 2)
     again = racing.taken_back(state, np.arange(2, 5), rng)
     assert again.scouts.tolist() == [True, True, False, False, False]
-    assert again.racing.tolist() == [3, 4] and again.waiting.tolist()[2] and again.images == 60
+    assert again.racing.tolist() == [3, 4] and again.waiting.tolist()[2] and again.examples == 60
     assert np.array_equal(again.order[:60], state.order[:60])
     assert sorted(again.order) == list(range(200))
     assert not np.array_equal(again.order[60:], state.order[60:])
@@ -211,11 +211,11 @@ def test_clear_differences_end_early() -> None:
     right = answers([9_000, *[7_000] * 40], 10_000, common=0.7)
     raced = run(range(41), right, batch=100)
     assert raced.front.tolist() == [0]
-    assert raced.images[0] == 10_000 and raced.images[1:].max() <= 500
+    assert raced.examples[0] == 10_000 and raced.examples[1:].max() <= 500
     np.testing.assert_array_equal(raced.right[0], 9_000)
     # A tenth of the difference takes more images, but not all.
     closer = run(range(41), answers([9_000, *[8_800] * 40], 10_000, common=0.7), batch=100)
-    assert 500 < np.median(closer.images[1:]) < 5_000
+    assert 500 < np.median(closer.examples[1:]) < 5_000
 
 
 def test_accuracies_are_of_all_images() -> None:
@@ -223,11 +223,11 @@ def test_accuracies_are_of_all_images() -> None:
     scores = np.linspace(7_000, 9_000, 61).astype(int)
     scores -= np.random.default_rng(0).integers(0, 600, 61)
     raced = run(range(61), answers(scores, 10_000, common=0.6), batch=100)
-    dropped = raced.images < 10_000
+    dropped = raced.examples < 10_000
     assert np.count_nonzero(dropped) > 20
     np.testing.assert_allclose(raced.accuracy[~dropped], scores[~dropped] / 10_000, atol=1e-12)
     off = (raced.accuracy - scores / 10_000)[dropped]
-    seen_alone = (raced.right / raced.images - scores / 10_000)[dropped]
+    seen_alone = (raced.right / raced.examples - scores / 10_000)[dropped]
     assert np.sqrt(np.mean(off**2)) < 0.01 < 0.04 < np.sqrt(np.mean(seen_alone**2))
 
 
@@ -235,7 +235,7 @@ def test_more_images_are_a_smaller_share() -> None:
     shares = []
     for images in (1_000, 8_000):
         right = answers([images // 2] + [images * 45 // 100] * 20, images, common=0.6)
-        shares.append(np.mean(run(range(21), right, seed=1).images[1:]) / images)
+        shares.append(np.mean(run(range(21), right, seed=1).examples[1:]) / images)
     assert shares[1] < shares[0] / 2
 
 
@@ -248,9 +248,9 @@ def test_all_images_give_the_exact_front(seed: int) -> None:
     raced = run(costs, right, batch=7, error=1e-300)
     wanted = searching.pareto_front(right.sum(1), costs)
     assert raced.front.tolist() == wanted.tolist()
-    assert np.all(raced.images[wanted] == 40)
+    assert np.all(raced.examples[wanted] == 40)
     for c in range(30):
-        assert raced.right[c] <= right[c].sum() and raced.images[c] <= 40
+        assert raced.right[c] <= right[c].sum() and raced.examples[c] <= 40
 
 
 @pytest.mark.parametrize(
@@ -283,10 +283,10 @@ def test_the_order_of_candidates_does_not_matter() -> None:
     right = answers(np.linspace(300, 420, 40).astype(int), 600, common=0.7)
     costs = np.random.default_rng(0).permutation(40)
     raced = run(costs, right)
-    assert len(np.unique(raced.images)) > 3
+    assert len(np.unique(raced.examples)) > 3
     order = np.random.default_rng(1).permutation(40)
     again = run(costs[order], right[order])
-    np.testing.assert_array_equal(again.images, raced.images[order])
+    np.testing.assert_array_equal(again.examples, raced.examples[order])
     np.testing.assert_array_equal(order[again.front], raced.front)
 
 

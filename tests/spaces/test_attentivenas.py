@@ -69,7 +69,7 @@ def program(name: str, case: str, size: int, with_stats: bool) -> Any:
 
     def run(params: Any, arch: Any, images: Any, stats: Any) -> Any:
         strategy = {"masked": strategies.masked, "switched": strategies.switched}.get(name)
-        how = {"resolution": size, "stats": stats if with_stats else None}
+        how = {"size": size, "stats": stats if with_stats else None}
         if strategy is None:
             return strategies.sliced(SPACE, params, fixed, images, **how)
         return strategy(SPACE, params, arch, images, **how)

@@ -20,6 +20,7 @@ from supernet_jax.training.losses import divergences, features, loss
 from supernet_jax.training.optimizers import sgd
 from supernet_jax.training.recipe import Batch, Recipe
 from supernet_jax.training.samplers import Sampler, sampler
+from supernet_jax.training.teachers import Taught, largest
 
 BATCH = 8
 SPACE = light(dropout=0.3, resolutions=(8,))
@@ -98,9 +99,11 @@ RELATED = features.with_features(
 )
 
 
-def by_colour(images: Any) -> Any:
+def by_colour(memory: Any, images: Any) -> Taught:
     """A teacher that is no subnet."""
-    return jnp.mean(images, (1, 2)) @ jnp.ones((CHANNELS, CLASSES)).at[0, 1].set(3.0)
+    del memory
+    weights = jnp.ones((CHANNELS, CLASSES)).at[0, 1].set(3.0)
+    return Taught(jnp.mean(images, (1, 2)) @ weights, {})
 
 
 def mixed(images: Any, labels: Any, key: Any, ids: Any) -> Any:
@@ -121,7 +124,7 @@ CASES: dict[str, dict[str, Any]] = {
         "sampler": scoring(SPACE.menu),
     },
     "a teacher, mixed labels, a sampler that remembers": {
-        "teacher": by_colour,
+        "teacher": largest.largest()._replace(teach=by_colour),
         "mix": mixed,
         "sampler": remembering(SPACE.menu),
     },
@@ -190,7 +193,7 @@ def test_archs_are_known_before_the_step() -> None:
     assert all(leaf.shape == (2, 2) for leaf in jax.tree.leaves(archs))
     step = train_step.Step(recipe)
     given = step.begin(state, batch())
-    drawn = jax.device_get(step.draw(state, given, None, resolutions=(8, 8)))
+    drawn = jax.device_get(step.draw(state, given, None, sizes=(8, 8)))
     assert jax.tree.all(jax.tree.map(np.array_equal, archs, drawn))
     assert not known_archs.KnownArchs(recipe_of(sampler=scoring(SPACE.menu))).possible
     assert not known_archs.KnownArchs(recipe_of(sampler=remembering(SPACE.menu))).possible
@@ -199,14 +202,14 @@ def test_archs_are_known_before_the_step() -> None:
 def test_programs_of_coming_steps_are_compiled_ahead() -> None:
     recipe = recipe_of(strategy=blockwise.blockwise)
     step, state = train_step.Step(recipe, steps=3), train_step.create(recipe)
-    state, _ = step(state, batch(), resolutions=(8,) * 4)
+    state, _ = step(state, batch(), sizes=(8,) * 4)
     programs = step.blockwise.run.programs
     while programs.waiting:
         time.sleep(0.01)
     known = len(programs)
     for i in (1, 2):
-        state, _ = step(state, batch(i), resolutions=(8,) * 4)
+        state, _ = step(state, batch(i), sizes=(8,) * 4)
         assert len(programs) == known
     alone = train_step.Step(recipe)
-    alone(train_step.create(recipe), batch(), resolutions=(8,) * 4)
+    alone(train_step.create(recipe), batch(), sizes=(8,) * 4)
     assert len(alone.blockwise.run.programs) < known

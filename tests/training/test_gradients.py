@@ -16,6 +16,7 @@ from light_space import CHANNELS, CLASSES, light
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import sharding
 from supernet_jax.storage import user_code
+from supernet_jax.storage.user_code import taken
 from supernet_jax.training import gradients as parts
 from supernet_jax.training import samplers, train_step
 from supernet_jax.training.gradients import (
@@ -27,7 +28,6 @@ from supernet_jax.training.gradients import (
 from supernet_jax.training.gradients.combine import Combine
 from supernet_jax.training.losses import divergences, loss
 from supernet_jax.training.recipe import Batch, Recipe
-from supernet_jax.training.samplers.sampler import taken
 
 KINDS = [kind for kind in vars(parts).values() if dataclasses.is_dataclass(kind)]
 VARIANTS = [kind() for kind in KINDS] + [
@@ -229,7 +229,7 @@ def two_steps(recipe: Recipe, mesh: Any, rules: sharding.Rules) -> Any:
     step = train_step.Step(recipe._replace(loss=loss), mesh=mesh, rules=rules)
     counts = []
     for _ in range(2):
-        state, metrics = step(state, batch, resolutions=(8,) * 4)
+        state, metrics = step(state, batch, sizes=(8,) * 4)
         assert float(metrics["applied"]) == 1
         assert float(metrics["gradient_norm"]) == pytest.approx(0.05, rel=1e-4)
         counts.append(len(traced))

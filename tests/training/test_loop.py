@@ -242,7 +242,7 @@ def job(
     folder.mkdir(exist_ok=True)
     return Job(
         recipe=RECIPE,
-        images=images(bad, poisonous),
+        examples=images(bad, poisonous),
         steps=steps,
         batch=BATCH,
         mesh=sharding.data_mesh(jax.devices()[:1]),

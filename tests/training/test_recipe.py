@@ -20,7 +20,7 @@ from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import build
+from supernet_jax.experiment import build, teaching
 from supernet_jax.experiment.config import Config, Train
 from supernet_jax.networks import extract, network_folder
 from supernet_jax.nn import layers
@@ -33,6 +33,7 @@ from supernet_jax.training.gradients import conflict_projection, unit_sum
 from supernet_jax.training.losses import divergences, features, hard_labels, outside_teacher
 from supernet_jax.training.losses.loss import cross_entropy, in_place_distillation
 from supernet_jax.training.recipe import Batch, Recipe
+from supernet_jax.training.teachers import Taught, Teacher
 
 BATCH = 16
 
@@ -105,6 +106,7 @@ def stepped(recipe: Recipe, mesh: Any = None, sizes: Any = SIZES) -> Any:
     images = batch() if mesh is None else sharding.split(mesh, batch())
     where = None if mesh is None else train_step.places(recipe, mesh, sharding.REPLICATED)
     state = jax.tree.map(jnp.array, started())
+    state = dataclasses.replace(state, teacher=recipe.teacher.init(state.params))
     state = state if mesh is None else jax.device_put(state, where)
     state, metrics = train_step.Step(recipe, mesh=mesh)(state, images, sizes=sizes)
     return jax.device_get((state.params, metrics))
@@ -165,7 +167,7 @@ def test_batchnorm_sees_a_micro_batch() -> None:
 
     def after(step: Any, part: slice) -> Any:
         images = Batch(*(x[part] for x in whole))
-        return step(create(), images, resolutions=(8, 8))[0].params
+        return step(create(), images, sizes=(8, 8))[0].params
 
     at_once, in_two = (train_step.Step(recipe._replace(accumulate=k)) for k in (1, 2))
     halves = [after(at_once, slice(i, None, 2)) for i in range(2)]
@@ -218,17 +220,21 @@ def test_blocks_without_a_teacher_are_named() -> None:
 
 
 def other_network(images: Any) -> Any:
-    weights = np.random.default_rng(3).normal(size=(CHANNELS, CLASSES)).astype(np.float32)
-    return jnp.mean(images, (1, 2)) @ weights
+    return jnp.mean(images, (1, 2)) @ other_weights()
+
+
+def other_weights() -> Any:
+    return np.random.default_rng(3).normal(size=(CHANNELS, CLASSES)).astype(np.float32)
 
 
 def test_an_outside_teacher_teaches_all() -> None:
     seen = []
 
-    def teacher(images: Any) -> Any:
+    def teach(memory: Any, images: Any) -> Taught:
         seen.append(images.shape)
-        return other_network(images)
+        return Taught(jnp.mean(images, (1, 2)) @ memory, {})
 
+    teacher = Teacher(lambda params: other_weights(), teach, lambda memory, params, step: memory)
     loss = outside_teacher.outside_distillation(divergences.kl_divergence, hard_weight=0.25)
     recipe = RECIPE._replace(loss=loss, features=(), teacher=teacher)
     params, metrics = stepped(recipe)
@@ -243,7 +249,7 @@ def test_an_outside_teacher_teaches_all() -> None:
         wanted = 0.75 * soft + 0.25 * hard
         np.testing.assert_allclose(metrics[f"loss/{role}"], wanted, rtol=1e-5)
     close(stepped(recipe._replace(accumulate=4)), (params, metrics))
-    with pytest.raises(UserError, match="needs a teacher outside the supernet"):
+    with pytest.raises(UserError, match="needs a teacher for the largest subnet too"):
         stepped(RECIPE._replace(loss=loss))
 
 
@@ -289,15 +295,15 @@ def test_the_folder_of_an_extracted_network_teaches(tmp_path: pathlib.Path) -> N
     network_folder.save(tmp_path / "net", module, variables, description=description)
     settings = Config(space=TinySpace(), train=Train(teacher=str(tmp_path / "net")))
     built = build.build(settings)
-    assert built.recipe.teacher is None, "evaluation does not need it"
-    teacher = build.taught(built).recipe.teacher
-    assert teacher is not None
+    assert built.recipe.teacher.init(None) == (), "evaluation does not need it"
+    teacher = teaching.taught(built).recipe.teacher
     wanted = jax.jit(module.apply)(variables, pixels)
-    found = jax.jit(lambda x: teacher(built.prepare(x)))(images)
+    weights = teacher.init(None)
+    found = jax.jit(lambda w, x: teacher.teach(w, built.prepare(x)))(weights, images).logits
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
     other = built._replace(dataset=dataclasses.replace(built.dataset, class_names=("a", "b")))
     with pytest.raises(UserError, match=r"tells 10 classes apart .* the data has 2 classes"):
-        build.taught(other)
+        teaching.taught(other)
     misspelt = dataclasses.replace(settings, train=Train(features=("frist",)))
     with pytest.raises(UserError, match=r"names a block .frist.*did you mean first"):
         build.build(misspelt)

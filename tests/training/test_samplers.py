@@ -53,9 +53,9 @@ CASES: dict[str, Sampler] = {
     "fair": samplers.fair(MENU, n_random=4),
     "attentive": samplers.attentive(MENU, bins=BINS, macs=MACS),
     "worst_up": samplers.attentive(MENU, bins=BINS, macs=MACS, best=False, trials=2),
-    "progressive": samplers.progressive(MENU, PHASES),
+    "progressive": samplers.progressive(MENU, PHASES, static=SPACE.static),
     "delayed": samplers.delayed(samplers.sandwich(MENU), start=STEPS // 2),
-    "nested": samplers.nested(MENU, levels=4),
+    "nested": samplers.nested(MENU, levels=4, static=SPACE.static),
     "shift": samplers.shift(MENU, bins=BINS, macs=MACS),
     "delayed_shift": samplers.delayed(samplers.shift(MENU, bins=BINS, macs=MACS), start=5),
     "preferred": samplers.preferred(MENU, SOME),
@@ -332,7 +332,7 @@ def test_options_open_at_their_steps() -> None:
 )
 def test_phases_that_make_no_sense(phases: tuple[Opening, ...], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        samplers.progressive(MENU, phases)
+        samplers.progressive(MENU, phases, static=SPACE.static)
 
 
 def test_delayed_is_its_inner_sampler_later() -> None:
@@ -347,7 +347,7 @@ def test_delayed_is_its_inner_sampler_later() -> None:
 
 
 def test_a_chain_of_nested_archs() -> None:
-    archs = chain(MENU, levels=4)
+    archs = chain(MENU, levels=4, static=SPACE.static)
     packed = np.asarray(choices.pack(archs))
     assert (np.diff(packed, axis=0) >= 0).all() and len(np.unique(packed, axis=0)) == len(packed)
     assert set(archs["resolution"].tolist()) == {1}, "none that only the resolution tells apart"

@@ -89,7 +89,7 @@ def test_published_training_step() -> None:
     )
     labels, ids = np.asarray([1, 20, 300, 999], np.int32), np.arange(4, dtype=np.int32)
     batch = Batch(reference.images(4, 224, 30), labels, ids)
-    state, metrics = train_step.Step(recipe)(state, batch, resolutions=(288, 192, 224, 256))
+    state, metrics = train_step.Step(recipe)(state, batch, sizes=(288, 192, 224, 256))
 
     members = ("largest", "random_1", "random_2", "smallest")
     found = [float(metrics[f"loss/{member}"]) for member in members]
@@ -353,7 +353,7 @@ def troubled_step() -> tuple[Recipe, Callable]:
 
 
 def whole(labels: int) -> Batch:
-    return some_batch(labels=np.full(BATCH, labels, np.int32))
+    return some_batch(targets=np.full(BATCH, labels, np.int32))
 
 
 @pytest.mark.parametrize(
@@ -386,19 +386,19 @@ def test_a_bad_step_changes_nothing_but_the_counters(bad: Batch) -> None:
 def test_one_trace_for_each_resolution_and_the_state_is_donated() -> None:
     recipe, step = troubled_step()
     state = on_device(beginning(recipe))
-    step(on_device(state), some_batch(), resolutions=(8, 6, 8, 8))
+    step(on_device(state), some_batch(), sizes=(8, 6, 8, 8))
     TRACED.clear()
     drawn = set()
     for i in range(6):
         given = state
-        state, metrics = step(state, some_batch(i), resolutions=(8, 6, 8, 8))
+        state, metrics = step(state, some_batch(i), sizes=(8, 6, 8, 8))
         drawn.add(float(metrics["loss/random_1"]))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
     assert len(drawn) == 6 and TRACED == []
-    state, _ = step(state, some_batch(), resolutions=(8, 6, 6, 6))
+    state, _ = step(state, some_batch(), sizes=(8, 6, 6, 6))
     assert set(TRACED) == {"random"}  # nothing else depends on their resolution
     TRACED.clear()
-    step(state, some_batch(1), resolutions=(8, 6, 6, 6))
+    step(state, some_batch(1), sizes=(8, 6, 6, 6))
     assert TRACED == []
 
 
@@ -424,7 +424,7 @@ def test_the_average_of_the_parameters() -> None:
     recipe, step = troubled_step()
     state = beginning(recipe)
     assert not bitwise(state.ema, state.params)
-    after, _ = step(on_device(state), some_batch(), resolutions=(8, 6, 8, 8))
+    after, _ = step(on_device(state), some_batch(), sizes=(8, 6, 8, 8))
     wanted = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * np.asarray(p), state.ema, after.params)
     assert difference(after.ema, wanted) < 1e-6
     assert not bitwise(after.params, state.params)
@@ -437,7 +437,7 @@ def test_a_step_is_a_function_of_seed_step_and_rollbacks() -> None:
     found = []
     for change in changes:
         changed = on_device(dataclasses.replace(state, **change))
-        found.append(step(changed, some_batch(), resolutions=(8, 6, 8, 8)))
+        found.append(step(changed, some_batch(), sizes=(8, 6, 8, 8)))
     (first, one), (again, same), *others = found
     assert bitwise(first, again) and bitwise(one, same)
     losses = [float(m["loss/largest"]) for m in (one, *(m for _, m in others))]
@@ -452,7 +452,7 @@ def test_a_compiled_step_serves_every_seed() -> None:
     assert not bitwise(first.params, mine.params)
     mixed = dataclasses.replace(first, key=mine.key)  # the same weights, other draws
     metrics = [
-        run(on_device(jax.tree.map(jnp.copy, state)), some_batch(), resolutions=(8, 6, 8, 8))[1]
+        run(on_device(jax.tree.map(jnp.copy, state)), some_batch(), sizes=(8, 6, 8, 8))[1]
         for run, state in ((step, mixed), (train_step.Step(other), mixed), (step, first))
     ]
     assert bitwise(metrics[0], metrics[1]) and not bitwise(metrics[0], metrics[2])
@@ -472,7 +472,7 @@ def test_resolutions_are_drawn_from_seed_and_step() -> None:
 
 def test_a_resolution_for_each_member() -> None:
     with pytest.raises(ValueError, match="needs a size for each member"):
-        train_step.Step(RECIPE)(beginning(RECIPE), some_batch(), resolutions=(8, 6, 8))
+        train_step.Step(RECIPE)(beginning(RECIPE), some_batch(), sizes=(8, 6, 8))
 
 
 def test_a_sampler_may_score_archs() -> None:
@@ -532,7 +532,7 @@ def test_rows_of_a_bank_that_no_member_chose_stay_as_they_are() -> None:
             sgd.alphanet_sgd(0.1, weight_decay=0.1), optax.scale_by_schedule(lambda count: 1.0)
         ),
     )
-    step = jax.jit(functools.partial(train_step.Step(recipe), resolutions=(8,)), **QUICK)
+    step = jax.jit(functools.partial(train_step.Step(recipe), sizes=(8,)), **QUICK)
     states = [beginning(recipe)]
     for i in range(2):
         state, metrics = jax.device_get(step(states[-1], some_batch(i)))
@@ -565,7 +565,7 @@ def test_rematerialisation_changes_memory_alone(strategy: Any) -> None:
     images = jax.random.normal(jax.random.key(1), (16, 8, 8, 2))
 
     def loss(params: Any, remat: bool) -> Any:
-        how = {"resolution": 8, "dropout_key": jax.random.key(2), "remat": remat}
+        how = {"size": 8, "dropout_key": jax.random.key(2), "remat": remat}
         return jnp.sum(jnp.sin(strategy(space, params, arch, images, **how).logits))
 
     def kept(remat: bool) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from supernet_jax.networks.formats import onnx_graph
 from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.networks.formats.onnx_graph import IMAGES, LOGITS
+from supernet_jax.networks.formats.onnx_operations import Graph
 from supernet_jax.networks.manifest import Description, facts
 from supernet_jax.networks.network import Runner
 from supernet_jax.storage import files
@@ -96,7 +97,7 @@ def model(export: Export, description: Description) -> Any:
 
 
 def model_of(
-    made: onnx_graph.Graph,
+    made: Graph,
     name: str,
     kind: int,
     images: tuple[int | str, ...],

@@ -1,19 +1,21 @@
 """Networks as operations of ONNX: what is computed, in which order, with which weights.
 
 Plain Python and NumPy; `onnx.py` makes a file of it. A block is written by one function, which
-reads like the block's own `__call__`; `BLOCKS` is the table of them. Images lie `[B, C, H, W]`, and
-all sizes but B are known. BatchNorm is part of the convolution before it.
+reads like the block's own `__call__`; `BLOCKS` is the table of them. Images lie `[B, C, H, W]`,
+tokens `[B, N, C]`, and all sizes but B are known. BatchNorm is part of the convolution before it.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax
 import flax.linen as nn
 import numpy as np
 
+from supernet_jax.networks.formats import onnx_tokens
 from supernet_jax.networks.formats.format import Export
+from supernet_jax.networks.formats.onnx_operations import Graph, Part, Value, Writer
 from supernet_jax.networks.manifest import Description
 from supernet_jax.networks.network import Block, Variables
 from supernet_jax.nn.batch_norm import EPSILON
@@ -33,82 +35,16 @@ from supernet_jax.nn.blocks.mobilenetv3 import (
     InvertedResidual,
     InvertedResidualSpec,
 )
+from supernet_jax.nn.blocks.vision_transformer import (
+    PatchEmbedding,
+    TokensHead,
+    TransformerBlock,
+)
 from supernet_jax.nn.resize import bicubic_matrix
 
 IMAGES, LOGITS = "images", "logits"
 FLOAT = 1  # as ONNX numbers its types
 
-
-class Value(NamedTuple):
-    """What a node computes: images `[B, channels, size, size]`."""
-
-    name: str
-    channels: int
-    size: int
-
-
-class Node(NamedTuple):
-    """One operation of ONNX.
-
-    Attributes:
-        kind: as ONNX calls it.
-        name: of the node, and unless `output` says another, of the value it computes.
-        inputs: names of values and constants.
-        attributes: as ONNX calls them.
-        output: name of the value.
-    """
-
-    kind: str
-    name: str
-    inputs: tuple[str, ...]
-    attributes: dict[str, Any]
-    output: str
-
-
-class Graph(NamedTuple):
-    """Nodes in the order in which they run, and constants by name."""
-
-    nodes: list[Node]
-    weights: dict[str, np.ndarray]
-
-    def node(self, kind: str, name: str, *inputs: str, **attributes: Any) -> str:
-        """Adds a node, and tells the name of its value."""
-        self.nodes.append(Node(kind, name, inputs, attributes, name))
-        return name
-
-    def weight(self, name: str, value: np.ndarray) -> str:
-        """Adds a constant, as float32."""
-        self.weights[name] = np.ascontiguousarray(value, np.float32)
-        return name
-
-
-class Part(NamedTuple):
-    """One block about to be written.
-
-    Attributes:
-        graph: what it is added to.
-        name: of the block.
-        params: its parameters by path, as `squeeze/reduce/kernel`, float64.
-        stats: statistics of its norms, likewise.
-    """
-
-    graph: Graph
-    name: str
-    params: Mapping[str, np.ndarray]
-    stats: Mapping[str, np.ndarray]
-
-    def node(self, kind: str, name: str, *inputs: Value, **attributes: Any) -> Value:
-        """Adds a node whose value is as large as its first input."""
-        path = f"{self.name}/{name}"
-        self.graph.node(kind, path, *(value.name for value in inputs), **attributes)
-        return inputs[0]._replace(name=path)
-
-    def weight(self, name: str, value: np.ndarray) -> str:
-        """Adds a constant."""
-        return self.graph.weight(f"{self.name}/{name}", value)
-
-
-Writer = Callable[[Part, Any, Value], Value]  # block, its spec, its input -> its output
 Activation = Callable[[Part, str, Value], Value]
 
 
@@ -296,4 +232,7 @@ BLOCKS: dict[type[nn.Module], Writer] = {
     HardStem: functools.partial(_stem, activation=_hard_swish),
     InvertedResidual: _inverted_residual,
     HardHead: functools.partial(_head, activation=_hard_swish),
+    PatchEmbedding: onnx_tokens.patch_embedding,
+    TransformerBlock: onnx_tokens.transformer_block,
+    TokensHead: onnx_tokens.tokens_head,
 }

@@ -9,7 +9,8 @@ import numpy as np
 from supernet_jax.errors import UserError
 from supernet_jax.networks.engine import Call, Engine
 from supernet_jax.networks.formats import onnx, onnx_graph, table
-from supernet_jax.networks.formats.onnx_graph import IMAGES, LOGITS, Graph, Value
+from supernet_jax.networks.formats.onnx_graph import IMAGES, LOGITS
+from supernet_jax.networks.formats.onnx_operations import Graph, Value
 from supernet_jax.networks.network import Block, Network
 
 IDLE = (4096,)  # shape of what an idle program adds 1 to
@@ -35,10 +36,12 @@ def check(network: Network) -> None:
 
 
 def program(module: nn.Module, variables: Any, inputs: Sequence[np.ndarray]) -> Call:
-    """Runs a network, or a block with a spec, on images `[B, H, W, C]` of its own size."""
-    [images] = inputs
-    first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    made, x = Graph([], {}), Value(IMAGES, first.shape[1], first.shape[2])
+    """Runs a network, or a block with a spec, on images `[B, H, W, C]` of its own size, or on
+    tokens `[B, N, C]`.
+    """
+    [given] = inputs
+    made, x = Graph([], {}), Value(IMAGES, given.shape[-1], given.shape[1])
+    first = given if given.ndim == 3 else np.ascontiguousarray(given.transpose(0, 3, 1, 2))
     if isinstance(module, Network):
         onnx_graph.add(made, module.blocks, variables, x)
     else:

@@ -8,6 +8,7 @@ PyTorch.
 
 import ast
 import dataclasses
+import math
 import pathlib
 import pprint
 from typing import Any
@@ -25,6 +26,9 @@ from supernet_jax.storage.typed_json import parse
 TEMPLATE = pathlib.Path(__file__).with_name("torch_template.py")
 BEGIN, END = "# ---- what this network is\n", "# ---- what it is made of\n"
 FOLDER, CODE, WEIGHTS = "torch", "model.py", "model.safetensors"
+# How many leading axes of attention's kernels are inputs.
+INPUTS = {("attention", "heads", "kernel"): 1, ("attention", "merge", "kernel"): 2}
+HEADS_BIAS = ("attention", "heads", "bias")
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
@@ -122,7 +126,8 @@ def _constant(name: str, value: Any) -> str:
 
 def _block(block: Block) -> tuple[str, str, dict[str, Any]]:
     sizes = dataclasses.asdict(block.spec)
-    sizes.pop("dropout_width", None)  # which bits are drawn in a supernet
+    for name in ("dropout_width", "deviation"):  # which bits are drawn in a supernet; how it began
+        sizes.pop(name, None)
     return block.name, block.module.__name__, sizes
 
 
@@ -136,13 +141,21 @@ def state_dict(variables: Variables, *, batches: int) -> dict[str, np.ndarray]:
     state = {}
     for kind in ("params", "stats"):
         for (*path, leaf), value in flax.traverse_util.flatten_dict(variables[kind]).items():
-            state[".".join([*path, LEAVES.get(leaf, leaf)])] = _laid_out(np.asarray(value))
+            laid_out = _laid_out((*path[1:], leaf), np.asarray(value))
+            state[".".join([*path, LEAVES.get(leaf, leaf)])] = laid_out
             if leaf == "var":
                 state[".".join([*path, "num_batches_tracked"])] = np.array(batches, np.int64)
     return state
 
 
-def _laid_out(value: np.ndarray) -> np.ndarray:
-    """`[k, k, C_in, C_out]` -> `[C_out, C_in, k, k]`, `[C_in, C_out]` -> `[C_out, C_in]`."""
-    order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[value.ndim]
-    return np.ascontiguousarray(value.transpose(order), np.float32)
+def _laid_out(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
+    """`[k, k, C_in, C_out]` -> `[C_out, C_in, k, k]`, `[C_in, C_out]` -> `[C_out, C_in]`; kernels
+    of attention, whose heads have axes of their own, and their biases as those of linear layers.
+    """
+    if path in INPUTS:
+        inputs = math.prod(value.shape[: INPUTS[path]])
+        value = value.reshape(inputs, -1)
+    elif path == HEADS_BIAS:
+        value = value.reshape(-1)
+    order = {4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim) if path[-1] == "kernel" else None
+    return np.ascontiguousarray(value if order is None else value.transpose(order), np.float32)

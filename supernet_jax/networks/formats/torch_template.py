@@ -98,7 +98,8 @@ class DropPath(nn.Module):
         """[B, ...] -> the same shape."""
         if not self.training or self.rate == 0.0:
             return x
-        keep = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.rate
+        shape = (len(x), *(1,) * (x.dim() - 1))
+        keep = torch.rand(shape, device=x.device) >= self.rate
         return x * keep / (1.0 - self.rate)
 
 
@@ -222,6 +223,132 @@ class Head(nn.Module):
         return self.classifier(self.dropout(x.flatten(1)))
 
 
+class PatchEmbedding(nn.Module):
+    """Patches projected linearly, a class token before them, a learned position added to each."""
+
+    def __init__(self, c_in: int, c_out: int, patch: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(c_in, c_out, patch, patch)
+        self.class_token = nn.Parameter(torch.zeros(c_out))
+        self.position = nn.Parameter(torch.zeros(1 + (RESOLUTION // patch) ** 2, c_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, c_in, H, W] -> tokens [B, N, c_out]."""
+        patches = self.patches(x).flatten(2).transpose(1, 2)
+        token = self.class_token.expand(len(x), 1, -1)
+        return torch.cat([token, patches], 1) + self.position
+
+
+class RelativePositions(nn.Module):
+    """Embeddings of vertical and horizontal distances between patches of a square grid."""
+
+    def __init__(self, grid: int, distance: int, head_dim: int) -> None:
+        super().__init__()
+        self.vertical = nn.Parameter(torch.zeros(2 * distance + 2, head_dim))
+        self.horizontal = nn.Parameter(torch.zeros(2 * distance + 2, head_dim))
+        place = torch.arange(grid)
+        steps = (place[None, :] - place[:, None]).clamp(-distance, distance) + distance + 1
+        self.register_buffer("steps", steps, persistent=False)
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of pairs with the class token [D], of rows and of columns [grid, grid, D]."""
+        token = self.vertical[0] + self.horizontal[0]
+        return token, self.vertical[self.steps], self.horizontal[self.steps]
+
+    def scores(self, query: Tensor) -> Tensor:
+        """Queries [B, heads, N, D] -> what their distances to all keys add, [B, heads, N, N]."""
+        token, rows, columns = self()
+        patches = query[:, :, 1:].unflatten(2, (len(rows), len(rows)))
+        down = torch.einsum("bhrsd,rid->bhrsi", patches, rows)
+        across = torch.einsum("bhrsd,sjd->bhrsj", patches, columns)
+        pairs = (down[..., :, None] + across[..., None, :]).flatten(4).flatten(2, 3)
+        of_token = query @ token
+        below = torch.cat([of_token[:, :, 1:, None], pairs], 3)
+        above = of_token[:, :, :1, None].expand(-1, -1, 1, query.shape[2])
+        return torch.cat([above, below], 2)
+
+    def values(self, shares: Tensor) -> Tensor:
+        """Shares of keys [B, heads, N, N] -> their distances' mean, [B, heads, N, D]."""
+        token, rows, columns = self()
+        size = (len(rows), len(rows))
+        pairs = shares[:, :, 1:, 1:].unflatten(3, size).unflatten(2, size)
+        y = torch.einsum("bhrsi,rid->bhrsd", pairs.sum(5), rows)
+        y = y + torch.einsum("bhrsj,sjd->bhrsd", pairs.sum(4), columns)
+        of_token = torch.cat([shares[:, :, :1].sum(3), shares[:, :, 1:, 0]], 2)
+        return F.pad(y.flatten(2, 3), (0, 0, 1, 0)) + of_token[..., None] * token
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, with relative positions where there is a grid."""
+
+    def __init__(self, channels: int, heads: int, head_dim: int, grid: int, distance: int) -> None:
+        super().__init__()
+        self.sizes = (3, heads, head_dim)
+        self.heads = nn.Linear(channels, 3 * heads * head_dim)
+        self.merge = nn.Linear(heads * head_dim, channels)
+        self.grid = grid
+        if grid:
+            self.key_positions = RelativePositions(grid, distance, head_dim)
+            self.value_positions = RelativePositions(grid, distance, head_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, channels] -> the same shape."""
+        query, key, value = self.heads(x).unflatten(2, self.sizes).permute(2, 0, 3, 1, 4)
+        query = query * self.sizes[2] ** -0.5
+        scores = query @ key.transpose(2, 3)
+        if self.grid:
+            scores = scores + self.key_positions.scores(query)
+        shares = scores.softmax(3)
+        y = shares @ value
+        if self.grid:
+            y = y + self.value_positions.values(shares)
+        return self.merge(y.transpose(1, 2).flatten(2))
+
+
+class TransformerBlock(nn.Module):
+    """LayerNorm and self-attention, LayerNorm and two linear layers; each added to its input."""
+
+    def __init__(
+        self,
+        c_in: int,
+        num_heads: int,
+        head_dim: int,
+        hidden: int,
+        grid: int,
+        distance: int,
+        prefix_bias: bool,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        del prefix_bias  # which biases fewer heads would have
+        self.attention_norm = nn.LayerNorm(c_in, eps=1e-5)
+        self.attention = SelfAttention(c_in, num_heads, head_dim, grid, distance)
+        self.mlp_norm = nn.LayerNorm(c_in, eps=1e-5)
+        self.expand = nn.Linear(c_in, hidden)
+        self.project = nn.Linear(hidden, c_in)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, c_in] -> the same shape."""
+        x = x + self.drop_path(self.attention(self.attention_norm(x)))
+        return x + self.drop_path(self.project(F.gelu(self.expand(self.mlp_norm(x)))))
+
+
+class TokensHead(nn.Module):
+    """LayerNorm, the mean of the patches or the class token, linear."""
+
+    def __init__(self, c_in: int, classes: int, pool: str) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(c_in, eps=1e-5)
+        self.pool = pool
+        self.classifier = nn.Linear(c_in, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, c_in] -> logits [B, classes]."""
+        x = self.norm(x)
+        return self.classifier(x[:, 1:].mean(1) if self.pool == "patches" else x[:, 0])
+
+
 KINDS: dict[str, Callable[..., nn.Module]] = {
     "Stem": partial(Stem, activation=F.silu),
     "MBConv": MBConv,
@@ -229,6 +356,9 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
     "HardStem": partial(Stem, activation=F.hardswish),
     "InvertedResidual": InvertedResidual,
     "HardHead": partial(Head, activation=F.hardswish),
+    "PatchEmbedding": PatchEmbedding,
+    "TransformerBlock": TransformerBlock,
+    "TokensHead": TokensHead,
 }
 
 

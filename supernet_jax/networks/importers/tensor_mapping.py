@@ -28,15 +28,22 @@ class Place(NamedTuple):
         leaf: path of our parameter.
         shape: of our parameter.
         axes: of the tensor, in our order.
+        tensor: shape of the tensor, if it is to be reshaped to that of our axes in its order.
     """
 
     leaf: Leaf
     shape: tuple[int, ...]
     axes: tuple[int, ...]
+    tensor: tuple[int, ...] | None = None
 
     @property
     def wanted(self) -> tuple[int, ...]:
         """The shape that the tensor must have."""
+        return self.in_its_order if self.tensor is None else self.tensor
+
+    @property
+    def in_its_order(self) -> tuple[int, ...]:
+        """Our axes in the order of the tensor."""
         return tuple(self.shape[self.axes.index(i)] for i in range(len(self.axes)))
 
 
@@ -90,7 +97,8 @@ def mapped(
     flat: dict[Leaf, np.ndarray] = {}
     for name, where in places.items():
         _check(name, tensors[name], where.wanted, what)
-        flat[where.leaf] = _float32(name, tensors[name].transpose(where.axes))
+        seen = tensors[name].reshape(where.in_its_order)
+        flat[where.leaf] = _float32(name, seen.transpose(where.axes))
     left = [name for name in tensors if name in spares]
     for name in left:
         if tensors[name].shape != spares[name].shape:

@@ -20,6 +20,7 @@ from supernet_jax.nn.blocks.text_transformer import (
     TokenLogits,
     TokenTransform,
 )
+from supernet_jax.nn.blocks.vision_transformer import PatchEmbedding, TokensHead, TransformerBlock
 
 BLOCKS: dict[str, type[nn.Module]] = {
     name: kind

@@ -27,7 +27,8 @@ def by_role(weights: Mapping[str, float]) -> Factor:
     """A weight for each role, the same in every step.
 
     Args:
-        weights: finite, at least 0, for "largest", "smallest" and "random".
+        weights: finite, at least 0, for "largest", "smallest" and "random"; members in other roles
+            have that of the random ones.
 
     Raises:
         UserError: a role is missing or unknown, or a weight is out of range.
@@ -38,7 +39,7 @@ def by_role(weights: Mapping[str, float]) -> Factor:
         if not 0 <= weight < math.inf:
             raise UserError(f"the weight of {role} is {weight}; it must be finite and at least 0")
     kept = dict(weights)
-    return lambda role, step: kept[role]
+    return lambda role, step: kept.get(role, kept["random"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class ByRole:
     smallest: float = 1.0
     """weight of the smallest subnet"""
     random: float = 1.0
-    """weight of each random subnet"""
+    """weight of each random subnet, and of those in roles of the sampler's own"""
     clip_member: float = 0.0
     """largest global norm of each subnet's gradient before its weight, 0 for no limit"""
     clip_sum: float = 0.0

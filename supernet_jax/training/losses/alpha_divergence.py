@@ -26,7 +26,7 @@ def adaptive_alpha_divergence(
     clip: float = 5.0,
     where: Array | None = None,
 ) -> Array:
-    """The surrogate of whichever of two alpha-divergences is larger, image by image.
+    """The surrogate of whichever of two alpha-divergences is larger, row by row.
 
     A small alpha punishes a student that over-estimates its teacher's uncertainty, a large one a
     student that under-estimates it (Wang et al. 2021, AlphaNet, arXiv:2102.07954). On a tie
@@ -111,11 +111,11 @@ class AlphaDivergence:
     smoothing: float = 0.1
     """label smoothing of the largest subnet's cross-entropy"""
     alpha_min: float = -1.0
-    """first of the two alphas; each image takes the one whose divergence is larger"""
+    """first of the two alphas; each example takes the one whose divergence is larger"""
     alpha_max: float = 1.0
     """second of the two alphas"""
     clip: float = 5.0
-    """upper limit of the importance weights; more lets single classes weigh more"""
+    """upper limit of the importance weights; more lets single options weigh more"""
     hard_weight: float = 0.0
     """weight of the labels for the other subnets, in [0, 1]; the teacher has the rest"""
 

@@ -1,11 +1,11 @@
 """Losses on features: relations that a narrower student can share with its teacher.
 
-A subnet has fewer channels than the largest, and often fewer pixels. None of these needs a learned
+A subnet has fewer channels than the largest, and often fewer places. None of these needs a learned
 projection: each compares something that has no channel axis. Channels that a masked subnet does not
 have are zero and add nothing, so all strategies give the same loss. The teacher gets no gradient.
 
-Shapes: B images of a batch; features are [B, H, W, C] or [B, N, C]; sizes but B may differ between
-student and teacher where a function says so.
+Shapes: B examples of a batch; features are [B, H, W, C] or [B, N, C]; sizes but B may differ
+between student and teacher where a function says so.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from supernet_jax.errors import UserError
 from supernet_jax.training.losses import divergences
-from supernet_jax.training.losses.loss import Features, Loss, Role, tempered_in_place
+from supernet_jax.training.losses.loss import Feature, Features, Loss, Role, tempered_in_place
 
 Array = jax.Array
 Relation = Callable[[Array, Array], Array]  # (student features, teacher features) -> scalar
@@ -26,11 +26,11 @@ _TINY = 1e-9  # a vector of no larger element has no direction: it stays as it i
 
 
 def similarity(student: Array, teacher: Array) -> Array:
-    """Which images of a batch look alike: `|G_T - G_S|_F**2 / B**2`.
+    """Which examples of a batch look alike: `|G_T - G_S|_F**2 / B**2`.
 
     Tung & Mori 2019 (arXiv:1907.09682), equations 1 to 4: G is the product of the flattened
     features with themselves, B x B, each row of length one. All sizes but B may differ. Like
-    BatchNorm it couples the images of a batch.
+    BatchNorm it couples the examples of a batch.
 
     Args:
         student: [B, ...].
@@ -42,7 +42,7 @@ def similarity(student: Array, teacher: Array) -> Array:
 
 
 def attention(student: Array, teacher: Array) -> Array:
-    """Where in an image a block responds: the squared distance of two maps of length one.
+    """Where in an example a block responds: the squared distance of two maps of length one.
 
     Attention transfer, Zagoruyko & Komodakis 2017 (arXiv:1612.03928), equation 2, with the map
     `sum_c F_c**2`; the distance is squared, which is smooth where the maps agree. C may differ.
@@ -62,11 +62,11 @@ def attention(student: Array, teacher: Array) -> Array:
 
 
 def tokens(student: Array, teacher: Array, *, temperature: float = 0.1) -> Array:
-    """Which places of an image attend to which: KL between rows of two N x N relations.
+    """Which places of an example attend to which: KL between rows of two N x N relations.
 
     Self-attention relations, Wang et al. 2021 (MiniLMv2, arXiv:2012.15828), section 3.1, applied
-    to the outputs of blocks: `KL(softmax(R_T) || softmax(R_S))`, mean over rows and images. There R
-    is the scaled dot product of queries (keys, values); here it is the cosine of two places'
+    to the outputs of blocks: `KL(softmax(R_T) || softmax(R_S))`, mean over rows and examples. There
+    R is the scaled dot product of queries (keys, values); here it is the cosine of two places'
     features over a temperature, because the width of a masked subnet is no shape to scale with.
     C may differ, the number of places may not.
 
@@ -83,7 +83,7 @@ def tokens(student: Array, teacher: Array, *, temperature: float = 0.1) -> Array
     if student.shape[:-1] != teacher.shape[:-1]:
         raise UserError(
             f"relations of places need equal sizes, but the student's features are "
-            f"{student.shape[1:-1]} and the teacher's {teacher.shape[1:-1]}: use one resolution, "
+            f"{student.shape[1:-1]} and the teacher's {teacher.shape[1:-1]}: use one size, "
             "an earlier kind of relation (similarity, attention), or a block after pooling"
         )
 
@@ -96,9 +96,10 @@ def tokens(student: Array, teacher: Array, *, temperature: float = 0.1) -> Array
 
 
 def with_features(loss: Loss, relation: Relation, *, weight: float) -> Loss:
-    """Adds `weight` times the mean relation over the named blocks that student and teacher have.
+    """Adds `weight` times the mean relation over the features that student and teacher have.
 
-    The blocks are those of `Recipe.features`. The largest member, which teaches, has none added.
+    They are those of `Recipe.features`. The largest member has none added, and neither has one that
+    skips all blocks with wanted values inside.
 
     Args:
         loss: of the logits.
@@ -106,7 +107,7 @@ def with_features(loss: Loss, relation: Relation, *, weight: float) -> Loss:
         weight: at least 0.
 
     Raises:
-        UserError: the weight is below 0; from the loss, if a student gets no features.
+        UserError: the weight is below 0; from the loss, if there are none of a teacher.
     """
     if not weight >= 0:
         raise UserError(f"the weight of features is {weight}; it must be at least 0")
@@ -121,16 +122,31 @@ def with_features(loss: Loss, relation: Relation, *, weight: float) -> Loss:
         value = loss(student_logits, teacher_logits, features, labels, role)
         if role == "largest":
             return value
-        pairs = [(f.student, f.teacher) for f in features.values()]
-        related = [relation(own, others) for own, others in pairs if others is not None]
-        if not related:
+        taught = [f for f in features.values() if f.teacher is not None]
+        if not taught:
             raise UserError(
                 f"a member in the role {role!r} has no features to compare; name blocks with "
                 "train.features, and let the sampler's first fixed arch be the largest"
             )
-        return value + weight * jnp.mean(jnp.stack(related))
+        return value + weight * _mean(relation, [f for f in taught if f.student is not None])
 
     return total
+
+
+def _mean(relation: Relation, features: list[Feature]) -> Array | float:
+    """The mean over those features that are there; 0 without."""
+    related = [
+        relation(f.student, f.teacher)
+        for f in features
+        if f.student is not None and f.teacher is not None
+    ]
+    if not related:
+        return 0.0
+    if all(f.there is None for f in features):
+        return jnp.mean(jnp.stack(related))
+    there = jnp.stack([jnp.asarray(True if f.there is None else f.there) for f in features])
+    total = jnp.sum(jnp.where(there, jnp.stack(related), 0.0))
+    return total / jnp.maximum(jnp.sum(there), 1)
 
 
 def _pair(student: Array, teacher: Array) -> tuple[Array, Array]:
@@ -142,7 +158,7 @@ def _pair(student: Array, teacher: Array) -> tuple[Array, Array]:
 
 
 def _gram(vectors: Array) -> Array:
-    """`[B, N, C]` -> `[B, N, N]`, the products of each image's vectors."""
+    """`[B, N, C]` -> `[B, N, N]`, the products of each example's vectors."""
     highest = jax.lax.Precision.HIGHEST  # in float32 also where matrices are of fewer bits
     return jnp.einsum("bnc,bmc->bnm", vectors, vectors, precision=highest)
 
@@ -161,7 +177,7 @@ class FeatureRelations:
     """In-place distillation by KL, and by relations of the features of `train.features`."""
 
     kind: Literal["similarity", "attention", "tokens"] = "similarity"
-    """which images are alike, where an image responds, or which places attend to which"""
+    """which examples are alike, where an example responds, or which places attend to which"""
     weight: float = 1.0
     """weight of the relations, a mean over blocks; the logits' divergence has 1"""
     smoothing: float = 0.1

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import chex
 import jax
@@ -15,24 +15,28 @@ Array = jax.Array
 
 
 class Feature(NamedTuple):
-    """What a named block puts out.
+    """What a named block puts out, or a value inside one.
 
     Attributes:
-        student: [B, ...] of the member that learns.
-        teacher: [B, ...] of the largest member, as a constant; None for the largest itself.
+        student: [B, ...] of the member that learns; None for a value inside a block that it skips.
+        teacher: [B, ...] of the teacher, as a constant; None where there is none, as for the
+            largest member itself.
+        there: bool [], whether the member has the block that the value is inside of; without, the
+            student is zeros. None where that is no question.
     """
 
-    student: Array
+    student: Array | None
     teacher: Array | None
+    there: Array | None = None
 
 
-Features = Mapping[str, Feature]  # by block
-Role = Literal["largest", "random", "smallest"]
+Features = Mapping[str, Feature]  # by block, or BLOCK/NAME
+Role = str  # "largest", "smallest", "random", or what else the sampler calls a member
 # (student logits [n, K], teacher logits [n, K], where=None) -> scalar, the mean over those rows
 # that `where`, bool [n], lets count; a user's own needs `where` for sequences only.
 Divergence = Callable[..., Array]
 # (student_logits, teacher_logits, features, labels, role) -> scalar. The teacher's logits are None
-# for the largest member (unless the teacher is another network), features may be empty, labels are
+# for the largest member (unless the teacher is no member), features may be empty, labels are
 # integers [B], or [B, K] and sum to 1 where examples are mixed; role is a static `Role`. Of
 # sequences all have an axis of tokens more, see `rows`.
 Loss = Callable[..., Array]
@@ -65,9 +69,9 @@ def rows(student: Array, teacher: Array | None, labels: Array) -> Rows:
     """
     if student.ndim == 2:
         return Rows(student, teacher, labels, None)
-    classes, labels = student.shape[-1], labels[:, : student.shape[1]].reshape(-1)
-    flat = None if teacher is None else teacher.reshape(-1, classes)
-    return Rows(student.reshape(-1, classes), flat, jnp.maximum(labels, 0), labels >= 0)
+    width, labels = student.shape[-1], labels[:, : student.shape[1]].reshape(-1)
+    flat = None if teacher is None else teacher.reshape(-1, width)
+    return Rows(student.reshape(-1, width), flat, jnp.maximum(labels, 0), labels >= 0)
 
 
 def cross_entropy(
@@ -167,9 +171,9 @@ def in_place_distillation(
             return cross_entropy(student, wanted, smoothing=smoothing, where=where)
         if teacher is None:
             raise UserError(
-                f"in-place distillation got no teacher for a member in the role {role!r}; the "
-                "largest arch must come first among the fixed archs of the sampler, or use "
-                "hard_labels(smoothing=...), which needs no teacher"
+                f"in-place distillation got no teacher for a member in the role {role!r}; let the "
+                "largest arch come first among the fixed archs of the sampler, set another teacher "
+                "of sj.teachers, or use hard_labels(smoothing=...), which needs none"
             )
         counting = {} if where is None else {"where": where}
         if hard_weight == 0:

@@ -23,7 +23,7 @@ def outside_distillation(
 ) -> Loss:
     """One teacher for every member, the largest too: `(1 - v) D + v CE`.
 
-    For a teacher that is no part of the supernet (`Recipe.teacher`), as Once-for-All has it (Cai
+    For a teacher that is no member of the step (`sj.teachers`), as Once-for-All has it (Cai
     et al. 2020, arXiv:1908.09791); the mixture is that of Hinton et al. 2015 (arXiv:1503.02531).
     With `in_place_distillation` such a teacher takes the place of the largest, which then learns
     from labels alone.
@@ -46,7 +46,10 @@ def outside_distillation(
         role: Role,
     ) -> Array:
         if role == "largest" and teacher_logits is None:
-            raise UserError("this loss needs a teacher outside the supernet; set train.teacher")
+            raise UserError(
+                "this loss needs a teacher for the largest subnet too, which is no member of the "
+                "step; set teacher to another of sj.teachers, as ExtractedNetwork(folder=...)"
+            )
         role = "random" if role == "largest" else role
         return taught(student_logits, teacher_logits, features, labels, role)
 
@@ -55,7 +58,7 @@ def outside_distillation(
 
 @dataclasses.dataclass(frozen=True)
 class OutsideTeacher:
-    """KL to the network of `train.teacher` for every subnet, mixed with cross-entropy (OFA)."""
+    """KL to a teacher that is no member of the step, for every subnet, and labels (OFA)."""
 
     smoothing: float = 0.1
     """label smoothing"""

@@ -16,7 +16,7 @@ DECAY, NO_DECAY = "decay", "no decay"
 # The first expression that matches the path "block/layer/leaf" decides.
 DECAY_GROUPS: Groups = (
     (r"(.*/)?transforms/.*", NO_DECAY),  # zero is no natural value for these
-    (r"(.*/)?kernel", DECAY),  # convolutions, linear layers, squeeze-excitation, shortcuts
+    (r"(.*/)?kernel", DECAY),  # products of matrices, squeeze-excitation, shortcuts
     (r".*", NO_DECAY),  # biases and scales, and whatever else a block may have
 )
 

@@ -49,7 +49,7 @@ class Sgd:
     """AlphaNet's recipe: clip by value, decay, Nesterov momentum, warm-up and cosine."""
 
     learning_rate: float = 0.1
-    """peak learning rate; published: 0.1 per 256 images"""
+    """peak learning rate; published: 0.1 per 256 examples"""
     warmup: float = 0.02
     """share of the steps spent warming up"""
     momentum: float = 0.9

@@ -12,6 +12,9 @@ from supernet_jax.training.samplers.sampler import (
     SamplerState,
     Score,
     active,
+    check,
+    metric_names,
+    names,
     roles,
     stateless,
 )

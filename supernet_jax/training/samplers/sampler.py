@@ -1,19 +1,19 @@
 """The door of samplers.
 
 A `Sampler` names the fixed members of a step, which are concrete and run sliced, and draws the
-random ones, which are traced. Roles follow from position: the first fixed member is the "largest"
-and teaches, further fixed ones are "smallest", drawn ones are "random".
+random ones, which are traced. A role is any name; if the sampler gives none, roles follow from
+position: the first fixed member is the "largest" and teaches, further fixed ones are "smallest",
+drawn ones are "random".
 
 Shape letters: `M` random members of a step, `D` decisions.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
-from supernet_jax.errors import require
+from supernet_jax.errors import UserError, near, require
 
 SamplerState = Any  # pytree of arrays, saved in the checkpoint
 Score = Callable[[Arch], Array]  # mini-batch loss of one arch, without gradient
@@ -45,6 +45,8 @@ class Sampler(NamedTuple):
         members: `step -> count`, on the host: only so many members train in a step, fixed ones
             first; None for all of them. Each count is a program of its own.
         reorder: what is done once to the shared weights, or None.
+        roles: of all members, the fixed ones first; empty for those that follow from position.
+        regularised: roles of the members that get dropout and drop path.
     """
 
     fixed: tuple[Arch, ...]
@@ -54,6 +56,8 @@ class Sampler(NamedTuple):
     update: Callable[[SamplerState, dict[str, Array]], SamplerState]
     members: Callable[[int], int] | None = None
     reorder: Reorder | None = None
+    roles: tuple[str, ...] = ()
+    regularised: tuple[str, ...] = ("largest",)
 
 
 def stateless(
@@ -77,17 +81,73 @@ def active(sampler: Sampler, step: int) -> int:
 
 
 def roles(sampler: Sampler) -> tuple[str, ...]:
-    """Role of each fixed member."""
-    return tuple("largest" if i == 0 else "smallest" for i in range(len(sampler.fixed)))
+    """Role of each member, fixed ones first."""
+    if sampler.roles:
+        return sampler.roles
+    fixed = ("largest", *("smallest",) * (len(sampler.fixed) - 1))[: len(sampler.fixed)]
+    return (*fixed, *("random",) * sampler.n_random)
 
 
-def taken(part: Any, **offered: Any) -> dict[str, Any]:
-    """What of the offered the `build` of a part takes, which may be the user's own."""
-    try:
-        names = inspect.signature(part.build).parameters
-    except (AttributeError, TypeError, ValueError):  # it has none; the experiment says so
-        return {}
-    return {name: value for name, value in offered.items() if name in names}
+def names(sampler: Sampler) -> tuple[str, ...]:
+    """What metrics call each member, fixed ones first: `loss/NAME`.
+
+    It is the role. Random members, and others whose role several have, are numbered from 1.
+    """
+    every = roles(sampler)
+    found = []
+    for i, role in enumerate(every):
+        alone = every.count(role) == 1 or role in ("largest", "smallest")
+        number = every[: i + 1].count(role)
+        found.append(role if alone and role != "random" else f"{role}_{number}")
+    return tuple(found)
+
+
+def metric_names(sampler: Sampler, count: int, metric: str) -> tuple[str, ...]:
+    """The metrics of the first members of a step.
+
+    All have a loss, and all but those in the role "random" the task's metric on the batch.
+
+    Args:
+        sampler: whose members.
+        count: how many train.
+        metric: its name.
+    """
+    each = zip(roles(sampler)[:count], names(sampler), strict=False)
+    return tuple(
+        f"{what}/{name}"
+        for role, name in each
+        for what in (("loss",) if role == "random" else ("loss", metric))
+    )
+
+
+def check(sampler: Sampler) -> None:
+    """Makes sure that a sampler's roles name its members.
+
+    Raises:
+        UserError: there is not one for each, one is no name, two members would have one name in
+            metrics, or a role that is regularised is nobody's.
+    """
+    given, members = sampler.roles, len(sampler.fixed) + sampler.n_random
+    if given and len(given) != members:
+        raise UserError(
+            f"the sampler has {members} members and roles {', '.join(given)}; name one for each "
+            "member, the fixed ones first, or none"
+        )
+    for role in given:
+        require(
+            isinstance(role, str) and role.replace("-", "_").isidentifier(),
+            f"a role of the sampler is {role!r}; a role is a word of letters, digits, - and _",
+        )
+    called = names(sampler)
+    twice = [name for name in called if given and called.count(name) > 1]
+    require(not twice, f"two members of the sampler are called {twice[:1]}; rename one's role")
+    known = roles(sampler)
+    for role in sampler.regularised:
+        require(
+            role in known or role == "largest",  # which not every sampler has
+            f"the sampler regularises {role!r}, but its members are {', '.join(sorted(set(known)))}"
+            f"{near(role, known)}",
+        )
 
 
 def require_members(n_random: int, low: int) -> None:

@@ -22,8 +22,11 @@ class Sandwich:
 
     n_random: int = 2
     """random subnets per step; more take longer"""
+    regularised: tuple[str, ...] = ("largest",)
+    """roles with dropout and drop path: any of largest, smallest and random"""
 
     def build(self, *, menu: Menu) -> Sampler:
         """The sampler for a space's menu."""
         sampler.require_members(self.n_random, 0)
-        return sandwich(menu, n_random=self.n_random)
+        made = sandwich(menu, n_random=self.n_random)
+        return made._replace(regularised=self.regularised)

@@ -26,8 +26,11 @@ class Uniform:
 
     n_random: int = 1
     """random subnets per step; more take longer"""
+    regularised: tuple[str, ...] = ()
+    """roles with dropout and drop path: random, or none"""
 
     def build(self, *, menu: Menu) -> Sampler:
         """The sampler for a space's menu."""
         sampler.require_members(self.n_random, 1)
-        return uniform(menu, n_random=self.n_random)
+        made = uniform(menu, n_random=self.n_random)
+        return made._replace(regularised=self.regularised)

@@ -1,0 +1,3 @@
+"""Weight transforms that fit any space: a file each."""
+
+from supernet_jax.elastic.transforms.low_rank import adapted, adapter, adapter_parameters
