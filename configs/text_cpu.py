@@ -1,9 +1,9 @@
 """A decoder on the bytes of Python's standard library, on two CPU cores.
 
-    supernet train configs/text_cpu.py --out runs/text
-    supernet search runs/text --high 60e6
-    supernet evaluate runs/text --front
-    supernet evaluate runs/text --archs largest --split test
+    supernet train configs/text_cpu.py --out runs/text_cpu
+    supernet search runs/text_cpu --high 60e6
+    supernet evaluate runs/text_cpu --front
+    supernet evaluate runs/text_cpu --archs largest --split test
 
 The text is on every machine that has Python. Hardware: two CPU cores, about 20 minutes.
 Expected: see docs/text.md.

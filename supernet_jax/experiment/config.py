@@ -169,7 +169,9 @@ LIBRARY: dict[str, type] = {
         name: kind
         for module in PARTS
         for name, kind in _dataclasses_of(module).items()
+        # Tasks are dataclasses, too; a configuration names what builds one.
         if kind.__module__.startswith(module.__name__)
+        and (module is not tasks or "build" in vars(kind))
     },
     **{kind.__name__: kind for kind in (Data, Train, Evaluation, Config)},
 }

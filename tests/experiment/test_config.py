@@ -29,11 +29,14 @@ from supernet_jax.spaces import (
     AutoFormerS,
     AutoFormerT,
     Cifar,
+    Decoder,
     Digits,
     OfaMobileNetV3,
     OfaSmall,
+    TextEncoder,
 )
 from supernet_jax.storage import typed_json
+from supernet_jax.tasks import HideTokens
 from supernet_jax.training import samplers, train_step
 from supernet_jax.training.gradients import ByRole, ConflictProjection, DelayedShrinking, UnitSum
 from supernet_jax.training.losses import (
@@ -71,6 +74,9 @@ FILES = sorted((ROOT / "configs").glob("*.py"))
 CHANGED: tuple[Any, ...] = (
     AttentiveNAS(dropout=0.25, drop_path=0.125),
     Cifar(resolutions=(16, 20), dropout=0.5),
+    Decoder(widths=(8,), kv_heads=2, positions="learned", tied=False),
+    TextEncoder(hidden=(8, 16), longest=64),
+    HideTokens(share=0.25),
     Digits(),
     OfaMobileNetV3(width=1.2, resolutions=(160, 224), dropout=0.25),
     OfaSmall(resolutions=(16, 20), dropout=0.25),
