@@ -311,13 +311,16 @@ def evaluation_data(experiment: Experiment, split: str) -> EvaluationData:
     images = {"held-out": dataset.held_out, "test": dataset.test}[split]
     if settings.limit and split == "held-out":
         images = data.Images(*(part[: settings.limit] for part in images))
-    inputs, targets = data.padded_batches(images, settings.batch)
-    host = EvaluationData(calibration(experiment), inputs, targets, targets >= 0)
+    padded = data.padded_batches(images, settings.batch)
+    real = np.arange(len(padded[1]) * settings.batch) < len(images.labels)
+    inputs, targets = augmentation.evaluated(experiment.space.task, *padded)
+    real = real.reshape(-1, settings.batch)
+    host = EvaluationData(calibration(experiment), inputs, targets, real)
     return sharding.split(experiment.mesh, host, axis=1)
 
 
 def calibration(experiment: Experiment) -> np.ndarray:
-    """Training images by which subnets are calibrated, uint8 `[A, B, H, W, C]` on the host."""
+    """Training examples by which subnets are calibrated, uint8 `[A, B, ...]` on the host."""
     settings = experiment.config.evaluation
     return data.calibration_subset(
         experiment.dataset.train,
