@@ -65,9 +65,10 @@ def _print(table: Table) -> None:
     for label, middle, largest in _errors(known):
         lines.add_row(label, f"{middle:.1%}", f"{largest:.1%}")
     rich.console.Console().print(lines)
-    pixels = ", ".join(map(str, known.resolutions))
+    sizes = [str(size) for size in known.resolutions if size != ()]
+    pixels = f" at {', '.join(sizes)} pixels" if sizes else ""
     print(
-        f"of {known.checked_on} random networks at {pixels} pixels ({known.fitted_on} others "
+        f"of {known.checked_on} random networks{pixels} ({known.fitted_on} others "
         f"calibrated it); rank correlation: Spearman {known.spearman:.3f}, Kendall "
         f"{known.kendall:.3f}; a network's own timings spread by {known.spread:.1%}"
     )

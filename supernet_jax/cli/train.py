@@ -93,7 +93,8 @@ def _rehearse(built: Experiment, *, as_json: bool) -> None:
         return
     console = rich.console.Console()
     print(
-        f"{built.space.name}: {found.steps:,} steps of {found.batch} images, "
+        f"{built.space.name}: {found.steps:,} steps of {found.batch} "
+        f"{built.space.task.metric.examples}, "
         f"{found.batch // found.devices} on each of {_several(found.devices, 'device')} "
         f"({found.device}); "
         f"{found.parameters:,} shared parameters, random members {found.strategy}"
@@ -107,15 +108,15 @@ def _rehearse(built: Experiment, *, as_json: bool) -> None:
 
 def _programs(found: Rehearsal) -> rich.table.Table:
     """One line for each member of each program."""
-    table = rich.table.Table(
-        *("program", "steps", "member", "pixels", "MACs, forward", "training (x3)", "computed"),
-        box=None,
-    )
+    size = ["pixels"] if any(program.sizes[0] != () for program in found.programs) else []
+    counted = ("MACs, forward", "training (x3)", "computed")
+    table = rich.table.Table("program", "steps", "member", *size, *counted, box=None)
     for i, program in enumerate(found.programs, 1):
         for j, member in enumerate(program.members):
             first = (str(i), f"{program.steps:,}") if j == 0 else ("", "")
+            pixels = [str(member.size)] * len(size)
             counts = (member.macs, 3 * member.macs, 3 * member.computed)
-            table.add_row(*first, member.role, str(member.size), *(f"{n:,}" for n in counts))
+            table.add_row(*first, member.role, *pixels, *(f"{n:,}" for n in counts))
     return table
 
 

@@ -134,10 +134,11 @@ def types_of(config: Any) -> Mapping[str, type] | None:
 def _warn(run: Run) -> None:
     """Says what may be other than it seems."""
     now, steps = run.experiment.dataset.fingerprint, run.config.train.steps
+    what = run.space.task.metric.examples
     if run.trained_on != now:
         LOG.warning(
-            f"warning: {run.experiment.dataset.name} no longer gives the images that {run.folder} "
-            f"was trained on (fingerprint {now}, then {run.trained_on}); held-out images may be "
+            f"warning: {run.experiment.dataset.name} no longer gives the {what} that {run.folder} "
+            f"was trained on (fingerprint {now}, then {run.trained_on}); held-out {what} may be "
             "ones that it has seen"
         )
     if 0 < run.step < steps:

@@ -134,7 +134,8 @@ def _warn_of_other_images(built: Experiment, folder: pathlib.Path) -> None:
     before, now = checkpoint.read_meta(folder).get("data"), built.dataset.fingerprint
     if before != now and jax.process_index() == 0:
         LOG.warning(
-            f"warning: {built.dataset.name} no longer gives the images that this run was "
+            f"warning: {built.dataset.name} no longer gives the "
+            f"{built.space.task.metric.examples} that this run was "
             f"trained on (fingerprint {now}, then {before}); it goes on with the new ones"
         )
 

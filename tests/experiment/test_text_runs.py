@@ -18,8 +18,9 @@ import supernet_jax as sj
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import evaluate
-from supernet_jax.experiment import augmentation, build, config
+from supernet_jax.experiment import augmentation, build, config, train
 from supernet_jax.tasks import HiddenTokens, HideTokens, Metric, NextToken
+from supernet_jax.training.teachers import ExtractedNetwork, OtherSupernet
 
 CONFIG = pathlib.Path(tiny_text_config.__file__)
 SETTINGS = tiny_text_config.config
@@ -133,11 +134,13 @@ def sj_json(settings: sj.Config) -> Any:
         ({"space": sj.spaces.TextEncoder()}, r"set task=sj.tasks.HideTokens\(\)"),
         ({"task": HideTokens(1.0)}, "task.share is 1.0, but must be above 0 and below 1"),
         ({"task": sj.Train()}, r"config.task is Train.*, which has no method"),
+        ({"teacher": ExtractedNetwork("a")}, "the teacher a is for images, as those from outside"),
+        ({"teacher": OtherSupernet("a")}, "the teacher a is for images, as those from outside"),
     ],
 )
 def test_configurations_that_cannot_be(parts: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said) as error:
-        build.build(changed(**parts))
+        train.experiment(changed(**parts))
     assert "\n" not in str(error.value)
 
 

@@ -3,10 +3,15 @@
 import dataclasses
 
 from supernet_jax.data import Dataset
+from supernet_jax.errors import UserError
 from supernet_jax.networks import manifest, network_folder
 from supernet_jax.storage import local_copy
 from supernet_jax.storage.paths import expanded
-from supernet_jax.training.teachers.outside_network import OutsideNetwork, teaching
+from supernet_jax.training.teachers.outside_network import (
+    OutsideNetwork,
+    check_is_of_images,
+    teaching,
+)
 from supernet_jax.training.teachers.teacher import Teacher
 
 
@@ -25,8 +30,14 @@ class ExtractedNetwork:
         Raises:
             UserError: there is no such network, or it is for other images or classes.
         """
+        check_is_of_images(self.folder, dataset)
         copy = local_copy.local(expanded(self.folder))
         module, variables = network_folder.load(copy, space_file=self.file)
         about = manifest.read_description(copy)
+        if about["version"] == manifest.TEXT_VERSION:
+            raise UserError(
+                f"the teacher {self.folder} is a network for text, but {dataset.name} is images; "
+                "give one for images"
+            )
         numbers = about["classes"], about["mean"], about["std"]
         return teaching(OutsideNetwork(self.folder, module, variables, *numbers), dataset)

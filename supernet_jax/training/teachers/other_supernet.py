@@ -4,7 +4,11 @@ import dataclasses
 from collections.abc import Callable
 
 from supernet_jax.data import Dataset
-from supernet_jax.training.teachers.outside_network import OutsideNetwork, teaching
+from supernet_jax.training.teachers.outside_network import (
+    OutsideNetwork,
+    check_is_of_images,
+    teaching,
+)
 from supernet_jax.training.teachers.teacher import Teacher
 
 Subnet = Callable[[str, str, str | None], OutsideNetwork]  # of (run, arch, file)
@@ -34,4 +38,5 @@ class OtherSupernet:
         Raises:
             UserError: there is no such run or arch, or it is for other images or classes.
         """
+        check_is_of_images(self.run, dataset)
         return teaching(subnet(self.run, self.arch, self.file), dataset)

@@ -37,6 +37,19 @@ class OutsideNetwork(NamedTuple):
     std: Sequence[float]
 
 
+def check_is_of_images(name: str, dataset: Dataset) -> None:
+    """Makes sure that a run on a data set can be taught from outside.
+
+    Raises:
+        UserError: it is of text.
+    """
+    if dataset.tokens is not None:
+        raise UserError(
+            f"the teacher {name} is for images, as those from outside are so far, but "
+            f"{dataset.name} is text; leave it out, and the largest subnet teaches"
+        )
+
+
 def teaching(network: OutsideNetwork, dataset: Dataset) -> Teacher:
     """A network that teaches a run on a data set, and does not learn.
 
