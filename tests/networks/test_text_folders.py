@@ -69,8 +69,9 @@ def test_what_is_written_is_the_network(written: Any) -> None:
 def test_a_program_for_any_number_and_length(written: Any) -> None:
     folder, module, variables = written
     run = table.load(folder, "stablehlo")
-    for tokens in (TOKENS, TOKENS[:1, :2], np.tile(TOKENS, (2, 1))[:3, :4]):
-        assert largest_difference(run(tokens), module.apply(variables, tokens)) < 1e-5
+    for tokens in (TOKENS[:1, :2], np.tile(TOKENS, (2, 1))[:3]):  # TOKENS themselves were compared
+        expected = jax.jit(module.apply)(variables, tokens)
+        assert largest_difference(run(tokens), expected) < 1e-5
 
 
 def test_what_a_folder_for_text_refuses(written: Any, tmp_path: pathlib.Path) -> None:
