@@ -126,7 +126,7 @@ def test_sequences_are_rows_of_which_some_do_not_count(part: Any, role: str) -> 
 def test_a_divergence_of_ones_own_says_which_rows_count() -> None:
     loss = in_place_distillation(lambda student, teacher: jnp.mean(student - teacher))
     logits, targets = jnp.zeros((1, 2, K)), jnp.zeros((1, 2), jnp.int32)
-    with pytest.raises(UserError, match="on sequences .* `where`"):
+    with pytest.raises(UserError, match=r"on sequences .* `where`"):
         loss(logits, logits, {}, targets, "random")
 
 
