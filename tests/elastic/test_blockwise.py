@@ -62,7 +62,7 @@ def gradient(run: Blockwise, params: Any, arch: Any, images: Any, **how: Any) ->
     passed = run.forward(
         run.plan(arch, Mode(resolution, len(images), **how)),
         leaves,
-        blockwise.prepare(images, resolution, run.dtype),
+        blockwise.prepare(images, run.space.task, resolution, run.dtype),
     )
     loss, of_logits = jax.value_and_grad(lambda y: jnp.sum(jnp.square(y)))(passed.logits)
     zero = {name: [jnp.zeros_like(x) for x in own] for name, own in leaves.items()}

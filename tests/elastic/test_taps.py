@@ -141,7 +141,7 @@ def by_blocks(arch: Any) -> Any:
     run = runner()
     leaves = run.leaves(PARAMS)
     plan = run.plan(arch, Mode(4, BATCH, features=WANTED))
-    passed = run.forward(plan, leaves, blockwise.prepare(IMAGES, 4, jnp.float32))
+    passed = run.forward(plan, leaves, blockwise.prepare(IMAGES, SPACE.task, 4, jnp.float32))
     inside = {name: x for name, x in passed.features.items() if "/" in name}
     of_features = jax.grad(energy)(inside)
     zero = jax.tree.map(jnp.zeros_like, leaves)

@@ -108,6 +108,28 @@ def test_a_mean_over_images_in_any_order(part: Any, role: str) -> None:
     np.testing.assert_allclose(value, np.mean(parts_of), rtol=1e-5)
 
 
+@per_case
+def test_sequences_are_rows_of_which_some_do_not_count(part: Any, role: str) -> None:
+    """Two sequences of 3 tokens; targets go on behind them, and one token has none."""
+    if type(part) not in KINDS:
+        return  # a user's own divergence need not know of sequences
+    student, teacher = RNG.normal(size=(2, 2, 3, K)).astype(np.float32)
+    targets = np.asarray([[1, -1, 5, 2], [0, 3, 3, 4]], np.int32)
+    value, (gradient, of_teacher) = graded(part, role)(student, teacher, targets)
+    counts = targets[:, :3] >= 0
+    wanted, (rows, _) = graded(part, role)(student[counts], teacher[counts], targets[:, :3][counts])
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    np.testing.assert_allclose(gradient[counts], rows, rtol=1e-5, atol=1e-7)
+    assert not np.any(gradient[~counts]) and not np.any(of_teacher)
+
+
+def test_a_divergence_of_ones_own_says_which_rows_count() -> None:
+    loss = in_place_distillation(lambda student, teacher: jnp.mean(student - teacher))
+    logits, targets = jnp.zeros((1, 2, K)), jnp.zeros((1, 2), jnp.int32)
+    with pytest.raises(UserError, match=r"on sequences .* `where`"):
+        loss(logits, logits, {}, targets, "random")
+
+
 @pytest.mark.parametrize("part", VARIANTS, ids=str)
 def test_a_student_that_agrees_with_its_teacher_learns_nothing_of_it(part: Any) -> None:
     """Nothing but what the labels say."""

@@ -175,15 +175,29 @@ def in_place_distillation(
                 "largest arch come first among the fixed archs of the sampler, set another teacher "
                 "of sj.teachers, or use hard_labels(smoothing=...), which needs none"
             )
-        counting = {} if where is None else {"where": where}
         if hard_weight == 0:
-            return divergence(student, teacher, **counting)
+            return _diverging(divergence, student, teacher, where)
         hard = cross_entropy(student, wanted, smoothing=smoothing, where=where)
         if hard_weight == 1:
             return hard
-        return (1 - hard_weight) * divergence(student, teacher, **counting) + hard_weight * hard
+        soft = _diverging(divergence, student, teacher, where)
+        return (1 - hard_weight) * soft + hard_weight * hard
 
     return loss
+
+
+def _diverging(
+    divergence: Divergence, student: Array, teacher: Array, where: Array | None
+) -> Array:
+    if where is None:
+        return divergence(student, teacher)
+    try:
+        return divergence(student, teacher, where=where)
+    except TypeError as error:
+        raise UserError(
+            f"the divergence cannot be used on sequences ({error}); give it an argument `where`, "
+            "bool [n], that says which rows count"
+        ) from error
 
 
 def _precise(logits: Array) -> Array:
