@@ -155,6 +155,13 @@ def test_status_2_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert not pathlib.Path("none").exists()
 
 
+def test_info_on_spaces_for_text(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("decoder", "text_encoder"):
+        said = supernet(capsys, "info", name, "--archs", "smallest", "--json")
+        [row] = json.loads(said.out)
+        assert row["arch"]["width"] == 96 and row["macs"] > 2e7 and said.status == 0
+
+
 # ---- tasks of a user's own
 
 
