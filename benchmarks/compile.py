@@ -155,7 +155,7 @@ def training(space, strategy, size, batch, dtype):
     data = sharding.split(mesh, bench.images(space, size, batch))
     state = jax.block_until_ready(loop.creator(recipe, mesh, rules=rules)())
     step = train_step.Step(recipe, mesh=mesh)
-    return lambda: step(state, data, resolutions=(size,) * 4)
+    return lambda: step(state, data, sizes=(size,) * 4)
 
 
 def evaluation(space, strategy, size, batch, dtype):

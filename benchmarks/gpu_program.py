@@ -119,7 +119,7 @@ def pieces(space, size, arguments):
     carry = jax.eval_shape(step.start, state.params)
     _, teacher, first = jax.eval_shape(largest, shared, given, None, carry)
     _, _, second = jax.eval_shape(smallest, shared, given, teacher, carry)
-    draw = functools.partial(step.draw, resolutions=(size,) * 2)
+    draw = functools.partial(step.draw, sizes=(size,) * 2)
     archs = jax.eval_shape(draw, shared, given, teacher)
     place = jax.ShapeDtypeStruct((), jnp.int32)
     _, own = jax.eval_shape(random, shared, given, teacher, carry, archs, place)

@@ -89,7 +89,7 @@ def child(name, space_name, size, batch, dtype, rounds):
 
     variant = VARIANTS[name]
     space = space_of(space_name, size)
-    how = {"resolution": size, "dtype": config.dtype(dtype)}
+    how = {"size": size, "dtype": config.dtype(dtype)}
     if variant.loops:
         how["loops"] = True
     run = {

@@ -168,7 +168,7 @@ def plan(recipe, state, data, size):
     members = len(recipe.sampler.fixed) + recipe.sampler.n_random
     lowered = jax.jit(
         train_step.Step(recipe), static_argnames="sizes", donate_argnames="state"
-    ).lower(state, data, resolutions=(size,) * members)
+    ).lower(state, data, sizes=(size,) * members)
     # Buffers are planned for the optimised program; machine code need not be.
     return lowered.compile(compiler_options=hardware.runs_once()).memory_analysis()
 

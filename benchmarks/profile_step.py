@@ -78,7 +78,7 @@ def main() -> None:
         recipe = recipe._replace(sampler=alone)
     members = len(recipe.sampler.fixed) + recipe.sampler.n_random
     step = jax.jit(train_step.Step(recipe), static_argnames="sizes", donate_argnames="state").lower(
-        state, data, resolutions=(size,) * members
+        state, data, sizes=(size,) * members
     )
     compiled = step.compile()
     with tempfile.TemporaryDirectory() as temporary:

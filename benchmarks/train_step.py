@@ -94,7 +94,7 @@ def stepper(space, strategy, resolution, batch, dtype):
     def run(_):
         nonlocal state
         state = dataclasses.replace(state, step=jax.device_put(host.step))
-        state, metrics = step(state, data, resolutions=(resolution,) * 4)
+        state, metrics = step(state, data, sizes=(resolution,) * 4)
         return metrics
 
     return run

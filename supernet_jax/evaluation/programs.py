@@ -222,7 +222,7 @@ def prepared(program: Program, inputs: Tree) -> Tree:
 def scores_of(program: Program, outputs: Array, targets: Tree, real: Array) -> Scores:
     """What the task measures of a batch, `[B, ...]`; 0 of examples that are not real."""
     return {
-        name: jnp.where(real.reshape(-1, *(1,) * (score.ndim - 1)), score, 0)
+        name: jnp.where(real.reshape(-1, *(1,) * (score.ndim - 1)), score, jnp.zeros_like(score))
         for name, score in program.how.space.task.score(outputs, targets).items()
     }
 

@@ -276,7 +276,7 @@ def test_a_loss_on_taps_is_the_same_block_by_block(monkeypatch: pytest.MonkeyPat
     for strategy in (strategies.masked, blockwise.blockwise):
         own = recipe._replace(strategy=strategy)
         state = dataclasses.replace(train_step.create(own), params=jax.tree.map(jnp.array, PARAMS))
-        state, metrics = train_step.Step(own, steps=1)(state, batch, resolutions=(4,) * 2)
+        state, metrics = train_step.Step(own, steps=1)(state, batch, sizes=(4,) * 2)
         found.append(jax.device_get((state.params, metrics)))
     jax.tree.map(near, *found)
 

@@ -125,7 +125,7 @@ def test_cost_is_the_sum_over_the_blocks_of_an_arch(space: Space) -> None:
 
 def test_a_table_of_some_resolutions(space: Space) -> None:
     table = table_of(space, resolutions=(12,))
-    cost = costs.latency(space, table, resolutions=(12,))
+    cost = costs.latency(space, table, sizes=(12,))
     archs = [{**choices.largest(space.menu), "resolution": np.int32(i)} for i in (0, 1)]
     assert np.isnan(cost(archs[0]))
     assert cost(archs[1]) == np.round(0.25 + 1.5 * looped(space, archs[1]), 6)

@@ -69,7 +69,7 @@ def test_equals_the_masked_program(make: Any) -> None:
             stats[where] = own
         right, loss = np.zeros((10, 2, B), bool), np.full((10, 2, B), np.nan)
         for where, scores in evaluate.scored(how, params, archs, stats, data, batches=(0, 2)):
-            right[where], loss[where] = scores
+            right[where], loss[where] = scores["right"], scores["loss"]
         found.append((stats, right, loss))
     (stats, right, loss), (other_stats, other_right, other_loss) = found
     np.testing.assert_allclose(other_stats, stats, rtol=SUMS, atol=SUMS * np.abs(stats).max())

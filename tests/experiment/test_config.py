@@ -464,7 +464,7 @@ def test_the_published_recipes_are_steps() -> None:
         )
     )
     state = jax.eval_shape(lambda: train_step.create(recipe))
-    step = functools.partial(train_step.Step(recipe), resolutions=(288, 192, 224, 224))
+    step = functools.partial(train_step.Step(recipe), sizes=(288, 192, 224, 224))
     after, metrics = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
     assert set(metrics) >= {"loss/largest", "loss/smallest", "loss/random_1", "loss/random_2"}
