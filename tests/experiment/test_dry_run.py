@@ -89,7 +89,7 @@ def test_what_a_run_takes(
     # The standard error of a mean of 1000 is 3 % of the deviation of one.
     assert abs(member["macs"] - macs.mean()) < 0.1 * macs.std()
     assert member["computed"] == max(macs) and found["strategy"] == "masked"
-    assert (member["role"], member["resolution"], program["steps"]) == ("random", 8, 30)
+    assert (member["role"], member["size"], program["steps"]) == ("random", 8, 30)
     wanted = {"steps": 30, "batch": 64, "devices": devices, "timed": [8], "timed_steps": 5}
     assert {key: found[key] for key in wanted} == wanted
     assert found["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(state.params))

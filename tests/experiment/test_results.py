@@ -232,7 +232,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             where, rest = np.split(rest, [1])
             done.append(jax.tree.map(lambda leaf, i=where[0]: leaf[i], archs))
             done[0]()
-            yield where, evaluate.Result(np.array([16]), np.ones(1, np.float32), 64)
+            yield where, evaluate.Result(np.array([0.25]), np.ones(1, np.float32), 64)
 
     monkeypatch.setattr(evaluate, "evaluate", pretended)
     return done
