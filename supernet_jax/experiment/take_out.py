@@ -250,7 +250,7 @@ def _size(calibration: Any) -> tuple[int, int]:
 
 def preparation_of(built: Experiment) -> Preparation | None:
     """How images of a run's data become pixels wherever nothing is random; None for text."""
-    if not _is_of_images(built):
+    if built.dataset.tokens is not None:
         return None
     _, height, width, _ = built.dataset.test.images.shape
     d = built.config.data

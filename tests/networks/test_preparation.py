@@ -331,14 +331,18 @@ def test_what_a_run_does_where_nothing_is_random(crop: Any, centre: float | None
 
 
 TRAVELS = {"size", "crop", "upright", "background"}  # as a preparation
-OF_TRAINING = {"pad", "flip", "policy", "layers", "magnitude", "deviation", "erase", "mixup"}
+OF_TRAINING = {
+    *("pad", "flip", "policy", "layers", "magnitude", "deviation", "increasing", "erase"),
+    *("mixup", "cutmix"),
+}
+OF_TEXT = {"length"}
 NOT_OF_PIXELS = {"name", "data_dir", "held_out", "split_seed", "storage", "threads", "workers"}
 
 
 def test_no_setting_of_data_is_forgotten() -> None:
     # Whatever changes the pixels of images that are evaluated has to travel with networks.
     assert {field.name for field in dataclasses.fields(Data)} == (
-        TRAVELS | OF_TRAINING | NOT_OF_PIXELS
+        TRAVELS | OF_TRAINING | NOT_OF_PIXELS | OF_TEXT
     )
 
 
