@@ -22,7 +22,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import masked, switched
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
-from supernet_jax.experiment import build
+from supernet_jax.experiment import build, teaching
 from supernet_jax.experiment.config import Config, Train
 from supernet_jax.networks import extract, manifest, network_folder
 from supernet_jax.spaces import mobilenet
@@ -556,9 +556,9 @@ def test_a_space_of_ones_own(tmp_path: pathlib.Path) -> None:
     x = images(3, 5, 1)
     np.testing.assert_array_equal(apply(back, loaded, x), apply(module, variables, x))
 
-    teaching = Config(train=Train(teacher=str(folder), teacher_file=str(file)))
+    settings = Config(train=Train(teacher=str(folder), teacher_file=str(file)))
     with pytest.raises(UserError, match=r"teacher .* tells \d+ classes apart"):  # so it was loaded
-        teaching.taught(build.build(teaching))
+        teaching.taught(build.build(settings))
 
     file.write_text(OWN + "\n# changed\n")
     with pytest.warns(UserWarning, match="not the file that the network was extracted with"):
