@@ -268,7 +268,7 @@ def test_the_examples_train_together() -> None:
     batch = Batch(shades.astype(np.uint8), labels, np.arange(20, dtype=np.int32))
     step, state, lines = train_step.Step(recipe), train_step.create(recipe), []
     for _ in range(steps):
-        state, metrics = step(state, batch, resolutions=(8,) * 3)
+        state, metrics = step(state, batch, sizes=(8,) * 3)
         lines.append({k: float(v) for k, v in metrics.items()})
     assert all(line["applied"] for line in lines)
     assert lines[-1]["loss/largest"] < 0.5 * lines[0]["loss/largest"]

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
+from light_space import light
 from tiny_run import CONFIG, supernet
 
 from supernet_jax import spaces
-from supernet_jax.elastic import choices
 from supernet_jax.experiment import build, config, sampler_visits
 from supernet_jax.reporting import (
     metrics_history,
@@ -416,9 +416,8 @@ def test_replayed_archs_are_those_of_training(shards: int) -> None:
 
 
 def test_samplers_that_want_losses_are_noticed() -> None:
-    menu = {"resolution": choices.Choice((8,)), "width": choices.Choice((1, 2))}
-    space: Any = type("Space", (), {"menu": menu, "resolution": ("resolution",)})
-    plain = samplers.uniform(menu)
+    space = light(resolutions=(8,))
+    plain = samplers.uniform(space.menu)
 
     def picky(state: Any, key: Any, step: Any, score: Callable) -> Any:
         archs = plain.sample(state, key, step, score)
