@@ -316,7 +316,7 @@ def compiled(rules: sharding.Rules) -> Any:
         donate_argnames="state",
         out_shardings=(where, sharding.replicated(mesh)),
     )
-    return step.lower(state, sharding.split(mesh, host), resolutions=(8,) * 3).compile()
+    return step.lower(state, sharding.split(mesh, host), sizes=(8,) * 3).compile()
 
 
 def test_less_memory_on_each_device() -> None:
@@ -418,7 +418,7 @@ def sandwiched(
         where = train_step.places(recipe, mesh, rules)
         state, host = jax.device_put(state, where), sharding.split(mesh, host)
     step = train_step.Step(recipe, mesh=mesh, rules=rules)
-    state, metrics = step(state, host, resolutions=(8,) * 3)
+    state, metrics = step(state, host, sizes=(8,) * 3)
     return jax.device_get((state.params, metrics))
 
 
@@ -449,7 +449,7 @@ def test_subnets_of_parts_on_any_number_of_devices(
     )
     step = train_step.Step(recipe, mesh=mesh, rules=rules)
     state, metrics = step(
-        create(), sharding.split(mesh, batch(np.arange(BATCH))), resolutions=(8,) * 3
+        create(), sharding.split(mesh, batch(np.arange(BATCH))), sizes=(8,) * 3
     )
     np.testing.assert_allclose(metrics["loss/random_1"], loss, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.params, params)
