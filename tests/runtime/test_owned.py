@@ -71,7 +71,7 @@ def test_a_space_goes_with_all_that_was_compiled_for_it() -> None:
     )
     step = train_step.Step(recipe)
     batch = Batch(images[0], np.zeros(4, np.int32), np.arange(4, dtype=np.int32))
-    step(train_step.create(recipe), batch, resolutions=(8, 8, 8))
+    step(train_step.create(recipe), batch, sizes=(8, 8, 8))
     gone = weakref.ref(space)
     del space, how, recipe, step
     gc.collect()

@@ -261,7 +261,7 @@ def test_progressive_shrinking_trains_the_space() -> None:
     labels = np.arange(10, dtype=np.int32) % 5
     images = rng.integers(0, 256, (5, 8, 8, 2))[labels] // 2 + rng.integers(0, 128, (10, 8, 8, 2))
     batch = Batch(images.astype(np.uint8), labels, np.arange(10, dtype=np.int32))
-    step = jax.jit(functools.partial(train_step.Step(recipe), resolutions=(8, 8)), **QUICK)
+    step = jax.jit(functools.partial(train_step.Step(recipe), sizes=(8, 8)), **QUICK)
     state, seen = train_step.create(recipe), []
     for i in range(STEPS):
         assert train_step.step_sizes(recipe, step=i) == (8, 8)
