@@ -244,7 +244,7 @@ def _random(rng: np.random.Generator, path: Any, leaf: jax.ShapeDtypeStruct) -> 
 
 
 @functools.cache
-def program(network: Network) -> Callable[..., Any]:
+def _program(network: Network) -> Callable[..., Any]:
     return jax.jit(network.apply, compiler_options=FAST)
 
 
@@ -255,7 +255,15 @@ def logits(case: str, pixels: bool = False) -> np.ndarray:
     if pixels:
         d = made.description
         x = np.asarray(augment.normalise(x, mean=tuple(d["mean"]), std=tuple(d["std"])))
-    return np.asarray(program(made.network)(made.variables, x))
+    return np.asarray(_program(made.network)(made.variables, x))
+
+
+@functools.cache
+def other_lengths(case: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Fewer and shorter examples of text, more and longer ones; each with its logits."""
+    made, ids = export(case), images(case)
+    given = (ids[:2, :5], np.tile(ids, (2, 2))[:, :12])
+    return [(x, np.asarray(_program(made.network)(made.variables, x))) for x in given]
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -92,7 +92,7 @@ def model(export: Export, description: Description | TextDescription) -> Any:
 
     taken = _taken(export, description)
     if isinstance(description, TextDescription):
-        logits = (*taken.shape, export.network.task.vocabulary)
+        logits = (*taken.shape, description.task.fields["vocabulary"])
     else:
         logits = (BATCH, len(description.classes))
     made = onnx_graph.of_export(export, description)
@@ -124,7 +124,8 @@ def _taken(export: Export, description: Description | TextDescription) -> Taken:
 
     if isinstance(description, TextDescription):
         [length] = description.size or (LENGTH,)
-        words = f"int64 [{BATCH}, {length}], ids below {export.network.task.vocabulary}"
+        below = description.task.fields["vocabulary"]
+        words = f"int64 [{BATCH}, {length}], ids below {below}"
         return Taken(IDS, TensorProto.INT64, (BATCH, length), words)
     (height, width), channels = export.size, description.input_channels
     if export.pixels:

@@ -46,8 +46,7 @@ def write(folder: pathlib.Path, export: Export) -> None:
     path = folder / FOLDER
     path.mkdir()
     files.write_text(path / CODE, code(export, description))
-    is_text = isinstance(description, TextDescription)
-    batches = 0 if is_text else description.calibration.batches
+    batches = description.calibration.batches if isinstance(description, Description) else 0
     weights = state_dict(export.variables, batches=batches)
     safetensors_file.write(
         path / WEIGHTS, weights, said={"format": "pt", **facts(export.description)}
