@@ -44,6 +44,24 @@ def test_text_of_any_length(case: str, tmp_path: pathlib.Path) -> None:
         assert exported.difference(run(tokens), wanted) <= exported.TOLERANCE
 
 
+def test_text_of_a_length_that_was_decided(tmp_path: pathlib.Path) -> None:
+    whole, (ids, wanted) = (
+        exported.export("text, rotary"),
+        exported.other_lengths("text, rotary")[0],
+    )
+    export = whole._replace(
+        network=whole.network.clone(size=5), description={**whole.description, "size": [5]}
+    )
+    FORMAT.write(tmp_path, export)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    [given], [logits] = graph.input, graph.output
+    assert (sizes(given), sizes(logits)) == (["batch", 5], ["batch", 5, 13])
+    run = FORMAT.load(tmp_path)
+    assert exported.difference(run(ids), wanted) <= exported.TOLERANCE
+    with pytest.raises(Exception, match="Expected: 5"):
+        run(ids[:, :4])
+
+
 def test_a_tied_table_is_written_once(tmp_path: pathlib.Path) -> None:
     FORMAT.write(tmp_path, exported.export("text, rotary"))
     model = onnx.load(tmp_path / "model.onnx")

@@ -109,7 +109,7 @@ class Taken(NamedTuple):
     Attributes:
         name: of the input.
         kind: ONNX's number of its type.
-        shape: its sizes; text is one that is free.
+        shape: its sizes; one that is free has a name instead.
         words: for people.
     """
 
