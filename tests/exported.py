@@ -28,6 +28,22 @@ from supernet_jax.nn.blocks.mobilenet import (
     StemSpec,
 )
 from supernet_jax.nn.blocks.mobilenetv3 import InvertedResidual, InvertedResidualSpec
+from supernet_jax.nn.blocks.text_transformer import (
+    DecoderBlock,
+    DecoderSpec,
+    EncoderBlock,
+    EncoderSpec,
+    FinalNorm,
+    LogitsSpec,
+    OutputBias,
+    OutputBiasSpec,
+    TiedLogits,
+    TokenEmbedding,
+    TokenEmbeddingSpec,
+    TokenLogits,
+    TokenTransform,
+    WidthSpec,
+)
 from supernet_jax.nn.blocks.vision_transformer import (
     PatchEmbedding,
     PatchEmbeddingSpec,
@@ -37,7 +53,7 @@ from supernet_jax.nn.blocks.vision_transformer import (
     TransformerSpec,
 )
 from supernet_jax.spaces import attentivenas, mobilenet, once_for_all
-from supernet_jax.tasks import ImageClassification
+from supernet_jax.tasks import HiddenTokens, ImageClassification, NextToken
 
 TOLERANCE = 1e-5  # float32 sums in another order
 FAST = {"xla_backend_optimization_level": 0}  # these programs run once
@@ -80,6 +96,39 @@ TOKENS = Network(
     size=6,
     task=ImageClassification(3, CLASSES),
 )
+# Heads of queries that share those of keys and values, and as many of both; tied logits.
+ROTARY = Network(
+    (
+        Block("embed", TokenEmbedding, TokenEmbeddingSpec(13, 6)),
+        Block("grouped", DecoderBlock, DecoderSpec(6, 6, 2, 4, 9, drop_path=0.1)),
+        Block("each_its_own", DecoderBlock, DecoderSpec(6, 3, 3, 6, 5)),
+        Block("norm", FinalNorm, WidthSpec(6)),
+        Block("head", TiedLogits, LogitsSpec(6, 13)),
+    ),
+    size=(),
+    task=NextToken(13, 9),
+)
+LEARNED = Network(
+    (
+        Block("embed", TokenEmbedding, TokenEmbeddingSpec(13, 6, positions=12)),
+        Block("one_for_all", DecoderBlock, DecoderSpec(6, 2, 1, 3, 9, False, "gelu")),
+        Block("norm", FinalNorm, WidthSpec(6)),
+        Block("head", TokenLogits, LogitsSpec(6, 13)),
+    ),
+    size=(),
+    task=NextToken(13, 9),
+)
+HIDDEN = Network(
+    (
+        Block("embed", TokenEmbedding, TokenEmbeddingSpec(13, 6, 12, types=2, norm=True)),
+        Block("block", EncoderBlock, EncoderSpec(6, 3, 4, 9, drop_path=0.1)),
+        Block("transform", TokenTransform, WidthSpec(6)),
+        Block("head", TiedLogits, LogitsSpec(6, 13)),
+        Block("bias", OutputBias, OutputBiasSpec(13)),
+    ),
+    size=(),
+    task=HiddenTokens(13, 9),
+)
 CLASS_TOKEN = TOKENS.clone(
     blocks=(
         *TOKENS.blocks[:-1],
@@ -89,7 +138,7 @@ CLASS_TOKEN = TOKENS.clone(
 
 
 class Case(NamedTuple):
-    """A network and the size of its images."""
+    """A network and the size of its images; of text the tokens of an example, and no channels."""
 
     network: Callable[[], Network]
     channels: int
@@ -120,12 +169,18 @@ CASES = {
     "cifar, random": Case(_of(CIFAR, "1"), 3, 32),
     "ofa, largest": Case(_of(OFA, "largest"), 3, 32),
     "attentivenas, smallest, shrunk images": Case(_of(ATTENTIVENAS, "smallest"), 3, 224),
+    "text, rotary": Case(lambda: ROTARY, 0, 9),
+    "text, learned positions": Case(lambda: LEARNED, 0, 9),
+    "text, hidden": Case(lambda: HIDDEN, 0, 9),
 }
+TEXTS = [case for case, at in CASES.items() if not at.channels]
 
 
 def images(case: str, pixels: bool = False) -> np.ndarray:
-    """Random ones, `[BATCH, size, size, C]`."""
+    """Random ones, `[BATCH, size, size, C]`; of text ids `[BATCH, size]`."""
     rng, at = np.random.default_rng(9), CASES[case]
+    if not at.channels:
+        return rng.integers(13, size=(BATCH, at.size), dtype=np.int32)
     shape = (BATCH, at.size, at.size, at.channels)
     if pixels:
         return rng.integers(256, size=shape, dtype=np.uint8)
@@ -136,8 +191,7 @@ def images(case: str, pixels: bool = False) -> np.ndarray:
 def export(case: str, pixels: bool = False) -> Export:
     """The network with random variables, in which nothing is zero and no value explodes."""
     network, channels, size = CASES[case].network(), *CASES[case][1:]
-    x = jax.ShapeDtypeStruct((1, size, size, channels), np.float32)
-    made = jax.eval_shape(network.init, jax.random.key(0), x)
+    made = jax.eval_shape(network.init, jax.random.key(0), network.task.inputs(network.size))
     rng = np.random.default_rng(1)
     variables = {
         kind: jax.tree_util.tree_map_with_path(functools.partial(_random, rng), made[collection])
@@ -145,31 +199,38 @@ def export(case: str, pixels: bool = False) -> Export:
         if collection in made
     }
     variables.setdefault("stats", {})
+    if any(block.module is TiedLogits for block in network.blocks):
+        variables["params"]["head"] = {"tokens": variables["params"]["embed"]["tokens"]}
+    fields = {"arch": {"a": 1}, "blocks": (), "code": None, "macs": 12, "parameters": 34}
+    fields |= {"source": {}, "proof": manifest.Proof(0.0, 1), "formats": {}}
+    fields |= {"format": manifest.FORMAT, "space": case, "dtype": "float32", "sha256": "56"}
+    if not channels:
+        of_task = {"type": type(network.task).__name__, "fields": dataclasses.asdict(network.task)}
+        described = manifest.TextDescription(
+            version=manifest.TEXT_VERSION,
+            task=manifest.TaskDescription(**of_task),
+            size=(),
+            perplexity={"test": 9.5},
+            **fields,
+        )
+        return Export(network, variables, _json(described), (), pixels)
     described = manifest.Description(
-        format=manifest.FORMAT,
         version=manifest.VERSION,
-        space=case,
-        arch={"a": 1},
         resolution=network.size,
         input_channels=channels,
         mean=(0.5, 0.25, 0.4)[:channels],
         std=(0.3, 0.2, 0.25)[:channels],
         preparation=Preparation(size, size, None),
         classes=tuple("abcdefg"),
-        blocks=(),
-        code=None,
-        macs=12,
-        parameters=34,
         accuracy={"test": 0.5},
         calibration=manifest.Calibration(8, 64),
-        source={},
-        proof=manifest.Proof(0.0, 1),
-        formats={},
-        dtype="float32",
-        sha256="56",
+        **fields,
     )
-    description = json.loads(json.dumps(dataclasses.asdict(described)))
-    return Export(network, variables, description, (size, size), pixels)
+    return Export(network, variables, _json(described), (size, size), pixels)
+
+
+def _json(described: Any) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(described)))
 
 
 def _random(rng: np.random.Generator, path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -195,6 +256,14 @@ def logits(case: str, pixels: bool = False) -> np.ndarray:
         d = made.description
         x = np.asarray(augment.normalise(x, mean=tuple(d["mean"]), std=tuple(d["std"])))
     return np.asarray(_program(made.network)(made.variables, x))
+
+
+@functools.cache
+def other_lengths(case: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Fewer and shorter examples of text, more and longer ones; each with its logits."""
+    made, ids = export(case), images(case)
+    given = (ids[:2, :5], np.tile(ids, (2, 2))[:, :12])
+    return [(x, np.asarray(_program(made.network)(made.variables, x))) for x in given]
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:

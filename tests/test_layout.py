@@ -32,6 +32,7 @@ LIMITS = {
     "pickle": set(),
     "torch": {
         *("networks.formats.torch", "networks.formats.torch_template"),
+        "networks.formats.torch_text_template",
         "networks.importers.weight_files",
     },
     "tensorflow": set(),

@@ -288,6 +288,7 @@ def model_card(
     *,
     folder: str = "FOLDER",
     snippets: Mapping[str, str] | None = None,
+    text_snippets: Mapping[str, str] | None = None,
 ) -> str:
     """A short Markdown text that says what an extracted network is and how to use it.
 
@@ -295,11 +296,12 @@ def model_card(
         description: as `describe` made it.
         folder: where the snippets load it from.
         snippets: by the name of a format, Python that makes `logits` of `inputs`, see
-            `export.format.Format`; those of weights need none.
+            `formats.format.Format`; those of weights need none.
+        text_snippets: likewise for networks on text.
     """
     d = described(description)
     if isinstance(d, TextDescription):
-        return _text_card(d, folder, snippets or {})
+        return _text_card(d, folder, text_snippets or {})
     flax = [name for name in d.formats if name in SOURCES]
     programs = [name for name in d.formats if name in (snippets or {})]
     lines = [*_facts(d), ""]
@@ -345,10 +347,35 @@ def _text_card(d: TextDescription, folder: str, snippets: Mapping[str, str]) -> 
         imports = ["import jax, numpy as np", "import supernet_jax as sj", ""]
         lines += [f"In Flax{_from(flax)}:", "", *_block([*imports, load, inputs, *use]), ""]
     for name in [name for name in d.formats if name in snippets]:
-        code = snippets[name].replace("FOLDER", _quoted(folder)).splitlines()
-        lines += [f"As {name}:", "", *_block(["import numpy as np", inputs, "", *code]), ""]
+        code = _bytes_to_bytes(d, snippets[name].replace("FOLDER", _quoted(folder)).splitlines())
+        lines += [f"As {name}:", "", *_block(code), ""]
     lines += ["Source:", "", *(f"- {key}: {value}" for key, value in d.source.items())]
     return "\n".join([*lines, f"- arch: `{files.dumps(d.arch)}`"]) + "\n"
+
+
+def _bytes_to_bytes(d: TextDescription, code: Sequence[str]) -> list[str]:
+    """Text that goes on, or with `?` filled in; the code's last line makes `logits` of `inputs`."""
+    *load, run = code
+    vocabulary, length = d.task.fields["vocabulary"], d.task.fields["length"]
+    [length] = d.size or (length,)
+    if d.task.type == "NextToken":  # always as long, so that no program is compiled twice
+        return [
+            *load,
+            'text = bytearray(b"\\0import ")',
+            "for _ in range(200):",
+            f'    inputs = np.array([list(text[-{length}:].ljust({length}, b"\\0"))])',
+            f"    {run}",
+            f"    last = logits[0, min(len(text), {length}) - 1]",
+            f"    text.append(int((last / 0.8 + np.random.gumbel(size={vocabulary})).argmax()))",
+            'print(text[1:].decode(errors="replace"))',
+        ]
+    given = f'b"im?ort".ljust({length})' if d.size else 'b"im?ort"'
+    return [
+        *load,
+        f'inputs = np.array([[{vocabulary - 1} if i == ord("?") else i for i in {given}]])',
+        run,
+        "print(bytes(logits[0, :, :-1].argmax(-1).tolist()))",
+    ]
 
 
 def _facts(d: Description) -> list[str]:

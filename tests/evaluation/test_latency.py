@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import exported
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -468,6 +469,21 @@ def test_onnx_runtime_computes_what_is_timed(whole: bool) -> None:
     wanted = np.asarray(jax.jit(module.apply)(variables, images))
     found = found if whole else found.transpose(0, 2, 3, 1)
     assert np.max(np.abs(found - wanted)) <= 1e-5 * np.max(np.abs(wanted))  # float32 sums
+
+
+@pytest.mark.parametrize("block", [None, "embed", "grouped", "head"])
+def test_onnx_runtime_computes_text_that_is_timed(block: str | None) -> None:
+    made, ids = exported.export("text, rotary"), exported.images("text, rotary")
+    module, params, inputs = made.network, made.variables["params"], ids
+    if block is not None:
+        [one] = [b for b in module.blocks if b.name == block]
+        module, params = one.module(one.spec), params[block]
+        tokens = np.random.default_rng(0).normal(size=(3, 9, 6)).astype(np.float32)
+        inputs = ids if block == "embed" else tokens
+    [found] = onnx_timing.program(module, {"params": params, "stats": {}}, [inputs])()
+    whole = exported.logits("text, rotary")
+    wanted = whole if block is None else np.asarray(module.apply({"params": params}, inputs))
+    assert exported.difference(found, wanted) <= exported.TOLERANCE
 
 
 def test_blocks_that_onnx_runtime_cannot_run(

@@ -28,6 +28,47 @@ def test_same_logits_at_any_batch_size(case: str, tmp_path: pathlib.Path) -> Non
     assert exported.difference(run(images[:1]), wanted[:1]) <= exported.TOLERANCE
 
 
+@pytest.mark.parametrize("case", exported.TEXTS)
+def test_text_of_any_length(case: str, tmp_path: pathlib.Path) -> None:
+    FORMAT.write(tmp_path, exported.export(case))
+    model = onnx.load(tmp_path / "model.onnx")
+    [ids], [logits] = model.graph.input, model.graph.output
+    assert (ids.name, sizes(ids)) == ("ids", ["batch", "length"])
+    assert ids.type.tensor_type.elem_type == onnx.TensorProto.INT64
+    assert (logits.name, sizes(logits)) == ("logits", ["batch", "length", 13])
+    said = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert said["perplexity"] == {"test": 9.5}
+    assert said["ids"] == "int64 [batch, length], ids below 13"
+    run = FORMAT.load(tmp_path)
+    for tokens, wanted in exported.other_lengths(case):
+        assert exported.difference(run(tokens), wanted) <= exported.TOLERANCE
+
+
+def test_text_of_a_length_that_was_decided(tmp_path: pathlib.Path) -> None:
+    whole, (ids, wanted) = (
+        exported.export("text, rotary"),
+        exported.other_lengths("text, rotary")[0],
+    )
+    export = whole._replace(
+        network=whole.network.clone(size=5), description={**whole.description, "size": [5]}
+    )
+    FORMAT.write(tmp_path, export)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    [given], [logits] = graph.input, graph.output
+    assert (sizes(given), sizes(logits)) == (["batch", 5], ["batch", 5, 13])
+    run = FORMAT.load(tmp_path)
+    assert exported.difference(run(ids), wanted) <= exported.TOLERANCE
+    with pytest.raises(Exception, match="Expected: 5"):
+        run(ids[:, :4])
+
+
+def test_a_tied_table_is_written_once(tmp_path: pathlib.Path) -> None:
+    FORMAT.write(tmp_path, exported.export("text, rotary"))
+    model = onnx.load(tmp_path / "model.onnx")
+    tables = [weight.name for weight in model.graph.initializer if list(weight.dims) == [13, 6]]
+    assert tables == ["embed/tokens/weight"]
+
+
 def test_pixels(tmp_path: pathlib.Path) -> None:
     case = "everything"
     FORMAT.write(tmp_path, exported.export(case, pixels=True))

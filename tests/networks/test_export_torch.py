@@ -34,6 +34,24 @@ def test_same_logits(case: str, tmp_path: pathlib.Path, torch: Any) -> None:
     assert exported.difference(run(images[:1]), wanted[:1]) <= exported.TOLERANCE
 
 
+@pytest.mark.parametrize("case", exported.TEXTS)
+def test_text_of_any_length(case: str, tmp_path: pathlib.Path, torch: Any) -> None:
+    FORMAT.write(tmp_path, exported.export(case))
+    run = FORMAT.load(tmp_path)
+    for tokens, wanted in exported.other_lengths(case):
+        assert exported.difference(run(tokens), wanted) <= exported.TOLERANCE
+
+
+def test_tied_logits_stay_tied_in_training(tmp_path: pathlib.Path, torch: Any) -> None:
+    network = written(tmp_path, "text, rotary").load().train()
+    tokens = torch.from_numpy(exported.images("text, rotary"))
+    network(tokens).square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters())
+    torch.optim.SGD(network.parameters(), 0.1).step()
+    state = network.state_dict()
+    assert torch.equal(state["head.tokens.weight"], state["embed.tokens.weight"])
+
+
 def test_pixels(tmp_path: pathlib.Path, torch: Any) -> None:
     case = "everything"
     FORMAT.write(tmp_path, exported.export(case, pixels=True))
@@ -144,6 +162,22 @@ def test_nothing_but_constants_differs(tmp_path: pathlib.Path) -> None:
     }
 
 
+@pytest.mark.parametrize("case", exported.TEXTS)
+def test_nothing_but_constants_differs_in_text(case: str, tmp_path: pathlib.Path) -> None:
+    FORMAT.write(tmp_path, exported.export(case))
+    text = (tmp_path / "torch" / "model.py").read_text()
+    parsed, template = (ast.parse(t) for t in (text, torch_format.TEXT_TEMPLATE.read_text()))
+    constants, there = taken(parsed), taken(template)
+    blocks = constants.pop("BLOCKS")
+    assert [name for name, _, _ in blocks] == [b.name for b in exported.export(case).network.blocks]
+    assert there.pop("BLOCKS")[0][1] == "TokenEmbedding" and constants == there
+    assert ast.dump(parsed) == ast.dump(template)
+    if case == "text, rotary":
+        sizes = {"c_in": 6, "num_heads": 6, "kv_heads": 2, "head_dim": 4, "hidden": 9}
+        more = {"rotary": True, "activation": "silu", "drop_path": 0.1}
+        assert blocks[1] == ("grouped", "DecoderBlock", {**sizes, **more})
+
+
 def taken(tree: ast.Module) -> dict[str, Any]:
     """Takes the assignments of literals out of a module, and tells them."""
     found = {}
@@ -154,6 +188,21 @@ def taken(tree: ast.Module) -> dict[str, Any]:
                 found[name] = ast.literal_eval(node.value)
                 tree.body.remove(node)
     return found
+
+
+def test_weights_of_text_without_pytorch(tmp_path: pathlib.Path) -> None:
+    made = exported.export("text, rotary")
+    FORMAT.write(tmp_path, made)
+    state = safetensors.numpy.load_file(tmp_path / "torch" / "model.safetensors")
+    params = made.variables["params"]["grouped"]["attention"]
+    query = params["query"]["kernel"].reshape(6, 6 * 4)
+    np.testing.assert_array_equal(state["grouped.attention.query.weight"], query.T)
+    merge = params["merge"]["kernel"].reshape(6 * 4, 6)
+    np.testing.assert_array_equal(state["grouped.attention.merge.weight"], merge.T)
+    assert state["grouped.attention.key.weight"].shape == (2 * 4, 6)
+    for block in ("embed", "head"):
+        table = made.variables["params"]["embed"]["tokens"]["table"]
+        np.testing.assert_array_equal(state[f"{block}.tokens.weight"], table)
 
 
 def test_weights_without_pytorch(tmp_path: pathlib.Path) -> None:

@@ -3,35 +3,34 @@
 The file has opset 17 and IR version 8, of 2022, so that older runtimes read it too:
 ONNX Runtime 1.20 and 1.31 were run. Its input `images` is float32 `[batch, C, H, W]`,
 normalised, or with `Export.pixels` uint8 `[batch, H, W, C]`; its output `logits` is float32
-`[batch, K]`. The batch size is free. What the network is stands in the file's metadata, as JSON:
-see `manifest.facts`.
+`[batch, K]`. The batch size is free. Of text the input `ids` is int64 `[batch, length]`, the output
+`[batch, length, V]`, and the length is free too. What the network is stands in the file's metadata,
+as JSON: see `manifest.facts`.
 """
 
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from supernet_jax.networks.formats import onnx_graph
 from supernet_jax.networks.formats.format import Export, Format
-from supernet_jax.networks.formats.onnx_graph import IMAGES, LOGITS
+from supernet_jax.networks.formats.onnx_graph import IDS, IMAGES, LOGITS
 from supernet_jax.networks.formats.onnx_operations import Graph
-from supernet_jax.networks.manifest import Description, facts
+from supernet_jax.networks.manifest import Description, TextDescription, described, facts
 from supernet_jax.networks.network import Runner
 from supernet_jax.storage import files
-from supernet_jax.storage.typed_json import parse
 
 FILE = "model.onnx"
 OPSET, IR_VERSION = 17, 8
-BATCH = "batch"
+BATCH, LENGTH = "batch", "length"
 
 
 def write(folder: pathlib.Path, export: Export) -> None:
     """Writes `model.onnx`, after the checker of ONNX has found nothing wrong with it."""
     import onnx
 
-    description = parse(Description, dict(export.description), "the description")
-    made = model(export, description)
+    made = model(export, described(export.description))
     onnx.checker.check_model(made, full_check=True)
     files.write_bytes(folder / FILE, lambda file: file.write(made.SerializeToString()))
 
@@ -49,11 +48,15 @@ def load(folder: pathlib.Path) -> Runner:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has exceptions of its own, which it does not name
         raise files.unreadable(folder / FILE, error, kind="ONNX file") from error
-    pixels = session.get_inputs()[0].type == "tensor(uint8)"
+    [taken] = session.get_inputs()
 
-    def run(images: np.ndarray) -> np.ndarray:
-        given = images if pixels else images.transpose(0, 3, 1, 2)
-        logits: np.ndarray = session.run([LOGITS], {IMAGES: np.ascontiguousarray(given)})[0]
+    def run(inputs: np.ndarray) -> np.ndarray:
+        given = inputs
+        if taken.name == IDS:
+            given = inputs.astype(np.int64)
+        elif taken.type != "tensor(uint8)":
+            given = inputs.transpose(0, 3, 1, 2)
+        logits: np.ndarray = session.run([LOGITS], {taken.name: np.ascontiguousarray(given)})[0]
         return logits
 
     return run
@@ -66,50 +69,81 @@ with open("FOLDER/model.onnx", "rb") as file:
     session = onnxruntime.InferenceSession(file.read(), providers=["CPUExecutionProvider"])
 given = inputs if inputs.dtype == np.uint8 else inputs.transpose(0, 3, 1, 2)  # floats [B, C, H, W]
 [logits] = session.run(None, {"images": given})"""
+TEXT_SNIPPET = """\
+import onnxruntime, numpy as np
+
+with open("FOLDER/model.onnx", "rb") as file:
+    session = onnxruntime.InferenceSession(file.read(), providers=["CPUExecutionProvider"])
+[logits] = session.run(None, {"ids": inputs})"""
 FORMAT = Format(
     name="onnx",
     write=write,
     load=load,
     packages=("onnx>=1.19", "onnxruntime>=1.22"),
     snippet=SNIPPET,
+    text_snippet=TEXT_SNIPPET,
     blocks=frozenset(kind.__name__ for kind in onnx_graph.BLOCKS),
 )
 
 
-def model(export: Export, description: Description) -> Any:
+def model(export: Export, description: Description | TextDescription) -> Any:
     """The `onnx.ModelProto` of a network."""
-    from onnx import TensorProto, helper
+    from onnx import helper
 
-    height, width = export.size
-    channels = description.input_channels
-    kind, shape = TensorProto.FLOAT, (channels, height, width)
-    taken = f"float32 [{BATCH}, {channels}, {height}, {width}], (pixel / 255 - mean) / std"
-    if export.pixels:
-        kind, shape = TensorProto.UINT8, (height, width, channels)
-        taken = f"uint8 [{BATCH}, {height}, {width}, {channels}], 0 to 255"
+    taken = _taken(export, description)
+    if isinstance(description, TextDescription):
+        logits = (*taken.shape, description.task.fields["vocabulary"])
+    else:
+        logits = (BATCH, len(description.classes))
     made = onnx_graph.of_export(export, description)
-    logits = (BATCH, len(description.classes))
     name = description.space.encode("utf-8", "replace").decode()
-    proto = model_of(made, name, kind, (BATCH, *shape), logits)
-    said = {"images": files.dumps(taken), **facts(export.description)}
+    proto = model_of(made, name, taken, logits)
+    said = {taken.name: files.dumps(taken.words), **facts(export.description)}
     helper.set_model_props(proto, said)
     return proto
 
 
-def model_of(
-    made: Graph,
-    name: str,
-    kind: int,
-    images: tuple[int | str, ...],
-    logits: tuple[int | str, ...] | None,
-) -> Any:
+class Taken(NamedTuple):
+    """What a program takes.
+
+    Attributes:
+        name: of the input.
+        kind: ONNX's number of its type.
+        shape: its sizes; one that is free has a name instead.
+        words: for people.
+    """
+
+    name: str
+    kind: int
+    shape: tuple[int | str, ...]
+    words: str = ""
+
+
+def _taken(export: Export, description: Description | TextDescription) -> Taken:
+    from onnx import TensorProto
+
+    if isinstance(description, TextDescription):
+        [length] = description.size or (LENGTH,)
+        below = description.task.fields["vocabulary"]
+        words = f"int64 [{BATCH}, {length}], ids below {below}"
+        return Taken(IDS, TensorProto.INT64, (BATCH, length), words)
+    (height, width), channels = export.size, description.input_channels
+    if export.pixels:
+        shape = (BATCH, height, width, channels)
+        words = f"uint8 [{', '.join(map(str, shape))}], 0 to 255"
+        return Taken(IMAGES, TensorProto.UINT8, shape, words)
+    shape = (BATCH, channels, height, width)
+    words = f"float32 [{', '.join(map(str, shape))}], (pixel / 255 - mean) / std"
+    return Taken(IMAGES, TensorProto.FLOAT, shape, words)
+
+
+def model_of(made: Graph, name: str, taken: Taken, logits: tuple[int | str, ...] | None) -> Any:
     """The `onnx.ModelProto` of operations.
 
     Args:
         made: the operations.
         name: of the whole.
-        kind: ONNX's type of the images.
-        images: their shape; text is a size that is free.
+        taken: its input.
         logits: shape of what is computed; None leaves it open.
     """
     from onnx import TensorProto, helper, numpy_helper
@@ -119,7 +153,7 @@ def model_of(
         for n in made.nodes
     ]
     weights = [numpy_helper.from_array(value, name) for name, value in made.weights.items()]
-    given = helper.make_tensor_value_info(IMAGES, kind, images)
+    given = helper.make_tensor_value_info(*taken[:3])
     output = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, logits)
     return helper.make_model(
         helper.make_graph(nodes, name, [given], [output], weights),

@@ -2,7 +2,8 @@
 
 Plain Python and NumPy; `onnx.py` makes a file of it. A block is written by one function, which
 reads like the block's own `__call__`; `BLOCKS` is the table of them. Images lie `[B, C, H, W]`,
-tokens `[B, N, C]`, and all sizes but B are known. BatchNorm is part of the convolution before it.
+tokens `[B, N, C]`, and all sizes are known but B and the N of text. BatchNorm is part of the
+convolution before it.
 """
 
 import functools
@@ -13,10 +14,10 @@ import flax
 import flax.linen as nn
 import numpy as np
 
-from supernet_jax.networks.formats import onnx_tokens
+from supernet_jax.networks.formats import onnx_text, onnx_tokens
 from supernet_jax.networks.formats.format import Export
 from supernet_jax.networks.formats.onnx_operations import Graph, Part, Value, Writer
-from supernet_jax.networks.manifest import Description
+from supernet_jax.networks.manifest import Description, TextDescription
 from supernet_jax.networks.network import Block, Variables
 from supernet_jax.nn.batch_norm import EPSILON
 from supernet_jax.nn.blocks.mobilenet import (
@@ -35,6 +36,16 @@ from supernet_jax.nn.blocks.mobilenetv3 import (
     InvertedResidual,
     InvertedResidualSpec,
 )
+from supernet_jax.nn.blocks.text_transformer import (
+    DecoderBlock,
+    EncoderBlock,
+    FinalNorm,
+    OutputBias,
+    TiedLogits,
+    TokenEmbedding,
+    TokenLogits,
+    TokenTransform,
+)
 from supernet_jax.nn.blocks.vision_transformer import (
     PatchEmbedding,
     TokensHead,
@@ -42,15 +53,18 @@ from supernet_jax.nn.blocks.vision_transformer import (
 )
 from supernet_jax.nn.resize import bicubic_matrix
 
-IMAGES, LOGITS = "images", "logits"
+IMAGES, IDS, LOGITS = "images", "ids", "logits"
 FLOAT = 1  # as ONNX numbers its types
 
 Activation = Callable[[Part, str, Value], Value]
 
 
-def of_export(export: Export, description: Description) -> Graph:
-    """A whole network of blocks in `BLOCKS`, from `IMAGES` to `LOGITS`."""
+def of_export(export: Export, description: Description | TextDescription) -> Graph:
+    """A whole network of blocks in `BLOCKS`, from `IMAGES` or, of text, `IDS` to `LOGITS`."""
     graph = Graph([], {})
+    if isinstance(description, TextDescription):
+        add(graph, export.network.blocks, export.variables, Value(IDS, 0, 0))
+        return graph
     images = IMAGES
     if export.pixels:
         images = normalise(graph, images, description.mean, description.std)
@@ -235,4 +249,12 @@ BLOCKS: dict[type[nn.Module], Writer] = {
     PatchEmbedding: onnx_tokens.patch_embedding,
     TransformerBlock: onnx_tokens.transformer_block,
     TokensHead: onnx_tokens.tokens_head,
+    TokenEmbedding: onnx_text.token_embedding,
+    DecoderBlock: onnx_text.decoder_block,
+    EncoderBlock: onnx_text.encoder_block,
+    FinalNorm: onnx_text.final_norm,
+    TokenTransform: onnx_text.token_transform,
+    TokenLogits: onnx_text.token_logits,
+    TiedLogits: onnx_text.tied_logits,
+    OutputBias: onnx_text.output_bias,
 }

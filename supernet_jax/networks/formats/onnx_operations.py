@@ -10,7 +10,9 @@ import numpy as np
 
 
 class Value(NamedTuple):
-    """What a node computes: images `[B, channels, size, size]`, or tokens `[B, size, channels]`."""
+    """What a node computes: images `[B, channels, size, size]`, or tokens `[B, size, channels]`; of
+    text, whose length may be free, `size` is 0.
+    """
 
     name: str
     channels: int

@@ -36,12 +36,14 @@ def check(network: Network) -> None:
 
 
 def program(module: nn.Module, variables: Any, inputs: Sequence[np.ndarray]) -> Call:
-    """Runs a network, or a block with a spec, on images `[B, H, W, C]` of its own size, or on
-    tokens `[B, N, C]`.
+    """Runs a network, or a block with a spec, on images `[B, H, W, C]` of its own size, on tokens
+    `[B, N, C]`, or on ids of tokens `[B, N]`.
     """
     [given] = inputs
+    if given.ndim == 2:
+        given = given.astype(np.int64)
     made, x = Graph([], {}), Value(IMAGES, given.shape[-1], given.shape[1])
-    first = given if given.ndim == 3 else np.ascontiguousarray(given.transpose(0, 3, 1, 2))
+    first = np.ascontiguousarray(given.transpose(0, 3, 1, 2)) if given.ndim == 4 else given
     if isinstance(module, Network):
         onnx_graph.add(made, module.blocks, variables, x)
     else:
@@ -61,8 +63,10 @@ def idle(arrays: int) -> Call:
 
 def _session(made: Graph, given: np.ndarray) -> Call:
     import onnxruntime
+    from onnx import helper
 
-    proto = onnx.model_of(made, "timed", onnx_graph.FLOAT, given.shape, None)
+    kind = helper.np_dtype_to_tensor_dtype(given.dtype)
+    proto = onnx.model_of(made, "timed", onnx.Taken(IMAGES, kind, given.shape), None)
     providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=providers)
     return lambda: session.run([LOGITS], {IMAGES: given})

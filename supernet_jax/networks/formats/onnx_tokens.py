@@ -10,6 +10,7 @@ import numpy as np
 
 from supernet_jax.networks.formats.onnx_operations import Part, Value
 from supernet_jax.nn.attention import offset_rows
+from supernet_jax.nn.blocks.text_transformer import EncoderSpec
 from supernet_jax.nn.blocks.vision_transformer import (
     PatchEmbeddingSpec,
     TokensHeadSpec,
@@ -41,16 +42,16 @@ def patch_embedding(at: Part, s: PatchEmbeddingSpec, x: Value) -> Value:
 
 def transformer_block(at: Part, s: TransformerSpec, x: Value) -> Value:
     """Tokens -> tokens."""
-    y = _attention(at, "attention", s, _layer_norm(at, "attention_norm", x))
+    y = attention(at, "attention", s, layer_norm(at, "attention_norm", x))
     x = at.node("Add", "attention_sum", x, y)
-    y = _linear(at, "expand", _layer_norm(at, "mlp_norm", x))
-    y = _linear(at, "project", _gelu(at, "expand", y))
+    y = linear(at, "expand", layer_norm(at, "mlp_norm", x))
+    y = linear(at, "project", gelu(at, "expand", y))
     return at.node("Add", "mlp_sum", x, y)
 
 
 def tokens_head(at: Part, s: TokensHeadSpec, x: Value) -> Value:
     """Tokens -> logits."""
-    x = _layer_norm(at, "norm", x)
+    x = layer_norm(at, "norm", x)
     if s.pool == "patches":
         part = _from(at, "patches", x.name, 1, 1)
         pooled = at.made("ReduceMean", "pool", part, axes=[1], keepdims=0)
@@ -63,20 +64,25 @@ def tokens_head(at: Part, s: TokensHeadSpec, x: Value) -> Value:
     return Value(at.made("Gemm", "classifier", pooled, weight, bias), s.classes, 1)
 
 
-def _layer_norm(at: Part, name: str, x: Value) -> Value:
+def layer_norm(at: Part, name: str, x: Value, epsilon: float = LayerNorm.epsilon) -> Value:
+    """Over the last axis."""
     scale, bias = (at.weight(f"{name}/{leaf}", at.params[f"{name}/{leaf}"]) for leaf in AFFINE)
-    how = {"axis": -1, "epsilon": LayerNorm.epsilon}
+    how = {"axis": -1, "epsilon": epsilon}
     return x._replace(name=at.made("LayerNormalization", name, x.name, scale, bias, **how))
 
 
-def _linear(at: Part, name: str, x: Value) -> Value:
-    kernel = at.params[f"{name}/kernel"]
-    y = at.made("MatMul", f"{name}/product", x.name, at.weight(f"{name}/weight", kernel))
-    y = at.made("Add", name, y, at.weight(f"{name}/bias", at.params[f"{name}/bias"]))
+def linear(at: Part, name: str, x: Value) -> Value:
+    """Of the last axis, with a bias where there is one."""
+    kernel, bias = at.params[f"{name}/kernel"], at.params.get(f"{name}/bias")
+    last = name if bias is None else f"{name}/product"
+    y = at.made("MatMul", last, x.name, at.weight(f"{name}/weight", kernel))
+    if bias is not None:
+        y = at.made("Add", name, y, at.weight(f"{name}/bias", bias))
     return Value(y, kernel.shape[1], x.size)
 
 
-def _gelu(at: Part, name: str, x: Value) -> Value:
+def gelu(at: Part, name: str, x: Value) -> Value:
+    """The exact one."""
     scaled = at.made("Mul", f"{name}/scaled", x.name, at.weight(f"{name}/root", ROOT_HALF))
     share = at.made("Erf", f"{name}/erf", scaled)
     share = at.made("Add", f"{name}/shifted", share, at.weight(f"{name}/one", np.ones(())))
@@ -84,8 +90,10 @@ def _gelu(at: Part, name: str, x: Value) -> Value:
     return x._replace(name=at.graph.node("Mul", f"{at.name}/{name}/gelu", half, share))
 
 
-def _attention(at: Part, name: str, s: TransformerSpec, x: Value) -> Value:
+def attention(at: Part, name: str, s: TransformerSpec | EncoderSpec, x: Value) -> Value:
+    """As `nn.attention.SelfAttention`; without relative positions, of any number of tokens."""
     h, d = s.num_heads, s.head_dim
+    relative = s if isinstance(s, TransformerSpec) and s.grid else None
     kernel = at.params[f"{name}/heads/kernel"].reshape(x.channels, 3, h * d)
     bias = at.params[f"{name}/heads/bias"].reshape(3, h * d)
     found = {}
@@ -96,19 +104,19 @@ def _attention(at: Part, name: str, s: TransformerSpec, x: Value) -> Value:
             "MatMul", f"{own}/product", x.name, at.weight(f"{own}/weight", kernel[:, i] * scale)
         )
         y = at.made("Add", f"{own}/sum", y, at.weight(f"{own}/bias", bias[i] * scale))
-        y = at.made("Reshape", f"{own}/heads", y, at.sizes(f"{own}/shape", 0, x.size, h, d))
+        y = at.made("Reshape", f"{own}/heads", y, at.sizes(f"{own}/shape", 0, 0, h, d))
         found[kind] = at.made("Transpose", own, y, perm=order)
     scores = at.graph.node("MatMul", f"{at.name}/{name}/scores", found["query"], found["key"])
-    if s.grid:
-        more = _position_scores(at, f"{name}/key_positions", s, found["query"], x.size)
+    if relative is not None:
+        more = _position_scores(at, f"{name}/key_positions", relative, found["query"], x.size)
         scores = at.graph.node("Add", f"{at.name}/{name}/all_scores", scores, more)
     shares = at.made("Softmax", f"{name}/shares", scores, axis=-1)
     y = at.graph.node("MatMul", f"{at.name}/{name}/values", shares, found["value"])
-    if s.grid:
-        more = _position_values(at, f"{name}/value_positions", s, shares)
+    if relative is not None:
+        more = _position_values(at, f"{name}/value_positions", relative, shares)
         y = at.graph.node("Add", f"{at.name}/{name}/all_values", y, more)
     y = at.made("Transpose", f"{name}/together", y, perm=[0, 2, 1, 3])
-    y = at.made("Reshape", f"{name}/flat", y, at.sizes(f"{name}/flat/shape", 0, x.size, h * d))
+    y = at.made("Reshape", f"{name}/flat", y, at.sizes(f"{name}/flat/shape", 0, 0, h * d))
     merge = at.params[f"{name}/merge/kernel"].reshape(h * d, -1)
     y = at.made("MatMul", f"{name}/merge/product", y, at.weight(f"{name}/merge/weight", merge))
     added = at.weight(f"{name}/merge/bias", at.params[f"{name}/merge/bias"])

@@ -28,6 +28,12 @@ import jax.export
 with open("FOLDER/model.stablehlo", "rb") as file:
     model = jax.export.deserialize(bytearray(file.read()))
 logits = np.asarray(model.call(inputs))"""
+TEXT_SNIPPET = """\
+import jax.export, numpy as np
+
+with open("FOLDER/model.stablehlo", "rb") as file:
+    model = jax.jit(jax.export.deserialize(bytearray(file.read())).call)
+logits = np.asarray(model(inputs.astype(np.int32)))"""
 
 
 def write(folder: pathlib.Path, export: Export) -> None:
@@ -99,4 +105,4 @@ def load(folder: pathlib.Path) -> Runner:
     return run
 
 
-FORMAT = Format("stablehlo", write, load, snippet=SNIPPET)
+FORMAT = Format("stablehlo", write, load, snippet=SNIPPET, text_snippet=TEXT_SNIPPET)

@@ -239,8 +239,9 @@ def writer(
 
 def card(formats: Sequence[Format]) -> Callable[..., str]:
     """What `network_folder.save` takes as `card`: with a snippet for each of these formats."""
-    snippets = {format.name: format.snippet for format in formats if format.snippet}
-    return functools.partial(model_card, snippets=snippets)
+    of_images = {format.name: format.snippet for format in formats if format.snippet}
+    of_text = {format.name: format.text_snippet for format in formats if format.text_snippet}
+    return functools.partial(model_card, snippets=of_images, text_snippets=of_text)
 
 
 def _normalised(images: np.ndarray, export: Export) -> np.ndarray:

@@ -1,9 +1,9 @@
 """PyTorch: a module in a short file of its own, and its weights.
 
-`torch/model.py` is the text of `torch_template.py`, with this network's constants in place of those
-there; it needs no part of this library. `torch/model.safetensors` is its state dict. The layers of
-both are called as those of the Flax modules, so one rule translates all weights. Writing needs no
-PyTorch.
+`torch/model.py` is the text of `torch_template.py`, or of `torch_text_template.py`, with this
+network's constants in place of those there; it needs no part of this library.
+`torch/model.safetensors` is its state dict. The layers of both are called as those of the Flax
+modules, so one rule translates all weights. Writing needs no PyTorch.
 """
 
 import ast
@@ -17,28 +17,37 @@ import flax
 import numpy as np
 
 from supernet_jax.networks.formats.format import Export, Format
-from supernet_jax.networks.manifest import Description, facts
+from supernet_jax.networks.manifest import Description, TextDescription, described, facts
 from supernet_jax.networks.network import Block, Runner, Variables
 from supernet_jax.nn.batch_norm import EPSILON
+from supernet_jax.nn.blocks.text_transformer import BERT_EPSILON, ROTARY_BASE
+from supernet_jax.nn.layers import RMSNorm
 from supernet_jax.storage import files, safetensors_file
-from supernet_jax.storage.typed_json import parse
 
 TEMPLATE = pathlib.Path(__file__).with_name("torch_template.py")
+TEXT_TEMPLATE = TEMPLATE.with_name("torch_text_template.py")
 BEGIN, END = "# ---- what this network is\n", "# ---- what it is made of\n"
 FOLDER, CODE, WEIGHTS = "torch", "model.py", "model.safetensors"
 # How many leading axes of attention's kernels are inputs.
-INPUTS = {("attention", "heads", "kernel"): 1, ("attention", "merge", "kernel"): 2}
+INPUTS = {
+    **{("attention", name, "kernel"): 1 for name in ("heads", "query", "key", "value")},
+    ("attention", "merge", "kernel"): 2,
+}
 HEADS_BIAS = ("attention", "heads", "bias")
-LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+LEAVES = {
+    **dict.fromkeys(("kernel", "scale", "table"), "weight"),
+    **{"mean": "running_mean", "var": "running_var"},
+}
 
 
 def write(folder: pathlib.Path, export: Export) -> None:
     """Writes `torch/model.py` and `torch/model.safetensors`."""
-    description = parse(Description, dict(export.description), "the description")
+    description = described(export.description)
     path = folder / FOLDER
     path.mkdir()
     files.write_text(path / CODE, code(export, description))
-    weights = state_dict(export.variables, batches=description.calibration.batches)
+    batches = description.calibration.batches if isinstance(description, Description) else 0
+    weights = state_dict(export.variables, batches=batches)
     safetensors_file.write(
         path / WEIGHTS, weights, said={"format": "pt", **facts(export.description)}
     )
@@ -53,23 +62,24 @@ def load(folder: pathlib.Path) -> Runner:
     exec(
         compile(files.read_text(path, kind="Python file"), path, "exec"), model
     )  # an import would leave __pycache__
-    network, pixels = model["load"](), model["PIXELS"]
+    network = model["load"]()
+    is_turned = model.get("PIXELS") is False  # text has none
 
-    def run(images: np.ndarray) -> np.ndarray:
-        given = torch.from_numpy(np.array(images))  # a copy: it does not take read-only arrays
+    def run(inputs: np.ndarray) -> np.ndarray:
+        given = torch.from_numpy(np.array(inputs))  # a copy: it does not take read-only arrays
         with torch.inference_mode():
-            logits = network(given if pixels else given.permute(0, 3, 1, 2))
+            logits = network(given.permute(0, 3, 1, 2) if is_turned else given)
         result: np.ndarray = logits.numpy()
         return result
 
     return run
 
 
-def _blocks() -> frozenset[str]:
-    """The keys of the template's `KINDS`; it cannot be imported without PyTorch."""
+def _blocks(template: pathlib.Path) -> frozenset[str]:
+    """The keys of a template's `KINDS`; it cannot be imported without PyTorch."""
     [kinds] = [
         node.value
-        for node in ast.parse(TEMPLATE.read_text("utf-8")).body
+        for node in ast.parse(template.read_text("utf-8")).body
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "KINDS"
     ]
     assert isinstance(kinds, ast.Dict)
@@ -84,20 +94,46 @@ network = runpy.run_path("FOLDER/torch/model.py")["load"]()
 given = inputs if inputs.dtype == np.uint8 else inputs.transpose(0, 3, 1, 2)  # floats [B, C, H, W]
 with torch.inference_mode():
     logits = network(torch.from_numpy(np.array(given))).numpy()"""
+TEXT_SNIPPET = """\
+import runpy, torch, numpy as np
+
+network = runpy.run_path("FOLDER/torch/model.py")["load"]()
+logits = network(torch.from_numpy(inputs)).detach().numpy()"""
 FORMAT = Format(
     name="torch",
     write=write,
     load=load,
     packages=("torch>=2.0",),
     snippet=SNIPPET,
-    blocks=_blocks(),
+    text_snippet=TEXT_SNIPPET,
+    blocks=_blocks(TEMPLATE) | _blocks(TEXT_TEMPLATE),
 )
 
 
-def code(export: Export, description: Description) -> str:
+def code(export: Export, description: Description | TextDescription) -> str:
     """The text of `model.py`: constants as Python writes them, nothing else differs."""
+    if isinstance(description, TextDescription):
+        template, constants = TEXT_TEMPLATE, _constants_of_text()
+    else:
+        template, constants = TEMPLATE, _constants(export, description)
+    constants["BLOCKS: list[tuple[str, str, dict]]"] = [_block(b) for b in export.network.blocks]
+    own = "".join(_constant(name, value) for name, value in constants.items())
+    before, _, rest = template.read_text("utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    return f"{before}{BEGIN}\n{own}\n{END}{after}"
+
+
+def _constants_of_text() -> dict[str, Any]:
+    return {
+        "LAYER_EPSILON": BERT_EPSILON,
+        "RMS_EPSILON": RMSNorm.epsilon,
+        "ROTARY_BASE": ROTARY_BASE,
+    }
+
+
+def _constants(export: Export, description: Description) -> dict[str, Any]:
     how = description.preparation
-    constants = {
+    return {
         "PIXELS": bool(export.pixels),
         "RESOLUTION": description.resolution,
         "CHANNELS": description.input_channels,
@@ -106,12 +142,7 @@ def code(export: Export, description: Description) -> str:
         "PREPARATION: dict[str, Any] | None": how and dataclasses.asdict(how),
         "EPSILON": EPSILON,
         "CLASSES": list(description.classes),
-        "BLOCKS: list[tuple[str, str, dict]]": [_block(block) for block in export.network.blocks],
     }
-    own = "".join(_constant(name, value) for name, value in constants.items())
-    before, _, rest = TEMPLATE.read_text("utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    return f"{before}{BEGIN}\n{own}\n{END}{after}"
 
 
 def _constant(name: str, value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from supernet_jax.errors import require
 from supernet_jax.nn import layers
@@ -158,13 +159,22 @@ def rotated(x: Array) -> Array:
         x: `[B, N, H, D]`, D even.
     """
     _, n, _, d = x.shape
-    half = d // 2
-    wave = ROTARY_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = jnp.arange(n, dtype=jnp.float32).reshape(1, n, 1, 1) * wave.reshape(1, 1, 1, half)
+    wave = rotary_waves(d).reshape(1, 1, 1, -1)
+    angle = jnp.arange(n, dtype=jnp.float32).reshape(1, n, 1, 1) * wave
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
     return turned.astype(x.dtype)
+
+
+def rotary_waves(channels: int) -> np.ndarray:
+    """Angles of one position, float32 `[D / 2]`, rounded once, so that all formats have the same.
+
+    Args:
+        channels: D.
+    """
+    half = channels // 2
+    return np.asarray(ROTARY_BASE ** (-np.arange(half) / half), np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
