@@ -448,9 +448,7 @@ def test_subnets_of_parts_on_any_number_of_devices(
         lambda: train_step.create(recipe), out_shardings=train_step.places(recipe, mesh, rules)
     )
     step = train_step.Step(recipe, mesh=mesh, rules=rules)
-    state, metrics = step(
-        create(), sharding.split(mesh, batch(np.arange(BATCH))), sizes=(8,) * 3
-    )
+    state, metrics = step(create(), sharding.split(mesh, batch(np.arange(BATCH))), sizes=(8,) * 3)
     np.testing.assert_allclose(metrics["loss/random_1"], loss, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.params, params)
 
