@@ -111,7 +111,7 @@ def run(folder: pathlib.Path, kind: str, **changes: Any) -> State:
     folder.mkdir(exist_ok=True)
     work = Job(
         recipe=recipe_of(kind),
-        images=images(),
+        examples=images(),
         steps=4,
         batch=BATCH,
         mesh=one_device(),
@@ -249,7 +249,7 @@ def test_the_average_teaches_every_member() -> None:
 
     def sliced(params: Any, arch: Any) -> Any:
         run = functools.partial(strategies.sliced, SPACE, arch=arch, size=8)
-        return jax.jit(lambda params: run(params, images=inputs).logits)(params)
+        return jax.jit(lambda params: run(params, inputs=inputs).logits)(params)
 
     teacher = sliced(before.teacher, fixed[0])
     for arch, role in zip(fixed, ("largest", "smallest"), strict=True):
