@@ -168,8 +168,10 @@ def geometry(space: Space, size: Size) -> dict[str, Geometry]:
             file could hold.
     """
     found: dict[str, Geometry] = {}
-    arch = space.at_size(choices.smallest(space.menu), space.sizes.index(size))
-    static = tuple((path, int(choices.get(arch, path))) for path in space.static)
+    static: tuple[tuple[Path, int], ...] = ()
+    if size in space.sizes:  # others will do as well, where no block depends on them
+        arch = space.at_size(choices.smallest(space.menu), space.sizes.index(size))
+        static = tuple((path, int(choices.get(arch, path))) for path in space.static)
 
     def run(name: str, *inputs: Array) -> Array:
         if name not in space.blocks:

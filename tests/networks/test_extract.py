@@ -161,7 +161,9 @@ def test_a_wrong_network_is_not_let_through() -> None:
     for factor in (1.01, np.nan):
         wrong = jax.tree.map(np.copy, variables)
         wrong["params"]["head"]["classifier"]["kernel"] *= factor
-        with pytest.raises(UserError, match=r"is not the subnet: logits of 3 examples differ by .*"):
+        with pytest.raises(
+            UserError, match=r"is not the subnet: logits of 3 examples differ by .*"
+        ):
             prove(STATS, module, wrong, images())
     other = jax.tree.map(lambda x: x * 1.5, STATS)
     with pytest.raises(UserError, match="are these the statistics of this arch"):
