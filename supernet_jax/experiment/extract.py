@@ -155,7 +155,7 @@ def with_what_is_read(opened: Run, read: Read) -> Run:
 
 def described(folder: pathlib.Path, description: Mapping[str, Any]) -> Extracted:
     """What the `network.json` of a network says."""
-    is_text = description["version"] == manifest.TEXT_VERSION
+    is_text = description.get("version") == manifest.TEXT_VERSION
     metric = (NextToken if is_text else ImageClassification).metric
     return Extracted(
         folder=folder,

@@ -34,7 +34,7 @@ class ExtractedNetwork:
         copy = local_copy.local(expanded(self.folder))
         module, variables = network_folder.load(copy, space_file=self.file)
         about = manifest.read_description(copy)
-        if about["version"] == manifest.TEXT_VERSION:
+        if about.get("version") == manifest.TEXT_VERSION:
             raise UserError(
                 f"the teacher {self.folder} is a network for text, but {dataset.name} is images; "
                 "give one for images"
