@@ -8,43 +8,16 @@ import dataclasses
 import math
 from typing import Any
 
-import jax
-
 import supernet_jax as sj
-from supernet_jax.tasks import Metric, NextToken, Scores, Size
+from supernet_jax.tasks import Metric, NextToken, Scores
 
 
 @dataclasses.dataclass(frozen=True)
-class Bits:
+class Bits(NextToken):
     """The next byte of text, as the library's own task has it; only the metric is another."""
-
-    vocabulary: int
-    length: int
 
     name = "compression"
     metric = Metric("bits", "per byte", higher_is_better=False)
-
-    @property
-    def usual(self) -> NextToken:
-        """What does all the rest."""
-        return NextToken(self.vocabulary, self.length)
-
-    @property
-    def guess(self) -> float:
-        """Loss in nats of who knows nothing."""
-        return math.log(self.vocabulary)
-
-    def inputs(self, size: Size) -> jax.ShapeDtypeStruct:
-        """One example, as the first block gets it."""
-        return self.usual.inputs(size)
-
-    def fit(self, inputs: jax.Array, size: Size) -> jax.Array:
-        """Inputs of any size, brought to a size."""
-        return self.usual.fit(inputs, size)
-
-    def score(self, outputs: jax.Array, targets: jax.Array) -> Scores:
-        """What is measured of each example: "loss", "nats" and "tokens"."""
-        return self.usual.score(outputs, targets)
 
     def value(self, scores: Scores) -> Any:
         """The metric of all examples, by all their scores at once."""

@@ -149,12 +149,15 @@ def group(space: Space, name: str) -> str:
 
 
 class Geometry(NamedTuple):
-    """A block at one size: itself, with the specs that it can have there; the shapes of its union's
-    inputs, batch 1; and everything of its own.
+    """A block at one size.
+
+    Attributes:
+        block: itself, with the specs that it can have there.
+        inputs: shapes of its union's inputs, batch 1.
+        shapes: of its union's parameters, statistics and output.
     """
 
     block: ElasticBlock
-
     inputs: tuple[jax.ShapeDtypeStruct, ...]
     shapes: block_shapes.BlockShapes
 

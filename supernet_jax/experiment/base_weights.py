@@ -13,13 +13,12 @@ from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.experiment.build import Experiment
-from supernet_jax.networks import manifest, network_folder
+from supernet_jax.networks import network_folder
 from supernet_jax.networks.importers import plain_network
 from supernet_jax.runtime import path_rules, sharding
 from supernet_jax.spaces import Adapted
 from supernet_jax.storage import checkpoint, files, local_copy
 from supernet_jax.storage.paths import expanded
-from supernet_jax.tasks import ImageClassification
 
 
 def load(part: Adapted, built: Experiment) -> Tree:
@@ -88,9 +87,7 @@ def _of_network(part: Adapted, built: Experiment) -> Tree:
     folder = local_copy.local(expanded(part.base))
     file = None if part.base_file is None else expanded(part.base_file)
     made, variables = network_folder.load(folder, space_file=file)
-    described = manifest.read_description(folder)
-    task = ImageClassification(described["input_channels"], len(described["classes"]))
-    space = part.inner(task)
+    space = part.inner(made.task)
     key = jax.random.key(built.config.train.seed)
     try:
         return plain_network.load(made, variables, space, key=key)[0]

@@ -34,6 +34,7 @@ from supernet_jax.spaces import Adapted
 from supernet_jax.storage import local_copy, whole_folder
 from supernet_jax.storage.files import write_json
 from supernet_jax.storage.paths import expanded
+from supernet_jax.tasks import ImageClassification
 from supernet_jax.training import loop
 
 PROOF_IMAGES = 64  # real images on which logits are compared
@@ -230,6 +231,11 @@ def grown(
     place, source = network_folder.check_free(expanded(folder)), local_copy.local(expanded(source))
     code = None if space_file is None else expanded(space_file)
     made, variables = network_folder.load(source, space_file=code)
+    if not isinstance(made.task, ImageClassification):
+        raise UserError(
+            f"{source} is a network for {made.task.name}, but import reads those for images so "
+            "far; train such a supernet from the start"
+        )
     described = manifest.read_description(source)
     built = build.build(config)
     space, dataset = built.space, built.dataset

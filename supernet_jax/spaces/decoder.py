@@ -103,7 +103,7 @@ def decoder(
         group="embed" if tied else None,
         **of_width,
     )
-    return Space(name, menu, blocks, chain(tuple(blocks)), task)  # type: ignore[arg-type]
+    return Space(name, menu, blocks, chain(tuple(blocks)), task)
 
 
 def _block(menu: Menu, i: int, kv_heads: int, same: dict[str, Any]) -> ElasticBlock:

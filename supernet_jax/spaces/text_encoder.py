@@ -92,7 +92,7 @@ def text_encoder(
         menu=menu,
         channels=lambda spec: (None,),
     )
-    return Space(name, menu, blocks, chain(tuple(blocks)), task)  # type: ignore[arg-type]
+    return Space(name, menu, blocks, chain(tuple(blocks)), task)
 
 
 def _block(menu: Menu, i: int, head_dim: int, drop_path: float) -> ElasticBlock:

@@ -5,7 +5,7 @@ Shape letters: `B` sequences, `T` tokens of each, `V` tokens of the vocabulary.
 
 import dataclasses
 import math
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,40 +17,22 @@ from supernet_jax.tasks.task import Array, Metric, Scores, Size
 IGNORED = -1  # a target that does not count
 
 
-@runtime_checkable
-class OfTokens(Protocol):
-    """A task whose inputs are sequences of tokens.
-
-    Attributes:
-        vocabulary: number of ids.
-        length: of the longest sequence.
-    """
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of ids."""
-
-    @property
-    def length(self) -> int:
-        """Of the longest sequence."""
-
-
 @dataclasses.dataclass(frozen=True)
-class NextToken:
-    """Ids of tokens `[B, T]`, and the token that follows each; networks put out `[B, T, V]`.
+class OfTokens:
+    """What tasks have alike whose inputs are ids of tokens `[B, T]`; networks put out `[B, T, V]`.
 
     A space may have the length of sequences as its static decision. Shorter ones are the beginnings
     of longer ones. Without such a decision networks take sequences as long as they come.
 
     Attributes:
-        vocabulary: V.
+        vocabulary: V, the number of ids.
         length: T of the data, the longest.
     """
 
     vocabulary: int
     length: int
 
-    name = "language modelling"
+    name = "a task on tokens"
     metric = Metric("perplexity", higher_is_better=False)
 
     @property
@@ -76,46 +58,27 @@ class NextToken:
 
 
 @dataclasses.dataclass(frozen=True)
-class HiddenTokens:
-    """Ids of tokens `[B, T]`, some of which are hidden behind an id of their own, the last one;
-    targets are those that were there, `IGNORED` elsewhere. Networks put out `[B, T, V]`.
+class NextToken(OfTokens):
+    """The targets are the token that follows each."""
+
+    name = "language modelling"
+
+
+@dataclasses.dataclass(frozen=True)
+class HiddenTokens(OfTokens):
+    """Some tokens are hidden behind an id of their own, the last one of the vocabulary; targets are
+    those that were there, `IGNORED` elsewhere.
 
     BERT's masked language modelling (Devlin et al. 2018, arXiv 1810.04805, section 3.1), with every
     chosen token hidden (there 80 % are).
 
     Attributes:
-        vocabulary: V, the id that hides included.
-        length: T of the data, the longest.
         share: of tokens that are hidden.
     """
 
-    vocabulary: int
-    length: int
     share: float = 0.15
 
     name = "masked language modelling"
-    metric = Metric("perplexity", higher_is_better=False)
-
-    @property
-    def guess(self) -> float:
-        """Of equal probabilities."""
-        return math.log(self.vocabulary)
-
-    def inputs(self, size: Size) -> jax.ShapeDtypeStruct:
-        """One sequence."""
-        return jax.ShapeDtypeStruct((1, _length(size, self.length)), jnp.int32)
-
-    def fit(self, inputs: Array, size: Size) -> Array:
-        """The beginnings of sequences; all of them where their length is no static decision."""
-        return _beginnings(inputs, inputs.shape[1] if size == () else _length(size, self.length))
-
-    def score(self, outputs: Array, targets: Array) -> Scores:
-        """See `sequence_scores`."""
-        return sequence_scores(outputs, targets)
-
-    def value(self, scores: Scores) -> Any:
-        """See `perplexity`."""
-        return perplexity(scores)
 
     def hide(self, tokens: Array, key: Array, ids: Array) -> tuple[Array, Array]:
         """Hides some tokens: `(inputs, targets)`.

@@ -94,7 +94,6 @@ class BlockwiseMembers:
         size: Size,
     ) -> tuple[Any, Taught | None, Metrics]:
         """As `Members.fixed`."""
-        sampler = self._recipe.sampler
         recipe, sampler = self._recipe, self._recipe.sampler
         arch, role, name = sampler.fixed[place], roles(sampler)[place], names(sampler)[place]
         carry, loss, output, value = self._member(state, given, teacher, carry, arch, place, size)
@@ -115,14 +114,12 @@ class BlockwiseMembers:
         size: Size,
     ) -> tuple[Any, Metrics]:
         """As `Members.random`, with the concrete arch `[]` or `[G]` of one member."""
-        sampler = self._recipe.sampler
+        recipe, sampler = self._recipe, self._recipe.sampler
         place += len(sampler.fixed)
         carry, loss, _, value = self._member(state, given, teacher, carry, arch, place, size)
-        metric = self._recipe.space.task.metric.name
-        return carry, {
-            "loss": loss,
-            **({} if roles(sampler)[place] == "random" else {metric: value}),
-        }
+        if roles(sampler)[place] == "random":
+            return carry, {"loss": loss}
+        return carry, {"loss": loss, recipe.space.task.metric.name: value}
 
     def _parts(self, *, is_random: bool) -> int:
         recipe = self._recipe

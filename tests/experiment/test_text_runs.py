@@ -18,7 +18,8 @@ import supernet_jax as sj
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import evaluate
-from supernet_jax.experiment import augmentation, build, config, train
+from supernet_jax.experiment import augmentation, base_weights, build, config, train
+from supernet_jax.runtime import path_rules
 from supernet_jax.tasks import HiddenTokens, HideTokens, Metric, NextToken
 from supernet_jax.training.teachers import ExtractedNetwork, OtherSupernet
 
@@ -230,3 +231,22 @@ def test_tasks_that_cannot_score(run: sj.Run) -> None:
         with pytest.raises(UserError, match=said) as error:
             measured(run, broken)
         assert "\n" not in str(error.value)
+
+
+def test_an_extracted_network_starts_again(run: sj.Run, tmp_path: pathlib.Path) -> None:
+    largest = choices.largest(run.space.menu)
+    sj.extract(run, largest, tmp_path / "network")
+    part = sj.spaces.Adapted(
+        SETTINGS.space,
+        base=str(tmp_path / "network"),
+        leaves=("block1/up/kernel",),
+        ranks=(1,),
+    )
+    built = build.build(changed(space=part))
+    loaded = path_rules.named_leaves(base_weights.load(part, built))
+    theirs = path_rules.named_leaves(run.params)
+    assert loaded.keys() == theirs.keys()
+    for name, leaf in theirs.items():
+        np.testing.assert_array_equal(loaded[name], leaf, name)
+    with pytest.raises(UserError, match="is a network for language modelling, but import reads"):
+        sj.import_network(tmp_path / "network", SETTINGS, tmp_path / "run")
