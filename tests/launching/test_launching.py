@@ -219,6 +219,7 @@ def test_help_names_every_option(system, capsys):
 
 def test_options_of_every_system_have_words():
     for launcher in LAUNCHERS.values():
+        assert dataclasses.is_dataclass(launcher) and launcher.__doc__
         # Where a class says nothing, `dataclass` makes its signature of it.
         assert not launcher.__doc__.startswith(f"{launcher.__name__}(")
         assert launcher.EXAMPLES.strip().startswith("supernet launch ")

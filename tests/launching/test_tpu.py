@@ -13,6 +13,7 @@ from conftest import ROOT
 
 from supernet_jax.launching.tpu import Tpu
 
+PATIENCE = 120  # seconds, for a loaded machine; only a script that hangs needs them
 FAKE = pathlib.Path(__file__).with_name("fake_gcloud.sh")
 
 
@@ -152,7 +153,7 @@ def test_an_interrupted_script_is_started_again_and_goes_on(play):
     process = play.planned("stay 0\n0 0")
     next(line for line in process.stdout if "on host 0: stay" in line)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "go on here by the same command; or end it all: gcloud" in said
     (pid,) = play.folder.glob("host-0/*/pid")
@@ -161,7 +162,7 @@ def test_an_interrupted_script_is_started_again_and_goes_on(play):
     process = play.planned("stay 0\n0 0")
     next(line for line in process.stdout if "on host 0: stay" in line)
     os.killpg(int(pid.read_text()), signal.SIGKILL)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     calls = (play.folder / "calls").read_text()
     assert (calls.count("create a"), calls.count("scp")) == (1, 1)
