@@ -105,10 +105,9 @@ def score(
     given = [{name: [part.of(row) for part in own] for name, own in parts.items()} for row in stats]
     tree = CandidateTree(run, plans, given, reuse=program.how.reuse)
     leaves, scored = run.leaves(params), _scorer(program)
-    first = jax.tree.map(lambda x: x[0], data)
     scores = jax.tree.map(
         lambda s: np.zeros((len(each), len(real), *s.shape), s.dtype),
-        programs.score_shapes(program, *first),
+        programs.score_shapes(program, jax.tree.map(lambda x: x[0], targets), real[0]),
     )
     for e in range(*batches):
         found: list[tuple[int, Scores]] = []

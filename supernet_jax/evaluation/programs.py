@@ -9,6 +9,7 @@ calibration batches, `E` evaluation batches, `B` examples of a batch.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from supernet_jax.elastic import choices, shared_params, strategies
+from supernet_jax.elastic import shared_params, strategies
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
@@ -142,7 +143,7 @@ def scorer(program: Program) -> Callable[..., Scores]:
 
         nothing = jax.tree.map(
             lambda s: jnp.zeros((len(stats), len(real), *s.shape), s.dtype),
-            score_shapes(program, _at(inputs, 0), _at(targets, 0), real[0]),
+            score_shapes(program, _at(targets, 0), real[0]),
         )
         memory = _empty_memory(program, real.shape[1], moments=False)
         return jax.lax.fori_loop(batches[0], batches[1], score_batch, (nothing, memory))[0]
@@ -227,19 +228,11 @@ def scores_of(program: Program, outputs: Array, targets: Tree, real: Array) -> S
     }
 
 
-def score_shapes(program: Program, inputs: Tree, targets: Tree, real: Array) -> Any:
+def score_shapes(program: Program, targets: Tree, real: Array) -> Any:
     """Shapes of what `scores_of` gives; nothing is computed."""
-    space = program.how.space
-    arch = choices.smallest(space.menu)
-    arch = space.at_size(arch, space.sizes.index(program.size))
-
-    def run(params: Tree, inputs: Tree, targets: Tree, real: Array) -> Scores:
-        ready = prepared(program, inputs)
-        output = strategies.sliced(space, params, arch, ready, size=program.size)
-        return scores_of(program, output.logits, targets, real)
-
-    params = shared_params.parameter_shapes(space)
-    return jax.eval_shape(run, params, inputs, targets, real)
+    put_out = elastic_space.output_shape(program.how.space, program.size)
+    outputs = jax.ShapeDtypeStruct((len(real), *put_out.shape[1:]), jnp.float32)
+    return jax.eval_shape(functools.partial(scores_of, program), outputs, targets, real)
 
 
 def _empty_memory(program: Program, examples: int, *, moments: bool) -> Tree:

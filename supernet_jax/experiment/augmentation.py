@@ -9,6 +9,7 @@ import numpy as np
 
 from supernet_jax.data import augment, autoaugment
 from supernet_jax.elastic.choices import Array
+from supernet_jax.errors import UserError
 from supernet_jax.experiment.config import Data
 from supernet_jax.tasks import HiddenTokens, ImageClassification, Task
 from supernet_jax.training.recipe import Mix
@@ -58,11 +59,20 @@ def unchanged(prepare: Callable[[Array], Array], inputs: Array, key: Array, ids:
 
 
 def mix(settings: Data, task: Task) -> Mix | None:
-    """What mixes a step's images with each other, or hides bytes of its text, if anything does."""
+    """What mixes a step's images with each other, or hides bytes of its text, if anything does.
+
+    Raises:
+        UserError: labels are to be mixed that are not of classes.
+    """
     if isinstance(task, HiddenTokens):
         return lambda inputs, targets, key, ids: task.hide(inputs, key, ids)
-    if not (settings.mixup or settings.cutmix) or not isinstance(task, ImageClassification):
+    if not (settings.mixup or settings.cutmix):
         return None
+    if not isinstance(task, ImageClassification):
+        raise UserError(
+            f"data.mixup and data.cutmix mix labels of classes, but the task is {task.name}; set "
+            "both to 0"
+        )
     return functools.partial(
         augment.mix,
         mixup_alpha=settings.mixup,

@@ -45,7 +45,13 @@ class Entry(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """The value, where the metric is the accuracy."""
+        """The value, where the metric is the accuracy.
+
+        Raises:
+            UserError: it is another one.
+        """
+        if "accuracy" not in self.record:
+            raise UserError("the subnets of this front have no accuracy; see value")
         return self.record["accuracy"]
 
     def __repr__(self) -> str:
@@ -185,7 +191,7 @@ class Front(Sequence[Entry]):
             drawstyle="steps-post",
             color="tab:blue",
             markersize=4,
-            label=f"front, {self.result.get('split', 'held-out')} images",
+            label=f"front, {self.result.get('split', 'held-out')} {metric.examples}",
         )
         tested = [entry for entry in self if test in entry.record]
         if tested:
@@ -195,7 +201,7 @@ class Front(Sequence[Entry]):
                 "D",
                 color="tab:orange",
                 markersize=6,
-                label="extracted, test images",
+                label=f"extracted, test {metric.examples}",
             )
         if max((cost for cost, _ in points), default=0) >= 1000:  # milliseconds need no prefix
             ax.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())

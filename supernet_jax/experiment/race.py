@@ -430,7 +430,7 @@ def _race_score(run: Run) -> str:
         UserError: the metric of the task is no mean of such.
     """
     metric = run.space.task.metric
-    if metric.mean_of is None:
+    if metric.mean_of is None or not metric.higher_is_better:
         raise UserError(
             f"the {metric.name} of {run.space.task.name} is no share of examples that are right, "
             "so subnets cannot race for it; evaluate them without --race"

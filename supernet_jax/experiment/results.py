@@ -149,8 +149,8 @@ class Scorer:
             advance(len(where), best_of(self.metric, known))
 
     def score(self, record: Mapping[str, Any]) -> float:
-        """What a search makes larger: the metric, or its negative; NaN where the loss is not a
-        number, so that such a subnet is on no front.
+        """What a search makes larger: the metric, or its negative; NaN where the loss or the metric
+        is not a finite number, so that such a subnet is on no front.
         """
         if record["loss"] is None:
             return math.nan
@@ -165,7 +165,7 @@ class Scorer:
             {
                 "arch": notation.to_notation(menu, arch),
                 self.metric.name: round(float(measured), 6),
-                "loss": round(float(nats), 6) if math.isfinite(nats) else None,
+                "loss": round(float(nats), 6) if np.isfinite([nats, measured]).all() else None,
                 "macs": int(self.macs(arch)),
                 "parameters": int(self._parameters(arch)),
                 **self._conditions,
@@ -252,9 +252,11 @@ def _checked(record: dict[str, Any], metric: Metric) -> dict[str, Any]:
     value, loss = record[metric.name], record["loss"]
     if not all(isinstance(record[name], int) for name in ("macs", "parameters")):
         raise ValueError("no whole number")
-    if metric.unit == "%" and not 0 <= value <= 1:
+    if loss is None or not math.isfinite(loss):
+        return {**record, "loss": None}
+    if not math.isfinite(value) or (metric.unit == "%" and not 0 <= value <= 1):
         raise ValueError(f"{metric.name} is {value}")
-    return {**record, "loss": loss if loss is not None and math.isfinite(loss) else None}
+    return record
 
 
 def best_of(metric: Metric, scores: Sequence[float]) -> str:

@@ -95,10 +95,9 @@ def take_out(
         built.space, params, arch, stats, module, variables, built.prepare(jnp.asarray(images))
     )
     held_out = build.evaluation_data(built, "held-out")
-    measure = _accuracy if _is_of_images(built) else _measured
     values = {
-        "held-out": measure(built, module, variables, held_out),
-        "test": measure(built, module, variables, data),
+        "held-out": _measured(built, module, variables, held_out),
+        "test": _measured(built, module, variables, data),
     }
     made = _Made(arch, module, variables, proof, values, _size(data.calibration))
     return _save(opened, made, folder, wanted or Wanted(), images)
@@ -281,7 +280,7 @@ def _fed_size(built: Experiment, wanted: Wanted) -> tuple[int, ...]:
 
 
 def calibrated(opened: Run, arch: Arch, calibration: Any) -> Tree:
-    """The statistics of one subnet at the union's shapes, on batches `[A, B, H, W, C]`."""
+    """The statistics of one subnet at the union's shapes, on batches `[A, B, ...]`."""
     space, prepare = opened.experiment.space, opened.experiment.prepare
 
     @jax.jit
@@ -297,21 +296,6 @@ def calibrated(opened: Run, arch: Arch, calibration: Any) -> Tree:
         )
 
     return statistics(opened.params, calibration)
-
-
-def _accuracy(
-    built: Experiment, module: Network, variables: Variables, data: EvaluationData
-) -> float:
-    """Share of a split that the extracted network itself classifies correctly."""
-
-    @jax.jit
-    def right(variables: Any, images: Any, labels: Any, real: Any) -> Any:
-        logits: Any = module.apply(variables, built.prepare(images))
-        return jnp.sum(real & (jnp.argmax(logits, -1) == labels))
-
-    batches = zip(data.inputs, data.targets, data.real, strict=True)
-    correct = sum(int(right(variables, *batch)) for batch in batches)
-    return correct / int(np.sum(np.asarray(data.real)))
 
 
 def _measured(

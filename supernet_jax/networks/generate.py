@@ -31,8 +31,8 @@ def generate(
 ) -> str:
     """Goes on with a text.
 
-    The network sees as much of the end of the text as the examples were long that it was trained
-    on. Each byte is a pass over all of that: nothing is kept from one to the next.
+    The network sees the end of the text: as much as it was trained on, or as its size says. Each
+    byte is a pass over all of that: nothing is kept from one to the next.
 
     Args:
         module: an extracted network whose task is the next of 256 bytes.
@@ -56,8 +56,9 @@ def generate(
         )
     at_least("tokens", tokens, 1)
     at_least("temperature", temperature, 0.0)
-    given = [START, *prompt.encode()][-task.length :]
-    seen = np.zeros(task.length, np.int32)
+    length = task.inputs(module.size).shape[1]
+    given = [START, *prompt.encode()][-length:]
+    seen = np.zeros(length, np.int32)
     seen[: len(given)] = given
     made = _written(
         variables,

@@ -322,7 +322,7 @@ def _text_card(d: TextDescription, folder: str, snippets: Mapping[str, str]) -> 
     load = f'module, variables = sj.load("{_quoted(folder)}"{own})'
     inputs = 'inputs = np.array([list("yours".encode())], np.int32)'
     use = ["logits = jax.jit(module.apply)(variables, inputs)"]
-    if d.task.type == "NextToken":
+    if d.task.type == "NextToken" and d.task.fields["vocabulary"] == 256:  # of bytes
         use.append('print(sj.generate(module, variables, "import ", tokens=200, temperature=0.8))')
     lines = [
         *(f"# {d.space}, {d.macs:,} MACs", ""),
@@ -356,8 +356,8 @@ def _text_card(d: TextDescription, folder: str, snippets: Mapping[str, str]) -> 
 def _bytes_to_bytes(d: TextDescription, code: Sequence[str]) -> list[str]:
     """Text that goes on, or with `?` filled in; the code's last line makes `logits` of `inputs`."""
     *load, run = code
-    vocabulary, length = d.task.fields["vocabulary"], d.task.fields["length"]
-    [length] = d.size or (length,)
+    vocabulary = d.task.fields["vocabulary"]
+    length = d.size[0] if d.size else d.task.fields["length"]
     if d.task.type == "NextToken":  # always as long, so that no program is compiled twice
         return [
             *load,

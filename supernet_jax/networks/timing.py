@@ -129,8 +129,9 @@ def networks(
             made = extract.module(space, arch)
             geometry = elastic_space.geometry(space, made.size)
             shapes = {
-                b.name: elastic_block.shapes(space.blocks[b.name], b.spec, geometry[b.name].inputs)
+                b.name: elastic_block.shapes(block, block.spec(arch), geometry[b.name].inputs)
                 for b in made.blocks
+                for block in [geometry[b.name].block]
             }
             variables = _variables(
                 {name: own.params for name, own in shapes.items()},

@@ -149,6 +149,7 @@ def rows(facts: Facts) -> list[Row]:
         ),
         Row("sampler", _part(c.get("sampler"))),
         Row("loss", _part(c.get("loss"))),
+        *[Row(part, _part(c[part])) for part in ("teacher", "task") if c.get(part) is not None],
         Row("optimizer", _part(c.get("optimizer"))),
         Row("training", _settings(train, ("steps", "batch", "seed", "dtype", "arch_shards"))),
     ]

@@ -71,9 +71,14 @@ def decoder(
         UserError: sizes that do not fit each other, or a task with longer sequences.
     """
     checks.require_tokens(name, task, longest)
+    require(head_dim > 0, f"space.head-dim is {head_dim}, but must be at least 1")
     require(
         not rotary or head_dim % 2 == 0,
         f"space.head-dim is {head_dim}, but rotary positions turn pairs of channels: make it even",
+    )
+    require(
+        kv_heads >= 0,
+        f"space.kv-heads is {kv_heads}; give a number above 0, or 0 for heads of their own",
     )
     require(
         not kv_heads or all(h % kv_heads == 0 for h in heads),
@@ -142,7 +147,7 @@ class Decoder:
     tied: bool = True
     """logits use the table of the embedding, which saves parameters"""
     drop_path: float = 0.0
-    """rate of dropping branches of the last block, of the largest subnet only"""
+    """rate of dropping branches of the last block, of the subnets that are regularised"""
 
     def build(self, *, task: Task | None = None) -> Space:
         """The space for a task on tokens; None for the next of 256 bytes, 256 at a time."""

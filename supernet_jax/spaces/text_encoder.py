@@ -11,7 +11,7 @@ from supernet_jax.elastic.choices import Menu
 from supernet_jax.elastic.elastic_block import ElasticBlock, elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import chain
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, require
 from supernet_jax.nn.blocks.text_transformer import (
     EncoderBlock,
     EncoderSpec,
@@ -62,6 +62,7 @@ def text_encoder(
         UserError: a task with longer sequences, or in which an encoder sees what it is to say.
     """
     checks.require_tokens(name, task, longest)
+    require(head_dim > 0, f"space.head-dim is {head_dim}, but must be at least 1")
     if isinstance(task, NextToken):
         raise UserError(
             f"the space {name} sees what follows a byte, so it cannot be trained to say it; set "
@@ -125,7 +126,7 @@ class TextEncoder:
     longest: int = 512
     """longest sequence, bytes; each has a learned position"""
     drop_path: float = 0.0
-    """rate of dropping branches of the last block, of the largest subnet only"""
+    """rate of dropping branches of the last block, of the subnets that are regularised"""
 
     def build(self, *, task: Task | None = None) -> Space:
         """The space for a task on tokens; None for hidden ones of 256 bytes."""

@@ -14,7 +14,16 @@ import supernet_jax
 from supernet_jax.errors import UserError
 from supernet_jax.storage import files
 
-ROOMS = ("spaces", "samplers", "losses", "gradients", "optimizers", "tasks")  # of public names
+# Of public names.
+ROOMS = (
+    "spaces",
+    "samplers",
+    "losses",
+    "teachers",
+    "gradients",
+    "optimizers",
+    "tasks",
+)
 
 
 def run(path: pathlib.Path) -> Any:

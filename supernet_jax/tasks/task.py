@@ -25,7 +25,8 @@ class Metric(NamedTuple):
         name: as in records and metrics: "accuracy".
         unit: "%" for a share of 0 to 1, which is shown in per cent; else a word or nothing.
         higher_is_better: whether a search makes it larger.
-        mean_of: name of the boolean score whose mean it is, so that candidates can race; or None.
+        mean_of: name of the boolean score whose mean it is, so that candidates can race where
+            higher is better; or None.
     """
 
     name: str

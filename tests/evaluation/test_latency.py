@@ -20,6 +20,7 @@ from tiny_run import ARCH, CONFIG, supernet
 from supernet_jax.elastic import choices, elastic_block, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Space
+from supernet_jax.elastic.transforms import low_rank
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.latency_table import Calibration, Conditions, Table, Timing
@@ -268,6 +269,17 @@ def test_blocks_add_up_to_networks(space: Space, clock: Clock) -> None:
     cost = costs.latency(space, dataclasses.replace(table, calibration=known))
     for arch in both:
         assert cost(arch) == pytest.approx(found[timing.notation(space, arch)].ms, rel=1e-5)
+
+
+def test_networks_without_their_adapters(space: Space, clock: Clock) -> None:
+    adapted = low_rank.adapted(space, ranks=(1,))
+    arch = choices.smallest(adapted.menu)
+    groups = timing.networks(adapted, [arch], batch=1, rounds=1, engine=clock.engine)
+    plain = timing.networks(
+        space, [choices.smallest(space.menu)], batch=1, rounds=1, engine=clock.engine
+    )
+    [[ours]], [[theirs]] = ([list(g.values()) for g in of] for of in (groups, plain))
+    assert ours.ms == pytest.approx(theirs.ms)
 
 
 def test_archs_to_check_on_are_others(space: Space) -> None:

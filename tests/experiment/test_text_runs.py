@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import shutil
+import types
 from typing import Any
 
 import jax
@@ -18,7 +19,15 @@ import supernet_jax as sj
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import evaluate
-from supernet_jax.experiment import augmentation, base_weights, build, config, train
+from supernet_jax.experiment import (
+    augmentation,
+    base_weights,
+    build,
+    config,
+    race,
+    results,
+    train,
+)
 from supernet_jax.runtime import path_rules
 from supernet_jax.tasks import HiddenTokens, HideTokens, Metric, NextToken
 from supernet_jax.training.teachers import ExtractedNetwork, OtherSupernet
@@ -218,8 +227,44 @@ def measured(run: sj.Run, broken: str = "") -> evaluate.Result:
 def test_a_metric_of_all_examples_at_once(run: sj.Run) -> None:
     [record] = sj.evaluate(run, choices.largest(run.space.menu))
     found = measured(run)
-    assert 0.0 < found.value[0] < 0.7  # of 64 examples, half is chance
+    built = build.build(changed(task=Verify()))
+    held_out = build.evaluation_data(built, "held-out")
+    each = [
+        built.space.task.score(
+            strategies.sliced(
+                built.space, run.params, choices.largest(run.space.menu), inputs, size=()
+            ).logits,
+            targets,
+        )
+        for inputs, targets in zip(held_out.inputs, held_out.targets, strict=True)
+    ]
+    every = {name: np.concatenate([scores[name] for scores in each]) for name in each[0]}
+    assert len(each) > 1 and np.all(held_out.real)
+    assert found.value[0] == pytest.approx(built.space.task.value(every), abs=1e-6)
+    assert found.value[0] != pytest.approx(np.mean([*map(built.space.task.value, each)]), abs=1e-3)
     assert found.loss[0] == pytest.approx(record["loss"], abs=1e-5)
+
+
+def test_an_infinite_perplexity_is_on_no_front(run: sj.Run, tmp_path: pathlib.Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    (copy / "evaluations.jsonl").unlink(missing_ok=True)
+    archs = [choices.smallest(run.space.menu), choices.largest(run.space.menu)]
+    scorer = results.Scorer(sj.open_run(copy), "held-out", what="")
+    scorer.add(archs, np.array([np.inf, 9.0]), np.array([100.0, 2.0]))
+    again = results.Scorer(sj.open_run(copy), "held-out", what="")
+    broken, fine = map(again.score, again(archs))
+    assert math.isnan(broken) and fine == -9.0
+
+
+def test_only_shares_that_grow_can_be_raced_for() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Wrong(NextToken):
+        metric = Metric("error", "%", higher_is_better=False, mean_of="wrong")
+
+    opened: Any = types.SimpleNamespace(space=types.SimpleNamespace(task=Wrong(256, 8)))
+    with pytest.raises(UserError, match="the error of language modelling is no share"):
+        race._race_score(opened)
 
 
 def test_tasks_that_cannot_score(run: sj.Run) -> None:

@@ -35,13 +35,15 @@ def network() -> tuple[Any, Any]:
     return extract.extract(space, random_params(space), choices.smallest(space.menu), None)
 
 
-def by_hand(network: tuple[Any, Any], prompt: str, tokens: int, pick: Any) -> str:
-    """One token after the other, each from the last `LENGTH` alone."""
+def by_hand(
+    network: tuple[Any, Any], prompt: str, tokens: int, pick: Any, length: int = LENGTH
+) -> str:
+    """One token after the other, each from the last `length` alone."""
     module, variables = network
     text = [0, *prompt.encode()]
     run = jax.jit(module.apply)
     for place in range(tokens):
-        logits = run(variables, jnp.asarray([text[-LENGTH:]], jnp.int32))[0, -1]
+        logits = run(variables, jnp.asarray([text[-length:]], jnp.int32))[0, -1]
         text.append(int(pick(place, logits)))
     return bytes(text[1 + len(prompt) :]).decode(errors="replace")
 
@@ -58,6 +60,14 @@ def test_the_likeliest_and_the_drawn(network: tuple[Any, Any], prompt: str) -> N
     drawn = generate(*network, prompt, tokens=TOKENS, temperature=0.7, key=key)
     assert drawn == by_hand(network, prompt, TOKENS, draw) != likeliest
     assert drawn != generate(*network, prompt, tokens=TOKENS, temperature=0.7)  # by another key
+
+
+def test_a_network_of_shorter_texts_sees_their_ends(network: tuple[Any, Any]) -> None:
+    """As one whose length was a static decision of its space."""
+    shorter = network[0].clone(size=2), network[1]
+    prompt = "longer than it sees"
+    wanted = by_hand(shorter, prompt, TOKENS, lambda _, logits: np.argmax(logits), length=2)
+    assert generate(*shorter, prompt, tokens=TOKENS, temperature=0) == wanted
 
 
 def test_what_cannot_be_written(network: tuple[Any, Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from theorem import random_params
 
 from supernet_jax.elastic import choices
-from supernet_jax.networks import extract, network_folder
+from supernet_jax.networks import extract, manifest, network_folder
 from supernet_jax.networks.formats import table, torch
 from supernet_jax.networks.formats.format import Export
 from supernet_jax.networks.generate import generate
@@ -42,6 +42,12 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         card=table.card(formats),
     )
     return folder, module, variables
+
+
+def test_the_card_writes_where_the_network_can(written: Any) -> None:
+    folder, module, _ = written
+    card = manifest.model_card({**manifest.read_description(folder), "formats": {}})
+    assert ("sj.generate" in card) == isinstance(module.task, NextToken)
 
 
 @pytest.mark.parametrize("name", FORMATS)

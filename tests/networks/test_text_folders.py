@@ -63,7 +63,7 @@ def test_what_is_written_is_the_network(written: Any) -> None:
     assert description["version"] == manifest.TEXT_VERSION and description["size"] == []
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "| perplexity on test | 9.5 |" in card and "images" not in card
-    assert ("sj.generate" in card) == (folder.name == "decoding")
+    assert "sj.generate" not in card  # it writes bytes, these are 11 ids
 
 
 def test_a_program_for_any_number_and_length(written: Any) -> None:

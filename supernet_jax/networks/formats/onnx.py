@@ -123,7 +123,7 @@ def _taken(export: Export, description: Description | TextDescription) -> Taken:
     from onnx import TensorProto
 
     if isinstance(description, TextDescription):
-        [length] = description.size or (LENGTH,)
+        length = description.size[0] if description.size else LENGTH
         below = description.task.fields["vocabulary"]
         words = f"int64 [{BATCH}, {length}], ids below {below}"
         return Taken(IDS, TensorProto.INT64, (BATCH, length), words)
