@@ -177,7 +177,8 @@ def find(name: str, *, data_dir: str | None, held_out: float, seed: int) -> Text
         if not own:
             raise UserError(
                 f"{name} is too little text for a split: of {len(documents)} documents none falls "
-                f"into the {part} part; give more files, or a file alone, which is cut into pieces"
+                f"into the {part} part; give more of it: a file alone is cut at line ends, into "
+                f"pieces of some {PIECE:,} bytes"
             )
     return Text({part: tuple(own) for part, own in parts.items()}, digest.hexdigest())
 

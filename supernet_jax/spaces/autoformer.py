@@ -129,21 +129,15 @@ def _built(
     offers: "AutoFormerT | AutoFormerS | AutoFormerB", classes: int, input_channels: int
 ) -> Space:
     checks.require_rates(0.0, offers.drop_path)
-    lists: dict[str, tuple[float, ...]] = {
-        "embed_dims": offers.embed_dims,
-        "depths": offers.depths,
-        "num_heads": offers.num_heads,
-        "mlp_ratios": offers.mlp_ratios,
-    }
-    for name, values in lists.items():
-        shown = name.replace("_", "-")
-        require(
-            bool(values) and min(values) > 0, f"space.{shown} is {values}; give numbers above 0"
-        )
-    ascending: dict[str, Any] = {name: tuple(sorted({*values})) for name, values in lists.items()}
+    lists = checks.ascending(
+        embed_dims=offers.embed_dims,
+        depths=offers.depths,
+        num_heads=offers.num_heads,
+        mlp_ratios=offers.mlp_ratios,
+    )
     return autoformer(
         offers.name,
-        **ascending,
+        **lists,
         width=offers.width,
         classes=classes,
         input_channels=input_channels,

@@ -44,20 +44,17 @@ def require_tokens(name: str, task: OfTokens, longest: int) -> None:
     )
 
 
-def transformer_lists(
-    widths: tuple[int, ...],
-    depths: tuple[int, ...],
-    heads: tuple[int, ...],
-    hidden: tuple[int, ...],
-) -> dict[str, Any]:
-    """What transformers on text offer, by name, ascending and without repeats.
+def ascending(**lists: tuple[float, ...]) -> dict[str, Any]:
+    """What a space offers, by name, ascending and without repeats.
 
     Raises:
-        UserError: a list is empty, or has a number below 1.
+        UserError: a list is empty, or has a number that is not above 0.
     """
-    lists = {"widths": widths, "depths": depths, "heads": heads, "hidden": hidden}
     for name, values in lists.items():
-        require(bool(values) and min(values) > 0, f"space.{name} is {values}; give numbers above 0")
+        shown = name.replace("_", "-")
+        require(
+            bool(values) and min(values) > 0, f"space.{shown} is {values}; give numbers above 0"
+        )
     return {name: tuple(sorted({*values})) for name, values in lists.items()}
 
 

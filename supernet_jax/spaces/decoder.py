@@ -151,7 +151,9 @@ class Decoder:
 
     def build(self, *, task: Task | None = None) -> Space:
         """The space for a task on tokens; None for the next of 256 bytes, 256 at a time."""
-        lists = checks.transformer_lists(self.widths, self.depths, self.heads, self.hidden)
+        lists = checks.ascending(
+            widths=self.widths, depths=self.depths, heads=self.heads, hidden=self.hidden
+        )
         checks.require_rates(0.0, self.drop_path)
         return decoder(
             self.name,

@@ -130,7 +130,9 @@ class TextEncoder:
 
     def build(self, *, task: Task | None = None) -> Space:
         """The space for a task on tokens; None for hidden ones of 256 bytes."""
-        lists = checks.transformer_lists(self.widths, self.depths, self.heads, self.hidden)
+        lists = checks.ascending(
+            widths=self.widths, depths=self.depths, heads=self.heads, hidden=self.hidden
+        )
         checks.require_rates(0.0, self.drop_path)
         return text_encoder(
             self.name,

@@ -21,7 +21,7 @@ from supernet_jax.networks.manifest import Description, TextDescription, describ
 from supernet_jax.networks.network import Block, Runner, Variables
 from supernet_jax.nn.batch_norm import EPSILON
 from supernet_jax.nn.blocks.text_transformer import BERT_EPSILON, ROTARY_BASE
-from supernet_jax.nn.layers import RMSNorm
+from supernet_jax.nn.layers import LayerNorm, RMSNorm
 from supernet_jax.storage import files, safetensors_file
 
 TEMPLATE = pathlib.Path(__file__).with_name("torch_template.py")
@@ -141,6 +141,7 @@ def _constants(export: Export, description: Description) -> dict[str, Any]:
         "STD": description.std,
         "PREPARATION: dict[str, Any] | None": how and dataclasses.asdict(how),
         "EPSILON": EPSILON,
+        "LAYER_EPSILON": LayerNorm.epsilon,
         "CLASSES": list(description.classes),
     }
 
