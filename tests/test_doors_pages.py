@@ -22,7 +22,7 @@ from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.elastic_block import TRANSFORMS, elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.experiment import config
-from supernet_jax.searching import Budget, Searcher, random_search
+from supernet_jax.searching import Budget, Costs, Searcher, random_search
 from supernet_jax.searching import run as run_search
 from supernet_jax.storage import typed_json, user_code
 from supernet_jax.tasks import ImageClassification
@@ -173,16 +173,16 @@ def test_the_searcher_beats_random_search() -> None:
     packed = lambda archs: np.asarray(choices.pack(archs))  # noqa: E731
     cost = lambda archs: packed(archs).sum(-1)  # noqa: E731
     score = lambda archs: -np.abs(packed(archs) - target).sum(-1).astype(float)  # noqa: E731
-    how: dict[str, Any] = {"cost": cost, "budget": Budget(4, 16)}
+    costs = Costs((cost,), (Budget(4, 16),))
 
     def best(searcher: Searcher, seed: int) -> float:
         key = jax.random.key(seed)
-        history = run_search(searcher, score, cost=cost, key=key, evaluations=240)
+        history = run_search(searcher, score, costs=costs, key=key, evaluations=240)
         assert history.costs.min() >= 4 and history.costs.max() <= 16
         return history.scores.max()
 
-    own = example("searcher").aging(menu, population=40, tournament=10, **how)
-    baseline = random_search(menu, batch=50, **how)
+    own = example("searcher").aging(menu, costs, population=40, tournament=10)
+    baseline = random_search(menu, costs, batch=50)
     differences = [best(own, seed) - best(baseline, seed) for seed in range(2)]
     assert min(differences) >= 2, differences
 

@@ -1,4 +1,4 @@
-"""A new method of the library is one file and one line: six of them are added as one adds them."""
+"""A new method of the library is one file and one line: seven are added as one adds them."""
 
 import pathlib
 import shutil
@@ -16,6 +16,7 @@ PARTS = {
     "teacher": ("training/teachers", "Snapshot"),
     "combination": ("training/gradients", "EqualLengths"),
     "optimizer": ("training/optimizers", "Lion"),
+    "searcher": ("searching", "Aging"),
 }
 CONFIG = """
 import supernet_jax as sj
@@ -28,6 +29,7 @@ config = sj.Config(
     teacher=sj.teachers.Snapshot(every=2),
     combine=sj.gradients.EqualLengths(),
     optimizer=sj.optimizers.Lion(learning_rate=0.01),
+    searcher=sj.searching.Aging(population=4, tournament=2),
     train=sj.Train(steps=2, batch=16, checkpoint_every=1, log_every=1),
 )
 """
@@ -51,7 +53,9 @@ assert config.loss == sj.losses.LogitMatching(smoothing=0.1)
 assert config.teacher == sj.teachers.Snapshot(every=2)
 assert config.combine == sj.gradients.EqualLengths()
 assert config.optimizer == sj.optimizers.Lion(learning_rate=0.01)
+assert config.searcher == sj.searching.Aging(population=4, tournament=2)
 assert opened.step == 2 and opened.params["block2"]["conv"]["kernel"].shape == (5, 5, 6, 6)
+main.main(["search", str(run), "--evaluations", "6", "--population", "3"])
 print("library:", pathlib.Path(sj.__file__).parent)
 """
 

@@ -54,7 +54,7 @@ def searched(factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = factory.getbasetemp() / "tiny_run_searched"
     if not folder.exists():
         shutil.copytree(trained(factory), folder)
-        options = ["--algorithm", "random", "--config", str(CONFIG)]
+        options = ["--searcher", "random", "--config", str(CONFIG)]
         _made(folder, ["search", str(folder), *options])
     return folder
 

@@ -173,9 +173,13 @@ def _dispatch(arguments: list[str]) -> None:
     if name not in RESUMES or "--dry-run" in rest:
         stopping.what_next = stopping.ANEW
     command = module(name)
-    own = {"train": _train, "import": _import, "launch": _launch}.get(name)
-    parsed = own(command, rest) if own is not None else _parse(command, rest, name)
-    command.run(parsed)
+    command.run(_parsed(command, rest, name))
+
+
+def _parsed(command: Any, arguments: list[str], name: str) -> Any:
+    """Arguments of a command; of some, what can be set depends on files that are named there."""
+    own = {"train": _train, "import": _import, "launch": _launch, "search": _search}.get(name)
+    return _parse(command, arguments, name) if own is None else own(command, arguments)
 
 
 def module(name: str) -> Any:
@@ -204,13 +208,29 @@ def _train(train: Any, arguments: list[str]) -> Any:
 
 def _import(import_: Any, arguments: list[str]) -> Any:
     """Arguments of `import`, with the values of the file of `--config` as defaults."""
-    spelt = [part for a in arguments for part in re.split(r"(?<=^--config)=", a, maxsplit=1)]
-    paths = [value for option, value in itertools.pairwise(spelt) if option == "--config"]
-    settings = load_file(paths[-1])[0] if paths else Config()
+    path = _value(arguments, "--config")
+    settings = load_file(path)[0] if path else Config()
     missing: Any = tyro.MISSING
     return _parse(
         import_, arguments, "import", default=import_.Arguments(missing, missing, settings)
     )
+
+
+def _search(search: Any, arguments: list[str]) -> Any:
+    """Arguments of `search`, with the settings of the searcher that is named, or of the run's."""
+    words = [word for word in arguments if not word.startswith("-")]
+    name, file = _value(arguments, "--searcher"), _value(arguments, "--config")
+    searcher = search.searcher(name, file, words)
+    missing: Any = tyro.MISSING
+    default = search.Arguments(missing, search.Search(searcher=searcher))
+    return _parse(search, arguments, "search", default=default)
+
+
+def _value(arguments: Sequence[str], option: str) -> str | None:
+    """The last value of an option, before the arguments are parsed; None if it is not given."""
+    spelt = [part for a in arguments for part in re.split(f"(?<=^{option})=", a, maxsplit=1)]
+    found = [value for word, value in itertools.pairwise(spelt) if word == option]
+    return found[-1] if found else None
 
 
 def _launch(launch: Any, arguments: list[str]) -> Any:
@@ -237,7 +257,7 @@ def _launch(launch: Any, arguments: list[str]) -> Any:
         sharding.check_divides("train.batch", asked.config.train.batch, job.devices)
         sharding.check_divides("evaluation.batch", asked.config.evaluation.batch, job.devices)
     else:
-        _parse(module(job.task), [job.out, *job.overrides], job.task)
+        _parsed(module(job.task), [job.out, *job.overrides], job.task)
     return dataclasses.replace(parsed, job=job)
 
 

@@ -50,7 +50,7 @@ def run(arguments: Arguments) -> None:
         if stopped.step is not None:
             print(f"stopped at step {stopped.step} of {arguments.steps} and saved")
         raise
-    found = search.search(run, evaluations=EVALUATIONS, population=128, seed=arguments.seed)
+    found = search.search(run, evaluations=EVALUATIONS, seed=arguments.seed)
     # The cheapest, the middle and the best; fewer where the front is shorter.
     places = dict.fromkeys((0, len(found) // 2, len(found) - 1))
     networks = {}

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import jax
@@ -11,18 +11,27 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax.experiment import front, search
+from supernet_jax.errors import UserError
+from supernet_jax.experiment import budgets, config, front, search
 from supernet_jax.experiment import run as experiment_run
-from supernet_jax.experiment.search import Search
+from supernet_jax.experiment.front import Front
+from supernet_jax.experiment.search import SEARCHERS, Search
 from supernet_jax.runtime import distributed
+from supernet_jax.storage.paths import expanded
 from supernet_jax.tasks import Metric
 
 EXAMPLES = """
 supernet search runs/digits --high 300000
-supernet search runs/digits --algorithm random --evaluations 500
-supernet search runs/digits --cost parameters --high 50000
 supernet search runs/digits --cost latency:latency.json --high 0.5
+supernet search runs/digits --budget macs:..300e3 --budget parameters:..50e3
+supernet search runs/digits --searcher random --evaluations 500
+supernet search runs/digits --searcher evolution --help     (lists its settings)
 supernet search runs/digits --high 300000 --out small.json"""
+
+SEARCHER_HELP = (
+    f"{' | '.join(SEARCHERS)} | one of yours in the file of --config; each has settings of its "
+    "own, below; if not given, that of the run's configuration"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +41,36 @@ class Arguments:
     run: Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """folder of the run"""
     settings: Annotated[Search, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Search)
+    searcher: Annotated[str | None, tyro.conf.arg(help=SEARCHER_HELP)] = None
     out: pathlib.Path | None = None
     """JSON file of the front, a picture beside it; if not given, RUN/search.json and front.png"""
     config: pathlib.Path | None = None
-    """config file that defines the run's parts, where some are your own"""
+    """config file that defines the run's parts, a searcher or costs, where some are your own"""
     place: Annotated[distributed.Place, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=distributed.Place
     )
+
+
+def searcher(name: str | None, file: str | None, words: Sequence[str]) -> Any:
+    """The searcher that is asked for, with the settings that it has unless others are given.
+
+    Args:
+        name: of the searcher, or None for that of a configuration.
+        file: config file, or None for the configuration of the run.
+        words: of the command line, one of which is the folder of the run.
+    """
+    settings, types = config.load_file(file) if file else (None, {})
+    if name is not None:
+        return search.named(name, types)
+    if settings is not None:
+        return settings.searcher
+    for word in words:
+        path = expanded(pathlib.Path(word)) / "config.json"
+        try:
+            return config.read(path).searcher
+        except UserError:  # no run; if it should be one, that is said when it is opened
+            continue
+    return Search().searcher
 
 
 def run(arguments: Arguments) -> None:
@@ -48,11 +80,26 @@ def run(arguments: Arguments) -> None:
 
 
 def _search(arguments: Arguments) -> None:
-    opened = experiment_run.open_run(arguments.run, arguments.config)
-    found = search.search(opened, **vars(arguments.settings), out=arguments.out)
+    settings, path = arguments.settings, arguments.config
+    own = () if path is None else config.load_file(path)[0].costs
+    opened = experiment_run.open_run(arguments.run, path)
+    found = search.search(
+        opened,
+        low=settings.low,
+        high=settings.high,
+        cost=settings.cost,
+        budgets=budgets.read_budgets(settings.budget) if settings.budget else None,
+        objectives=settings.objective,
+        searcher=settings.searcher,
+        evaluations=settings.evaluations,
+        seed=settings.seed,
+        baseline=settings.baseline,
+        costs=own,
+        out=arguments.out,
+    )
     if jax.process_index() != 0:
         return
-    _print(found.result, opened.space.task.metric)
+    _print(found, opened.space.task.metric)
     out = arguments.out
     path = arguments.run / front.FILE if out is None else out
     picture = arguments.run / front.PICTURE if out is None else out.with_suffix(".png")
@@ -61,13 +108,12 @@ def _search(arguments: Arguments) -> None:
     print(f"next: supernet extract {shlex.quote(str(arguments.run))} --arch {which}")
 
 
-def _print(result: Mapping[str, Any], metric: Metric) -> None:
-    timed = result["cost"] == "latency"
-    table = rich.table.Table("front", *["ms"] * timed, "MACs", "parameters", metric.name, box=None)
-    for i, entry in enumerate(result["front"]):
-        cells = [f"{entry['macs']:,}", f"{entry['parameters']:,}", metric.shown(entry[metric.name])]
-        milliseconds = [str(entry["latency"])] if timed else []  # such that it can be a bound
-        table.add_row(f"front:{i}", *milliseconds, *cells)
+def _print(found: Front, metric: Metric) -> None:
+    result = found.result
+    heads, *rows = found.table()
+    table = rich.table.Table("front", *heads[1:], box=None)
+    for i, row in enumerate(rows):
+        table.add_row(f"front:{i}", *row[1:])
     console = rich.console.Console()
     console.print(table)
     console.print(
@@ -76,6 +122,7 @@ def _print(result: Mapping[str, Any], metric: Metric) -> None:
     )
     if result["not_a_number"]:
         print(f"the loss of {result['not_a_number']} of them is not a number; they are on no front")
-    if timed:
-        source = result["latency_table"]
+    if said := front.compared(result):
+        print(said)
+    if source := result.get("latency_table"):
         print(f"milliseconds from {source['file']}: {source['measured']}")

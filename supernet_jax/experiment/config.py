@@ -16,11 +16,12 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from supernet_jax import spaces, tasks
+from supernet_jax import searching, spaces, tasks
 from supernet_jax.data.settings import Data
 from supernet_jax.elastic import blockwise, strategies
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError, near, require
+from supernet_jax.searching import Evolution
 from supernet_jax.spaces import Digits
 from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded, on_this_machine
@@ -94,8 +95,9 @@ class Config:
 
     `space`, `sampler`, `loss`, `teacher`, `combine` and `optimizer` are parts: frozen dataclasses
     with a method `build`, of `sj.spaces`, `sj.samplers`, `sj.losses`, `sj.teachers`,
-    `sj.gradients`, `sj.optimizers`, or your own. So is `task`, of `sj.tasks`; with None the data
-    says what networks are for.
+    `sj.gradients`, `sj.optimizers`, or your own. So are `task`, of `sj.tasks` (with None the data
+    says what networks are for), and what a search of the trained run uses: `searcher`, of
+    `sj.searching`, and costs of your own in `costs`.
 
     Raises:
         UserError: a setting is of another type than declared, or not allowed.
@@ -111,6 +113,8 @@ class Config:
     train: Train = dataclasses.field(default_factory=Train)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     task: Any = None
+    searcher: Any = dataclasses.field(default_factory=Evolution)
+    costs: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -156,7 +160,7 @@ class Config:
 
 
 # Whose dataclasses a configuration is made of.
-PARTS = (spaces, samplers, losses, teachers, gradients, optimizers, tasks)
+PARTS = (spaces, samplers, losses, teachers, gradients, optimizers, tasks, searching)
 
 
 def _dataclasses_of(module: Any) -> dict[str, type]:
@@ -169,9 +173,9 @@ LIBRARY: dict[str, type] = {
         name: kind
         for module in PARTS
         for name, kind in _dataclasses_of(module).items()
-        # Tasks are dataclasses, too; a configuration names what builds one.
+        # Tasks and budgets are dataclasses, too; a configuration names what builds one.
         if kind.__module__.startswith(module.__name__)
-        and (module is not tasks or "build" in vars(kind))
+        and (module not in (tasks, searching) or "build" in vars(kind))
     },
     **{kind.__name__: kind for kind in (Data, Train, Evaluation, Config)},
 }
@@ -255,10 +259,11 @@ def _nearest_field(message: str) -> str:
 def parts(config: Any) -> Iterator[Any]:
     """The parts of a configuration, and their own parts, as the space that another one adapts."""
     for field in dataclasses.fields(config):
-        part = getattr(config, field.name)
-        if dataclasses.is_dataclass(part) and not isinstance(part, type):
-            yield part
-            yield from parts(part)
+        value = getattr(config, field.name)
+        for part in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(part) and not isinstance(part, type):
+                yield part
+                yield from parts(part)
 
 
 def user_files(config: Config) -> dict[str, str]:

@@ -31,7 +31,7 @@ class Entry(NamedTuple):
         loss: mean, nats.
         macs: multiply-accumulates for one example.
         parameters: how many numbers it has.
-        cost: what the search had a budget of: MACs, parameters or milliseconds.
+        cost: the first that the search had a budget of: MACs, parameters, milliseconds or another.
         record: all of this as JSON values, the arch in the notation of the space.
     """
 
@@ -66,7 +66,8 @@ class Front(Sequence[Entry]):
 
     Attributes:
         result: JSON values, as `search.json` or the file of a race holds them: "front" and "all"
-            that was scored as records or (cost, accuracy) pairs, and where they came from.
+            that was scored as records or as rows (cost, metric, further costs), and where they
+            came from.
     """
 
     def __init__(self, space: Space, result: Mapping[str, Any]):
@@ -81,6 +82,11 @@ class Front(Sequence[Entry]):
         """
         self.result, self._space = result, space
         self._cost = str(result.get("cost", "macs"))
+        self._units = {
+            str(one["cost"]): str(one["unit"])
+            for one in result.get("budgets", [{"cost": self._cost, "unit": self._unit()}])
+            if one["cost"] not in ("macs", "parameters")
+        }
         self._metric = space.task.metric
         try:
             self._entries = tuple(self._entry(record) for record in result["front"])
@@ -105,7 +111,7 @@ class Front(Sequence[Entry]):
         return len(self._entries)
 
     def __repr__(self) -> str:
-        rows = [tuple(map(str, self._heads())), *self._rows()]
+        rows = self.table()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
@@ -121,24 +127,25 @@ class Front(Sequence[Entry]):
         about = html.escape(self._about())
         return f"<table><caption>Front of {about}</caption><tr>{heads}</tr>{rows}</table>"
 
+    def table(self) -> list[tuple[str, ...]]:
+        """Heads and rows, as people read them."""
+        return [self._heads(), *self._rows()]
+
     def _about(self) -> str:
         subnets = self.result.get("evaluations", self.result.get("candidates"))
         return f"{self.result.get('space')}: {len(self)} of {subnets} subnets"
 
-    def _timed(self) -> bool:
-        return self._cost not in ("macs", "parameters")
-
     def _heads(self) -> tuple[str, ...]:
-        return ("", *[self._unit()] * self._timed(), "MACs", "parameters", self._metric.name)
+        return ("", *self._units.values(), "MACs", "parameters", self._metric.name)
 
     def _unit(self) -> str:
         return str(self.result.get("unit", "MACs"))
 
     def _rows(self) -> Iterator[tuple[str, ...]]:
         for i, entry in enumerate(self):
-            cost = [str(entry.cost)] * self._timed()  # whole, such that it can be a bound
+            others = [str(entry.record[name]) for name in self._units]  # whole: they can be bounds
             yield (
-                *(str(i), *cost, f"{entry.macs:,}", f"{entry.parameters:,}"),
+                *(str(i), *others, f"{entry.macs:,}", f"{entry.parameters:,}"),
                 self._metric.shown(entry.value),
             )
 
@@ -209,7 +216,7 @@ class Front(Sequence[Entry]):
         ax.set_ylabel(f"{metric.name}, {metric.unit}" if metric.unit else metric.name)
         subnets = self.result.get("evaluations", self.result.get("candidates"))
         ax.set_title(
-            f"{self.result.get('space')}: {subnets} subnets, {self.result.get('algorithm', 'race')}"
+            f"{self.result.get('space')}: {subnets} subnets, {self.result.get('searcher', 'race')}"
         )
         ax.grid(alpha=0.3)
         ax.legend(loc="lower right" if metric.higher_is_better else "upper right")
@@ -224,6 +231,17 @@ class Front(Sequence[Entry]):
             else (one[0], one[1])
             for one in self.result["all"]
         ]
+
+
+def compared(result: Mapping[str, Any]) -> str:
+    """How a search did beside a random one, in a sentence; "" if there was none."""
+    random = result.get("random")
+    if not isinstance(random, Mapping):
+        return ""
+    own, other = result["hypervolume"], random["hypervolume"]
+    shares = f"{own:.1%} of the volume that both span, {random['evaluations']} random subnets "
+    verdict = "" if own > other else ": the searcher did not beat random search"
+    return f"{result['searcher']} dominates {shares}{other:.1%}{verdict}"
 
 
 def last(run: Run) -> Front:

@@ -20,6 +20,8 @@ HARMLESS = (
     "evaluation.",
     "data.threads",
     "data.workers",
+    "searcher",
+    "costs",
 )
 LEFT_SECONDS = 3600  # after which nobody is still writing a temporary file of a run
 

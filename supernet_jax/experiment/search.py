@@ -1,91 +1,74 @@
-"""`sj.search`: the best subnets of a run under a budget, on images held out of training.
+"""`sj.search`: the best subnets of a run under budgets, on examples held out of training.
 
 The state of each search lies in `searches/` of the run folder, so that it goes on after a stop.
+Beside every search stands a random one of as many evaluations: what the searcher has to beat.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+import tyro
 
+from supernet_jax import searching
 from supernet_jax.elastic import choices
-from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch
-from supernet_jax.elastic.space import Space
-from supernet_jax.errors import LOG, UserError, at_least, one_of
-from supernet_jax.evaluation import costs, latency_table
-from supernet_jax.evaluation.costs import Cost
+from supernet_jax.errors import UserError, at_least, near, one_of
 from supernet_jax.evaluation.latency_table import Table
+from supernet_jax.experiment import budgets as experiment_budgets
 from supernet_jax.experiment import front, results
 from supernet_jax.experiment import run as experiment_run
+from supernet_jax.experiment.budgets import COSTS, LATENCY, Goal
 from supernet_jax.experiment.front import Front
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import distributed, progress
-from supernet_jax.searching import Budget, History, Searcher, evolution, pareto_front, random_search
-from supernet_jax.searching import run as run_search
-from supernet_jax.storage import files
+from supernet_jax.searching import History, RandomSearch
+from supernet_jax.storage import files, typed_json
 from supernet_jax.storage.paths import expanded
 
-COSTS: dict[str, Callable] = {"macs": costs.macs, "parameters": costs.parameters}
-UNITS = {"macs": "MACs", "parameters": "parameters", "latency": "ms"}
-LATENCY = "latency:"
-STATE = 2  # version of what a search asks for, so that one of another version is not gone on with
-SPLIT = "held-out"  # taken from the training images; the test split is never searched on
+STATE = 3  # version of what a search asks for, so that one of another version is not gone on with
+SPLIT = "held-out"  # taken from the training examples; the test split is never searched on
+SEARCHERS: dict[str, Any] = {
+    vars(kind)["name"]: kind for kind in vars(searching).values() if hasattr(kind, "build")
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """The budget of a search, its algorithm, and how many subnets it evaluates."""
+    """Budgets of a search, what it is for, its algorithm, and how many subnets it evaluates."""
 
-    low: float = 0.0
-    """smallest cost that a subnet may have, in units of --cost"""
-    high: float = math.inf
-    """largest cost that a subnet may have; more lets larger and better subnets in"""
+    budget: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """what a subnet may cost, NAME:LOW..HIGH, as macs:..300e6; give it again for further costs"""
+    objective: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """what is to be best, NAME:min or NAME:max; if not given, the metric and all costs above"""
     cost: str = "macs"
-    """what the budget limits: macs | parameters | latency:FILE of `supernet latency`, in ms"""
-    algorithm: str = "evolution"
-    """evolution | random, its baseline"""
+    """of one budget: what --low and --high limit: macs | parameters | latency:FILE, in ms"""
+    low: float = 0.0
+    """of one budget: smallest cost that a subnet may have, in units of --cost"""
+    high: float = math.inf
+    """of one budget: largest cost that it may have; more lets larger and better subnets in"""
     evaluations: int = 512
     """subnets to evaluate in all; more find a better front, and take longer"""
-    population: int = 128
-    """evolution: random subnets to begin with; more leave fewer evaluations to generations"""
-    mutations: int = 32
-    """evolution: mutated subnets per generation; more make fewer, larger generations"""
-    crossovers: int = 32
-    """evolution: crossed subnets per generation; more make fewer, larger generations"""
-    mutation_rate: float = 0.2
-    """evolution: probability that a decision of a mutant changes; more is a wider search"""
-    bins: int = 64
-    """evolution: ranges of cost; the best subnet of each is a parent, so more keep more parents"""
     seed: int = 0
     """seed of all random numbers"""
+    baseline: bool = True
+    """also evaluate as many random subnets, to tell whether the searcher beat them"""
+    searcher: Any = dataclasses.field(default_factory=searching.Evolution)
 
     def __post_init__(self) -> None:
-        if not self.cost.startswith(LATENCY):
-            one_of("--cost", self.cost, [*COSTS, f"{LATENCY}FILE"])
-        Budget(self.low, self.high)  # which refuses one that is upside down
-        one_of("--algorithm", self.algorithm, ("evolution", "random"))
-        for name, value, low in (
-            ("--evaluations", self.evaluations, 1),
-            ("--population", self.population, 1),
-            ("--mutations", self.mutations, 0),
-            ("--crossovers", self.crossovers, 0),
-            ("--mutations + --crossovers", self.mutations + self.crossovers, 1),
-            ("--bins", self.bins, 1),
-            ("--seed", self.seed, 0),
-        ):
+        for name, value, low in (("--evaluations", self.evaluations, 1), ("--seed", self.seed, 0)):
             at_least(name, value, low)
-        if not 0 < self.mutation_rate <= 1:
+        if self.budget and (self.cost, self.low, self.high) != ("macs", 0.0, math.inf):
             raise UserError(
-                f"--mutation-rate is {self.mutation_rate}, but must be above 0 and at most 1"
+                "--budget and --cost, --low or --high were given; the latter are for one budget "
+                f"alone: write --budget {self.cost}:{self.low:.15g}..{self.high:.15g} for it, too"
             )
 
 
@@ -94,15 +77,14 @@ def search(
     *,
     low: float = 0.0,
     high: float = math.inf,
-    cost: str | os.PathLike[str] | Table = "macs",
-    algorithm: str = "evolution",
+    cost: str | os.PathLike[str] | Table | Any = "macs",
+    budgets: Mapping[str, tuple[float | None, float | None]] | None = None,
+    objectives: Sequence[str] = (),
+    searcher: Any = None,
     evaluations: int = 512,
-    population: int = 128,
-    mutations: int = 32,
-    crossovers: int = 32,
-    mutation_rate: float = 0.2,
-    bins: int = 64,
     seed: int = 0,
+    baseline: bool = True,
+    costs: Sequence[Any] = (),
     out: str | os.PathLike[str] | None = None,
 ) -> Front:
     """Searches, or goes on with an interrupted search of the same settings.
@@ -111,17 +93,22 @@ def search(
 
     Args:
         run: a trained run, or its folder.
-        low: smallest cost allowed, in MACs, parameters or milliseconds.
+        low: smallest cost allowed, in MACs, parameters, milliseconds or the unit of the cost.
         high: largest cost allowed.
-        cost: "macs", "parameters", a latency table, or the JSON file of one.
-        algorithm: "evolution" or "random".
+        cost: "macs", "parameters", the name of a cost of the configuration, a cost of your own, a
+            latency table, or the JSON file of one.
+        budgets: instead of those three, the least and the most of several costs by name, as
+            `{"macs": (None, 300e6), "parameters": (None, 5e6)}`.
+        objectives: what is to be best, as `["accuracy:max", "macs:min"]`; if not given, the task's
+            metric and each cost above, as small as can be.
+        searcher: a part of `sj.searching` or your own, or the name of one; None for that of the
+            run's configuration.
         evaluations: subnets to evaluate in all; more find a better front, and take longer.
-        population: random subnets to begin with (evolution).
-        mutations: mutated subnets per generation (evolution).
-        crossovers: crossed subnets per generation (evolution).
-        mutation_rate: probability in (0, 1] that a decision of a mutant changes (evolution).
-        bins: cost bins; the best subnet of each is a parent (evolution).
         seed: of the search, at least 0.
+        baseline: whether to evaluate as many random subnets, too, and to say whether the searcher
+            beat them.
+        costs: further costs that `budgets` and `objectives` may name, beside those of the
+            configuration.
         out: write the result to this JSON file and its picture beside it, and leave those of the
             run's last search; needed where nothing can be kept in the run's folder.
 
@@ -129,32 +116,31 @@ def search(
         The front, cheapest first; its `result` is what `search.json` holds.
 
     Raises:
-        UserError: a setting is not allowed; no subnet is within the budget, or has a loss that is a
-            number; a file cannot be read or written.
+        UserError: a setting is not allowed; no subnet is within the budgets, or has a loss that is
+            a number; a file cannot be read or written.
     """
-    if not isinstance(cost, Table):
-        cost = os.fspath(cost)
-        is_file = cost.endswith(".json") and not cost.startswith(LATENCY)
-        cost = f"{LATENCY}{expanded(cost)}" if is_file else cost
-    settings = Search(
-        low=low,
-        high=high,
-        cost=LATENCY if isinstance(cost, Table) else cost,
-        algorithm=algorithm,
-        evaluations=evaluations,
-        population=population,
-        mutations=mutations,
-        crossovers=crossovers,
-        mutation_rate=mutation_rate,
-        bins=bins,
-        seed=seed,
-    )
+    at_least("--evaluations", evaluations, 1)
+    at_least("--seed", seed, 0)
     place = None if out is None else expanded(out)
     if place is not None:
         distributed.once(lambda: _check_free(place))
+    own = list(costs)
+    if budgets is None:
+        if not isinstance(cost, str | os.PathLike):
+            own.append(cost)
+            cost = getattr(cost, "name", LATENCY)
+        cost = os.fspath(cost)
+        if cost.endswith(".json") and not cost.startswith(f"{LATENCY}:"):
+            cost = f"{LATENCY}:{expanded(cost)}"
+        budgets = {cost: (low if low > 0 else None, high)} if low <= high else {cost: (low, high)}
     run = experiment_run.opened(run)
+    part = _part(run.config.searcher if searcher is None else searcher)
+    wanted = experiment_budgets.goal(run.space, budgets, objectives, [*run.config.costs, *own])
     keep = results.are_kept(run, place)
-    found = Front(run.space, _find(run, settings, _spent(run.space, cost), keep=keep))
+    result = _result(run, part, wanted, evaluations=evaluations, seed=seed, keep=keep)
+    if baseline:
+        _compare(run, result, wanted, part, evaluations=evaluations, seed=seed, keep=keep)
+    found = Front(run.space, result)
     if place is None:
         distributed.once(lambda: found.save(run.folder / front.FILE, run.folder / front.PICTURE))
     else:
@@ -162,6 +148,32 @@ def search(
             distributed.once(lambda: _check_free(place))
         distributed.once(lambda: found.save(place, place.with_suffix(".png")))
     return found
+
+
+def named(name: str, own: Mapping[str, type] | None = None) -> Any:
+    """The searcher of a name, with the settings that it has by default.
+
+    Args:
+        name: of one of the library's, or of one of the user's.
+        own: dataclasses of the user's file by the name of the class.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    mine = {getattr(kind, "name", key): kind for key, kind in (own or {}).items()}
+    known = SEARCHERS | {key: kind for key, kind in mine.items() if hasattr(kind, "build")}
+    one_of("--searcher", name, known)
+    return known[name]()
+
+
+def _part(searcher: Any) -> Any:
+    part = named(searcher) if isinstance(searcher, str) else searcher
+    if not hasattr(part, "build"):
+        raise UserError(
+            f"the searcher is {part!r}; give a part of sj.searching, or one of "
+            f"{', '.join(SEARCHERS)}{near(str(part), SEARCHERS)}"
+        )
+    return part
 
 
 def _check_free(out: pathlib.Path) -> None:
@@ -172,139 +184,164 @@ def _check_free(out: pathlib.Path) -> None:
         files.check_free("--out", path)
 
 
-def _find(run: Run, settings: Search, spent: "_Spent", *, keep: bool) -> dict[str, Any]:
+def _result(
+    run: Run, part: Any, wanted: Goal, *, evaluations: int, seed: int, keep: bool
+) -> dict[str, Any]:
     """The result of a search as JSON values."""
-    space = run.space
-    identity = _identity(run, settings, spent)
     scorer = results.Scorer(run, SPLIT, what="", keep=keep)
-    with progress.bar("searching", settings.evaluations, unit="subnet") as advance:
+    identity = _identity(run, part, wanted, seed)
+    found, records = _find(run, part, wanted, scorer, identity, evaluations)
+    chosen = searching.pareto_front(wanted.costs.objectives(found.scores, found.costs))
+    if wanted.priced:
+        chosen = chosen[np.argsort(found.costs[chosen, 0], kind="stable")]
+    first = wanted.priced[0] if wanted.priced else None
+    return {
+        "run": str(run.folder),
+        **identity,
+        "cost": first.name if first else "macs",
+        "unit": first.unit if first else "MACs",
+        **(first.source if first else {}),
+        "metric": scorer.metric._asdict(),
+        "evaluations": len(records),
+        "not_a_number": sum(record["loss"] is None for record in records),
+        "front": [records[i] for i in chosen],
+        "all": [_row(record, wanted, scorer.metric.name) for record in records],
+    }
+
+
+def _row(record: Mapping[str, Any], wanted: Goal, metric: str) -> list[Any]:
+    """The first cost of a subnet, its metric (None where it has none), and its other costs."""
+    first, *others = [one.name for one in wanted.priced] or ["macs"]
+    value = None if record["loss"] is None else record[metric]
+    return [record[first], value, *(record[name] for name in others)]
+
+
+def _compare(
+    run: Run,
+    result: dict[str, Any],
+    wanted: Goal,
+    part: Any,
+    *,
+    evaluations: int,
+    seed: int,
+    keep: bool,
+) -> None:
+    """Adds to a result how much of the volume that both cover it and a random search dominate."""
+    if isinstance(part, RandomSearch):
+        return
+    random = _result(
+        run,
+        RandomSearch(),
+        wanted,
+        evaluations=min(evaluations, result["evaluations"]),
+        seed=seed,
+        keep=keep,
+    )
+    both = [result["front"], random["front"]]
+    points = [np.asarray([_objectives(one, wanted) for one in records]) for records in both]
+    seen = np.concatenate(points)
+    low, high = seen.min(0), seen.max(0)
+    scale = np.where(high > low, high - low, 1.0)
+    low = low - 0.1 * scale  # a little below the worst, such that the ends of a front count
+    volumes = [searching.hypervolume((p - low) / scale, reference=0 * low) for p in points]
+    whole = float(np.prod((high - low) / scale))
+    result["hypervolume"] = round(volumes[0] / whole, 6)
+    result["random"] = {
+        "hypervolume": round(volumes[1] / whole, 6),
+        "evaluations": random["evaluations"],
+        "front": random["front"],
+    }
+
+
+def _objectives(record: Mapping[str, Any], wanted: Goal) -> list[float]:
+    """All that is to be large."""
+    return [sign * record[name] for name, sign in wanted.measured] + [
+        one.aim * record[one.name] for one in wanted.priced if one.aim
+    ]
+
+
+def _find(
+    run: Run,
+    part: Any,
+    wanted: Goal,
+    scorer: results.Scorer,
+    identity: dict[str, Any],
+    evaluations: int,
+) -> tuple[History, list[dict[str, Any]]]:
+    """What a search scored, and the records of all of it."""
+    space, names = run.space, [name for name, _ in wanted.measured]
+    shows = scorer.metric.name in names
+    with progress.bar(_what(part), evaluations, unit="subnet") as advance:
         scored = 0
 
         def score(archs: Arch) -> np.ndarray:
             records = scorer(choices.unstack(archs))
-            return np.asarray([scorer.score(record) for record in records])
+            return np.asarray([_scores(record, wanted) for record in records])
 
         def on_progress(history: History) -> None:
             nonlocal scored
-            numbers = history.scores[~np.isnan(history.scores)]
-            note = results.best_of(scorer.metric, numbers.tolist())
+            note = ""
+            if shows:
+                sign = 1 if scorer.metric.higher_is_better else -1
+                where = names.index(scorer.metric.name)
+                numbers = sign * wanted.measured[where][1] * history.scores[:, where]
+                note = results.best_of(scorer.metric, numbers[~np.isnan(numbers)].tolist())
             advance(len(history.scores) - scored, note)
             scored = len(history.scores)
 
-        found = run_search(
-            _searcher(space, spent, settings),
+        found = searching.run(
+            part.build(space, wanted.costs),
             score,
-            cost=spent.cost,
-            key=jax.random.key(settings.seed),
-            evaluations=settings.evaluations,
-            state_file=_state_file(run, identity) if keep else None,
+            costs=wanted.costs,
+            key=jax.random.key(identity["seed"]),
+            evaluations=evaluations,
+            state_file=_state_file(run, identity) if scorer.keep else None,
             identity=identity,
             on_progress=on_progress,
         )
     records = scorer(choices.unstack(choices.unpack(space.menu, found.archs)))
-    if spent.key not in COSTS:  # those are in every record
-        records = [
-            {**record, spent.key: float(value)}
-            for record, value in zip(records, found.costs, strict=True)
-        ]
-    broken = sum(record["loss"] is None for record in records)
-    results.require_numbers(len(records), broken)
-    return {
-        "run": str(run.folder),
-        **identity,
-        "unit": UNITS[spent.key],
-        "metric": scorer.metric._asdict(),
-        "evaluations": len(records),
-        "not_a_number": broken,
-        "front": [records[i] for i in pareto_front(found.scores, found.costs)],
-        "all": [
-            [record[spent.key], None if record["loss"] is None else record[scorer.metric.name]]
-            for record in records
-        ],
-    }
+    extra = [(i, one.name) for i, one in enumerate(wanted.priced) if one.name not in COSTS]
+    records = [
+        {**record, **{name: float(row[i]) for i, name in extra}}
+        for record, row in zip(records, found.costs, strict=True)
+    ]
+    results.require_numbers(len(records), sum(record["loss"] is None for record in records))
+    return found, records
+
+
+def _what(part: Any) -> str:
+    return "searching at random" if isinstance(part, RandomSearch) else "searching"
+
+
+def _scores(record: Mapping[str, Any], wanted: Goal) -> list[float]:
+    """What was measured, such that more is better; NaN where the loss is not a number."""
+    broken = record["loss"] is None
+    return [math.nan if broken else sign * record[name] for name, sign in wanted.measured]
 
 
 def _state_file(run: Run, identity: dict[str, Any]) -> pathlib.Path:
-    """Where the search is kept. One that an older version began is left alone, and that is said."""
-    folder = run.folder / "searches"
-    old, own = (folder / f"{_digest(value)}.npz" for value in (identity, [STATE, identity]))
-    if files.exists(old) and not files.exists(own):
-        LOG.warning(
-            f"note: {old} was begun by a version that scored some networks more than once; the "
-            "search begins anew, and what was evaluated is not computed again"
-        )
-    return own
+    """Where the search is kept."""
+    return run.folder / "searches" / f"{_digest([STATE, identity])}.npz"
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-class _Spent(NamedTuple):
-    """What a search has a budget of.
-
-    Attributes:
-        key: under which results hold it.
-        cost: of archs.
-        least: width of the narrowest bin that makes sense.
-        source: what else tells the search from others.
-    """
-
-    key: str
-    cost: Cost
-    least: float
-    source: dict[str, Any]
-
-
-def _spent(space: Space, name: str | Table) -> _Spent:
-    """The cost that an option names, or of a table.
-
-    Raises:
-        UserError: a latency table that is missing, broken, unfinished or of other blocks.
-    """
-    if isinstance(name, str) and name in COSTS:
-        return _Spent(name, COSTS[name](space), 1.0, {})
-    if isinstance(name, Table):
-        path, table = None, name
-        content = files.dumps(dataclasses.asdict(table)).encode()
-    else:
-        path = expanded(name.removeprefix(LATENCY))
-        table = latency_table.read(path)
-        content = files.read_bytes(path)
-    source = {
-        "file": "a table in memory" if path is None else str(path),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "measured": latency_table.provenance(table),
-    }
-    return _Spent("latency", costs.latency(space, table), 1e-6, {"latency_table": source})
-
-
-def _searcher(space: Space, spent: _Spent, settings: Search) -> Searcher:
-    menu, cost, normal = space.menu, spent.cost, functools.partial(elastic_space.normal, space)
-    budget = Budget(settings.low, settings.high, UNITS[spent.key])
-    if settings.algorithm == "random":
-        batch = settings.population
-        return random_search(menu, cost=cost, budget=budget, batch=batch, normal=normal)
-    low = max(settings.low, float(cost(choices.smallest(menu))))
-    high = min(settings.high, float(cost(choices.largest(menu))))
-    return evolution(
-        menu,
-        cost=cost,
-        budget=budget,
-        step=max(spent.least, (high - low) / settings.bins),
-        population=settings.population,
-        mutations=settings.mutations,
-        crossovers=settings.crossovers,
-        mutation_rate=settings.mutation_rate,
-        normal=normal,
-    )
-
-
-def _identity(run: Run, settings: Search, spent: _Spent) -> dict[str, Any]:
+def _identity(run: Run, part: Any, wanted: Goal, seed: int) -> dict[str, Any]:
     """All that tells this search from another, except for how long it goes on."""
-    kept = dataclasses.asdict(settings)
-    del kept["evaluations"]
-    for name in ("low", "high"):
-        kept[name] = None if math.isinf(kept[name]) else kept[name]
-    kept["cost"] = spent.key
-    return {**kept, **spent.source, **results.conditions(run, SPLIT)}
+    described = typed_json.to_json(part) if dataclasses.is_dataclass(part) else repr(part)
+    return {
+        "searcher": str(getattr(part, "name", type(part).__name__)),
+        "settings": described,
+        "seed": seed,
+        "objectives": [
+            {"name": name, "direction": "max" if sign > 0 else "min"}
+            for name, sign in [
+                *wanted.measured,
+                *((one.name, one.aim) for one in wanted.priced if one.aim),
+            ]
+        ],
+        "budgets": [one.as_json() for one in wanted.priced],
+        **results.conditions(run, SPLIT),
+    }

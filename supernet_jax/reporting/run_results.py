@@ -150,8 +150,9 @@ def search(path: pathlib.Path, metric: Metric) -> tuple[Front | None, Broken | N
         return None, broken
     result = mapping(value)
     chosen, bad = _subnets(result.get("front"), path.name, metric)
+    searcher = result.get("searcher", result.get("algorithm", "?"))  # as older versions call it
     said = (
-        f"{_count(result.get('evaluations'))} subnets scored by {result.get('algorithm', '?')} "
+        f"{_count(result.get('evaluations'))} subnets scored by {searcher} "
         f"search on {_count(result.get('images'))} {result.get('split', '?')} {metric.examples}"
     )
     return Front(path.name, chosen, [], str(result.get("cost", "macs")), said), bad

@@ -1,12 +1,14 @@
 """Search algorithms, a file each, the loop that runs any of them, fronts and racing."""
 
-from supernet_jax.searching.evolution import evolution
+from supernet_jax.searching.evolution import Evolution, evolution
 from supernet_jax.searching.loop import Score, run
-from supernet_jax.searching.pareto import front_per_bin, hypervolume, pareto_front
+from supernet_jax.searching.nsga2 import Nsga2, nsga2
+from supernet_jax.searching.pareto import front_per_bin, hypervolume, pareto_front, ranks
 from supernet_jax.searching.racing import Raced, race
-from supernet_jax.searching.random_search import random_search
+from supernet_jax.searching.random_search import RandomSearch, random_search
 from supernet_jax.searching.searcher import (
     Budget,
+    Costs,
     History,
     Searcher,
     SearchState,

@@ -11,21 +11,20 @@ import numpy as np
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.errors import UserError
-from supernet_jax.evaluation.costs import Cost
 from supernet_jax.runtime import distributed
-from supernet_jax.searching.searcher import History, Searcher, extend, no_history
+from supernet_jax.searching.searcher import Costs, History, Searcher, extend, no_history
 from supernet_jax.searching.state_file import Saved, read, write
 from supernet_jax.storage import files
 
 KEY = "random key"  # its field in the identity
-Score = Callable[[Arch], np.ndarray]  # archs [N] -> [N], the higher the better
+Score = Callable[[Arch], np.ndarray]  # archs [N] -> [N] or [N, S], the higher the better
 
 
 def run(
     searcher: Searcher,
     score: Score,
     *,
-    cost: Cost,
+    costs: Costs,
     key: Array,
     evaluations: int,
     state_file: Path | None = None,
@@ -43,7 +42,7 @@ def run(
         searcher: what asks.
         score: called on one generation, NumPy archs `[N]`; a generation that would exceed
             `evaluations` is cut short.
-        cost: `archs [N] -> [N]`, pure.
+        costs: those that the searcher was made with.
         key: of the whole search.
         evaluations: archs to score in all, those in the state file included.
         state_file: where the search is kept, or None to keep it in memory only.
@@ -56,7 +55,8 @@ def run(
 
     Raises:
         UserError: the state file is damaged, belongs to another search or searcher, or cannot be
-            written; `evaluations` is below 1; `score` or `cost` give not one number for each arch.
+            written; `evaluations` is below 1; `score` or a cost gives not one number, or as many
+            as before, for each arch.
     """
     if evaluations < 1:
         raise UserError(f"evaluations is {evaluations}; it must be at least 1")
@@ -69,7 +69,9 @@ def run(
             break
         rows = _not_scored(generation, history.archs[told:])[: evaluations - len(history.scores)]
         some = choices.unpack(archs, rows)
-        history = extend(history, some, score(some), cost(some))
+        scores = np.asarray(score(some), np.float64)
+        scores = scores[:, None] if scores.ndim == 1 else scores
+        history = extend(history, some, scores, costs(some))
         if len(history.scores) - told == len(generation):
             state = searcher.tell(asked, archs, history.scores[told:], history.costs[told:])
             told = len(history.scores)
@@ -98,6 +100,6 @@ def _not_scored(generation: np.ndarray, scored: np.ndarray) -> np.ndarray:
     if n and not np.array_equal(generation[:n], scored):
         raise UserError(
             f"the searcher does not ask again for the {n} archs that were scored last; go on with "
-            "the settings and the cost that the search began with, or give another state file"
+            "the settings and the costs that the search began with, or give another state file"
         )
     return generation[n:]

@@ -1,31 +1,65 @@
-"""What is best at which cost.
+"""What no other beats, in two and more dimensions.
 
-Scores are maximised and costs minimised. An arch whose score or cost is NaN is on no front.
+Objectives are maximised: a cost that is to be small has its sign changed. An arch with an objective
+that is NaN is on no front.
 
-Shape letters: `N` archs, `F` of them on the front.
+Shape letters: `N` archs, `O` objectives, `F` archs on the front.
 """
 
 import numpy as np
 
+BLOCK = 256  # archs compared with the front at a time
 
-def pareto_front(scores: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Archs that no other beats: none costs as little and scores as much, and better in one.
+
+def pareto_front(objectives: np.ndarray) -> np.ndarray:
+    """Archs that no other beats: none is as good in all objectives, and better in one.
 
     Args:
-        scores: `[N]`.
-        costs: `[N]`.
+        objectives: `[N, O]`.
 
     Returns:
-        Positions, int `[F]`, by rising cost (hence rising score). Of archs equal in both the first
-        stands for all.
+        Positions, int `[F]`, by falling last objective: if that is a cost, the cheapest first. Of
+        archs equal in all the first stands for all.
     """
-    scores, costs, where = _comparable(scores, costs)
-    order = np.lexsort((-scores, costs))  # stable: of equals the first stays first
-    sorted_scores = scores[order]
-    best_before = np.maximum.accumulate(np.concatenate([[-np.inf], sorted_scores]))[:-1]
-    kept = sorted_scores > best_before
-    kept[:1] = True  # also where its score is -inf
-    return where[order[kept]]
+    values = np.asarray(objectives, np.float64)
+    where = np.flatnonzero(~np.any(np.isnan(values), axis=1))
+    # Who is beaten is beaten by one that stands before it, and by one of the front. Stable: of
+    # equals the first stays first.
+    where = where[np.lexsort(-values[where].T)]
+    kept: list[int] = []
+    front = np.zeros((0, values.shape[1]))
+    for block in np.array_split(where, max(1, len(where) // BLOCK)):
+        beaten = np.any(np.all(front[None] >= values[block][:, None], axis=2), axis=1)
+        for i in block[~beaten]:
+            if not np.any(np.all(values[kept] >= values[i], axis=1)):
+                kept.append(int(i))
+        front = values[kept]
+    return np.asarray(kept, int)
+
+
+def ranks(objectives: np.ndarray) -> np.ndarray:
+    """By how many fronts each arch is beaten: 0 on the front, 1 on that of the others, and so on.
+
+    Deb et al. 2002 (doi 10.1109/4235.996017), section III-A. Archs equal in all have equal ranks.
+
+    Args:
+        objectives: `[N, O]`, without NaN.
+
+    Returns:
+        int `[N]`.
+    """
+    values = np.asarray(objectives, np.float64)
+    as_good = np.all(values[:, None] >= values[None], axis=2)
+    beats = as_good & ~as_good.T
+    found = np.zeros(len(values), int)
+    left = np.ones(len(values), bool)
+    rank = 0
+    while left.any():
+        first = left & ~beats[left].any(0)
+        found[first] = rank
+        left &= ~first
+        rank += 1
+    return found
 
 
 def front_per_bin(scores: np.ndarray, costs: np.ndarray, *, step: float) -> np.ndarray:
@@ -42,35 +76,39 @@ def front_per_bin(scores: np.ndarray, costs: np.ndarray, *, step: float) -> np.n
     Returns:
         Positions, int `[F]`, by rising bin. Of equals the first stands for all.
     """
-    scores, costs, where = _comparable(scores, costs)
+    scores, costs = np.asarray(scores, np.float64), np.asarray(costs, np.float64)
+    where = np.flatnonzero(~(np.isnan(scores) | np.isnan(costs)))
+    scores, costs = scores[where], costs[where]
     bins = np.rint(costs / step)
     order = np.lexsort((-scores, bins))
     _, first = np.unique(bins[order], return_index=True)
     return where[order[first]]
 
 
-def hypervolume(scores: np.ndarray, costs: np.ndarray, *, reference: tuple[float, float]) -> float:
-    """Area that the Pareto front dominates: one number to compare searches by.
+def hypervolume(objectives: np.ndarray, *, reference: np.ndarray) -> float:
+    """Volume that the front dominates: one number to compare searches by. Exact.
+
+    In two dimensions an area of steps. In more, slices along the last objective, each with the
+    volume of what reaches it in the others.
 
     Args:
-        scores: `[N]`.
-        costs: `[N]`.
-        reference: a low score and a high cost; archs beyond either count nothing.
+        objectives: `[N, O]`.
+        reference: `[O]`, a low value of each objective; archs at or below one count nothing.
 
     Returns:
-        Area between front and reference, score units times cost units.
+        Volume between front and reference, in the product of the objectives' units.
     """
-    low, high = reference
-    scores, costs = np.asarray(scores, np.float64), np.asarray(costs, np.float64)
-    inside = (scores > low) & (costs < high)
-    scores, costs = scores[inside], costs[inside]
-    front = pareto_front(scores, costs)
-    widths = np.diff(np.append(costs[front], high))
-    return float(np.sum((scores[front] - low) * widths))
+    values, low = np.asarray(objectives, np.float64), np.asarray(reference, np.float64)
+    values = values[np.all(values > low, axis=1)] - low
+    return _volume(values[pareto_front(values)])
 
 
-def _comparable(scores: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores and costs without NaN, float64, and where they stood."""
-    scores, costs = np.asarray(scores, np.float64), np.asarray(costs, np.float64)
-    where = np.flatnonzero(~(np.isnan(scores) | np.isnan(costs)))
-    return scores[where], costs[where], where
+def _volume(front: np.ndarray) -> float:
+    """Volume between a front `[F, O]`, by falling last objective, and the origin."""
+    if front.shape[1] == 1:
+        return float(front.max(initial=0.0))
+    depth = -np.diff(np.append(front[:, -1], 0.0))
+    if front.shape[1] == 2:
+        return float(np.sum(np.maximum.accumulate(front[:, 0]) * depth))
+    slices = (front[: i + 1, :-1] for i in range(len(front)))
+    return sum(d * _volume(s[pareto_front(s)]) for d, s in zip(depth, slices, strict=True) if d > 0)

@@ -1,4 +1,4 @@
-"""Archs within a budget that nobody has scored yet.
+"""Archs within budgets that nobody has scored yet.
 
 Drawing is rejection: batches of one fixed size are proposed, and what fits and is new is kept.
 Where a budget is so tight that uniform draws hardly ever fit, a random walk goes on from them.
@@ -19,8 +19,7 @@ import numpy as np
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
-from supernet_jax.evaluation.costs import Cost
-from supernet_jax.searching.searcher import Budget
+from supernet_jax.searching.searcher import Costs
 
 Propose = Callable[[Array], np.ndarray]  # key -> rows [M, D]
 Draw = Callable[[Array, int, np.ndarray], np.ndarray]  # key, n, known [., D] -> rows [<= n, D]
@@ -35,33 +34,29 @@ LISTABLE = 2**16  # a space of at most so many archs is listed rather than walke
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Region:
-    """The archs of a menu that cost what the budget allows.
+    """The archs of a menu that cost what the budgets allow.
 
     Attributes:
         menu: what may be chosen.
-        cost: pure function of archs with one batch axis, NumPy.
-        budget: in the units of the cost.
+        costs: of archs, and their budgets.
         normal: as `space.normal` of a space; None where every arch is another network.
     """
 
     menu: Menu
-    cost: Cost
-    budget: Budget
+    costs: Costs
     normal: Normal | None = None
 
-    def costs(self, rows: np.ndarray) -> np.ndarray:
-        """Cost of each row, float64 `[M]`."""
-        costs = np.asarray(self.cost(choices.unpack(self.menu, rows)), np.float64)
-        if costs.shape != rows.shape[:1]:
-            raise UserError(
-                f"the cost of {len(rows)} archs has shape {costs.shape}; it must give one number "
-                f"for each arch, shape ({len(rows)},)"
-            )
-        return costs
+    def costs_of(self, rows: np.ndarray) -> np.ndarray:
+        """Costs of each row, float64 `[M, C]`."""
+        return self.costs(choices.unpack(self.menu, rows))
+
+    def excess(self, rows: np.ndarray) -> np.ndarray:
+        """How far each row is from the budgets, float64 `[M]`; 0 within."""
+        return self.costs.excess(self.costs_of(rows))
 
     def contains(self, rows: np.ndarray) -> np.ndarray:
-        """Which rows are within the budget, bool `[M]`."""
-        return self.budget.allows(self.costs(rows))
+        """Which rows are within the budgets, bool `[M]`."""
+        return self.excess(rows) == 0
 
     def networks(self, rows: np.ndarray) -> list[bytes]:
         """What tells the network of each row from others."""
@@ -201,10 +196,10 @@ def walks(region: Region, using: Operators) -> Propose:
     def propose(key: Array) -> np.ndarray:
         first, second, walk = jax.random.split(key, 3)
         rows = using.cross(second, using.uniform(first), extremes, mix)
-        excess = region.budget.excess(region.costs(rows))
+        excess = region.excess(rows)
         for i in range(WALK_STEPS):
             moved = using.mutate(jax.random.fold_in(walk, i), rows, rate)
-            after = region.budget.excess(region.costs(moved))
+            after = region.excess(moved)
             taken = after <= excess
             rows = np.where(taken[:, None], moved, rows)
             excess = np.where(taken, after, excess)
@@ -228,17 +223,22 @@ def require_any(region: Region, using: Operators, key: Array) -> None:
         tried = listing(region.menu)(outside)
     else:
         tried = np.concatenate([ends, using.uniform(inside), walks(region, using)(outside)])
-    costs = region.costs(tried)
-    if np.isnan(costs).all():
-        raise UserError("the cost of every arch tried is NaN; mend the cost")
-    low, high = np.nanmin(costs), np.nanmax(costs)
-    nearest = costs[np.nanargmin(region.budget.excess(costs))]
+    costs = region.costs_of(tried)
+    if np.isnan(costs).any(1).all():
+        raise UserError("a cost of every arch tried is NaN; mend the cost")
+    nearest = costs[np.nanargmin(region.costs.excess(costs))]
     raise UserError(
-        f"no arch {'costs' if whole else 'was found that costs'} {region.budget}: the smallest "
-        f"arch costs {region.costs(ends)[0]:,.15g}, the {len(tried):,} "
-        f"{'of the space' if whole else 'tried'} cost {low:,.15g} to {high:,.15g}, the nearest of "
-        f"them {nearest:,.15g}; choose a budget that includes such a cost"
+        f"no arch {'costs' if whole else 'was found that costs'} {region.costs}: the smallest arch "
+        f"costs {_shown(region.costs_of(ends)[0])}, the {len(tried):,} "
+        f"{'of the space' if whole else 'tried'} cost {_shown(np.nanmin(costs, 0))} to "
+        f"{_shown(np.nanmax(costs, 0))}, the nearest of them {_shown(nearest)}; choose "
+        f"{'a budget that includes' if len(nearest) == 1 else 'budgets that include'} such a cost"
     )
+
+
+def _shown(costs: np.ndarray) -> str:
+    """Costs of one arch, in words."""
+    return " and ".join(f"{cost:,.15g}" for cost in costs)
 
 
 def smallest_row(menu: Menu) -> np.ndarray:

@@ -33,8 +33,7 @@ for certain.
   Then all of these are scouts, and predict better what those get right that waited. They go on,
   those that have seen most first, until the bets against them prove it.
 
-Ties are those of `pareto_front`: of equal scores the cheaper one is on the front, of equal costs
-too the first.
+Of equal scores the cheaper one is on the front, of equal costs too the first.
 
 Shape letters: `N` candidates, `A` some of them, `K` examples in all, `R` those not yet seen, `T`
 the next of these.
@@ -125,7 +124,7 @@ class Raced(NamedTuple):
     """How a race ended.
 
     Attributes:
-        front: int `[F]`, as `pareto_front` gives it; all of them have seen all examples.
+        front: int `[F]`, the cheapest first; all of them have seen all examples.
         right: int `[N]`, examples that each got right, of those it saw.
         examples: int `[N]`, how many it saw.
         accuracy: float64 `[N]`, an estimate of what share of all examples each gets right; exact
@@ -156,7 +155,7 @@ def race(
             in an order that is random and no business of its own; of no example twice.
         total: K, examples in all.
         error: the most probability, above 0 and below 1, that the front differs from
-            `pareto_front` of full evaluation on the K examples. It is over the order of the
+            front of full evaluation on the K examples. It is over the order of the
             examples.
         batch: rounds end at multiples of it, and at K.
         seed: of the order.
@@ -388,14 +387,19 @@ def noted(race: Race, who: np.ndarray, examples: np.ndarray, right: np.ndarray) 
 def front_runners(race: Race, costs: np.ndarray) -> np.ndarray:
     """Who seems to be on the front, but is no scout yet, and does not wait: int `[A]`."""
     some = np.flatnonzero(race.alive & ~race.waiting)
-    front = some[pareto_front(_accuracy(race)[some], costs[some])]
+    front = some[_by_cost(_accuracy(race)[some], costs[some])]
     return front[~race.scouts[front]]
 
 
 def _front(race: Race, costs: np.ndarray) -> np.ndarray:
     """The front of those that have seen all examples: int `[A]`."""
     whole = np.flatnonzero(race.looks == len(race.order))
-    return whole[pareto_front(race.won[whole], costs[whole])]
+    return whole[_by_cost(race.won[whole], costs[whole])]
+
+
+def _by_cost(scores: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """The front of scores `[A]` and costs `[A]`, the cheapest first."""
+    return pareto_front(np.stack([scores, -costs], axis=1))
 
 
 def _mask(race: Race, who: np.ndarray) -> np.ndarray:

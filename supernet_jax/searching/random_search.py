@@ -1,15 +1,20 @@
 """Random search: the baseline that every other algorithm must beat."""
 
+import dataclasses
+import functools
+from typing import ClassVar
+
 import jax
 
 from supernet_jax.elastic import choices
+from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array, Menu
-from supernet_jax.errors import UserError
-from supernet_jax.evaluation.costs import Cost
+from supernet_jax.elastic.space import Space
+from supernet_jax.errors import at_least
 from supernet_jax.searching import proposals
 from supernet_jax.searching.proposals import Normal
 from supernet_jax.searching.searcher import (
-    Budget,
+    Costs,
     Searcher,
     SearchState,
     begin,
@@ -19,27 +24,25 @@ from supernet_jax.searching.searcher import (
 
 
 def random_search(
-    menu: Menu, *, cost: Cost, budget: Budget, batch: int, normal: Normal | None = None
+    menu: Menu, costs: Costs, *, batch: int, normal: Normal | None = None
 ) -> Searcher:
-    """Uniform archs within a budget, no network twice.
+    """Uniform archs within budgets, no network twice.
 
-    A generation smaller than `batch` says that little is left (see `candidates.drawer`, also for
+    A generation smaller than `batch` says that little is left (see `proposals.drawer`, also for
     how budgets are met that uniform archs hardly ever meet), an empty one that nothing is.
 
     Args:
         menu: what may be chosen.
-        cost: `archs [N] -> [N]`, pure; called on NumPy archs.
-        budget: in units of the cost.
+        costs: and their budgets.
         batch: archs of a generation, at least 1.
         normal: `archs [N] -> archs [N]`, equal ones for the same network, as `space.normal` of a
             space; None where every arch is another network.
 
     Raises:
-        UserError: for a batch below 1; `init` raises it if no arch meets the budget.
+        UserError: for a batch below 1; `init` raises it if no arch meets the budgets.
     """
-    if batch < 1:
-        raise UserError(f"batch is {batch}; it must be at least 1")
-    region = proposals.Region(menu, cost, budget, normal)
+    at_least("batch", batch, 1)
+    region = proposals.Region(menu, costs, normal)
     using = proposals.operators(menu)
     draw = proposals.drawer(region, using)
 
@@ -53,3 +56,20 @@ def random_search(
         return choices.unpack(menu, rows), state._replace(generation=state.generation + 1)
 
     return Searcher(init, ask, remember)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomSearch:
+    """Uniform subnets within the budgets: what every other searcher has to beat."""
+
+    name: ClassVar[str] = "random"
+    batch: int = 128
+    """subnets scored between two saves; more lose more work to a kill"""
+
+    def __post_init__(self) -> None:
+        at_least("batch", self.batch, 1)
+
+    def build(self, space: Space, costs: Costs) -> Searcher:
+        """The searcher of a space."""
+        normal = functools.partial(elastic_space.normal, space)
+        return random_search(space.menu, costs, batch=self.batch, normal=normal)

@@ -4,10 +4,14 @@ A `Searcher` is three pure functions over an explicit state, so a search can be 
 `tell` and goes on from there exactly. The algorithms of this package keep the same state, a
 `SearchState`; one of your own may keep any pytree of arrays, numbers and `jax.random.key`s.
 
-Shape letters: `N` archs, `D` decisions.
+An arch is judged by *scores*, which somebody has to measure, and by *costs*, which are known of
+every arch at once. A search looks for archs that no other beats, among those within the budgets.
+
+Shape letters: `N` archs, `D` decisions, `S` scores, `C` costs, `O` objectives.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +21,7 @@ import numpy as np
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation.costs import Cost
 
 
 class Searcher(NamedTuple):
@@ -27,8 +32,8 @@ class Searcher(NamedTuple):
             arrays in it may grow. May raise `UserError` for a budget that nothing meets.
         ask: `state -> (archs [N], state)`, archs to score, NumPy. N may differ from call to call;
             none (N = 0) says that the search is over. The same state always gives the same archs.
-        tell: `(state, archs [N], scores [N], costs [N]) -> state`, with the archs and the state
-            that `ask` returned. Scores are maximised.
+        tell: `(state, archs [N], scores [N, S], costs [N, C]) -> state`, with the archs and the
+            state that `ask` returned. Scores are maximised.
     """
 
     init: Callable[[Array], Any]
@@ -41,8 +46,8 @@ class History(NamedTuple):
 
     Attributes:
         archs: int32 `[N, D]`, as `choices.pack` lays them out; `choices.unpack` makes archs of it.
-        scores: float64 `[N]`, the higher the better; NaN for an arch that could not be scored.
-        costs: float64 `[N]`, in the units of the search's cost.
+        scores: float64 `[N, S]`, the higher the better; NaN for what could not be measured.
+        costs: float64 `[N, C]`, in the units of the search's costs.
     """
 
     archs: np.ndarray
@@ -86,7 +91,12 @@ class Budget:
             )
 
     def __str__(self) -> str:
-        return f"{self.low:,.15g} to {self.high:,.15g} {self.unit}".rstrip()
+        low, high = f"{self.low:,.15g}", f"{self.high:,.15g}"
+        if self.low == -math.inf:
+            said = "any number of" if self.high == math.inf else f"at most {high}"
+        else:
+            said = f"at least {low}" if self.high == math.inf else f"{low} to {high}"
+        return f"{said} {self.unit}".rstrip()
 
     def excess(self, costs: np.ndarray) -> np.ndarray:
         """How far costs lie outside: 0 within the budget, NaN for a NaN; float64 `[...]`."""
@@ -98,22 +108,100 @@ class Budget:
         return self.excess(costs) == 0
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Costs:
+    """What archs cost, what they may cost, and which costs are to be small.
+
+    Attributes:
+        of: the costs, `archs [N] -> [N]` each, pure; called on NumPy archs.
+        budgets: as many, each in the units of its cost.
+        aims: for each cost -1 if less is better, 1 if more is, 0 if nothing counts but the budget;
+            of no numbers at all, less is better for each.
+    """
+
+    of: tuple[Cost, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    aims: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "aims", tuple(self.aims) or (-1,) * len(self.of))
+        if not len(self.of) == len(self.budgets) == len(self.aims):
+            raise UserError(
+                f"there are {len(self.of)} costs, {len(self.budgets)} budgets and {len(self.aims)} "
+                "aims; give one of each for every cost, Budget(-inf, inf) where it is free"
+            )
+        if not set(self.aims) <= {-1, 0, 1}:
+            raise UserError(f"the aims are {self.aims}; each must be -1, 0 or 1")
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.budgets))
+
+    def __call__(self, archs: Arch) -> np.ndarray:
+        """Costs of archs `[N]`: float64 `[N, C]`.
+
+        Raises:
+            UserError: a cost gives not one number for each arch.
+        """
+        n = len(jax.tree.leaves(archs)[0])
+        columns = np.zeros((n, len(self.of)))
+        for i, cost in enumerate(self.of):
+            found = np.asarray(cost(archs), np.float64)
+            if found.shape != (n,):
+                raise UserError(
+                    f"the cost of {n} archs has shape {found.shape}; it must give one number for "
+                    f"each arch, shape ({n},)"
+                )
+            columns[:, i] = found
+        return columns
+
+    def excess(self, costs: np.ndarray) -> np.ndarray:
+        """How far costs `[N, C]` lie outside in all, each in shares of its largest finite bound: 0
+        within all budgets, NaN for a NaN; float64 `[N]`.
+        """
+        whole = np.zeros(len(costs))
+        for budget, column in zip(self.budgets, np.asarray(costs).T, strict=True):
+            bounds = [abs(b) for b in (budget.low, budget.high) if np.isfinite(b)]
+            whole += budget.excess(column) / (max(bounds, default=0.0) or 1.0)
+        return whole
+
+    def allows(self, costs: np.ndarray) -> np.ndarray:
+        """Which costs `[N, C]` are within all budgets; bool `[N]`, False for a NaN."""
+        return self.excess(costs) == 0
+
+    def objectives(self, scores: np.ndarray, costs: np.ndarray) -> np.ndarray:
+        """All that is to be large: scores `[N, S]`, then the costs `[N, C]` that have an aim, those
+        that are to be small with the sign changed: float64 `[N, O]`.
+        """
+        aims = np.asarray(self.aims)
+        return np.concatenate([scores, (np.asarray(costs) * aims)[:, aims != 0]], axis=1)
+
+
 def no_history(decisions: int) -> History:
     """The history before the first arch; `decisions` is D, or 0 where that is not known yet."""
-    return History(np.zeros((0, decisions), np.int32), np.zeros(0), np.zeros(0))
+    return History(np.zeros((0, decisions), np.int32), np.zeros((0, 0)), np.zeros((0, 0)))
 
 
 def extend(history: History, archs: Arch, scores: np.ndarray, costs: np.ndarray) -> History:
-    """The history with further archs at its end."""
+    """The history with further archs at its end.
+
+    Raises:
+        UserError: scores or costs are not rows of numbers, one for each arch.
+    """
     rows = np.asarray(choices.pack(archs))
-    more = (rows, np.asarray(scores, np.float64), np.asarray(costs, np.float64))
-    if more[1].shape != rows.shape[:1] or more[2].shape != rows.shape[:1]:
+    more = History(rows, np.asarray(scores, np.float64), np.asarray(costs, np.float64))
+    if any(part.ndim != 2 or len(part) != len(rows) for part in more[1:]):
         raise UserError(
-            f"{len(rows)} archs came with scores of shape {more[1].shape} and costs of shape "
-            f"{more[2].shape}; give one score and one cost for each arch, shape ({len(rows)},)"
+            f"{len(rows)} archs came with scores of shape {more.scores.shape} and costs of shape "
+            f"{more.costs.shape}; give one row for each arch, shape ({len(rows)}, .)"
         )
-    before = history._replace(archs=history.archs.reshape(len(history.scores), rows.shape[1]))
-    return History(*(np.concatenate(pair) for pair in zip(before, more, strict=True)))
+    if not len(history.scores):
+        return more
+    if more.scores.shape[1] != history.scores.shape[1]:
+        raise UserError(
+            f"{len(rows)} archs came with {more.scores.shape[1]} scores each, those before with "
+            f"{history.scores.shape[1]}; give as many of all"
+        )
+    return History(*(np.concatenate(pair) for pair in zip(history, more, strict=True)))
 
 
 def begin(menu: Menu, key: Array) -> SearchState:

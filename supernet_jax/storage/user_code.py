@@ -23,6 +23,7 @@ ROOMS = (
     "gradients",
     "optimizers",
     "tasks",
+    "searching",
 )
 
 

@@ -524,18 +524,20 @@ TIGHT = (500.0, 9_000.0)  # MACs, within those of the space
 SMALL = ("--evaluations", 12, "--population", 6, "--mutations", 2, "--crossovers", 2)
 
 
-@pytest.mark.parametrize("algorithm", ["random", "evolution"])
+@pytest.mark.parametrize("searcher", ["random", "evolution"])
 @pytest.mark.parametrize("cost", ["macs", "parameters"])
 def test_search_within_a_budget(
-    algorithm: str,
+    searcher: str,
     cost: str,
     searched: pathlib.Path,
     no_evaluation: None,
     capsys: Capture,
 ) -> None:
-    low, high = TIGHT if cost == "macs" else (60, 300)
-    options = ("--algorithm", algorithm, "--cost", cost, "--low", low, "--high", high, "--seed", 3)
-    out = done(capsys, "search", searched, "--config", CONFIG, *options, *SMALL)
+    low, high = TIGHT if cost == "macs" else (60.0, 300.0)
+    unit = {"macs": "MACs", "parameters": "parameters"}[cost]
+    options = ("--searcher", searcher, "--cost", cost, "--low", low, "--high", high, "--seed", 3)
+    small = SMALL if searcher == "evolution" else (*SMALL[:2], "--batch", 6)
+    out = done(capsys, "search", searched, "--config", CONFIG, *options, *small)
     result = json.loads((searched / "search.json").read_text())
     run = opened(searched)
     wanted = {
@@ -547,12 +549,11 @@ def test_search_within_a_budget(
         "data": run.experiment.dataset.fingerprint,
         "calibration": [1, 64],
         "dtype": "float32",
-        "algorithm": algorithm,
+        "searcher": searcher,
         "cost": cost,
-        "low": low,
-        "high": high,
+        "budgets": [{"cost": cost, "unit": unit, "low": low, "high": high, "aim": -1}],
         "seed": 3,
-        "unit": {"macs": "MACs", "parameters": "parameters"}[cost],
+        "unit": unit,
         "evaluations": len(result["all"]),
     }
     assert {key: result[key] for key in wanted} == wanted

@@ -523,7 +523,7 @@ def test_search_within_milliseconds(
     said = supernet(capsys, "search", run, *options, "--population", 4)
     assert said.status == 0, said
     result = json.loads((run / "search.json").read_text())
-    assert (result["cost"], result["unit"], result["high"]) == ("latency", "ms", high)
+    assert (result["cost"], result["unit"], result["budgets"][0]["high"]) == ("latency", "ms", high)
     assert result["latency_table"]["file"] == str(measured)
     assert latency_table.provenance(latency_table.read(measured)) in said.out
     assert 1 <= len(result["all"]) <= 8 and all(ms <= high + 1e-6 for ms, _ in result["all"])

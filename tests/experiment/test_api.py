@@ -111,7 +111,7 @@ def test_from_a_configuration_to_a_network(
     records = sj.evaluate(run, archs)
     lines = (folder / "evaluations.jsonl").read_text().splitlines()
     assert [r for r in map(json.loads, lines) if r not in records] == []
-    front = sj.search(run, algorithm="random", high=9000)
+    front = sj.search(run, searcher="random", high=9000)
     result = json.loads((folder / "search.json").read_text())
     assert front.result == result and [e.record for e in front] == result["front"]
     assert front.result["evaluations"] < NETWORKS
@@ -212,7 +212,7 @@ def axes() -> Any:
 
 def test_a_front_is_shown_and_drawn(searched: pathlib.Path) -> None:
     run = own(searched)
-    front = sj.search(run, algorithm="random")
+    front = sj.search(run, searcher="random")
     head, names, *rows = repr(front).splitlines()
     assert head == f"Front of tiny: {len(front)} of {NETWORKS} subnets"
     assert names.split() == ["MACs", "parameters", "accuracy"]

@@ -1,6 +1,5 @@
 """Results of a run: equal networks once, shared by processes, strict JSON, whole or absent."""
 
-import dataclasses
 import errno
 import itertools
 import json
@@ -26,7 +25,7 @@ from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.evaluation import costs, evaluate
 from supernet_jax.experiment import config, race, results, run, search
 from supernet_jax.experiment.run import Run
-from supernet_jax.searching import Budget, evolution, random_search
+from supernet_jax.searching import Budget, Costs, evolution, random_search
 from supernet_jax.searching import run as run_search
 from supernet_jax.spaces import attentivenas, once_for_all
 from supernet_jax.storage import files
@@ -177,36 +176,19 @@ def test_records_of_before_are_known_whatever_their_archs(
 def test_a_search_asks_for_no_network_twice(algorithm: str) -> None:
     space = tiny()
     cost = costs.macs(space)
-    how: dict[str, Any] = {"cost": cost, "budget": Budget(0, np.inf)}
-    how["normal"] = lambda archs: elastic_space.normal(space, archs)
+    priced = Costs((cost,), (Budget(0, np.inf),))
+    how: dict[str, Any] = {"normal": lambda archs: elastic_space.normal(space, archs)}
     searcher = (
-        random_search(space.menu, batch=5, **how)
+        random_search(space.menu, priced, batch=5, **how)
         if algorithm == "random"
-        else evolution(space.menu, step=500, population=5, mutations=3, crossovers=2, **how)
+        else evolution(space.menu, priced, step=500, population=5, mutations=3, crossovers=2, **how)
     )
-    found = run_search(
-        searcher, lambda a: -np.asarray(cost(a)), cost=cost, key=jax.random.key(0), evaluations=99
-    )
+    score = lambda archs: -np.asarray(cost(archs))  # noqa: E731
+    key = jax.random.key(0)
+    found = run_search(searcher, score, costs=priced, key=key, evaluations=99)
     networks = choices.pack(elastic_space.normal(space, choices.unpack(space.menu, found.archs)))
     assert len(found.archs) == len(np.unique(networks, axis=0)) == NETWORKS
     assert not np.array_equal(networks, found.archs)  # what skipped blocks would be is inherited
-
-
-def test_a_search_that_an_older_version_began(trained: pathlib.Path, capsys: Capture) -> None:
-    options = ("--algorithm", "random", "--evaluations", 4, "--population", 2)
-    command = ("search", trained, "--config", CONFIG, *options)
-    assert "begun by" not in supernet(capsys, *command).err
-    (state,) = (trained / "searches").iterdir()
-    result = json.loads((trained / "search.json").read_text())
-    names = [f.name for f in dataclasses.fields(search.Search)]
-    identity = {k: v for k, v in result.items() if k in names and k != "evaluations"}
-    identity |= results.conditions(opened(trained), "held-out")
-    old = state.rename(state.with_name(f"{search._digest(identity)}.npz"))
-    content = old.read_bytes()
-    said = supernet(capsys, *command)
-    assert said.status == 0 and f"{old} was begun by a version that scored some" in said.err
-    assert old.read_bytes() == content and state.exists()
-    assert "begun by" not in supernet(capsys, *command).err
 
 
 # --- several processes -----------------------------------------------------------------------
@@ -372,7 +354,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, blocks: tuple[str, ...]) -> None:
 
 
 def exhaustive(option: str) -> tuple[object, ...]:
-    return ("--evaluations", 99, "--population", 18, "--algorithm", option)
+    first = "--population" if option == "evolution" else "--batch"
+    return ("--evaluations", 99, first, 18, "--searcher", option)
 
 
 def test_who_has_no_number_is_on_no_front(
@@ -617,7 +600,7 @@ def test_no_message_advises_to_delete(searched: pathlib.Path, capsys: Capture) -
     table = searched.parent / "macs.json"
     commands = {
         searched / "search.json": ("evaluate", "--front"),
-        state: ("search", "--algorithm", "random"),
+        state: ("search", "--searcher", "random"),
         table: ("search", "--cost", f"latency:{table}"),
         searched / "archs.json": ("evaluate", "--archs", searched / "archs.json"),
     }

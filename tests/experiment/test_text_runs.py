@@ -80,7 +80,7 @@ def test_the_lowest_perplexity_is_best(
 ) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
-    said = supernet(capsys, "search", copy, "--algorithm", "random", "--evaluations", 24)
+    said = supernet(capsys, "search", copy, "--searcher", "random", "--evaluations", 24)
     assert said.status == 0, said
     assert "perplexity" in said.out
     front = json.loads((copy / "search.json").read_text())["front"]

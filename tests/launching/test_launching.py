@@ -112,7 +112,7 @@ WRONG = [
     ("local configs/digits.py --out a --task serve", "--task is 'serve'"),
     ("local configs/digits.py --out a --task search -- --train.steps 3", "train.steps"),
     ("pipeline configs/digits.py --out a --task search", "a pipeline is of all tasks"),
-    ("pipeline configs/digits.py --out a --algorithm best", "--algorithm is 'best'"),
+    ("pipeline configs/digits.py --out a --searcher best", "--searcher is 'best'"),
     ("slurm configs/digits.py --out a --nodes 3", "train.batch is 64, which does not split over 3"),
     (f"{SKY} H100:5", "does not split over 5 devices; use 60 or 65"),
     (f"{TPU} v6e-64 -- --train.batch 96", "train.batch is 96, which does not split over 64"),

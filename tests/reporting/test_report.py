@@ -114,7 +114,7 @@ def files(text: str) -> dict[str, str]:
     named = {f"loss/{text}": 1.0, f"accuracy/{text}": 0.1, text: text}
     metrics = [line(10, **named), json.dumps(refused), json.dumps(rollback), line(20), line(30)]
     front = [record(text), record(text, macs=2000, accuracy=0.6, test_accuracy=0.55, latency=1.5)]
-    search = {"cost": text, "algorithm": text, "split": text, "images": text, "front": front}
+    search = {"cost": text, "searcher": text, "split": text, "images": text, "front": front}
     race = {"front": front, "all": [record(text, images=32), *front], "candidates": text}
     pair = {"inherited": 0.4, "seed": text, "method": text, "macs": 1000}
     pairs = [{**pair, "arch": {text: text}, "alone": 0.5 + i / 10} for i in range(3)]

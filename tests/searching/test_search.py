@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import itertools
 import os
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from supernet_jax.elastic.choices import Choice
 from supernet_jax.errors import UserError
 from supernet_jax.searching import (
     Budget,
+    Costs,
     History,
     Searcher,
     evolution,
@@ -24,6 +26,7 @@ from supernet_jax.searching import (
     no_history,
     pareto_front,
     random_search,
+    ranks,
     run,
     state_file,
 )
@@ -55,12 +58,12 @@ def never(archs):
 
 
 def random_small(menu=MENU, cost=total, budget=BUDGET, batch=20):
-    return random_search(menu, cost=cost, budget=budget, batch=batch)
+    return random_search(menu, Costs((cost,), (budget,)), batch=batch)
 
 
 def evolution_small(menu=MENU, cost=total, budget=BUDGET, **settings):
     settings = {"step": 1, "population": 40, "mutations": 12, "crossovers": 8, **settings}
-    return evolution(menu, cost=cost, budget=budget, **settings)
+    return evolution(menu, Costs((cost,), (budget,)), **settings)
 
 
 class ClimbState(NamedTuple):
@@ -97,13 +100,14 @@ SEARCHERS = {
     "random": random_small(),
     "evolution": evolution_small(),
     "user": climber(MENU),
-    "example": EXAMPLE.aging(MENU, cost=total, budget=BUDGET, population=40),
+    "example": EXAMPLE.aging(MENU, Costs((total,), (BUDGET,)), population=40),
 }
 
 
 def search(searcher, score=nearness, seed=0, evaluations=130, cost=total, **rest):
     key = jax.random.key(seed)
-    return run(searcher, score, cost=cost, key=key, evaluations=evaluations, **rest)
+    costs = Costs((cost,), (BUDGET,))
+    return run(searcher, score, costs=costs, key=key, evaluations=evaluations, **rest)
 
 
 def assert_same(a, b):
@@ -114,7 +118,8 @@ def assert_same(a, b):
 
 def told(rows, scores, costs):
     """A history of packed archs."""
-    return History(np.asarray(rows, np.int32), np.asarray(scores, float), np.asarray(costs, float))
+    columns = (np.asarray(column, float)[:, None] for column in (scores, costs))
+    return History(np.asarray(rows, np.int32), *columns)
 
 
 def children(searcher, rows, scores, costs, seed=0):
@@ -142,12 +147,12 @@ def test_pareto_front_is_what_comparing_all_pairs_finds(levels):
     rng = np.random.default_rng(levels)
     for n in (0, 1, 2, 30, 100):
         scores, costs = rng.integers(0, levels, (2, n))  # few levels make many ties
-        assert pareto_front(scores, costs).tolist() == brute_front(scores, costs)
+        assert pareto_front(np.stack([scores, -costs], 1)).tolist() == brute_front(scores, costs)
 
 
 def test_pareto_front_leaves_out_nan_and_keeps_infinities():
-    scores, costs = [np.nan, -np.inf, 2, 3, 5], [0, 1, 2, np.nan, np.inf]
-    assert pareto_front(scores, costs).tolist() == [1, 2, 4]
+    scores, costs = [np.nan, -np.inf, 2, 3, 5], np.array([0, 1, 2, np.nan, np.inf])
+    assert pareto_front(np.stack([scores, -costs], 1)).tolist() == [1, 2, 4]
 
 
 def test_front_per_bin_follows_the_published_rule():
@@ -166,8 +171,61 @@ def test_front_per_bin_follows_the_published_rule():
 def test_hypervolume_is_the_area_under_the_front():
     scores, costs = np.array([1, 3, 2, 9, 0.5, 3]), np.array([1, 4, 2, 11, 5, 4])
     # Above score 0.5 and below cost 10: 0.5 from cost 1 to 2, 1.5 from 2 to 4, 2.5 from 4 to 10.
-    assert hypervolume(scores, costs, reference=(0.5, 10)) == 0.5 + 2 * 1.5 + 6 * 2.5
-    assert hypervolume(scores, costs, reference=(20, 10)) == 0.0
+    both = np.stack([scores, -costs], 1)
+    assert hypervolume(both, reference=(0.5, -10)) == 0.5 + 2 * 1.5 + 6 * 2.5
+    assert hypervolume(both, reference=(20, -10)) == 0.0
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+def test_fronts_of_many_objectives_are_what_comparing_all_pairs_finds(objectives):
+    rng = np.random.default_rng(objectives)
+    for n, levels in itertools.product((0, 1, 40, 700), (3, 1000)):
+        values = rng.integers(0, levels, (n, objectives)).astype(float)
+        beats = (values[:, None] >= values).all(2) & (values[:, None] > values).any(2)
+        twins = [(values[:i] == row).all(1).any() for i, row in enumerate(values)]
+        wanted = np.flatnonzero(~beats.any(0) & ~np.array(twins, bool))
+        found = pareto_front(values)
+        assert sorted(found) == wanted.tolist()
+        assert (np.diff(values[found, -1]) <= 0).all()
+        if n == 40:
+            rank, left = ranks(values), np.ones(n, bool)
+            for level in range(rank.max() + 1):
+                first = left & ~beats[left].any(0)
+                assert np.array_equal(rank == level, first)
+                left &= ~first
+            assert not left.any()
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+def test_hypervolume_is_exact(objectives):
+    # On a grid of whole numbers the volume is the number of cells that some point covers.
+    rng = np.random.default_rng(objectives)
+    for n in (0, 1, 5, 30):
+        values = rng.integers(-1, 7, (n, objectives)).astype(float)
+        cells = np.stack(np.meshgrid(*[np.arange(7)] * objectives, indexing="ij"), -1)
+        cells = cells.reshape(-1, objectives)
+        covered = (values[None] >= cells[:, None] + 1).all(2).any(1).sum()
+        assert hypervolume(values, reference=np.zeros(objectives)) == covered
+    with_nan = np.array([[1.0, 1.0], [np.nan, 5.0]])
+    assert hypervolume(with_nan, reference=np.zeros(2)) == 1.0
+
+
+def test_costs_have_budgets_and_aims():
+    costs = Costs((total, lambda a: -total(a)), (Budget(2, 4), Budget(-3, np.inf, "x")), (-1, 1))
+    archs = choices.unpack(TINY, np.array([[0, 0, 0, 0], [3, 0, 0, 0], [3, 1, 0, 0], [3, 1, 0, 2]]))
+    found = costs(archs)
+    np.testing.assert_array_equal(found, [[0, 0], [3, -3], [4, -4], [6, -6]])
+    assert costs.allows(found).tolist() == [False, True, False, False]
+    np.testing.assert_allclose(costs.excess(found), [2 / 4, 0, 1 / 3, 2 / 4 + 1])
+    np.testing.assert_array_equal(
+        costs.objectives(np.ones((4, 1)), found), np.c_[np.ones(4), -found[:, 0], found[:, 1]]
+    )
+    only = dataclasses.replace(costs, aims=(0, 0))
+    assert only.objectives(np.ones((4, 2)), found).shape == (4, 2)
+    with pytest.raises(UserError, match="2 costs, 1 budgets and 2 aims"):
+        dataclasses.replace(costs, budgets=(Budget(0, 1),))
+    with pytest.raises(UserError, match=r"must be -1, 0 or 1"):
+        dataclasses.replace(costs, aims=(2, 0))
 
 
 # --- what all searchers promise
@@ -185,10 +243,11 @@ def test_asks_within_the_budget_and_never_twice(name):
     history = search(SEARCHERS[name], score, evaluations=200)
     assert len(history.scores) == 200 == len(np.unique(history.archs, axis=0))
     np.testing.assert_array_equal(np.concatenate(asked), history.archs)
-    np.testing.assert_array_equal(history.costs, history.archs.sum(1))
+    np.testing.assert_array_equal(history.costs, history.archs.sum(1, keepdims=True))
     assert history.costs.min() >= 4 and history.costs.max() <= 12
     assert history.archs.max(0).tolist() == [3, 3] + [2] * 10  # depth before width
-    np.testing.assert_array_equal(history.scores, nearness(choices.unpack(MENU, history.archs)))
+    scores = nearness(choices.unpack(MENU, history.archs))
+    np.testing.assert_array_equal(history.scores[:, 0], scores)
 
 
 @pytest.mark.parametrize("name", list(SEARCHERS))
@@ -238,7 +297,7 @@ def test_a_tight_budget_is_sampled_evenly():
     def weighted(archs):
         return 10 * total(archs[:12]) + total(archs[12:])
 
-    searcher = random_search(menu, cost=weighted, budget=Budget(0, 9), batch=20)
+    searcher = random_search(menu, Costs((weighted,), (Budget(0, 9),)), batch=20)
     draws = [searcher.ask(searcher.init(jax.random.key(seed)))[0] for seed in range(6)]
     rows = np.concatenate([choices.pack(archs) for archs in draws])
     assert rows.shape == (120, 15) and not rows[:, :12].any()
@@ -249,7 +308,7 @@ def test_an_impossible_budget_is_refused_with_the_costs_of_the_space():
     key = jax.random.key(0)
     with pytest.raises(UserError, match=r"-9 to -1 MACs: the smallest arch costs 0, the .* 0 to"):
         random_small(budget=Budget(-9, -1, "MACs")).init(key)
-    with pytest.raises(UserError, match=r"7 to inf: .* the 24 of the space cost 0 to 6"):
+    with pytest.raises(UserError, match=r"at least 7: .* the 24 of the space cost 0 to 6"):
         evolution_small(menu=TINY, budget=Budget(7, np.inf)).init(key)
     with pytest.raises(UserError, match=r"2.2 to 2.8: .*the nearest of them [23];"):
         random_small(budget=Budget(2.2, 2.8)).init(key)
@@ -261,7 +320,7 @@ def test_wrong_settings_are_refused():
     for low, high in ((3, 2), (np.nan, 2), (0, np.nan)):
         with pytest.raises(UserError, match="the lower one first"):
             Budget(low, high)
-    wrong = ({"step": 0}, {"population": 0}, {"mutations": 0, "crossovers": 0})
+    wrong = ({"step": 0}, {"population": 0}, {"mutations": 0, "crossovers": 0}, {"crossovers": -1})
     for settings in (*wrong, {"mutation_rate": 0.0}, {"mutation_rate": 1.1}):
         with pytest.raises(UserError, match=next(iter(settings))):
             evolution_small(**settings)
@@ -424,7 +483,7 @@ def test_every_leaf_of_a_state_is_restored_as_it_was(tmp_path):
         "nested": [np.arange(4.0).reshape(2, 2) / 3, (7, 0.1, True, None)],
         "scalar": np.float32(0.1),
     }
-    saved = state_file.Saved(state, extend(no_history(1), [np.int32([5])], [np.nan], [0.1]), 1)
+    saved = state_file.Saved(state, extend(no_history(1), [np.int32([5])], [[np.nan]], [[0.1]]), 1)
     empty = jax.tree.map(lambda x: x[:0] if getattr(x, "ndim", 0) else x, state)
     state_file.write(tmp_path / "file", saved, {"seed": 1})
     read = state_file.read(
@@ -510,9 +569,9 @@ def test_a_file_that_cannot_be_written_is_noticed_before_anything_is_scored(tmp_
 
 
 def test_scores_of_the_wrong_shape_are_refused():
-    with pytest.raises(UserError, match=r"20 archs came with scores of shape \(19,\)"):
+    with pytest.raises(UserError, match=r"20 archs came with scores of shape \(19, 1\)"):
         search(SEARCHERS["random"], lambda archs: nearness(archs)[1:])
-    with pytest.raises(UserError, match=r"costs of shape \(\)"):
+    with pytest.raises(UserError, match=r"the cost of 20 archs has shape \(\)"):
         search(SEARCHERS["random"], cost=lambda archs: 1.0)
     with pytest.raises(UserError, match=r"the cost of 2 archs has shape \(\)"):
         random_small(cost=lambda archs: 5.0).init(jax.random.key(0))

@@ -1,0 +1,225 @@
+"""What a search limits and what it wants: budgets and objectives, as people write them.
+
+A budget is `NAME:LOW..HIGH`, either end left out for no bound; an objective is `NAME:min` or
+`NAME:max`. Names are those of costs (the library's, `latency:FILE`, and parts of the user's own),
+and of what is measured: the metric of the task, and `loss`.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from supernet_jax.elastic.space import Space
+from supernet_jax.errors import UserError, near
+from supernet_jax.evaluation import costs, latency_table
+from supernet_jax.evaluation.costs import Cost
+from supernet_jax.evaluation.latency_table import Table
+from supernet_jax.searching import Budget, Costs
+from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
+
+COSTS: dict[str, tuple[str, Callable[[Space], Cost]]] = {
+    "macs": ("MACs", costs.macs),
+    "parameters": ("parameters", costs.parameters),
+}
+LATENCY = "latency"
+DIRECTIONS = {"min": -1, "max": 1}
+LOSS = "loss"
+
+
+class Priced(NamedTuple):
+    """A cost that a search looks at.
+
+    Attributes:
+        name: under which results hold it.
+        unit: what it counts.
+        cost: of archs.
+        low: the least that is allowed, or None.
+        high: the most, or None.
+        aim: -1 if less is better, 1 if more is, 0 if only the budget counts.
+        source: JSON values that tell it from others of its name.
+    """
+
+    name: str
+    unit: str
+    cost: Cost
+    low: float | None
+    high: float | None
+    aim: int
+    source: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """All but the function."""
+        return {
+            "cost": self.name,
+            "unit": self.unit,
+            "low": self.low,
+            "high": self.high,
+            "aim": self.aim,
+            **self.source,
+        }
+
+
+class Goal(NamedTuple):
+    """What a search is for.
+
+    Attributes:
+        measured: names of the scores, as records have them, and 1 if more is better, else -1.
+        priced: the costs.
+    """
+
+    measured: tuple[tuple[str, int], ...]
+    priced: tuple[Priced, ...]
+
+    @property
+    def costs(self) -> Costs:
+        """Costs, budgets and aims, as searchers take them."""
+        return Costs(
+            tuple(one.cost for one in self.priced),
+            tuple(
+                Budget(
+                    -math.inf if one.low is None else one.low,
+                    math.inf if one.high is None else one.high,
+                    one.unit,
+                )
+                for one in self.priced
+            ),
+            tuple(one.aim for one in self.priced),
+        )
+
+
+def goal(
+    space: Space,
+    budgets: Mapping[str, tuple[float | None, float | None]],
+    objectives: Iterable[str] = (),
+    own: Sequence[Any] = (),
+) -> Goal:
+    """The goal of a search.
+
+    Args:
+        space: that is searched.
+        budgets: the least and the most of each cost, by its name; without any, MACs without bounds.
+        objectives: `NAME:min` or `NAME:max`; without any, the task's metric and, as small as can
+            be, each cost that has a budget.
+        own: costs beside the library's: parts with `name`, `unit` and `build`, or latency tables.
+
+    Raises:
+        UserError: a name that is not known, a budget upside down, an objective without a direction
+            or twice; a latency table that is missing, broken, unfinished or of other blocks.
+    """
+    metric = space.task.metric
+    named = {str(getattr(part, "name", LATENCY)): part for part in own}
+    given = dict(budgets) or ({} if objectives else {"macs": (None, None)})
+    wanted = _directions(objectives)
+    measured = {
+        name: wanted.pop(name)
+        for name in list(wanted)
+        if name in (metric.name, LOSS) and name not in given
+    }
+    if not objectives:
+        measured = {metric.name: 1 if metric.higher_is_better else -1}
+        wanted = dict.fromkeys(given, -1)
+    if not measured:
+        raise UserError(
+            f"no objective is measured, so nothing needs a search; add one of {metric.name}:"
+            f"{'max' if metric.higher_is_better else 'min'} and {LOSS}:min"
+        )
+    found: list[Priced] = []
+    for name in dict.fromkeys([*given, *wanted]):
+        key, unit, cost, source = _cost(space, name, named, [metric.name, LOSS])
+        low, high = given.get(name, (None, None))
+        bounds = [None if b is None or math.isinf(b) else float(b) for b in (low, high)]
+        priced = Priced(key, unit, cost, bounds[0], bounds[1], wanted.get(name, 0), source)
+        if key in [one.name for one in found]:
+            raise UserError(f"there are two budgets of {key}; give it one, as {key}:LOW..HIGH")
+        found.append(priced)
+    made = Goal(tuple(measured.items()), tuple(found))
+    _ = made.costs  # which refuses budgets that are upside down
+    return made
+
+
+def read_budgets(texts: Iterable[str]) -> dict[str, tuple[float | None, float | None]]:
+    """Budgets as `NAME:LOW..HIGH`.
+
+    Raises:
+        UserError: one is written otherwise.
+    """
+    found: dict[str, tuple[float | None, float | None]] = {}
+    for text in texts:
+        name, colon, bounds = text.rpartition(":")
+        low, dots, high = bounds.partition("..")
+        try:
+            if not (colon and dots and name):
+                raise ValueError
+            ends = [float(end) if end.strip() else None for end in (low, high)]
+        except ValueError:
+            raise UserError(
+                f"the budget {text!r} cannot be read; write NAME:LOW..HIGH with either end or "
+                "both, as macs:..300e6 or parameters:1e6..5e6"
+            ) from None
+        if name in found:
+            raise UserError(f"there are two budgets of {name}; give it one, as {name}:LOW..HIGH")
+        found[name] = (ends[0], ends[1])
+    return found
+
+
+def _directions(objectives: Iterable[str]) -> dict[str, int]:
+    """Names and directions of `NAME:min` and `NAME:max`."""
+    found: dict[str, int] = {}
+    for text in objectives:
+        name, _, direction = text.rpartition(":")
+        if direction not in DIRECTIONS or not name:
+            bare = name or text
+            raise UserError(
+                f"the objective {text!r} has no direction; write {bare}:min if less is better, "
+                f"{bare}:max if more is"
+            )
+        if name in found:
+            raise UserError(f"{name} is an objective twice; give it once")
+        found[name] = DIRECTIONS[direction]
+    return found
+
+
+def _cost(
+    space: Space, name: str, own: Mapping[str, Any], measured: Sequence[str]
+) -> tuple[str, str, Cost, dict[str, Any]]:
+    """Name in results, unit, cost and source of the cost that a name stands for."""
+    if name.startswith(f"{LATENCY}:"):
+        path = expanded(name.removeprefix(f"{LATENCY}:"))
+        return _latency(space, latency_table.read(path), files.read_bytes(path), str(path))
+    if isinstance(own.get(name), Table):
+        table = own[name]
+        content = files.dumps(dataclasses.asdict(table)).encode()
+        return _latency(space, table, content, "a table in memory")
+    if name in own:
+        part = own[name]
+        try:
+            cost, unit = part.build(space), str(part.unit)
+        except AttributeError as error:
+            raise UserError(
+                f"the cost {name} is a {type(part).__name__} ({error}); a cost is a frozen "
+                "dataclass with `name`, `unit` and `build(space)`"
+            ) from error
+        return name, unit, cost, {"part": repr(part)}
+    if name in COSTS:
+        unit, make = COSTS[name]
+        return name, unit, make(space), {}
+    known = [*COSTS, f"{LATENCY}:FILE", *own]
+    also = f" (measured: {', '.join(measured)}; those are objectives)" if name in measured else ""
+    raise UserError(
+        f"there is no cost {name!r}, only {', '.join(known)}{also}; one of your own is a part of "
+        f"`costs` in a config file, given with --config{near(name, known)}"
+    )
+
+
+def _latency(
+    space: Space, table: Table, content: bytes, where: str
+) -> tuple[str, str, Cost, dict[str, Any]]:
+    source = {
+        "file": where,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "measured": latency_table.provenance(table),
+    }
+    return LATENCY, "ms", costs.latency(space, table), {"latency_table": source}
