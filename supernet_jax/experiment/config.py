@@ -159,8 +159,13 @@ class Config:
         require(data.size is None or data.size > 0, f"data.size is {data.size}, must be above 0")
 
 
+# Of these rooms, only what has a `build`.
+OFFERING = (tasks.__name__, searching.__name__)
 # Whose dataclasses a configuration is made of.
-PARTS = (spaces, samplers, losses, teachers, gradients, optimizers, tasks, searching)
+PARTS = (
+    *(spaces, samplers, losses, teachers, gradients, optimizers, tasks),
+    *(searching, searching.predictors),
+)
 
 
 def _dataclasses_of(module: Any) -> dict[str, type]:
@@ -175,7 +180,7 @@ LIBRARY: dict[str, type] = {
         for name, kind in _dataclasses_of(module).items()
         # Tasks and budgets are dataclasses, too; a configuration names what builds one.
         if kind.__module__.startswith(module.__name__)
-        and (module not in (tasks, searching) or "build" in vars(kind))
+        and (not module.__name__.startswith(OFFERING) or "build" in vars(kind))
     },
     **{kind.__name__: kind for kind in (Data, Train, Evaluation, Config)},
 }

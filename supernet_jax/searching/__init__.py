@@ -1,6 +1,7 @@
 """Search algorithms, a file each, the loop that runs any of them, fronts and racing."""
 
 from supernet_jax.searching.evolution import Evolution, evolution
+from supernet_jax.searching.linas import Linas, linas
 from supernet_jax.searching.loop import Score, run
 from supernet_jax.searching.nsga2 import Nsga2, nsga2
 from supernet_jax.searching.pareto import front_per_bin, hypervolume, pareto_front, ranks

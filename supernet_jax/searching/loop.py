@@ -17,6 +17,7 @@ from supernet_jax.searching.state_file import Saved, read, write
 from supernet_jax.storage import files
 
 KEY = "random key"  # its field in the identity
+Known = tuple[Arch, np.ndarray, np.ndarray]  # archs [N], scores [N, S], costs [N, C]
 Score = Callable[[Arch], np.ndarray]  # archs [N] -> [N] or [N, S], the higher the better
 
 
@@ -29,6 +30,7 @@ def run(
     evaluations: int,
     state_file: Path | None = None,
     identity: Mapping[str, Any] | None = None,
+    known: Known | None = None,
     on_progress: Callable[[History], None] | None = None,
 ) -> History:
     """Searches until `evaluations` archs are scored, or the searcher has none left to ask for.
@@ -48,6 +50,9 @@ def run(
         state_file: where the search is kept, or None to keep it in memory only.
         identity: JSON values that tell this search from any other: the space, the checkpoint, the
             split, the budget, the searcher's settings. The key is added to them.
+        known: archs that were scored before, with scores and costs as `tell` takes them. The
+            searcher is told of them before it is first asked; they do not count, and are not in
+            what is returned.
         on_progress: called with the history after every generation, when it has been saved.
 
     Returns:
@@ -61,7 +66,7 @@ def run(
     if evaluations < 1:
         raise UserError(f"evaluations is {evaluations}; it must be at least 1")
     identity = {**(identity or {}), KEY: jax.random.key_data(key).tolist()}
-    state, history, told = _begin(searcher, key, state_file, identity)
+    state, history, told = _begin(searcher, key, state_file, identity, known)
     while len(history.scores) < evaluations:
         archs, asked = searcher.ask(state)
         generation = np.asarray(choices.pack(archs))
@@ -83,9 +88,18 @@ def run(
     return History(*(column[:evaluations] for column in history))
 
 
-def _begin(searcher: Searcher, key: Array, file: Path | None, identity: Mapping[str, Any]) -> Saved:
+def _begin(
+    searcher: Searcher,
+    key: Array,
+    file: Path | None,
+    identity: Mapping[str, Any],
+    known: Known | None,
+) -> Saved:
     """The saved search, or a new one; the file is there afterwards."""
-    fresh = Saved(searcher.init(key), no_history(0), 0)
+    state = searcher.init(key)
+    if known is not None:
+        state = searcher.tell(state, *known)
+    fresh = Saved(state, no_history(0), 0)
     if file is None:
         return fresh
     if files.exists(file):

@@ -14,7 +14,7 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.elastic.space import Space
-from supernet_jax.errors import UserError, at_least
+from supernet_jax.errors import at_least
 from supernet_jax.searching import pareto, proposals
 from supernet_jax.searching.proposals import CHUNK, Normal
 from supernet_jax.searching.searcher import Costs, History, Searcher, extend, no_history
@@ -22,6 +22,7 @@ from supernet_jax.searching.searcher import Costs, History, Searcher, extend, no
 CROSSED = 0.9  # share of the children that have two parents
 SPREAD_CROSSED = 15.0  # of simulated binary crossover; the higher, the nearer to the parents
 SPREAD_MUTATED = 20.0  # of polynomial mutation; the higher, the smaller its steps
+FEW_ROUNDS = 2  # batches of children that are proposed where nothing fills a generation up
 
 
 class Nsga2State(NamedTuple):
@@ -41,7 +42,12 @@ class Nsga2State(NamedTuple):
 
 
 def nsga2(
-    menu: Menu, costs: Costs, *, population: int = 64, normal: Normal | None = None
+    menu: Menu,
+    costs: Costs,
+    *,
+    population: int = 64,
+    normal: Normal | None = None,
+    fills: bool = True,
 ) -> Searcher:
     """Children of a population that is spread over the front.
 
@@ -61,6 +67,8 @@ def nsga2(
         population: archs that are alive, and children of a generation, at least 2.
         normal: `archs [N] -> archs [N]`, equal ones for the same network, as `space.normal` of a
             space; None where every arch is another network.
+        fills: whether a generation of too few new children is filled up with uniform archs; without
+            them the search ends where it has converged.
 
     Raises:
         UserError: for a population below 2; `init` raises it if no arch meets the budgets.
@@ -83,14 +91,15 @@ def nsga2(
             breed, key = jax.random.split(key)
             parents, order = known[state.alive], _order(costs, state.told, state.alive)
             propose = functools.partial(_children, parents=parents, order=order, last=last)
-            rows = proposals.collect(region, propose, breed, population, known)
+            rounds = proposals.ROUNDS if fills else FEW_ROUNDS
+            rows = proposals.collect(region, propose, breed, population, known, rounds=rounds)
+            if not fills:
+                return choices.unpack(menu, rows), state._replace(generation=state.generation + 1)
         taken = np.concatenate([known, rows])
         rows = np.concatenate([rows, draw(key, population - len(rows), taken)])
         return choices.unpack(menu, rows), state._replace(generation=state.generation + 1)
 
-    def tell(
-        state: Nsga2State, archs: Arch, scores: np.ndarray, spent: np.ndarray
-    ) -> Nsga2State:
+    def tell(state: Nsga2State, archs: Arch, scores: np.ndarray, spent: np.ndarray) -> Nsga2State:
         told = extend(state.told, archs, scores, spent)
         new = np.arange(len(state.told.scores), len(told.scores), dtype=np.int32)
         both = np.concatenate([state.alive, new])
@@ -168,9 +177,10 @@ def _children(key: Array, parents: np.ndarray, order: np.ndarray, last: np.ndarr
     rows = np.clip(np.rint(rows), 0, last)
     moved = np.sign(step) * np.maximum(np.rint(np.abs(step) * last), 1)
     moved = np.where((rows + moved < 0) | (rows + moved > last), -moved, moved)
-    free = max(1, np.count_nonzero(last))
+    free = max(1, int(np.sum(last > 0)))
     mutated = np.clip(rows + moved, 0, last)
-    return np.where(rng.random(first.shape) < 1 / free, mutated, rows).astype(np.int32)
+    here = rng.random(first.shape) < 1 / free
+    return np.where(here, mutated, rows).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)

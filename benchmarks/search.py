@@ -1,0 +1,279 @@
+"""Searchers beside each other: on functions with a known front, and on measured subnets.
+
+Two tables:
+
+- *functions*: NSGA-II beside pymoo's on ZDT1 to 3 and DTLZ2, by the hypervolume that the archs of
+  equal evaluations dominate (`pip install pymoo`). pymoo searches real numbers, ours 1,001 steps.
+- *subnets*: evaluations until a share of the hypervolume of all of a table is dominated. The table
+  (`--table`) has subnets of Once-for-All's MobileNetV3 whose accuracy was measured. To a searcher
+  every arch is the nearest of them, so that it searches the whole space and is told no guess.
+
+Each searcher runs with several seeds; intervals are bootstrap intervals of the mean, 95 %.
+"""
+
+import csv
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import measure
+import numpy as np
+
+from supernet_jax import searching
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Arch, Choice
+from supernet_jax.elastic.space import Space
+from supernet_jax.searching import Budget, Costs, Searcher, predictors
+from supernet_jax.searching.encoding import encoder
+from supernet_jax.spaces.once_for_all import ofa_mobilenetv3
+
+FUNCTIONS = {"zdt1": 5000, "zdt2": 5000, "zdt3": 5000, "dtlz2": 3000}  # evaluations of each
+STEPS = 1001  # options of a decision of a function
+REFERENCE = 1.1  # of hypervolumes, in each objective of a function
+SHARES = (0.95, 0.99)
+TABLE_REFERENCE = (65.0, -600e6)  # top-1 in per cent and MACs, as in DyNAS-T's logs
+
+
+class Mean(NamedTuple):
+    """A mean over seeds and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+def mean(values: Iterable[float]) -> Mean:
+    """The mean, and what 95 % of the means of resampled seeds are between."""
+    found = np.asarray(list(values), float)
+    picks = np.random.default_rng(0).integers(len(found), size=(2000, len(found)))
+    low, high = np.quantile(found[picks].mean(1), (0.025, 0.975))
+    return Mean(float(found.mean()), float(low), float(high))
+
+
+def functions(seeds: int, names: Iterable[str], share: float) -> list[dict[str, Any]]:
+    """Hypervolume of our NSGA-II and of pymoo's, after equal evaluations."""
+    from pymoo.problems import get_problem
+
+    rows = []
+    for name in names:
+        size = {"n_var": 12, "n_obj": 3} if name.startswith("dtlz") else {}
+        problem, evaluations = get_problem(name, **size), int(share * FUNCTIONS[name])
+        found: dict[str, list[float]] = {"ours": [], "pymoo": []}
+        for seed in range(seeds):
+            for who, run in (("ours", _ours), ("pymoo", _pymoo)):
+                values = run(problem, evaluations, seed)
+                reference = np.full(values.shape[1], -REFERENCE)
+                found[who].append(searching.hypervolume(values, reference=reference))
+        ours, theirs = (mean(found[who]) for who in found)
+        gain = mean(np.subtract(found["ours"], found["pymoo"]))
+        rows.append(
+            {
+                "function": name,
+                "evaluations": evaluations,
+                "ours": ours,
+                "pymoo": theirs,
+                "gain": gain,
+            }
+        )
+    return rows
+
+
+def _ours(problem: Any, evaluations: int, seed: int) -> np.ndarray:
+    menu = [Choice(tuple(range(STEPS)))] * problem.n_var
+
+    def score(archs: Arch) -> np.ndarray:
+        return -problem.evaluate(
+            problem.xl + choices.pack(archs) / (STEPS - 1) * (problem.xu - problem.xl)
+        )
+
+    key = jax.random.key(seed)
+    searcher = searching.nsga2(menu, Costs(), population=100)
+    return searching.run(searcher, score, costs=Costs(), key=key, evaluations=evaluations).scores
+
+
+def _pymoo(problem: Any, evaluations: int, seed: int) -> np.ndarray:
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.optimize import minimize
+
+    done = minimize(
+        problem, NSGA2(pop_size=100), ("n_eval", evaluations), seed=seed, save_history=True
+    )
+    return -np.concatenate([step.pop.get("F") for step in done.history])
+
+
+class Table(NamedTuple):
+    """Measured subnets of a space.
+
+    Attributes:
+        space: whose subnets.
+        archs: `[N]`.
+        accuracy: `[N]`, per cent.
+        macs: `[N]`.
+    """
+
+    space: Space
+    archs: Arch
+    accuracy: np.ndarray
+    macs: np.ndarray
+
+
+def read(path: pathlib.Path) -> Table:
+    """Reads a table with columns ks, e, d (numbers apart by blanks), r, macs and top1_mean."""
+    space = ofa_mobilenetv3()
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+
+    def options(name: str, line: dict[str, str]) -> list[int]:
+        values = [int(word) for word in line[name].split()]
+        return [c.values.index(v) for c, v in zip(space.menu[name], values, strict=True)]
+
+    archs = [{name: options(name, line) for name in space.menu} for line in lines]
+    accuracy, macs = (np.array([float(line[k]) for line in lines]) for k in ("top1_mean", "macs"))
+    return Table(space, choices.stack(archs), accuracy, macs)
+
+
+class Nearest:
+    """The measured subnet that each arch stands for: the one most alike, by its features."""
+
+    def __init__(self, table: Table):
+        self._encode = encoder(table.space)
+        self._rows = self._encode(table.archs)
+        self._half = np.sum(self._rows**2, axis=1) / 2
+        self._packed = choices.pack(table.archs)
+        self._table = table
+
+    def __call__(self, archs: Arch) -> np.ndarray:
+        """Places in the table, `[N]`."""
+        return np.argmax(self._encode(archs) @ self._rows.T - self._half, axis=1)
+
+    def normal(self, archs: Arch) -> Arch:
+        """The measured subnets themselves."""
+        return choices.unpack(self._table.space.menu, self._packed[self(archs)])
+
+
+def subnets(
+    table: Table, seeds: int, names: Iterable[str], most: int
+) -> tuple[list[dict[str, Any]], float]:
+    """Evaluations of each searcher until shares of the hypervolume; and that of the table."""
+    nearest = Nearest(table)
+    points = np.stack([table.accuracy, -table.macs], axis=1)
+    whole = searching.hypervolume(points, reference=TABLE_REFERENCE)
+    costs = Costs((lambda archs: table.macs[nearest(archs)],), (Budget(-np.inf, np.inf, "MACs"),))
+    rows = []
+    for name in names:
+        reached: dict[float, list[float]] = {share: [] for share in SHARES}
+        start = time.monotonic()
+        for seed in range(seeds):
+            if name == "table at random":
+                order = np.random.default_rng(seed).permutation(len(points))
+            else:
+                searcher = SEARCHERS[name](table.space, costs, nearest)
+                found = searching.run(
+                    searcher,
+                    lambda archs: table.accuracy[nearest(archs)],
+                    costs=costs,
+                    key=jax.random.key(seed),
+                    evaluations=most,
+                )
+                order = nearest(choices.unpack(table.space.menu, found.archs))
+            for share in SHARES:
+                reached[share].append(_until(points[order], share * whole))
+        rows.append(
+            {
+                "searcher": name,
+                **{f"{share:.0%}": mean(reached[share]) for share in SHARES},
+                "seconds a search": round((time.monotonic() - start) / seeds, 1),
+            }
+        )
+    return rows, whole
+
+
+def _until(points: np.ndarray, volume: float) -> int:
+    """How many of the first points dominate so much volume; all of them and one if none do."""
+    low, high = 0, len(points) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        reaches = searching.hypervolume(points[:middle], reference=TABLE_REFERENCE) >= volume
+        low, high = (low, middle) if reaches else (middle, high)
+    return high
+
+
+def _linas(
+    space: Space, costs: Costs, nearest: Nearest, *, kind: Any, first: int, batch: int
+) -> Searcher:
+    encode = encoder(space)
+    return searching.linas(
+        space.menu,
+        costs,
+        encode=lambda archs: encode(nearest.normal(archs)),
+        predictor=kind().build(),
+        first=first,
+        batch=batch,
+        inner=600,
+        normal=nearest.normal,
+    )
+
+
+def _evolution(space: Space, costs: Costs, nearest: Nearest) -> Searcher:
+    return searching.evolution(
+        space.menu,
+        costs,
+        step=10e6,
+        population=64,
+        mutations=16,
+        crossovers=16,
+        normal=nearest.normal,
+    )
+
+
+SEARCHERS: dict[str, Callable[[Space, Costs, Nearest], Searcher]] = {
+    "table at random": None,  # type: ignore[dict-item]  # a permutation of it
+    "random": lambda space, costs, nearest: searching.random_search(
+        space.menu, costs, batch=32, normal=nearest.normal
+    ),
+    "evolution": _evolution,
+    "nsga2": lambda space, costs, nearest: searching.nsga2(
+        space.menu, costs, population=32, normal=nearest.normal
+    ),
+    "linas, ridge": functools.partial(_linas, kind=predictors.Ridge, first=32, batch=16),
+    "linas, svr": functools.partial(_linas, kind=predictors.Svr, first=32, batch=16),
+}
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = measure.parser(__doc__ or "")
+    parser.add_argument("--table", type=pathlib.Path, help="CSV of measured subnets")
+    parser.add_argument("--seeds", type=int, default=20, help="searches of each (default: 20)")
+    parser.add_argument("--most", type=int, default=2000, help="evaluations of each at most")
+    parser.add_argument("--functions", nargs="*", default=list(FUNCTIONS), help="which to search")
+    parser.add_argument("--searchers", nargs="*", default=list(SEARCHERS), help="on the table")
+    given = parser.parse_args()
+    seeds = 2 if given.quick else given.seeds
+    result: dict[str, Any] = {"seeds": seeds}
+    if given.functions:
+        result["functions"] = functions(seeds, given.functions, 0.1 if given.quick else 1.0)
+        _print(result["functions"])
+    if given.table is not None:
+        most = 100 if given.quick else given.most
+        rows, whole = subnets(read(given.table), seeds, given.searchers, most)
+        print(f"\nhypervolume of the table: {whole / 1e6:.2f} (per cent times M MACs)")
+        result["subnets"] = rows
+        _print(rows)
+    measure.write(given.json, result)
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    print(f"\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row.values()))} |")
+
+
+if __name__ == "__main__":
+    main()
