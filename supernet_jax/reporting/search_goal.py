@@ -104,9 +104,12 @@ def wanted(goal: Goal) -> str:
     sizes = {1: "largest", -1: "smallest"}
     best = [f"the {sizes[one.sign]} {_called(one.name, one.unit)}" for one in goal.objectives]
     allowed = [text for one in goal.budgets if (text := _allowed(one))]
-    parts = [f"Its objectives were {_listed(best)}"] if best else []
-    parts += [f"{'its' if parts else 'Its'} budgets were {_listed(allowed)}"] if allowed else []
-    return f"{'; '.join(parts)}." if parts else ""
+    parts = [
+        f"its {name}{' was' if len(of) == 1 else 's were'} {_listed(of)}"
+        for name, of in (("objective", best), ("budget", allowed))
+        if of
+    ]
+    return f"I{'; '.join(parts)[1:]}." if parts else ""
 
 
 def _called(name: str, unit: str) -> str:

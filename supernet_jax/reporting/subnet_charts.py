@@ -113,6 +113,8 @@ def _weighed(front: Front, metric: Metric) -> Html:
         )
     ]
     notes = ["Each line is a subnet; better is at the top of every axis."]
+    if any(name not in values for values in others for name in names):
+        notes.append("Lines have gaps where the file of the search does not say an objective.")
     if len(others) < len(front.scored):
         notes.append(f"{len(others):,} of {len(front.scored):,} scored subnets are drawn.")
     if len(rows) < len(front.chosen):

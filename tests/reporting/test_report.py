@@ -439,7 +439,7 @@ def test_a_search_over_several_costs(tmp_path: pathlib.Path) -> None:
     assert ["a" in one for one in titles] == [True, True] and "energy 2.5" in titles[0]
     (others,) = re.findall(r'd="([^"]*)" class="line faint"', chart)
     assert others.count("M") == 2 and others.count("L") == 3 + 2  # no NaN; one has no energy
-    assert "nan" not in chart
+    assert "nan" not in chart and "Lines have gaps" in parsed.text
 
 
 def test_the_front_keeps_the_places_of_its_file(tmp_path: pathlib.Path) -> None:
@@ -484,6 +484,11 @@ def test_budgets_in_words() -> None:
     known = [{"cost": "macs", "unit": "MACs", "low": 1, "high": 3e5}]
     known += [{"cost": "latency", "unit": "ms", "high": 2.5}, {"cost": "size", "low": 7}]
     found = search_goal.goal({"budgets": known, "objectives": []}, ACCURACY)
+    one = search_goal.goal({"cost": "macs", "unit": "MACs", "high": 7}, ACCURACY)
+    assert search_goal.wanted(one) == (
+        "Its objectives were the largest accuracy and the smallest MACs; its budget was MACs of at "
+        "most 7."
+    )
     assert search_goal.wanted(found) == (
         "Its budgets were MACs from 1 to 300,000, latency of at most 2.5 ms and size of at least 7."
     )
