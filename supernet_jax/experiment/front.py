@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, overload
@@ -9,11 +10,13 @@ from typing import Any, NamedTuple, overload
 import matplotlib.axes
 import matplotlib.figure
 import matplotlib.ticker
+import numpy as np
 
 from supernet_jax.elastic import notation
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
+from supernet_jax.experiment import parallel_axes
 from supernet_jax.experiment.run import Run
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
@@ -120,9 +123,10 @@ class Front(Sequence[Entry]):
         return "\n".join([f"Front of {self._about()}", *lines])
 
     def _repr_html_(self) -> str:
-        heads = "".join(f"<th>{head}</th>" for head in self._heads())
+        heads = "".join(f"<th>{html.escape(head)}</th>" for head in self._heads())
         rows = "".join(
-            f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in self._rows()
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+            for cells in self._rows()
         )
         about = html.escape(self._about())
         return f"<table><caption>Front of {about}</caption><tr>{heads}</tr>{rows}</table>"
@@ -164,23 +168,26 @@ class Front(Sequence[Entry]):
             UserError: they cannot be written.
         """
         files.write_json(expanded(path), dict(self.result))
-        figure = matplotlib.figure.Figure(figsize=(7.0, 4.5), dpi=150, layout="constrained")
-        self.plot(figure.subplots())
+        figure = matplotlib.figure.Figure(figsize=self._size(), dpi=150, layout="constrained")
+        self._draw(figure)
         files.write_bytes(expanded(picture), lambda file: figure.savefig(file, format="png"))
 
     def plot(self, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
         """Draws all that was scored, and the front; entries with a test value get a second mark.
 
+        The front of the random search beside it, if there was one, is thin and grey.
+
         Args:
-            ax: Matplotlib axes to draw into; without, those of a new figure of `pyplot`.
+            ax: Matplotlib axes to draw into; without, those of a new figure of `pyplot`, which
+                has `plot_objectives` below them where there are more than two objectives.
 
         Returns:
-            The axes.
+            The axes, of cost and metric.
         """
         if ax is None:
             from matplotlib import pyplot  # which picks a window or a notebook
 
-            _, ax = pyplot.subplots(figsize=(7.0, 4.5), layout="constrained")
+            return self._draw(pyplot.figure(figsize=self._size(), layout="constrained"))
         points = [(cost, value) for cost, value in self._scored() if value is not None]
         metric, test = self._metric, f"test_{self._metric.name}"
         scale = 100 if metric.unit == "%" else 1
@@ -191,10 +198,24 @@ class Front(Sequence[Entry]):
             color="0.75",
             label="scored",
         )
+        stairs = self._is_staircase()
+        random = self.result.get("random")
+        if isinstance(random, Mapping):
+            beside = sorted((one[self._cost], scale * one[metric.name]) for one in random["front"])
+            ax.plot(
+                [cost for cost, _ in beside],
+                [value for _, value in beside],
+                ".-" if stairs else "x",
+                drawstyle="steps-post",
+                color="0.5",
+                linewidth=0.8,
+                markersize=3,
+                label="front of random search",
+            )
         ax.plot(
             [entry.cost for entry in self],
             [scale * entry.value for entry in self],
-            "o-",
+            "o-" if stairs else "o",
             drawstyle="steps-post",
             color="tab:blue",
             markersize=4,
@@ -212,15 +233,72 @@ class Front(Sequence[Entry]):
             )
         if max((cost for cost, _ in points), default=0) >= 1000:  # milliseconds need no prefix
             ax.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
-        ax.set_xlabel(self._unit())
-        ax.set_ylabel(f"{metric.name}, {metric.unit}" if metric.unit else metric.name)
+        ax.set_xlabel(self._unit(), parse_math=False)
+        ax.set_ylabel(_headed(metric.name, metric.unit), parse_math=False)
         subnets = self.result.get("evaluations", self.result.get("candidates"))
         ax.set_title(
-            f"{self.result.get('space')}: {subnets} subnets, {self.result.get('searcher', 'race')}"
+            f"{self.result.get('space')}: {subnets} subnets, {self.result.get('searcher', 'race')}",
+            parse_math=False,
         )
         ax.grid(alpha=0.3)
         ax.legend(loc="lower right" if metric.higher_is_better else "upper right")
         return ax
+
+    def plot_objectives(self, ax: matplotlib.axes.Axes) -> None:
+        """Draws the front over all its objectives as parallel coordinates, better at the top.
+
+        Args:
+            ax: Matplotlib axes to draw into.
+
+        Raises:
+            UserError: it has fewer than two objectives.
+        """
+        wanted = [(str(one["name"]), one["direction"] == "max") for one in self._objectives]
+        if len(wanted) < 2:
+            raise UserError(f"this front has {len(wanted)} objectives; axes need two or more")
+        names = [name for name, _ in wanted]
+        units = {"macs": "MACs", "parameters": "parameters", "loss": "nats", **self._units}
+        units[self._metric.name] = self._metric.unit
+        costs = [str(one["cost"]) for one in self.result.get("budgets", ())] or ["macs"]
+        rows = [
+            dict(zip([costs[0], self._metric.name, *costs[1:]], one, strict=True))
+            for one in self.result["all"]
+            if one[1] is not None
+        ]
+        parallel_axes.draw(
+            ax,
+            [parallel_axes.Axis(_headed(name, units.get(name, "")), more) for name, more in wanted],
+            self._values([entry.record for entry in self], names),
+            self._values(rows, names),
+        )
+
+    def _values(self, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> np.ndarray:
+        """Values as people read them, `[records, names]`; NaN where a record has none."""
+        percent = {self._metric.name: 100 if self._metric.unit == "%" else 1}
+        values = [[percent.get(n, 1) * one.get(n, math.nan) for n in names] for one in records]
+        return np.asarray(values, np.float64).reshape(len(records), len(names))
+
+    @property
+    def _objectives(self) -> Sequence[Mapping[str, str]]:
+        return self.result.get("objectives", ())
+
+    def _is_staircase(self) -> bool:
+        """Whether the front weighs the metric against the first cost, and nothing else."""
+        better = "max" if self._metric.higher_is_better else "min"
+        wanted = {one["name"]: one["direction"] for one in self._objectives}
+        return wanted in ({}, {self._metric.name: better, self._cost: "min"})
+
+    def _size(self) -> tuple[float, float]:
+        """Of the whole picture, inches."""
+        return (7.0, 8.0 if len(self._objectives) > 2 else 4.5)
+
+    def _draw(self, figure: matplotlib.figure.Figure) -> matplotlib.axes.Axes:
+        """The whole picture; returns its first axes."""
+        if len(self._objectives) <= 2:
+            return self.plot(figure.subplots())
+        first, below = figure.subplots(2, height_ratios=(4, 3))
+        self.plot_objectives(below)
+        return self.plot(first)
 
     def _scored(self) -> list[tuple[float, float | None]]:
         """Cost and metric of all; None of those whose loss is not a number."""
@@ -231,6 +309,11 @@ class Front(Sequence[Entry]):
             else (one[0], one[1])
             for one in self.result["all"]
         ]
+
+
+def _headed(name: str, unit: str) -> str:
+    """A name with its unit."""
+    return unit if name.lower() == unit.lower() else f"{name}, {unit}" if unit else name
 
 
 def compared(result: Mapping[str, Any]) -> str:

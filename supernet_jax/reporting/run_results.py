@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from supernet_jax.errors import UserError
 from supernet_jax.networks import manifest
+from supernet_jax.reporting import search_goal
+from supernet_jax.reporting.search_goal import Goal, measured
 from supernet_jax.reporting.tolerant_json import (
     Broken,
     Lines,
@@ -41,7 +43,8 @@ class Subnet(NamedTuple):
         parameters: how many, or None.
         calibration: batches and images in each, or "".
         checkpoint: step, or None.
-        milliseconds: of a search for latency, or None.
+        values: costs and objectives of a search by name, as far as they are known.
+        place: in the list of its file, from 0.
         test: the metric on the test split that a front says beside its own, or None.
         seen: images that a raced subnet saw, or None.
         conditions: what results must share to be compared.
@@ -55,7 +58,8 @@ class Subnet(NamedTuple):
     parameters: float | None
     calibration: str
     checkpoint: float | None
-    milliseconds: float | None
+    values: Mapping[str, float]
+    place: int
     test: float | None
     seen: float | None
     conditions: str
@@ -66,17 +70,21 @@ class Front(NamedTuple):
 
     Attributes:
         source: the file.
-        chosen: cheapest first.
+        chosen: as the file sorts them, cheapest first.
         others: what else was scored, if the file names it.
-        cost: by which they were chosen: macs, parameters, latency.
-        said: a sentence about it.
+        said: sentences about it.
+        goal: its budgets and objectives.
+        scored: costs and metric of all that a search scored, by name.
+        random: the front of the random search beside it.
     """
 
     source: str
     chosen: list[Subnet]
     others: list[Subnet]
-    cost: str
-    said: str
+    said: list[str]
+    goal: Goal
+    scored: list[dict[str, float]]
+    random: list[Subnet]
 
 
 class Pair(NamedTuple):
@@ -110,13 +118,17 @@ def evaluations(path: pathlib.Path, metric: Metric) -> tuple[list[Subnet], Broke
     return list(found.values()), lines.broken
 
 
-def measured(value: Any, metric: Metric) -> float | None:
-    """A value of a metric, or None: shares are in [0, 1]."""
-    return share(value) if metric.unit == "%" else number(value)
+def subnet(
+    record: Any, metric: Metric, *, names: Iterable[str] = (), place: int = 0
+) -> Subnet | None:
+    """A record as `results.Scorer` writes them, or None if it is none.
 
-
-def subnet(record: Any, metric: Metric) -> Subnet | None:
-    """A record as `results.Scorer` writes them, or None if it is none."""
+    Args:
+        record: any value.
+        metric: that it needs to have.
+        names: of further costs and objectives that it may have.
+        place: of the record in its file.
+    """
     record = mapping(record)
     costs, value = numbers(record, "macs"), measured(record.get(metric.name), metric)
     if costs is None or costs[0] < 0 or value is None or "arch" not in record:
@@ -126,6 +138,7 @@ def subnet(record: Any, metric: Metric) -> Subnet | None:
     calibration = f"{sizes[0]} x {sizes[1]} {metric.examples}" if two and sizes is not None else ""
     images, step = number(record.get("images")), number(record.get("checkpoint"))
     split = str(record.get("split", "?"))
+    further = {name: number(record.get(name)) for name in ("latency", *names)}
     same = [str(record.get(k)) for k in ("split", "checkpoint", "data", "dtype")]
     return Subnet(
         arch=notation(record["arch"]),
@@ -136,7 +149,8 @@ def subnet(record: Any, metric: Metric) -> Subnet | None:
         parameters=number(record.get("parameters")),
         calibration=calibration,
         checkpoint=step,
-        milliseconds=number(record.get("latency")),
+        values={name: value for name, value in further.items() if value is not None},
+        place=place,
         test=measured(record.get(f"test_{metric.name}"), metric),
         seen=None,
         conditions=notation([*same, images, calibration]),
@@ -149,13 +163,27 @@ def search(path: pathlib.Path, metric: Metric) -> tuple[Front | None, Broken | N
     if value is None:
         return None, broken
     result = mapping(value)
-    chosen, bad = _subnets(result.get("front"), path.name, metric)
-    searcher = result.get("searcher", result.get("algorithm", "?"))  # as older versions call it
+    goal = search_goal.goal(result, metric)
+    chosen, bad = _subnets(result.get("front"), path.name, metric, goal.units)
+    beside = mapping(result.get("random"))
+    random, bad_random = _subnets(beside.get("front"), path.name, metric, goal.units)
+    if bad is None and bad_random is not None and beside:
+        bad = bad_random._replace(why=f"random: {bad_random.why}")
     said = (
-        f"{_count(result.get('evaluations'))} subnets scored by {searcher} "
-        f"search on {_count(result.get('images'))} {result.get('split', '?')} {metric.examples}"
+        f"{_count(result.get('evaluations'))} subnets scored by {search_goal.searcher(result)} "
+        f"search on {_count(result.get('images'))} {result.get('split', '?')} {metric.examples}."
     )
-    return Front(path.name, chosen, [], str(result.get("cost", "macs")), said), bad
+    sentences = [said, search_goal.wanted(goal)] if "objectives" in result else [said]
+    front = Front(
+        path.name,
+        chosen,
+        [],
+        [*sentences, search_goal.compared(result)],
+        goal,
+        search_goal.scored(result, metric, goal),
+        random,
+    )
+    return front, bad
 
 
 def races(folder: pathlib.Path, metric: Metric) -> tuple[list[Front], list[Broken]]:
@@ -179,8 +207,9 @@ def races(folder: pathlib.Path, metric: Metric) -> tuple[list[Front], list[Broke
                 number(result.get("images_of_full_evaluation")),
             )
             spared = f", {seen / whole:.1%} of all evaluations" if seen and whole else ""
-            said = f"{_count(result.get('candidates'))} subnets raced{spared}"
-            fronts.append(Front(f"races/{path.name}", chosen, others, "macs", said))
+            said = f"{_count(result.get('candidates'))} subnets raced{spared}."
+            goal = search_goal.goal({}, metric)
+            fronts.append(Front(f"races/{path.name}", chosen, others, [said], goal, [], []))
         broken += [bad] if bad else []
     return fronts, broken
 
@@ -274,12 +303,14 @@ def _names(description: Mapping[str, Any], run: pathlib.Path) -> bool:
         return False
 
 
-def _subnets(records: Any, file: str, metric: Metric) -> tuple[list[Subnet], Broken | None]:
+def _subnets(
+    records: Any, file: str, metric: Metric, names: Iterable[str] = ()
+) -> tuple[list[Subnet], Broken | None]:
     if not isinstance(records, list):
         return [], Broken(file, 1, 0, "no list called front")
-    found = [subnet(record, metric) for record in records]
+    found = [subnet(one, metric, names=names, place=i) for i, one in enumerate(records)]
     bad = [place for place, one in enumerate(found, 1) if one is None]
-    known = sorted((one for one in found if one is not None), key=lambda one: one.macs)
+    known = [one for one in found if one is not None]
     why = f"no arch, MACs or {metric.name}"
     return known, Broken(file, len(bad), bad[0], f"front: {why}") if bad else None
 

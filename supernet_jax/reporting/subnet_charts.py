@@ -1,16 +1,17 @@
 """The front, the ranking and the extracted networks, as charts and tables."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
 
-from supernet_jax.reporting import svg_axes, svg_plot
+from supernet_jax.reporting import svg_axes, svg_parallel, svg_plot
 from supernet_jax.reporting.html import NOTHING, Html, join, tag
 from supernet_jax.reporting.run_facts import Facts
-from supernet_jax.reporting.run_results import Front, Network, Pair, Subnet, measured
+from supernet_jax.reporting.run_results import Front, Network, Pair, Subnet
+from supernet_jax.reporting.search_goal import headed, measured
 from supernet_jax.reporting.svg_plot import Labels, Points
 from supernet_jax.reporting.tolerant_json import mapping, notation, number
 from supernet_jax.tasks import Metric
@@ -77,7 +78,7 @@ def front(facts: Facts) -> list[Html]:
     if not facts.evaluated and not any(f.chosen for f in fronts):
         return [tag("p", "No subnet was evaluated yet.", class_="soft")]
     scored, tested, left = _current(facts.evaluated, fronts)
-    said = [tag("p", f"{f.source}: {f.said}.", class_="soft") for f in fronts]
+    said = [tag("p", f"{f.source}: {' '.join(f.said)}", class_="soft") for f in fronts]
     groups, notes = _groups(scored, tested, fronts, facts)
     if left:
         notes.append(f"{left:,} evaluations of other checkpoints or conditions are not drawn.")
@@ -86,7 +87,54 @@ def front(facts: Facts) -> list[Html]:
         title = f"{facts.metric.name.capitalize()} over MACs"
         labels = Labels(title, "MACs", _headed(facts.metric), " ".join(notes))
         drawn = tag("div", svg_plot.scatter(groups, labels), class_="charts wide")
-    return [*said, drawn, _chosen(fronts, scored, tested, facts.metric)]
+    weighed = _weighed(facts.search, facts.metric) if facts.search else NOTHING
+    return [*said, drawn, weighed, _chosen(fronts, scored, tested, facts.metric)]
+
+
+def _weighed(front: Front, metric: Metric) -> Html:
+    """The front over its objectives, where it has more of them than a scatter chart has axes."""
+    objectives = front.goal.objectives
+    if len(objectives) <= 2 or not front.chosen:
+        return NOTHING
+    axes = [svg_parallel.Axis(headed(one.name, one.unit), one.sign > 0) for one in objectives]
+    names = [one.name for one in objectives]
+    rows = [_values(s, metric) for s in front.chosen[:MOST]]
+    others = front.scored[:: max(1, -(-len(front.scored) // (MOST // 2)))]
+    groups = [
+        svg_parallel.Threads(name, kind, [_row(row, names, metric) for row in rows], titles)
+        for name, kind, rows, titles in (
+            ("scored", "faint", others, []),
+            (
+                "front of the search",
+                "front",
+                rows,
+                [_title(s, metric) for s in front.chosen[:MOST]],
+            ),
+        )
+    ]
+    notes = ["Each line is a subnet; better is at the top of every axis."]
+    if any(name not in values for values in others for name in names):
+        notes.append("Lines have gaps where the file of the search does not say an objective.")
+    if len(others) < len(front.scored):
+        notes.append(f"{len(others):,} of {len(front.scored):,} scored subnets are drawn.")
+    if len(rows) < len(front.chosen):
+        notes.append(f"{len(rows):,} of {len(front.chosen):,} subnets of the front are drawn.")
+    if len(axes) > svg_parallel.AXES:
+        notes.append(f"Of {len(axes)} objectives the first {svg_parallel.AXES} are drawn.")
+    labels = Labels("The front over all objectives", "", "", " ".join(notes))
+    return tag("div", svg_parallel.parallel(axes, groups, labels), class_="charts wide")
+
+
+def _values(s: Subnet, metric: Metric) -> dict[str, float]:
+    """All that is known of a subnet, by name."""
+    known = {"macs": s.macs, "parameters": s.parameters, metric.name: s.value}
+    return {**s.values, **{name: value for name, value in known.items() if value is not None}}
+
+
+def _row(values: Mapping[str, float], names: Sequence[str], metric: Metric) -> list[float | None]:
+    """Values in the order of the names, as they are shown."""
+    scale = {metric.name: _percent(metric)}
+    return [scale.get(n, 1.0) * values[n] if n in values else None for n in names]
 
 
 def _current(
@@ -133,9 +181,18 @@ def _groups(
             groups.append(points("dropped out of a race", "dropped", "triangle", 2.4, dropped))
         split = one.chosen[0].split if one.chosen else ""
         name = f"front of a race, {split}" if raced else f"front of the search, {split}"
-        if one.cost != "macs":
-            notes.append(f"The search was for {one.cost}, not MACs: its front is not joined.")
-        kind, joined = ("race" if raced else "front"), ("steps" if one.cost == "macs" else "")
+        stairs = one.goal.is_of(metric, "macs")
+        if one.goal.first != "macs":
+            notes.append(f"The search was for {one.goal.first}, not MACs: its front is not joined.")
+        elif not stairs:
+            said = f"The search did not weigh {metric.name} against MACs alone"
+            notes.append(f"{said}: its front is not joined.")
+        kind, joined = ("race" if raced else "front"), ("steps" if stairs else "")
+        if one.random:
+            beside = _spread(one.random, metric)
+            groups.append(
+                points("front of random search", "by-chance", "triangle", 3.0, beside, joined)
+            )
         groups.append(points(name, kind, "circle", 3.6, one.chosen, joined))
     known = {s.arch for s in tested}
     extra = [
@@ -194,8 +251,11 @@ def _title(s: Subnet, metric: Metric) -> str:
     images = "" if s.images is None else f" of {s.images:,.0f} {metric.examples}"
     seen = "" if s.seen is None else f", after {s.seen:,.0f} of them"
     parameters = "" if s.parameters is None else f", {s.parameters:,.0f} parameters"
+    known = (metric.name, "macs", "parameters")
+    others = "".join(f", {name} {v:,.6g}" for name, v in s.values.items() if name not in known)
     return (
-        f"{metric.shown(s.value)} {s.split}{images}{seen}\n{s.macs:,.0f} MACs{parameters}\n{s.arch}"
+        f"{metric.shown(s.value)} {s.split}{images}{seen}\n"
+        f"{s.macs:,.0f} MACs{parameters}{others}\n{s.arch}"
     )
 
 
@@ -215,7 +275,7 @@ def _chosen(
 ) -> Html:
     """The table of the fronts; without one, of the best scored."""
     on_test = {s.arch: s.value for s in tested}
-    rows = [(f"{_short(f)}:{i}", s) for f in fronts for i, s in enumerate(f.chosen)]
+    rows = [(f"{_short(f)}:{s.place}", s) for f in fronts for s in f.chosen]
     caption = "Chosen subnets"
     if not rows:
         best = sorted(scored or tested, key=lambda s: -metric.score(s.value))[:20]
@@ -223,12 +283,15 @@ def _chosen(
         caption = "The best that were evaluated"
     if not rows:
         return NOTHING
-    timed = any(s.milliseconds is not None for _, s in rows)
-    heads = ["from", _headed(metric), "on", _headed(metric, "test"), "MACs", *["ms"] * timed]
-    heads += ["parameters", "calibration", "arch"]
+    units = {"latency": "ms"} if any("latency" in s.values for _, s in rows) else {}
+    units |= {name: unit for f in fronts for name, unit in f.goal.units.items()}
+    shown = {metric.name, "macs", "parameters"}
+    units = {name: unit for name, unit in units.items() if name not in shown}
+    heads = ["from", _headed(metric), "on", _headed(metric, "test"), "MACs", "parameters"]
+    heads += [*(headed(name, unit) for name, unit in units.items()), "calibration", "arch"]
     return join(
         tag("p", tag("strong", caption)),
-        table(heads, list(_rows(rows, on_test, metric, timed=timed))),
+        table(heads, list(_rows(rows, on_test, metric, list(units)))),
     )
 
 
@@ -237,20 +300,22 @@ def _short(front: Front) -> str:
 
 
 def _rows(
-    rows: Sequence[tuple[str, Subnet]], on_test: dict[str, float], metric: Metric, *, timed: bool
+    rows: Sequence[tuple[str, Subnet]],
+    on_test: dict[str, float],
+    metric: Metric,
+    names: Sequence[str],
 ) -> Iterator[list[Cell]]:
     for place, (name, s) in enumerate(rows):
         test = on_test.get(s.arch, s.test)
         images = "" if s.images is None else f"{s.images:,.0f} "
-        milliseconds = [_number(s.milliseconds, ".4g")] if timed else []
         yield [
             Cell(name, float(place)),
             _value(s.value, metric),
             Cell(f"{images}{s.split}"),
             _value(test, metric),
             _number(s.macs),
-            *milliseconds,
             _number(s.parameters),
+            *(_number(s.values.get(name), ",.6g") for name in names),
             Cell(s.calibration),
             Cell(s.arch, None, "arch"),
         ]
@@ -344,7 +409,7 @@ def best(facts: Facts) -> str:
         return ""
     chosen = facts.search.chosen
     metric = facts.metric
-    low, high = chosen[0], max(chosen, key=lambda s: metric.score(s.value))
+    low, high = min(chosen, key=lambda s: s.macs), max(chosen, key=lambda s: metric.score(s.value))
     return (
         f"The front goes from {metric.shown(low.value)} at {svg_axes.short(low.macs)} MACs to "
         f"{metric.shown(high.value)} at {svg_axes.short(high.macs)} MACs ({low.split})."

@@ -6,6 +6,7 @@ nothing else of it, and importing its tickers alone takes 0.4 s.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def fit(
         start: pixel of the low end.
         stop: pixel of the high end.
         log: whether it is to be logarithmic; it is not where nothing is above 0.
-        pad: room at either end, as a share of the range.
+        pad: room at either end, as a share of the range; with 0 the ends are the range.
     """
     x = np.asarray(values, np.float64).ravel()
     x = np.clip(x[np.isfinite(x)], -MOST, MOST)
@@ -62,9 +63,9 @@ def fit(
         return Scale(0.0, 1.0, start, stop)
     low, high = float(x.min()), float(x.max())
     if log:
-        room = max((high / low) ** pad, 1.05)
+        room = max((high / low) ** pad, 1.0 if pad == 0 and high > low else 1.05)
         return Scale(low / room, high * room, start, stop, log=True)
-    room = pad * (high - low) or 0.05 * abs(high) or 0.5
+    room = pad * (high - low) if high > low else 0.05 * abs(high) or 0.5
     return Scale(low - room, high + room, start, stop)
 
 
@@ -89,11 +90,16 @@ def ticks(scale: Scale, *, about: int = 5) -> list[float]:
 def labelled(scale: Scale) -> list[tuple[float, str]]:
     """The ticks with their labels, which differ."""
     values = ticks(scale)
+    return list(zip(values, told_apart(values), strict=True))
+
+
+def told_apart(values: Sequence[float]) -> list[str]:
+    """Distinct numbers with as many digits as make their texts differ, if 17 do."""
     for digits in (4, 6, 9, 17):
         labels = [short(value, digits=digits) for value in values]
         if len(set(labels)) == len(labels):
             break
-    return list(zip(values, labels, strict=True))
+    return labels
 
 
 def _step(rough: float) -> float:

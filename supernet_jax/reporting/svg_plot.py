@@ -122,7 +122,7 @@ def lines(
     body = join(*drawn, *_hovers(series, x, labels), *_marks(marks, x))
     names = [(s.name, s.kind, "") for s in series if s.data.x.size]
     names += list({m.kind: (m.kind, m.kind, "triangle") for m in marks}.values())
-    return _figure(labels, names, _frame(x, y, labels, body))
+    return figure(labels, names, _frame(x, y, labels, body))
 
 
 def scatter(groups: Sequence[Points], labels: Labels, *, diagonal: bool = False) -> Html:
@@ -144,7 +144,7 @@ def scatter(groups: Sequence[Points], labels: Labels, *, diagonal: bool = False)
             equal = tag("path", d=_path(x.at(ends), y.at(ends)), class_="equal")
     body = join(equal, *(part for group in groups for part in _points(group, x, y)))
     names = [(g.name, g.kind, g.shape) for g in groups if len(g.x)]
-    return _figure(labels, names, _frame(x, y, labels, body))
+    return figure(labels, names, _frame(x, y, labels, body))
 
 
 def histogram(
@@ -159,19 +159,26 @@ def histogram(
         tag(
             "rect",
             tag("title", f"{svg_axes.short(edges[i])} to {svg_axes.short(edges[i + 1])}: {n:,}"),
-            x=_px(x.at(edges[i]) + 0.5),
-            y=_px(y.at(float(n))),
-            width=_px(max(float(x.at(edges[i + 1]) - x.at(edges[i])) - 1, 0.5)),
-            height=_px(y.start - float(y.at(float(n)))),
+            x=px(x.at(edges[i]) + 0.5),
+            y=px(y.at(float(n))),
+            width=px(max(float(x.at(edges[i + 1]) - x.at(edges[i])) - 1, 0.5)),
+            height=px(y.start - float(y.at(float(n)))),
             class_=f"bar {kind}",
         )
         for i, n in enumerate(counts)
         if n
     ]
-    return _figure(labels, [], _frame(x, y, labels, join(*bars)))
+    return figure(labels, [], _frame(x, y, labels, join(*bars)))
 
 
-def _figure(labels: Labels, names: Sequence[tuple[str, str, str]], drawing: Html) -> Html:
+def figure(labels: Labels, names: Sequence[tuple[str, str, str]], drawing: Html) -> Html:
+    """A drawing with its title, its legend and its note.
+
+    Args:
+        labels: what is written around it.
+        names: in the legend: text, CSS class, and one of `SHAPES`, or "" for a line.
+        drawing: an `svg` element.
+    """
     legend = [tag("span", _swatch(kind, shape), name, class_="key") for name, kind, shape in names]
     note = tag("p", labels.note, class_="note") if labels.note else NOTHING
     return tag(
@@ -185,7 +192,7 @@ def _figure(labels: Labels, names: Sequence[tuple[str, str, str]], drawing: Html
 
 def _swatch(kind: str, shape: str) -> Html:
     if shape:
-        drawn = tag("path", d=_shape(shape, 4), transform="translate(8 6)", class_=f"dot {kind}")
+        drawn = tag("path", d=marker(shape, 4), transform="translate(8 6)", class_=f"dot {kind}")
     else:
         drawn = tag("path", d="M0 6H16", class_=f"line {kind}")
     return tag("svg", drawn, viewBox="0 0 16 12", class_="swatch", aria_hidden="true")
@@ -195,21 +202,21 @@ def _frame(x: Scale, y: Scale, labels: Labels, body: Html) -> Html:
     """Grid, ticks and names of the axes around what is drawn."""
     parts: list[Html] = []
     for value, text in svg_axes.labelled(y):
-        at = _px(y.at(value))
-        parts.append(tag("path", d=f"M{_px(x.start)} {at}H{_px(x.stop)}", class_="grid"))
-        parts.append(tag("text", text, x=_px(x.start - 6), y=at, dy="0.35em", class_="end"))
+        at = px(y.at(value))
+        parts.append(tag("path", d=f"M{px(x.start)} {at}H{px(x.stop)}", class_="grid"))
+        parts.append(tag("text", text, x=px(x.start - 6), y=at, dy="0.35em", class_="end"))
     for value, text in svg_axes.labelled(x):
-        at = _px(x.at(value))
-        parts.append(tag("path", d=f"M{at} {_px(y.start)}v4", class_="axis"))
-        parts.append(tag("text", text, x=at, y=_px(y.start + 16), class_="middle"))
+        at = px(x.at(value))
+        parts.append(tag("path", d=f"M{at} {px(y.start)}v4", class_="axis"))
+        parts.append(tag("text", text, x=at, y=px(y.start + 16), class_="middle"))
     middle = (y.start + y.stop) / 2
     parts += [
-        tag("path", d=f"M{_px(x.start)} {_px(y.start)}H{_px(x.stop)}", class_="axis"),
-        tag("text", labels.x, x=_px((x.start + x.stop) / 2), y=_px(HEIGHT - 6), class_="middle"),
+        tag("path", d=f"M{px(x.start)} {px(y.start)}H{px(x.stop)}", class_="axis"),
+        tag("text", labels.x, x=px((x.start + x.stop) / 2), y=px(HEIGHT - 6), class_="middle"),
         tag(
             "text",
             labels.y,
-            transform=f"translate(11 {_px(middle)}) rotate(-90)",
+            transform=f"translate(11 {px(middle)}) rotate(-90)",
             class_="middle",
         ),
     ]
@@ -236,7 +243,7 @@ def _line(series: Line, x: Scale, y: Scale) -> list[Html]:
     parts.append(tag("path", d=_path(at, mean), class_=f"line {series.kind}"))
     if len(at) <= DOTTED:
         dots = "".join(
-            f"M{_px(a - 2)} {_px(m)}a2 2 0 1 0 4 0a2 2 0 1 0 -4 0z"
+            f"M{px(a - 2)} {px(m)}a2 2 0 1 0 4 0a2 2 0 1 0 -4 0z"
             for a, m in zip(at, mean, strict=True)
         )
         parts.append(tag("path", d=dots, class_=f"dot {series.kind}"))
@@ -257,10 +264,10 @@ def _hovers(series: Sequence[Line], x: Scale, labels: Labels) -> list[Html]:
             tag(
                 "rect",
                 tag("title", "\n".join(one for one in said if one)),
-                x=_px(edges[i]),
-                y=_px(TOP),
-                width=_px(edges[i + 1] - edges[i]),
-                height=_px(HEIGHT - BOTTOM - TOP),
+                x=px(edges[i]),
+                y=px(TOP),
+                width=px(edges[i + 1] - edges[i]),
+                height=px(HEIGHT - BOTTOM - TOP),
                 class_="hover",
             )
         )
@@ -287,8 +294,8 @@ def _marks(marks: Sequence[Mark], x: Scale) -> list[Html]:
         tag(
             "path",
             tag("title", mark.text),
-            d=_shape("triangle", 4),
-            transform=f"translate({at} {_px(HEIGHT - BOTTOM - 4)})",
+            d=marker("triangle", 4),
+            transform=f"translate({at} {px(HEIGHT - BOTTOM - 4)})",
             class_=f"dot {kind}",
         )
         for (at, kind), mark in shown
@@ -308,8 +315,8 @@ def _points(group: Points, x: Scale, y: Scale) -> list[Html]:
         tag(
             "path",
             tag("title", title),
-            d=_shape(group.shape, group.size),
-            transform=f"translate({_px(a)} {_px(b)})",
+            d=marker(group.shape, group.size),
+            transform=f"translate({px(a)} {px(b)})",
             class_=f"dot {group.kind}",
         )
         for a, b, title in zip(at_x, at_y, group.titles, strict=True)
@@ -317,13 +324,15 @@ def _points(group: Points, x: Scale, y: Scale) -> list[Html]:
     return parts
 
 
-def _shape(name: str, size: float) -> str:
-    return SHAPES[name].format(_px(size), _px(2 * size), _px(1.3 * size))
+def marker(name: str, size: float) -> str:
+    """One of `SHAPES` around the origin, as data of a path."""
+    return SHAPES[name].format(px(size), px(2 * size), px(1.3 * size))
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:
-    return "M" + "L".join(f"{_px(a)} {_px(b)}" for a, b in zip(x, y, strict=True))
+    return "M" + "L".join(f"{px(a)} {px(b)}" for a, b in zip(x, y, strict=True))
 
 
-def _px(value: float | np.ndarray) -> str:
+def px(value: float | np.ndarray) -> str:
+    """A pixel, to a tenth."""
     return f"{float(value):.1f}".removesuffix(".0")

@@ -237,6 +237,48 @@ def test_a_front_is_shown_and_drawn(searched: pathlib.Path) -> None:
     assert "<script>" not in run._replace(folder=pathlib.Path("<script>"))._repr_html_()
 
 
+def test_a_front_of_several_objectives_is_drawn(
+    searched: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    run = own(searched)
+    plain = dict(sj.search(run, searcher="random").result)
+    beside = {"hypervolume": 0.5, "evaluations": 18, "front": plain["front"][:2]}
+    front = sj.Front(run.space, {**plain, "random": beside})
+    random, line = front.plot(axes()).lines
+    points = [(one["macs"], 100 * one["accuracy"]) for one in beside["front"]]
+    np.testing.assert_allclose(random.get_xydata(), points)
+    assert random.get_linewidth() < line.get_linewidth() and random.get_color() == "0.5"
+    with pytest.raises(sj.UserError, match="axes need two or more"):
+        sj.Front(run.space, {**plain, "objectives": []}).plot_objectives(axes())
+
+    name = "energy $\\frac{$"  # no formula
+    three = {"accuracy": "max", "macs": "min", name: "min"}
+    front = sj.Front(
+        run.space,
+        {
+            **plain,
+            "random": beside,
+            "objectives": [{"name": key, "direction": way} for key, way in three.items()],
+            "budgets": [*plain["budgets"], {"cost": name, "unit": "<mJ>"}],
+            "front": [{**one, name: 0.5 + i} for i, one in enumerate(plain["front"])],
+            "all": [[9_000, None, 1.0], *([*row, 3.0] for row in plain["all"])],
+        },
+    )
+    assert "&lt;mJ&gt;" in front._repr_html_() and "<mJ>" not in front._repr_html_()
+    assert {one.get_linestyle() for one in front.plot(axes()).lines} == {"None"}  # no staircase
+    below = axes()
+    front.plot_objectives(below)
+    lines = [one for one in below.lines if len(one.get_xdata()) == 3]
+    assert len(lines) == len(plain["all"]) + len(front)
+    best = max(entry.value for entry in front)
+    for entry, drawn in zip(front, lines[-len(front) :], strict=True):
+        heights = np.asarray(drawn.get_ydata())
+        assert (heights[0] == 1) == (entry.value == best)
+        assert (heights[2] == 1) == (entry is front[0])
+    front.save(tmp_path / "search.json", tmp_path / "front.png")
+    assert (tmp_path / "front.png").stat().st_size > 10_000
+
+
 INTERRUPTED = """
 import sys, time
 sys.path.insert(0, {tests!r})

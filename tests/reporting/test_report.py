@@ -22,8 +22,10 @@ from supernet_jax.experiment import build, config, sampler_visits
 from supernet_jax.reporting import (
     metrics_history,
     page,
+    search_goal,
     subnet_charts,
     svg_axes,
+    svg_parallel,
     svg_plot,
 )
 from supernet_jax.reporting.downsample import columns
@@ -114,7 +116,15 @@ def files(text: str) -> dict[str, str]:
     named = {f"loss/{text}": 1.0, f"accuracy/{text}": 0.1, text: text}
     metrics = [line(10, **named), json.dumps(refused), json.dumps(rollback), line(20), line(30)]
     front = [record(text), record(text, macs=2000, accuracy=0.6, test_accuracy=0.55, latency=1.5)]
-    search = {"cost": text, "searcher": text, "split": text, "images": text, "front": front}
+    own = f"cost {text}"
+    budget = {"cost": own, "unit": text, "low": 1, "high": 9, "aim": -1, text: text}
+    wanted = [{"name": name, "direction": "min"} for name in (own, "macs", text)]
+    wanted += [{"name": "accuracy", "direction": "max"}, {"name": text, "direction": text}]
+    chosen = [{**one, own: 7 + i} for i, one in enumerate(front)]
+    search = {"cost": own, "searcher": text, "split": text, "images": text, "front": chosen}
+    search |= {"budgets": [budget, {"cost": "macs", "unit": "MACs"}], "objectives": wanted}
+    search |= {"all": [[8, 0.5, 1500], [9, None, 10], [text, 0.1, text], text]}
+    search |= {"hypervolume": 0.4, "random": {"hypervolume": 0.5, "front": chosen[:1], text: text}}
     race = {"front": front, "all": [record(text, images=32), *front], "candidates": text}
     pair = {"inherited": 0.4, "seed": text, "method": text, "macs": 1000}
     pairs = [{**pair, "arch": {text: text}, "alone": 0.5 + i / 10} for i in range(3)]
@@ -169,7 +179,10 @@ def test_hostile_files_change_no_element(tmp_path: pathlib.Path) -> None:
     assert first.names <= OURS
     assert [name for name, _ in second.elements].count("script") == 1
     assert second.text.count("alert(1)") > 20  # they are there, as text
-    for text in ("Loss", "Accuracy over MACs", "Kendall tau", "logits differ by", "refused"):
+    for text in (
+        *("Loss", "Accuracy over MACs", "Kendall tau", "logits differ by", "refused"),
+        *("did not beat random search", "The front over all objectives", "more is better"),
+    ):
         assert text in second.text
 
 
@@ -382,6 +395,119 @@ def test_a_chart_of_one_point() -> None:
     one = svg_plot.Line("a", "largest", columns(np.array([3.0]), np.array([0.0]), most=9))
     parsed = Parsed(svg_plot.lines([one], svg_plot.Labels("t", "x", "y")).text)
     assert "x 3\na 0" in parsed.text
+
+
+def traded(**changed: Any) -> dict[str, Any]:
+    """What `search.json` holds after a search for accuracy, MACs, parameters and energy."""
+    names = {"macs": "MACs", "parameters": "parameters", "energy": "mJ"}
+    ways = {"accuracy": "max", **dict.fromkeys(names, "min")}
+    front = [record("a", energy=2.5), record("b", macs=2000, accuracy=0.6, energy=0.5)]
+    rows = [[1500, 0.4, 80, 3.0], [900, None, 70, 1.0], [900, math.nan, 70, 1.0], [1000, 0.3, 60]]
+    return {
+        **{"cost": "macs", "unit": "MACs", "searcher": "nsga2", "split": "held-out", "images": 64},
+        "budgets": [{"cost": n, "unit": u, "low": None, "high": None} for n, u in names.items()],
+        "objectives": [{"name": name, "direction": way} for name, way in ways.items()],
+        "evaluations": 4,
+        "front": front,
+        "all": rows,
+        "hypervolume": 0.5,
+        "random": {"hypervolume": 0.4, "evaluations": 4, "front": [record("c", energy=9.0)]},
+        **changed,
+    }
+
+
+def test_a_search_over_several_costs(tmp_path: pathlib.Path) -> None:
+    contents = {"config.json": json.dumps(PLAIN), "search.json": json.dumps(traded())}
+    text = page.text(make(tmp_path, contents))
+    parsed = Parsed(text)
+    for part in (
+        "Its objectives were the largest accuracy, the smallest MACs, the smallest parameters and "
+        "the smallest energy.",
+        "The front of nsga2 dominates 50.0% of the volume that both fronts span, that of a random "
+        "search of 4 subnets 40.0%.",
+        "front of random search",
+        "its front is not joined",
+        "MACsparametersenergy, mJcalibration",
+    ):
+        assert part in parsed.text, part
+    assert "What could not be read" not in parsed.text
+    assert '<td class="n" data-v="0.5">0.5</td>' in text
+    _, chart = text.split("The front over all objectives</strong>")
+    chart = chart[chart.index("</figcaption>") : chart.index("</figure>")]
+    assert re.search(r'role="img" aria-label="[^"]*energy, mJ \(less is better\)"', chart)
+    titles = re.findall(r'class="hit"><title>([^<]*)</title>', chart)
+    assert ["a" in one for one in titles] == [True, True] and "energy 2.5" in titles[0]
+    (others,) = re.findall(r'd="([^"]*)" class="line faint"', chart)
+    assert others.count("M") == 2 and others.count("L") == 3 + 2  # no NaN; one has no energy
+    assert "nan" not in chart and "Lines have gaps" in parsed.text
+
+
+def test_the_front_keeps_the_places_of_its_file(tmp_path: pathlib.Path) -> None:
+    """`front:0` is what `supernet extract --arch front:0` takes, whatever is sorted by."""
+    kept = [record("slow", macs=9), {"arch": "broken"}, record("fast", macs=7)]
+    found = shown(tmp_path, search__json=json.dumps(traded(front=kept))).text
+    assert re.search(r"front:0[^f]*slow.*front:2[^f]*fast", found, re.DOTALL)
+    assert "goes from 50.00% at 7 MACs" in found
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"hypervolume": 0.4}, "40.0%: the searcher did not beat random search."),
+        ({"hypervolume": 0.3}, "40.0%: the searcher did not beat random search."),
+        ({"random": None}, "No random search was made beside it"),
+        ({"random": None, "searcher": "random"}, "The searcher was random search itself"),
+        ({"random": "x"}, "beside random search cannot be read"),
+        ({"hypervolume": None}, "beside random search cannot be read"),
+        ({"random": {"hypervolume": 0.4, "front": 3}}, "search.json: random: no list"),
+    ],
+)
+def test_how_a_search_did_beside_a_random_one(
+    tmp_path: pathlib.Path, changed: dict[str, Any], said: str
+) -> None:
+    assert said in shown(tmp_path, search__json=json.dumps(traded(**changed))).text
+
+
+def test_searches_of_older_versions(tmp_path: pathlib.Path) -> None:
+    new = ("budgets", "objectives", "searcher", "hypervolume", "random")
+    old = {key: value for key, value in traded(algorithm="evolution").items() if key not in new}
+    old |= {"low": 0.0, "high": 3e6, "all": [[1500, 0.4], [900, None]]}
+    found = shown(tmp_path, search__json=json.dumps(old)).text
+    assert "4 subnets scored by evolution search on 64 held-out images. No random search" in found
+    assert "not joined" not in found and "all objectives" not in found and "budgets" not in found
+    old |= {"cost": "latency", "unit": "ms", "front": [record("a", latency=1.25)]}
+    found = shown(tmp_path, search__json=json.dumps(old)).text
+    assert "for latency, not MACs: its front is not joined" in found and "latency, ms" in found
+
+
+def test_budgets_in_words() -> None:
+    known = [{"cost": "macs", "unit": "MACs", "low": 1, "high": 3e5}]
+    known += [{"cost": "latency", "unit": "ms", "high": 2.5}, {"cost": "size", "low": 7}]
+    found = search_goal.goal({"budgets": known, "objectives": []}, ACCURACY)
+    one = search_goal.goal({"cost": "macs", "unit": "MACs", "high": 7}, ACCURACY)
+    assert search_goal.wanted(one) == (
+        "Its objectives were the largest accuracy and the smallest MACs; its budget was MACs of at "
+        "most 7."
+    )
+    assert search_goal.wanted(found) == (
+        "Its budgets were MACs from 1 to 300,000, latency of at most 2.5 ms and size of at least 7."
+    )
+
+
+def test_better_is_at_the_top() -> None:
+    axes = [svg_parallel.Axis("up", True), svg_parallel.Axis("down", False)]
+    axes += [svg_parallel.Axis(f"{i}", True) for i in range(9)]
+    rows = [[3.0, 1.0, None, 5.0, *[1.0] * 7], [2.0, 4000.0, 1e308, 5.0, *[math.nan] * 7]]
+    threads = svg_parallel.Threads("a", "front", rows, ["best", "worst"])
+    text = svg_parallel.parallel(axes, [threads], svg_plot.Labels("t", "", "")).text
+    _, text = text.split("</figcaption>")
+    lines = re.findall(r'd="(M[^"]*)" class="line front"', text)
+    heights = [[float(y) for y in re.findall(r" ([\d.]+)", one)] for one in lines]
+    top, bottom = svg_parallel.TOP, svg_plot.HEIGHT - svg_parallel.BOTTOM
+    assert heights[0][:2] == [top, top] and heights[1][:2] == [bottom, bottom]
+    assert lines[0].count("M") == 2  # a gap
+    assert text.count("is better</text>") == svg_parallel.AXES
+    assert "down: less is better, logarithmic" in text
 
 
 def test_kendall_is_of_each_seed() -> None:
