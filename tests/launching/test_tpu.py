@@ -53,7 +53,11 @@ def play(tmp_path, monkeypatch):
         script = tmp_path / "a.sh"
         script.write_text(job.script.text)
         return subprocess.Popen(
-            ["bash", str(script)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ["bash", str(script)],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
     def played(*arguments, **options):
@@ -152,7 +156,7 @@ def test_refused_requests_end_with_what_gcloud_says(play):
 def test_an_interrupted_script_is_started_again_and_goes_on(play):
     process = play.planned("stay 0\n0 0")
     next(line for line in process.stdout if "on host 0: stay" in line)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
     said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "go on here by the same command; or end it all: gcloud" in said
