@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy import stats
 from tiny_space import tiny
 
@@ -18,12 +19,15 @@ from supernet_jax.evaluation import costs
 from supernet_jax.experiment import config
 from supernet_jax.searching import encoding, predictors
 from supernet_jax.searching.predictors import Predictor, cross_validated, scorer
+from supernet_jax.storage import user_code
 
-KINDS = sorted(
-    name
-    for name, kind in vars(predictors).items()
+PARTS = {
+    name: kind
+    for name, kind in sorted(vars(predictors).items())
     if dataclasses.is_dataclass(kind) and hasattr(kind, "build")
-)
+}
+PARTS["Kriging"] = user_code.run(ROOT / "docs/examples/predictor.py").Kriging
+KINDS = list(PARTS)
 SPACES = ("digits", "ofa_mobilenetv3", "autoformer_t", "decoder")
 
 
@@ -149,7 +153,7 @@ def interacting(features: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def built(kind: str) -> Predictor:
-    return getattr(predictors, kind)().build()
+    return PARTS[kind]().build()
 
 
 @functools.cache
@@ -200,7 +204,7 @@ def test_means_are_in_units_of_the_score_and_spreads_cover(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_inputs_give_the_same_bits(kind: str) -> None:
     others = bits(50, seed=2)
-    again = getattr(predictors, kind)().build()
+    again = PARTS[kind]().build()
     model = again.fit(bits(200), additive(bits(200)))
     for a, b in zip(
         again.predict(model, others), built(kind).predict(learnt(kind), others), strict=True
