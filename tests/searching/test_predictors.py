@@ -18,7 +18,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.experiment import config
 from supernet_jax.searching import encoding, predictors
-from supernet_jax.searching.predictors import Predictor, cross_validated, scorer
+from supernet_jax.searching.predictors import Free, Predictor, cross_validated, scorer
 from supernet_jax.storage import user_code
 
 PARTS = {
@@ -264,6 +264,63 @@ def test_predictions_are_of_archs_of_the_same_space(kind: str) -> None:
     # Whatever comes with it; not to the bit, as other sizes are added up in another order.
     several = predict(model, bits(2000))[0]
     np.testing.assert_allclose(predict(model, bits(2000)[:1])[0], several[:1], rtol=1e-5)
+
+
+def free_of(count: int) -> Free:
+    """Two statistics that are close to the score."""
+    features = bits(count, seed=6)
+    about = additive(features)
+    return Free(features, np.stack([about**2, 5 - about + features[:, 0]], axis=1))
+
+
+def test_an_ensemble_begins_with_what_is_free() -> None:
+    """From 20 scores it ranks far better than without, and than the statistics by themselves."""
+    features, others = bits(20), bits(400, seed=2)
+
+    def ranked(free: Free | None) -> float:
+        predictor = PARTS["Ensemble"]().build(free=free)
+        mean, _ = predictor.predict(predictor.fit(features, additive(features)), others)
+        return stats.kendalltau(mean, additive(others)).statistic
+
+    assert ranked(free_of(300)) > max(0.9, ranked(None) + 0.1)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "Ensemble"])
+def test_others_ignore_what_is_free(kind: str) -> None:
+    features = bits(30)
+    predictor = PARTS[kind]().build(free=free_of(100))
+    mean, wanted = (
+        made.predict(made.fit(features, additive(features)), bits(9, seed=2))[0]
+        for made in (predictor, built(kind))
+    )
+    np.testing.assert_array_equal(mean, wanted)
+
+
+FREE = {
+    "a row of each": lambda x, y: (x, y[:5]),
+    "not all finite": lambda x, y: (x, np.where(y > y.mean(), np.nan, y)),
+    "of 12 archs, and 2 differ": lambda x, y: (x[:12], y[:12]),
+    "of 100 archs, and 0 differ": lambda x, y: (x, np.ones_like(y)),
+}
+
+
+@pytest.mark.parametrize("words", FREE)
+def test_what_is_free_fits_together(words: str) -> None:
+    with pytest.raises(UserError, match=words) as raised:
+        PARTS["Ensemble"]().build(free=Free(*FREE[words](*free_of(100))))
+    assert "\n" not in str(raised.value)
+
+
+SETTINGS = (
+    *(("Svr", {"epsilon": -1}), ("Svr", {"seed": -1}), ("Boosting", {"trees": 0})),
+    *(("Boosting", {"learning_rate": 0}), ("Ensemble", {"members": 1}), ("Ensemble", {"width": 0})),
+)
+
+
+@pytest.mark.parametrize("kind, fields", SETTINGS, ids=str)
+def test_settings_out_of_range_are_refused(kind: str, fields: dict) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(fields))} is {next(iter(fields.values()))}"):
+        PARTS[kind](**fields).build()
 
 
 def test_cross_validation_never_predicts_an_arch_by_itself() -> None:

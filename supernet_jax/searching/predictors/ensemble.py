@@ -14,12 +14,13 @@ import optax
 
 from supernet_jax.elastic.choices import Array
 from supernet_jax.errors import at_least, require
-from supernet_jax.searching.predictors.predictor import Free, Predictor, checked, folds_of, usable
+from supernet_jax.searching.predictors.predictor import Free, Predictor, checked, folds_of
 
 Params = dict[str, Array]  # of all members: leaves [E, ...]
 
 BATCH, LOOKS = 64, 20  # rows of a step; how often the scores that are left out are looked at
 RATE, DECAY = 5e-3, 0.3  # of AdamW; the rate falls along a cosine
+HELD = 10  # one of so many free archs is left out of what is learnt
 PADDING = 64  # least R; more rows are padded to a power of two, so that few programs are compiled
 ROWS = 2048  # archs at a time in a prediction
 
@@ -47,7 +48,7 @@ def ensemble(
     and half the variance among the members, brought to the same size: the spread is its root.
 
     With `free`, hidden layers start from those that have learnt the statistics (FBNetV3, arXiv
-    2006.02049, section 3.2).
+    2006.02049).
 
     Args:
         members: E, at least 2.
@@ -94,13 +95,25 @@ def ensemble(
 
 
 def _pretrained(free: Free, trained: Any) -> Params:
-    statistics = np.asarray(free.statistics, np.float64)
-    require(statistics.ndim == 2, f"statistics have the shape {statistics.shape}; give [K, S]")
-    for column in statistics.T:
-        features, *_ = usable(free.features, column, least=2)
-    scaled = (statistics - statistics.mean(axis=0)) / statistics.std(axis=0)
+    features, statistics = (np.asarray(x, np.float64) for x in free)
+    require(
+        features.ndim == statistics.ndim == 2 and len(features) == len(statistics),
+        f"free features have the shape {features.shape} and statistics {statistics.shape}; there "
+        "must be a row of each for each arch",
+    )
+    require(
+        bool(np.isfinite(features).all() and np.isfinite(statistics).all()),
+        "free features and statistics are not all finite; leave out archs that have no statistics",
+    )
+    telling = statistics[:, np.ptp(statistics, axis=0) > 0] if len(statistics) else statistics
+    require(
+        len(features) >= 2 * HELD and telling.shape[1] > 0,
+        f"free statistics are of {len(features)} archs, and {telling.shape[1]} differ among them; "
+        f"give at least {2 * HELD} archs, and one that differs",
+    )
+    scaled = (telling - telling.mean(axis=0)) / telling.std(axis=0)
     fold = np.zeros(len(scaled), int)
-    fold[::10] = 1  # a tenth is left out by all
+    fold[::HELD] = 1  # left out by all
     return trained(features, scaled, fold, None, same=True)
 
 

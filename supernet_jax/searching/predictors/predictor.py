@@ -26,7 +26,8 @@ class Predictor(NamedTuple):
     """Two pure functions: the same inputs give the same bits.
 
     Attributes:
-        fit: `(features [N, F], scores [N]) -> model`; a score of NaN is one that is not known.
+        fit: `(features [N, F], scores [N]) -> model`; features are about 1 in size, and a score of
+            NaN is one that is not known.
         predict: `(model, features [M, F]) -> (mean [M], spread [M])`, float64: the likely score and
             the standard deviation of the true one around it, at least 0, in units of the score.
     """
