@@ -73,7 +73,7 @@ def peer_jobs(backend: str, quick: bool, reference: str) -> list[Job]:
 def quick_jobs(backend: str) -> list[Job]:
     """Everything in its quick form."""
     scripts = ("train_step", "evaluation", "compile", "gradient", "memory", "pointwise")
-    scripts += ("norm", "profile_step", "costs", "data", "racing")
+    scripts += ("norm", "profile_step", "costs", "predictors", "data", "racing")
     scripts += (
         ("kernels", "scaling", "export", "extraction") if backend == "cpu" else ("gpu_program",)
     )
@@ -99,6 +99,7 @@ def cpu_jobs() -> list[Job]:
         Job("norm", "norm", (), 1),
         Job("kernels", "kernels", (), 1),
         Job("costs", "costs", (), 1),
+        Job("predictors", "predictors", (), 2),
         Job("data", "data", (), 3),
         Job("scaling", "scaling", ("--rounds", "3"), 4),
         Job("export", "export", (), 2),
@@ -138,6 +139,7 @@ def gpu_jobs() -> list[Job]:
         Job("pointwise", "pointwise", (), 1),
         Job("norm", "norm", (), 1),
         Job("costs", "costs", (), 1),
+        Job("predictors", "predictors", (), 2),
         Job("data", "data", (), 3),
         Job("racing", "racing", (), 3),
     ]

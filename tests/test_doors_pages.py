@@ -34,7 +34,9 @@ CONFIGS = (
     *("space", "task", "sampler", "loss", "teacher", "combination", "optimizer"),
     *("transform", "bank", "features"),
 )
-DOORS = (*CONFIGS, "cost", "searcher")  # these two are for searches, which no config file describes
+# These three are for searches, which no config file describes; that of the predictor is in
+# tests/searching/test_predictors.py.
+DOORS = (*CONFIGS, "cost", "searcher", "predictor")
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy import stats
 from tiny_space import tiny
 
@@ -17,13 +18,16 @@ from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.experiment import config
 from supernet_jax.searching import encoding, predictors
-from supernet_jax.searching.predictors import Predictor, cross_validated, scorer
+from supernet_jax.searching.predictors import Free, Predictor, cross_validated, scorer
+from supernet_jax.storage import user_code
 
-KINDS = sorted(
-    name
-    for name, kind in vars(predictors).items()
+PARTS = {
+    name: kind
+    for name, kind in sorted(vars(predictors).items())
     if dataclasses.is_dataclass(kind) and hasattr(kind, "build")
-)
+}
+PARTS["Kriging"] = user_code.run(ROOT / "docs/examples/predictor.py").Kriging
+KINDS = list(PARTS)
 SPACES = ("digits", "ofa_mobilenetv3", "autoformer_t", "decoder")
 
 
@@ -45,7 +49,7 @@ def drawn(space: Space, count: int, seed: int = 0):
 @pytest.mark.parametrize("name", SPACES)
 def test_equal_networks_have_equal_features_and_others_have_not(name: str) -> None:
     space = space_of(name)
-    archs = drawn(space, 1500)
+    archs = drawn(space, 800)
     # Neighbours of each, among which are many of the same network.
     near = choices.mutate(space.menu, jax.random.key(0), archs, rate=0.1)
     both = jax.tree.map(lambda a, b: np.concatenate([a, np.asarray(b)]), archs, near)
@@ -55,8 +59,8 @@ def test_equal_networks_have_equal_features_and_others_have_not(name: str) -> No
     together = np.concatenate([networks, rows], axis=1)
     count, *others = (len(np.unique(x, axis=0)) for x in (networks, rows, together))
     assert others == [count, count]
-    same = np.all(networks[:1500] == networks[1500:], axis=1)
-    assert 0 < same.sum() < 1500 and np.all(np.any(rows[:1500] != rows[1500:], axis=1) == ~same)
+    same = np.all(networks[:800] == networks[800:], axis=1)
+    assert 0 < same.sum() < 800 and np.all(np.any(rows[:800] != rows[800:], axis=1) == ~same)
     assert np.all(np.ptp(rows, axis=0) > 0), "columns that are the same for all archs may go"
 
 
@@ -108,6 +112,34 @@ def test_decisions_that_depend_on_many_are_looked_up_one_by_one(monkeypatch) -> 
     assert sorted(map(tuple, wanted.T)) == sorted(map(tuple, found.T))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_tables_have_what_decisions_decide_together(seed: int, monkeypatch) -> None:
+    """Blocks of which any two decisions make one of two sizes: whether options of one
+    are alike is up to the others, and which these are to still others.
+    """
+    monkeypatch.setattr(encoding, "ROWS", 1)
+    options, rng = (2, 3, 3, 2), np.random.default_rng(seed)
+    pairs = [(i, i + 1) for i in range(3)]
+    asked = [(pair, rng.integers(0, 2, [options[i] for i in pair])) for pair in pairs]
+    firsts = np.cumsum([0, *options])
+    decisions = [
+        encoding._Decision(options[i], int(firsts[i]), encoding._alike(i, asked)) for i in range(4)
+    ]
+    rows = np.indices(options).reshape(4, -1).T
+    wanted = encoding._codes(decisions, rows)
+    networks = np.stack([table[tuple(rows[:, pair].T)] for pair, table in asked], axis=1)
+    together = np.concatenate([networks, wanted], axis=1)
+    assert len(np.unique(together, axis=0)) == len(np.unique(wanted, axis=0))
+    tables, slow = encoding._tables(decisions)
+    assert not slow
+    columns = [
+        table.rows[rows[:, list(table.asks)] @ np.array(table.steps, int)] for table in tables
+    ]
+    changing = wanted[:, np.any(wanted != wanted[:1], axis=0)]
+    found = np.concatenate(columns, axis=1)
+    assert sorted(map(tuple, found.T)) == sorted(map(tuple, changing.T))
+
+
 def test_costs_follow_as_columns_of_one_scale() -> None:
     space = space_of("digits")
     archs, macs = drawn(space, 3000, seed=1), costs.macs(space)
@@ -149,7 +181,7 @@ def interacting(features: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def built(kind: str) -> Predictor:
-    return getattr(predictors, kind)().build()
+    return PARTS[kind]().build()
 
 
 @functools.cache
@@ -198,23 +230,14 @@ def test_means_are_in_units_of_the_score_and_spreads_cover(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_inputs_give_the_same_bits(kind: str) -> None:
-    others = bits(50, seed=2)
-    again = getattr(predictors, kind)().build()
-    model = again.fit(bits(200), additive(bits(200)))
-    for a, b in zip(
-        again.predict(model, others), built(kind).predict(learnt(kind), others), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_scores_that_are_not_known_are_left_out(kind: str) -> None:
-    features = bits(260)
-    scores = np.where(np.arange(260) < 200, additive(features), np.nan)
-    mean, _ = built(kind).predict(built(kind).fit(features, scores), bits(50, seed=2))
-    wanted, _ = built(kind).predict(built(kind).fit(features[:200], scores[:200]), bits(50, seed=2))
-    np.testing.assert_array_equal(mean, wanted)
+def test_the_same_scores_give_the_same_bits(kind: str) -> None:
+    """Made anew, with scores that are not known, and with what is free where that is ignored."""
+    features = np.concatenate([bits(100, seed=4), bits(200)])
+    scores = np.concatenate([np.full(100, np.nan), additive(bits(200))])
+    again = PARTS[kind]().build(free=None if kind == "Ensemble" else free_of(100))
+    found = again.predict(again.fit(features, scores), bits(50, seed=2))
+    wanted = built(kind).predict(learnt(kind), bits(50, seed=2))
+    np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -260,6 +283,52 @@ def test_predictions_are_of_archs_of_the_same_space(kind: str) -> None:
     # Whatever comes with it; not to the bit, as other sizes are added up in another order.
     several = predict(model, bits(2000))[0]
     np.testing.assert_allclose(predict(model, bits(2000)[:1])[0], several[:1], rtol=1e-5)
+
+
+def free_of(count: int) -> Free:
+    """Two statistics that are close to the score."""
+    features = bits(count, seed=6)
+    about = additive(features)
+    return Free(features, np.stack([about**2, 5 - about + features[:, 0]], axis=1))
+
+
+def test_an_ensemble_begins_with_what_is_free() -> None:
+    """From 20 scores it ranks far better than without, and than the statistics by themselves."""
+    features, others = bits(20), bits(400, seed=2)
+
+    def ranked(free: Free | None) -> float:
+        predictor = PARTS["Ensemble"]().build(free=free)
+        mean, _ = predictor.predict(predictor.fit(features, additive(features)), others)
+        return stats.kendalltau(mean, additive(others)).statistic
+
+    assert ranked(free_of(250)) > max(0.9, ranked(None) + 0.1)
+
+
+FREE = {
+    "a row of each": lambda x, y: (x, y[:5]),
+    "not all finite": lambda x, y: (x, np.where(y > y.mean(), np.nan, y)),
+    "of 12 archs, and 2 differ": lambda x, y: (x[:12], y[:12]),
+    "of 100 archs, and 0 differ": lambda x, y: (x, np.ones_like(y)),
+}
+
+
+@pytest.mark.parametrize("words", FREE)
+def test_what_is_free_fits_together(words: str) -> None:
+    with pytest.raises(UserError, match=words) as raised:
+        PARTS["Ensemble"]().build(free=Free(*FREE[words](*free_of(100))))
+    assert "\n" not in str(raised.value)
+
+
+SETTINGS = (
+    *(("Svr", {"epsilon": -1}), ("Svr", {"seed": -1}), ("Boosting", {"trees": 0})),
+    *(("Boosting", {"learning_rate": 0}), ("Ensemble", {"members": 1}), ("Ensemble", {"width": 0})),
+)
+
+
+@pytest.mark.parametrize("kind, fields", SETTINGS, ids=str)
+def test_settings_out_of_range_are_refused(kind: str, fields: dict) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(fields))} is {next(iter(fields.values()))}"):
+        PARTS[kind](**fields).build()
 
 
 def test_cross_validation_never_predicts_an_arch_by_itself() -> None:

@@ -7,9 +7,7 @@ first score ignore `free`.
 Shape letters: `N` archs with scores, `M` others, `K` archs without, `F` features, `S` statistics.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -22,14 +20,14 @@ from supernet_jax.searching.encoding import Encode
 
 Model = Any  # what was learnt
 CHUNK = 2**14  # archs at a time: their features are 10 MB or so, whatever the number of archs
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 class Predictor(NamedTuple):
     """Two pure functions: the same inputs give the same bits.
 
     Attributes:
-        fit: `(features [N, F], scores [N]) -> model`; a score of NaN is one that is not known.
+        fit: `(features [N, F], scores [N]) -> model`; features are about 1 in size, and a score of
+            NaN is one that is not known.
         predict: `(model, features [M, F]) -> (mean [M], spread [M])`, float64: the likely score and
             the standard deviation of the true one around it, at least 0, in units of the score.
     """
@@ -195,13 +193,13 @@ def cross_validated(
 def scorer(
     encode: Encode, predictor: Predictor, model: Model, *, chunk: int = CHUNK
 ) -> Callable[[Arch], tuple[np.ndarray, np.ndarray]]:
-    """What predicts many archs, a chunk at a time on each core: `archs [M] -> (mean, spread)`.
+    """What predicts many archs, a chunk at a time: `archs [M] -> (mean, spread)`.
 
     Args:
         encode: of the features that the model was fitted to.
         predictor: whose model it is.
         model: as `fit` gave it.
-        chunk: archs at a time; the features of one chunk for each core are in memory.
+        chunk: archs at a time, whose features are in memory together.
     """
 
     def predict(archs: Arch) -> tuple[np.ndarray, np.ndarray]:
@@ -212,8 +210,7 @@ def scorer(
             some = jax.tree.map(lambda leaf: leaf[start : start + chunk], archs)
             return predictor.predict(model, encode(some))
 
-        with ThreadPoolExecutor(CORES) as pool:
-            means, spreads = zip(*pool.map(of, range(0, max(count, 1), chunk)), strict=True)
+        means, spreads = zip(*map(of, range(0, max(count, 1), chunk)), strict=True)
         return np.concatenate(means), np.concatenate(spreads)
 
     return predict
