@@ -88,9 +88,7 @@ def nsga2(
         rows = np.concatenate([rows, draw(key, population - len(rows), taken)])
         return choices.unpack(menu, rows), state._replace(generation=state.generation + 1)
 
-    def tell(
-        state: Nsga2State, archs: Arch, scores: np.ndarray, spent: np.ndarray
-    ) -> Nsga2State:
+    def tell(state: Nsga2State, archs: Arch, scores: np.ndarray, spent: np.ndarray) -> Nsga2State:
         told = extend(state.told, archs, scores, spent)
         new = np.arange(len(state.told.scores), len(told.scores), dtype=np.int32)
         both = np.concatenate([state.alive, new])
