@@ -57,7 +57,7 @@ assert config.combine == sj.gradients.EqualLengths()
 assert config.optimizer == sj.optimizers.Lion(learning_rate=0.01)
 assert config.searcher == sj.searching.Aging(population=4, tournament=2)
 assert opened.step == 2 and opened.params["block2"]["conv"]["kernel"].shape == (5, 5, 6, 6)
-main.main(["search", str(run), "--evaluations", "6", "--population", "3"])
+main.main(["search", str(run), "--evaluations", "6", "--searcher.population", "3"])
 main.main(["search", str(run), "--evaluations", "6", "--budget", "largest_map:..1e9"])
 assert config.costs == (sj.costs.LargestMap(bytes_per_value=2),)
 assert sj.costs.LargestMap().build(opened.space)(sj.sample(opened.space, 1)[0]) > 0
