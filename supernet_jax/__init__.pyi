@@ -17,6 +17,7 @@ from supernet_jax.elastic.strategies import masked as masked
 from supernet_jax.elastic.strategies import sliced as sliced
 from supernet_jax.elastic.strategies import switched as switched
 from supernet_jax.errors import UserError as UserError
+from supernet_jax.evaluation import costs as costs
 from supernet_jax.evaluation.costs import macs as macs
 from supernet_jax.evaluation.costs import parameters as parameters
 from supernet_jax.experiment.config import Config as Config

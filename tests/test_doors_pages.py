@@ -31,12 +31,11 @@ from supernet_jax.training.recipe import Batch, Recipe
 
 PAGES, EXAMPLES = ROOT / "docs" / "doors", ROOT / "docs" / "examples"
 CONFIGS = (
-    *("space", "task", "sampler", "loss", "teacher", "combination", "optimizer"),
+    *("space", "task", "sampler", "loss", "teacher", "combination", "optimizer", "cost"),
     *("transform", "bank", "features"),
 )
-# These three are for searches, which no config file describes; that of the predictor is in
-# tests/searching/test_predictors.py.
-DOORS = (*CONFIGS, "cost", "searcher", "predictor")
+# No part of a configuration; it is tested in tests/searching/test_predictors.py.
+DOORS = (*CONFIGS, "searcher", "predictor")
 
 
 @functools.cache
@@ -147,7 +146,7 @@ def optional() -> Space:
 @pytest.mark.parametrize("make", [light, optional])
 def test_the_cost_is_the_largest_output_of_a_block(make: Callable[[], Space]) -> None:
     space = make()
-    cost, names = example("cost").largest_map(space), tuple(space.blocks)
+    cost, names = example("cost").LargestMap(2).build(space), tuple(space.blocks)
     params, archs = shared_params.parameter_shapes(space), archs_of(space, 6)
 
     def largest(arch: Any) -> int:
@@ -159,7 +158,7 @@ def test_the_cost_is_the_largest_output_of_a_block(make: Callable[[], Space]) ->
         there = [name for name in names if space.blocks[name].spec(arch) is not None]
         return max(outputs[name].size for name in there)
 
-    wanted = [largest(arch) for arch in archs]
+    wanted = [2 * largest(arch) for arch in archs]
     assert len(set(wanted)) > 2
     stacked = choices.stack(archs)
     np.testing.assert_array_equal(cost(stacked), wanted)

@@ -1,4 +1,4 @@
-"""A new method of the library is one file and one line: seven are added as one adds them."""
+"""A new method of the library is one file and one line: eight are added as one adds them."""
 
 import pathlib
 import shutil
@@ -17,6 +17,7 @@ PARTS = {
     "combination": ("training/gradients", "EqualLengths"),
     "optimizer": ("training/optimizers", "Lion"),
     "searcher": ("searching", "Aging"),
+    "cost": ("evaluation/costs", "LargestMap"),
 }
 CONFIG = """
 import supernet_jax as sj
@@ -30,6 +31,7 @@ config = sj.Config(
     combine=sj.gradients.EqualLengths(),
     optimizer=sj.optimizers.Lion(learning_rate=0.01),
     searcher=sj.searching.Aging(population=4, tournament=2),
+    costs=(sj.costs.LargestMap(bytes_per_value=2),),
     train=sj.Train(steps=2, batch=16, checkpoint_every=1, log_every=1),
 )
 """
@@ -55,7 +57,10 @@ assert config.combine == sj.gradients.EqualLengths()
 assert config.optimizer == sj.optimizers.Lion(learning_rate=0.01)
 assert config.searcher == sj.searching.Aging(population=4, tournament=2)
 assert opened.step == 2 and opened.params["block2"]["conv"]["kernel"].shape == (5, 5, 6, 6)
-main.main(["search", str(run), "--evaluations", "6", "--population", "3"])
+main.main(["search", str(run), "--evaluations", "6", "--searcher.population", "3"])
+main.main(["search", str(run), "--evaluations", "6", "--budget", "largest_map:..1e9"])
+assert config.costs == (sj.costs.LargestMap(bytes_per_value=2),)
+assert sj.costs.LargestMap().build(opened.space)(sj.sample(opened.space, 1)[0]) > 0
 print("library:", pathlib.Path(sj.__file__).parent)
 """
 

@@ -216,6 +216,16 @@ def _without_floats(values: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
+def own_inputs(
+    block: ElasticBlock, spec: Spec, inputs: Sequence[jax.ShapeDtypeStruct]
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """The shapes of a spec's inputs: those of the union's, with the spec's own channels."""
+    return tuple(
+        x if c is None else jax.ShapeDtypeStruct((*x.shape[:-1], c), x.dtype)
+        for x, c in zip(inputs, block.channels(spec), strict=True)
+    )
+
+
 def shapes(block: ElasticBlock, spec: Spec, inputs: Sequence[jax.ShapeDtypeStruct]) -> BlockShapes:
     """Shapes of a spec's parameters, statistics and output (cached).
 
@@ -227,11 +237,7 @@ def shapes(block: ElasticBlock, spec: Spec, inputs: Sequence[jax.ShapeDtypeStruc
     Raises:
         UserError: it puts out something of another shape than the union, beyond channels.
     """
-    own = tuple(
-        x if c is None else jax.ShapeDtypeStruct((*x.shape[:-1], c), x.dtype)
-        for x, c in zip(inputs, block.channels(spec), strict=True)
-    )
-    found = block_shapes.describe(block.module, spec, own)
+    found = block_shapes.describe(block.module, spec, own_inputs(block, spec, inputs))
     if spec != block.union:
         largest = shapes(block, block.union, inputs).output
         if found.output.shape[:-1] != largest.shape[:-1]:

@@ -8,7 +8,7 @@ and of what is measured: the metric of the task, and `loss`.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from supernet_jax.elastic.space import Space
@@ -17,14 +17,16 @@ from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.costs import Cost
 from supernet_jax.evaluation.latency_table import Table
 from supernet_jax.searching import Budget, Costs
-from supernet_jax.storage import files
+from supernet_jax.storage import files, typed_json
 from supernet_jax.storage.paths import expanded
 
-COSTS: dict[str, tuple[str, Callable[[Space], Cost]]] = {
-    "macs": ("MACs", costs.macs),
-    "parameters": ("parameters", costs.parameters),
+LATENCY = costs.Latency.name
+RECORDED = (costs.Macs.name, costs.Parameters.name)  # every record has them
+COSTS: dict[str, Any] = {  # by name, what needs no settings
+    vars(kind)["name"]: kind
+    for kind in vars(costs).values()
+    if "build" in vars(kind) and kind is not costs.Latency
 }
-LATENCY = "latency"
 DIRECTIONS = {"min": -1, "max": 1}
 LOSS = "loss"
 
@@ -189,29 +191,33 @@ def _cost(
     if name.startswith(f"{LATENCY}:"):
         path = expanded(name.removeprefix(f"{LATENCY}:"))
         return _latency(space, latency_table.read(path), files.read_bytes(path), str(path))
-    if isinstance(own.get(name), Table):
-        table = own[name]
+    table = own.get(name)
+    if isinstance(table, costs.Latency):
+        return _cost(space, f"{LATENCY}:{table.table}", {}, measured)
+    if isinstance(table, Table):
         content = files.dumps(dataclasses.asdict(table)).encode()
         return _latency(space, table, content, "a table in memory")
-    if name in own:
-        part = own[name]
+    part = own[name] if name in own else COSTS[name]() if name in COSTS else None
+    if part is not None:
         try:
-            cost, unit = part.build(space), str(part.unit)
+            return name, str(part.unit), part.build(space), _source(part)
         except AttributeError as error:
             raise UserError(
                 f"the cost {name} is a {type(part).__name__} ({error}); a cost is a frozen "
                 "dataclass with `name`, `unit` and `build(space)`"
             ) from error
-        return name, unit, cost, {"part": repr(part)}
-    if name in COSTS:
-        unit, make = COSTS[name]
-        return name, unit, make(space), {}
-    known = [*COSTS, f"{LATENCY}:FILE", *own]
+    known = list(dict.fromkeys([*COSTS, f"{LATENCY}:FILE", *own]))
     also = f" (measured: {', '.join(measured)}; those are objectives)" if name in measured else ""
     raise UserError(
         f"there is no cost {name!r}, only {', '.join(known)}{also}; one of your own is a part of "
         f"`costs` in a config file, given with --config{near(name, known)}"
     )
+
+
+def _source(part: Any) -> dict[str, Any]:
+    """What tells a cost from others of its name: its settings."""
+    described = typed_json.to_json(part)
+    return {"settings": described} if len(described) > 1 else {}
 
 
 def _latency(

@@ -21,6 +21,7 @@ from supernet_jax.data.settings import Data
 from supernet_jax.elastic import blockwise, strategies
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError, near, require
+from supernet_jax.evaluation import costs
 from supernet_jax.searching import Evolution
 from supernet_jax.spaces import Digits
 from supernet_jax.storage import files, typed_json, user_code
@@ -160,11 +161,11 @@ class Config:
 
 
 # Of these rooms, only what has a `build`.
-OFFERING = (tasks.__name__, searching.__name__)
+OFFERING = (tasks.__name__, searching.__name__, costs.__name__)
 # Whose dataclasses a configuration is made of.
 PARTS = (
     *(spaces, samplers, losses, teachers, gradients, optimizers, tasks),
-    *(searching, searching.predictors),
+    *(searching, searching.predictors, costs),
 )
 
 
@@ -178,7 +179,7 @@ LIBRARY: dict[str, type] = {
         name: kind
         for module in PARTS
         for name, kind in _dataclasses_of(module).items()
-        # Tasks and budgets are dataclasses, too; a configuration names what builds one.
+        # Tasks, budgets and costs are dataclasses, too; a configuration names what builds one.
         if kind.__module__.startswith(module.__name__)
         and (not module.__name__.startswith(OFFERING) or "build" in vars(kind))
     },
@@ -186,7 +187,9 @@ LIBRARY: dict[str, type] = {
 }
 # What the command line knows by name.
 SPACES: dict[str, Any] = {
-    vars(kind)["name"]: kind() for kind in _dataclasses_of(spaces).values() if "name" in vars(kind)
+    vars(kind)["name"]: kind()
+    for kind in _dataclasses_of(spaces).values()
+    if kind.__module__.startswith(spaces.__name__) and "name" in vars(kind)
 }
 FILES = "user files"  # in `config.json`, beside the fields of a `Config`
 STRATEGIES: dict[str, Strategy] = {

@@ -25,7 +25,7 @@ from supernet_jax.evaluation.latency_table import Table
 from supernet_jax.experiment import budgets as experiment_budgets
 from supernet_jax.experiment import front, results
 from supernet_jax.experiment import run as experiment_run
-from supernet_jax.experiment.budgets import COSTS, LATENCY, Goal
+from supernet_jax.experiment.budgets import LATENCY, RECORDED, Goal
 from supernet_jax.experiment.front import Front
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import distributed, progress
@@ -49,7 +49,7 @@ class Search:
     objective: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """what is to be best, NAME:min or NAME:max; if not given, the metric and all costs above"""
     cost: str = "macs"
-    """of one budget: what --low and --high limit: macs | parameters | latency:FILE, in ms"""
+    """of one budget: what --low and --high limit: macs | parameters | peak_memory | latency:FILE"""
     low: float = 0.0
     """of one budget: smallest cost that a subnet may have, in units of --cost"""
     high: float = math.inf
@@ -300,7 +300,7 @@ def _find(
             on_progress=on_progress,
         )
     records = scorer(choices.unstack(choices.unpack(space.menu, found.archs)))
-    extra = [(i, one.name) for i, one in enumerate(wanted.priced) if one.name not in COSTS]
+    extra = [(i, one.name) for i, one in enumerate(wanted.priced) if one.name not in RECORDED]
     records = [
         {**record, **{name: float(row[i]) for i, name in extra}}
         for record, row in zip(records, found.costs, strict=True)

@@ -111,7 +111,7 @@ def plain(make: Callable[[Any], nn.Module], spec: Any) -> tuple[Callable[[Any], 
 
 def _recalled(make: Callable, spec: Any, inputs: tuple[jax.ShapeDtypeStruct, ...]) -> BlockShapes:
     """The description on disk, if there is one; else it is put there, if it is of our own code."""
-    if not all(_is_ours(part) for part in (make, type(spec))):
+    if not all(is_ours(part) for part in (make, type(spec))):
         return _described(make, spec, inputs)
     key = f"{make.__module__}.{make.__qualname__} {spec} {inputs}"
     if (kept := disk_cache.recall(key)) is not None:
@@ -121,7 +121,7 @@ def _recalled(make: Callable, spec: Any, inputs: tuple[jax.ShapeDtypeStruct, ...
     return found
 
 
-def _is_ours(part: Any) -> bool:
+def is_ours(part: Any) -> bool:
     """Whether this is a class of the package, so that its name says all about it."""
     return isinstance(part, type) and part.__module__.startswith("supernet_jax.")
 
@@ -178,10 +178,10 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, Any],
 
     def run(keys: Any, *args: jax.Array) -> Any:
         output, made = module.init_with_output(keys, *args)
-        variables.update(jax.tree.map(_shape, made))
+        variables.update(jax.tree.map(shape_of, made))
         return output
 
-    key = _key_shape()
+    key = key_shape()
     keys = {"params": key, SHAPES_ONLY: key}
     program, output = jax.make_jaxpr(run, return_shape=True)(keys, *inputs)
     # What this module does by itself; the layers that were replayed have put down theirs.
@@ -192,7 +192,7 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, Any],
 
 
 @functools.cache
-def _key_shape() -> Any:
+def key_shape() -> Any:
     """Of a random key. A key itself would leave operations in whatever is being traced."""
     return jax.eval_shape(jax.random.key, 0)
 
@@ -205,7 +205,7 @@ def _note(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
     layer = context.module
     if context.method_name != "__call__":
         return call(*args, **kwargs)
-    if not _replayable(layer, args, kwargs):
+    if not replayable(layer, args, kwargs):
         declared = layer.macs if isinstance(layer, HasMacs) else None
         with contextlib.nullcontext() if declared is None else macs.aside():
             output = call(*args, **kwargs)
@@ -215,7 +215,7 @@ def _note(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
         for name, axes in _axes(layer).items():
             layer.put_variable(_AXES, name, axes)
         return output
-    variables, output = _known(layer.clone(parent=None, name=None), tuple(map(_shape, args)))
+    variables, output = _known(layer.clone(parent=None, name=None), tuple(map(shape_of, args)))
     for collection, tree in variables.items():
         for name, value in tree.items():
             layer.put_variable(collection, name, jax.tree.map(_placeholder, value))
@@ -234,7 +234,7 @@ def _axes(layer: nn.Module) -> dict[str, tuple[str, ...]]:
     return {}
 
 
-def _replayable(layer: nn.Module, args: Any, kwargs: Any) -> bool:
+def replayable(layer: nn.Module, args: Any, kwargs: Any) -> bool:
     """Whether a call is the first of a layer that its fields and its inputs describe alone."""
     if not layer.path or kwargs or layer.variables:
         return False
@@ -251,7 +251,8 @@ def _replayable(layer: nn.Module, args: Any, kwargs: Any) -> bool:
     return True
 
 
-def _shape(leaf: Any) -> Any:
+def shape_of(leaf: Any) -> Any:
+    """The shape of an array; what is none, as it is."""
     is_array = isinstance(leaf, jax.Array | np.ndarray)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_array else leaf
 

@@ -75,6 +75,10 @@ class Conv(nn.Module):
     stride: int = 1
     start: Initializer | None = None
 
+    def makes(self, x: Array) -> tuple[int, ...]:
+        """The shape of its output, see `liveness`."""
+        return _strided(x, self.stride, self.features)
+
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C_in]` -> `[B, ceil(H/stride), ceil(W/stride), features]`."""
@@ -90,6 +94,10 @@ class Pointwise(nn.Module):
     features: int
     bias: bool = False
     start: Initializer | None = None
+
+    def makes(self, x: Array) -> tuple[int, ...]:
+        """The shape of its output, see `liveness`."""
+        return (*x.shape[:-1], self.features)
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -109,6 +117,10 @@ class Depthwise(nn.Module):
     kernel: int
     stride: int = 1
     start: Initializer | None = None
+
+    def makes(self, x: Array) -> tuple[int, ...]:
+        """The shape of its output, see `liveness`."""
+        return _strided(x, self.stride, x.shape[-1])
 
     @nn.compact
     def weights(self, channels: int) -> Array:
@@ -135,6 +147,10 @@ class Dense(nn.Module):
     start: Initializer | None = None
     bias: bool = True
 
+    def makes(self, x: Array) -> tuple[int, ...]:
+        """The shape of its output, see `liveness`."""
+        return (*x.shape[:-1], self.features)
+
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., C_in]` -> `[..., features]`."""
@@ -157,6 +173,8 @@ class BatchNorm(nn.Module):
 
     zero_scale: bool = False
     swish: bool = False
+
+    in_place = True
 
     @nn.compact
     def weights(self, channels: int) -> separable.Affine:
@@ -236,6 +254,8 @@ class LayerNorm(nn.Module):
     epsilon: float = 1e-5
     bias: bool = True
 
+    in_place = True
+
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., C]` -> the same shape; moments are float32 whatever `x` is."""
@@ -256,6 +276,8 @@ class RMSNorm(nn.Module):
     """Root mean square normalisation (Zhang & Sennrich 2019, arXiv 1910.07467), the same way."""
 
     epsilon: float = 1e-6
+
+    in_place = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -336,6 +358,11 @@ def _rows_dot_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array,
 
 
 _rows_dot.defvjp(lambda x, w: (_rows_dot(x, w), (x, w)), _rows_dot_backward)
+
+
+def _strided(x: Array, stride: int, channels: int) -> tuple[int, ...]:
+    examples, height, width, _ = x.shape
+    return examples, -(-height // stride), -(-width // stride), channels
 
 
 def _rows(x: Array) -> Array:

@@ -56,7 +56,7 @@ def counted(program: ClosedJaxpr | Jaxpr) -> int:
 
 def _inside(equation: Any) -> int:
     """Of the programs that an operation runs."""
-    inner = [counted(program) for program in _programs(list(equation.params.values()))]
+    inner = [counted(program) for program in programs(list(equation.params.values()))]
     if equation.primitive.name == "cond":
         return max(inner)
     if equation.primitive.name == "while" and any(inner):
@@ -67,9 +67,10 @@ def _inside(equation: Any) -> int:
     return sum(inner) * equation.params.get("length", 1)
 
 
-def _programs(values: Sequence[Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
+def programs(values: Sequence[Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
+    """Those among the parameters of an equation."""
     for value in values:
         if isinstance(value, ClosedJaxpr | Jaxpr):
             yield value
         elif isinstance(value, tuple | list):
-            yield from _programs(value)
+            yield from programs(value)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import json
 import math
+import pathlib
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+import test_latency as made_up
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from supernet_jax.elastic import choices, notation
@@ -19,6 +22,7 @@ from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
+from supernet_jax.experiment import config
 from supernet_jax.nn import layers
 from supernet_jax.spaces import attentivenas, mobilenet
 from supernet_jax.tasks import ImageClassification
@@ -132,17 +136,58 @@ def test_random_archs_against_the_built_networks() -> None:
     np.testing.assert_array_equal(costs.parameters(space)(archs), wanted[:, 1])
 
 
-@pytest.mark.parametrize("cost", [costs.macs, costs.parameters])
-def test_one_answer_however_it_is_asked(space: Space, cost: Any) -> None:
-    ask = cost(space)
+# Every cost of the library, by being in the folder.
+PARTS = [kind for kind in vars(costs).values() if hasattr(kind, "build")]
+
+
+@pytest.fixture(scope="module")
+def latencies(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A table of made-up ones."""
+    path = tmp_path_factory.mktemp("latency") / "table.json"
+    table = made_up.table_of(mobilenet.cifar())
+    path.write_text(json.dumps(dataclasses.asdict(table)), "utf-8")
+    return path
+
+
+def part_of(kind: Any, latencies: pathlib.Path) -> Any:
+    """A part with its usual numbers."""
+    return kind(str(latencies)) if kind is costs.Latency else kind()
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_one_answer_however_it_is_asked(kind: Any, latencies: pathlib.Path) -> None:
+    space = mobilenet.cifar()
+    ask = part_of(kind, latencies).build(space)
     archs = choices.sample(space.menu, jax.random.key(2), (6, 4))
     host = ask(jax.tree.map(np.asarray, archs))
-    assert host.dtype == np.int64 and host.shape == (6, 4) and len(np.unique(host)) == 24
+    exact = host.dtype == np.int64
+    assert (exact or host.dtype == np.float64) and host.shape == (6, 4)
+    assert len(np.unique(host)) >= 6, "hardly a cost"
     for answer in (ask(archs), jax.jit(ask)(archs), jax.vmap(jax.jit(jax.vmap(ask)))(archs)):
-        assert isinstance(answer, jax.Array) and answer.dtype == jnp.int32
-        np.testing.assert_array_equal(answer, host)
+        assert isinstance(answer, jax.Array)
+        assert answer.dtype == (jnp.int32 if exact else jnp.float32)
+        # float32 of sums of a dozen numbers, in another order
+        np.testing.assert_allclose(answer, host, rtol=0 if exact else 1e-6)
     one = jax.tree.map(lambda leaf: np.asarray(leaf)[3, 2], archs)
-    assert int(ask(one)) == host[3, 2]
+    assert ask(one) == host[3, 2]
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_part_says_what_it_is(kind: Any, latencies: pathlib.Path) -> None:
+    part, space = part_of(kind, latencies), mobilenet.cifar()
+    assert dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen
+    assert isinstance(kind.name, str) and isinstance(kind.unit, str)
+    assert [other.name for other in PARTS].count(kind.name) == 1
+    assert config.LIBRARY[kind.__name__] is kind and kind.name not in config.SPACES
+    archs = jax.tree.map(np.asarray, choices.sample(space.menu, jax.random.key(3), (50,)))
+    by_blocks = costs.BlockCost(space, part.tables(space))(archs)
+    np.testing.assert_array_equal(by_blocks, part.build(space)(archs))
+
+
+def test_only_spaces_are_known_as_such() -> None:
+    assert all(callable(part.build) for part in config.SPACES.values())
+    modules = {type(part).__module__.rpartition(".")[0] for part in config.SPACES.values()}
+    assert modules == {"supernet_jax.spaces"}
 
 
 def test_costs_too_large_for_32_bits(space: Space) -> None:
