@@ -33,7 +33,7 @@ from supernet_jax.searching.searcher import (
     remember,
 )
 
-ROUNDS = 8  # studies that are asked for one generation before uniform archs fill it up
+ROUNDS = 4  # studies that are asked for one generation before uniform archs fill it up
 
 
 def bayesian(
