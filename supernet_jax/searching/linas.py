@@ -97,7 +97,8 @@ def linas(
         """What NSGA-II finds with predicted scores, begun with all that was measured."""
         archs = choices.unpack(menu, told.archs)
         features = encode(archs)
-        models = [predictor.fit(features, column) for column in told.scores.T]
+        scores = np.where(np.isfinite(told.scores), told.scores, np.nan)  # none learns of infinity
+        models = [predictor.fit(features, column) for column in scores.T]
         predict = [predictors.scorer(encode, predictor, model) for model in models]
 
         def score(archs: Arch) -> np.ndarray:
@@ -114,8 +115,8 @@ def linas(
 
 
 def _known(told: History) -> int:
-    """Archs of which all scores are numbers; 0 if those of some kind are all the same."""
-    some = told.scores[~np.any(np.isnan(told.scores), axis=1)]
+    """Archs of which all scores are finite; 0 if those of some kind are all the same."""
+    some = told.scores[np.all(np.isfinite(told.scores), axis=1)]
     return len(some) if len(some) and np.all(np.ptp(some, axis=0) > 0) else 0
 
 
