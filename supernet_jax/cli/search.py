@@ -93,6 +93,7 @@ def _search(arguments: Arguments) -> None:
         searcher=settings.searcher,
         evaluations=settings.evaluations,
         seed=settings.seed,
+        warm_start=settings.warm_start,
         baseline=settings.baseline,
         costs=own,
         out=arguments.out,

@@ -25,7 +25,7 @@ RECORDED = (costs.Macs.name, costs.Parameters.name)  # every record has them
 COSTS: dict[str, Any] = {  # by name, what needs no settings
     vars(kind)["name"]: kind
     for kind in vars(costs).values()
-    if "build" in vars(kind) and kind is not costs.Latency
+    if hasattr(kind, "build") and kind is not costs.Latency
 }
 DIRECTIONS = {"min": -1, "max": 1}
 LOSS = "loss"

@@ -521,7 +521,16 @@ def test_other_images_than_in_training(
 # --- search ----------------------------------------------------------------------------------
 
 TIGHT = (500.0, 9_000.0)  # MACs, within those of the space
-SMALL = ("--evaluations", 12, "--population", 6, "--mutations", 2, "--crossovers", 2)
+SMALL = (
+    "--evaluations",
+    12,
+    "--searcher.population",
+    6,
+    "--searcher.mutations",
+    2,
+    "--searcher.crossovers",
+    2,
+)
 
 
 @pytest.mark.parametrize("searcher", ["random", "evolution"])
@@ -536,7 +545,7 @@ def test_search_within_a_budget(
     low, high = TIGHT if cost == "macs" else (60.0, 300.0)
     unit = {"macs": "MACs", "parameters": "parameters"}[cost]
     options = ("--searcher", searcher, "--cost", cost, "--low", low, "--high", high, "--seed", 3)
-    small = SMALL if searcher == "evolution" else (*SMALL[:2], "--batch", 6)
+    small = SMALL if searcher == "evolution" else (*SMALL[:2], "--searcher.batch", 6)
     out = done(capsys, "search", searched, "--config", CONFIG, *options, *small)
     result = json.loads((searched / "search.json").read_text())
     run = opened(searched)

@@ -354,7 +354,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, blocks: tuple[str, ...]) -> None:
 
 
 def exhaustive(option: str) -> tuple[object, ...]:
-    first = "--population" if option == "evolution" else "--batch"
+    first = "--searcher.population" if option == "evolution" else "--searcher.batch"
     return ("--evaluations", 99, first, 18, "--searcher", option)
 
 
