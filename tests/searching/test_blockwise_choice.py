@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging
 import math
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ from supernet_jax.searching import (
     BlockwiseChoice,
     Budget,
     Costs,
-    blockwise_choice,
+    History,
     pareto_front,
     run,
 )
@@ -270,15 +271,28 @@ class Nothing:
     x: Any = None
 
 
+class Planted:
+    """A search whose scores add up, within a budget that binds."""
+
+    def __init__(self) -> None:
+        self.space = tiny_space.tiny()
+        worth, macs = random_gains(replacements(self.space), 5), costs.macs(self.space)
+        limit = float(np.median(macs(every(self.space))))
+        self.costs = Costs((macs,), (Budget(-math.inf, limit, "MACs"),))
+        self.score = lambda archs: worth.of(self.space, elastic_space.normal(self.space, archs))
+
+    def run(self, score: Any = None, evaluations: int = 60, **rest: Any) -> History:
+        searcher = BlockwiseChoice(bounds=4).build(self.space, self.costs)
+        how = {"costs": self.costs, "key": jax.random.key(0), "evaluations": evaluations}
+        return run(searcher, score or self.score, **how, **rest)
+
+
 def test_a_search_finds_the_planted_front() -> None:
     """Where scores add up, all of it but the replacements is on the true front."""
-    space = tiny_space.tiny()
-    worth, macs = random_gains(replacements(space), 5), costs.macs(space)
-    limit = float(np.median(macs(every(space))))
-    budgets = Costs((macs,), (Budget(-math.inf, limit, "MACs"),))
-    searcher = blockwise_choice(space, budgets, bounds=4)
-    score = lambda archs: worth.of(space, elastic_space.normal(space, archs))  # noqa: E731
-    history = run(searcher, score, costs=budgets, key=jax.random.key(0), evaluations=200)
+    planted = Planted()
+    space, budgets, score = planted.space, planted.costs, planted.score
+    (macs,), (limit,) = budgets.of, [budget.high for budget in budgets.budgets]
+    history = planted.run(evaluations=200)
     asked = len(choices.pack(replacements(space).archs))
     assert asked < len(history.scores) < 200, "it ends by itself"
     chosen = slice(asked, None)
@@ -294,3 +308,31 @@ def test_a_search_finds_the_planted_front() -> None:
     assert len(best & found) >= 0.5 * len(best)
     assert tuple(np.round(front[front[:, 0].argmax()], 6)) in found
     assert tuple(np.round(front[front[:, 1].argmax()], 6)) in found
+
+
+def test_it_goes_on_after_a_failure_with_the_very_same_history(tmp_path: pathlib.Path) -> None:
+    planted, file, calls = Planted(), tmp_path / "search.npz", 0
+    whole = planted.run()
+
+    def failing(archs: Arch) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        if calls in (1, 3):
+            raise RuntimeError("the machine was taken away")
+        return planted.score(archs)
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            planted.run(failing, state_file=file)
+    for found, wanted in zip(planted.run(failing, state_file=file), whole, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_longer_search_goes_on_from_a_shorter_one(tmp_path: pathlib.Path) -> None:
+    planted, file = Planted(), tmp_path / "search.npz"
+    whole = planted.run()
+    asked = len(choices.pack(replacements(planted.space).archs))
+    for n in (3, asked, asked + 2, 60):
+        part = planted.run(evaluations=n, state_file=file)
+        for found, wanted in zip(part, whole, strict=True):
+            np.testing.assert_array_equal(found, wanted[:n])
