@@ -17,7 +17,7 @@ from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.costs import Cost
 from supernet_jax.evaluation.latency_table import Table
 from supernet_jax.searching import Budget, Costs
-from supernet_jax.storage import files, typed_json
+from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded
 
 LATENCY = costs.Latency.name
@@ -25,7 +25,7 @@ RECORDED = (costs.Macs.name, costs.Parameters.name)  # every record has them
 COSTS: dict[str, Any] = {  # by name, what needs no settings
     vars(kind)["name"]: kind
     for kind in vars(costs).values()
-    if "build" in vars(kind) and kind is not costs.Latency
+    if hasattr(kind, "build") and kind is not costs.Latency
 }
 DIRECTIONS = {"min": -1, "max": 1}
 LOSS = "loss"
@@ -112,7 +112,7 @@ def goal(
             or twice; a latency table that is missing, broken, unfinished or of other blocks.
     """
     metric = space.task.metric
-    named = {str(getattr(part, "name", LATENCY)): part for part in own}
+    named = {LATENCY if isinstance(part, Table) else user_code.name_of(part): part for part in own}
     given = dict(budgets) or ({} if objectives else {"macs": (None, None)})
     wanted = _directions(objectives)
     measured = {

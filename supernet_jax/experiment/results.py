@@ -208,7 +208,7 @@ class Scorer:
                 record = json.loads(line)
                 if {k: record.get(k) for k in self._conditions} != self._conditions:
                     continue
-                known = _checked(record, self.metric)
+                known = checked(record, self.metric)
                 archs.append(notation.from_notation(menu, record["arch"]))
                 records.append(known)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
@@ -243,7 +243,7 @@ def are_kept(run: Run, out: pathlib.Path | None) -> bool:
     return False
 
 
-def _checked(record: dict[str, Any], metric: Metric) -> dict[str, Any]:
+def checked(record: dict[str, Any], metric: Metric) -> dict[str, Any]:
     """A record that can be taken for one of ours; a loss that is no number becomes None.
 
     Raises:

@@ -18,22 +18,25 @@ import numpy as np
 import tyro
 
 from supernet_jax import searching
-from supernet_jax.elastic import choices
+from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, at_least, near, one_of
 from supernet_jax.evaluation.latency_table import Table
 from supernet_jax.experiment import budgets as experiment_budgets
-from supernet_jax.experiment import front, results
+from supernet_jax.experiment import front, known_records, results
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.budgets import LATENCY, RECORDED, Goal
 from supernet_jax.experiment.front import Front
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import distributed, progress
 from supernet_jax.searching import History, RandomSearch
-from supernet_jax.storage import files, typed_json
+from supernet_jax.searching.loop import Known
+from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded
 
 STATE = 3  # version of what a search asks for, so that one of another version is not gone on with
+ENOUGH = 50  # evaluations, of which a fifth is predicted by the others
 SPLIT = "held-out"  # taken from the training examples; the test split is never searched on
 SEARCHERS: dict[str, Any] = {
     vars(kind)["name"]: kind for kind in vars(searching).values() if hasattr(kind, "build")
@@ -58,6 +61,8 @@ class Search:
     """subnets to evaluate in all; more find a better front, and take longer"""
     seed: int = 0
     """seed of all random numbers"""
+    warm_start: str = ""
+    """begin with what is known: a run's evaluations.jsonl, or JSON of `evaluate --out`"""
     baseline: bool = True
     """also evaluate as many random subnets, to tell whether the searcher beat them"""
     searcher: Any = dataclasses.field(default_factory=searching.Evolution)
@@ -83,6 +88,7 @@ def search(
     searcher: Any = None,
     evaluations: int = 512,
     seed: int = 0,
+    warm_start: str | os.PathLike[str] = "",
     baseline: bool = True,
     costs: Sequence[Any] = (),
     out: str | os.PathLike[str] | None = None,
@@ -105,6 +111,9 @@ def search(
             run's configuration.
         evaluations: subnets to evaluate in all; more find a better front, and take longer.
         seed: of the search, at least 0.
+        warm_start: file of earlier evaluations of this run, as its `evaluations.jsonl`, which the
+            searcher is told of before it begins. They do not count as evaluations, and may be on
+            the front.
         baseline: whether to evaluate as many random subnets, too, and to say whether the searcher
             beat them.
         costs: further costs that `budgets` and `objectives` may name, beside those of the
@@ -128,7 +137,7 @@ def search(
     if budgets is None:
         if not isinstance(cost, str | os.PathLike):
             own.append(cost)
-            cost = getattr(cost, "name", LATENCY)
+            cost = LATENCY if isinstance(cost, Table) else user_code.name_of(cost)
         cost = os.fspath(cost)
         if cost.endswith(".json") and not cost.startswith(f"{LATENCY}:"):
             cost = f"{LATENCY}:{expanded(cost)}"
@@ -137,9 +146,11 @@ def search(
     part = _part(run.config.searcher if searcher is None else searcher)
     wanted = experiment_budgets.goal(run.space, budgets, objectives, [*run.config.costs, *own])
     keep = results.are_kept(run, place)
-    result = _result(run, part, wanted, evaluations=evaluations, seed=seed, keep=keep)
+    given: dict[str, Any] = {"evaluations": evaluations, "seed": seed, "keep": keep}
+    warm = expanded(os.fspath(warm_start)) if warm_start else None
+    result = _result(run, part, wanted, warm=warm, **given)
     if baseline:
-        _compare(run, result, wanted, part, evaluations=evaluations, seed=seed, keep=keep)
+        _compare(run, result, wanted, part, **given)
     found = Front(run.space, result)
     if place is None:
         distributed.once(lambda: found.save(run.folder / front.FILE, run.folder / front.PICTURE))
@@ -160,8 +171,8 @@ def named(name: str, own: Mapping[str, type] | None = None) -> Any:
     Raises:
         UserError: there is none of that name.
     """
-    mine = {getattr(kind, "name", key): kind for key, kind in (own or {}).items()}
-    known = SEARCHERS | {key: kind for key, kind in mine.items() if hasattr(kind, "build")}
+    mine = {key: kind for key, kind in (own or {}).items() if user_code.taken(kind, costs=None)}
+    known = SEARCHERS | {user_code.name_of(kind): kind for kind in mine.values()}
     one_of("--searcher", name, known)
     return known[name]()
 
@@ -185,15 +196,31 @@ def _check_free(out: pathlib.Path) -> None:
 
 
 def _result(
-    run: Run, part: Any, wanted: Goal, *, evaluations: int, seed: int, keep: bool
+    run: Run,
+    part: Any,
+    wanted: Goal,
+    *,
+    evaluations: int,
+    seed: int,
+    keep: bool,
+    warm: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """The result of a search as JSON values."""
     scorer = results.Scorer(run, SPLIT, what="", keep=keep)
     identity = _identity(run, part, wanted, seed)
-    found, records = _find(run, part, wanted, scorer, identity, evaluations)
-    chosen = searching.pareto_front(wanted.costs.objectives(found.scores, found.costs))
+    known: list[dict[str, Any]] = []
+    if warm is not None:
+        identity["warm_start"] = str(warm)
+        known = known_records.read(warm, run, SPLIT)
+    records = _find(run, part, wanted, scorer, identity, evaluations, known)
+    both = _with_costs([*records, *known], wanted, run.space)
+    costs = np.array([[one[cost.name] for cost in wanted.priced] for one in both])
+    scores = np.array([_scores(one, wanted) for one in both])
+    allowed = np.flatnonzero(wanted.costs.allows(costs))
+    objectives = wanted.costs.objectives(scores, costs)
+    chosen = allowed[searching.pareto_front(objectives[allowed])]
     if wanted.priced:
-        chosen = chosen[np.argsort(found.costs[chosen, 0], kind="stable")]
+        chosen = chosen[np.argsort(costs[chosen, 0], kind="stable")]
     first = wanted.priced[0] if wanted.priced else None
     return {
         "run": str(run.folder),
@@ -204,9 +231,26 @@ def _result(
         "metric": scorer.metric._asdict(),
         "evaluations": len(records),
         "not_a_number": sum(record["loss"] is None for record in records),
-        "front": [records[i] for i in chosen],
+        "warm": len(known),
+        **_learnt(part, run.space, both, scores),
+        "front": [both[i] for i in chosen],
         "all": [_row(record, wanted, scorer.metric.name) for record in records],
     }
+
+
+def _learnt(
+    part: Any, space: Space, records: list[dict[str, Any]], scores: np.ndarray
+) -> dict[str, Any]:
+    """How well the predictor of a searcher ranks what was evaluated, where enough was."""
+    known = np.flatnonzero(~np.any(np.isnan(scores), axis=1))
+    if not isinstance(part, searching.Linas) or len(known) < ENOUGH:
+        return {}
+    encode, predictor = part.learner(space)
+    archs = [notation.from_notation(space.menu, records[i]["arch"]) for i in known]
+    features = encode(choices.stack(archs))
+    columns = [column for column in scores[known].T if np.ptp(column) > 0]
+    taus = [searching.predictors.cross_validated(predictor, features, c).tau for c in columns]
+    return {"tau": [round(tau, 4) for tau in taus]}
 
 
 def _row(record: Mapping[str, Any], wanted: Goal, metric: str) -> list[Any]:
@@ -267,8 +311,9 @@ def _find(
     scorer: results.Scorer,
     identity: dict[str, Any],
     evaluations: int,
-) -> tuple[History, list[dict[str, Any]]]:
-    """What a search scored, and the records of all of it."""
+    known: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """The records of all that a search scored, in that order."""
     space, names = run.space, [name for name, _ in wanted.measured]
     shows = scorer.metric.name in names
     with progress.bar(_what(part), evaluations, unit="subnet") as advance:
@@ -297,16 +342,33 @@ def _find(
             evaluations=evaluations,
             state_file=_state_file(run, identity) if scorer.keep else None,
             identity=identity,
+            known=_told(known, wanted, space),
             on_progress=on_progress,
         )
     records = scorer(choices.unstack(choices.unpack(space.menu, found.archs)))
-    extra = [(i, one.name) for i, one in enumerate(wanted.priced) if one.name not in RECORDED]
-    records = [
-        {**record, **{name: float(row[i]) for i, name in extra}}
-        for record, row in zip(records, found.costs, strict=True)
-    ]
+    records = _with_costs(records, wanted, space)
     results.require_numbers(len(records), sum(record["loss"] is None for record in records))
-    return found, records
+    return records
+
+
+def _with_costs(records: list[dict[str, Any]], wanted: Goal, space: Space) -> list[dict[str, Any]]:
+    """The records with what the search spent that they do not have."""
+    extra = [(i, one.name) for i, one in enumerate(wanted.priced) if one.name not in RECORDED]
+    if not extra or not records:
+        return records
+    archs = choices.stack([notation.from_notation(space.menu, one["arch"]) for one in records])
+    return [
+        {**record, **{name: float(row[i]) for i, name in extra}}
+        for record, row in zip(records, wanted.costs(archs), strict=True)
+    ]
+
+
+def _told(known: list[dict[str, Any]], wanted: Goal, space: Space) -> Known | None:
+    """Records as a searcher is told of them."""
+    if not known:
+        return None
+    archs = choices.stack([notation.from_notation(space.menu, one["arch"]) for one in known])
+    return archs, np.array([_scores(one, wanted) for one in known]), wanted.costs(archs)
 
 
 def _what(part: Any) -> str:
@@ -332,7 +394,7 @@ def _identity(run: Run, part: Any, wanted: Goal, seed: int) -> dict[str, Any]:
     """All that tells this search from another, except for how long it goes on."""
     described = typed_json.to_json(part) if dataclasses.is_dataclass(part) else repr(part)
     return {
-        "searcher": str(getattr(part, "name", type(part).__name__)),
+        "searcher": user_code.name_of(part),
         "settings": described,
         "seed": seed,
         "objectives": [

@@ -49,7 +49,9 @@ def ranks(objectives: np.ndarray) -> np.ndarray:
         int `[N]`.
     """
     values = np.asarray(objectives, np.float64)
-    as_good = np.all(values[:, None] >= values[None], axis=2)
+    as_good = np.ones((len(values), len(values)), bool)
+    for column in values.T:  # one at a time, for thousands of archs
+        as_good &= column[:, None] >= column
     beats = as_good & ~as_good.T
     found = np.zeros(len(values), int)
     left = np.ones(len(values), bool)

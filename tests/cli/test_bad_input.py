@@ -123,6 +123,11 @@ def broken_search(place: Place) -> None:
     state.write_bytes(state.read_bytes()[:50])
 
 
+def other_space(place: Place) -> None:
+    """Evaluations of a run of another space."""
+    (place.tmp / "other.json").write_text('[{"arch": {}, "space": "huge", "accuracy": 0.5}]')
+
+
 def nothing(place: Place) -> None:
     """Only the command is wrong."""
 
@@ -352,9 +357,9 @@ SEARCHES: list[Case] = [
     ("cost", SEARCH + "--cost mac", nothing, ("'mac'", "macs, parameters", "did you mean macs?")),
     (
         "searcher",
-        SEARCH + "--searcher evolve",
+        SEARCH + "--searcher evolutoin",
         nothing,
-        ("'evolve'", "allowed: evolution, random", "did you mean evolution?"),
+        ("'evolutoin'", "evolution, linas, nsga2, random", "did you mean evolution?"),
     ),
     ("no name", SEARCH + "--budget ..300", nothing, ("'..300'", "NAME:LOW..HIGH", "macs:..300e6")),
     ("no dots", SEARCH + "--budget macs:300", nothing, ("'macs:300'", "NAME:LOW..HIGH")),
@@ -382,16 +387,29 @@ SEARCHES: list[Case] = [
     ),
     ("which way", SEARCH + "--objective macs:down", nothing, ("no direction", "macs:min")),
     ("objective twice", SEARCH + "--objective loss:min --objective loss:max", nothing, ("twice",)),
-    ("unknown aim", SEARCH + "--objective speed:max", nothing, ("no cost 'speed'",)),
+    (
+        "unknown aim",
+        SEARCH + "--objective loss:min --objective speed:max",
+        nothing,
+        ("no cost 'speed'",),
+    ),
     ("nothing measured", SEARCH + "--objective macs:min", nothing, ("accuracy:max", "loss:min")),
+    (
+        "warm nowhere",
+        SEARCH + "--warm-start TMP/none.jsonl",
+        nothing,
+        ("there is no", "none.jsonl"),
+    ),
+    ("warm of another", SEARCH + "--warm-start TMP/other.json", other_space, ("space huge",)),
+    ("warm of none", SEARCH + "--warm-start CONFIG", nothing, ("CONFIG", "evaluations.jsonl")),
     ("no evaluations", SEARCH + "--evaluations 0", nothing, ("--evaluations is 0", "least 1")),
-    ("no bins", SEARCH + "--bins 0", nothing, ("bins is 0", "at least 1")),
-    ("no one", SEARCH + "--population 0", nothing, ("population is 0", "at least 1")),
-    ("rate", SEARCH + "--mutation-rate 2", nothing, ("mutation_rate is 2.0", "at most 1")),
+    ("no bins", SEARCH + "--searcher.bins 0", nothing, ("bins is 0", "at least 1")),
+    ("no one", SEARCH + "--searcher.population 0", nothing, ("population is 0", "at least 1")),
+    ("rate", SEARCH + "--searcher.mutation-rate 2", nothing, ("mutation_rate is 2.0", "at most 1")),
     ("seed", SEARCH + "--seed -1", nothing, ("--seed is -1", "at least 0")),
     (
         "no children",
-        SEARCH + "--mutations 0 --crossovers 0",
+        SEARCH + "--searcher.mutations 0 --searcher.crossovers 0",
         nothing,
         ("mutations + crossovers is 0", "at least 1"),
     ),

@@ -520,7 +520,7 @@ def test_search_within_milliseconds(
     high = float(spent[len(spent) // 2])
     named = f"latency:{measured}"
     options = ("--config", CONFIG, "--cost", named, "--high", high, "--evaluations", 8)
-    said = supernet(capsys, "search", run, *options, "--population", 4)
+    said = supernet(capsys, "search", run, *options, "--searcher.population", 4)
     assert said.status == 0, said
     result = json.loads((run / "search.json").read_text())
     assert (result["cost"], result["unit"], result["budgets"][0]["high"]) == ("latency", "ms", high)

@@ -143,7 +143,7 @@ def test_two_processes_and_a_resume_on_one(
     other = tmp_path / "searched"
     shutil.copytree(folder, other)
     (other / "evaluations.jsonl").unlink()
-    asked = ("--evaluations", 12, "--population", 6, "--config", config)
+    asked = ("--evaluations", 12, "--searcher.population", 6, "--config", config)
     status, _, err = processes.finish(start([folder, *asked], devices=2, task="search"))
     assert status == 0, err
     status, _, err = processes.finish(processes.start("search", other, *asked))

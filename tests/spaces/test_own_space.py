@@ -40,7 +40,7 @@ def test_the_way_of_ones_own_space(
     options = (*SMALL, *FEW, "--devices", 1)  # later commands use all 8
     assert "trained 2 steps" in done(capsys, "train", FILE, "--out", run, *options)
 
-    options = ("--searcher", "random", "--evaluations", 6, "--batch", 6)
+    options = ("--searcher", "random", "--evaluations", 6, "--searcher.batch", 6)
     done(capsys, "search", run, *own, *options)
     result = json.loads((run / "search.json").read_text())
     assert result["evaluations"] == 6 and result["space"] == "plain"

@@ -1,0 +1,66 @@
+"""Earlier evaluations of a run, for a search that begins with them."""
+
+import json
+import pathlib
+from typing import Any
+
+from supernet_jax.elastic import choices, notation
+from supernet_jax.elastic import space as elastic_space
+from supernet_jax.errors import UserError
+from supernet_jax.experiment import results
+from supernet_jax.experiment.run import Run
+from supernet_jax.storage import files
+
+
+def read(path: pathlib.Path, run: Run, split: str) -> list[dict[str, Any]]:
+    """The records of a file that were measured under the conditions of a run, each network once.
+
+    Args:
+        path: `evaluations.jsonl` of a run, or a JSON file of records or of a search.
+        run: whose subnets they are.
+        split: that they must have been measured on.
+
+    Raises:
+        UserError: it cannot be read, or has no such records; which space or conditions it has
+            instead is said.
+    """
+    conditions, space = results.conditions(run, split), run.space
+    found = [record for record in _records(path) if isinstance(record, dict) and "arch" in record]
+    of = {str(record.get("space")) for record in found}
+    if found and space.name not in of:
+        raise UserError(
+            f"{path} has subnets of the space {', '.join(sorted(of))}, but this run's is "
+            f"{space.name}; give evaluations of this run"
+        )
+    same = [one for one in found if {key: one.get(key) for key in conditions} == conditions]
+    if not same:
+        differing = [key for key in conditions if found and found[-1].get(key) != conditions[key]]
+        why = f" ({', '.join(differing)} differ)" if differing else ""
+        raise UserError(
+            f"{path} has no subnet that was evaluated as this search does{why}; give evaluations "
+            f"of this run's last checkpoint on the {split} split"
+        )
+    metric = space.task.metric
+    try:
+        checked = [results.checked(record, metric) for record in same]
+        archs = choices.stack([notation.from_notation(space.menu, one["arch"]) for one in checked])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} has a record that is damaged ({error}); leave it out") from error
+    rows = choices.pack(elastic_space.normal(space, archs))
+    return list({row.tobytes(): one for row, one in zip(rows, checked, strict=True)}.values())
+
+
+def _records(path: pathlib.Path) -> list[Any]:
+    text = files.read_text(path, kind="file of evaluations")
+    try:
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{files.unreadable(path, error, kind='file of evaluations')}; give a run's "
+            "evaluations.jsonl, or JSON of `supernet evaluate --out`"
+        ) from None
+    if isinstance(value, dict):
+        value = value.get("front")
+    return value if isinstance(value, list) else []
