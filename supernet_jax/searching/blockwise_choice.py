@@ -165,8 +165,9 @@ def blockwise_choice(
 ) -> Searcher:
     """Replacements first, whatever they cost; then what is chosen by their first score.
 
-    Budgets are spread as `spread` does it; after every generation of chosen archs there are twice
-    as many, until they give no arch that is new.
+    Replacements that an earlier search has scored, of which it may be told before it is first
+    asked, are not asked for. Budgets are spread as `spread` does it; after every generation of
+    chosen archs there are twice as many, until they give no arch that is new.
 
     Args:
         space: whose archs.
@@ -180,7 +181,8 @@ def blockwise_choice(
     """
     at_least("bounds", bounds, 1)
     asked = replacements(space)
-    n = len(choices.pack(asked.archs))
+    first = np.asarray(choices.pack(asked.archs), np.int32)
+    names = [row.tobytes() for row in _normal(space, first)]
     nothing = Gains(asked.groups, tuple(np.zeros(len(group.options)) for group in asked.groups))
     check = block_program.program(space, nothing, costs)
 
@@ -188,16 +190,18 @@ def blockwise_choice(
         del key  # nothing is random
         if check.best(costs.budgets, seconds=seconds) is None:
             block_program.refused(check, seconds=seconds)
-        rows = np.asarray(choices.pack(asked.archs), np.int32)
-        return ChoiceState(rows, no_history(rows.shape[1]), 0)
+        return ChoiceState(first, no_history(first.shape[1]), 0)
 
     def ask(state: ChoiceState) -> tuple[Arch, ChoiceState]:
         return choices.unpack(space.menu, state.waiting), state
 
     def tell(state: ChoiceState, archs: Arch, scores: np.ndarray, spent: np.ndarray) -> ChoiceState:
         told = extend(state.told, archs, scores, spent)
-        made = block_program.program(space, gains(asked, told.scores[:n, 0]), costs)
-        known = {row.tobytes() for row in _normal(space, told.archs)}
+        known = {row.tobytes(): i for i, row in enumerate(_normal(space, told.archs))}
+        if left := [i for i, name in enumerate(names) if name not in known]:
+            return ChoiceState(first[left], told, 0)
+        worth = gains(asked, told.scores[[known[name] for name in names], 0])
+        made = block_program.program(space, worth, costs)
         chosen, proven = spread(made, bounds * 2**state.rounds, seconds=seconds)
         if not proven:
             LOG.warning(
@@ -206,8 +210,8 @@ def blockwise_choice(
             )
         rows = _normal(space, np.stack([choices.pack(one.arch) for one in chosen]))
         new = [i for i, row in enumerate(rows) if row.tobytes() not in known]
-        _, first = np.unique(rows[new], axis=0, return_index=True)
-        return ChoiceState(rows[new][np.sort(first)], told, state.rounds + 1)
+        _, once = np.unique(rows[new], axis=0, return_index=True)
+        return ChoiceState(rows[new][np.sort(once)], told, state.rounds + 1)
 
     return Searcher(init, ask, tell)
 

@@ -368,3 +368,17 @@ def test_a_longer_search_goes_on_from_a_shorter_one(tmp_path: pathlib.Path) -> N
         part = planted.run(evaluations=n, state_file=file)
         for found, wanted in zip(part, whole, strict=True):
             np.testing.assert_array_equal(found, wanted[:n])
+
+
+def test_what_is_known_of_replacements_is_used_and_not_asked_for_again() -> None:
+    planted = Planted()
+    whole = planted.run()
+    asked = len(choices.pack(replacements(planted.space).archs))
+    chosen = len(whole.scores) - 1
+    for some in ([*range(asked)][::-1], [4, chosen, 0, 2], [chosen]):
+        archs = choices.unpack(planted.space.menu, whole.archs[some])
+        found = planted.run(known=(archs, whole.scores[some], whole.costs[some]))
+        left = np.setdiff1d(np.arange(asked), some)
+        np.testing.assert_array_equal(found.archs[: len(left)], whole.archs[left])
+        rest = {row.tobytes() for row in whole.archs[np.setdiff1d(np.arange(len(whole[0])), some)]}
+        assert {row.tobytes() for row in found.archs} == rest
