@@ -1,6 +1,6 @@
 """Searchers beside each other: on functions with a known front, and on measured subnets.
 
-Two tables:
+Three tables:
 
 - *functions*: NSGA-II beside pymoo's on ZDT1 to 3 and DTLZ2, by the hypervolume that the archs of
   equal evaluations dominate (`pip install pymoo`). pymoo searches real numbers, ours 1,001 steps.
@@ -8,11 +8,15 @@ Two tables:
   (`--table`) has subnets of Once-for-All's MobileNetV3 whose accuracy was measured. To a searcher
   every arch is the nearest of them, so that it searches the whole space and is told no guess.
 
+- *a run*: evaluations until a share of the hypervolume of all that any searcher found in a trained
+  run (`--run`). What was evaluated once is not evaluated again.
+
 Each searcher runs with several seeds; intervals are bootstrap intervals of the mean, 95 %.
 """
 
 import csv
 import functools
+import itertools
 import pathlib
 import time
 from collections.abc import Callable, Iterable
@@ -22,10 +26,12 @@ import jax
 import measure
 import numpy as np
 
+import supernet_jax as sj
 from supernet_jax import searching
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Choice
 from supernet_jax.elastic.space import Space
+from supernet_jax.experiment import results
 from supernet_jax.searching import Budget, Costs, Searcher, predictors
 from supernet_jax.searching.encoding import encoder
 from supernet_jax.spaces.once_for_all import ofa_mobilenetv3
@@ -194,12 +200,50 @@ def subnets(
     return rows, whole
 
 
-def _until(points: np.ndarray, volume: float) -> int:
+def in_run(folder: pathlib.Path, seeds: int, names: Iterable[str], most: int) -> list[dict]:
+    """Evaluations of each searcher in a run until shares of what all of them found together."""
+    run = sj.open_run(folder)
+    scorer = results.Scorer(run, "held-out", what="")
+    costs = Costs((sj.macs(run.space),), (Budget(-np.inf, np.inf, "MACs"),))
+
+    def score(archs: Arch) -> np.ndarray:
+        return np.array([scorer.score(record) for record in scorer(choices.unstack(archs))])
+
+    found: dict[str, list[np.ndarray]] = {}
+    for name, seed in itertools.product(names, range(seeds)):
+        history = searching.run(
+            PARTS[name].build(run.space, costs),
+            score,
+            costs=costs,
+            key=jax.random.key(seed),
+            evaluations=most,
+        )
+        points = costs.objectives(history.scores, history.costs)
+        found.setdefault(name, []).append(points[~np.isnan(points).any(1)])
+    everything = np.concatenate(list(itertools.chain(*found.values())))
+    reference = everything.min(0) - 1e-9
+    whole = searching.hypervolume(everything, reference=reference)
+    return [
+        {
+            "searcher": name,
+            **{
+                f"{share:.0%}": mean(_until(p, share * whole, reference) for p in points)
+                for share in SHARES
+            },
+            f"share after {most}": mean(
+                searching.hypervolume(p, reference=reference) / whole for p in points
+            ),
+        }
+        for name, points in found.items()
+    ]
+
+
+def _until(points: np.ndarray, volume: float, reference: Any = TABLE_REFERENCE) -> int:
     """How many of the first points dominate so much volume; all of them and one if none do."""
     low, high = 0, len(points) + 1
     while high - low > 1:
         middle = (low + high) // 2
-        reaches = searching.hypervolume(points[:middle], reference=TABLE_REFERENCE) >= volume
+        reaches = searching.hypervolume(points[:middle], reference=reference) >= volume
         low, high = (low, middle) if reaches else (middle, high)
     return high
 
@@ -244,16 +288,27 @@ SEARCHERS: dict[str, Callable[[Space, Costs, Nearest], Searcher]] = {
     "linas, ridge": functools.partial(_linas, kind=predictors.Ridge, first=32, batch=16),
     "linas, svr": functools.partial(_linas, kind=predictors.Svr, first=32, batch=16),
 }
+PARTS = {
+    "random": searching.RandomSearch(batch=32),
+    "evolution": searching.Evolution(population=64, mutations=16, crossovers=16),
+    "nsga2": searching.Nsga2(population=32),
+    "linas, ridge": searching.Linas(predictor="ridge", first=32, batch=16),
+    "linas, svr": searching.Linas(predictor="svr", first=32, batch=16),
+    "linas, ensemble": searching.Linas(predictor="ensemble", first=32, batch=16),
+}
 
 
 def main() -> None:
     """Prints the tables."""
     parser = measure.parser(__doc__ or "")
     parser.add_argument("--table", type=pathlib.Path, help="CSV of measured subnets")
+    parser.add_argument("--run", type=pathlib.Path, help="folder of a trained run")
     parser.add_argument("--seeds", type=int, default=20, help="searches of each (default: 20)")
     parser.add_argument("--most", type=int, default=2000, help="evaluations of each at most")
     parser.add_argument("--functions", nargs="*", default=list(FUNCTIONS), help="which to search")
-    parser.add_argument("--searchers", nargs="*", default=list(SEARCHERS), help="on the table")
+    parser.add_argument(
+        "--searchers", nargs="*", default=list(SEARCHERS | PARTS), help="which of them"
+    )
     given = parser.parse_args()
     seeds = 2 if given.quick else given.seeds
     result: dict[str, Any] = {"seeds": seeds}
@@ -262,10 +317,16 @@ def main() -> None:
         _print(result["functions"])
     if given.table is not None:
         most = 100 if given.quick else given.most
-        rows, whole = subnets(read(given.table), seeds, given.searchers, most)
+        rows, whole = subnets(
+            read(given.table), seeds, [n for n in given.searchers if n in SEARCHERS], most
+        )
         print(f"\nhypervolume of the table: {whole / 1e6:.2f} (per cent times M MACs)")
         result["subnets"] = rows
         _print(rows)
+    if given.run is not None:
+        names = [name for name in given.searchers if name in PARTS]
+        result["run"] = in_run(given.run, seeds, names, 64 if given.quick else given.most)
+        _print(result["run"])
     measure.write(given.json, result)
 
 

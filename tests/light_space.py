@@ -62,3 +62,46 @@ def light(
     forward = strategies.chain(tuple(blocks))
     task = ImageClassification(CHANNELS, CLASSES)
     return Space("light", menu, blocks, forward, task, (("resolution",),), bank=bank)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearSpec:
+    """Channels of a `Linear`."""
+
+    c_in: int
+    c_out: int
+
+
+class Linear(nn.Module):
+    spec: LinearSpec
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        return layers.Dense(self.spec.c_out, name="dense")(x)
+
+
+def tied() -> Space:
+    """A linear layer used up to twice, first optionally, and a classifier."""
+    menu = {"resolution": Choice((2,)), "depth": Choice((1, 2)), "width": Choice((3, 4))}
+    width = [("width",)]
+    blocks = {
+        "stem": elastic(Linear, lambda c: LinearSpec(1, c), menu=menu, decisions=width),
+        "maybe": elastic(
+            Linear,
+            lambda c: LinearSpec(c, c),
+            menu=menu,
+            decisions=width,
+            depth=(("depth",), 1),
+            group="shared",
+        ),
+        "always": elastic(
+            Linear, lambda c: LinearSpec(c, c), menu=menu, decisions=width, group="shared"
+        ),
+        "head": elastic(Linear, lambda c: LinearSpec(c, 5), menu=menu, decisions=width),
+    }
+
+    def forward(run: Any, x: Any) -> Any:
+        x = run("always", run("maybe", run("stem", x)))
+        return jnp.mean(run("head", x), (1, 2))
+
+    return Space("tied", menu, blocks, forward, ImageClassification(1, 5), (("resolution",),))

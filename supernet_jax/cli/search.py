@@ -123,6 +123,9 @@ def _print(found: Front, metric: Metric) -> None:
     )
     if result["not_a_number"]:
         print(f"the loss of {result['not_a_number']} of them is not a number; they are on no front")
+    if taus := result.get("tau"):
+        shown = " and ".join(f"{tau:.2f}" for tau in taus)
+        print(f"the predictor ranks them with Kendall's tau {shown}, each by those of other folds")
     if said := front.compared(result):
         print(said)
     if source := result.get("latency_table"):

@@ -17,7 +17,7 @@ from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.costs import Cost
 from supernet_jax.evaluation.latency_table import Table
 from supernet_jax.searching import Budget, Costs
-from supernet_jax.storage import files, typed_json
+from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded
 
 LATENCY = costs.Latency.name
@@ -112,7 +112,7 @@ def goal(
             or twice; a latency table that is missing, broken, unfinished or of other blocks.
     """
     metric = space.task.metric
-    named = {str(getattr(part, "name", LATENCY)): part for part in own}
+    named = {LATENCY if isinstance(part, Table) else user_code.name_of(part): part for part in own}
     given = dict(budgets) or ({} if objectives else {"macs": (None, None)})
     wanted = _directions(objectives)
     measured = {

@@ -36,6 +36,7 @@ from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded
 
 STATE = 3  # version of what a search asks for, so that one of another version is not gone on with
+ENOUGH = 50  # evaluations, of which a fifth is predicted by the others
 SPLIT = "held-out"  # taken from the training examples; the test split is never searched on
 SEARCHERS: dict[str, Any] = {
     vars(kind)["name"]: kind for kind in vars(searching).values() if hasattr(kind, "build")
@@ -136,7 +137,7 @@ def search(
     if budgets is None:
         if not isinstance(cost, str | os.PathLike):
             own.append(cost)
-            cost = getattr(cost, "name", LATENCY)
+            cost = LATENCY if isinstance(cost, Table) else user_code.name_of(cost)
         cost = os.fspath(cost)
         if cost.endswith(".json") and not cost.startswith(f"{LATENCY}:"):
             cost = f"{LATENCY}:{expanded(cost)}"
@@ -171,7 +172,7 @@ def named(name: str, own: Mapping[str, type] | None = None) -> Any:
         UserError: there is none of that name.
     """
     mine = {key: kind for key, kind in (own or {}).items() if user_code.taken(kind, costs=None)}
-    known = SEARCHERS | {getattr(kind, "name", key): kind for key, kind in mine.items()}
+    known = SEARCHERS | {user_code.name_of(kind): kind for kind in mine.values()}
     one_of("--searcher", name, known)
     return known[name]()
 
@@ -231,9 +232,25 @@ def _result(
         "evaluations": len(records),
         "not_a_number": sum(record["loss"] is None for record in records),
         "warm": len(known),
+        **_learnt(part, run.space, both, scores),
         "front": [both[i] for i in chosen],
         "all": [_row(record, wanted, scorer.metric.name) for record in records],
     }
+
+
+def _learnt(
+    part: Any, space: Space, records: list[dict[str, Any]], scores: np.ndarray
+) -> dict[str, Any]:
+    """How well the predictor of a searcher ranks what was evaluated, where enough was."""
+    known = np.flatnonzero(~np.any(np.isnan(scores), axis=1))
+    if not isinstance(part, searching.Linas) or len(known) < ENOUGH:
+        return {}
+    encode, predictor = part.learner(space)
+    archs = [notation.from_notation(space.menu, records[i]["arch"]) for i in known]
+    features = encode(choices.stack(archs))
+    columns = [column for column in scores[known].T if np.ptp(column) > 0]
+    taus = [searching.predictors.cross_validated(predictor, features, c).tau for c in columns]
+    return {"tau": [round(tau, 4) for tau in taus]}
 
 
 def _row(record: Mapping[str, Any], wanted: Goal, metric: str) -> list[Any]:
@@ -377,7 +394,7 @@ def _identity(run: Run, part: Any, wanted: Goal, seed: int) -> dict[str, Any]:
     """All that tells this search from another, except for how long it goes on."""
     described = typed_json.to_json(part) if dataclasses.is_dataclass(part) else repr(part)
     return {
-        "searcher": str(getattr(part, "name", type(part).__name__)),
+        "searcher": user_code.name_of(part),
         "settings": described,
         "seed": seed,
         "objectives": [

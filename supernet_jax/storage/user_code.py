@@ -118,6 +118,13 @@ def named(kind: type) -> str:
         raise files.unreadable(path, error, kind="Python file") from error
 
 
+def name_of(kind: Any) -> str:
+    """What options and results call a part or its class: its `name`, else that of the class."""
+    if hasattr(kind, "name"):
+        return str(kind.name)
+    return (kind if isinstance(kind, type) else type(kind)).__name__
+
+
 def taken(part: Any, **offered: Any) -> dict[str, Any]:
     """What of the offered the `build` of a part takes, which may be the user's own."""
     try:

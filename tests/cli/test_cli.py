@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import importlib
 import json
-import math
 import os
 import pathlib
 import re
@@ -522,14 +521,8 @@ def test_other_images_than_in_training(
 
 TIGHT = (500.0, 9_000.0)  # MACs, within those of the space
 SMALL = (
-    "--evaluations",
-    12,
-    "--searcher.population",
-    6,
-    "--searcher.mutations",
-    2,
-    "--searcher.crossovers",
-    2,
+    *("--evaluations", 12, "--no-baseline", "--searcher.population", 6),
+    *("--searcher.mutations", 2, "--searcher.crossovers", 2),
 )
 
 
@@ -545,7 +538,7 @@ def test_search_within_a_budget(
     low, high = TIGHT if cost == "macs" else (60.0, 300.0)
     unit = {"macs": "MACs", "parameters": "parameters"}[cost]
     options = ("--searcher", searcher, "--cost", cost, "--low", low, "--high", high, "--seed", 3)
-    small = SMALL if searcher == "evolution" else (*SMALL[:2], "--searcher.batch", 6)
+    small = SMALL if searcher == "evolution" else (*SMALL[:3], "--searcher.batch", 6)
     out = done(capsys, "search", searched, "--config", CONFIG, *options, *small)
     result = json.loads((searched / "search.json").read_text())
     run = opened(searched)
@@ -621,10 +614,62 @@ def test_a_search_goes_on(
 
 def test_search_without_a_budget(searched: pathlib.Path) -> None:
     result = json.loads((searched / "search.json").read_text())
-    assert result["high"] is None and math.isfinite(result["low"])
+    (budget,) = result["budgets"]
+    assert budget == {"cost": "macs", "unit": "MACs", "low": None, "high": None, "aim": -1}
     known = {json.dumps(line["arch"]) for line in lines(searched / "evaluations.jsonl")}
     assert result["evaluations"] == NETWORKS == len(known) == len(result["all"])
     assert {spent for spent, _ in result["all"]} >= set(COSTS)
+
+
+def test_several_budgets_and_what_random_search_finds(
+    searched: pathlib.Path, no_evaluation: None, capsys: Capture
+) -> None:
+    command = ("search", searched, "--config", CONFIG, "--evaluations", 10, "--searcher", "nsga2")
+    limits = ("--budget", "macs:..9000", "--budget", "parameters:60..300")
+    out = done(capsys, *command, "--searcher.population", 4, *limits)
+    result = json.loads((searched / "search.json").read_text())
+    for macs, _, parameters in result["all"]:
+        assert macs <= 9000 and 60 <= parameters <= 300
+    assert [one["name"] for one in result["objectives"]] == ["accuracy", "macs", "parameters"]
+    assert [one["cost"] for one in result["budgets"]] == ["macs", "parameters"]
+    points = [(one["accuracy"], -one["macs"], -one["parameters"]) for one in result["front"]]
+    assert not any(
+        all(a >= b for a, b in zip(p, q, strict=True)) for p in points for q in points if p != q
+    )
+    assert [one["macs"] for one in result["front"]] == sorted(-p[1] for p in points)
+    random = result["random"]
+    assert random["evaluations"] == result["evaluations"] and random["front"]
+    assert 0 < random["hypervolume"] <= 1 and 0 < result["hypervolume"] <= 1
+    beaten = result["hypervolume"] > random["hypervolume"]
+    assert ("the searcher did not beat random search" in out) != beaten
+
+    # As small a loss as can be, by the fewest parameters, whatever the MACs; peak memory bounded.
+    goals = ("--objective", "loss:min", "--objective", "parameters:min")
+    done(capsys, *command, *goals, "--budget", "peak_memory:..1e5", "--no-baseline")
+    result = json.loads((searched / "search.json").read_text())
+    assert "random" not in result
+    assert [one["aim"] for one in result["budgets"]] == [0, -1]
+    assert all(one["peak_memory"] <= 1e5 for one in result["front"])
+    losses = [one["loss"] for one in sorted(result["front"], key=lambda one: one["parameters"])]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_a_search_that_begins_with_what_is_known(
+    searched: pathlib.Path, no_evaluation: None, capsys: Capture
+) -> None:
+    known = searched / "evaluations.jsonl"
+    some = searched.parent / "some.jsonl"
+    some.write_text("".join(known.read_text().splitlines(keepends=True)[:10]))
+    options = ("--evaluations", 99, "--warm-start", some, "--no-baseline")
+    for searcher in ("random", "evolution", "nsga2"):
+        command = ("search", searched, "--config", CONFIG, *options, "--searcher", searcher)
+        done(capsys, *command)
+        result = json.loads((searched / "search.json").read_text())
+        assert (result["warm"], result["evaluations"]) == (10, NETWORKS - 10)
+        front = [json.dumps(one["arch"]) for one in result["front"]]
+        done(capsys, "search", searched, "--config", CONFIG, "--searcher", "random")
+        whole = json.loads((searched / "search.json").read_text())
+        assert front == [json.dumps(one["arch"]) for one in whole["front"]]
 
 
 # --- extract ---------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ import math
 import pathlib
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import light_space
 import numpy as np
 import pytest
 import reference
@@ -17,15 +17,11 @@ import test_latency as made_up
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from supernet_jax.elastic import choices, notation
-from supernet_jax.elastic.choices import Choice
-from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.experiment import config
-from supernet_jax.nn import layers
 from supernet_jax.spaces import attentivenas, mobilenet
-from supernet_jax.tasks import ImageClassification
 
 GOLDEN = reference.golden("attentivenas")
 
@@ -208,51 +204,10 @@ def test_costs_too_large_for_32_bits(space: Space) -> None:
     assert float(rounded) == pytest.approx(float(exact), rel=1e-6)  # float32 of a sum of 4 numbers
 
 
-@dataclasses.dataclass(frozen=True)
-class LinearSpec:
-    c_in: int
-    c_out: int
-
-
-class Linear(nn.Module):
-    spec: LinearSpec
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        return layers.Dense(self.spec.c_out, name="dense")(x)
-
-
-def tied_space() -> Space:
-    """A linear layer used up to twice, first optionally, and a classifier."""
-    menu = {"resolution": Choice((2,)), "depth": Choice((1, 2)), "width": Choice((3, 4))}
-    width = [("width",)]
-    blocks = {
-        "stem": elastic(Linear, lambda c: LinearSpec(1, c), menu=menu, decisions=width),
-        "maybe": elastic(
-            Linear,
-            lambda c: LinearSpec(c, c),
-            menu=menu,
-            decisions=width,
-            depth=(("depth",), 1),
-            group="shared",
-        ),
-        "always": elastic(
-            Linear, lambda c: LinearSpec(c, c), menu=menu, decisions=width, group="shared"
-        ),
-        "head": elastic(Linear, lambda c: LinearSpec(c, 5), menu=menu, decisions=width),
-    }
-
-    def forward(run: Any, x: Any) -> Any:
-        x = run("always", run("maybe", run("stem", x)))
-        return jnp.mean(run("head", x), (1, 2))
-
-    return Space("tied", menu, blocks, forward, ImageClassification(1, 5), (("resolution",),))
-
-
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("width", [3, 4])
 def test_shared_parameters_count_once_and_their_work_each_time(depth: int, width: int) -> None:
-    space = tied_space()
+    space = light_space.tied()
     arch = notation.from_notation(space.menu, {"resolution": 2, "depth": depth, "width": width})
     places = 4
     assert costs.macs(space)(arch) == places * (width + depth * width**2 + width * 5)

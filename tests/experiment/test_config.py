@@ -23,6 +23,7 @@ from supernet_jax.evaluation.costs import Latency, Macs, Parameters, PeakMemory
 from supernet_jax.experiment import build, config, run_folder, train
 from supernet_jax.experiment.config import LIBRARY, Config, Data, Evaluation, Train
 from supernet_jax.runtime import sharding
+from supernet_jax.searching import BlockwiseChoice
 from supernet_jax.spaces import (
     Adapted,
     AttentiveNAS,
@@ -115,6 +116,7 @@ CHANGED: tuple[Any, ...] = (
     Data(cutmix=0.5),
     Train(accumulate=2, features=("stem",), teacher="networks/large"),
     HardLabels(smoothing=0.2),
+    BlockwiseChoice(bounds=4),
     Macs(),
     Parameters(),
     Latency("latency.json"),

@@ -23,7 +23,7 @@ from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.evaluation import costs, evaluate
-from supernet_jax.experiment import config, race, results, run, search
+from supernet_jax.experiment import budgets, config, race, results, run
 from supernet_jax.experiment.run import Run
 from supernet_jax.searching import Budget, Costs, evolution, random_search
 from supernet_jax.searching import run as run_search
@@ -438,8 +438,8 @@ def test_what_is_printed_can_be_a_bound(
     """Milliseconds, with as many digits as a measurement makes of them."""
     space = tiny()
     third = lambda arch: np.round(np.asarray(costs.macs(space)(arch)) / 3e5, 6)  # noqa: E731
-    spent = search._Spent("latency", third, 1e-6, {"latency_table": {"file": "", "measured": ""}})
-    monkeypatch.setattr(search, "_spent", lambda *given: spent)
+    spent = ("latency", "ms", third, {"latency_table": {"file": "", "measured": ""}})
+    monkeypatch.setattr(budgets, "_cost", lambda *given: spent)
     command = ("search", searched, "--config", CONFIG, "--cost", "latency:x")
     said = supernet(capsys, *command, *exhaustive("random"))
     assert said.status == 0, said

@@ -37,6 +37,10 @@ class BlockTables(NamedTuple):
     constant: float = 0
     digits: int | None = None
 
+    def owner(self, space: Space, name: str) -> str:
+        """What tells a block from others; those with one owner count as the largest of them."""
+        return {"sum": name, "tied": elastic_space.group(space, name), "largest": ""}[self.total]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlockCost:
@@ -71,16 +75,11 @@ def _total(space: Space, made: BlockTables, arch: Arch) -> Array | np.ndarray:
         values = jnp.asarray(table.astype(dtype)) if traced else table
         cost = values[which, block.index(arch)]
         cost = cost if block.alive is None else cost * block.alive(arch)
-        owner = owner_of(space, made, name)
+        owner = made.owner(space, name)
         parts[owner] = xp.maximum(parts[owner], cost) if owner in parts else cost
     total: Any = sum(parts.values())
     total = total + made.constant if made.constant else total
     return total if traced or made.digits is None else np.round(total, made.digits)
-
-
-def owner_of(space: Space, made: BlockTables, name: str) -> str:
-    """Blocks with one owner count as the largest of them."""
-    return {"sum": name, "tied": elastic_space.group(space, name), "largest": ""}[made.total]
 
 
 def tables(
