@@ -87,7 +87,7 @@ def _adapt(arguments: Arguments) -> None:
     found = table.correction
     assert found is not None
     _print_correction(found)
-    _print(table)
+    print(f"measured: {latency_table.provenance(table)}")
     print(f"wrote {arguments.out}: {len(found.factors)} of {len(table.kinds)} kinds corrected")
     print(f"next: supernet search RUN --cost latency:{arguments.out} --high MILLISECONDS --measure")
 

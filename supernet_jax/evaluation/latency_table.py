@@ -101,7 +101,7 @@ class Calibration:
         scale: of the sum.
         resolutions: of the archs; so it is called in the files.
         fitted_on: number of archs.
-        checked_on: number of other archs.
+        checked_on: number of other archs; of an adapted table the same, each by others.
         median_error: of the calibrated sum.
         largest_error: likewise.
         plain_median_error: of the sum as it is.
@@ -358,12 +358,7 @@ def differences(old: Conditions, new: Conditions) -> list[str]:
 
 def provenance(table: Table) -> str:
     """Where a finished table comes from, and how far it can be trusted, in one line."""
-    c, known = table.conditions, table.calibration
-    device = c.processor if c.backend == "cpu" else c.device
-    by, kernels = c.engine, ""
-    if c.jax:
-        by, kernels = f"{c.engine} of jax {c.jax}", f", {c.kernels} kernels"
-    said = f"batch {c.batch}, {c.dtype}, {by} on {c.backend} ({device}, {c.cores} cores{kernels})"
+    said, known = place(table.conditions), table.calibration
     if known is None:
         return said
     learnt = table.correction
@@ -373,3 +368,12 @@ def provenance(table: Table) -> str:
         f"{said}; {known.checked_on} whole networks differ from it by {known.median_error:.1%} "
         f"(median), at most {known.largest_error:.1%}"
     )
+
+
+def place(c: Conditions) -> str:
+    """Where and how something was measured, in a few words."""
+    device = c.processor if c.backend == "cpu" else c.device
+    by, kernels = c.engine, ""
+    if c.jax:
+        by, kernels = f"{c.engine} of jax {c.jax}", f", {c.kernels} kernels"
+    return f"batch {c.batch}, {c.dtype}, {by} on {c.backend} ({device}, {c.cores} cores{kernels})"

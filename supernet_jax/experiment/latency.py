@@ -120,7 +120,6 @@ def adapt(
     _same_conditions(source, here, remedy="adapt a table of this space on the machine it is of")
     sizes = [size for size in space.sizes if size in latency_table.sizes_of(known)]
     cost = costs.latency(space, base, sizes=sizes)
-    _, checked = timing.archs(space, sizes, known.checked_on)
     theirs = [notation.from_notation(space.menu, json.loads(name)) for name in base.networks]
     archs = timing.spread(space, sizes, cost, networks, without=theirs)
     if len(archs) < LEAST_ADAPTED:
@@ -137,7 +136,7 @@ def adapt(
     )
     made = _measure_networks(made, space, archs, rounds, engine, path)
     made = dataclasses.replace(made, visits={}, calibration=known)
-    made = latency_correction.learn(space, made, archs, checked, sizes)
+    made = latency_correction.learn(space, made, archs, sizes)
     files.write_json(path, dataclasses.asdict(made))
     return made
 

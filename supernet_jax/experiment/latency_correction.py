@@ -24,7 +24,7 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs, latency_table
-from supernet_jax.evaluation.latency_table import Agreement, Correction, Table
+from supernet_jax.evaluation.latency_table import Agreement, Calibration, Correction, Table
 from supernet_jax.networks import timing
 from supernet_jax.searching.predictors import predictor
 from supernet_jax.tasks import Size
@@ -45,7 +45,6 @@ def learn(
     space: Space,
     table: Table,
     archs: Sequence[Arch],
-    checked: Sequence[Arch],
     sizes: Sequence[Size],
 ) -> Table:
     """The table with a correction, applied as far as it helps networks it was not learnt from.
@@ -56,8 +55,8 @@ def learn(
     Args:
         space: whose archs.
         table: calibrated, with timings of all networks.
-        archs: to learn from.
-        checked: other archs, which the errors of the new calibration are of.
+        archs: to learn from, measured in turn. Only they are: what was measured at another time may
+            differ by what else the machine did then.
         sizes: of the archs.
     """
     assert table.calibration is not None
@@ -78,33 +77,41 @@ def learn(
         rescaled[own] = constant + scale * parts[own].sum(1)
         line = _fit(parts[rest], shared, times[rest])
         corrected[own] = line.constant + line.scale * (parts[own] @ line.factors)
-    errors = {
-        "before": np.abs(before - times) / times,
-        "rescaled": np.abs(rescaled - times) / times,
-        "corrected": np.abs(corrected - times) / times,
-    }
+    found = {"before": before, "rescaled": rescaled, "corrected": corrected}
+    errors = {name: np.abs(ms - times) / times for name, ms in found.items()}
     applied = "before"
     for name in ("rescaled", "corrected"):
         applied = name if _helps(errors[applied], errors[name]) else applied
     factors = _fit(parts, shared, times).factors if applied == "corrected" else np.ones(len(kinds))
+    factors = np.round(factors, 6)
     timings = [table.networks[name] for name in names]
     correction = Correction(
         learnt_on=tuple(names),
         earlier=table.calibration,
-        before=agreement(before, times),
-        rescaled=agreement(rescaled, times),
-        corrected=agreement(corrected, times),
+        **{name: agreement(ms, times) for name, ms in found.items()},
         applied=applied,  # type: ignore[arg-type]
-        factors={
-            kind: round(float(f), 6) for kind, f in zip(kinds, factors, strict=True) if f != 1
-        },
+        factors={kind: float(f) for kind, f in zip(kinds, factors, strict=True) if f != 1},
         spread=statistics.median((t.high - t.low) / t.ms for t in timings),
     )
-    made = dataclasses.replace(table, correction=correction)
-    if applied == "before":
-        return made
-    known = timing.calibration(space, made, archs, checked, sizes)
-    return dataclasses.replace(made, calibration=known)
+    known = table.calibration
+    if applied != "before":
+        constant, scale = timing.fit(parts @ factors, times)
+        plain = np.abs(parts.sum(1) - times) / times
+        known = Calibration(
+            constant=round(constant, 6),
+            scale=round(scale, 6),
+            resolutions=table.calibration.resolutions,
+            fitted_on=len(times),
+            checked_on=len(times),
+            median_error=float(np.median(errors[applied])),
+            largest_error=float(np.max(errors[applied])),
+            plain_median_error=float(np.median(plain)),
+            plain_largest_error=float(np.max(plain)),
+            spearman=timing.correlation(stats.spearmanr, found[applied], times),
+            kendall=timing.correlation(stats.kendalltau, found[applied], times),
+            spread=correction.spread,
+        )
+    return dataclasses.replace(table, correction=correction, calibration=known)
 
 
 def groups(kinds: Sequence[str]) -> np.ndarray:

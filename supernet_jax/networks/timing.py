@@ -12,7 +12,6 @@ subtracted. What then is left to the sum (that one call, what happens between bl
 that are warmer or colder than in a network) is calibrated on a few networks and checked on others.
 """
 
-import dataclasses
 import json
 import math
 import os
@@ -292,8 +291,6 @@ def calibration(
 ) -> Calibration:
     """Fits `constant + scale * sum` to some networks, and compares it with others."""
     total = costs.latency(space, table, sizes=sizes, calibrated=False)
-    measured = dataclasses.replace(table, correction=None)
-    uncorrected = costs.latency(space, measured, sizes=sizes, calibrated=False)
 
     def sums_and_times(some: Sequence[Arch]) -> tuple[np.ndarray, np.ndarray]:
         times = [table.networks[notation(space, arch)].ms for arch in some]
@@ -302,7 +299,7 @@ def calibration(
     constant, scale = fit(*sums_and_times(fitted))
     sums, times = sums_and_times(checked)
     errors = np.abs(constant + scale * sums - times) / times
-    plain = np.abs(np.asarray(uncorrected(choices.stack(checked))) - times) / times
+    plain = np.abs(sums - times) / times
     timings = [table.networks[notation(space, arch)] for arch in checked]
     return Calibration(
         constant=round(constant, 6),
