@@ -18,6 +18,7 @@ import csv
 import functools
 import itertools
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -190,13 +191,13 @@ def subnets(
                 order = nearest(choices.unpack(table.space.menu, found.archs))
             for share in SHARES:
                 reached[share].append(_until(points[order], share * whole))
-        rows.append(
-            {
-                "searcher": name,
-                **{f"{share:.0%}": mean(reached[share]) for share in SHARES},
-                "seconds a search": round((time.monotonic() - start) / seeds, 1),
-            }
-        )
+        row = {
+            "searcher": name,
+            **{f"{share:.0%}": mean(reached[share]) for share in SHARES},
+            "seconds a search": round((time.monotonic() - start) / seeds, 1),
+        }
+        print(", ".join(f"{key}: {value}" for key, value in row.items()), file=sys.stderr)
+        rows.append(row)
     return rows, whole
 
 

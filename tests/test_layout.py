@@ -36,6 +36,7 @@ LIMITS = {
         "networks.importers.weight_files",
     },
     "tensorflow": set(),
+    "optuna": {"searching.bayesian"},
 }
 
 

@@ -1,5 +1,6 @@
 """Search algorithms, a file each, the loop that runs any of them, fronts and racing."""
 
+from supernet_jax.searching.bayesian import Bayesian, bayesian
 from supernet_jax.searching.blockwise_choice import BlockwiseChoice, blockwise_choice
 from supernet_jax.searching.evolution import Evolution, evolution
 from supernet_jax.searching.linas import Linas, linas

@@ -86,7 +86,7 @@ def linas(
     def ask(state: SearchState) -> tuple[Arch, SearchState]:
         told, key = state.told, generation_key(state)
         look, fill = jax.random.split(key)
-        wanted, rows = max(first - _known(told), 0), np.zeros((0, told.archs.shape[1]), np.int32)
+        wanted, rows = max(first - _known(told), 0), told.archs[:0]
         if wanted == 0:
             wanted, rows = batch, best(told, look)
         taken = np.concatenate([told.archs, rows])
@@ -105,6 +105,8 @@ def linas(
 
         known = (archs, score(archs), told.costs)
         found = loop.run(search, score, costs=costs, key=key, evaluations=inner, known=known)
+        if not len(found.scores):
+            return told.archs[:0]
         objectives = costs.objectives(found.scores, found.costs)
         return found.archs[survivors(objectives, costs.excess(found.costs), batch)]
 

@@ -159,7 +159,9 @@ class Costs:
         within all budgets, NaN for a NaN; float64 `[N]`.
         """
         whole = np.zeros(len(costs))
-        for budget, column in zip(self.budgets, np.asarray(costs).T, strict=True):
+        # `reshape`: of no archs nobody may know yet how many costs they have.
+        columns = np.reshape(costs, (len(costs), len(self.of)))
+        for budget, column in zip(self.budgets, columns.T, strict=True):
             bounds = [abs(b) for b in (budget.low, budget.high) if np.isfinite(b)]
             whole += budget.excess(column) / (max(bounds, default=0.0) or 1.0)
         return whole
@@ -173,7 +175,8 @@ class Costs:
         that are to be small with the sign changed: float64 `[N, O]`.
         """
         aims = np.asarray(self.aims)
-        return np.concatenate([scores, (np.asarray(costs) * aims)[:, aims != 0]], axis=1)
+        columns = np.reshape(costs, (len(costs), len(self.of)))
+        return np.concatenate([scores, (columns * aims)[:, aims != 0]], axis=1)
 
 
 def no_history(decisions: int) -> History:

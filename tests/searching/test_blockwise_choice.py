@@ -29,6 +29,7 @@ from supernet_jax.searching import (
     Budget,
     Costs,
     History,
+    block_program,
     pareto_front,
     run,
 )
@@ -95,8 +96,18 @@ def costs_of(space: Space, name: str) -> tuple[BlockCost, ...]:
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_no_arch_within_the_budgets_is_worth_more(name: str) -> None:
-    space = SPACES[name]()
+def test_no_arch_within_the_budgets_is_worth_more(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the solver is asked once: what it lets in costs what the programme says."""
+    space, solve, solved, chosen_of = SPACES[name](), scipy.optimize.milp, 0, 0
+
+    def counted(*args: Any, **how: Any) -> Any:
+        nonlocal solved
+        solved += 1
+        return solve(*args, **how)
+
+    monkeypatch.setattr(scipy.optimize, "milp", counted)
     asked, archs = replacements(space), every(space)
     of = costs_of(space, name)
     spent = Costs(of, (FREE,) * 3)(archs)
@@ -120,6 +131,7 @@ def test_no_arch_within_the_budgets_is_worth_more(name: str) -> None:
                 outcomes.add("none")
                 continue
             chosen = choose(space, worth, Costs(of, budgets))
+            chosen_of += 1
             assert chosen.proven
             assert Costs(of, budgets).allows(Costs(of, budgets)(choices.stack([chosen.arch])))[0]
             assert chosen.gain == worth.of(space, choices.stack([chosen.arch]))[0]
@@ -128,11 +140,30 @@ def test_no_arch_within_the_budgets_is_worth_more(name: str) -> None:
             else:
                 assert chosen.gain >= best[within].max() - 1e-6
             outcomes.add("whole" if within.all() else "some")
-    assert "some" in outcomes
+    assert "some" in outcomes and solved == chosen_of
 
 
-def test_what_is_asked_for() -> None:
-    space = tiny_space.tiny()
+def test_what_a_tolerance_lets_in_is_shut_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The solver has wider budgets than there are; the best within them is found all the same."""
+    space, limit = tiny_space.tiny(), block_program._limit
+    archs, macs = every(space), costs.macs(space)
+    spent = macs(archs)
+
+    def wider(rows: Any, price: Any, budget: Budget) -> None:
+        limit(rows, price, Budget(budget.low * 0.97, budget.high * 1.03, budget.unit))
+
+    monkeypatch.setattr(block_program, "_limit", wider)
+    for seed in range(6):
+        worth = random_gains(replacements(space), seed)
+        low, high = np.quantile(spent, [0.2, 0.3 + 0.1 * seed])
+        within = (spent >= low) & (spent <= high)
+        chosen = choose(space, worth, Costs((macs,), (Budget(low, high),)))
+        assert chosen.gain == pytest.approx(worth.of(space, archs)[within].max(), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_what_is_asked_for(name: str) -> None:
+    space = SPACES[name]()
     asked = replacements(space)
     rows = choices.pack(asked.archs)
     assert rows[0].tolist() == choices.pack(choices.largest(space.menu)).tolist()
@@ -159,9 +190,10 @@ def test_what_is_asked_for() -> None:
             np.testing.assert_array_equal(choices.pack(same)[0], normal[place])
 
 
-def test_scores_become_gains() -> None:
+@pytest.mark.parametrize("name", SPACES)
+def test_scores_become_gains(name: str) -> None:
     """Where scores add up, each arch is worth what it scores."""
-    space = tiny_space.tiny()
+    space = SPACES[name]()
     asked, archs = replacements(space), every(space)
     planted = random_gains(asked, 0)
     planted = Gains(asked.groups, tuple(v - v[-1] for v in planted.values))

@@ -1,8 +1,10 @@
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -10,10 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
+from tiny_space import tiny
 
+from supernet_jax import searching
 from supernet_jax.elastic import choices
+from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.errors import UserError
+from supernet_jax.evaluation.costs import macs, parameters
 from supernet_jax.searching import (
     Budget,
     Costs,
@@ -95,12 +101,10 @@ def climber(menu):
     return Searcher(init, ask, tell)
 
 
-EXAMPLE = user_code.run(ROOT / "docs" / "examples" / "searcher.py")
 SEARCHERS = {
     "random": random_small(),
     "evolution": evolution_small(),
     "user": climber(MENU),
-    "example": EXAMPLE.aging(MENU, Costs((total,), (BUDGET,)), population=40),
 }
 
 
@@ -230,6 +234,196 @@ def test_costs_have_budgets_and_aims():
 
 # --- what all searchers promise
 
+TINY_SPACE = tiny()  # 512 archs, of which 448 are different networks
+ROWS = np.array(list(itertools.product(*(range(len(c)) for c in jax.tree.leaves(TINY_SPACE.menu)))))
+PARTS: dict[str, Any] = {
+    kind.name: kind for kind in vars(searching).values() if hasattr(kind, "build")
+}  # the library's; a new one joins by being there
+USERS = {"aging": user_code.run(ROOT / "docs" / "examples" / "searcher.py").Aging}
+COSTS = Costs(
+    (macs(TINY_SPACE), parameters(TINY_SPACE)),
+    (Budget(20_000, 50_000, "MACs"), Budget(-np.inf, 2_500, "parameters")),
+    (-1, 0),
+)
+FEW = 6  # archs of a generation, or so
+EVALUATIONS = 32
+
+
+class Case(NamedTuple):
+    """A searcher, and what it searches."""
+
+    searcher: Searcher
+    costs: Costs
+    score: Callable[[Any], np.ndarray]
+    evaluations: int = EVALUATIONS
+
+
+def small(name: str, costs: Costs = COSTS) -> Searcher:
+    """Of a part whose whole numbers are all small."""
+    kind = {**PARTS, **USERS}[name]
+    numbers = {f.name: f.default for f in dataclasses.fields(kind) if type(f.default) is int}
+    return kind(**{key: min(n, FEW) for key, n in numbers.items()}).build(TINY_SPACE, costs)
+
+
+@functools.cache
+def case(name: str) -> Case:
+    if name == "user":
+        return Case(climber(MENU), Costs((total,), (BUDGET,)), nearness)
+    # Aging evolution begins with as many as are in its first draw.
+    return Case(small(name), COSTS, worth, 60 if name == "aging" else EVALUATIONS)
+
+
+def worth(archs):
+    """Another score for almost every network: options count for more or less."""
+    rows = choices.pack(elastic_space.normal(TINY_SPACE, archs))
+    return np.sum(np.sin(1 + rows + 2 * np.arange(rows.shape[1])), axis=1)
+
+
+def networks(rows) -> set[bytes]:
+    """What archs `[N, D]` are, the same for the same network."""
+    archs = choices.unpack(TINY_SPACE.menu, np.asarray(rows, np.int32))
+    return {row.tobytes() for row in choices.pack(elastic_space.normal(TINY_SPACE, archs))}
+
+
+def go(what: Case, **rest):
+    """The history of a search."""
+    rest = {"score": what.score, "evaluations": what.evaluations, **rest}
+    return run(what.searcher, costs=what.costs, key=jax.random.key(0), **rest)
+
+
+@functools.cache
+def whole(name: str) -> History:
+    """Of a search that nothing interrupted."""
+    return go(case(name))
+
+
+def state_after(what: Case, generations: int, seed: int = 1):
+    state = what.searcher.init(jax.random.key(seed))
+    for _ in range(generations):
+        archs, state = what.searcher.ask(state)
+        state = what.searcher.tell(state, archs, what.score(archs)[:, None], what.costs(archs))
+    return state
+
+
+every_searcher = pytest.mark.parametrize("name", [*PARTS, *USERS, "user"])
+every_part = pytest.mark.parametrize("name", list(PARTS))
+
+
+@every_searcher
+def test_asking_is_a_function_of_the_state_and_of_the_seed(name):
+    what = case(name)
+    asked = what.searcher.ask
+    for generations in (0, 2):
+        state = state_after(what, generations)
+        before = jax.tree.map(np.array, state._replace(key=jax.random.key_data(state.key)))
+        archs, _ = asked(state)
+        chex.assert_trees_all_equal(archs, asked(state)[0])
+        after = state._replace(key=jax.random.key_data(state.key))
+        chex.assert_trees_all_equal(before, jax.tree.map(np.array, after))
+        other = asked(state_after(what, generations, seed=2))[0]
+        assert not np.array_equal(choices.pack(archs), choices.pack(other))
+    if name != "user":  # the climber counts what it was told, the others how often they were asked
+        again, _ = asked(asked(state)[1])
+        assert not np.array_equal(choices.pack(archs), choices.pack(again))
+
+
+@every_searcher
+def test_resumes_after_a_failure_with_the_very_same_history(name, tmp_path):
+    what, file = case(name), tmp_path / "runs" / "search.npz"
+    calls = 0
+
+    def failing(archs):
+        nonlocal calls
+        calls += 1
+        if calls in (1, 3, 5):
+            raise RuntimeError("the machine was taken away")
+        return what.score(archs)
+
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            go(what, score=failing, state_file=file)
+    assert_same(go(what, score=failing, state_file=file), whole(name))
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    assert_same(go(what, score=never, state_file=file), whole(name))  # nothing left to score
+
+
+@every_searcher
+def test_a_longer_search_goes_on_from_a_shorter_one(name, tmp_path):
+    what, file = case(name), tmp_path / "search.npz"
+    for n in (1, 7, 15, 26, what.evaluations, 20):  # most of them in the middle of a generation
+        part = go(what, evaluations=n, state_file=file)
+        assert_same(part, [x[:n] for x in whole(name)])
+
+
+@every_searcher
+@pytest.mark.parametrize("lost", [3, 1])
+def test_scores_that_are_nan_are_survived(name, lost):
+    """Those of every third arch, or of all."""
+    if name == "user" and lost == 1:
+        return  # a climber needs a best arch
+    what = case(name)
+
+    def score(archs):
+        gone = np.sum(choices.pack(archs), axis=1) % lost == 0
+        return np.where(gone, np.nan, what.score(archs))
+
+    history = go(what, score=score)
+    assert len(history.scores) == what.evaluations
+    assert 0.1 < np.mean(np.isnan(history.scores)) < 0.6 or lost == 1
+
+
+@every_searcher
+def test_several_scores_are_searched(name):
+    what = case(name)
+    history = go(what, score=lambda archs: np.stack([what.score(archs), -total(archs)], axis=1))
+    assert history.scores.shape == (what.evaluations, 2)
+
+
+@every_part
+def test_asks_within_all_budgets_and_for_no_network_twice(name):
+    history = whole(name)
+    assert len(networks(history.archs)) == len(history.archs) == EVALUATIONS
+    assert history.archs.dtype == np.int32
+    assert COSTS.allows(history.costs).all()
+    np.testing.assert_array_equal(history.costs, COSTS(choices.unpack(TINY_SPACE.menu, history[0])))
+    free = COSTS(choices.unpack(TINY_SPACE.menu, ROWS.astype(np.int32)))
+    for i, budget in enumerate(COSTS.budgets):  # neither budget holds by itself
+        others = [b.allows(column) for b, column in zip(COSTS.budgets, free.T, strict=True)]
+        assert not budget.allows(free[others[1 - i], i]).all()
+
+
+@every_part
+def test_does_not_ask_for_what_it_was_told_of_before(name):
+    # Of networks within and beyond the budgets, some scores of which are not numbers.
+    rows = np.random.default_rng(0).permutation(ROWS)[:200].astype(np.int32)
+    archs = choices.unpack(TINY_SPACE.menu, rows)
+    scores = np.where(np.arange(200) % 5 == 0, np.nan, worth(archs))[:, None]
+    known = (archs, scores, COSTS(archs))
+    assert 20 < np.sum(COSTS.allows(known[2])) < 180
+    history = go(case(name), known=known, evaluations=25)
+    assert len(history.scores) == 25 and COSTS.allows(history.costs).all()
+    assert not networks(rows) & networks(history.archs)
+
+
+@every_part
+def test_exhausts_a_small_space_and_ends(name):
+    costs = dataclasses.replace(COSTS, budgets=(Budget(-np.inf, 14_000), COSTS.budgets[1]))
+    history = go(Case(small(name, costs), costs, worth), evaluations=1000)
+    archs = choices.unpack(TINY_SPACE.menu, ROWS.astype(np.int32))
+    fitting = networks(ROWS[costs.allows(costs(archs))])
+    assert networks(history.archs) == fitting
+    assert 2 * FEW < len(fitting) == len(history.archs) < 60
+
+
+@every_part
+def test_budgets_that_nothing_meets_are_refused(name):
+    costs = dataclasses.replace(COSTS, budgets=(COSTS.budgets[0], Budget(0, 900, "parameters")))
+    with pytest.raises(UserError, match=r"no arch costs 20,000 to 50,000 MACs and 0 to 900 param"):
+        small(name, costs).init(jax.random.key(0))
+
+
+# --- what random search and evolution promise, on a menu that cannot be listed
+
 
 @pytest.mark.parametrize("name", ["random", "evolution"])
 def test_asks_within_the_budget_and_never_twice(name):
@@ -248,26 +442,6 @@ def test_asks_within_the_budget_and_never_twice(name):
     assert history.archs.max(0).tolist() == [3, 3] + [2] * 10  # depth before width
     scores = nearness(choices.unpack(MENU, history.archs))
     np.testing.assert_array_equal(history.scores[:, 0], scores)
-
-
-@pytest.mark.parametrize("name", list(SEARCHERS))
-def test_asking_is_a_function_of_the_state_and_of_the_seed(name):
-    searcher = SEARCHERS[name]
-    state = searcher.init(jax.random.key(1))
-    chex.assert_trees_all_equal(searcher.ask(state)[0], searcher.ask(state)[0])
-    if name != "user":  # the climber counts what it was told, the others how often they were asked
-        again, _ = searcher.ask(searcher.ask(state)[1])
-        assert not np.array_equal(choices.pack(searcher.ask(state)[0]), choices.pack(again))
-    other = searcher.ask(searcher.init(jax.random.key(2)))[0]
-    assert not np.array_equal(choices.pack(searcher.ask(state)[0]), choices.pack(other))
-
-
-@pytest.mark.parametrize("make", [random_small, evolution_small])
-def test_exhausts_a_small_space_and_ends(make):
-    searcher = make(menu=TINY, budget=Budget(1, 4))
-    history = search(searcher, lambda archs: np.asarray(total(archs)) % 3, evaluations=1000)
-    np.testing.assert_array_equal(np.unique(history.archs, axis=0), FITTING)
-    assert len(history.archs) == len(FITTING)
 
 
 def test_finds_the_last_archs_of_a_space_that_can_be_listed():
@@ -422,36 +596,6 @@ def test_evolution_goes_on_with_uniform_archs_where_its_operators_run_dry():
 
 
 # --- the loop and its file
-
-
-@pytest.mark.parametrize("name", list(SEARCHERS))
-def test_resumes_after_a_failure_with_the_very_same_history(name, tmp_path):
-    searcher, file = SEARCHERS[name], tmp_path / "runs" / "search.npz"
-    whole = search(searcher)
-    calls = 0
-
-    def failing(archs):
-        nonlocal calls
-        calls += 1
-        if calls in (1, 3, 6):
-            raise RuntimeError("the machine was taken away")
-        return nearness(archs)
-
-    for _ in range(3):
-        with pytest.raises(RuntimeError):
-            search(searcher, failing, state_file=file)
-    assert_same(search(searcher, failing, state_file=file), whole)
-    assert [path.name for path in file.parent.iterdir()] == [file.name]
-    assert_same(search(searcher, never, state_file=file), whole)  # nothing left to score
-
-
-@pytest.mark.parametrize("name", list(SEARCHERS))
-def test_a_longer_search_goes_on_from_a_shorter_one(name, tmp_path):
-    file = tmp_path / "search.npz"
-    whole = search(SEARCHERS[name])
-    for n in (1, 7, 47, 100, 130, 50):  # most of them in the middle of a generation
-        part = search(SEARCHERS[name], evaluations=n, state_file=file)
-        assert_same(part, [x[:n] for x in whole])
 
 
 def test_a_kill_while_saving_leaves_the_last_generation(tmp_path, monkeypatch):
