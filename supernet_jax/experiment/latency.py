@@ -127,7 +127,7 @@ def adapt(
             f"--adapt needs {LEAST_ADAPTED} networks that the table has not measured, and space "
             f"{space.name} has {len(archs)}"
         )
-    begun = _begun(path, source, here)
+    begun = _begun(path, here)
     made = dataclasses.replace(
         base,
         networks={**({} if begun is None else begun.networks), **base.networks},
@@ -141,7 +141,7 @@ def adapt(
     return made
 
 
-def _begun(path: pathlib.Path, source: pathlib.Path, here: Conditions) -> Table | None:
+def _begun(path: pathlib.Path, here: Conditions) -> Table | None:
     """What an interrupted call left."""
     if not files.exists(path):
         files.check_free("--out", path)

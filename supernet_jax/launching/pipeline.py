@@ -61,8 +61,8 @@ supernet launch pipeline configs/digits.py --out runs/a --format onnx -- --train
         super().__post_init__()
         # What search and extract are going to refuse, before hours of training.
         extract.checked(self.format, expanded(self.out) / "networks", pixels=False, size=None)
-        if self.search.cost.startswith(LATENCY):
-            latency_table.read(expanded(self.search.cost.removeprefix(LATENCY)))
+        if self.search.cost.startswith(f"{LATENCY}:"):
+            latency_table.read(expanded(self.search.cost.removeprefix(f"{LATENCY}:")))
         if self.task != "train":
             raise UserError(f"--task is {self.task!r}, but a pipeline is of all tasks")
 
