@@ -295,6 +295,8 @@ PARTS = {
     "nsga2": searching.Nsga2(population=32),
     "linas, ridge": searching.Linas(predictor="ridge", first=32, batch=16),
     "linas, svr": searching.Linas(predictor="svr", first=32, batch=16),
+    "bayesian": searching.Bayesian(startup=32, batch=16),
+    "blockwise": searching.BlockwiseChoice(),
     "linas, ensemble": searching.Linas(predictor="ensemble", first=32, batch=16),
 }
 

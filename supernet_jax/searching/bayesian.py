@@ -166,7 +166,7 @@ def _silent() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Bayesian:
-    """What Optuna's tree-structured Parzen estimators propose (`pip install optuna`)."""
+    """What Optuna's tree-structured Parzen estimators propose; it needs the extra "bayesian"."""
 
     name: ClassVar[str] = "bayesian"
     batch: int = 16

@@ -14,7 +14,7 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.elastic.space import Space
-from supernet_jax.errors import at_least, one_of
+from supernet_jax.errors import at_least, one_of, require
 from supernet_jax.evaluation.costs import macs, parameters
 from supernet_jax.searching import loop, predictors, proposals
 from supernet_jax.searching.encoding import Encode, encoder
@@ -61,7 +61,8 @@ def linas(
         costs: and their budgets and aims.
         encode: `archs [N] -> [N, F]`, as `encoding.encoder` of a space.
         predictor: fitted anew in each generation, once for each score.
-        first: uniform archs before the first fit, at least 2; also as long as less is known.
+        first: uniform archs before the first fit, at least as many scores as the predictor needs;
+            also as long as less is known.
         batch: archs of a generation, at least 1.
         inner: archs that the search on the predictor looks at in a generation, at least 1.
         normal: `archs [N] -> archs [N]`, equal ones for the same network, as `space.normal` of a
@@ -71,6 +72,11 @@ def linas(
         UserError: a setting is out of range; `init` raises it if no arch meets the budgets.
     """
     at_least("first", first, 2)
+    require(
+        first >= predictor.least,
+        f"first is {first}, but the predictor learns from {predictor.least} scores or more; "
+        "evaluate as many before, or choose another predictor",
+    )
     at_least("batch", batch, 1)
     at_least("inner", inner, 1)
     region = proposals.Region(menu, costs, normal)
@@ -97,7 +103,8 @@ def linas(
         """What NSGA-II finds with predicted scores, begun with all that was measured."""
         archs = choices.unpack(menu, told.archs)
         features = encode(archs)
-        models = [predictor.fit(features, column) for column in told.scores.T]
+        scores = np.where(np.isfinite(told.scores), told.scores, np.nan)  # none learns of infinity
+        models = [predictor.fit(features, column) for column in scores.T]
         predict = [predictors.scorer(encode, predictor, model) for model in models]
 
         def score(archs: Arch) -> np.ndarray:
@@ -114,8 +121,8 @@ def linas(
 
 
 def _known(told: History) -> int:
-    """Archs of which all scores are numbers; 0 if those of some kind are all the same."""
-    some = told.scores[~np.any(np.isnan(told.scores), axis=1)]
+    """Archs of which all scores are finite; 0 if those of some kind are all the same."""
+    some = told.scores[np.all(np.isfinite(told.scores), axis=1)]
     return len(some) if len(some) and np.all(np.ptp(some, axis=0) > 0) else 0
 
 

@@ -142,14 +142,16 @@ def _places(objectives: np.ndarray, excess: np.ndarray) -> np.ndarray:
 
 def _crowding(objectives: np.ndarray) -> np.ndarray:
     """Distance between the two neighbours, in shares of the range, summed over objectives; infinite
-    at the ends (section III-B): `[N]`.
+    at the ends (section III-B): `[N]`. What is infinite counts as the next finite value.
     """
     apart = np.zeros(len(objectives))
     for column in objectives.T:
         order = np.argsort(column, kind="stable")
-        span = column[order[-1]] - column[order[0]]
         apart[order[[0, -1]]] = np.inf
+        finite = column[np.isfinite(column)]
+        span = np.ptp(finite) if len(finite) else 0.0
         if span > 0:
+            column = np.clip(column, finite.min(), finite.max())
             apart[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
     return apart
 

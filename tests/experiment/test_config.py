@@ -23,7 +23,15 @@ from supernet_jax.evaluation.costs import Latency, Macs, Parameters, PeakMemory
 from supernet_jax.experiment import build, config, run_folder, train
 from supernet_jax.experiment.config import LIBRARY, Config, Data, Evaluation, Train
 from supernet_jax.runtime import sharding
-from supernet_jax.searching import BlockwiseChoice
+from supernet_jax.searching import (
+    Bayesian,
+    BlockwiseChoice,
+    Evolution,
+    Linas,
+    Nsga2,
+    RandomSearch,
+)
+from supernet_jax.searching.predictors import Boosting, Ensemble, Ridge, Svr
 from supernet_jax.spaces import (
     Adapted,
     AttentiveNAS,
@@ -116,7 +124,16 @@ CHANGED: tuple[Any, ...] = (
     Data(cutmix=0.5),
     Train(accumulate=2, features=("stem",), teacher="networks/large"),
     HardLabels(smoothing=0.2),
+    Evolution(population=4, mutations=2, crossovers=1, mutation_rate=0.5, bins=8),
+    RandomSearch(batch=4),
+    Nsga2(population=4),
+    Linas(predictor=Ensemble(members=2), first=8, batch=4, inner=100),
+    Bayesian(batch=4, startup=8),
     BlockwiseChoice(bounds=4),
+    Svr(epsilon=0.25),
+    Ridge(),
+    Boosting(trees=50, depth=2),
+    Ensemble(members=2, width=8, steps=10),
     Macs(),
     Parameters(),
     Latency("latency.json"),

@@ -1,9 +1,12 @@
 """LINAS finds what its predictor can learn, and nothing without one."""
 
+import jax
 import numpy as np
-from landscapes import MENU, WITHIN, needed
+import pytest
+from landscapes import MENU, WITHIN, nearness, needed, total
 
 from supernet_jax.elastic import choices
+from supernet_jax.errors import UserError
 from supernet_jax.searching import linas, nsga2, predictors, random_search
 from supernet_jax.searching.predictors import Predictor
 
@@ -38,3 +41,32 @@ def test_the_optimum_is_found_in_fewer_evaluations_than_without_a_predictor():
 
 def test_a_predictor_that_learns_nothing_does_not_help():
     assert min(needed(small(constant()), seed, 120) for seed in SEEDS) == np.inf
+
+
+def test_fewer_archs_than_the_predictor_needs_are_refused_before_the_search():
+    with pytest.raises(UserError, match=r"first is 32, .* from 40 scores or more"):
+        small(constant()._replace(least=40))
+    for kind in (predictors.Ridge, predictors.Svr, predictors.Boosting, predictors.Ensemble):
+        least = kind().build().least
+        features, scores = np.eye(least, dtype=np.float32), np.arange(float(least))
+        with pytest.raises(UserError, match=f"at least {least}"):
+            kind().build().fit(features[1:], scores[1:])
+
+
+def test_scores_that_are_not_finite_teach_nothing():
+    taught = []
+
+    def fit(features, scores):
+        taught.append(scores)
+
+    searcher = small(constant()._replace(fit=fit))
+    state = searcher.init(jax.random.key(0))
+    archs, state = searcher.ask(state)
+    scores = nearness(archs).astype(float)
+    scores[:2] = -np.inf, np.nan
+    state = searcher.tell(state, archs, scores[:, None], WITHIN(archs))
+    archs, state = searcher.ask(state)
+    assert len(total(archs)) == 2 and not taught  # of 32 two are missing
+    state = searcher.tell(state, archs, nearness(archs)[:, None], WITHIN(archs))
+    searcher.ask(state)
+    assert len(taught) == 1 and np.isnan(taught[0][:2]).all() and np.isfinite(taught[0][2:]).all()

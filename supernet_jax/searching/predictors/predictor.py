@@ -30,10 +30,12 @@ class Predictor(NamedTuple):
             NaN is one that is not known.
         predict: `(model, features [M, F]) -> (mean [M], spread [M])`, float64: the likely score and
             the standard deviation of the true one around it, at least 0, in units of the score.
+        least: number of scores without which `fit` refuses to learn.
     """
 
     fit: Callable[[np.ndarray, np.ndarray], Model]
     predict: Callable[[Model, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    least: int = 2
 
 
 class Free(NamedTuple):
@@ -98,7 +100,7 @@ def checked(
         mean, spread = predict(model.model, features)
         return np.asarray(mean, np.float64), np.asarray(spread, np.float64)
 
-    return Predictor(fitted, predicted)
+    return Predictor(fitted, predicted, least)
 
 
 def usable(
