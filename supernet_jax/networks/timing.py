@@ -174,9 +174,8 @@ def joined(
     known: Mapping[str, Sequence[float]], more: Mapping[str, float]
 ) -> dict[str, tuple[float, ...]]:
     """Visits that are known and those of one more round, by `notation`."""
-    return {
-        name: (*known.get(name, ()), *([more[name]] * (name in more))) for name in {**known, **more}
-    }
+    found = {name: tuple(times) for name, times in known.items()}
+    return found | {name: (*found.get(name, ()), ms) for name, ms in more.items()}
 
 
 def of_visits(times: Sequence[float] | np.ndarray) -> Timing:

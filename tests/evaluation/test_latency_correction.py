@@ -139,7 +139,10 @@ def test_factors_of_kinds_are_found(here: Machine, tmp_path: pathlib.Path) -> No
     assert "adapted to 32 whole networks; 32 whole" in latency_table.provenance(made)
 
 
-def test_what_was_learnt_follows_from_the_file(here: Machine, tmp_path: pathlib.Path) -> None:
+def test_what_was_learnt_follows_from_the_file(
+    here: Machine, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "NETWORKS_AT_A_TIME", 9)
     adapted(tmp_path)
     made = latency_table.read(tmp_path / "adapted.json")
     assert made.correction is not None
