@@ -12,7 +12,7 @@ import rich.table
 import tyro
 
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import budgets, config, front, search
+from supernet_jax.experiment import budgets, config, front, measured, search
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.front import Front
 from supernet_jax.experiment.search import SEARCHERS, Search
@@ -22,7 +22,7 @@ from supernet_jax.tasks import Metric
 
 EXAMPLES = """
 supernet search runs/digits --high 300000
-supernet search runs/digits --cost latency:latency.json --high 0.5
+supernet search runs/digits --cost latency:latency.json --high 0.5 --measure
 supernet search runs/digits --budget macs:..300e3 --budget parameters:..50e3
 supernet search runs/digits --searcher random --evaluations 500
 supernet search runs/digits --searcher evolution --help     (lists its settings)
@@ -95,6 +95,7 @@ def _search(arguments: Arguments) -> None:
         seed=settings.seed,
         warm_start=settings.warm_start,
         baseline=settings.baseline,
+        measure=settings.measure,
         costs=own,
         out=arguments.out,
     )
@@ -130,3 +131,5 @@ def _print(found: Front, metric: Metric) -> None:
         print(said)
     if source := result.get("latency_table"):
         print(f"milliseconds from {source['file']}: {source['measured']}")
+    for line in measured.said(result):
+        print(line)

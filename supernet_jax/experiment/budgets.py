@@ -42,6 +42,7 @@ class Priced(NamedTuple):
         high: the most, or None.
         aim: -1 if less is better, 1 if more is, 0 if only the budget counts.
         source: JSON values that tell it from others of its name.
+        table: whose milliseconds they are, or None.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Priced(NamedTuple):
     high: float | None
     aim: int
     source: dict[str, Any]
+    table: Table | None = None
 
     def as_json(self) -> dict[str, Any]:
         """All but the function."""
@@ -130,10 +132,10 @@ def goal(
         )
     found: list[Priced] = []
     for name in dict.fromkeys([*given, *wanted]):
-        key, unit, cost, source = _cost(space, name, named, [metric.name, LOSS])
+        key, unit, cost, source, table = _cost(space, name, named, [metric.name, LOSS])
         low, high = given.get(name, (None, None))
         bounds = [None if b is None or math.isinf(b) else float(b) for b in (low, high)]
-        priced = Priced(key, unit, cost, bounds[0], bounds[1], wanted.get(name, 0), source)
+        priced = Priced(key, unit, cost, bounds[0], bounds[1], wanted.get(name, 0), source, table)
         if key in [one.name for one in found]:
             raise UserError(f"there are two budgets of {key}; give it one, as {key}:LOW..HIGH")
         found.append(priced)
@@ -186,8 +188,8 @@ def _directions(objectives: Iterable[str]) -> dict[str, int]:
 
 def _cost(
     space: Space, name: str, own: Mapping[str, Any], measured: Sequence[str]
-) -> tuple[str, str, Cost, dict[str, Any]]:
-    """Name in results, unit, cost and source of the cost that a name stands for."""
+) -> tuple[str, str, Cost, dict[str, Any], Table | None]:
+    """Name in results, unit, cost, source and table of the cost that a name stands for."""
     if name.startswith(f"{LATENCY}:"):
         path = expanded(name.removeprefix(f"{LATENCY}:"))
         return _latency(space, latency_table.read(path), files.read_bytes(path), str(path))
@@ -200,7 +202,7 @@ def _cost(
     part = own[name] if name in own else COSTS[name]() if name in COSTS else None
     if part is not None:
         try:
-            return name, str(part.unit), part.build(space), _source(part)
+            return name, str(part.unit), part.build(space), _source(part), None
         except AttributeError as error:
             raise UserError(
                 f"the cost {name} is a {type(part).__name__} ({error}); a cost is a frozen "
@@ -222,10 +224,10 @@ def _source(part: Any) -> dict[str, Any]:
 
 def _latency(
     space: Space, table: Table, content: bytes, where: str
-) -> tuple[str, str, Cost, dict[str, Any]]:
+) -> tuple[str, str, Cost, dict[str, Any], Table]:
     source = {
         "file": where,
         "sha256": hashlib.sha256(content).hexdigest(),
         "measured": latency_table.provenance(table),
     }
-    return LATENCY, "ms", costs.latency(space, table), {"latency_table": source}
+    return LATENCY, "ms", costs.latency(space, table), {"latency_table": source}, table
