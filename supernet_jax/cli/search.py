@@ -11,6 +11,7 @@ import rich.console
 import rich.table
 import tyro
 
+from supernet_jax import searching
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import budgets, config, front, measured, search
 from supernet_jax.experiment import run as experiment_run
@@ -42,6 +43,9 @@ class Arguments:
     """folder of the run"""
     settings: Annotated[Search, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Search)
     searcher: Annotated[str | None, tyro.conf.arg(help=SEARCHER_HELP)] = None
+    part: Annotated[Any, tyro.conf.arg(name="searcher")] = dataclasses.field(
+        default_factory=searching.Evolution
+    )
     out: pathlib.Path | None = None
     """JSON file of the front, a picture beside it; if not given, RUN/search.json and front.png"""
     config: pathlib.Path | None = None
@@ -70,7 +74,7 @@ def searcher(name: str | None, file: str | None, words: Sequence[str]) -> Any:
             return config.read(path).searcher
         except UserError:  # no run; if it should be one, that is said when it is opened
             continue
-    return Search().searcher
+    return searching.Evolution()
 
 
 def run(arguments: Arguments) -> None:
@@ -90,7 +94,7 @@ def _search(arguments: Arguments) -> None:
         cost=settings.cost,
         budgets=budgets.read_budgets(settings.budget) if settings.budget else None,
         objectives=settings.objective,
-        searcher=settings.searcher,
+        searcher=arguments.part,
         evaluations=settings.evaluations,
         seed=settings.seed,
         warm_start=settings.warm_start,

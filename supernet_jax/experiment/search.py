@@ -45,7 +45,7 @@ SEARCHERS: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """Budgets of a search, what it is for, its algorithm, and how many subnets it evaluates."""
+    """Budgets of a search, what it is for, and how many subnets it evaluates."""
 
     budget: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """what a subnet may cost, NAME:LOW..HIGH, as macs:..300e6; give it again for further costs"""
@@ -67,11 +67,12 @@ class Search:
     """also evaluate as many random subnets, to tell whether the searcher beat them"""
     measure: bool = False
     """time the networks of the front on this machine, beside what the latency table says of them"""
-    searcher: Any = dataclasses.field(default_factory=searching.Evolution)
 
     def __post_init__(self) -> None:
         for name, value, low in (("--evaluations", self.evaluations, 1), ("--seed", self.seed, 0)):
             at_least(name, value, low)
+        experiment_budgets.read_budgets(self.budget)  # which refuses what cannot be read,
+        searching.Budget(self.low, self.high)  # and what is upside down
         if self.budget and (self.cost, self.low, self.high) != ("macs", 0.0, math.inf):
             raise UserError(
                 "--budget and --cost, --low or --high were given; the latter are for one budget "

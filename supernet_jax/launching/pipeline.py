@@ -46,7 +46,8 @@ class Pipeline(ClusterJob):
     """Train, search, evaluate and extract on this machine, each stage when the one before is done.
 
     Every stage goes on where it was stopped, and one that is done takes no time again: the same
-    command goes on with the whole. The networks are then in the folder `networks` of the run.
+    command goes on with the whole. The networks are then in the folder `networks` of the run. The
+    searcher is that of the configuration; its settings go behind --, as --searcher.population.
     """
 
     EXAMPLES: ClassVar[str] = """
@@ -88,6 +89,8 @@ supernet launch pipeline configs/digits.py --out runs/a --format onnx -- --train
 
 def _words(name: str, value: Any) -> tuple[str, ...]:
     """A setting as the command line takes it; one that is on or off has no value."""
+    if isinstance(value, tuple):
+        return tuple(word for one in value for word in _words(name, one))
     if isinstance(value, bool):
         return (f"--{name}" if value else f"--no-{name}",)
     return (f"--{name}", str(value))
