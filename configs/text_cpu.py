@@ -5,9 +5,9 @@
     supernet evaluate runs/text_cpu --front
     supernet evaluate runs/text_cpu --archs largest --split test
 
-The text is on every machine that has Python. Hardware: two CPU cores; about 18
-minutes, as a tenth of the run lets expect. Expected: not yet measured; docs/text.md has what the
-first 120 steps gave.
+The text is on every machine that has Python. Hardware: two CPU cores; 14 minutes while other work
+kept them busy. Expected: test perplexity 8.0 of the largest subnet, 9.2 of the smallest; see
+docs/results.md.
 """
 
 import supernet_jax as sj
