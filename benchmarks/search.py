@@ -153,11 +153,19 @@ class Nearest:
         self._rows = self._encode(table.archs)
         self._half = np.sum(self._rows**2, axis=1) / 2
         self._packed = choices.pack(table.archs)
+        self._known: dict[bytes, int] = {}
         self._table = table
 
     def __call__(self, archs: Arch) -> np.ndarray:
         """Places in the table, `[N]`."""
-        return np.argmax(self._encode(archs) @ self._rows.T - self._half, axis=1)
+        packed = np.ascontiguousarray(choices.pack(archs), np.int32)
+        keys = [row.tobytes() for row in packed]
+        new = list({key: i for i, key in enumerate(keys) if key not in self._known}.values())
+        if new:
+            rows = self._encode(choices.unpack(self._table.space.menu, packed[new]))
+            found = np.argmax(rows @ self._rows.T - self._half, axis=1)
+            self._known |= {keys[i]: int(place) for i, place in zip(new, found, strict=True)}
+        return np.array([self._known[key] for key in keys])
 
     def normal(self, archs: Arch) -> Arch:
         """The measured subnets themselves."""
@@ -252,7 +260,7 @@ def _until(points: np.ndarray, volume: float, reference: Any = TABLE_REFERENCE) 
 def _linas(
     space: Space, costs: Costs, nearest: Nearest, *, kind: Any, first: int, batch: int
 ) -> Searcher:
-    encode = encoder(space)
+    encode = encoder(space, costs=(sj.macs(space), sj.parameters(space)))
     return searching.linas(
         space.menu,
         costs,
@@ -286,8 +294,11 @@ SEARCHERS: dict[str, Callable[[Space, Costs, Nearest], Searcher]] = {
     "nsga2": lambda space, costs, nearest: searching.nsga2(
         space.menu, costs, population=32, normal=nearest.normal
     ),
-    "linas, ridge": functools.partial(_linas, kind=predictors.Ridge, first=32, batch=16),
-    "linas, svr": functools.partial(_linas, kind=predictors.Svr, first=32, batch=16),
+    "bayesian": lambda space, costs, nearest: searching.bayesian(
+        space.menu, costs, batch=16, startup=32, normal=nearest.normal
+    ),
+    "linas, ridge": functools.partial(_linas, kind=predictors.Ridge, first=32, batch=8),
+    "linas, svr": functools.partial(_linas, kind=predictors.Svr, first=32, batch=8),
 }
 PARTS = {
     "random": searching.RandomSearch(batch=32),

@@ -31,6 +31,7 @@ from supernet_jax.experiment.imports import import_attentivenas as import_attent
 from supernet_jax.experiment.imports import import_autoformer as import_autoformer
 from supernet_jax.experiment.imports import import_network as import_network
 from supernet_jax.experiment.imports import import_once_for_all as import_once_for_all
+from supernet_jax.experiment.latency import adapt as adapt_latency
 from supernet_jax.experiment.latency import latency as latency
 from supernet_jax.experiment.race import race as race
 from supernet_jax.experiment.read_archs import sample as sample

@@ -222,7 +222,7 @@ def _search(search: Any, arguments: list[str]) -> Any:
     name, file = _value(arguments, "--searcher"), _value(arguments, "--config")
     searcher = search.searcher(name, file, words)
     missing: Any = tyro.MISSING
-    default = search.Arguments(missing, search.Search(searcher=searcher))
+    default = search.Arguments(missing, part=searcher)
     return _parse(search, arguments, "search", default=default)
 
 

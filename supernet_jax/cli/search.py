@@ -11,8 +11,9 @@ import rich.console
 import rich.table
 import tyro
 
+from supernet_jax import searching
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import budgets, config, front, search
+from supernet_jax.experiment import budgets, config, front, measured, search
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.front import Front
 from supernet_jax.experiment.search import SEARCHERS, Search
@@ -22,7 +23,7 @@ from supernet_jax.tasks import Metric
 
 EXAMPLES = """
 supernet search runs/digits --high 300000
-supernet search runs/digits --cost latency:latency.json --high 0.5
+supernet search runs/digits --cost latency:latency.json --high 0.5 --measure
 supernet search runs/digits --budget macs:..300e3 --budget parameters:..50e3
 supernet search runs/digits --searcher random --evaluations 500
 supernet search runs/digits --searcher evolution --help     (lists its settings)
@@ -42,6 +43,9 @@ class Arguments:
     """folder of the run"""
     settings: Annotated[Search, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Search)
     searcher: Annotated[str | None, tyro.conf.arg(help=SEARCHER_HELP)] = None
+    part: Annotated[Any, tyro.conf.arg(name="searcher")] = dataclasses.field(
+        default_factory=searching.Evolution
+    )
     out: pathlib.Path | None = None
     """JSON file of the front, a picture beside it; if not given, RUN/search.json and front.png"""
     config: pathlib.Path | None = None
@@ -70,7 +74,7 @@ def searcher(name: str | None, file: str | None, words: Sequence[str]) -> Any:
             return config.read(path).searcher
         except UserError:  # no run; if it should be one, that is said when it is opened
             continue
-    return Search().searcher
+    return searching.Evolution()
 
 
 def run(arguments: Arguments) -> None:
@@ -90,11 +94,12 @@ def _search(arguments: Arguments) -> None:
         cost=settings.cost,
         budgets=budgets.read_budgets(settings.budget) if settings.budget else None,
         objectives=settings.objective,
-        searcher=settings.searcher,
+        searcher=arguments.part,
         evaluations=settings.evaluations,
         seed=settings.seed,
         warm_start=settings.warm_start,
         baseline=settings.baseline,
+        measure=settings.measure,
         costs=own,
         out=arguments.out,
     )
@@ -130,3 +135,5 @@ def _print(found: Front, metric: Metric) -> None:
         print(said)
     if source := result.get("latency_table"):
         print(f"milliseconds from {source['file']}: {source['measured']}")
+    for line in measured.said(result):
+        print(line)

@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 
 from supernet_jax.elastic import elastic_block
 from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.elastic_block import Spec
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
@@ -100,7 +101,7 @@ class Calibration:
         scale: of the sum.
         resolutions: of the archs; so it is called in the files.
         fitted_on: number of archs.
-        checked_on: number of other archs.
+        checked_on: number of other archs; of an adapted table the same, each by others.
         median_error: of the calibrated sum.
         largest_error: likewise.
         plain_median_error: of the sum as it is.
@@ -130,6 +131,53 @@ class Calibration:
 
 
 @dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How milliseconds that are computed agree with measured ones.
+
+    Attributes:
+        median_error: median of the absolute differences, relative to what was measured.
+        kendall: rank correlation; 0 where either is the same for all.
+    """
+
+    median_error: float
+    kendall: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Correction:
+    """What further whole networks say about the kinds of block; `latency_correction` learns it.
+
+    Everything in it follows from the timings in the table. Agreements are of networks that nothing
+    was learnt from: those of a fold, by the networks of the other folds.
+
+    Attributes:
+        learnt_on: the networks, by their arch in JSON.
+        earlier: the calibration that the table had before.
+        before: agreement of the table as it was.
+        rescaled: that of its sums with a constant and a scale that are fitted anew.
+        corrected: that of the sums of corrected kinds, fitted likewise.
+        applied: which of the three the table now goes by.
+        factors: what the milliseconds of a kind are multiplied by, 1 where none is given.
+        spread: median over the networks of the distance of their quartiles, relative to their
+            median.
+    """
+
+    learnt_on: tuple[str, ...]
+    earlier: Calibration
+    before: Agreement
+    rescaled: Agreement
+    corrected: Agreement
+    applied: Literal["before", "rescaled", "corrected"]
+    factors: dict[str, float]
+    spread: float
+
+    def __post_init__(self) -> None:
+        wrong = [f for f in self.factors.values() if not (f > 0 and math.isfinite(f))]
+        if wrong:
+            raise ValueError(f"{wrong[0]} cannot be a factor of milliseconds")
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """A latency table, as its file holds it.
 
@@ -139,7 +187,10 @@ class Table:
         conditions: where and how it was measured.
         kinds: of single blocks, by the name of their kind.
         networks: of whole networks, by their arch in JSON.
-        calibration: None as long as measuring is not finished.
+        calibration: None as long as measuring is not finished; of corrected sums where there is a
+            correction.
+        visits: milliseconds of each visit of networks that are being measured, by arch likewise.
+        correction: of an adapted table; `kinds` are as they were measured.
     """
 
     format: str
@@ -148,6 +199,8 @@ class Table:
     kinds: dict[str, Timing]
     networks: dict[str, Timing]
     calibration: Calibration | None
+    visits: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    correction: Correction | None = None
 
 
 class Kind(NamedTuple):
@@ -202,6 +255,8 @@ def block_tables(
 ) -> dict[str, np.ndarray]:
     """Per block milliseconds `[sizes of the space, specs]`, float64; NaN for others.
 
+    Where the table has a correction, the kinds are corrected.
+
     Args:
         space: whose blocks.
         table: with the latency of every kind.
@@ -215,10 +270,13 @@ def block_tables(
         name: np.full((len(space.sizes), len(b.specs)), np.nan) for name, b in space.blocks.items()
     }
     missing: dict[str, Size] = {}
+    factors = {} if table.correction is None else table.correction.factors
     for r in wanted:
         for name, i, kind in _each(space, r):
             if kind.name in table.kinds:
-                found[name][space.sizes.index(r), i] = table.kinds[kind.name].ms
+                found[name][space.sizes.index(r), i] = (
+                    factors.get(kind.name, 1.0) * table.kinds[kind.name].ms
+                )
             else:
                 missing[kind.name] = r
     if missing:
@@ -229,6 +287,26 @@ def block_tables(
             f"`supernet latency SPACE --batch {table.conditions.batch} --out FILE`, which adds "
             "what its file lacks"
         )
+    return found
+
+
+def counts(space: Space, archs: Arch, sizes: Iterable[Size]) -> dict[str, np.ndarray]:
+    """How many blocks of each kind archs `[N]` of these sizes have, `[N]` by the name of the kind.
+
+    Args:
+        space: whose archs.
+        archs: NumPy leaves.
+        sizes: which they may have.
+    """
+    which = np.asarray(space.which_size(archs))
+    found: dict[str, np.ndarray] = {}
+    for size in sizes:
+        here = which == space.sizes.index(size)
+        for name, i, kind in _each(space, size):
+            block = space.blocks[name]
+            there = here & (np.asarray(block.index(archs)) == i)
+            alive = 1 if block.alive is None else np.asarray(block.alive(archs)) > 0
+            found[kind.name] = found.get(kind.name, 0) + (there * alive).astype(np.int64)
     return found
 
 
@@ -267,6 +345,11 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a number")
 
 
+def sizes_of(known: Calibration) -> tuple[Size, ...]:
+    """Of the archs that a calibration is of; JSON has lists in place of tuples."""
+    return tuple(tuple(s) if isinstance(s, list) else s for s in known.resolutions)  # type: ignore
+
+
 def differences(old: Conditions, new: Conditions) -> list[str]:
     """In what conditions differ, as `jax is '0.10.2' there and '0.11.0' now`."""
     before, now = dataclasses.asdict(old), dataclasses.asdict(new)
@@ -275,15 +358,22 @@ def differences(old: Conditions, new: Conditions) -> list[str]:
 
 def provenance(table: Table) -> str:
     """Where a finished table comes from, and how far it can be trusted, in one line."""
-    c, known = table.conditions, table.calibration
-    device = c.processor if c.backend == "cpu" else c.device
-    by, kernels = c.engine, ""
-    if c.jax:
-        by, kernels = f"{c.engine} of jax {c.jax}", f", {c.kernels} kernels"
-    said = f"batch {c.batch}, {c.dtype}, {by} on {c.backend} ({device}, {c.cores} cores{kernels})"
+    said, known = place(table.conditions), table.calibration
     if known is None:
         return said
+    learnt = table.correction
+    if learnt is not None and learnt.applied != "before":
+        said = f"{said}, adapted to {len(learnt.learnt_on)} whole networks"
     return (
         f"{said}; {known.checked_on} whole networks differ from it by {known.median_error:.1%} "
         f"(median), at most {known.largest_error:.1%}"
     )
+
+
+def place(c: Conditions) -> str:
+    """Where and how something was measured, in a few words."""
+    device = c.processor if c.backend == "cpu" else c.device
+    by, kernels = c.engine, ""
+    if c.jax:
+        by, kernels = f"{c.engine} of jax {c.jax}", f", {c.kernels} kernels"
+    return f"batch {c.batch}, {c.dtype}, {by} on {c.backend} ({device}, {c.cores} cores{kernels})"

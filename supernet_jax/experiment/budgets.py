@@ -45,6 +45,7 @@ class Priced(NamedTuple):
         high: the most, or None.
         aim: -1 if less is better, 1 if more is, 0 if only the budget counts.
         source: JSON values that tell it from others of its name.
+        table: whose milliseconds they are, or None.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Priced(NamedTuple):
     high: float | None
     aim: int
     source: dict[str, Any]
+    table: Table | None = None
 
     def as_json(self) -> dict[str, Any]:
         """All but the function."""
@@ -136,11 +138,11 @@ def goal(
             f"{'max' if metric.higher_is_better else 'min'} and {LOSS}:min"
         )
     found: list[Priced] = []
-    for name, (key, unit, cost, source) in zip({**given, **wanted}, priced, strict=True):
+    for name, (key, unit, cost, source, table) in zip({**given, **wanted}, priced, strict=True):
         low, high = _bounds(key, given.get(name, (None, None)))
         if key in [one.name for one in found]:
             raise UserError(f"there are two budgets of {key}; give it one, as {key}:LOW..HIGH")
-        found.append(Priced(key, unit, cost, low, high, wanted.get(name, 0), source))
+        found.append(Priced(key, unit, cost, low, high, wanted.get(name, 0), source, table))
     return Goal(tuple(measured.items()), tuple(found))
 
 
@@ -206,8 +208,8 @@ def _directions(objectives: Iterable[str]) -> dict[str, int]:
 
 def _cost(
     space: Space, name: str, own: Mapping[str, Any], measured: Sequence[str]
-) -> tuple[str, str, Cost, dict[str, Any]]:
-    """Name in results, unit, cost and source of the cost that a name stands for."""
+) -> tuple[str, str, Cost, dict[str, Any], Table | None]:
+    """Name in results, unit, cost, source and table of the cost that a name stands for."""
     if name.startswith(f"{LATENCY}:"):
         path = expanded(name.removeprefix(f"{LATENCY}:"))
         return _latency(space, latency_table.read(path), files.read_bytes(path), str(path))
@@ -218,10 +220,10 @@ def _cost(
         content = files.dumps(dataclasses.asdict(table)).encode()
         return _latency(space, table, content, "a table in memory")
     if name in own:
-        return name, *_own(space, name, own[name], measured)
+        return name, *_own(space, name, own[name], measured), None
     if name in COSTS:
         part = COSTS[name]()
-        return name, part.unit, part.build(space), _source(part)
+        return name, part.unit, part.build(space), _source(part), None
     known = list(dict.fromkeys([*COSTS, f"{LATENCY}:FILE", *own]))
     also = f" (measured: {', '.join(measured)}; those are objectives)" if name in measured else ""
     raise UserError(
@@ -266,10 +268,10 @@ def _source(part: Any) -> dict[str, Any]:
 
 def _latency(
     space: Space, table: Table, content: bytes, where: str
-) -> tuple[str, str, Cost, dict[str, Any]]:
+) -> tuple[str, str, Cost, dict[str, Any], Table]:
     source = {
         "file": where,
         "sha256": hashlib.sha256(content).hexdigest(),
         "measured": latency_table.provenance(table),
     }
-    return LATENCY, "ms", costs.latency(space, table), {"latency_table": source}
+    return LATENCY, "ms", costs.latency(space, table), {"latency_table": source}, table

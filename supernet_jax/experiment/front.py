@@ -23,6 +23,7 @@ from supernet_jax.storage.paths import expanded
 
 FILE = "search.json"  # of a run folder: the result of its last search
 PICTURE = "front.png"  # of a run folder: its picture
+MEASURED = "measured_ms"  # of a record: milliseconds on the machine that searched, see `measured`
 
 
 class Entry(NamedTuple):
@@ -140,7 +141,11 @@ class Front(Sequence[Entry]):
         return f"{self.result.get('space')}: {len(self)} of {subnets} subnets"
 
     def _heads(self) -> tuple[str, ...]:
-        return ("", *self._units.values(), "MACs", "parameters", self._metric.name)
+        own = ["measured ms"] if self._is_measured() else []
+        return ("", *self._units.values(), *own, "MACs", "parameters", self._metric.name)
+
+    def _is_measured(self) -> bool:
+        return any(MEASURED in entry.record for entry in self)
 
     def _unit(self) -> str:
         return str(self.result.get("unit", "MACs"))
@@ -148,6 +153,9 @@ class Front(Sequence[Entry]):
     def _rows(self) -> Iterator[tuple[str, ...]]:
         for i, entry in enumerate(self):
             others = [str(entry.record[name]) for name in self._units]  # whole: they can be bounds
+            if self._is_measured():
+                ms = entry.record.get(MEASURED)
+                others.append("" if ms is None else f"{ms:.6g}")
             yield (
                 *(str(i), *others, f"{entry.macs:,}", f"{entry.parameters:,}"),
                 self._metric.shown(entry.value),

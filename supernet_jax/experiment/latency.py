@@ -1,16 +1,19 @@
 """How long each kind of block of a space takes on this machine, as a cost for searches."""
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from supernet_jax.elastic import choices
+from supernet_jax.elastic import choices, notation
+from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, at_least
-from supernet_jax.evaluation import latency_table
+from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.latency_table import Conditions, Table
+from supernet_jax.experiment import latency_correction
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
 from supernet_jax.experiment.space_facts import space_of
@@ -22,6 +25,8 @@ from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 from supernet_jax.tasks import Size
 
+LEAST_ADAPTED = 10  # networks: of fewer, a fold leaves too little to learn from
+
 
 def latency(
     space: Space | Run | Config | str | os.PathLike[str],
@@ -30,7 +35,7 @@ def latency(
     batch: int = 1,
     resolutions: Sequence[int] = (),
     archs: int = 30,
-    rounds: int = 15,
+    rounds: int = timing.ROUNDS,
     runtime: Literal["jit", "onnx"] = "jit",
 ) -> Table:
     """Measures what a latency table lacks, and how well blocks add up to networks.
@@ -70,6 +75,118 @@ def latency(
     return _write(path, _check(table, space, sizes, archs, path, how))
 
 
+def adapt(
+    space: Space | Run | Config | str | os.PathLike[str],
+    table: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    networks: int = 32,
+    rounds: int = timing.ROUNDS,
+) -> Table:
+    """Measures whole networks, and corrects a latency table by them where that helps.
+
+    Args:
+        space: of the table: a space, a run or a configuration that has one, its name, or a config
+            file.
+        table: JSON file of a finished table, which stays as it is.
+        path: JSON file of the adapted table. What is in it is not measured again, so that an
+            interrupted call goes on; a round of visits is lost at most.
+        networks: how many to learn from, at least `LEAST_ADAPTED`; other ones than those of the
+            table.
+        rounds: how often each is visited, at least 3.
+
+    Returns:
+        The adapted table; its `correction` says what was learnt, and whether it is applied.
+
+    Raises:
+        UserError: a setting is not allowed; the table is not finished, adapted already, of another
+            space or of another machine; there are too few networks.
+    """
+    at_least("--adapt", networks, LEAST_ADAPTED)
+    at_least("--rounds", rounds, 3)
+    cache.enable()
+    space, source, path = space_of(space), expanded(table), expanded(path)
+    base = latency_table.read(source)
+    if _is_adapted(base):
+        raise UserError(f"{source} is adapted already; adapt the table that it was made of")
+    known = base.calibration
+    if known is None:
+        raise UserError(
+            f"the latency table {source} is not finished; give the `supernet latency` command that "
+            "began it again, and it goes on"
+        )
+    engine = engine_of(base)
+    here = timing.conditions(space, batch=base.conditions.batch, engine=engine)
+    _same_conditions(source, here, remedy="adapt a table of this space on the machine it is of")
+    sizes = [size for size in space.sizes if size in latency_table.sizes_of(known)]
+    cost = costs.latency(space, base, sizes=sizes)
+    theirs = [notation.from_notation(space.menu, json.loads(name)) for name in base.networks]
+    archs = timing.spread(space, sizes, cost, networks, without=theirs)
+    if len(archs) < LEAST_ADAPTED:
+        raise UserError(
+            f"--adapt needs {LEAST_ADAPTED} networks that the table has not measured, and space "
+            f"{space.name} has {len(archs)}"
+        )
+    begun = _begun(path, here)
+    made = dataclasses.replace(
+        base,
+        networks={**({} if begun is None else begun.networks), **base.networks},
+        visits={} if begun is None else begun.visits,
+        calibration=None,
+    )
+    made = _measure_networks(made, space, archs, rounds, engine, path)
+    made = dataclasses.replace(made, visits={}, calibration=known)
+    made = latency_correction.learn(space, made, archs, sizes)
+    files.write_json(path, dataclasses.asdict(made))
+    return made
+
+
+def _begun(path: pathlib.Path, here: Conditions) -> Table | None:
+    """What an interrupted call left."""
+    if not files.exists(path):
+        files.check_free("--out", path)
+        return None
+    if not _is_adapted(found := _same_conditions(path, here)):
+        raise UserError(f"{path} is a table that is not adapted; choose another --out")
+    return found
+
+
+def _is_adapted(table: Table) -> bool:
+    return bool(table.visits) or table.correction is not None
+
+
+def _measure_networks(
+    table: Table,
+    space: Space,
+    archs: Sequence[Arch],
+    rounds: int,
+    engine: Engine,
+    path: pathlib.Path,
+) -> Table:
+    """The table with timings of all those networks; each round of visits is kept."""
+    todo = [arch for arch in archs if timing.notation(space, arch) not in table.networks]
+    with progress.bar("networks", len(archs), done=len(archs) - len(todo), unit="network") as on:
+        for more in timing.visits(
+            space,
+            todo,
+            batch=table.conditions.batch,
+            rounds=rounds,
+            known=table.visits,
+            engine=engine,
+            on_ready=on,
+        ):
+            table = dataclasses.replace(table, visits=timing.joined(table.visits, more))
+            files.write_json(path, dataclasses.asdict(table))
+    names = [timing.notation(space, arch) for arch in todo]
+    found = {name: timing.of_visits(table.visits[name]) for name in names}
+    return dataclasses.replace(table, networks={**table.networks, **found})
+
+
+def engine_of(table: Table) -> Engine:
+    """What runs programs as they were run for a table."""
+    return _engine("jit" if table.conditions.engine == timing.JIT.name else "onnx")
+
+
 def _engine(runtime: str) -> Engine:
     if runtime == "jit":
         return timing.JIT
@@ -94,6 +211,11 @@ def _begin(path: pathlib.Path, space: Space, batch: int, engine: Engine) -> Tabl
         files.check_free("--out", path)
         return Table(latency_table.FORMAT, latency_table.VERSION, here, {}, {}, None)
     table = _same_conditions(path, here)
+    if _is_adapted(table):
+        raise UserError(
+            f"{path} is an adapted table, to which nothing is added; measure into the table that "
+            "it was made of, and adapt that again"
+        )
     if not files.is_writable(path.absolute().parent):
         raise UserError(f"this user cannot write to the folder of {path}; choose another --out")
     return table
@@ -155,7 +277,9 @@ def _write(path: pathlib.Path, table: Table) -> Table:
     return table
 
 
-def _same_conditions(path: pathlib.Path, here: Conditions) -> Table:
+def _same_conditions(
+    path: pathlib.Path, here: Conditions, remedy: str = "choose another --out"
+) -> Table:
     """The table that is there.
 
     Raises:
@@ -166,6 +290,6 @@ def _same_conditions(path: pathlib.Path, here: Conditions) -> Table:
     if differing:
         raise UserError(
             f"{path} was measured under other conditions ({'; '.join(differing)}), and latencies "
-            "do not mix; choose another --out"
+            f"do not mix; {remedy}"
         )
     return table

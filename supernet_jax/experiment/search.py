@@ -24,7 +24,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, at_least, near, one_of
 from supernet_jax.evaluation.latency_table import Table
 from supernet_jax.experiment import budgets as experiment_budgets
-from supernet_jax.experiment import front, known_records, own_searcher, results
+from supernet_jax.experiment import front, known_records, measured, own_searcher, results
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.budgets import LATENCY, RECORDED, Goal
 from supernet_jax.experiment.front import Front
@@ -45,7 +45,7 @@ SEARCHERS: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """Budgets of a search, what it is for, its algorithm, and how many subnets it evaluates."""
+    """Budgets of a search, what it is for, and how many subnets it evaluates."""
 
     budget: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """what a subnet may cost, NAME:LOW..HIGH, as macs:..300e6; give it again for further costs"""
@@ -65,11 +65,14 @@ class Search:
     """begin with what is known: a run's evaluations.jsonl, or JSON of `evaluate --out`"""
     baseline: bool = True
     """also evaluate as many random subnets, to tell whether the searcher beat them"""
-    searcher: Any = dataclasses.field(default_factory=searching.Evolution)
+    measure: bool = False
+    """time the networks of the front on this machine, beside what the latency table says of them"""
 
     def __post_init__(self) -> None:
         for name, value, low in (("--evaluations", self.evaluations, 1), ("--seed", self.seed, 0)):
             at_least(name, value, low)
+        experiment_budgets.read_budgets(self.budget)  # which refuses what cannot be read,
+        searching.Budget(self.low, self.high)  # and what is upside down
         if self.budget and (self.cost, self.low, self.high) != ("macs", 0.0, math.inf):
             raise UserError(
                 "--budget and --cost, --low or --high were given; the latter are for one budget "
@@ -90,6 +93,7 @@ def search(
     seed: int = 0,
     warm_start: str | os.PathLike[str] = "",
     baseline: bool = True,
+    measure: bool = False,
     costs: Sequence[Any] = (),
     out: str | os.PathLike[str] | None = None,
 ) -> Front:
@@ -116,6 +120,9 @@ def search(
             the front.
         baseline: whether to evaluate as many random subnets, too, and to say whether the searcher
             beat them.
+        measure: whether to time the networks of the front on this machine, in process 0, as
+            `latency` times networks; each record of the front then has its "measured_ms". It needs
+            a latency table among the costs.
         costs: further costs that `budgets` and `objectives` may name, beside those of the
             configuration.
         out: write the result to this JSON file and its picture beside it, and leave those of the
@@ -145,12 +152,15 @@ def search(
     run = experiment_run.opened(run)
     part = _part(run.config.searcher if searcher is None else searcher)
     wanted = experiment_budgets.goal(run.space, budgets, objectives, [*run.config.costs, *own])
+    table = measured.table_of(wanted) if measure else None
     keep = results.are_kept(run, place)
     given: dict[str, Any] = {"evaluations": evaluations, "seed": seed, "keep": keep}
     warm = expanded(os.fspath(warm_start)) if warm_start else None
     result = _result(run, part, wanted, warm=warm, **given)
     if baseline:
         _compare(run, result, wanted, part, **given)
+    if table is not None:
+        distributed.once(lambda: measured.add(run, result, table, keep=keep))
     found = Front(run.space, result)
     if place is None:
         distributed.once(lambda: found.save(run.folder / front.FILE, run.folder / front.PICTURE))

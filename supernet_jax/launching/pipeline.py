@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -46,7 +46,8 @@ class Pipeline(ClusterJob):
     """Train, search, evaluate and extract on this machine, each stage when the one before is done.
 
     Every stage goes on where it was stopped, and one that is done takes no time again: the same
-    command goes on with the whole. The networks are then in the folder `networks` of the run.
+    command goes on with the whole. The networks are then in the folder `networks` of the run. The
+    searcher is that of the configuration; its settings go behind --, as --searcher.population.
     """
 
     EXAMPLES: ClassVar[str] = """
@@ -61,8 +62,8 @@ supernet launch pipeline configs/digits.py --out runs/a --format onnx -- --train
         super().__post_init__()
         # What search and extract are going to refuse, before hours of training.
         extract.checked(self.format, expanded(self.out) / "networks", pixels=False, size=None)
-        if self.search.cost.startswith(LATENCY):
-            latency_table.read(expanded(self.search.cost.removeprefix(LATENCY)))
+        if self.search.cost.startswith(f"{LATENCY}:"):
+            latency_table.read(expanded(self.search.cost.removeprefix(f"{LATENCY}:")))
         if self.task != "train":
             raise UserError(f"--task is {self.task!r}, but a pipeline is of all tasks")
 
@@ -71,7 +72,7 @@ supernet launch pipeline configs/digits.py --out runs/a --format onnx -- --train
         """A shell script that ends with the status of the first stage that does not end with 0."""
         out, hang = self.out.rstrip("/"), ("--hang-seconds", str(self.hang_seconds))
         settings = (
-            (f"--{field.name.replace('_', '-')}", str(value))
+            _words(field.name.replace("_", "-"), value)
             for field in dataclasses.fields(self.search)
             if (value := getattr(self.search, field.name)) != field.default
         )
@@ -84,3 +85,12 @@ supernet launch pipeline configs/digits.py --out runs/a --format onnx -- --train
         lines = [f"stage {shlex.join(('supernet', *stage))}" for stage in stages]
         stage = STAGE.format(restarts=self.restarts, again="|".join(map(str, RESTARTED)))
         return Script(f"{self.name}.sh", stage + "\n".join([*lines, ""]), ("sh",))
+
+
+def _words(name: str, value: Any) -> tuple[str, ...]:
+    """A setting as the command line takes it; one that is on or off has no value."""
+    if isinstance(value, tuple):
+        return tuple(word for one in value for word in _words(name, one))
+    if isinstance(value, bool):
+        return (f"--{name}" if value else f"--no-{name}",)
+    return (f"--{name}", str(value))

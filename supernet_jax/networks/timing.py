@@ -28,10 +28,11 @@ import scipy.stats
 
 from supernet_jax.elastic import choices, elastic_block, space_identity
 from supernet_jax.elastic import space as elastic_space
-from supernet_jax.elastic.choices import Arch
+from supernet_jax.elastic.choices import Arch, Choice
 from supernet_jax.elastic.notation import to_notation
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs
+from supernet_jax.evaluation.costs import Cost
 from supernet_jax.evaluation.latency_table import Calibration, Conditions, Kind, Table, Timing
 from supernet_jax.networks import extract
 from supernet_jax.networks.engine import JIT, Call, Engine
@@ -42,6 +43,7 @@ from supernet_jax.tasks import Size
 KINDS_AT_A_TIME, NETWORKS_AT_A_TIME = 128, 40
 VISIT_SECONDS = 5e-3  # how long a visit is to last
 VISIT_CALLS = (3, 20)  # the fewest and the most calls that are timed in it
+ROUNDS = 15  # unless others are asked for
 FITTED = 10  # networks that calibrate the sum
 DRAWN = 4096  # archs from which those to measure are taken
 
@@ -126,27 +128,81 @@ def networks(
     for group in _groups(archs, NETWORKS_AT_A_TIME):
         runs = []
         for arch in group:
-            made = extract.module(space, arch)
-            geometry = elastic_space.geometry(space, made.size)
-            shapes = {
-                b.name: elastic_block.shapes(block, block.spec(arch), geometry[b.name].inputs)
-                for b in made.blocks
-                for block in [geometry[b.name].block]
-            }
-            variables = _variables(
-                {name: own.params for name, own in shapes.items()},
-                {name: own.moments for name, own in shapes.items()},
-            )
-            inputs = [
-                _random((batch, *x.shape[1:]), x.dtype)
-                for x in jax.tree.leaves(space.task.inputs(made.size))
-            ]
-            runs.append(engine.program(made, variables, inputs))
-            runs[-1]()
+            runs.append(_network(space, arch, batch, engine))
             on_ready()
         times = _in_rounds(runs, rounds)
-        nothing = np.zeros(rounds)
-        yield {notation(space, a): _timing(t, nothing) for a, t in zip(group, times, strict=True)}
+        yield {notation(space, a): of_visits(t) for a, t in zip(group, times, strict=True)}
+
+
+def visits(
+    space: Space,
+    archs: Sequence[Arch],
+    *,
+    batch: int,
+    rounds: int,
+    known: Mapping[str, Sequence[float]],
+    engine: Engine = JIT,
+    on_ready: Callable[[], None] = lambda: None,
+) -> Iterator[dict[str, float]]:
+    """Measures whole networks as `networks` does, and gives what each round found when it is over.
+
+    Args:
+        space: whose archs.
+        archs: of the networks.
+        batch: images per call.
+        rounds: how often each is to be visited in all.
+        known: milliseconds of the visits that each has had already, by `notation`.
+        engine: what runs them.
+        on_ready: called for each when it has been compiled.
+
+    Yields:
+        Milliseconds of a visit of each network that lacked one, by `notation`.
+    """
+    had = {notation(space, arch): len(known.get(notation(space, arch), ())) for arch in archs}
+    lacking = [arch for arch in archs if had[notation(space, arch)] < rounds]
+    for group in _groups(lacking, NETWORKS_AT_A_TIME):
+        names, runs = [notation(space, arch) for arch in group], []
+        for arch in group:
+            runs.append(_network(space, arch, batch, engine))
+            on_ready()
+        for times in _rounds(runs, [rounds - had[name] for name in names]):
+            pairs = zip(names, times, strict=True)
+            yield {name: round(float(ms), 6) for name, ms in pairs if not math.isnan(ms)}
+
+
+def joined(
+    known: Mapping[str, Sequence[float]], more: Mapping[str, float]
+) -> dict[str, tuple[float, ...]]:
+    """Visits that are known and those of one more round, by `notation`."""
+    found = {name: tuple(times) for name, times in known.items()}
+    return found | {name: (*found.get(name, ()), ms) for name, ms in more.items()}
+
+
+def of_visits(times: Sequence[float] | np.ndarray) -> Timing:
+    """The timing of a whole network by the milliseconds of its visits."""
+    return _timing(np.asarray(times), np.zeros(len(times)))
+
+
+def _network(space: Space, arch: Arch, batch: int, engine: Engine) -> Call:
+    """A program, compiled, of a network as it would be extracted."""
+    made = extract.module(space, arch)
+    geometry = elastic_space.geometry(space, made.size)
+    shapes = {
+        b.name: elastic_block.shapes(block, block.spec(arch), geometry[b.name].inputs)
+        for b in made.blocks
+        for block in [geometry[b.name].block]
+    }
+    variables = _variables(
+        {name: own.params for name, own in shapes.items()},
+        {name: own.moments for name, own in shapes.items()},
+    )
+    inputs = [
+        _random((batch, *x.shape[1:]), x.dtype)
+        for x in jax.tree.leaves(space.task.inputs(made.size))
+    ]
+    run = engine.program(made, variables, inputs)
+    run()
+    return run
 
 
 def notation(space: Space, arch: Arch) -> str:
@@ -159,20 +215,70 @@ def archs(space: Space, sizes: Sequence[Size], n: int) -> tuple[list[Arch], list
 
     Uniform, no network twice; of a small space there may be fewer.
     """
+    many = choices.sample(space.menu, jax.random.key(0), (DRAWN,))  # the same ones whatever n is
+    drawn = _drawn(space, sizes, choices.unstack(jax.tree.map(np.asarray, many)))
+    fitted = min(FITTED, len(drawn) // 2)
+    return drawn[:fitted], drawn[fitted : fitted + n]
+
+
+def spread(
+    space: Space, sizes: Sequence[Size], cost: Cost, n: int, *, without: Sequence[Arch]
+) -> list[Arch]:
+    """`n` archs whose costs are spread evenly from the least to the most.
+
+    No network twice; of a small space there may be fewer. The first ones are the same whatever `n`
+    is.
+
+    Args:
+        space: whose archs.
+        sizes: which they may have.
+        cost: what is spread.
+        n: how many.
+        without: archs whose networks are left out.
+    """
+    # Uniform archs are all of middling size. These are an end but for some decisions, or for all.
+    rng = np.random.default_rng(0)
+    rates = np.linspace(0.0, 1.0, DRAWN // 2)
+
+    def near(choice: Choice, end: int) -> np.ndarray:
+        other = rng.integers(len(choice), size=rates.shape)
+        return np.where(rng.random(rates.shape) < rates, other, end).astype(np.int32)
+
+    low = jax.tree.map(lambda choice: near(choice, 0), space.menu)
+    high = jax.tree.map(lambda choice: near(choice, len(choice) - 1), space.menu)
+    many = [*choices.unstack(low), *choices.unstack(high)]
+    others = elastic_space.distinct(space, without)
+    drawn = elastic_space.distinct(space, [*others, *_drawn(space, sizes, many)])[len(others) :]
+    if not drawn:
+        return []
+    spent = np.asarray(cost(choices.stack(drawn)), np.float64)
+    chosen: list[int] = []
+    for share in _evenly(min(n, len(drawn))):
+        wanted = spent.min() + share * np.ptp(spent)
+        left = np.abs(spent - wanted)
+        left[chosen] = np.inf
+        chosen.append(int(np.argmin(left)))
+    return [drawn[i] for i in chosen]
+
+
+def _evenly(n: int) -> list[float]:
+    """0, 1, and what lies between in halves, quarters and so on (van der Corput), `n` in all."""
+    between = [int(f"{i:b}"[::-1], 2) / 2 ** len(f"{i:b}") for i in range(1, n)]
+    return [0.0, 1.0, *between][:n]
+
+
+def _drawn(space: Space, sizes: Sequence[Size], archs: Sequence[Arch]) -> list[Arch]:
+    """The smallest arch, the largest and others, at some sizes; no network twice."""
     places = np.asarray(
         [space.sizes.index(size) for size in space.sizes if size in sizes], np.int32
     )
-
-    def at(arch: Arch, place: Any) -> Arch:
-        return space.at_size(arch, places[place])
-
-    many = choices.sample(space.menu, jax.random.key(0), (DRAWN,))  # the same ones whatever n is
-    many = jax.tree.map(np.asarray, many)
-    many = at(many, space.which_size(many) % len(places))
-    ends = [at(choices.smallest(space.menu), 0), at(choices.largest(space.menu), -1)]
-    drawn = elastic_space.distinct(space, [*ends, *choices.unstack(many)])
-    fitted = min(FITTED, len(drawn) // 2)
-    return drawn[:fitted], drawn[fitted : fitted + n]
+    many = choices.stack(archs)
+    many = space.at_size(many, places[space.which_size(many) % len(places)])
+    ends = [
+        space.at_size(pick(space.menu), places[place])
+        for pick, place in ((choices.smallest, 0), (choices.largest, -1))
+    ]
+    return elastic_space.distinct(space, [*ends, *choices.unstack(many)])
 
 
 def calibration(
@@ -204,8 +310,8 @@ def calibration(
         largest_error=float(np.max(errors)),
         plain_median_error=float(np.median(plain)),
         plain_largest_error=float(np.max(plain)),
-        spearman=_number(scipy.stats.spearmanr(sums, times).statistic),
-        kendall=_number(scipy.stats.kendalltau(sums, times).statistic),
+        spearman=correlation(scipy.stats.spearmanr, sums, times),
+        kendall=correlation(scipy.stats.kendalltau, sums, times),
         spread=statistics.median((t.high - t.low) / t.ms for t in timings),
     )
 
@@ -226,8 +332,10 @@ def fit(sums: np.ndarray, times: np.ndarray) -> tuple[float, float]:
     return float(constant), float(scale)
 
 
-def _number(value: float) -> float:
-    return 0.0 if math.isnan(value) else float(value)
+def correlation(test: Callable[..., Any], first: np.ndarray, second: np.ndarray) -> float:
+    """A rank correlation of `scipy.stats`; 0 where either is the same for all."""
+    alike = len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0
+    return 0.0 if alike else float(test(first, second).statistic)
 
 
 def _groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -237,17 +345,23 @@ def _groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 def _in_rounds(runs: Sequence[Call], rounds: int) -> list[np.ndarray]:
     """Milliseconds of every visit, `[rounds]` for each program."""
+    return list(np.stack([*_rounds(runs, [rounds] * len(runs))], axis=1))
+
+
+def _rounds(runs: Sequence[Call], rounds: Sequence[int]) -> Iterator[np.ndarray]:
+    """Milliseconds of a visit of each program, round after round; NaN where it has had its own."""
     calls = []
     for run in runs:
         run()
         seconds = min(_seconds(run) for _ in range(3))
         calls.append(int(np.clip(VISIT_SECONDS / seconds, *VISIT_CALLS)))
-    times = np.zeros((len(runs), rounds))
-    for i in range(rounds):
-        for row, run, n in zip(times, runs, calls, strict=True):
-            run()
-            row[i] = 1e3 * min(_seconds(run) for _ in range(n))
-    return list(times)
+    for i in range(max(rounds, default=0)):
+        times = np.full(len(runs), np.nan)
+        for place, (run, n, own) in enumerate(zip(runs, calls, rounds, strict=True)):
+            if i < own:
+                run()
+                times[place] = 1e3 * min(_seconds(run) for _ in range(n))
+        yield times
 
 
 def _seconds(run: Call) -> float:

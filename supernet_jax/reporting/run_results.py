@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from supernet_jax.errors import UserError
 from supernet_jax.networks import manifest
 from supernet_jax.reporting import search_goal
-from supernet_jax.reporting.search_goal import Goal, measured
+from supernet_jax.reporting.search_goal import MEASURED, Goal, measured
 from supernet_jax.reporting.tolerant_json import (
     Broken,
     Lines,
@@ -138,7 +138,7 @@ def subnet(
     calibration = f"{sizes[0]} x {sizes[1]} {metric.examples}" if two and sizes is not None else ""
     images, step = number(record.get("images")), number(record.get("checkpoint"))
     split = str(record.get("split", "?"))
-    further = {name: number(record.get(name)) for name in ("latency", *names)}
+    further = {name: number(record.get(name)) for name in ("latency", MEASURED, *names)}
     same = [str(record.get(k)) for k in ("split", "checkpoint", "data", "dtype")]
     return Subnet(
         arch=notation(record["arch"]),
@@ -178,7 +178,7 @@ def search(path: pathlib.Path, metric: Metric) -> tuple[Front | None, Broken | N
         path.name,
         chosen,
         [],
-        [*sentences, search_goal.compared(result)],
+        [*sentences, search_goal.compared(result), *search_goal.timed(result)],
         goal,
         search_goal.scored(result, metric, goal),
         random,

@@ -8,6 +8,7 @@ from supernet_jax.tasks import Metric
 
 UNITS = {"macs": "MACs", "parameters": "parameters", "latency": "ms", "loss": "nats"}
 DIRECTIONS = {"max": 1, "min": -1}
+MEASURED = "measured_ms"  # of a record of a front that was measured
 
 
 class Budget(NamedTuple):
@@ -154,3 +155,24 @@ def compared(result: Mapping[str, Any]) -> str:
         f"The front of {name} dominates {own:.1%} of the volume that both fronts span, that of a "
         f"random search{many} {other:.1%}{verdict}."
     )
+
+
+def timed(result: Mapping[str, Any]) -> list[str]:
+    """How the latency table agrees with the networks of the front, where they were measured."""
+    found = mapping(result.get("measured"))
+    count, error, spread = (number(found.get(k)) for k in ("networks", "median_error", "spread"))
+    if count is None or error is None:
+        return []
+    tau, noise = number(found.get("kendall")), ""
+    if spread is not None:
+        noise = f"; their own timings spread by {spread:.1%}"
+    ranked = "" if tau is None else f", and Kendall's tau is {tau:.3f}"
+    said = [
+        f"Table against measurement: {count:,.0f} networks of the front were measured "
+        f"({found.get('where', '?')}), and differ from the latency table by {error:.1%} (median)"
+        f"{ranked}{noise}."
+    ]
+    if isinstance(elsewhere := found.get("elsewhere"), list) and elsewhere:
+        other = "; ".join(map(str, elsewhere))
+        said.append(f"The table was measured under other conditions: {other}.")
+    return said

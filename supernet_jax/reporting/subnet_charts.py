@@ -11,7 +11,7 @@ from supernet_jax.reporting import svg_axes, svg_parallel, svg_plot
 from supernet_jax.reporting.html import NOTHING, Html, join, tag
 from supernet_jax.reporting.run_facts import Facts
 from supernet_jax.reporting.run_results import Front, Network, Pair, Subnet
-from supernet_jax.reporting.search_goal import headed, measured
+from supernet_jax.reporting.search_goal import MEASURED, headed, measured
 from supernet_jax.reporting.svg_plot import Labels, Points
 from supernet_jax.reporting.tolerant_json import mapping, notation, number
 from supernet_jax.tasks import Metric
@@ -88,7 +88,8 @@ def front(facts: Facts) -> list[Html]:
         labels = Labels(title, "MACs", _headed(facts.metric), " ".join(notes))
         drawn = tag("div", svg_plot.scatter(groups, labels), class_="charts wide")
     weighed = _weighed(facts.search, facts.metric) if facts.search else NOTHING
-    return [*said, drawn, weighed, _chosen(fronts, scored, tested, facts.metric)]
+    timed = _timed(facts.search, facts.metric) if facts.search else NOTHING
+    return [*said, drawn, weighed, timed, _chosen(fronts, scored, tested, facts.metric)]
 
 
 def _weighed(front: Front, metric: Metric) -> Html:
@@ -123,6 +124,23 @@ def _weighed(front: Front, metric: Metric) -> Html:
         notes.append(f"Of {len(axes)} objectives the first {svg_parallel.AXES} are drawn.")
     labels = Labels("The front over all objectives", "", "", " ".join(notes))
     return tag("div", svg_parallel.parallel(axes, groups, labels), class_="charts wide")
+
+
+def _timed(front: Front, metric: Metric) -> Html:
+    """What the latency table says of the front over what was measured, if it was."""
+    pairs = [
+        (s.values[MEASURED], s.values["latency"], s)
+        for s in front.chosen[:MOST]
+        if MEASURED in s.values and "latency" in s.values
+    ]
+    if not pairs:
+        return NOTHING
+    x, y, subnets = zip(*pairs, strict=True)
+    titles = [_title(s, metric) for s in subnets]
+    group = Points("front of the search", "front", "circle", 3.6, x, y, titles)
+    note = "The dashed line is where both are equal."
+    labels = Labels("Latency: table against measurement", "measured, ms", "table, ms", note)
+    return tag("div", svg_plot.scatter([group], labels, diagonal=True), class_="charts wide")
 
 
 def _values(s: Subnet, metric: Metric) -> dict[str, float]:
@@ -288,7 +306,11 @@ def _chosen(
     shown = {metric.name, "macs", "parameters"}
     units = {name: unit for name, unit in units.items() if name not in shown}
     heads = ["from", _headed(metric), "on", _headed(metric, "test"), "MACs", "parameters"]
-    heads += [*(headed(name, unit) for name, unit in units.items()), "calibration", "arch"]
+    costs = [headed(name, unit) for name, unit in units.items()]
+    if any(MEASURED in s.values for _, s in rows):
+        units[MEASURED] = "ms"
+        costs.append("measured, ms")
+    heads += [*costs, "calibration", "arch"]
     return join(
         tag("p", tag("strong", caption)),
         table(heads, list(_rows(rows, on_test, metric, list(units)))),

@@ -6,7 +6,13 @@ from supernet_jax.searching.evolution import Evolution, evolution
 from supernet_jax.searching.linas import Linas, linas
 from supernet_jax.searching.loop import Score, run
 from supernet_jax.searching.nsga2 import Nsga2, nsga2
-from supernet_jax.searching.pareto import front_per_bin, hypervolume, pareto_front, ranks
+from supernet_jax.searching.pareto import (
+    front_per_bin,
+    hypervolume,
+    most_gained,
+    pareto_front,
+    ranks,
+)
 from supernet_jax.searching.racing import Raced, race
 from supernet_jax.searching.random_search import RandomSearch, random_search
 from supernet_jax.searching.searcher import (

@@ -16,7 +16,7 @@ from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import at_least, one_of, require
 from supernet_jax.evaluation.costs import macs, parameters
-from supernet_jax.searching import loop, predictors, proposals
+from supernet_jax.searching import loop, pareto, predictors, proposals
 from supernet_jax.searching.encoding import Encode, encoder
 from supernet_jax.searching.nsga2 import nsga2, survivors
 from supernet_jax.searching.predictors import Free, Predictor
@@ -33,6 +33,7 @@ from supernet_jax.searching.searcher import (
 from supernet_jax.storage import user_code
 
 POPULATION = 100  # of the search on the predictor
+MOST = 256  # candidates, of which those are taken that the front gains most by
 SAMPLES = 8192  # uniform archs whose free statistics a predictor may learn from
 KINDS = {
     kind.__name__.lower(): kind for kind in vars(predictors).values() if hasattr(kind, "build")
@@ -54,8 +55,11 @@ def linas(
 
     Cummings et al. 2022 (DyNAS-T, arXiv:2205.10358): after `first` uniform archs, each generation
     fits a predictor to every score that was measured so far, runs NSGA-II on what they predict and
-    on the exact costs, and asks for the best `batch` archs that it found and nobody has scored.
+    on the exact costs, and asks for `batch` of the best archs that it found and nobody has scored.
     Several scores have a predictor each. Nothing is predicted of costs, which are known.
+
+    One thing differs from the publication: of the best, those are asked for by which the
+    hypervolume of what is known would grow most, one after the other, and not NSGA-II's first.
 
     Args:
         menu: what may be chosen.
@@ -116,7 +120,11 @@ def linas(
         if not len(found.scores):
             return told.archs[:0]
         objectives = costs.objectives(found.scores, found.costs)
-        return found.archs[survivors(objectives, costs.excess(found.costs), batch)]
+        front = survivors(objectives, costs.excess(found.costs), MOST)
+        there = costs.objectives(known[1], told.costs)[costs.allows(told.costs)]
+        gaining = front[pareto.most_gained(there, objectives[front], batch)]
+        others = front[~np.isin(front, gaining)]
+        return found.archs[np.concatenate([gaining, others])[:batch]]
 
     return Searcher(init, ask, remember)
 

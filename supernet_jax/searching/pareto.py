@@ -6,8 +6,11 @@ that is NaN is on no front.
 Shape letters: `N` archs, `O` objectives, `F` archs on the front.
 """
 
+import heapq
+
 import numpy as np
 
+LEAST = 1e-12  # volume, of a box of about 1, that counts as a gain
 BLOCK = 256  # archs compared with the front at a time
 
 
@@ -103,6 +106,45 @@ def hypervolume(objectives: np.ndarray, *, reference: np.ndarray) -> float:
     values, low = np.asarray(objectives, np.float64), np.asarray(reference, np.float64)
     values = values[np.all(values > low, axis=1)] - low
     return _volume(values[pareto_front(values)])
+
+
+def most_gained(known: np.ndarray, candidates: np.ndarray, n: int) -> np.ndarray:
+    """Candidates that add most to the volume of what is known, one after the other.
+
+    Each is the one with the largest gain beside those taken before it. Gains never grow by what is
+    taken, so that few of them are computed again (Minoux 1978, doi 10.1007/BFb0006528).
+
+    Args:
+        known: `[N, O]`, without NaN.
+        candidates: `[M, O]`, without NaN.
+        n: how many to take.
+
+    Returns:
+        Positions, int `[<= n]`, in the order of taking; fewer where no other gains anything.
+    """
+    both = np.concatenate([known, candidates])
+    low, high = both.min(0), both.max(0)
+    scale = np.where(high > low, high - low, 1.0)
+    low = low - 0.1 * scale  # such that the ends gain something, too
+    front, some = (known - low) / scale, (candidates - low) / scale
+    front = front[pareto_front(front)]
+    volume = _volume(front)
+    gains = [(-np.inf, i) for i in range(len(some))]
+    taken: list[int] = []
+    while len(taken) < n and gains:
+        fresh = -1
+        while gains[0][1] != fresh:  # until the best is one that was computed last
+            fresh = heapq.heappop(gains)[1]
+            wider = np.concatenate([front, some[[fresh]]])
+            heapq.heappush(gains, (volume - _volume(wider[pareto_front(wider)]), fresh))
+        gain, best = heapq.heappop(gains)
+        if gain > -LEAST:
+            break
+        taken.append(best)
+        front = np.concatenate([front, some[[best]]])
+        front = front[pareto_front(front)]
+        volume -= gain
+    return np.array(taken, int)
 
 
 def _volume(front: np.ndarray) -> float:

@@ -17,6 +17,7 @@ import pytest
 import tiny_run
 from tiny_run import ARCH, CONFIG, supernet
 
+from supernet_jax import searching
 from supernet_jax.elastic import choices, elastic_block, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Space
@@ -24,8 +25,7 @@ from supernet_jax.elastic.transforms import low_rank
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.evaluation.latency_table import Calibration, Conditions, Table, Timing
-from supernet_jax.experiment import config, latency, search
-from supernet_jax.experiment.run import Run
+from supernet_jax.experiment import budgets, config, latency, search
 from supernet_jax.networks import extract, timing
 from supernet_jax.networks.formats import onnx_timing
 from supernet_jax.networks.network import Network
@@ -554,23 +554,27 @@ def test_a_table_is_a_cost_of_a_search_from_its_file_or_from_memory(
     files.write_json(path, dataclasses.asdict(table))
     archs = choices.sample(space.menu, jax.random.key(0), (9,))
     expected = costs.latency(space, table)(archs)
-    for given in (table, f"latency:{path}"):
-        spent = search._spent(space, given)
-        np.testing.assert_array_equal(spent.cost(archs), expected)
-        assert spent.key == "latency" and len(spent.source["latency_table"]["sha256"]) == 64
+    for name, own in (("latency", [table]), (f"latency:{path}", [])):
+        [priced] = budgets.goal(space, {name: (None, 9.0)}, own=own).priced
+        np.testing.assert_array_equal(priced.cost(archs), expected)
+        assert (priced.name, priced.unit, priced.table) == ("latency", "ms", table)
+        assert len(priced.source["latency_table"]["sha256"]) == 64
 
 
-def test_a_search_takes_a_table_in_any_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_takes_a_table_in_any_form(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to where the cost is made of it."""
 
-    def asked(space: Any, given: Any) -> Any:
-        raise UserError(f"asked for {given}")
+    def asked(space: Any, given: Any, *_: Any) -> Any:
+        raise UserError(f"asked for {list(given)}")
 
-    monkeypatch.setattr(search, "_spent", asked)
-    monkeypatch.setattr(search.results, "are_kept", lambda *_: True)
-    run = Run(pathlib.Path("run"), types.SimpleNamespace(space=None), {}, 1, "")
-    for given in ("t.json", pathlib.Path("t.json"), "latency:t.json"):
-        with pytest.raises(UserError, match=r"asked for latency:t\.json"):
-            search.search(run, cost=given)
-    with pytest.raises(UserError, match="--cost is 'flops'"):
+    monkeypatch.setattr(search.experiment_run, "opened", lambda run: run)
+    config = types.SimpleNamespace(searcher=searching.Evolution(), costs=())
+    run: Any = types.SimpleNamespace(space=space, config=config)
+    with pytest.raises(UserError, match="there is no cost 'flops'"):
         search.search(run, cost="flops")
+    monkeypatch.setattr(search.experiment_budgets, "goal", asked)
+    for given in ("t.json", pathlib.Path("t.json"), "latency:t.json"):
+        with pytest.raises(UserError, match=r"asked for \['latency:t\.json'\]"):
+            search.search(run, cost=given)
+    with pytest.raises(UserError, match=r"asked for \['latency'\]"):
+        search.search(run, cost=table_of(space))

@@ -34,7 +34,8 @@ COMMANDS = {
     "k8s_cpu.yaml": "k8s configs/digits.py --out /data/runs/a --volume shared:/data --gpus 0 "
     "--image localhost:5000/train:3 --service-account trainer --restarts 0",
     "local.sh": "local configs/digits.py --out runs/a --processes 4 --task search -- --high 3e5",
-    "pipeline.sh": "pipeline configs/digits.py --out runs/a/ --high 300000 --mutation-rate 0.3 "
+    "pipeline.sh": "pipeline configs/digits.py --out runs/a/ --budget macs:..300e3 "
+    "--budget parameters:1e3.. --seed 2 "
     "--format onnx stablehlo -- --train.steps 50",
     "tpu_slices.sh": "tpu configs/digits.py --out gs://bucket/runs/a --zone us-east5-b "
     "--accelerator v6e-16 --slices 2 --capacity spot --project p-1 -- --train.steps 2000",
@@ -112,7 +113,7 @@ WRONG = [
     ("local configs/digits.py --out a --task serve", "--task is 'serve'"),
     ("local configs/digits.py --out a --task search -- --train.steps 3", "train.steps"),
     ("pipeline configs/digits.py --out a --task search", "a pipeline is of all tasks"),
-    ("pipeline configs/digits.py --out a --searcher best", "--searcher is 'best'"),
+    ("pipeline configs/digits.py --out a --budget macs:9", "NAME:LOW..HIGH"),
     ("slurm configs/digits.py --out a --nodes 3", "train.batch is 64, which does not split over 3"),
     (f"{SKY} H100:5", "does not split over 5 devices; use 60 or 65"),
     (f"{TPU} v6e-64 -- --train.batch 96", "train.batch is 96, which does not split over 64"),

@@ -116,6 +116,7 @@ def files(text: str) -> dict[str, str]:
     named = {f"loss/{text}": 1.0, f"accuracy/{text}": 0.1, text: text}
     metrics = [line(10, **named), json.dumps(refused), json.dumps(rollback), line(20), line(30)]
     front = [record(text), record(text, macs=2000, accuracy=0.6, test_accuracy=0.55, latency=1.5)]
+    front[1]["measured_ms"] = 1.75
     own = f"cost {text}"
     budget = {"cost": own, "unit": text, "low": 1, "high": 9, "aim": -1, text: text}
     wanted = [{"name": name, "direction": "min"} for name in (own, "macs", text)]
@@ -124,6 +125,8 @@ def files(text: str) -> dict[str, str]:
     search = {"cost": own, "searcher": text, "split": text, "images": text, "front": chosen}
     search |= {"budgets": [budget, {"cost": "macs", "unit": "MACs"}], "objectives": wanted}
     search |= {"all": [[8, 0.5, 1500], [9, None, 10], [text, 0.1, text], text]}
+    timed = {"networks": 2, "median_error": 0.1, "kendall": text, "where": text}
+    search |= {"measured": {**timed, "spread": 0.2, "elsewhere": [text], text: text}}
     search |= {"hypervolume": 0.4, "random": {"hypervolume": 0.5, "front": chosen[:1], text: text}}
     race = {"front": front, "all": [record(text, images=32), *front], "candidates": text}
     pair = {"inherited": 0.4, "seed": text, "method": text, "macs": 1000}
@@ -466,6 +469,28 @@ def test_how_a_search_did_beside_a_random_one(
     tmp_path: pathlib.Path, changed: dict[str, Any], said: str
 ) -> None:
     assert said in shown(tmp_path, search__json=json.dumps(traded(**changed))).text
+
+
+def test_a_front_that_was_measured(tmp_path: pathlib.Path) -> None:
+    kept = [record("a", latency=1.25, measured_ms=1.5), record("b", latency=2.5, measured_ms=2.0)]
+    timed = {"networks": 2, "median_error": 0.2083, "kendall": 1.0, "spread": 0.03}
+    timed |= {"where": "batch 1, here", "elsewhere": ["jax is '1' there and '2' now"]}
+    found = shown(tmp_path, search__json=json.dumps(traded(front=kept, measured=timed))).text
+    for part in (
+        "Table against measurement: 2 networks of the front were measured (batch 1, here), and "
+        "differ from the latency table by 20.8% (median), and Kendall's tau is 1.000; their own "
+        "timings spread by 3.0%.",
+        "under other conditions: jax is '1' there and '2' now.",
+        "Latency: table against measurement",
+        "energy, mJmeasured, mscalibration",
+    ):
+        assert part in found, part
+
+
+@pytest.mark.parametrize("measured", [None, "x", {}, {"networks": "x", "median_error": 1}])
+def test_a_measurement_that_cannot_be_read(measured: Any, tmp_path: pathlib.Path) -> None:
+    found = shown(tmp_path, search__json=json.dumps(traded(measured=measured))).text
+    assert "against measurement" not in found
 
 
 def test_searches_of_older_versions(tmp_path: pathlib.Path) -> None:

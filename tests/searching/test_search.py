@@ -29,6 +29,7 @@ from supernet_jax.searching import (
     extend,
     front_per_bin,
     hypervolume,
+    most_gained,
     no_history,
     pareto_front,
     random_search,
@@ -212,6 +213,30 @@ def test_hypervolume_is_exact(objectives):
         assert hypervolume(values, reference=np.zeros(objectives)) == covered
     with_nan = np.array([[1.0, 1.0], [np.nan, 5.0]])
     assert hypervolume(with_nan, reference=np.zeros(2)) == 1.0
+
+
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_what_adds_most_to_a_front_is_what_trying_all_finds(objectives):
+    rng = np.random.default_rng(objectives)
+    for n in (0, 1, 6):
+        known, candidates = rng.random((n, objectives)), rng.random((12, objectives))
+        both = np.concatenate([known, candidates])
+        scale = np.ptp(both, axis=0)
+        low = both.min(0) - 0.1 * scale
+
+        def volume(points, low=low, scale=scale):
+            return hypervolume((points - low) / scale, reference=np.zeros(len(low)))
+
+        wanted, taken = [], known
+        for _ in range(4):
+            volumes = [volume(np.concatenate([taken, one[None]])) for one in candidates]
+            if max(volumes) - volume(taken) < 1e-12:
+                break
+            wanted.append(int(np.argmax(volumes)))
+            taken = np.concatenate([taken, candidates[wanted[-1:]]])
+        assert most_gained(known, candidates, 4).tolist() == wanted
+    beaten = np.full((3, objectives), 0.5)
+    assert not len(most_gained(np.ones((1, objectives)), beaten, 2))
 
 
 def test_costs_have_budgets_and_aims():

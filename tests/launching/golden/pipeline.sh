@@ -23,6 +23,6 @@ stage() {
 }
 
 stage supernet train configs/digits.py --out runs/a --hang-seconds 1800 --train.steps 50
-stage supernet search runs/a --high 300000.0 --mutation-rate 0.3
+stage supernet search runs/a --budget macs:..300e3 --budget parameters:1e3.. --seed 2
 stage supernet evaluate runs/a --front --split test
 stage supernet extract runs/a --front --out runs/a/networks --format onnx stablehlo
