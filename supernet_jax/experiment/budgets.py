@@ -8,6 +8,7 @@ and of what is measured: the metric of the task, and `loss`.
 import dataclasses
 import hashlib
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ COSTS: dict[str, Any] = {  # by name, what needs no settings
 }
 DIRECTIONS = {"min": -1, "max": 1}
 LOSS = "loss"
+# Names that records have for something else.
+RESERVED = ("arch", "space", "checkpoint", "split", "images", "data", "calibration", "dtype")
 
 
 class Priced(NamedTuple):
@@ -110,12 +113,15 @@ def goal(
         own: costs beside the library's: parts with `name`, `unit` and `build`, or latency tables.
 
     Raises:
-        UserError: a name that is not known, a budget upside down, an objective without a direction
-            or twice; a latency table that is missing, broken, unfinished or of other blocks.
+        UserError: a name that is not known or that results need for something else, a budget upside
+            down or that nothing finite is in, an objective without a direction or twice; a latency
+            table that is missing, broken, unfinished or of other blocks.
     """
     metric = space.task.metric
     named = {LATENCY if isinstance(part, Table) else user_code.name_of(part): part for part in own}
-    given = dict(budgets) or ({} if objectives else {"macs": (None, None)})
+    given: dict[str, Any] = {str(name): ends for name, ends in budgets.items()}
+    if not given and not objectives:
+        given = {"macs": (None, None)}
     wanted = _directions(objectives)
     measured = {
         name: wanted.pop(name)
@@ -125,23 +131,37 @@ def goal(
     if not objectives:
         measured = {metric.name: 1 if metric.higher_is_better else -1}
         wanted = dict.fromkeys(given, -1)
+    priced = [_cost(space, name, named, [metric.name, LOSS]) for name in {**given, **wanted}]
     if not measured:
         raise UserError(
             f"no objective is measured, so nothing needs a search; add one of {metric.name}:"
             f"{'max' if metric.higher_is_better else 'min'} and {LOSS}:min"
         )
     found: list[Priced] = []
-    for name in dict.fromkeys([*given, *wanted]):
-        key, unit, cost, source, table = _cost(space, name, named, [metric.name, LOSS])
-        low, high = given.get(name, (None, None))
-        bounds = [None if b is None or math.isinf(b) else float(b) for b in (low, high)]
-        priced = Priced(key, unit, cost, bounds[0], bounds[1], wanted.get(name, 0), source, table)
+    for name, (key, unit, cost, source, table) in zip({**given, **wanted}, priced, strict=True):
+        low, high = _bounds(key, given.get(name, (None, None)))
         if key in [one.name for one in found]:
             raise UserError(f"there are two budgets of {key}; give it one, as {key}:LOW..HIGH")
-        found.append(priced)
-    made = Goal(tuple(measured.items()), tuple(found))
-    _ = made.costs  # which refuses budgets that are upside down
-    return made
+        found.append(Priced(key, unit, cost, low, high, wanted.get(name, 0), source, table))
+    return Goal(tuple(measured.items()), tuple(found))
+
+
+def _bounds(name: str, ends: Any) -> tuple[float | None, float | None]:
+    """Both ends of a budget, None for an end that bounds nothing."""
+    pair = tuple(ends) if isinstance(ends, Iterable) and not isinstance(ends, str) else ()
+    if len(pair) != 2 or not all(end is None or isinstance(end, numbers.Real) for end in pair):
+        raise UserError(
+            f"the budget of {name} is {ends!r}; give the least and the most, None for no bound, as "
+            "(None, 300e6)"
+        )
+    least = -math.inf if pair[0] is None else float(pair[0])
+    most = math.inf if pair[1] is None else float(pair[1])
+    if not least <= most or least == math.inf or most == -math.inf:
+        raise UserError(
+            f"the budget of {name} goes from {least} to {most}; it needs two numbers, the lower "
+            "one first"
+        )
+    return None if least == -math.inf else least, None if most == math.inf else most
 
 
 def read_budgets(texts: Iterable[str]) -> dict[str, tuple[float | None, float | None]]:
@@ -172,10 +192,10 @@ def read_budgets(texts: Iterable[str]) -> dict[str, tuple[float | None, float | 
 def _directions(objectives: Iterable[str]) -> dict[str, int]:
     """Names and directions of `NAME:min` and `NAME:max`."""
     found: dict[str, int] = {}
-    for text in objectives:
+    for text in map(str, [objectives] if isinstance(objectives, str) else objectives):
         name, _, direction = text.rpartition(":")
         if direction not in DIRECTIONS or not name:
-            bare = name or text
+            bare = name or text.strip(":") or "NAME"
             raise UserError(
                 f"the objective {text!r} has no direction; write {bare}:min if less is better, "
                 f"{bare}:max if more is"
@@ -199,21 +219,45 @@ def _cost(
     if isinstance(table, Table):
         content = files.dumps(dataclasses.asdict(table)).encode()
         return _latency(space, table, content, "a table in memory")
-    part = own[name] if name in own else COSTS[name]() if name in COSTS else None
-    if part is not None:
-        try:
-            return name, str(part.unit), part.build(space), _source(part), None
-        except AttributeError as error:
-            raise UserError(
-                f"the cost {name} is a {type(part).__name__} ({error}); a cost is a frozen "
-                "dataclass with `name`, `unit` and `build(space)`"
-            ) from error
+    if name in own:
+        return name, *_own(space, name, own[name], measured), None
+    if name in COSTS:
+        part = COSTS[name]()
+        return name, part.unit, part.build(space), _source(part), None
     known = list(dict.fromkeys([*COSTS, f"{LATENCY}:FILE", *own]))
     also = f" (measured: {', '.join(measured)}; those are objectives)" if name in measured else ""
     raise UserError(
         f"there is no cost {name!r}, only {', '.join(known)}{also}; one of your own is a part of "
         f"`costs` in a config file, given with --config{near(name, known)}"
     )
+
+
+def _own(
+    space: Space, name: str, part: Any, measured: Sequence[str]
+) -> tuple[str, Cost, dict[str, Any]]:
+    """Unit, cost and source of a part, which may be the user's own."""
+    kind = type(part).__name__
+    if not (dataclasses.is_dataclass(part) and hasattr(part, "unit") and hasattr(part, "build")):
+        raise UserError(
+            f"the cost {name} is a {kind}; a cost is a frozen dataclass with `name`, `unit` and "
+            "`build(space)`"
+        )
+    another = name in COSTS and not isinstance(part, COSTS[name])
+    if another or name in (*measured, *RESERVED):
+        raise UserError(
+            f"the cost {kind} has the name {name!r}, which means something else in results; give "
+            "it another `name`"
+        )
+    with user_code.blamed(part, f"{kind}.build(space)"):
+        cost = part.build(space)
+    if not callable(cost):
+        raise UserError(
+            f"{kind}.build(space) returns a {type(cost).__name__}; it must return a function of "
+            "archs"
+        )
+    if not isinstance(cost, costs.BlockCost):  # which is the library's, and is looked into
+        cost = user_code.watched(part, f"the cost {name}", cost)
+    return str(part.unit), cost, _source(part)
 
 
 def _source(part: Any) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from typing import Any
 
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic import space as elastic_space
-from supernet_jax.errors import UserError
+from supernet_jax.errors import LOG, UserError
 from supernet_jax.experiment import results
 from supernet_jax.experiment.run import Run
+from supernet_jax.runtime import distributed
 from supernet_jax.storage import files
 
 
@@ -35,7 +36,7 @@ def read(path: pathlib.Path, run: Run, split: str) -> list[dict[str, Any]]:
     same = [one for one in found if {key: one.get(key) for key in conditions} == conditions]
     if not same:
         differing = [key for key in conditions if found and found[-1].get(key) != conditions[key]]
-        why = f" ({', '.join(differing)} differ)" if differing else ""
+        why = f" (the last one differs in {', '.join(differing)})" if differing else ""
         raise UserError(
             f"{path} has no subnet that was evaluated as this search does{why}; give evaluations "
             f"of this run's last checkpoint on the {split} split"
@@ -44,17 +45,44 @@ def read(path: pathlib.Path, run: Run, split: str) -> list[dict[str, Any]]:
     try:
         checked = [results.checked(record, metric) for record in same]
         archs = choices.stack([notation.from_notation(space.menu, one["arch"]) for one in checked])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(f"{path} has a record that is damaged ({error}); leave it out") from error
     rows = choices.pack(elastic_space.normal(space, archs))
     return list({row.tobytes(): one for row, one in zip(rows, checked, strict=True)}.values())
 
 
+def at_the_start(
+    path: pathlib.Path, run: Run, split: str, state: pathlib.Path | None
+) -> list[dict[str, Any]]:
+    """The records as they were when a search began: the same however often it is gone on with.
+
+    The file of a run grows meanwhile, not least by what the search itself evaluates. So a copy of
+    the records is kept beside the state of the search.
+
+    Args:
+        path: as `read` takes it.
+        run: whose subnets they are.
+        split: that they must have been measured on.
+        state: file of the search, or None if it is not kept.
+
+    Raises:
+        UserError: as `read` does; or the copy cannot be written.
+    """
+    if state is None:
+        return read(path, run, split)
+    copy = state.with_suffix(".json")
+    if files.exists(state) and files.exists(copy):
+        return read(copy, run, split)
+    found = read(path, run, split)
+    distributed.once(lambda: files.write_json(copy, found))
+    return found
+
+
 def _records(path: pathlib.Path) -> list[Any]:
     text = files.read_text(path, kind="file of evaluations")
     try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        if path.suffix == ".jsonl" and (found := _lines(path, text)):
+            return found
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(
@@ -64,3 +92,19 @@ def _records(path: pathlib.Path) -> list[Any]:
     if isinstance(value, dict):
         value = value.get("front")
     return value if isinstance(value, list) else []
+
+
+def _lines(path: pathlib.Path, text: str) -> list[Any]:
+    """The values of all lines that can be read; of the others it is said that there are some."""
+    found, damaged = [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            found += [json.loads(line)] if line.strip() else []
+        except (ValueError, RecursionError):
+            damaged.append(number)
+    if found and damaged:
+        LOG.warning(
+            f"warning: {path} has damaged lines ({len(damaged)}, the first is line {damaged[0]}); "
+            "they are left out"
+        )
+    return found

@@ -24,7 +24,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, at_least, near, one_of
 from supernet_jax.evaluation.latency_table import Table
 from supernet_jax.experiment import budgets as experiment_budgets
-from supernet_jax.experiment import front, known_records, measured, results
+from supernet_jax.experiment import front, known_records, measured, own_searcher, results
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.budgets import LATENCY, RECORDED, Goal
 from supernet_jax.experiment.front import Front
@@ -148,7 +148,7 @@ def search(
         cost = os.fspath(cost)
         if cost.endswith(".json") and not cost.startswith(f"{LATENCY}:"):
             cost = f"{LATENCY}:{expanded(cost)}"
-        budgets = {cost: (low if low > 0 else None, high)} if low <= high else {cost: (low, high)}
+        budgets = {cost: (None if low == 0 else low, high)}
     run = experiment_run.opened(run)
     part = _part(run.config.searcher if searcher is None else searcher)
     wanted = experiment_budgets.goal(run.space, budgets, objectives, [*run.config.costs, *own])
@@ -221,7 +221,8 @@ def _result(
     known: list[dict[str, Any]] = []
     if warm is not None:
         identity["warm_start"] = str(warm)
-        known = known_records.read(warm, run, SPLIT)
+        state = _state_file(run, identity) if keep else None
+        known = known_records.at_the_start(warm, run, SPLIT, state)
     records = _find(run, part, wanted, scorer, identity, evaluations, known)
     both = _with_costs([*records, *known], wanted, run.space)
     costs = np.array([[one[cost.name] for cost in wanted.priced] for one in both])
@@ -229,6 +230,12 @@ def _result(
     allowed = np.flatnonzero(wanted.costs.allows(costs))
     objectives = wanted.costs.objectives(scores, costs)
     chosen = allowed[searching.pareto_front(objectives[allowed])]
+    if not len(chosen):
+        raise UserError(
+            f"none of the {len(both):,} subnets that {user_code.name_of(part)} evaluated has a "
+            f"loss that is a number and costs {wanted.costs}; the same command with more "
+            "--evaluations goes on, or choose another searcher"
+        )
     if wanted.priced:
         chosen = chosen[np.argsort(costs[chosen, 0], kind="stable")]
     first = wanted.priced[0] if wanted.priced else None
@@ -345,7 +352,7 @@ def _find(
             scored = len(history.scores)
 
         found = searching.run(
-            part.build(space, wanted.costs),
+            own_searcher.build(part, space, wanted.costs),
             score,
             costs=wanted.costs,
             key=jax.random.key(identity["seed"]),
@@ -355,6 +362,8 @@ def _find(
             known=_told(known, wanted, space),
             on_progress=on_progress,
         )
+    if not len(found.scores):
+        raise UserError(f"{user_code.name_of(part)} asked for no subnet, so none was evaluated")
     records = scorer(choices.unstack(choices.unpack(space.menu, found.archs)))
     records = _with_costs(records, wanted, space)
     results.require_numbers(len(records), sum(record["loss"] is None for record in records))

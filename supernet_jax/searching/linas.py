@@ -30,6 +30,7 @@ from supernet_jax.searching.searcher import (
     generation_key,
     remember,
 )
+from supernet_jax.storage import user_code
 
 POPULATION = 100  # of the search on the predictor
 MOST = 256  # candidates, of which those are taken that the front gains most by
@@ -177,4 +178,36 @@ class Linas:
         keys = jax.random.key(0)  # the same in every generation, and when a search goes on
         archs = jax.tree.map(np.asarray, choices.sample(space.menu, keys, (SAMPLES,)))
         statistics = np.stack([cost(archs) for cost in exact], axis=1).astype(np.float64)
-        return encode, part.build(free=Free(encode(archs), statistics))
+        return encode, _predictor(part, Free(encode(archs), statistics))
+
+
+def _predictor(part: Any, free: Free) -> Predictor:
+    """What a part makes; what goes wrong in one of the user's own is said with its place.
+
+    Raises:
+        UserError: it fails, or makes something else; of calls, they fail, or predict not one score
+            and one spread of each arch.
+    """
+    kind = type(part).__name__
+    with user_code.blamed(part, f"{kind}.build(free=...)"):
+        made = part.build(free=free)
+    require(
+        isinstance(made, Predictor),
+        f"{kind}.build(free=...) returns a {type(made).__name__}; it must return a Predictor",
+    )
+    if not user_code.is_own(part):
+        return made
+
+    def predict(model: Any, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with user_code.blamed(part, f"predict of {kind}"):
+            mean, spread = (np.asarray(one, np.float64) for one in made.predict(model, features))
+        n = len(features)
+        require(
+            mean.shape == spread.shape == (n,),
+            f"predict of {kind} gives means {mean.shape} and spreads {spread.shape} of {n} archs; "
+            f"both must have the shape ({n},)",
+        )
+        return mean, spread
+
+    fit = user_code.watched(part, f"fit of {kind}", made.fit)
+    return made._replace(fit=fit, predict=predict)

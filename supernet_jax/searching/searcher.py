@@ -99,12 +99,15 @@ class Budget:
         return f"{said} {self.unit}".rstrip()
 
     def excess(self, costs: np.ndarray) -> np.ndarray:
-        """How far costs lie outside: 0 within the budget, NaN for a NaN; float64 `[...]`."""
+        """How far costs lie outside: 0 within the budget, NaN for a NaN and for an infinite cost
+        where nothing bounds it; float64 `[...]`.
+        """
         costs = np.asarray(costs, np.float64)
-        return np.maximum(np.maximum(self.low - costs, costs - self.high), 0.0)
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            return np.maximum(np.maximum(self.low - costs, costs - self.high), 0.0)
 
     def allows(self, costs: np.ndarray) -> np.ndarray:
-        """Which costs are within the budget; bool `[...]`, False for a NaN."""
+        """Which costs are within the budget; bool `[...]`, False for a NaN and an infinity."""
         return self.excess(costs) == 0
 
 
@@ -140,12 +143,16 @@ class Costs:
         """Costs of archs `[N]`: float64 `[N, C]`.
 
         Raises:
-            UserError: a cost gives not one number for each arch.
+            UserError: a cost gives not one real number for each arch.
         """
         n = len(jax.tree.leaves(archs)[0])
         columns = np.zeros((n, len(self.of)))
         for i, cost in enumerate(self.of):
-            found = np.asarray(cost(archs), np.float64)
+            found = np.asarray(cost(archs))
+            if found.dtype.kind not in "biuf":
+                raise UserError(
+                    f"the cost of {n} archs is an array of {found.dtype}; it must give real numbers"
+                )
             if found.shape != (n,):
                 raise UserError(
                     f"the cost of {n} archs has shape {found.shape}; it must give one number for "

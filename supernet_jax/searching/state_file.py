@@ -43,8 +43,8 @@ def write(file: Path, saved: Saved, identity: Mapping[str, Any]) -> None:
         identity: JSON values that say what the search belongs to.
 
     Raises:
-        UserError: the file cannot be written.
-        TypeError: a leaf of the state is no array, number or key, or the identity is not JSON.
+        UserError: the file cannot be written, or a leaf of the state is no array, number or key.
+        TypeError: the identity is not JSON.
     """
     entries: dict[str, Any] = {IDENTITY: np.array(json.dumps(identity))}
     entries |= {name: _to_array(name, leaf) for name, leaf in _named(saved).items()}
@@ -116,7 +116,9 @@ def _is_key(leaf: Any) -> bool:
 def _to_array(name: str, leaf: Any) -> np.ndarray:
     array = np.asarray(jax.device_get(jax.random.key_data(leaf) if _is_key(leaf) else leaf))
     if array.dtype.hasobject:
-        raise TypeError(f"{name} is a {type(leaf).__name__}; keep arrays, numbers or keys in it")
+        raise UserError(
+            f"{name} of the searcher is a {type(leaf).__name__}; keep arrays, numbers or keys in it"
+        )
     return array
 
 

@@ -1,6 +1,8 @@
 """Python files of the user's: running one, and saying where in it something went wrong."""
 
 import ast
+import contextlib
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -8,6 +10,7 @@ import os
 import pathlib
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import supernet_jax
@@ -92,6 +95,46 @@ def told(error: BaseException, path: pathlib.Path | None) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f.lineno for f in frames if str(pathlib.Path(f.filename).resolve()) == here]
     return f"{text} ({path}, line {lines[-1]})" if lines else text
+
+
+@contextlib.contextmanager
+def blamed(part: Any, what: str) -> Iterator[None]:
+    """Says what goes wrong in a part of the user's own, and in which line of the user's file.
+
+    What goes wrong in a part of the library is left as it is.
+
+    Args:
+        part: what is used.
+        what: that fails, as the subject of a sentence.
+
+    Raises:
+        UserError: something goes wrong in a part of the user's own.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_own(part):
+            reason = told(error, source(type(part)))
+            raise UserError(f"{what} fails: {reason}") from error
+        raise
+
+
+def watched(part: Any, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that a part made, each call of which is `blamed`."""
+
+    @functools.wraps(function)
+    def call(*given: Any, **named: Any) -> Any:
+        with blamed(part, what):
+            return function(*given, **named)
+
+    return call if is_own(part) else function
+
+
+def is_own(part: Any) -> bool:
+    """Whether a part is the user's own, and not of the library."""
+    return type(part).__module__.partition(".")[0] != supernet_jax.__name__
 
 
 def source(kind: type) -> pathlib.Path | None:

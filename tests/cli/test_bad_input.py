@@ -123,6 +123,46 @@ def broken_search(place: Place) -> None:
     state.write_bytes(state.read_bytes()[:50])
 
 
+def with_cost(cost: str = "sj.macs(space)", name: str = "price", build: str = "") -> Before:
+    """A file `mine.py` whose configuration has a cost of one's own."""
+    end = f"""
+import supernet_jax as sj
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    name = {name!r}
+    unit = "EUR"
+    def build(self, space):
+        return {build or f"lambda archs: {cost}"}
+
+config = dataclasses.replace(config, costs=(Price(),))"""
+    return with_config(end)
+
+
+def with_searcher(asks: str = "state[9]", init: str = "lambda key: {}", made: str = "") -> Before:
+    """A file `mine.py` with a searcher of one's own."""
+    end = f"""
+import numpy as np
+from supernet_jax.searching import Searcher
+
+@dataclasses.dataclass(frozen=True)
+class Mine:
+    name = "mine"
+    def build(self, space, costs):
+        def archs(option, shape=(2,)):
+            return jax.tree.map(lambda choice: np.full(shape, option), space.menu)
+        ask = lambda state: {asks}
+        return {made or f"Searcher({init}, ask, lambda state, *scored: state)"}"""
+    return with_config(end)
+
+
+def wrong_arch(place: Place) -> None:
+    """Evaluations with an arch that the space does not have."""
+    line = (place.run / "evaluations.jsonl").read_text().splitlines()[0]
+    record = {**json.loads(line), "arch": {"kernel": 99}}
+    (place.tmp / "some.jsonl").write_text(json.dumps(record))
+
+
 def other_space(place: Place) -> None:
     """Evaluations of a run of another space."""
     (place.tmp / "other.json").write_text('[{"arch": {}, "space": "huge", "accuracy": 0.5}]')
@@ -349,7 +389,52 @@ RUNS: list[Case] = [
     ("misspelt arch", EVALUATE + "--archs largets", nothing, ("no file largets", "mean largest?")),
     ("no search", EVALUATE + "--front", removed("search.json"), ("no search", "supernet search")),
 ]
+MY_SEARCH = "search RUN --config MINE --evaluations 4 "
+MINE = MY_SEARCH + "--searcher mine"
+PRICED = MY_SEARCH + "--searcher random --budget price:..1e9"
 SEARCHES: list[Case] = [
+    ("my cost fails", PRICED, with_cost("1 / 0"), ("price fails: ZeroDivision", "mine.py, line")),
+    ("my cost's build fails", PRICED, with_cost(build="1 / 0"), ("Price.build(space) fails",)),
+    ("my cost's no function", PRICED, with_cost(build="5"), ("returns a int", "a function of")),
+    ("my cost's shape", PRICED, with_cost("3.0"), ("has shape ()", "one number for each arch")),
+    ("my cost's text", PRICED, with_cost("['a', 'b']"), ("array of <U1", "real numbers")),
+    ("my cost's nan", PRICED, with_cost("0 * sj.macs(space)(archs) + float('nan')"), ("is NaN",)),
+    (
+        "my cost's name",
+        MY_SEARCH + "--budget accuracy:..1",
+        with_cost(name="accuracy"),
+        ("'accuracy', which means something else", "another `name`"),
+    ),
+    (
+        "a second macs",
+        MY_SEARCH + "--budget macs:..1e9",
+        with_cost(name="macs"),
+        ("'macs', which means something else", "another `name`"),
+    ),
+    ("my ask fails", MINE, with_searcher(), ("ask of Mine fails: KeyError: 9", "mine.py, line")),
+    ("my init fails", MINE, with_searcher(init="lambda: 0"), ("init of Mine fails: TypeError",)),
+    ("my build fails", MINE, with_searcher(made="1 / 0"), ("Mine.build(space, costs) fails",)),
+    ("no searcher", MINE, with_searcher(made="3"), ("returns a int", "return a Searcher")),
+    ("asks for none", MINE, with_searcher("(archs(0, (0,)), state)"), ("asked for no subnet",)),
+    ("asks beyond", MINE, with_searcher("(archs(9), state)"), ("gives option 9 for", "options 0")),
+    ("asks before", MINE, with_searcher("(archs(-1), state)"), ("gives option -1 for",)),
+    ("asks for half", MINE, with_searcher("(archs(0.5), state)"), ("gives float64 for", "whole")),
+    ("asks for one", MINE, with_searcher("(archs(0, ()), state)"), ("no archs", "shape [N]")),
+    ("asks for text", MINE, with_searcher("('a', state)"), ("no archs", "space.menu")),
+    (
+        "no state",
+        MINE,
+        with_searcher("(archs(0), state)", init="lambda key: object()"),
+        (".state of the searcher is a object", "arrays, numbers or keys"),
+    ),
+    ("only infinity", SEARCH + "--budget macs:1e400..", nothing, ("from inf to inf",)),
+    ("misspelt aim", SEARCH + "--objective acuracy:max", nothing, ("no cost 'acuracy'",)),
+    (
+        "warm of a wrong arch",
+        SEARCH + "--warm-start TMP/some.jsonl",
+        wrong_arch,
+        ("some.jsonl has a record that is damaged", "the arch lacks"),
+    ),
     ("too tight", SEARCH + "--high 100", nothing, ("at most 100 MACs", "smallest arch costs 148")),
     ("too dear", SEARCH + "--low 1e6", nothing, ("1,000,000", "nearest of them 24,252")),
     ("upside down", SEARCH + "--low 10 --high 5", nothing, ("from 10.0 to 5.0", "lower one")),

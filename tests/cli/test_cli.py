@@ -672,6 +672,37 @@ def test_a_search_that_begins_with_what_is_known(
         assert front == [json.dumps(one["arch"]) for one in whole["front"]]
 
 
+def test_a_search_without_a_front_leaves_that_of_the_last(
+    searched: pathlib.Path, capsys: Capture
+) -> None:
+    before = (searched / "search.json").read_bytes()
+    command = ("search", searched, "--config", CONFIG, "--high", 200, "--searcher", "blockwise")
+    said = supernet(capsys, *command, "--evaluations", 2)
+    assert said.status == 2 and "none of the 2 subnets that blockwise evaluated" in said.err
+    assert "costs at most 200 MACs; the same command with more --evaluations goes on" in said.err
+    assert (searched / "search.json").read_bytes() == before
+    done(capsys, *command, "--evaluations", NETWORKS)
+
+
+def test_a_warm_start_is_that_of_the_beginning(trained: pathlib.Path, capsys: Capture) -> None:
+    known, result = trained / "evaluations.jsonl", trained / "search.json"
+    done(capsys, "evaluate", trained, "--config", CONFIG, "--random", 4)
+    with known.open("a") as file:
+        file.write('{"arch": \n')  # as a full disk leaves it
+    there = len(lines_that_can_be_read(known))
+    command = ("search", trained, "--config", CONFIG, "--evaluations", 6, "--warm-start", known)
+    said = supernet(capsys, *command, "--no-baseline", "--searcher", "nsga2")
+    assert said.status == 0 and "damaged lines (1" in said.err
+    first = json.loads(result.read_text())
+    assert first["warm"] == there and len(lines_that_can_be_read(known)) == there + 6
+    done(capsys, *command, "--no-baseline", "--searcher", "nsga2")
+    assert json.loads(result.read_text()) == first
+
+
+def lines_that_can_be_read(path: pathlib.Path) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+
 # --- extract ---------------------------------------------------------------------------------
 
 

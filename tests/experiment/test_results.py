@@ -22,6 +22,7 @@ from supernet_jax.cli import extract
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Bank, Space
+from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, evaluate
 from supernet_jax.experiment import budgets, config, race, results, run
 from supernet_jax.experiment.run import Run
@@ -612,3 +613,16 @@ def test_no_message_advises_to_delete(searched: pathlib.Path, capsys: Capture) -
             assert "cut short" in said.err or "not valid JSON" in said.err
             assert not {"remove", "delete"} & set(said.err.split()), said.err
             assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("ends", ["..5", 5, (1, 2, 3), (None, "5"), None])
+def test_a_budget_in_python_is_a_pair(ends: Any) -> None:
+    with pytest.raises(UserError, match=r"the budget of macs is .*; give the least and the most"):
+        budgets.goal(tiny(), {"macs": ends})
+
+
+def test_budgets_of_costs_below_zero() -> None:
+    wanted = budgets.goal(tiny(), {"macs": (-5, -1)})
+    assert [(one.low, one.high) for one in wanted.priced] == [(-5, -1)]
+    goal = budgets.goal(tiny(), {"macs": (-np.inf, np.inf)}, "accuracy:max")
+    assert [(one.low, one.high, one.aim) for one in goal.priced] == [(None, None, 0)]

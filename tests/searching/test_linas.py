@@ -1,13 +1,17 @@
 """LINAS finds what its predictor can learn, and nothing without one."""
 
+import dataclasses
+from collections.abc import Callable
+
 import jax
 import numpy as np
 import pytest
 from landscapes import MENU, WITHIN, nearness, needed, total
+from tiny_space import tiny
 
 from supernet_jax.elastic import choices
 from supernet_jax.errors import UserError
-from supernet_jax.searching import linas, nsga2, predictors, random_search
+from supernet_jax.searching import Linas, linas, nsga2, predictors, random_search
 from supernet_jax.searching.predictors import Predictor
 
 SEEDS, MOST = range(3), 240
@@ -51,6 +55,39 @@ def test_fewer_archs_than_the_predictor_needs_are_refused_before_the_search():
         features, scores = np.eye(least, dtype=np.float32), np.arange(float(least))
         with pytest.raises(UserError, match=f"at least {least}"):
             kind().build().fit(features[1:], scores[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine:
+    """A predictor of a user's, with what it predicts of N archs."""
+
+    predicts: Callable[[int], object]
+
+    def build(self, *, free=None):
+        return Predictor(lambda *known: 0, lambda model, features: self.predicts(len(features)))
+
+
+@pytest.mark.parametrize(
+    ("predicts", "words"),
+    [
+        (lambda n: 1 / 0, r"predict of Mine fails: ZeroDivisionError.*test_linas.py, line"),
+        (lambda n: np.zeros(n), "predict of Mine fails: ValueError"),
+        (lambda n: (0.0, 0.0), r"means \(\) and spreads \(\) of 3 archs; .* shape \(3,\)"),
+        (lambda n: (np.zeros((n, 1)),) * 2, r"means \(3, 1\)"),
+    ],
+)
+def test_mistakes_in_a_predictor_of_a_user_are_said_with_their_place(predicts, words):
+    _, predictor = Linas(predictor=Mine(predicts)).learner(tiny())
+    with pytest.raises(UserError, match=words):
+        predictor.predict(predictor.fit(np.eye(3), np.arange(3.0)), np.eye(3))
+    with pytest.raises(UserError, match=r"fit of Mine fails: TypeError"):
+        predictor.fit(unknown=1)
+
+
+def test_a_part_that_makes_no_predictor_is_refused():
+    part = dataclasses.make_dataclass("No", [], namespace={"build": lambda self, *, free: free})()
+    with pytest.raises(UserError, match=r"No.build\(free=...\) returns a Free"):
+        Linas(predictor=part).learner(tiny())
 
 
 def test_scores_that_are_not_finite_teach_nothing():

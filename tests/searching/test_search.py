@@ -691,7 +691,7 @@ def test_every_leaf_of_a_state_is_restored_as_it_was(tmp_path):
 
 def test_a_state_that_is_no_array_is_refused_rather_than_pickled(tmp_path):
     saved = state_file.Saved({"bad": object()}, no_history(1), 0)
-    with pytest.raises(TypeError, match=r"bad.* is a object"):
+    with pytest.raises(UserError, match=r"bad.* is a object"):
         state_file.write(tmp_path / "file", saved, {})
     assert not list(tmp_path.iterdir())
 
