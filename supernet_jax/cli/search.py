@@ -123,8 +123,8 @@ def _print(found: Front, metric: Metric) -> None:
     console = rich.console.Console()
     console.print(table)
     console.print(
-        f"{result['evaluations']} subnets scored on {result['images']} {metric.examples} held out "
-        "of training"
+        f"{result['evaluations']:,} subnet{'' if result['evaluations'] == 1 else 's'} scored on "
+        f"{result['images']} {metric.examples} held out of training"
     )
     if result["not_a_number"]:
         print(f"the loss of {result['not_a_number']} of them is not a number; they are on no front")

@@ -154,9 +154,9 @@ def search(
     wanted = experiment_budgets.goal(run.space, budgets, objectives, [*run.config.costs, *own])
     table = measured.table_of(wanted) if measure else None
     keep = results.are_kept(run, place)
-    given: dict[str, Any] = {"evaluations": evaluations, "seed": seed, "keep": keep}
     warm = expanded(os.fspath(warm_start)) if warm_start else None
-    result = _result(run, part, wanted, warm=warm, **given)
+    given: dict[str, Any] = {"warm": warm, "evaluations": evaluations, "seed": seed, "keep": keep}
+    result = _result(run, part, wanted, **given)
     if baseline:
         _compare(run, result, wanted, part, **given)
     if table is not None:
@@ -284,20 +284,13 @@ def _compare(
     part: Any,
     *,
     evaluations: int,
-    seed: int,
-    keep: bool,
+    **given: Any,
 ) -> None:
     """Adds to a result how much of the volume that both cover it and a random search dominate."""
     if isinstance(part, RandomSearch):
         return
-    random = _result(
-        run,
-        RandomSearch(),
-        wanted,
-        evaluations=min(evaluations, result["evaluations"]),
-        seed=seed,
-        keep=keep,
-    )
+    evaluations = min(evaluations, result["evaluations"])
+    random = _result(run, RandomSearch(), wanted, evaluations=evaluations, **given)
     both = [result["front"], random["front"]]
     points = [np.asarray([_objectives(one, wanted) for one in records]) for records in both]
     seen = np.concatenate(points)
@@ -363,6 +356,8 @@ def _find(
             on_progress=on_progress,
         )
     if not len(found.scores):
+        if known:  # of all networks within the budgets
+            return []
         raise UserError(f"{user_code.name_of(part)} asked for no subnet, so none was evaluated")
     records = scorer(choices.unstack(choices.unpack(space.menu, found.archs)))
     records = _with_costs(records, wanted, space)

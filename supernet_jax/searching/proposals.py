@@ -100,13 +100,15 @@ def collect(
     """
     seen = set(region.networks(known))
     found = [np.zeros((0, known.shape[1]), np.int32)]
+    idle = 0  # batches in a row with nothing new
     for i in range(rounds * -(-n // CHUNK)):
         rows = propose(jax.random.fold_in(key, i))
         fitting = rows[region.contains(rows)]
         named = zip(fitting, region.networks(fitting), strict=True)
         new = [row for row, name in named if _add(seen, name)]
         found.append(np.reshape(new, (len(new), rows.shape[1])).astype(np.int32))
-        if sum(map(len, found)) >= n:
+        idle = 0 if new else idle + 1
+        if sum(map(len, found)) >= n or idle >= rounds:
             break
     return np.concatenate(found)[:n]
 

@@ -91,7 +91,7 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
 POSITIONAL = {  # or whole settings
     "train": ("config", "place"),
     "import": ("kind", "source", "settings"),
-    "search": ("run", "settings", "place"),
+    "search": ("run", "settings", "part", "place"),
     "evaluate": ("run", "place"),
 }
 
@@ -660,7 +660,7 @@ def test_a_search_that_begins_with_what_is_known(
     known = searched / "evaluations.jsonl"
     some = searched.parent / "some.jsonl"
     some.write_text("".join(known.read_text().splitlines(keepends=True)[:10]))
-    options = ("--evaluations", 99, "--warm-start", some, "--no-baseline")
+    options = ("--evaluations", 99, "--warm-start", some)
     for searcher in ("random", "evolution", "nsga2"):
         command = ("search", searched, "--config", CONFIG, *options, "--searcher", searcher)
         done(capsys, *command)
