@@ -9,8 +9,19 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-# Nearly all the time goes into compiling programs that then run for a moment.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+from supernet_jax.runtime import hardware
+
+# Nearly all the time goes into compiling programs that then run for a moment. Emitters of
+# fusions build a context of MLIR for each, and a program that is split goes through LLVM part by
+# part: without both, compiling takes a third to a half of the time. A jaxlib that no longer knows
+# one of these flags names it and stops.
+QUICKLY = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICKLY])
+hardware.collect_rarely()
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -39,6 +50,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the tests of the longest files first; all stay in the order of their file."""
     ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """Spares every later collection the modules, which stay."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -85,7 +85,7 @@ RECIPE = Recipe(
     augment=lambda images, key, ids: images.astype(jnp.float32) / 128 - 1,
     combine=conflict_projection.conflict_projection(),  # needs whole gradients of members
 )
-SIZES = (6, 4, 4, 6)
+SIZES = (6, 4, 4, 4)  # random members share one, as in a run, and so a program
 
 
 def batch() -> Batch:
@@ -121,12 +121,11 @@ def plain() -> Any:
     return stepped(RECIPE)
 
 
-@pytest.mark.parametrize(("accumulate", "devices", "shards"), [(4, 1, 1), (2, 8, 1), (2, 1, 4)])
-def test_micro_batches_make_the_step_of_the_whole_batch(
-    accumulate: int, devices: int, shards: int
-) -> None:
+@pytest.mark.parametrize(("devices", "shards"), [(8, 1), (1, 4)])
+def test_micro_batches_make_the_step_of_the_whole_batch(devices: int, shards: int) -> None:
+    """Four of them, on one device and unsharded: the test of mixed labels."""
     mesh = None if devices == 1 else sharding.data_mesh()
-    recipe = RECIPE._replace(accumulate=accumulate, arch_shards=shards)
+    recipe = RECIPE._replace(accumulate=2, arch_shards=shards)
     wanted = plain() if shards == 1 else stepped(recipe._replace(accumulate=1))
     close(stepped(recipe, mesh), wanted)  # float32 sums in another order
 
@@ -165,7 +164,7 @@ def test_batchnorm_sees_a_micro_batch() -> None:
 
     create = jax.jit(lambda: train_step.create(recipe))  # parameters do not depend on accumulation
 
-    def after(step: Any, part: slice) -> Any:
+    def after(step: Any, part: Any) -> Any:
         images = Batch(*(x[part] for x in whole))
         return step(create(), images, sizes=(8, 8))[0].params
 
@@ -173,7 +172,8 @@ def test_batchnorm_sees_a_micro_batch() -> None:
     halves = [after(at_once, slice(i, None, 2)) for i in range(2)]
     found = after(in_two, slice(None))
     close(found, jax.tree.map(lambda a, b: (a + b) / 2, *halves))
-    apart = jax.tree.map(lambda a, b: a - b, found, after(at_once, slice(None)))
+    others = np.arange(BATCH).reshape(-1, 2).T.ravel()  # other images together: another step
+    apart = jax.tree.map(lambda a, b: a - b, found, after(in_two, others))
     assert float(optax.tree.norm(apart)) > 1e-3
 
 
