@@ -439,7 +439,7 @@ def test_what_is_printed_can_be_a_bound(
     """Milliseconds, with as many digits as a measurement makes of them."""
     space = tiny()
     third = lambda arch: np.round(np.asarray(costs.macs(space)(arch)) / 3e5, 6)  # noqa: E731
-    spent = ("latency", "ms", third, {"latency_table": {"file": "", "measured": ""}})
+    spent = ("latency", "ms", third, {"latency_table": {"file": "", "measured": ""}}, None)
     monkeypatch.setattr(budgets, "_cost", lambda *given: spent)
     command = ("search", searched, "--config", CONFIG, "--cost", "latency:x")
     said = supernet(capsys, *command, *exhaustive("random"))
