@@ -227,6 +227,7 @@ def in_run(folder: pathlib.Path, seeds: int, names: Iterable[str], most: int) ->
             key=jax.random.key(seed),
             evaluations=most,
         )
+        print(f"{name}, seed {seed}: {len(history.scores)} subnets", file=sys.stderr)
         points = costs.objectives(history.scores, history.costs)
         found.setdefault(name, []).append(points[~np.isnan(points).any(1)])
     everything = np.concatenate(list(itertools.chain(*found.values())))
