@@ -51,6 +51,7 @@ class Check:
         self.weights = jax.random.normal(jax.random.key(3), logits.shape)
         self.key = jax.random.key(4)
         self.traces: dict[str, int] = {}
+        self.known_boxes: dict[bytes, Any] = {}
         self.programs = {
             name: self.program(strategy) for name, strategy in STRATEGIES.items() if strategy
         }
@@ -118,7 +119,10 @@ class Check:
 
     def boxes(self, arch: Any) -> Any:
         """1 inside what a concrete arch uses of the shared parameters, 0 outside."""
-        return boxes_of_arch(self.space, arch, self.size)
+        name = np.asarray(choices.pack(arch)).tobytes()
+        if name not in self.known_boxes:
+            self.known_boxes[name] = boxes_of_arch(self.space, arch, self.size)
+        return self.known_boxes[name]
 
 
 STRATEGIES: dict[str, Any] = {
@@ -204,8 +208,9 @@ def _note_uses(
             made = made[border : full[0] - border, border : full[0] - border]
         return jnp.sum(jnp.square(made))
 
-    random = jax.tree.map(lambda p: jax.random.normal(jax.random.key(1), p.shape), start)
-    weights = jax.random.normal(jax.random.key(2), cut)
+    rng = np.random.default_rng(1)  # jax.random would compile a program for each shape
+    random = jax.tree.map(lambda p: jnp.float32(rng.normal(size=p.shape)), start)
+    weights = jnp.float32(rng.normal(size=cut))
     gradients = jax.grad(total, (0, 1))(random, weights)
     own, whole = jax.tree.map(lambda g: np.asarray(g != 0, float), gradients)
     node[last] = np.pad(whole, [(0, n - m) for n, m in zip(full, cut, strict=True)])

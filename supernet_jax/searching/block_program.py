@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.optimize
-import scipy.sparse
+import scipy  # its parts are imported when they are used: they take half a second
 
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Path
@@ -127,7 +126,7 @@ class _Rows:
         factors = np.broadcast_to(np.asarray(factors, np.float64), places.shape)
         self.each.append((places, factors, low, high))
 
-    def matrix(self) -> scipy.optimize.LinearConstraint:
+    def matrix(self) -> "scipy.optimize.LinearConstraint":
         """All rows, as the solver takes them."""
         places, factors, low, high = zip(*self.each, strict=True)
         where = np.repeat(np.arange(len(places)), [len(row) for row in places])

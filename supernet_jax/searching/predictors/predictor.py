@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy import stats
+import scipy  # its parts are imported when they are used: they take half a second
 
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import at_least, require
@@ -188,7 +188,7 @@ def cross_validated(
     if np.ptp(predictions[known]) == 0:
         return CrossValidated(0.0, predictions)
     return CrossValidated(
-        float(stats.kendalltau(predictions[known], scores[known]).statistic), predictions
+        float(scipy.stats.kendalltau(predictions[known], scores[known]).statistic), predictions
     )
 
 
