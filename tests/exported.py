@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from supernet_jax.data import augment
+from supernet_jax.data.preparation import Preparation
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.space import Space
 from supernet_jax.networks import extract, manifest
 from supernet_jax.networks.formats.format import Export
 from supernet_jax.networks.network import Block, Network
-from supernet_jax.networks.preparation import Preparation
 from supernet_jax.nn.blocks.mobilenet import (
     CONV,
     IDENTITY,

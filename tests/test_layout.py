@@ -226,7 +226,6 @@ ROOMS = ("training", "searching", "networks", "experiment", "reporting", "cli", 
 OTHER_FILES = (
     "networks.formats.",
     "networks.importers.weight_files",  # as `local_copy` has it
-    "networks.preparation",  # images of the user's
     "cli.main",  # standard streams
 )
 

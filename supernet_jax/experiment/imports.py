@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.data import Dataset
+from supernet_jax.data import Dataset, class_rows
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
@@ -23,7 +23,6 @@ from supernet_jax.networks import extract, manifest, network_folder
 from supernet_jax.networks.importers import (
     attentivenas,
     autoformer,
-    class_rows,
     once_for_all,
     plain_network,
     tensor_mapping,

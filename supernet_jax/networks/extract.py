@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from supernet_jax.data.preparation import Preparation
 from supernet_jax.elastic import (
     elastic_block,
     notation,
@@ -41,7 +42,6 @@ from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.networks import manifest, network, network_folder
 from supernet_jax.networks.network import LIMIT, Block, Network, Variables
-from supernet_jax.networks.preparation import Preparation
 from supernet_jax.nn import block_shapes
 from supernet_jax.runtime import hardware, owned
 from supernet_jax.storage import checkpoint

@@ -8,9 +8,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from supernet_jax.data import preparation
+from supernet_jax.data.preparation import Preparation
 from supernet_jax.errors import UserError
-from supernet_jax.networks import preparation
-from supernet_jax.networks.preparation import Preparation
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 from supernet_jax.storage.typed_json import parse

@@ -27,9 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.data import augment
+from supernet_jax.data import augment, preparation
 from supernet_jax.errors import UserError
-from supernet_jax.networks import preparation
 from supernet_jax.networks.manifest import (
     SOURCES,
     TENSORS,

@@ -18,14 +18,14 @@ from PIL import Image, ImageOps
 
 from supernet_jax import data
 from supernet_jax.cli import main
-from supernet_jax.data import augment, decode
+from supernet_jax.data import augment, decode, preparation
+from supernet_jax.data.preparation import Preparation
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import build, config, run, take_out
 from supernet_jax.experiment.config import Data
-from supernet_jax.networks import manifest, network_folder, preparation
+from supernet_jax.networks import manifest, network_folder
 from supernet_jax.networks.formats import onnx, stablehlo, table, torch
 from supernet_jax.networks.manifest import Description, model_card
-from supernet_jax.networks.preparation import Preparation
 from supernet_jax.storage.typed_json import parse
 
 PROGRAMS = tuple(f.name for f in table.FORMATS if f.program and not table.missing_packages(f))
