@@ -200,7 +200,7 @@ def published(
     ratio = [own / its for own, its in zip(ours, std, strict=True)]
     names = built.dataset.class_names
     rows = class_rows.rows(names, class_order, built.dataset.name)
-    params = tensor_mapping.with_classes(params, family.classifier, rows)
+    params = tensor_mapping.with_outputs(params, family.classifier, rows)
     about = {
         "sha256": weight_files.digest(file),
         "std": list(std),

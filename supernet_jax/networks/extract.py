@@ -3,7 +3,7 @@
 For runs and their folders see `experiment.extract`, which is `sj.extract`.
 
     module, variables = extract(space, params, arch, stats)
-    proof = prove(space, params, arch, stats, module, variables, images)
+    proof = prove(space, params, arch, stats, module, variables, inputs)
     network_folder.save(folder, module, variables, description=describe(...))
 
 Of a checkpoint that is large, only what the subnet needs is read. It takes the place of the shared
@@ -13,7 +13,7 @@ it skips have no parameters then.
     part = read_part(folder, space, arch)
     module, variables = extract(part.space, part.params, arch, stats)
 
-Shape letters: `B` images, `C` channels.
+Shape letters: `B` examples, `C` channels.
 """
 
 import dataclasses
