@@ -1,9 +1,9 @@
 """ONNX: one file that runs in ONNX Runtime and whatever else reads the format.
 
 The file has opset 17 and IR version 8, of 2022, so that older runtimes read it too: ONNX Runtime
-1.20 and 1.31 were run. For its input see `onnx_inputs`; its output `logits` is float32 `[batch, K]`,
-of text `[batch, length, V]`. The batch size is free. What the network is stands in the file's
-metadata, as JSON: see `manifest.facts`.
+1.20 and 1.31 were run. For its input see `onnx_inputs`; its output `logits` is float32
+`[batch, K]`, of text `[batch, length, V]`. The batch size is free. What the network is stands in
+the file's metadata, as JSON: see `manifest.facts`.
 """
 
 import pathlib

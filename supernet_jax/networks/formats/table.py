@@ -20,6 +20,8 @@ import numpy as np
 from supernet_jax.data import augment
 from supernet_jax.errors import UserError, near
 from supernet_jax.networks import manifest, network_folder
+from supernet_jax.networks.classifier_manifest import LARGEST_SIZE
+from supernet_jax.networks.description_parts import SOURCES, WEIGHTS
 from supernet_jax.networks.formats import onnx, stablehlo, torch
 from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.networks.manifest import facts, model_card
@@ -33,7 +35,7 @@ from supernet_jax.tasks import OfTokens
 
 def _weights(name: str) -> Format:
     """A format of the network's folder itself: its variables, for a Flax module."""
-    source = manifest.SOURCES[name]
+    source = SOURCES[name]
 
     def write(folder: pathlib.Path, export: Export) -> None:
         network_folder.write_variables(
@@ -47,7 +49,7 @@ def _weights(name: str) -> Format:
 
 
 FORMATS: tuple[Format, ...] = (
-    *map(_weights, manifest.SOURCES),
+    *map(_weights, SOURCES),
     stablehlo.FORMAT,
     onnx.FORMAT,
     torch.FORMAT,
@@ -91,8 +93,8 @@ def chosen(wanted: Sequence[str], *, pixels: bool, size: int | None) -> tuple[Fo
             f"--input-size is of the network's program, and {weights[0]} holds weights alone, for "
             f"images of any size; leave it out, or add a format of {programs}"
         )
-    if size is not None and not 0 < size <= manifest.LARGEST_RESOLUTION:
-        raise UserError(f"--input-size is {size}, allowed are 1 to {manifest.LARGEST_RESOLUTION}")
+    if size is not None and not 0 < size <= LARGEST_SIZE:
+        raise UserError(f"--input-size is {size}, allowed are 1 to {LARGEST_SIZE}")
     _check_installed(formats)
     return formats
 
@@ -131,7 +133,7 @@ def load(folder: str | pathlib.Path, name: str) -> Runner:
 
     Returns:
         `inputs -> logits`: float32 `[B, H, W, C]`, or uint8 if its `pixels` are true, of the size
-        that `manifest.Exported` says.
+        that `description_parts.Exported` says.
 
     Raises:
         UserError: no such format, none in this folder, or files that were changed.
@@ -220,7 +222,7 @@ def writer(
         inputs: real ones, as `fed` makes them.
 
     Returns:
-        `folder -> formats`, see `manifest.Exported`. It raises a `UserError` if what a format's
+        `folder -> formats`, see `Exported`. It raises a `UserError` if what a format's
         runtime loads does not give the Flax network's logits, to `network.LIMIT`.
 
     Raises:
@@ -258,7 +260,7 @@ def _write_one(
 ) -> dict[str, Any]:
     before = set(folder.iterdir())
     format.write(folder, export)
-    new = sorted(set(folder.iterdir()) - before - {folder / manifest.WEIGHTS})
+    new = sorted(set(folder.iterdir()) - before - {folder / WEIGHTS})
     written = [path for top in new for path in (top, *sorted(top.rglob("*"))) if path.is_file()]
     logits = _loaded(format, folder, export)(inputs)
     if logits.shape != expected.shape:
@@ -291,6 +293,6 @@ def _loaded(format: Format, folder: pathlib.Path, export: Export) -> Runner:
         return format.load(folder)
     described = manifest.described(manifest.read_description(folder), "network.json")
     back = network_folder.read_variables(
-        folder, described, export.network, source=manifest.SOURCES[format.name]
+        folder, described, export.network, source=SOURCES[format.name]
     )
     return flax_runner(export.network, back)
