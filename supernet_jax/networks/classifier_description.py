@@ -33,8 +33,7 @@ def describe(
     proof: float,
     proof_images: int,
 ) -> dict[str, Any]:
-    """What `network.json` says of an extracted network; see
-    `classifier_manifest.Description`.
+    """What `network.json` says of an image classifier; see `classifier_manifest.Description`.
 
     Args:
         space: the space.
