@@ -41,8 +41,8 @@ from supernet_jax.experiment.sampler_tables import macs_table as macs_table
 from supernet_jax.experiment.sampler_tables import preferred_archs as preferred_archs
 from supernet_jax.experiment.search import search as search
 from supernet_jax.experiment.train import train as train
+from supernet_jax.networks.classifier_inputs import inputs as inputs
 from supernet_jax.networks.generate import generate as generate
-from supernet_jax.networks.network_folder import inputs as inputs
 from supernet_jax.networks.network_folder import load as load
 from supernet_jax.reporting.report import report as report
 from supernet_jax.searching.searcher import Searcher as Searcher

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from supernet_jax.data import augment
+from supernet_jax.data.preparation import Preparation
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.space import Space
-from supernet_jax.networks import extract, manifest
+from supernet_jax.networks import classifier_manifest, description_parts, extract, manifest
 from supernet_jax.networks.formats.format import Export
 from supernet_jax.networks.network import Block, Network
-from supernet_jax.networks.preparation import Preparation
 from supernet_jax.nn.blocks.mobilenet import (
     CONV,
     IDENTITY,
@@ -203,7 +203,12 @@ def export(case: str, pixels: bool = False) -> Export:
         variables["params"]["head"] = {"tokens": variables["params"]["embed"]["tokens"]}
     fields = {"arch": {"a": 1}, "blocks": (), "code": None, "macs": 12, "parameters": 34}
     fields |= {"source": {}, "proof": manifest.Proof(0.0, 1), "formats": {}}
-    fields |= {"format": manifest.FORMAT, "space": case, "dtype": "float32", "sha256": "56"}
+    fields |= {
+        "format": description_parts.FORMAT,
+        "space": case,
+        "dtype": "float32",
+        "sha256": "56",
+    }
     if not channels:
         of_task = {"type": type(network.task).__name__, "fields": dataclasses.asdict(network.task)}
         described = manifest.TextDescription(
@@ -223,7 +228,7 @@ def export(case: str, pixels: bool = False) -> Export:
         preparation=Preparation(size, size, None),
         classes=tuple("abcdefg"),
         accuracy={"test": 0.5},
-        calibration=manifest.Calibration(8, 64),
+        calibration=classifier_manifest.Calibration(8, 64),
         **fields,
     )
     return Export(network, variables, _json(described), (size, size), pixels)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.data import Dataset
+from supernet_jax.data import Dataset, class_rows
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
@@ -23,7 +23,6 @@ from supernet_jax.networks import extract, manifest, network_folder
 from supernet_jax.networks.importers import (
     attentivenas,
     autoformer,
-    class_rows,
     once_for_all,
     plain_network,
     tensor_mapping,
@@ -201,7 +200,7 @@ def published(
     ratio = [own / its for own, its in zip(ours, std, strict=True)]
     names = built.dataset.class_names
     rows = class_rows.rows(names, class_order, built.dataset.name)
-    params = tensor_mapping.with_classes(params, family.classifier, rows)
+    params = tensor_mapping.with_outputs(params, family.classifier, rows)
     about = {
         "sha256": weight_files.digest(file),
         "std": list(std),

@@ -19,6 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from supernet_jax.data import decode
+from supernet_jax.data.preparation import Preparation
 from supernet_jax.elastic import blockwise, choices, shared_params, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.elastic_block import Tree
@@ -34,7 +35,6 @@ from supernet_jax.networks.formats import table
 from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.networks.manifest import Description
 from supernet_jax.networks.network import Network, Variables
-from supernet_jax.networks.preparation import Preparation
 from supernet_jax.runtime import hardware
 from supernet_jax.storage import files, whole_folder
 from supernet_jax.tasks import ImageClassification, Size

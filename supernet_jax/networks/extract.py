@@ -3,7 +3,7 @@
 For runs and their folders see `experiment.extract`, which is `sj.extract`.
 
     module, variables = extract(space, params, arch, stats)
-    proof = prove(space, params, arch, stats, module, variables, images)
+    proof = prove(space, params, arch, stats, module, variables, inputs)
     network_folder.save(folder, module, variables, description=describe(...))
 
 Of a checkpoint that is large, only what the subnet needs is read. It takes the place of the shared
@@ -13,13 +13,12 @@ it skips have no parameters then.
     part = read_part(folder, space, arch)
     module, variables = extract(part.space, part.params, arch, stats)
 
-Shape letters: `B` images, `C` channels.
+Shape letters: `B` examples, `C` channels.
 """
 
 import dataclasses
 import functools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,10 +26,8 @@ import numpy as np
 
 from supernet_jax.elastic import (
     elastic_block,
-    notation,
     shared_params,
     slicing,
-    space_identity,
     strategies,
 )
 from supernet_jax.elastic import space as elastic_space
@@ -38,15 +35,14 @@ from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.evaluation import costs
-from supernet_jax.networks import manifest, network, network_folder
+from supernet_jax.networks import network
+from supernet_jax.networks.classifier_description import describe as describe
+from supernet_jax.networks.description import describe_text as describe_text
 from supernet_jax.networks.network import LIMIT, Block, Network, Variables
-from supernet_jax.networks.preparation import Preparation
 from supernet_jax.nn import block_shapes
 from supernet_jax.runtime import hardware, owned
 from supernet_jax.storage import checkpoint
 from supernet_jax.storage.chunked_arrays import Box
-from supernet_jax.tasks import ImageClassification
 
 
 def module(space: Space, arch: Arch) -> Network:
@@ -179,158 +175,6 @@ def compare(made: Network, variables: Variables, inputs: Tree, logits: np.ndarra
             "arch, and do the masks of its blocks leave nothing of larger ones?"
         )
     return worst
-
-
-def describe(
-    space: Space,
-    arch: Arch,
-    made: Network,
-    variables: Variables,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    preparation: Preparation | None = None,
-    classes: Sequence[str] | None = None,
-    accuracy: Mapping[str, float],
-    calibration: tuple[int, int],
-    source: Mapping[str, Any],
-    proof: float,
-    proof_images: int,
-) -> dict[str, Any]:
-    """What `network.json` says of an extracted network; see `manifest.Description`.
-
-    Args:
-        space: the space.
-        arch: concrete, no batch axes.
-        made: the extracted module.
-        variables: its variables.
-        mean: per channel, of pixels in 0..1, subtracted before the network.
-        std: per channel, likewise, divided by.
-        preparation: how an image became the pixels that the network was trained and measured on;
-            None where that is not known.
-        classes: their names in the order of the logits; None numbers them.
-        accuracy: share classified correctly in [0, 1] by the name of the split, with statistics of
-            this calibration.
-        calibration: number of batches and images in a batch; not said of a network without
-            statistics.
-        source: JSON values that tell where it comes from, as run, checkpoint and step.
-        proof: as `prove` returned it.
-        proof_images: on how many images.
-
-    Raises:
-        UserError: a number of channels or classes that is not the space's; blocks or a topology
-            that no file of the user's defines at top level.
-    """
-    task = image_task(space)
-    classes = [str(i) for i in range(task.classes)] if classes is None else classes
-    for what, given, needed in (
-        ("mean", mean, task.input_channels),
-        ("std", std, task.input_channels),
-        ("class names", classes, task.classes),
-    ):
-        if len(given) != needed:
-            raise UserError(f"{len(given)} {what} were given, but the space has {needed}")
-    batches, batch = calibration if jax.tree.leaves(variables.get("stats", {})) else (0, 0)
-    value = {
-        **_described(space, arch, made, variables, source=source, proof=(proof, proof_images)),
-        "version": manifest.VERSION,
-        "resolution": made.size,
-        "input_channels": task.input_channels,
-        "mean": [float(m) for m in mean],
-        "std": [float(s) for s in std],
-        "preparation": None if preparation is None else dataclasses.asdict(preparation),
-        "classes": list(classes),
-        "accuracy": {split: float(share) for split, share in accuracy.items()},
-        "calibration": {"batches": batches, "batch": batch},
-    }
-    return {**value, "sha256": network_folder.digest(manifest.described(value), variables)}
-
-
-def describe_text(
-    space: Space,
-    arch: Arch,
-    made: Network,
-    variables: Variables,
-    *,
-    perplexity: Mapping[str, float],
-    source: Mapping[str, Any],
-    proof: float,
-    proof_examples: int,
-) -> dict[str, Any]:
-    """As `describe`, of a network for text; see `manifest.TextDescription`.
-
-    Args:
-        space: the space, whose task is one of the library's for text.
-        arch: concrete, no batch axes.
-        made: the extracted module.
-        variables: its variables.
-        perplexity: by the name of the split.
-        source: as of `describe`.
-        proof: as `prove` returned it.
-        proof_examples: on how many.
-
-    Raises:
-        UserError: another task; blocks or a topology that no file of the user's defines at top
-            level.
-    """
-    name = type(space.task).__name__
-    if network_folder.TEXT_TASKS.get(name) is not type(space.task):
-        raise _no_folder(space)
-    size = (made.size,) if isinstance(made.size, int) else made.size
-    value = {
-        **_described(space, arch, made, variables, source=source, proof=(proof, proof_examples)),
-        "version": manifest.TEXT_VERSION,
-        "task": {"type": name, "fields": space_identity.described_task(space.task)},
-        "size": list(size),
-        "perplexity": {split: float(measured) for split, measured in perplexity.items()},
-    }
-    return {**value, "sha256": network_folder.digest(manifest.described(value), variables)}
-
-
-def _described(
-    space: Space,
-    arch: Arch,
-    made: Network,
-    variables: Variables,
-    *,
-    source: Mapping[str, Any],
-    proof: tuple[float, int],
-) -> dict[str, Any]:
-    """What all descriptions have, whatever the task is."""
-    leaves = jax.tree.leaves(variables["params"])
-    return {
-        "format": manifest.FORMAT,
-        "space": space.name,
-        "arch": notation.to_notation(space.menu, arch),
-        "blocks": [network_folder.described_block(block) for block in made.blocks],
-        "code": network_folder.described_code(made),
-        "macs": int(costs.macs(space)(jax.tree.map(np.asarray, arch))),
-        "parameters": sum(math.prod(leaf.shape) for leaf in leaves),
-        "source": dict(source),
-        "proof": {"difference": proof[0], "images": proof[1]},
-        "dtype": str(leaves[0].dtype),
-        "sha256": "",
-        "formats": {},
-    }
-
-
-def image_task(space: Space) -> ImageClassification:
-    """The task of a space whose networks are written with all that belongs to images.
-
-    Raises:
-        UserError: it has another task.
-    """
-    if not isinstance(space.task, ImageClassification):
-        raise _no_folder(space)
-    return space.task
-
-
-def _no_folder(space: Space) -> UserError:
-    return UserError(
-        f"the space {space.name} is for {space.task.name}; folders of networks are for image "
-        "classification and for the library's tasks on text; use networks.extract.extract for the "
-        "module and its variables"
-    )
 
 
 class _Straight:

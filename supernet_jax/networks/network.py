@@ -34,7 +34,7 @@ class Network(nn.Module):
 
     Attributes:
         blocks: those that the subnet has, in order.
-        size: to which the task brings inputs, as the resolution of images.
+        size: to which the task brings inputs, as the length of sequences.
         task: what the network is for.
         forward: None runs the blocks one after another. Otherwise `forward(run, x)`, in which
             `run(name, *inputs)` runs one block, or returns its first input where there is none.
@@ -47,7 +47,7 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Any) -> Array:
-        """What the task takes, as normalised images `[B, H, W, C]` -> logits, float32 `[B, K]`."""
+        """What the task takes -> logits, float32 `[B, ..., K]`."""
         x = self.task.fit(inputs, self.size)
         modules = {b.name: b.module(b.spec, name=b.name) for b in self.blocks}
         if self.forward is not None:

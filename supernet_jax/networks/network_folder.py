@@ -8,8 +8,7 @@ loaded without this library.
     save(folder, network, variables, description=extract.describe(...))
 
     module, variables = load(folder)
-    images = inputs(folder, ["cat.jpg"])  # float [B, H, W, C], as it was trained and measured
-    logits = module.apply(variables, images)  # float32 [B, K]
+    logits = module.apply(variables, inputs)
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ import hashlib
 import json
 import pathlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
@@ -27,14 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.data import augment
 from supernet_jax.errors import UserError
-from supernet_jax.networks import preparation
+from supernet_jax.networks.description_parts import SOURCES, TENSORS, WEIGHTS, BlockDescription
 from supernet_jax.networks.manifest import (
-    SOURCES,
-    TENSORS,
-    WEIGHTS,
-    BlockDescription,
     Description,
     TextDescription,
     described,
@@ -54,7 +48,7 @@ from supernet_jax.storage import (
 from supernet_jax.storage.buckets import Bucket
 from supernet_jax.storage.paths import expanded, on_this_machine
 from supernet_jax.storage.typed_json import parse
-from supernet_jax.tasks import HiddenTokens, ImageClassification, NextToken, Size, Task
+from supernet_jax.tasks import HiddenTokens, NextToken, Size, Task
 
 TEXT_TASKS: dict[str, Any] = {kind.__name__: kind for kind in (NextToken, HiddenTokens)}
 
@@ -82,35 +76,6 @@ def load(
     description = described(read_description(folder), "network.json")
     module = build(description, _user_code(description, space_file))
     return module, read_variables(folder, description, module, source=source)
-
-
-def inputs(folder: str | pathlib.Path, images: Sequence[str | pathlib.Path]) -> np.ndarray:
-    """Image files as the network takes them: float32 `[B, H, W, C]`.
-
-    Cropped, resized and normalised as the images that it was trained and measured on.
-
-    Args:
-        folder: of an extracted network.
-        images: files that Pillow reads.
-
-    Raises:
-        UserError: the folder does not say how images were prepared; no image, or a file that is
-            none or cannot be read.
-    """
-    d = described(read_description(folder), "network.json")
-    if isinstance(d, TextDescription):
-        raise UserError(
-            f"{folder} holds a network for text; give it bytes as whole numbers [B, T], no images"
-        )
-    if d.preparation is None or d.input_channels not in preparation.MODES:
-        raise UserError(
-            f"{folder} does not say how an image file becomes the pixels that it was trained on; "
-            "give it float arrays [B, H, W, C], (pixel / 255 - mean) / std, or extract it again"
-        )
-    if isinstance(images, str | pathlib.Path) or not images:
-        raise UserError(f"images is {str(images)!r}, but must be a list of at least one file")
-    made = [preparation.pixels(image, d.preparation, d.input_channels) for image in images]
-    return np.asarray(augment.normalise(jnp.asarray(np.stack(made)), mean=d.mean, std=d.std))
 
 
 def build(description: Description | TextDescription, code: Mapping[str, Any]) -> Network:
@@ -141,7 +106,7 @@ def build(description: Description | TextDescription, code: Mapping[str, Any]) -
 
 def _size_and_task(d: Description | TextDescription) -> tuple[Size, Task]:
     if isinstance(d, Description):
-        return d.resolution, ImageClassification(d.input_channels, len(d.classes))
+        return d.size, d.task
     if d.task.type not in TEXT_TASKS:
         raise UserError(
             f"network.json: task.type is {d.task.type!r}, but the library has "
@@ -260,11 +225,8 @@ def check_fit(module: Network, shapes: Any, description: Description | TextDescr
                 f"network.json does not fit the weights beside it: {name} is "
                 f"{there.get(name, 'missing')}, but must be {own.get(name, 'left out')}"
             )
-    if isinstance(description, Description) and logits != (1, len(description.classes)):
-        raise UserError(
-            f"network.json names {len(description.classes)} classes, but the network has "
-            f"{list(logits)[1:]} logits"
-        )
+    if isinstance(description, Description):
+        description.check_logits(logits)
 
 
 @functools.lru_cache(maxsize=8)  # tracing a network takes longer than reading it
@@ -277,11 +239,11 @@ def _own_shapes(module: Network, leaves: tuple[Any, ...]) -> tuple[dict[str, str
 
     Raises whatever a module or Flax does where the variables do not fit.
     """
-    images = module.task.inputs(module.size)
+    inputs = module.task.inputs(module.size)
     given = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape, dtype in leaves}
     # With the shapes at hand Flax compares each parameter before anything is computed from it.
-    logits = jax.eval_shape(module.apply, safetensors_file.nested(given, "the weights"), images)
-    made = jax.eval_shape(module.init, jax.random.key(0), images)
+    logits = jax.eval_shape(module.apply, safetensors_file.nested(given, "the weights"), inputs)
+    made = jax.eval_shape(module.init, jax.random.key(0), inputs)
     own = {"params": made.get("params", {}), "stats": made.get("moments", {})}
     return _flat(own), logits.shape
 
@@ -289,14 +251,11 @@ def _own_shapes(module: Network, leaves: tuple[Any, ...]) -> tuple[dict[str, str
 def digest(description: Description | TextDescription, variables: Variables) -> str:
     """SHA-256 of what a network computes: its structure, its input, and its weights."""
     d = description
-    structure: list[Any]
+    blocks = [[dataclasses.asdict(block) for block in d.blocks], d.code and d.code.forward]
     if isinstance(d, TextDescription):
-        structure = [dataclasses.asdict(d.task), d.size, d.dtype]
+        structure = [dataclasses.asdict(d.task), d.size, d.dtype, *blocks]
     else:
-        structure = [d.resolution, d.input_channels, d.mean, d.std, d.classes, d.dtype]
-    structure += [[dataclasses.asdict(block) for block in d.blocks], d.code and d.code.forward]
-    if isinstance(d, Description) and d.preparation is not None:
-        structure += [dataclasses.asdict(d.preparation)]
+        structure = [*d.taken, d.dtype, *blocks, *d.prepared]
     total = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
     for name, leaf in sorted(_leaves(variables).items()):
         array = np.asarray(leaf)

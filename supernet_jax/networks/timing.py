@@ -83,7 +83,7 @@ def kinds(
 
     Args:
         wanted: by name.
-        batch: images per call.
+        batch: examples per call.
         rounds: how often each is visited.
         engine: what runs them.
         on_ready: called for each when it has been compiled, which takes most of the time.
@@ -149,7 +149,7 @@ def visits(
     Args:
         space: whose archs.
         archs: of the networks.
-        batch: images per call.
+        batch: examples per call.
         rounds: how often each is to be visited in all.
         known: milliseconds of the visits that each has had already, by `notation`.
         engine: what runs them.

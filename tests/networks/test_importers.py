@@ -25,6 +25,7 @@ from theorem import largest_difference
 from tiny_run import supernet
 from tiny_space import tiny
 
+from supernet_jax.data import class_rows
 from supernet_jax.elastic import choices, shared_params, strategies
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.errors import UserError
@@ -32,7 +33,6 @@ from supernet_jax.experiment import build, config, imports, run, teaching, train
 from supernet_jax.networks import extract, manifest, network, network_folder
 from supernet_jax.networks.importers import (
     attentivenas,
-    class_rows,
     plain_network,
     tensor_mapping,
     weight_files,

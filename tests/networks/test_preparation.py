@@ -18,14 +18,14 @@ from PIL import Image, ImageOps
 
 from supernet_jax import data
 from supernet_jax.cli import main
-from supernet_jax.data import augment, decode
+from supernet_jax.data import augment, decode, preparation
+from supernet_jax.data.preparation import Preparation
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import build, config, run, take_out
 from supernet_jax.experiment.config import Data
-from supernet_jax.networks import manifest, network_folder, preparation
+from supernet_jax.networks import classifier_inputs, manifest, network_folder
 from supernet_jax.networks.formats import onnx, stablehlo, table, torch
 from supernet_jax.networks.manifest import Description, model_card
-from supernet_jax.networks.preparation import Preparation
 from supernet_jax.storage.typed_json import parse
 
 PROGRAMS = tuple(f.name for f in table.FORMATS if f.program and not table.missing_packages(f))
@@ -142,12 +142,12 @@ def test_pixels_are_those_of_the_run(network: pathlib.Path) -> None:
     [inputs] = [s for s in snippets(network) if "def prepared" in s]
     exec(inputs, own)
     assert {image.tobytes() for image in own["images"]} == wanted
-    theirs = network_folder.inputs(network, files(network))
+    theirs = classifier_inputs.inputs(network, files(network))
     np.testing.assert_allclose(theirs, own["inputs"], rtol=1e-5, atol=1e-6)
     assert take_out.preparation_of(built) == Preparation(12, 12, 0.875)
     for wrong in ("cat.jpg", []):
         with pytest.raises(UserError, match="must be a list of at least one file"):
-            network_folder.inputs(network, wrong)
+            classifier_inputs.inputs(network, wrong)
 
 
 def test_every_file_says_how(network: pathlib.Path) -> None:
@@ -372,7 +372,7 @@ def test_earlier_versions_do_not_say(network: pathlib.Path, tmp_path: pathlib.Pa
     read = manifest.read_description(tmp_path)
     assert read["preparation"] is None and read["formats"]["onnx"]["size"] == [12, 12]
     with pytest.raises(UserError, match="does not say how an image file becomes the pixels"):
-        network_folder.inputs(tmp_path, files(network))
+        classifier_inputs.inputs(tmp_path, files(network))
 
 
 @pytest.mark.parametrize(

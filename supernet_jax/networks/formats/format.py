@@ -17,10 +17,10 @@ class Export(NamedTuple):
         network: the extracted module.
         variables: its variables, NumPy.
         description: of it, as `extract.describe` made it.
-        size: height and width, in pixels, of the images that will be fed; the network resizes them
-            to its own resolution. Of text, whose length may be any, nothing.
-        pixels: whether images are uint8 `[B, H, W, C]`, normalised by what is written, rather
-            than float32, normalised by the caller.
+        size: height and width of what will be fed, which the network resizes to its own; of text,
+            whose length may be any, nothing.
+        pixels: whether inputs are uint8 `[B, H, W, C]`, normalised by what is written, rather than
+            float32, normalised by the caller.
     """
 
     network: Network
@@ -36,9 +36,9 @@ class Format(NamedTuple):
     Attributes:
         name: as in `--format`.
         write: `(folder, export)` writes the format's files into an existing folder.
-        load: `folder -> run`: what was written, in its own runtime on CPU. Images go in as
-            `Export.pixels` says, always `[B, H, W, C]` of `Export.size`. Files may be anything,
-            unless it is called by `table.load`.
+        load: `folder -> run`: what was written, in its own runtime on CPU. Inputs go in as
+            `Export` says, with channels last. Files may be anything, unless it is called by
+            `table.load`.
         packages: pip requirements of writer and runtime beyond the library's own dependencies.
         snippet: Python for the model card: imports, an empty line, and what makes `logits` of the
             NumPy array `inputs`, in which FOLDER stands for the folder. Empty where

@@ -1,29 +1,27 @@
 """ONNX: one file that runs in ONNX Runtime and whatever else reads the format.
 
-The file has opset 17 and IR version 8, of 2022, so that older runtimes read it too:
-ONNX Runtime 1.20 and 1.31 were run. Its input `images` is float32 `[batch, C, H, W]`,
-normalised, or with `Export.pixels` uint8 `[batch, H, W, C]`; its output `logits` is float32
-`[batch, K]`. The batch size is free. Of text the input `ids` is int64 `[batch, length]`, the output
-`[batch, length, V]`, and the length is free too. What the network is stands in the file's metadata,
-as JSON: see `manifest.facts`.
+The file has opset 17 and IR version 8, of 2022, so that older runtimes read it too: ONNX Runtime
+1.20 and 1.31 were run. For its input see `onnx_inputs`; its output `logits` is float32
+`[batch, K]`, of text `[batch, length, V]`. The batch size is free. What the network is stands in
+the file's metadata, as JSON: see `manifest.facts`.
 """
 
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from supernet_jax.networks.formats import onnx_graph
+from supernet_jax.networks.formats import onnx_graph, onnx_inputs
 from supernet_jax.networks.formats.format import Export, Format
-from supernet_jax.networks.formats.onnx_graph import IDS, IMAGES, LOGITS
-from supernet_jax.networks.formats.onnx_operations import Graph
+from supernet_jax.networks.formats.onnx_graph import LOGITS
+from supernet_jax.networks.formats.onnx_inputs import BATCH, IDS
+from supernet_jax.networks.formats.onnx_operations import Graph, Taken
 from supernet_jax.networks.manifest import Description, TextDescription, described, facts
 from supernet_jax.networks.network import Runner
 from supernet_jax.storage import files
 
 FILE = "model.onnx"
 OPSET, IR_VERSION = 17, 8
-BATCH, LENGTH = "batch", "length"
 
 
 def write(folder: pathlib.Path, export: Export) -> None:
@@ -90,7 +88,7 @@ def model(export: Export, description: Description | TextDescription) -> Any:
     """The `onnx.ModelProto` of a network."""
     from onnx import helper
 
-    taken = _taken(export, description)
+    taken = onnx_inputs.taken(export, description)
     if isinstance(description, TextDescription):
         logits = (*taken.shape, description.task.fields["vocabulary"])
     else:
@@ -101,40 +99,6 @@ def model(export: Export, description: Description | TextDescription) -> Any:
     said = {taken.name: files.dumps(taken.words), **facts(export.description)}
     helper.set_model_props(proto, said)
     return proto
-
-
-class Taken(NamedTuple):
-    """What a program takes.
-
-    Attributes:
-        name: of the input.
-        kind: ONNX's number of its type.
-        shape: its sizes; one that is free has a name instead.
-        words: for people.
-    """
-
-    name: str
-    kind: int
-    shape: tuple[int | str, ...]
-    words: str = ""
-
-
-def _taken(export: Export, description: Description | TextDescription) -> Taken:
-    from onnx import TensorProto
-
-    if isinstance(description, TextDescription):
-        length = description.size[0] if description.size else LENGTH
-        below = description.task.fields["vocabulary"]
-        words = f"int64 [{BATCH}, {length}], ids below {below}"
-        return Taken(IDS, TensorProto.INT64, (BATCH, length), words)
-    (height, width), channels = export.size, description.input_channels
-    if export.pixels:
-        shape = (BATCH, height, width, channels)
-        words = f"uint8 [{', '.join(map(str, shape))}], 0 to 255"
-        return Taken(IMAGES, TensorProto.UINT8, shape, words)
-    shape = (BATCH, channels, height, width)
-    words = f"float32 [{', '.join(map(str, shape))}], (pixel / 255 - mean) / std"
-    return Taken(IMAGES, TensorProto.FLOAT, shape, words)
 
 
 def model_of(made: Graph, name: str, taken: Taken, logits: tuple[int | str, ...] | None) -> Any:

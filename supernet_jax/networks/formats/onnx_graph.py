@@ -1,7 +1,7 @@
 """Networks as operations of ONNX: what is computed, in which order, with which weights.
 
 Plain Python and NumPy; `onnx.py` makes a file of it. A block is written by one function, which
-reads like the block's own `__call__`; `BLOCKS` is the table of them. Images lie `[B, C, H, W]`,
+reads like the block's own `__call__`; `BLOCKS` is the table of them. Maps lie `[B, C, H, W]`,
 tokens `[B, N, C]`, and all sizes are known but B and the N of text. BatchNorm is part of the
 convolution before it.
 """
@@ -14,7 +14,7 @@ import flax
 import flax.linen as nn
 import numpy as np
 
-from supernet_jax.networks.formats import onnx_text, onnx_tokens
+from supernet_jax.networks.formats import onnx_inputs, onnx_text, onnx_tokens
 from supernet_jax.networks.formats.format import Export
 from supernet_jax.networks.formats.onnx_operations import Graph, Part, Value, Writer
 from supernet_jax.networks.manifest import Description, TextDescription
@@ -51,26 +51,16 @@ from supernet_jax.nn.blocks.vision_transformer import (
     TokensHead,
     TransformerBlock,
 )
-from supernet_jax.nn.resize import bicubic_matrix
 
-IMAGES, IDS, LOGITS = "images", "ids", "logits"
-FLOAT = 1  # as ONNX numbers its types
+LOGITS = "logits"
 
 Activation = Callable[[Part, str, Value], Value]
 
 
 def of_export(export: Export, description: Description | TextDescription) -> Graph:
-    """A whole network of blocks in `BLOCKS`, from `IMAGES` or, of text, `IDS` to `LOGITS`."""
+    """A whole network of blocks in `BLOCKS`, from its input to `LOGITS`."""
     graph = Graph([], {})
-    if isinstance(description, TextDescription):
-        add(graph, export.network.blocks, export.variables, Value(IDS, 0, 0))
-        return graph
-    images = IMAGES
-    if export.pixels:
-        images = normalise(graph, images, description.mean, description.std)
-    height, width = export.size
-    images = resize(graph, images, (height, width), description.resolution)
-    x = Value(images, description.input_channels, description.resolution)
+    x = onnx_inputs.first(graph, export, description)
     add(graph, export.network.blocks, export.variables, x)
     return graph
 
@@ -84,35 +74,9 @@ def add(graph: Graph, blocks: Sequence[Block], variables: Variables, x: Value) -
     graph.nodes[-1] = graph.nodes[-1]._replace(output=LOGITS)
 
 
-def normalise(graph: Graph, images: str, mean: Sequence[float], std: Sequence[float]) -> str:
-    """uint8 `[B, H, W, C]` -> float32 `[B, C, H, W]`, `(pixel / 255 - mean) / std`."""
-    centre = 255 * np.asarray(mean).reshape(1, -1, 1, 1)
-    scale = 1 / (255 * np.asarray(std).reshape(1, -1, 1, 1))
-    name = graph.node("Transpose", "normalise/transpose", images, perm=[0, 3, 1, 2])
-    name = graph.node("Cast", "normalise/cast", name, to=FLOAT)
-    name = graph.node("Sub", "normalise/sub", name, graph.weight("normalise/mean", centre))
-    return graph.node("Mul", "normalise/mul", name, graph.weight("normalise/scale", scale))
-
-
 def _by_path(tree: Any) -> dict[str, np.ndarray]:
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
     return {path: np.asarray(leaf, np.float64) for path, leaf in flat.items()}
-
-
-def resize(graph: Graph, images: str, sizes: tuple[int, int], size: int) -> str:
-    """Bicubic, as two products with matrices.
-
-    ONNX Runtime's Resize computes places in float32, which is wrong by up to 2e-5 of a pixel's
-    value, and takes many times as long.
-    """
-    height, width = sizes
-    if width != size:
-        across = graph.weight("resize/columns/weight", bicubic_matrix(width, size).T)
-        images = graph.node("MatMul", "resize/columns", images, across)
-    if height != size:
-        down = graph.weight("resize/rows/weight", bicubic_matrix(height, size))
-        images = graph.node("MatMul", "resize/rows", down, images)
-    return images
 
 
 # ---------------------------------------------------------------------------- blocks
@@ -231,7 +195,7 @@ def _average_pool(at: Part, name: str, x: Value, size: int) -> Value:
 
 
 def _dense(at: Part, name: str, x: Value) -> Value:
-    """Of images of one pixel; what follows is `[B, channels]`."""
+    """Of maps of size 1; what follows is `[B, channels]`."""
     flat = at.node("Flatten", f"{name}/flat", x, axis=1)
     weight = at.weight(f"{name}/weight", at.params[f"{name}/kernel"])
     bias = at.weight(f"{name}/bias", at.params[f"{name}/bias"])

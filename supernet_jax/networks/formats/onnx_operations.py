@@ -1,6 +1,6 @@
 """What the graph of an ONNX file is made of: operations, constants, a block about to be written.
 
-Shape letters: `B` images.
+Shape letters: `B` examples.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,13 +10,29 @@ import numpy as np
 
 
 class Value(NamedTuple):
-    """What a node computes: images `[B, channels, size, size]`, or tokens `[B, size, channels]`; of
+    """What a node computes: maps `[B, channels, size, size]`, or tokens `[B, size, channels]`; of
     text, whose length may be free, `size` is 0.
     """
 
     name: str
     channels: int
     size: int
+
+
+class Taken(NamedTuple):
+    """What a program takes.
+
+    Attributes:
+        name: of the input.
+        kind: ONNX's number of its type.
+        shape: its sizes; one that is free has a name instead.
+        words: for people.
+    """
+
+    name: str
+    kind: int
+    shape: tuple[int | str, ...]
+    words: str = ""
 
 
 class Node(NamedTuple):

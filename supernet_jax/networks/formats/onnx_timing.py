@@ -9,10 +9,11 @@ import numpy as np
 from supernet_jax.errors import UserError
 from supernet_jax.networks.engine import Call, Engine
 from supernet_jax.networks.formats import onnx, onnx_graph, table
-from supernet_jax.networks.formats.onnx_graph import IMAGES, LOGITS
-from supernet_jax.networks.formats.onnx_operations import Graph, Value
+from supernet_jax.networks.formats.onnx_graph import LOGITS
+from supernet_jax.networks.formats.onnx_operations import Graph, Taken, Value
 from supernet_jax.networks.network import Block, Network
 
+GIVEN = "given"  # what a program that is timed calls its input
 IDLE = (4096,)  # shape of what an idle program adds 1 to
 
 
@@ -36,13 +37,13 @@ def check(network: Network) -> None:
 
 
 def program(module: nn.Module, variables: Any, inputs: Sequence[np.ndarray]) -> Call:
-    """Runs a network, or a block with a spec, on images `[B, H, W, C]` of its own size, on tokens
-    `[B, N, C]`, or on ids of tokens `[B, N]`.
+    """Runs a network, or a block with a spec, on inputs of its own size: `[B, H, W, C]`, tokens
+    `[B, N, C]`, or ids of tokens `[B, N]`.
     """
     [given] = inputs
     if given.ndim == 2:
         given = given.astype(np.int64)
-    made, x = Graph([], {}), Value(IMAGES, given.shape[-1], given.shape[1])
+    made, x = Graph([], {}), Value(GIVEN, given.shape[-1], given.shape[1])
     first = np.ascontiguousarray(given.transpose(0, 3, 1, 2)) if given.ndim == 4 else given
     if isinstance(module, Network):
         onnx_graph.add(made, module.blocks, variables, x)
@@ -56,7 +57,7 @@ def program(module: nn.Module, variables: Any, inputs: Sequence[np.ndarray]) -> 
 def idle(arrays: int) -> Call:
     """A program that adds 1 to an array; weights are part of a program here, so there are none."""
     made = Graph([], {})
-    made.node("Add", "add", IMAGES, made.weight("one", np.ones(1)))
+    made.node("Add", "add", GIVEN, made.weight("one", np.ones(1)))
     made.nodes[-1] = made.nodes[-1]._replace(output=LOGITS)
     return _session(made, np.ones(IDLE, np.float32))
 
@@ -66,7 +67,7 @@ def _session(made: Graph, given: np.ndarray) -> Call:
     from onnx import helper
 
     kind = helper.np_dtype_to_tensor_dtype(given.dtype)
-    proto = onnx.model_of(made, "timed", onnx.Taken(IMAGES, kind, given.shape), None)
+    proto = onnx.model_of(made, "timed", Taken(GIVEN, kind, given.shape), None)
     providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=providers)
-    return lambda: session.run([LOGITS], {IMAGES: given})
+    return lambda: session.run([LOGITS], {GIVEN: given})

@@ -1,6 +1,6 @@
 """The blocks of vision transformers as operations of ONNX; see `onnx_graph`.
 
-Shape letters: `B` images, `N` tokens, `C` channels, `H` heads, `D` channels of each, `R x R`
+Shape letters: `B` examples, `N` tokens, `C` channels, `H` heads, `D` channels of each, `R x R`
 patches.
 """
 
@@ -26,7 +26,7 @@ HEADS = {"query": [0, 2, 1, 3], "key": [0, 2, 3, 1], "value": [0, 2, 1, 3]}
 
 
 def patch_embedding(at: Part, s: PatchEmbeddingSpec, x: Value) -> Value:
-    """Images -> tokens."""
+    """Maps -> tokens."""
     p, side, c = s.patch, x.size // s.patch, s.c_out
     kernel = at.weight("patches/weight", at.params["patches/kernel"].transpose(3, 2, 0, 1))
     bias = at.weight("patches/bias", at.params["patches/bias"])

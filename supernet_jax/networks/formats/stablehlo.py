@@ -43,12 +43,12 @@ def write(folder: pathlib.Path, export: Export) -> None:
         UserError: the network cannot be traced for any batch size, as a topology of the user's own
             may need to know it.
     """
-    images = _taken(export)
+    taken = _taken(export)
     run = jax.jit(_function(export))
     try:
         # Kernels built here are not there where the file is run.
         with jax.default_matmul_precision("highest"), native.aside():
-            program = jax.export.export(run, platforms=PLATFORMS)(images)
+            program = jax.export.export(run, platforms=PLATFORMS)(taken)
         written = program.serialize()
     except (TypeError, ValueError, NotImplementedError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -60,7 +60,7 @@ def write(folder: pathlib.Path, export: Export) -> None:
 
 
 def _taken(export: Export) -> jax.ShapeDtypeStruct:
-    """What the program takes: images of any number, or any number of sequences of any length."""
+    """What the program takes: any number of inputs, of text of any length."""
     if isinstance(export.network.task, OfTokens):
         size = export.network.size
         if size == ():
@@ -74,13 +74,13 @@ def _taken(export: Export) -> jax.ShapeDtypeStruct:
 
 
 def _function(export: Export) -> Callable[[jax.Array], jax.Array]:
-    """`images -> logits`, with the weights in it; images are as `export.pixels` says."""
+    """`inputs -> logits`, with the weights in it; inputs are as `export.pixels` says."""
 
-    def run(images: jax.Array) -> jax.Array:
-        prepared = images
+    def run(inputs: jax.Array) -> jax.Array:
+        prepared = inputs
         if export.pixels:
             mean, std = (tuple(export.description[name]) for name in ("mean", "std"))
-            prepared = augment.normalise(images, mean=mean, std=std)
+            prepared = augment.normalise(inputs, mean=mean, std=std)
         return jnp.asarray(export.network.apply(export.variables, prepared))
 
     return run
@@ -98,9 +98,9 @@ def load(folder: pathlib.Path) -> Runner:
     except Exception as error:  # flatbuffers and MLIR raise all sorts
         raise files.unreadable(folder / NAME, error, kind="program of jax.export") from error
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(inputs: np.ndarray) -> np.ndarray:
         with on_cpu():
-            return np.asarray(program.call(images))
+            return np.asarray(program.call(inputs))
 
     return run
 

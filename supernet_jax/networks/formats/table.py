@@ -20,6 +20,8 @@ import numpy as np
 from supernet_jax.data import augment
 from supernet_jax.errors import UserError, near
 from supernet_jax.networks import manifest, network_folder
+from supernet_jax.networks.classifier_manifest import LARGEST_SIZE
+from supernet_jax.networks.description_parts import SOURCES, WEIGHTS
 from supernet_jax.networks.formats import onnx, stablehlo, torch
 from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.networks.manifest import facts, model_card
@@ -33,7 +35,7 @@ from supernet_jax.tasks import OfTokens
 
 def _weights(name: str) -> Format:
     """A format of the network's folder itself: its variables, for a Flax module."""
-    source = manifest.SOURCES[name]
+    source = SOURCES[name]
 
     def write(folder: pathlib.Path, export: Export) -> None:
         network_folder.write_variables(
@@ -47,7 +49,7 @@ def _weights(name: str) -> Format:
 
 
 FORMATS: tuple[Format, ...] = (
-    *map(_weights, manifest.SOURCES),
+    *map(_weights, SOURCES),
     stablehlo.FORMAT,
     onnx.FORMAT,
     torch.FORMAT,
@@ -64,8 +66,8 @@ def chosen(wanted: Sequence[str], *, pixels: bool, size: int | None) -> tuple[Fo
 
     Args:
         wanted: their names, as in `--format`; one that comes twice counts once.
-        pixels: whether images are to be uint8.
-        size: pixels of the images, None for those of the data set.
+        pixels: whether inputs are to be uint8.
+        size: of their sides, None for those of the data set.
 
     Raises:
         UserError: no or an unknown format; one that is not a program, with settings that only
@@ -91,8 +93,8 @@ def chosen(wanted: Sequence[str], *, pixels: bool, size: int | None) -> tuple[Fo
             f"--input-size is of the network's program, and {weights[0]} holds weights alone, for "
             f"images of any size; leave it out, or add a format of {programs}"
         )
-    if size is not None and not 0 < size <= manifest.LARGEST_RESOLUTION:
-        raise UserError(f"--input-size is {size}, allowed are 1 to {manifest.LARGEST_RESOLUTION}")
+    if size is not None and not 0 < size <= LARGEST_SIZE:
+        raise UserError(f"--input-size is {size}, allowed are 1 to {LARGEST_SIZE}")
     _check_installed(formats)
     return formats
 
@@ -130,8 +132,8 @@ def load(folder: str | pathlib.Path, name: str) -> Runner:
         name: of the format.
 
     Returns:
-        `images -> logits`: float32 `[B, H, W, C]`, or uint8 if its `pixels` are true, of the size
-        that `manifest.Exported` says.
+        `inputs -> logits`: float32 `[B, H, W, C]`, or uint8 if its `pixels` are true, of the size
+        that `description_parts.Exported` says.
 
     Raises:
         UserError: no such format, none in this folder, or files that were changed.
@@ -191,36 +193,36 @@ def check_blocks(format: Format, network: Network) -> None:
             )
 
 
-def fed(pixels: np.ndarray, export: Export) -> np.ndarray:
-    """Images as they will be fed to a network: at its input size, normalised unless it does that;
+def fed(examples: np.ndarray, export: Export) -> np.ndarray:
+    """Examples as they will be fed to a network: at its input size, normalised unless it does that;
     text as whole numbers.
 
     Args:
-        pixels: uint8 `[B, H, W, C]`; of text `[B, T]`.
+        examples: uint8 `[B, H, W, C]`; of text `[B, T]`.
         export: the network.
     """
     if isinstance(export.network.task, OfTokens):
-        return pixels.astype(np.int32)
-    whole = pixels
-    if pixels.shape[1:3] != export.size:
-        rows, columns = map(resize.bicubic_matrix, pixels.shape[1:3], export.size)
-        resized = np.einsum("hH,wW,bHWc->bhwc", rows, columns, pixels, optimize=True)
+        return examples.astype(np.int32)
+    whole = examples
+    if examples.shape[1:3] != export.size:
+        rows, columns = map(resize.bicubic_matrix, examples.shape[1:3], export.size)
+        resized = np.einsum("hH,wW,bHWc->bhwc", rows, columns, examples, optimize=True)
         whole = np.clip(np.round(resized), 0, 255).astype(np.uint8)
     return whole if export.pixels else _normalised(whole, export)
 
 
 def writer(
-    formats: Sequence[Format], export: Export, images: np.ndarray
+    formats: Sequence[Format], export: Export, inputs: np.ndarray
 ) -> Callable[[pathlib.Path], dict[str, Any]]:
     """What `network_folder.save` takes as `write`: all formats, each loaded back and compared.
 
     Args:
         formats: at least one.
         export: the network.
-        images: real ones, as `fed` makes them.
+        inputs: real ones, as `fed` makes them.
 
     Returns:
-        `folder -> formats`, see `manifest.Exported`. It raises a `UserError` if what a format's
+        `folder -> formats`, see `Exported`. It raises a `UserError` if what a format's
         runtime loads does not give the Flax network's logits, to `network.LIMIT`.
 
     Raises:
@@ -230,37 +232,37 @@ def writer(
         check_blocks(format, export.network)
 
     def write(folder: pathlib.Path) -> dict[str, Any]:
-        floats = _normalised(images, export) if export.pixels else images
+        floats = _normalised(inputs, export) if export.pixels else inputs
         expected = flax_runner(export.network, export.variables)(floats)
-        return {f.name: _write_one(f, folder, export, images, expected) for f in formats}
+        return {f.name: _write_one(f, folder, export, inputs, expected) for f in formats}
 
     return write
 
 
 def card(formats: Sequence[Format]) -> Callable[..., str]:
     """What `network_folder.save` takes as `card`: with a snippet for each of these formats."""
-    of_images = {format.name: format.snippet for format in formats if format.snippet}
+    programs = {format.name: format.snippet for format in formats if format.snippet}
     of_text = {format.name: format.text_snippet for format in formats if format.text_snippet}
-    return functools.partial(model_card, snippets=of_images, text_snippets=of_text)
+    return functools.partial(model_card, snippets=programs, text_snippets=of_text)
 
 
-def _normalised(images: np.ndarray, export: Export) -> np.ndarray:
+def _normalised(inputs: np.ndarray, export: Export) -> np.ndarray:
     mean, std = (tuple(export.description[name]) for name in ("mean", "std"))
-    return np.asarray(augment.normalise(jnp.asarray(images), mean=mean, std=std))
+    return np.asarray(augment.normalise(jnp.asarray(inputs), mean=mean, std=std))
 
 
 def _write_one(
     format: Format,
     folder: pathlib.Path,
     export: Export,
-    images: np.ndarray,
+    inputs: np.ndarray,
     expected: np.ndarray,
 ) -> dict[str, Any]:
     before = set(folder.iterdir())
     format.write(folder, export)
-    new = sorted(set(folder.iterdir()) - before - {folder / manifest.WEIGHTS})
+    new = sorted(set(folder.iterdir()) - before - {folder / WEIGHTS})
     written = [path for top in new for path in (top, *sorted(top.rglob("*"))) if path.is_file()]
-    logits = _loaded(format, folder, export)(images)
+    logits = _loaded(format, folder, export)(inputs)
     if logits.shape != expected.shape:
         raise UserError(
             f"the network as {format.name} gives logits of shape {list(logits.shape)}, but must "
@@ -269,12 +271,12 @@ def _write_one(
     worst = difference(logits, expected)
     if not worst <= LIMIT:
         raise UserError(
-            f"the network as {format.name} is not the same: logits of {len(images)} inputs differ "
+            f"the network as {format.name} is not the same: logits of {len(inputs)} inputs differ "
             f"by {worst:.1e} of the largest, allowed is {LIMIT:.0e}; nothing was written"
         )
     return {
         "difference": worst,
-        "images": len(images),
+        "images": len(inputs),
         "size": list(export.size),
         "pixels": export.pixels,
         "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in written},
@@ -291,6 +293,6 @@ def _loaded(format: Format, folder: pathlib.Path, export: Export) -> Runner:
         return format.load(folder)
     described = manifest.described(manifest.read_description(folder), "network.json")
     back = network_folder.read_variables(
-        folder, described, export.network, source=manifest.SOURCES[format.name]
+        folder, described, export.network, source=SOURCES[format.name]
     )
     return flax_runner(export.network, back)

@@ -58,7 +58,7 @@ def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]
         space: `spaces.attentivenas.attentivenas`, or another of that family.
 
     Returns:
-        Parameters in the tree of `shared_params.init`, NumPy float32; they expect images
+        Parameters in the tree of `shared_params.init`, NumPy float32; they expect inputs
         normalised by `MEAN` and `STD`. And what became of each tensor.
 
     Raises:

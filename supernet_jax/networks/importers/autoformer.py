@@ -93,7 +93,7 @@ def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]
         space: `spaces.autoformer.AutoFormerT().build()`, or another of that family.
 
     Returns:
-        Parameters in the tree of `shared_params.init`, NumPy float32; they expect images normalised
+        Parameters in the tree of `shared_params.init`, NumPy float32; they expect inputs normalised
         by `MEAN` and `STD`. And what became of each tensor.
 
     Raises:

@@ -59,7 +59,7 @@ def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]
         space: `spaces.once_for_all.ofa_mobilenetv3`, or another of that family.
 
     Returns:
-        Parameters in the tree of `shared_params.init`, NumPy float32; they expect images normalised
+        Parameters in the tree of `shared_params.init`, NumPy float32; they expect inputs normalised
         by `MEAN` and `STD`. And what became of each tensor, by the shortest spelling of its name.
 
     Raises:

@@ -90,7 +90,7 @@ def _check_largest(made: Network, space: Space) -> None:
 
 
 def _described(made: Network) -> dict[str, str]:
-    """What a network is made of, in words: a user's classes may have been loaded twice. Without
+    """What a network is made of, in words: a user's types may have been loaded twice. Without
     rates as of dropout, which are of training.
     """
     found = {"resolution": str(made.size)}

@@ -14,7 +14,7 @@ Leaf = tuple[str, ...]  # path of a parameter
 # Which axes of PyTorch's tensors are ours, by the number of axes: OIHW to HWIO, out-in to in-out.
 FROM_TORCH: dict[int, tuple[int, ...]] = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 KINDS = {"kernel": "weight", "scale": "weight", "bias": "bias"}  # as PyTorch calls them
-# What weights published for ImageNet expect of images: pixels in 0..1, (pixel - MEAN) / STD.
+# What weights published for ImageNet expect: values in 0..1, normalised as (value - MEAN) / STD.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MOMENTS = ("mean", "var")
 CALIBRATED = "statistics are calibrated for each subnet"
@@ -108,11 +108,11 @@ def mapped(
 
 
 def rescaled(params: Tree, leaf: Leaf, ratio: Sequence[float]) -> Tree:
-    """The parameters, for images that are scaled otherwise: `ratio` times what they were made for.
+    """The parameters, for inputs that are scaled otherwise: `ratio` times what they were made for.
 
     Args:
         params: NumPy.
-        leaf: path of the kernel, `[height, width, C, out]`, that reads the images.
+        leaf: path of the kernel, `[height, width, C, out]`, that reads the inputs.
         ratio: C numbers, by which its weights are multiplied.
     """
     flat = dict(flax.traverse_util.flatten_dict(params))
@@ -120,7 +120,7 @@ def rescaled(params: Tree, leaf: Leaf, ratio: Sequence[float]) -> Tree:
     return flax.traverse_util.unflatten_dict(flat)
 
 
-def with_classes(params: Tree, layer: Leaf, rows: Sequence[int]) -> Tree:
+def with_outputs(params: Tree, layer: Leaf, rows: Sequence[int]) -> Tree:
     """The parameters with the outputs of the classifier in another order.
 
     Args:

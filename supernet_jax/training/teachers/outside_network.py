@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.data import Dataset
+from supernet_jax.data import Dataset, class_rows
 from supernet_jax.errors import LOG, UserError
-from supernet_jax.networks.importers import class_rows
 from supernet_jax.networks.network import Network, Variables
 from supernet_jax.training.teachers.teacher import Array, Taught, Teacher
 

@@ -1,0 +1,85 @@
+"""What descriptions have in common for all tasks: fields of `network.json`, parts of cards."""
+
+import dataclasses
+from collections.abc import Sequence
+
+FORMAT = "supernet_jax network"
+WEIGHTS, TENSORS = "weights", "model.safetensors"  # where variables for Flax are
+SOURCES = {"orbax": WEIGHTS, "safetensors": TENSORS}  # by the name of the format
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockDescription:
+    """A block in `network.json`.
+
+    Attributes:
+        name: of its variables.
+        type: class of its module.
+        spec: fields of its spec.
+        spec_type: class of its spec where both are in the user's file; None for the library's own.
+    """
+
+    name: str
+    type: str
+    spec: dict
+    spec_type: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """Which file of the user's defines blocks or the topology.
+
+    Attributes:
+        file: where it was.
+        sha256: of its content.
+        forward: name of the topology function in it; None for a chain.
+    """
+
+    file: str
+    sha256: str
+    forward: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """Largest difference of logits from the supernet's, relative to the largest logit, on so many
+    examples.
+    """
+
+    difference: float
+    images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """One format of a network, loaded from its files by its own runtime and compared.
+
+    Attributes:
+        difference: largest one of a logit from the Flax network's, relative to the largest logit.
+        images: on how many examples.
+        size: height and width of what is fed; of text, which may be of any length, nothing.
+        pixels: whether that is uint8, normalised by the network itself.
+        files: SHA-256 of each; what holds variables for Flax is covered by the network's own.
+    """
+
+    difference: float
+    images: int
+    size: tuple[int, ...]
+    pixels: bool
+    files: dict[str, str]
+
+
+def quoted(text: str) -> str:
+    """A text as it stands between the double quotes of a Python literal."""
+    plain = (c if c.isprintable() and c not in '"\\' else repr(c)[1:-1] for c in text)
+    return "".join('\\"' if c == '"' else c for c in plain)
+
+
+def written_as(formats: Sequence[str]) -> str:
+    """By which formats of weights a network is loaded, as the end of a sentence."""
+    return f", from what is written as {' or '.join(formats)}" if formats else ""
+
+
+def code_block(lines: Sequence[str]) -> list[str]:
+    """Python in Markdown."""
+    return ["```python", *lines, "```"]
