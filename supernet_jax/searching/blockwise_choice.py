@@ -27,6 +27,7 @@ from supernet_jax.searching import block_program
 from supernet_jax.searching.block_program import Chosen, Gains, Group, Program
 from supernet_jax.searching.searcher import Budget, Costs, History, Searcher, extend, no_history
 
+EACH = 5.0  # seconds of the solver for an arch: where many are worth the same, proof takes longer
 TOGETHER = 64  # options of a group; a block with more combinations has a group for each decision
 
 
@@ -161,7 +162,7 @@ class ChoiceState(NamedTuple):
 
 
 def blockwise_choice(
-    space: Space, costs: Costs, *, bounds: int = 16, seconds: float = block_program.SECONDS
+    space: Space, costs: Costs, *, bounds: int = 16, seconds: float = EACH
 ) -> Searcher:
     """Replacements first, whatever they cost; then what is chosen by their first score.
 
@@ -229,7 +230,7 @@ class BlockwiseChoice:
     name: ClassVar[str] = "blockwise"
     bounds: int = 16
     """budgets between the cheapest and the best; more give more subnets of the front at once"""
-    seconds: float = block_program.SECONDS
+    seconds: float = EACH
     """of the solver for each choice; more prove that larger choices are the best"""
 
     def __post_init__(self) -> None:
