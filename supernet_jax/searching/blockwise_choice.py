@@ -27,7 +27,7 @@ from supernet_jax.searching import block_program
 from supernet_jax.searching.block_program import Chosen, Gains, Group, Program
 from supernet_jax.searching.searcher import Budget, Costs, History, Searcher, extend, no_history
 
-EACH = 5.0  # seconds of the solver for an arch: where many are worth the same, proof takes longer
+EACH = 3.0  # seconds of the solver for an arch: where many are worth the same, proof takes longer
 TOGETHER = 64  # options of a group; a block with more combinations has a group for each decision
 
 
@@ -189,8 +189,8 @@ def blockwise_choice(
 
     def init(key: Array) -> ChoiceState:
         del key  # nothing is random
-        if check.best(costs.budgets, seconds=seconds) is None:
-            block_program.refused(check, seconds=seconds)
+        if check.best(costs.budgets) is None:
+            block_program.refused(check)
         return ChoiceState(first, no_history(first.shape[1]), 0)
 
     def ask(state: ChoiceState) -> tuple[Arch, ChoiceState]:
