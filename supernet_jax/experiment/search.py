@@ -189,10 +189,10 @@ def named(name: str, own: Mapping[str, type] | None = None) -> Any:
 
 def _part(searcher: Any) -> Any:
     part = named(searcher) if isinstance(searcher, str) else searcher
-    if not hasattr(part, "build"):
+    if isinstance(part, type) or not hasattr(part, "build"):
         raise UserError(
-            f"the searcher is {part!r}; give a part of sj.searching, or one of "
-            f"{', '.join(SEARCHERS)}{near(str(part), SEARCHERS)}"
+            f"the searcher is {part!r}; give a part of sj.searching, as sj.searching.Nsga2(), or "
+            f"one of {', '.join(SEARCHERS)}{near(str(part), SEARCHERS)}"
         )
     return part
 

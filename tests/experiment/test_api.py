@@ -150,6 +150,9 @@ def test_a_race_gives_a_front(trained: pathlib.Path) -> None:
     front = sj.race(run, sj.sample(run.space, 12, seed=0))
     assert [entry.record for entry in front] == front.result["front"]
     assert isinstance(front.plot(axes()), matplotlib.axes.Axes)
+    for wrong in (sj.searching.Nsga2, 5):
+        with pytest.raises(sj.UserError, match=r"as sj\.searching\.Nsga2\(\), or one of bayesian"):
+            sj.search(run, searcher=wrong)
     with pytest.raises(sj.UserError, match="--race-error is 0"):
         sj.race(run, "largest", error=0)
 
