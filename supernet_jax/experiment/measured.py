@@ -118,15 +118,7 @@ def _digest(here: Conditions) -> str:
 def _read(path: pathlib.Path) -> dict[str, tuple[float, ...]]:
     if not files.exists(path):
         return {}
-    text = files.read_text(path, kind="measurement of a front")
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{files.unreadable(path, error, kind='measurement of a front')}; delete it, and the "
-            "networks are measured again"
-        ) from None
-    found: Visits = parse(Visits, value, str(path))
+    found: Visits = parse(Visits, files.read_json(path), str(path))
     return found.visits
 
 

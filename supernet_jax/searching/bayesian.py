@@ -49,9 +49,9 @@ def bayesian(
 
     Within a generation whatever was proposed counts as the poorest until it is scored, which keeps
     the next proposals away from it; so does who is beyond a budget, as one told of from an earlier
-    search may be. Archs with a NaN or an infinite number are left out. No network is asked for
-    twice, and where Optuna
-    proposes too few new ones within the budgets uniform ones fill the generation up.
+    search may be. Archs with a NaN or an infinite number are left out. No network is
+    asked for twice, and where Optuna proposes too few new ones within the budgets uniform ones fill
+    the generation up.
 
     Args:
         menu: what may be chosen.

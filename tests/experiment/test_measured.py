@@ -144,5 +144,8 @@ def test_a_measurement_that_is_broken(
     assert supernet(capsys, *command(run)).status == 0
     [path] = (run / "searches").glob("measured-*.json")
     path.write_text(path.read_text()[:99])
+    broken = path.read_text()
     said = supernet(capsys, *command(run))
-    assert said.status == 2 and said.err.count("\n") == 1 and "delete it" in said.err
+    assert said.status == 2 and said.err.count("\n") == 1
+    assert str(path) in said.err and "cut short" in said.err and "delete" not in said.err
+    assert path.read_text() == broken
