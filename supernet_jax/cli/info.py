@@ -85,6 +85,8 @@ def run(arguments: Arguments) -> None:
             print(results.dump(rows))
         else:
             _print_archs(rows)
+            if space.uncounted:
+                print(f"parameters without {', '.join(space.uncounted)}, as they were published")
         return
     summary = space_facts.summarise(space, samples=arguments.samples, seed=arguments.seed)
     if arguments.json:
@@ -117,6 +119,8 @@ def _print_space(space: Space, summary: dict[str, Any]) -> None:
     for name, label in (("macs", "MACs, M"), ("parameters", "parameters, M")):
         table.add_row(label, *(f"{summary[name][head] / 1e6:,.3f}" for head in heads))
     console.print(table)
+    if space.uncounted:
+        print(f"parameters of subnets without {', '.join(space.uncounted)}, as they were published")
     ends = [
         f"{summary[name]['smallest']:,} to {summary[name]['largest']:,} {unit}"
         for name, unit in (("macs", "MACs"), ("parameters", "parameters"))

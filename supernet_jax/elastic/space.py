@@ -53,9 +53,13 @@ class Space:
         bank: a parameter bank, or None for one set of parameters without an extra axis.
         trained: regular expressions for whole paths of parameters, as "block/layer/leaf": only
             those that one of them matches are trained. None trains all.
+        uncounted: names of blocks whose parameters the space's paper leaves out where it counts
+            those of a subnet, as embeddings of words or a classifier; so does the cost
+            `parameters`. Extracted networks count all that they have.
 
     Raises:
-        UserError: a decision, a block or its group has a name that no file could hold.
+        UserError: a decision, a block or its group has a name that no file could hold; what is
+            uncounted is no block.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Space:
     static: tuple[Path, ...] = ()
     bank: Bank | None = None
     trained: tuple[str, ...] | None = None
+    uncounted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.task, Task):
@@ -78,6 +83,12 @@ class Space:
             check_name(name, "a block")
             if block.group is not None:
                 check_name(block.group, f"the group of block {name!r}")
+        for name in self.uncounted:
+            if name not in self.blocks:
+                raise UserError(
+                    f"the space {self.name} does not count the block {name!r}, which is not among "
+                    f"its blocks{near(name, self.blocks)}"
+                )
 
     @property
     def sizes(self) -> tuple[Size, ...]:

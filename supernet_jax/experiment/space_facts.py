@@ -14,6 +14,7 @@ from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, at_least, near
 from supernet_jax.evaluation import costs
+from supernet_jax.evaluation.costs.parameters import left_out
 from supernet_jax.evaluation.latency_table import Table
 from supernet_jax.experiment import build, config
 from supernet_jax.experiment.config import Config
@@ -74,8 +75,8 @@ def summarise(space: Space, *, samples: int, seed: int) -> dict[str, Any]:
 
 
 def count(space: Space, archs: Sequence[Arch], table: Table | None = None) -> list[dict[str, Any]]:
-    """The notation, MACs and parameters of archs as JSON values, with a table their milliseconds
-    too; it need not know other sizes than those of the archs.
+    """The notation, MACs and parameters of archs as JSON values; of a space that leaves some out,
+    those too; with a table their milliseconds, and it need not know other sizes than the archs'.
     """
     several = choices.stack(archs)
     macs, parameters = costs.macs(space)(several), costs.parameters(space)(several)
@@ -83,6 +84,9 @@ def count(space: Space, archs: Sequence[Arch], table: Table | None = None) -> li
         {"arch": notation.to_notation(space.menu, arch), "macs": int(m), "parameters": int(p)}
         for arch, m, p in zip(archs, macs, parameters, strict=True)
     ]
+    if space.uncounted:
+        for row, rest in zip(rows, left_out(space)(several), strict=True):
+            row["parameters_left_out"] = int(rest)
     if table is not None:
         used = np.unique(space.which_size(several))
         cost = costs.latency(space, table, sizes=[space.sizes[i] for i in used])

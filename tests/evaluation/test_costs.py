@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import reference
 import test_latency as made_up
+import tiny_space
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
-from supernet_jax.experiment import config
+from supernet_jax.experiment import config, space_facts
 from supernet_jax.spaces import attentivenas, mobilenet
 
 GOLDEN = reference.golden("attentivenas")
@@ -214,6 +215,20 @@ def test_shared_parameters_count_once_and_their_work_each_time(depth: int, width
     once = 2 * width + (width**2 + width) + (5 * width + 5)
     assert costs.parameters(space)(arch) == once
     assert int(costs.parameters(space)(jax.tree.map(jnp.asarray, arch))) == once
+
+
+def test_blocks_that_a_paper_does_not_count() -> None:
+    whole = tiny_space.decoding()
+    space = dataclasses.replace(whole, uncounted=("embed", "head"))  # which share their parameters
+    archs = jax.tree.map(np.asarray, choices.sample(space.menu, jax.random.key(0), (8,)))
+    widths = np.take(space.menu["width"].values, archs["width"])
+    counted = costs.parameters(whole)(archs) - widths * space.task.vocabulary
+    np.testing.assert_array_equal(costs.parameters(space)(archs), counted)
+    rows = space_facts.count(space, choices.unstack(archs))
+    assert [row["parameters"] for row in rows] == counted.tolist()
+    assert [row["parameters_left_out"] for row in rows] == (widths * space.task.vocabulary).tolist()
+    with pytest.raises(UserError, match=r"does not count the block 'embde'.*did you mean embed"):
+        dataclasses.replace(whole, uncounted=("embde",))
 
 
 def test_codes_are_refused_where_an_index_is_wanted():
