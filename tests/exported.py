@@ -211,11 +211,11 @@ def export(case: str, pixels: bool = False) -> Export:
     }
     if not channels:
         of_task = {"type": type(network.task).__name__, "fields": dataclasses.asdict(network.task)}
-        described = manifest.TextDescription(
-            version=manifest.TEXT_VERSION,
+        described = manifest.GeneralDescription(
+            version=manifest.GENERAL_VERSION,
             task=manifest.TaskDescription(**of_task),
             size=(),
-            perplexity={"test": 9.5},
+            values={"test": 9.5},
             **fields,
         )
         return Export(network, variables, _json(described), (), pixels)

@@ -19,7 +19,7 @@ from supernet_jax.networks.formats import table
 from supernet_jax.runtime import progress
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
-from supernet_jax.tasks import ImageClassification, Metric, NextToken
+from supernet_jax.tasks import Metric
 
 WHOLE = 2**28  # bytes of shared parameters up to which all of them are read
 Read = Literal["auto", "whole", "slices"]
@@ -155,13 +155,13 @@ def with_what_is_read(opened: Run, read: Read) -> Run:
 
 def described(folder: pathlib.Path, description: Mapping[str, Any]) -> Extracted:
     """What the `network.json` of a network says."""
-    is_text = description.get("version") == manifest.TEXT_VERSION
-    metric = (NextToken if is_text else ImageClassification).metric
+    there = manifest.described(description)
+    values = there.accuracy if isinstance(there, manifest.Description) else there.values
     return Extracted(
         folder=folder,
         **{name: description[name] for name in ("arch", "macs", "parameters")},
-        metric=metric,
-        values=description[metric.name],
+        metric=there.metric,
+        values=values,
         proof=description["proof"]["difference"],
         formats={name: one["difference"] for name, one in description["formats"].items()},
     )

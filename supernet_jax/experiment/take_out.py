@@ -220,9 +220,13 @@ def _description(opened: Run, made: _Made, proof_examples: int) -> dict[str, Any
         "parameters_read": "slices" if opened.part else "whole",
     }
     if not _is_of_images(built):
-        own: dict[str, Any] = {"perplexity": made.values, "source": source}
-        return extract.describe_text(
-            *network, **own, proof=made.proof, proof_examples=proof_examples
+        return extract.describe_any(
+            *network,
+            values=made.values,
+            calibration=made.calibration,
+            source=source,
+            proof=made.proof,
+            proof_examples=proof_examples,
         )
     return extract.describe(
         *network,

@@ -13,7 +13,7 @@ import numpy as np
 
 from supernet_jax.data import augment, preparation
 from supernet_jax.errors import UserError
-from supernet_jax.networks.manifest import TextDescription, described, read_description
+from supernet_jax.networks.manifest import GeneralDescription, described, read_description, task_of
 
 
 def inputs(folder: str | pathlib.Path, images: Sequence[str | pathlib.Path]) -> np.ndarray:
@@ -30,9 +30,10 @@ def inputs(folder: str | pathlib.Path, images: Sequence[str | pathlib.Path]) -> 
             none or cannot be read.
     """
     d = described(read_description(folder), "network.json")
-    if isinstance(d, TextDescription):
+    if isinstance(d, GeneralDescription):
         raise UserError(
-            f"{folder} holds a network for text; give it bytes as whole numbers [B, T], no images"
+            f"{folder} holds a network for {task_of(d).name}, which takes no images; its README.md "
+            "says what it takes"
         )
     if d.preparation is None or d.input_channels not in preparation.MODES:
         raise UserError(

@@ -10,6 +10,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.networks.description_parts import (
     SOURCES,
     BlockDescription,
+    Calibration,
     Code,
     Exported,
     Proof,
@@ -18,22 +19,12 @@ from supernet_jax.networks.description_parts import (
     written_as,
 )
 from supernet_jax.storage import files
-from supernet_jax.tasks import ImageClassification
+from supernet_jax.tasks import ImageClassification, Metric
 
 # Version 1 had no `formats`; 2 had no `preparation`, and one `size` for both sides in `formats`.
 VERSION = 3
 LARGEST_SIZE = 4096  # of a side, pixels
 NUMBERS = "print(logits.argmax(-1))  # numbers of classes, in the order above"
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-    """How many batches of how many training images the statistics were calibrated on; 0 of 0 for a
-    network that has none.
-    """
-
-    batches: int
-    batch: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +86,11 @@ class Description:
     def task(self) -> ImageClassification:
         """What the network is for."""
         return ImageClassification(self.input_channels, len(self.classes))
+
+    @property
+    def metric(self) -> Metric:
+        """Of the task."""
+        return self.task.metric
 
     @property
     def taken(self) -> list[Any]:

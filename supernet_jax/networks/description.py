@@ -1,5 +1,6 @@
-"""What `network.json` says of an extracted network: what all tasks have, and networks for text."""
+"""What `network.json` says of an extracted network, whatever its task is."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,28 +16,32 @@ from supernet_jax.evaluation import costs
 from supernet_jax.networks import manifest, network_folder
 from supernet_jax.networks.description_parts import FORMAT
 from supernet_jax.networks.network import Network, Variables
-from supernet_jax.tasks import ImageClassification
+from supernet_jax.tasks import TASKS
 
 
-def describe_text(
+def describe_any(
     space: Space,
     arch: Arch,
     made: Network,
     variables: Variables,
     *,
-    perplexity: Mapping[str, float],
+    values: Mapping[str, float],
+    calibration: tuple[int, int] = (0, 0),
     source: Mapping[str, Any],
     proof: float,
     proof_examples: int,
 ) -> dict[str, Any]:
-    """What `network.json` says of a network for text; see `manifest.TextDescription`.
+    """What `network.json` says of a network for any task but the classification of images; see
+    `manifest.GeneralDescription`.
 
     Args:
-        space: the space, whose task is one of the library's for text.
+        space: the space, whose task is one of the library's.
         arch: concrete, no batch axes.
         made: the extracted module.
         variables: its variables.
-        perplexity: by the name of the split.
+        values: of the task's metric, by the name of the split.
+        calibration: number of batches and examples in a batch; not said of a network without
+            statistics.
         source: JSON values that tell where it comes from, as run, checkpoint and step.
         proof: as `prove` returned it.
         proof_examples: on how many.
@@ -46,15 +51,23 @@ def describe_text(
             level.
     """
     name = type(space.task).__name__
-    if network_folder.TEXT_TASKS.get(name) is not type(space.task):
+    if TASKS.get(name) is not type(space.task):
         raise no_folder(space)
     size = (made.size,) if isinstance(made.size, int) else made.size
+    has_stats = bool(jax.tree.leaves(variables.get("stats", {})))
+    on = dict(zip(("batches", "batch"), calibration, strict=True)) if has_stats else None
+    topology = None
+    if network_folder.is_librarys(made.forward):
+        fields: Any = made.forward
+        topology = {"type": type(fields).__name__, "fields": dataclasses.asdict(fields)}
     value = {
         **common(space, arch, made, variables, source=source, proof=(proof, proof_examples)),
-        "version": manifest.TEXT_VERSION,
+        "version": manifest.GENERAL_VERSION,
         "task": {"type": name, "fields": space_identity.described_task(space.task)},
         "size": list(size),
-        "perplexity": {split: float(measured) for split, measured in perplexity.items()},
+        "values": {split: float(measured) for split, measured in values.items()},
+        "topology": topology,
+        "calibration": on,
     }
     return {**value, "sha256": network_folder.digest(manifest.described(value), variables)}
 
@@ -89,7 +102,7 @@ def common(
 def no_folder(space: Space) -> UserError:
     """That networks for a task have no folders."""
     return UserError(
-        f"the space {space.name} is for {space.task.name}; folders of networks are for "
-        f"{ImageClassification.name} and for the library's tasks on text; use "
-        "networks.extract.extract for the module and its variables"
+        f"the space {space.name} is for {space.task.name}; folders of networks are for the "
+        f"library's tasks, {', '.join(TASKS)}; use networks.extract.extract for the module and its "
+        "variables"
     )

@@ -41,6 +41,24 @@ class Code:
 
 
 @dataclasses.dataclass(frozen=True)
+class Topology:
+    """A topology of the library's: the name of its class, and its fields."""
+
+    type: str
+    fields: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """How many batches of how many training examples the statistics were calibrated on; 0 of 0 for
+    a network that has none.
+    """
+
+    batches: int
+    batch: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Proof:
     """Largest difference of logits from the supernet's, relative to the largest logit, on so many
     examples.
@@ -57,7 +75,7 @@ class Exported:
     Attributes:
         difference: largest one of a logit from the Flax network's, relative to the largest logit.
         images: on how many examples.
-        size: height and width of what is fed; of text, which may be of any length, nothing.
+        size: height and width of images that are fed; of anything else nothing.
         pixels: whether that is uint8, normalised by the network itself.
         files: SHA-256 of each; what holds variables for Flax is covered by the network's own.
     """

@@ -37,7 +37,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.networks import network
 from supernet_jax.networks.classifier_description import describe as describe
-from supernet_jax.networks.description import describe_text as describe_text
+from supernet_jax.networks.description import describe_any as describe_any
 from supernet_jax.networks.network import LIMIT, Block, Network, Variables
 from supernet_jax.nn import block_shapes
 from supernet_jax.runtime import hardware, owned

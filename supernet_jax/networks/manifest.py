@@ -14,9 +14,11 @@ from supernet_jax.networks.classifier_manifest import VERSION, Description
 from supernet_jax.networks.description_parts import (
     SOURCES,
     BlockDescription,
+    Calibration,
     Code,
     Exported,
     Proof,
+    Topology,
     code_block,
     quoted,
     written_as,
@@ -24,8 +26,11 @@ from supernet_jax.networks.description_parts import (
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 from supernet_jax.storage.typed_json import parse
+from supernet_jax.tasks import TASKS, Metric, Size, Task
 
-TEXT_VERSION = 4  # of networks for text; those of classifiers have stayed as they were
+# Of networks for any task but the classification of images, whose descriptions have stayed as they
+# were. Version 4 had `perplexity` for `values`, and neither topologies nor statistics.
+GENERAL_VERSION = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +42,12 @@ class TaskDescription:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextDescription:
-    """`network.json` of a network for text, field by field; all of them are always there.
+class GeneralDescription:
+    """`network.json` of a network for any other task, field by field.
 
     Attributes:
         format: always `FORMAT`.
-        version: always `TEXT_VERSION`.
+        version: always `GENERAL_VERSION`.
         space: name of the search space that it was taken from.
         arch: the decisions, as the space notes them.
         task: what it is for.
@@ -51,12 +56,14 @@ class TextDescription:
         code: the user's file that it needs, if any.
         macs: multiply-accumulates for one example.
         parameters: how many numbers it has; a table that the logits are tied to counts twice.
-        perplexity: by the name of the split.
+        values: of the task's metric, by the name of the split.
         source: where it came from: run, checkpoint, ...
         proof: that it is the same network as in the supernet.
         dtype: of the parameters.
         sha256: of structure and weights.
         formats: in which the folder holds the network, by name.
+        topology: one of the library's that connects the blocks; None for a chain, or the user's.
+        calibration: of the statistics; None where there are none.
     """
 
     format: str
@@ -69,24 +76,60 @@ class TextDescription:
     code: Code | None
     macs: int
     parameters: int
-    perplexity: dict[str, float]
+    values: dict[str, float]
     source: dict
     proof: Proof
     dtype: str
     sha256: str
     formats: dict[str, Exported]
+    topology: Topology | None = None
+    calibration: Calibration | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """Of the task.
+
+        Raises:
+            UserError: the library has no such task.
+        """
+        return task_type(self.task.type).metric
+
+
+def task_type(name: str) -> Any:
+    """The class of a task of the library's.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in TASKS:
+        raise UserError(
+            f"network.json: task.type is {name!r}, but the library has {', '.join(TASKS)}; was it "
+            "edited, or written by a later version?"
+        )
+    return TASKS[name]
+
+
+def task_of(d: GeneralDescription) -> Task:
+    """The task that a description names."""
+    task: Task = parse(task_type(d.task.type), d.task.fields, "network.json: task.fields")
+    return task
+
+
+def size_of(d: GeneralDescription) -> Size:
+    """As `Network.size`."""
+    return d.size[0] if len(d.size) == 1 else d.size
 
 
 def described(
     value: Mapping[str, Any], where: str = "the description"
-) -> Description | TextDescription:
+) -> Description | GeneralDescription:
     """A description as JSON values, by its version, which says what the network is for.
 
     Raises:
         UserError: missing, unknown or wrong fields.
     """
-    if value.get("version") == TEXT_VERSION:
-        text: TextDescription = parse(TextDescription, dict(value), where)
+    if value.get("version") == GENERAL_VERSION:
+        text: GeneralDescription = parse(GeneralDescription, dict(value), where)
         return text
     other: Description = parse(Description, dict(value), where)
     return other
@@ -94,7 +137,7 @@ def described(
 
 def read_description(folder: str | pathlib.Path) -> dict[str, Any]:
     """The content of `network.json`, checked field by field; see `Description` and
-    `TextDescription`.
+    `GeneralDescription`.
 
     Raises:
         UserError: it is missing, not JSON, or has missing, unknown or wrong fields.
@@ -109,13 +152,16 @@ def read_description(folder: str | pathlib.Path) -> dict[str, Any]:
             f"{folder} is not an extracted network: it has no network.json; "
             "`supernet extract` writes such folders"
         ) from None
-    if isinstance(value, dict) and value.get("version", VERSION) not in range(1, TEXT_VERSION + 1):
+    known_versions = range(1, GENERAL_VERSION + 1)
+    if isinstance(value, dict) and value.get("version", VERSION) not in known_versions:
         raise UserError(
-            f"{path} has version {value['version']}, this library reads 1 to "
-            f"{TEXT_VERSION}; "
+            f"{path} has version {value['version']}, this library reads 1 to {GENERAL_VERSION}; "
             "install the version of supernet_jax that wrote it"
         )
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value.get("version") == 4 and "perplexity" in value:
+        value = {**value, "version": GENERAL_VERSION, "values": value["perplexity"]}
+        del value["perplexity"]
+    elif isinstance(value, dict):
         value = classifier_manifest.brought_up(value)
     read = described if isinstance(value, dict) else functools.partial(parse, Description)
     known = read(value, str(path))
@@ -127,10 +173,11 @@ def read_description(folder: str | pathlib.Path) -> dict[str, Any]:
 def facts(description: Mapping[str, Any]) -> dict[str, str]:
     """What a file that can hold text says of its network: by name, JSON."""
     d = described(description)
-    if isinstance(d, TextDescription):
-        names = ("space", "arch", "macs", "perplexity", "sha256")
+    if isinstance(d, GeneralDescription):
+        names = ("space", "arch", "macs", "sha256")
         texts = {name: files.dumps(description[name]) for name in names}
-        return {**texts, "task": files.dumps(dataclasses.asdict(d.task))}
+        task = files.dumps(dataclasses.asdict(d.task))
+        return {**texts, "task": task, d.metric.name: files.dumps(d.values)}
     return classifier_manifest.facts(d)
 
 
@@ -142,7 +189,7 @@ def model_card(
     *,
     folder: str = "FOLDER",
     snippets: Mapping[str, str] | None = None,
-    text_snippets: Mapping[str, str] | None = None,
+    general_snippets: Mapping[str, str] | None = None,
 ) -> str:
     """A short Markdown text that says what an extracted network is and how to use it.
 
@@ -151,30 +198,43 @@ def model_card(
         folder: where the snippets load it from.
         snippets: by the name of a format, Python that makes `logits` of `inputs`, see
             `formats.format.Format`; those of weights need none.
-        text_snippets: likewise for networks on text.
+        general_snippets: likewise for networks of other tasks.
     """
     d = described(description)
-    if isinstance(d, TextDescription):
-        return _text_card(d, folder, text_snippets or {})
+    if isinstance(d, GeneralDescription):
+        return _general_card(d, folder, general_snippets or {})
     return classifier_manifest.card(d, folder, snippets or {})
 
 
-def _text_card(d: TextDescription, folder: str, snippets: Mapping[str, str]) -> str:
+def _general_card(d: GeneralDescription, folder: str, snippets: Mapping[str, str]) -> str:
     own = f', space_file="{quoted(d.code.file)}"' if d.code else ""
     load = f'module, variables = sj.load("{quoted(folder)}"{own})'
-    inputs = 'inputs = np.array([list("yours".encode())], np.int32)'
+    bytes_of_text = d.task.type in ("NextToken", "HiddenTokens")
+    taken = task_of(d).inputs(size_of(d))
+    shape = ["B", *map(str, taken.shape[1:])]
+    if bytes_of_text:
+        about = f"Bytes of text ({d.task.type}: {files.dumps(d.task.fields)})."
+        takes = "`[B, T]`, whole numbers: bytes"
+        inputs = 'inputs = np.array([list("yours".encode())], np.int32)'
+    else:
+        about = f"For {task_of(d).name} ({d.task.type}: {files.dumps(d.task.fields)})."
+        takes = f"`[{', '.join(shape)}]`, {taken.dtype}"
+        inputs = f"inputs = np.zeros({(1, *taken.shape[1:])}, np.{taken.dtype})  # yours"
     use = ["logits = jax.jit(module.apply)(variables, inputs)"]
     if d.task.type == "NextToken" and d.task.fields["vocabulary"] == 256:  # of bytes
         use.append('print(sj.generate(module, variables, "import ", tokens=200, temperature=0.8))')
     lines = [
         *(f"# {d.space}, {d.macs:,} MACs", ""),
-        f"Bytes of text ({d.task.type}: {files.dumps(d.task.fields)}).",
+        about,
         f"One subnet of the supernet `{d.space}`, extracted as a plain Flax network.",
         *("", "| | |", "|---|---|"),
-        *(f"| perplexity on {split} | {value:.4g} |" for split, value in d.perplexity.items()),
+        *(
+            f"| {d.metric.name} on {split} | {d.metric.shown(value)} |"
+            for split, value in d.values.items()
+        ),
         f"| MACs | {d.macs:,} |",
         f"| parameters | {d.parameters:,} ({d.dtype}) |",
-        "| input | `[B, T]`, whole numbers: bytes |",
+        f"| input | {takes} |",
         f"| same as in the supernet | logits within {d.proof.difference:.1e} of the largest, "
         f"{d.proof.images} examples |",
         *(
@@ -194,13 +254,14 @@ def _text_card(d: TextDescription, folder: str, snippets: Mapping[str, str]) -> 
             "",
         ]
     for name in [name for name in d.formats if name in snippets]:
-        code = _bytes_to_bytes(d, snippets[name].replace("FOLDER", quoted(folder)).splitlines())
+        code = snippets[name].replace("FOLDER", quoted(folder)).splitlines()
+        code = _bytes_to_bytes(d, code) if bytes_of_text else [*code[:-1], inputs, code[-1]]
         lines += [f"As {name}:", "", *code_block(code), ""]
     lines += ["Source:", "", *(f"- {key}: {value}" for key, value in d.source.items())]
     return "\n".join([*lines, f"- arch: `{files.dumps(d.arch)}`"]) + "\n"
 
 
-def _bytes_to_bytes(d: TextDescription, code: Sequence[str]) -> list[str]:
+def _bytes_to_bytes(d: GeneralDescription, code: Sequence[str]) -> list[str]:
     """Text that goes on, or with `?` filled in; the code's last line makes `logits` of `inputs`."""
     *load, run = code
     vocabulary = d.task.fields["vocabulary"]

@@ -27,16 +27,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax.errors import UserError
-from supernet_jax.networks.description_parts import SOURCES, TENSORS, WEIGHTS, BlockDescription
+from supernet_jax.networks.description_parts import (
+    SOURCES,
+    TENSORS,
+    WEIGHTS,
+    BlockDescription,
+    Topology,
+)
 from supernet_jax.networks.manifest import (
     Description,
-    TextDescription,
+    GeneralDescription,
     described,
     model_card,
     read_description,
+    size_of,
+    task_of,
 )
 from supernet_jax.networks.network import LIMIT, Block, Network, Variables
-from supernet_jax.nn.blocks import BLOCKS, spec_type
+from supernet_jax.nn.blocks import BLOCKS, TOPOLOGIES, spec_type
 from supernet_jax.storage import (
     checkpoint,
     files,
@@ -48,9 +56,7 @@ from supernet_jax.storage import (
 from supernet_jax.storage.buckets import Bucket
 from supernet_jax.storage.paths import expanded, on_this_machine
 from supernet_jax.storage.typed_json import parse
-from supernet_jax.tasks import HiddenTokens, NextToken, Size, Task
-
-TEXT_TASKS: dict[str, Any] = {kind.__name__: kind for kind in (NextToken, HiddenTokens)}
+from supernet_jax.tasks import Size, Task
 
 
 def load(
@@ -78,7 +84,7 @@ def load(
     return module, read_variables(folder, description, module, source=source)
 
 
-def build(description: Description | TextDescription, code: Mapping[str, Any]) -> Network:
+def build(description: Description | GeneralDescription, code: Mapping[str, Any]) -> Network:
     """The module that a description stands for.
 
     Args:
@@ -94,7 +100,9 @@ def build(description: Description | TextDescription, code: Mapping[str, Any]) -
     if len(set(names)) < len(names):
         raise UserError(f"network.json: two blocks have one name among {', '.join(names)}")
     forward = None
-    if description.code is not None and description.code.forward is not None:
+    if isinstance(description, GeneralDescription) and description.topology is not None:
+        forward = _topology(description.topology)
+    elif description.code is not None and description.code.forward is not None:
         forward = code.get(description.code.forward)
         if not callable(forward):
             raise UserError(
@@ -104,16 +112,17 @@ def build(description: Description | TextDescription, code: Mapping[str, Any]) -
     return Network(tuple(blocks), *_size_and_task(description), forward)
 
 
-def _size_and_task(d: Description | TextDescription) -> tuple[Size, Task]:
-    if isinstance(d, Description):
-        return d.size, d.task
-    if d.task.type not in TEXT_TASKS:
+def _topology(there: Topology) -> Any:
+    if there.type not in TOPOLOGIES:
         raise UserError(
-            f"network.json: task.type is {d.task.type!r}, but the library has "
-            f"{', '.join(TEXT_TASKS)}; was it edited, or written by a later version?"
+            f"network.json: topology.type is {there.type!r}, but the library has "
+            f"{', '.join(TOPOLOGIES)}; was it edited, or written by a later version?"
         )
-    task = parse(TEXT_TASKS[d.task.type], d.task.fields, "network.json: task.fields")
-    return d.size[0] if len(d.size) == 1 else d.size, task
+    return parse(TOPOLOGIES[there.type], there.fields, "network.json: topology.fields")
+
+
+def _size_and_task(d: Description | GeneralDescription) -> tuple[Size, Task]:
+    return (d.size, d.task) if isinstance(d, Description) else (size_of(d), task_of(d))
 
 
 def _types(
@@ -135,7 +144,7 @@ def _types(
 
 
 def _user_code(
-    description: Description | TextDescription, space_file: str | pathlib.Path | None
+    description: Description | GeneralDescription, space_file: str | pathlib.Path | None
 ) -> Mapping[str, Any]:
     own = sorted({b.type for b in description.blocks if b.spec_type is not None})
     needed = [*own, "its topology"] if description.code and description.code.forward else own
@@ -161,7 +170,7 @@ def _user_code(
 
 def read_variables(
     folder: pathlib.Path,
-    description: Description | TextDescription,
+    description: Description | GeneralDescription,
     module: Network,
     *,
     source: str | None = None,
@@ -195,7 +204,7 @@ def read_variables(
     return {"params": {}, "stats": {}, **jax.tree.map(jnp.asarray, variables)}
 
 
-def _weights_of(folder: pathlib.Path, description: Description | TextDescription) -> str:
+def _weights_of(folder: pathlib.Path, description: Description | GeneralDescription) -> str:
     there = [name for name in SOURCES.values() if (folder / name).exists()]
     if not there and description.formats and not SOURCES.keys() & description.formats.keys():
         raise UserError(
@@ -206,7 +215,7 @@ def _weights_of(folder: pathlib.Path, description: Description | TextDescription
     return there[0] if there else WEIGHTS
 
 
-def check_fit(module: Network, shapes: Any, description: Description | TextDescription) -> None:
+def check_fit(module: Network, shapes: Any, description: Description | GeneralDescription) -> None:
     """Makes sure that variables of these shapes are exactly those of the module.
 
     Raises:
@@ -248,12 +257,13 @@ def _own_shapes(module: Network, leaves: tuple[Any, ...]) -> tuple[dict[str, str
     return _flat(own), logits.shape
 
 
-def digest(description: Description | TextDescription, variables: Variables) -> str:
+def digest(description: Description | GeneralDescription, variables: Variables) -> str:
     """SHA-256 of what a network computes: its structure, its input, and its weights."""
     d = description
     blocks = [[dataclasses.asdict(block) for block in d.blocks], d.code and d.code.forward]
-    if isinstance(d, TextDescription):
+    if isinstance(d, GeneralDescription):
         structure = [dataclasses.asdict(d.task), d.size, d.dtype, *blocks]
+        structure += [] if d.topology is None else [dataclasses.asdict(d.topology)]
     else:
         structure = [*d.taken, d.dtype, *blocks, *d.prepared]
     total = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
@@ -406,15 +416,27 @@ def described_code(made: Network) -> dict[str, Any] | None:
         UserError: no file defines its blocks or topology at top level.
     """
     own: list[Any] = [b.module for b in made.blocks if b.module not in BLOCKS.values()]
-    own += [made.forward] if made.forward is not None else []
+    forward = None if is_librarys(made.forward) else made.forward
+    own += [] if forward is None else [forward]
     if not own:
         return None
     path = _source(own[-1])
     return {
         "file": str(path),
         "sha256": hashlib.sha256(files.read_bytes(path)).hexdigest(),
-        "forward": None if made.forward is None else made.forward.__name__,
+        "forward": None if forward is None else forward.__name__,
     }
+
+
+def topology_name(forward: Any) -> str:
+    """The name of a topology: of its class, or of a user's function."""
+    name: str = type(forward).__name__ if is_librarys(forward) else forward.__name__
+    return name
+
+
+def is_librarys(forward: Any) -> bool:
+    """Whether a topology is one of `nn.blocks`, which a description names by its class."""
+    return TOPOLOGIES.get(type(forward).__name__) is type(forward)
 
 
 def _source(thing: Any) -> pathlib.Path:
@@ -433,7 +455,7 @@ def _check_written(path: pathlib.Path, made: Network, variables: Variables) -> N
     there = described(read_description(path), "network.json")
     own = {b.module.__name__: b.module for b in made.blocks}
     specs = {type(b.spec).__name__: type(b.spec) for b in made.blocks}
-    forward = {} if made.forward is None else {made.forward.__name__: made.forward}
+    forward = {} if made.forward is None else {topology_name(made.forward): made.forward}
     if build(there, {**own, **specs, **forward}) != made:
         raise UserError("the description is not of this network; make it with describe")
     if digest(there, variables) != there.sha256:

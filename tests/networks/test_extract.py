@@ -312,7 +312,7 @@ EDITS: dict[str, tuple[Callable[[dict], Any], str]] = {
     "nan": (put("mean", 0, to=float("nan")), r"mean\[0\] is NaN, but must be a finite number"),
     "endless": (put("mean", 0, to=10**400), r"mean\[0\] is 1000.*, but must be a finite number"),
     "null": (put("proof", to=None), r"proof is null, but must be an object"),
-    "version": (put("version", to=9), "version 9, this library reads 1 to 4; install"),
+    "version": (put("version", to=9), "version 9, this library reads 1 to 5; install"),
     "type": (
         put("blocks", 0, "type", to="os.system"),
         r"blocks\[0\]\.type is 'os\.system', but the",

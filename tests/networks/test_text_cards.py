@@ -28,8 +28,8 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     space = make("bytes", **SIZES, head_dim=4, task=request.param, longest=LENGTH)
     params, arch = random_params(space), choices.smallest(space.menu)
     module, variables = extract.extract(space, params, arch, None)
-    how = {"perplexity": {}, "source": {}, "proof": 0.0, "proof_examples": 1}
-    description = extract.describe_text(space, arch, module, variables, **how)
+    how = {"values": {}, "source": {}, "proof": 0.0, "proof_examples": 1}
+    description = extract.describe_any(space, arch, module, variables, **how)
     formats = table.chosen(THERE, pixels=False, size=None)
     export = Export(module, variables, description, (), pixels=False)
     folder = tmp_path_factory.mktemp("cards") / "network"

@@ -29,12 +29,12 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     params, arch = random_params(space), choices.smallest(space.menu)
     module, variables = extract.extract(space, params, arch, None)
     proof = extract.prove(space, params, arch, None, module, variables, TOKENS)
-    description = extract.describe_text(
+    description = extract.describe_any(
         space,
         arch,
         module,
         variables,
-        perplexity={"test": 9.5},
+        values={"test": 9.5},
         source={"run": "none"},
         proof=proof,
         proof_examples=len(TOKENS),
@@ -60,7 +60,7 @@ def test_what_is_written_is_the_network(written: Any) -> None:
     equal = jax.tree.map(lambda a, b: np.array_equal(a, b), weights["params"], variables["params"])
     assert all(jax.tree.leaves(equal))
     description = manifest.read_description(folder)
-    assert description["version"] == manifest.TEXT_VERSION and description["size"] == []
+    assert description["version"] == manifest.GENERAL_VERSION and description["size"] == []
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "| perplexity on test | 9.5 |" in card and "images" not in card
     assert "sj.generate" not in card  # it writes bytes, these are 11 ids
@@ -76,7 +76,7 @@ def test_a_program_for_any_number_and_length(written: Any) -> None:
 
 def test_what_a_folder_for_text_refuses(written: Any, tmp_path: pathlib.Path) -> None:
     folder, _, _ = written
-    with pytest.raises(UserError, match="holds a network for text; give it bytes"):
+    with pytest.raises(UserError, match=r"for (masked )?language modelling, which takes no im"):
         sj.inputs(folder, ["cat.jpg"])
     description = manifest.read_description(folder)
     copy = tmp_path / "copy"
@@ -84,10 +84,24 @@ def test_what_a_folder_for_text_refuses(written: Any, tmp_path: pathlib.Path) ->
     (copy / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     for edit, said in (
         ({"task": {"type": "Mystery", "fields": {}}}, "task.type is 'Mystery', but the library"),
-        ({"version": 5}, "has version 5, this library reads 1 to 4"),
+        ({"version": 6}, "has version 6, this library reads 1 to 5"),
         ({"classes": ["a"]}, "unknown classes"),
         ({"space": "other", "dtype": "float16"}, "has been changed since it was written"),
     ):
         (copy / "network.json").write_text(json.dumps({**description, **edit}), encoding="utf-8")
         with pytest.raises(UserError, match=said):
             sj.load(copy)
+
+
+def test_an_older_folder_for_text(written: Any, tmp_path: pathlib.Path) -> None:
+    folder, module, _ = written
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    now = manifest.read_description(folder)
+    gone = ("values", "topology", "calibration")
+    then = {name: value for name, value in now.items() if name not in gone}
+    older = {**then, "version": 4, "perplexity": now["values"]}
+    (copy / "network.json").write_text(json.dumps(older), encoding="utf-8")
+    assert sj.load(copy)[0] == module
+    assert manifest.read_description(copy)["values"] == {"test": 9.5}

@@ -43,7 +43,7 @@ class Format(NamedTuple):
         snippet: Python for the model card: imports, an empty line, and what makes `logits` of the
             NumPy array `inputs`, in which FOLDER stands for the folder. Empty where
             `network_folder.load` is what loads it.
-        text_snippet: likewise of a network for text, with an import of NumPy; `inputs` are int64
+        general_snippet: likewise of a network for text, with an import of NumPy; `inputs` are int64
             ids `[B, T]`, and the last line alone makes `logits`, so that it can be repeated.
         program: whether the files hold the computation too, and not only weights for Flax.
         blocks: of a format that is written block by block, the names of those blocks of
@@ -55,6 +55,6 @@ class Format(NamedTuple):
     load: Callable[[pathlib.Path], Runner]
     packages: tuple[str, ...] = ()
     snippet: str = ""
-    text_snippet: str = ""
+    general_snippet: str = ""
     program: bool = True
     blocks: frozenset[str] | None = None

@@ -16,7 +16,7 @@ from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.networks.formats.onnx_graph import LOGITS
 from supernet_jax.networks.formats.onnx_inputs import BATCH, IDS
 from supernet_jax.networks.formats.onnx_operations import Graph, Taken
-from supernet_jax.networks.manifest import Description, TextDescription, described, facts
+from supernet_jax.networks.manifest import Description, GeneralDescription, described, facts
 from supernet_jax.networks.network import Runner
 from supernet_jax.storage import files
 
@@ -67,7 +67,7 @@ with open("FOLDER/model.onnx", "rb") as file:
     session = onnxruntime.InferenceSession(file.read(), providers=["CPUExecutionProvider"])
 given = inputs if inputs.dtype == np.uint8 else inputs.transpose(0, 3, 1, 2)  # floats [B, C, H, W]
 [logits] = session.run(None, {"images": given})"""
-TEXT_SNIPPET = """\
+GENERAL_SNIPPET = """\
 import onnxruntime, numpy as np
 
 with open("FOLDER/model.onnx", "rb") as file:
@@ -79,17 +79,17 @@ FORMAT = Format(
     load=load,
     packages=("onnx>=1.19", "onnxruntime>=1.22"),
     snippet=SNIPPET,
-    text_snippet=TEXT_SNIPPET,
+    general_snippet=GENERAL_SNIPPET,
     blocks=frozenset(kind.__name__ for kind in onnx_graph.BLOCKS),
 )
 
 
-def model(export: Export, description: Description | TextDescription) -> Any:
+def model(export: Export, description: Description | GeneralDescription) -> Any:
     """The `onnx.ModelProto` of a network."""
     from onnx import helper
 
     taken = onnx_inputs.taken(export, description)
-    if isinstance(description, TextDescription):
+    if isinstance(description, GeneralDescription):
         logits = (*taken.shape, description.task.fields["vocabulary"])
     else:
         logits = (BATCH, len(description.classes))

@@ -17,7 +17,7 @@ import numpy as np
 from supernet_jax.networks.formats import onnx_inputs, onnx_text, onnx_tokens
 from supernet_jax.networks.formats.format import Export
 from supernet_jax.networks.formats.onnx_operations import Graph, Part, Value, Writer
-from supernet_jax.networks.manifest import Description, TextDescription
+from supernet_jax.networks.manifest import Description, GeneralDescription
 from supernet_jax.networks.network import Block, Variables
 from supernet_jax.nn.batch_norm import EPSILON
 from supernet_jax.nn.blocks.mobilenet import (
@@ -57,7 +57,7 @@ LOGITS = "logits"
 Activation = Callable[[Part, str, Value], Value]
 
 
-def of_export(export: Export, description: Description | TextDescription) -> Graph:
+def of_export(export: Export, description: Description | GeneralDescription) -> Graph:
     """A whole network of blocks in `BLOCKS`, from its input to `LOGITS`."""
     graph = Graph([], {})
     x = onnx_inputs.first(graph, export, description)

@@ -11,7 +11,7 @@ import numpy as np
 
 from supernet_jax.networks.formats.format import Export
 from supernet_jax.networks.formats.onnx_operations import Graph, Taken, Value
-from supernet_jax.networks.manifest import Description, TextDescription
+from supernet_jax.networks.manifest import Description, GeneralDescription
 from supernet_jax.nn.resize import bicubic_matrix
 
 IMAGES, IDS = "images", "ids"
@@ -19,11 +19,11 @@ BATCH, LENGTH = "batch", "length"
 FLOAT = 1  # as ONNX numbers its types
 
 
-def taken(export: Export, description: Description | TextDescription) -> Taken:
+def taken(export: Export, description: Description | GeneralDescription) -> Taken:
     """The input of a network's file."""
     from onnx import TensorProto
 
-    if isinstance(description, TextDescription):
+    if isinstance(description, GeneralDescription):
         length = description.size[0] if description.size else LENGTH
         below = description.task.fields["vocabulary"]
         words = f"int64 [{BATCH}, {length}], ids below {below}"
@@ -38,9 +38,9 @@ def taken(export: Export, description: Description | TextDescription) -> Taken:
     return Taken(IMAGES, TensorProto.FLOAT, shape, words)
 
 
-def first(graph: Graph, export: Export, description: Description | TextDescription) -> Value:
+def first(graph: Graph, export: Export, description: Description | GeneralDescription) -> Value:
     """What the first block takes: images normalised, and of the network's own resolution."""
-    if isinstance(description, TextDescription):
+    if isinstance(description, GeneralDescription):
         return Value(IDS, 0, 0)
     images = IMAGES
     if export.pixels:

@@ -18,7 +18,7 @@ from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.networks.network import Runner, on_cpu
 from supernet_jax.runtime import native
 from supernet_jax.storage import files
-from supernet_jax.tasks import OfTokens
+from supernet_jax.tasks import ImageClassification, OfTokens
 
 NAME = "model.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -28,12 +28,13 @@ import jax.export
 with open("FOLDER/model.stablehlo", "rb") as file:
     model = jax.export.deserialize(bytearray(file.read()))
 logits = np.asarray(model.call(inputs))"""
-TEXT_SNIPPET = """\
+GENERAL_SNIPPET = """\
 import jax.export, numpy as np
 
 with open("FOLDER/model.stablehlo", "rb") as file:
-    model = jax.jit(jax.export.deserialize(bytearray(file.read())).call)
-logits = np.asarray(model(inputs.astype(np.int32)))"""
+    program = jax.export.deserialize(bytearray(file.read()))
+model = jax.jit(lambda inputs: program.call(inputs.astype(program.in_avals[0].dtype)))
+logits = np.asarray(model(inputs))"""
 
 
 def write(folder: pathlib.Path, export: Export) -> None:
@@ -60,15 +61,18 @@ def write(folder: pathlib.Path, export: Export) -> None:
 
 
 def _taken(export: Export) -> jax.ShapeDtypeStruct:
-    """What the program takes: any number of inputs, of text of any length."""
+    """What the program takes: any number of inputs; text of any length, others as they are."""
     if isinstance(export.network.task, OfTokens):
         size = export.network.size
         if size == ():
             return jax.ShapeDtypeStruct(jax.export.symbolic_shape("batch, length"), jnp.int32)
         [batch] = jax.export.symbolic_shape("batch")
         return jax.ShapeDtypeStruct((batch, size if isinstance(size, int) else size[0]), jnp.int32)
-    channels = export.description["input_channels"]
     [batch] = jax.export.symbolic_shape("batch")
+    if not isinstance(export.network.task, ImageClassification):
+        one = export.network.task.inputs(export.network.size)
+        return jax.ShapeDtypeStruct((batch, *one.shape[1:]), one.dtype)
+    channels = export.description["input_channels"]
     dtype = jnp.uint8 if export.pixels else jnp.float32
     return jax.ShapeDtypeStruct((batch, *export.size, channels), dtype)
 
@@ -105,4 +109,4 @@ def load(folder: pathlib.Path) -> Runner:
     return run
 
 
-FORMAT = Format("stablehlo", write, load, snippet=SNIPPET, text_snippet=TEXT_SNIPPET)
+FORMAT = Format("stablehlo", write, load, snippet=SNIPPET, general_snippet=GENERAL_SNIPPET)

@@ -30,7 +30,7 @@ from supernet_jax.nn import resize
 from supernet_jax.nn.blocks import BLOCKS
 from supernet_jax.storage import files, local_copy
 from supernet_jax.storage.paths import expanded
-from supernet_jax.tasks import OfTokens
+from supernet_jax.tasks import ImageClassification, OfTokens
 
 
 def _weights(name: str) -> Format:
@@ -177,7 +177,8 @@ def check_blocks(format: Format, network: Network) -> None:
     if network.forward is not None:
         raise UserError(
             f"{format.name} can only be written of blocks that run one after another, but this "
-            f"network has a topology of its own, {network.forward.__name__}; {others}"
+            "network has a topology of its own, "
+            f"{network_folder.topology_name(network.forward)}; {others}"
         )
     known = {name: kind for name, kind in BLOCKS.items() if name in format.blocks}
     for block in network.blocks:
@@ -195,14 +196,17 @@ def check_blocks(format: Format, network: Network) -> None:
 
 def fed(examples: np.ndarray, export: Export) -> np.ndarray:
     """Examples as they will be fed to a network: at its input size, normalised unless it does that;
-    text as whole numbers.
+    text as whole numbers, and others as their task fits them.
 
     Args:
-        examples: uint8 `[B, H, W, C]`; of text `[B, T]`.
+        examples: uint8 `[B, H, W, C]`; of text `[B, T]`; others as the data set has them.
         export: the network.
     """
     if isinstance(export.network.task, OfTokens):
         return examples.astype(np.int32)
+    if not isinstance(export.network.task, ImageClassification):
+        fitted = export.network.task.fit(examples, export.network.size)
+        return np.asarray(fitted, export.network.task.inputs(export.network.size).dtype)
     whole = examples
     if examples.shape[1:3] != export.size:
         rows, columns = map(resize.bicubic_matrix, examples.shape[1:3], export.size)
@@ -242,8 +246,8 @@ def writer(
 def card(formats: Sequence[Format]) -> Callable[..., str]:
     """What `network_folder.save` takes as `card`: with a snippet for each of these formats."""
     programs = {format.name: format.snippet for format in formats if format.snippet}
-    of_text = {format.name: format.text_snippet for format in formats if format.text_snippet}
-    return functools.partial(model_card, snippets=programs, text_snippets=of_text)
+    of_text = {format.name: format.general_snippet for format in formats if format.general_snippet}
+    return functools.partial(model_card, snippets=programs, general_snippets=of_text)
 
 
 def _normalised(inputs: np.ndarray, export: Export) -> np.ndarray:

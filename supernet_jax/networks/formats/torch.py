@@ -17,7 +17,7 @@ import flax
 import numpy as np
 
 from supernet_jax.networks.formats.format import Export, Format
-from supernet_jax.networks.manifest import Description, TextDescription, described, facts
+from supernet_jax.networks.manifest import Description, GeneralDescription, described, facts
 from supernet_jax.networks.network import Block, Runner, Variables
 from supernet_jax.nn.batch_norm import EPSILON
 from supernet_jax.nn.blocks.text_transformer import BERT_EPSILON, ROTARY_BASE
@@ -94,7 +94,7 @@ network = runpy.run_path("FOLDER/torch/model.py")["load"]()
 given = inputs if inputs.dtype == np.uint8 else inputs.transpose(0, 3, 1, 2)  # floats [B, C, H, W]
 with torch.inference_mode():
     logits = network(torch.from_numpy(np.array(given))).numpy()"""
-TEXT_SNIPPET = """\
+GENERAL_SNIPPET = """\
 import runpy, torch, numpy as np
 
 network = runpy.run_path("FOLDER/torch/model.py")["load"]()
@@ -105,14 +105,14 @@ FORMAT = Format(
     load=load,
     packages=("torch>=2.0",),
     snippet=SNIPPET,
-    text_snippet=TEXT_SNIPPET,
+    general_snippet=GENERAL_SNIPPET,
     blocks=_blocks(TEMPLATE) | _blocks(TEXT_TEMPLATE),
 )
 
 
-def code(export: Export, description: Description | TextDescription) -> str:
+def code(export: Export, description: Description | GeneralDescription) -> str:
     """The text of `model.py`: constants as Python writes them, nothing else differs."""
-    if isinstance(description, TextDescription):
+    if isinstance(description, GeneralDescription):
         template, constants = TEXT_TEMPLATE, _constants_of_text()
     else:
         template, constants = TEMPLATE, _constants(export, description)

@@ -1,10 +1,13 @@
 """The blocks that networks are made of, one family a file.
 
-A block is named here once. An extracted network may hold what is named here, and the formats that
-are written block by block say which of it they can write (`networks.formats.format.Format`).
+A block, and a topology that is no chain, is named here once. An extracted network may hold what is
+named here, and the formats that are written block by block say which of it they can write
+(`networks.formats.format.Format`).
 """
 
+import dataclasses
 import typing
+from typing import Any
 
 import flax.linen as nn
 
@@ -26,6 +29,12 @@ BLOCKS: dict[str, type[nn.Module]] = {
     name: kind
     for name, kind in list(globals().items())
     if isinstance(kind, type) and issubclass(kind, nn.Module)
+}
+# Topologies that are no chain: frozen dataclasses of plain numbers, called as `(run, inputs)`.
+TOPOLOGIES: dict[str, Any] = {
+    name: kind
+    for name, kind in list(globals().items())
+    if dataclasses.is_dataclass(kind) and name not in BLOCKS
 }
 
 

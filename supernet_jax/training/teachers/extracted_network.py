@@ -34,10 +34,10 @@ class ExtractedNetwork:
         copy = local_copy.local(expanded(self.folder))
         module, variables = network_folder.load(copy, space_file=self.file)
         about = manifest.read_description(copy)
-        if about.get("version") == manifest.TEXT_VERSION:
+        if about.get("version") == manifest.GENERAL_VERSION:
             raise UserError(
-                f"the teacher {self.folder} is a network for text, but {dataset.name} is images; "
-                "give one for images"
+                f"the teacher {self.folder} is no classifier of images, but {dataset.name} is "
+                "images; give one for images"
             )
         numbers = about["classes"], about["mean"], about["std"]
         return teaching(OutsideNetwork(self.folder, module, variables, *numbers), dataset)
