@@ -1,0 +1,87 @@
+"""Every published system as a run: each file of `tests/systems` holds a small configuration.
+
+What is here holds for all of them: exact counts, one-hot codes, training that goes on to the bit
+after a kill, a search with its report, and extraction with a proof in every format.
+"""
+
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_text_config
+from theorem import largest_difference, random_inputs, random_params
+from tiny_run import supernet
+
+import supernet_jax as sj
+from supernet_jax.elastic import choices, strategies
+from supernet_jax.evaluation.costs.parameters import left_out
+from supernet_jax.experiment import config
+from supernet_jax.networks.formats import table
+
+FILES = [
+    pathlib.Path(tiny_text_config.__file__),
+    *sorted((pathlib.Path(__file__).parent / "systems").glob("*.py")),
+]
+FORMATS = tuple(
+    format.name for format in table.FORMATS if format.blocks is None and format.name != "orbax"
+)
+EVALUATIONS = 6
+
+
+@pytest.fixture(scope="module", params=FILES, ids=lambda file: file.stem)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> sj.Run:
+    """Trained. Leave its folder as it is: copy it."""
+    settings, _ = config.load_file(request.param)
+    return sj.train(settings, tmp_path_factory.mktemp("systems") / request.param.stem)
+
+
+def test_killed_runs_go_on_to_the_bit(run: sj.Run, tmp_path: pathlib.Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    shutil.rmtree(copy / "checkpoints" / str(run.step))
+    assert sj.open_run(copy).step < run.step
+    again = sj.train(run.experiment.config, copy)
+    assert again.step == run.step
+    jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
+
+
+def test_one_hot_codes_are_archs(run: sj.Run) -> None:
+    space, size = run.space, run.space.sizes[-1]
+    params, inputs = random_params(space), random_inputs(space, size, 2)
+    masked = jax.jit(lambda how: strategies.masked(space, params, how, inputs, size=size).logits)
+    drawn = choices.sample(space.menu, jax.random.key(3), (2,))
+    for arch in choices.unstack(jax.tree.map(np.asarray, drawn)):
+        arch = space.at_size(arch, len(space.sizes) - 1)
+        hard = masked(jax.tree.map(jnp.asarray, arch))
+        assert largest_difference(masked(choices.one_hot(space.menu, arch)), hard) < 1e-5
+
+
+def test_a_search_has_a_front_and_a_report(run: sj.Run, tmp_path: pathlib.Path) -> None:
+    metric = run.space.task.metric
+    copy = sj.open_run(shutil.copytree(run.folder, tmp_path / "run"), run.experiment.config)
+    front = sj.search(copy, searcher="random", evaluations=EVALUATIONS, baseline=False)
+    values, costs = [entry.value for entry in front], [entry.cost for entry in front]
+    assert sorted(map(metric.score, values)) == [metric.score(value) for value in values]
+    assert sorted(costs) == costs
+    page = sj.report(copy).read_text(encoding="utf-8")
+    assert f"{metric.name.capitalize()} over MACs" in page and run.space.name in page
+
+
+def test_what_is_taken_out_is_the_same(
+    run: sj.Run, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = choices.sample(run.space.menu, jax.random.key(4))
+    arch = jax.tree.map(np.asarray, drawn)
+    made: Any = sj.extract(run, arch, tmp_path / "network", formats=FORMATS)
+    assert made.proof <= 1e-5 and set(made.formats) == set(FORMATS)
+    if all(block.group is None for block in run.space.blocks.values()):  # else some count twice
+        counted = sj.parameters(run.space)(arch) + left_out(run.space)(arch)
+        assert made.parameters == counted and made.macs == sj.macs(run.space)(arch)
+    module, _ = sj.load(tmp_path / "network")
+    assert module.task == run.space.task and module.size == run.space.size_of(arch)
+    said = supernet(capsys, "evaluate", run.folder, "--archs", "smallest", "--split", "test")
+    assert said.status == 0 and run.space.task.metric.name in said.out, said
