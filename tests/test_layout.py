@@ -299,6 +299,7 @@ KEPT = {
     # Formats that are written layer by layer, and names in their files.
     "networks/formats/onnx.py": {"images", "classes"},
     "networks/formats/onnx_graph.py": {"convolution"},
+    "networks/formats/onnx_traced.py": {"convolution"},
     "networks/formats/onnx_inputs.py": {
         *("images", "Images", "IMAGES", "pixel", "pixels", "resolution"),
     },

@@ -8,6 +8,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import numpy as np
+
 from supernet_jax.errors import UserError
 from supernet_jax.networks import classifier_manifest
 from supernet_jax.networks.classifier_manifest import VERSION, Description
@@ -219,7 +222,8 @@ def _general_card(d: GeneralDescription, folder: str, snippets: Mapping[str, str
     else:
         about = f"For {task_of(d).name} ({d.task.type}: {files.dumps(d.task.fields)})."
         takes = f"`[{', '.join(shape)}]`, {taken.dtype}"
-        inputs = f"inputs = np.zeros({(1, *taken.shape[1:])}, np.{taken.dtype})  # yours"
+        wide = "int64" if np.issubdtype(taken.dtype, np.integer) else "float32"
+        inputs = f"inputs = np.zeros({(1, *taken.shape[1:])}, np.{wide})  # yours"
     use = ["logits = jax.jit(module.apply)(variables, inputs)"]
     if d.task.type == "NextToken" and d.task.fields["vocabulary"] == 256:  # of bytes
         use.append('print(sj.generate(module, variables, "import ", tokens=200, temperature=0.8))')
@@ -255,10 +259,18 @@ def _general_card(d: GeneralDescription, folder: str, snippets: Mapping[str, str
         ]
     for name in [name for name in d.formats if name in snippets]:
         code = snippets[name].replace("FOLDER", quoted(folder)).splitlines()
-        code = _bytes_to_bytes(d, code) if bytes_of_text else [*code[:-1], inputs, code[-1]]
+        code = _bytes_to_bytes(d, code) if bytes_of_text else _as_it_is(taken, code, inputs)
         lines += [f"As {name}:", "", *code_block(code), ""]
     lines += ["Source:", "", *(f"- {key}: {value}" for key, value in d.source.items())]
     return "\n".join([*lines, f"- arch: `{files.dumps(d.arch)}`"]) + "\n"
+
+
+def _as_it_is(taken: jax.ShapeDtypeStruct, code: Sequence[str], inputs: str) -> list[str]:
+    """The code of a network for ids, for what another one takes."""
+    *load, run = code
+    if not np.issubdtype(taken.dtype, np.integer):
+        run = run.replace('"ids"', '"inputs"').replace("np.int32", "np.float32")
+    return [*load, inputs, run]
 
 
 def _bytes_to_bytes(d: GeneralDescription, code: Sequence[str]) -> list[str]:

@@ -342,7 +342,7 @@ def test_formats_that_cannot_be(case: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # Which of the library's blocks a format that is written block by block cannot write yet.
-LACKS: dict[str, set[str]] = {"onnx": set(), "torch": set()}
+LACKS: dict[str, set[str]] = {"torch": set()}
 
 
 def test_which_blocks_a_format_lacks() -> None:

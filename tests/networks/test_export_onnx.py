@@ -7,14 +7,18 @@ from typing import Any
 
 import exported
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from jax import lax
 
 from supernet_jax.errors import UserError
 from supernet_jax.networks.formats import onnx as onnx_format
-from supernet_jax.networks.formats import table, torch
-from supernet_jax.networks.formats.format import Format
+from supernet_jax.networks.formats import onnx_graph, onnx_traced, table, torch
+from supernet_jax.networks.formats.onnx_operations import Graph, Taken
 from supernet_jax.networks.network import Block
 
 FORMAT = onnx_format.FORMAT
@@ -117,13 +121,12 @@ class Mine(nn.Module):
     spec: Any
 
 
-@pytest.mark.parametrize("given", [FORMAT, torch.FORMAT], ids=["onnx", "torch"])
-def test_what_only_other_formats_can(given: Format) -> None:
+def test_what_only_other_formats_can() -> None:
     def told(network: Any) -> str:
         export = exported.export("everything")._replace(network=network)
         with pytest.raises(UserError) as caught:
-            table.writer((given,), export, exported.images("everything"))
-        assert "the formats orbax, safetensors and stablehlo can" in str(caught.value)
+            table.writer((torch.FORMAT,), export, exported.images("everything"))
+        assert "the formats orbax, safetensors, stablehlo and onnx can" in str(caught.value)
         return str(caught.value)
 
     def forward(run: Any, x: Any) -> Any:
@@ -137,3 +140,94 @@ def test_what_only_other_formats_can(given: Format) -> None:
     named = Block('a"; import os #', first.module, first.spec)
     renamed = exported.EVERYTHING.clone(blocks=(named, *rest))
     assert re.search("a block called 'a\"; import os #', only of names made of", told(renamed))
+
+
+@pytest.mark.parametrize("case", ["everything", "tokens", "digits, smallest", "text, hidden"])
+def test_networks_of_unknown_blocks_are_traced(
+    case: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_graph, "BLOCKS", {})
+    FORMAT.write(tmp_path, exported.export(case))
+    run, images, wanted = FORMAT.load(tmp_path), exported.images(case), exported.logits(case)
+    assert exported.difference(run(images), wanted) <= exported.TOLERANCE
+    assert exported.difference(run(images[:1]), wanted[:1]) <= exported.TOLERANCE
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert sizes(graph.input[0])[0] == sizes(graph.output[0])[0] == "batch"
+
+
+TABLE = jnp.asarray(np.random.default_rng(4).normal(size=(6, 7)).astype(np.float32))
+
+
+def convolved(x: Any) -> Any:
+    return lax.conv_general_dilated(
+        x,
+        jnp.arange(48.0).reshape(2, 3, 2, 4),
+        (2, 1),
+        ((1, 0), (0, 3)),
+        rhs_dilation=(1, 2),
+        feature_group_count=2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def elements(x: Any) -> Any:
+    chosen = jnp.where((x != 0) & ~(x > 1), x**3, jnp.clip(x, -1, 2)) + jnp.log1p(jnp.abs(x)) % 0.7
+    others = lax.erfc(x) + lax.erf(x) + jnp.exp2(x) + jnp.sign(x) + jnp.floor(x)
+    return chosen + others + nn.gelu(x) + nn.softmax(x)
+
+
+# Of arrays [B, 6, 5, 4], what JAX traces to operations that few blocks of the library have.
+OPERATIONS: dict[str, Any] = {
+    "sums": lambda x: jnp.stack([x.max((1, 2)), x.min((1, 2)), x.prod((1, 2)), x.sum((1, 2))], 1),
+    "largest windows": lambda x: nn.max_pool(x, (2, 3), (2, 1), "SAME"),
+    "mean windows": lambda x: nn.avg_pool(x, (2, 3), (2, 1)),
+    "windows along one axis": lambda x: nn.avg_pool(x[:, 0], (2,), (2,)),
+    "a convolution": convolved,
+    "a kernel made of inputs": lambda x: x @ jnp.swapaxes(x, 2, 3) @ x[:, :1],
+    "sums of products": lambda x: jnp.einsum("bhwc,bhwd->bcd", x, x),
+    "products with a table": lambda x: jnp.einsum("bhwc,cd->bd", x, TABLE[:4]),
+    "rows of a table": lambda x: TABLE[:, :4][jnp.argmax(x, 2)] * x[:, :, :4],
+    "columns of a table": lambda x: jnp.take(TABLE, jnp.argmax(x, -1), axis=1),
+    "running sums": lambda x: jnp.cumsum(x[:, ::2], 1),
+    "from the end": lambda x: x[:, ::-1],
+    "turned round": lambda x: jnp.flip(jnp.pad(x, ((0, 0), (1, 2), (0, 0), (0, 0)))[:, 3:], 3),
+    "elements": elements,
+    "parts": lambda x: sum(jnp.split(x, [1, 3], axis=2)[i].mean((1, 2)) for i in range(3)),
+    "batch in rows": lambda x: x.reshape(-1, 4).sum(1).reshape(x.shape[0], -1),
+    "spread": lambda x: jnp.concatenate([x, jnp.broadcast_to(TABLE[0, :4], x.shape)], 1),
+    "places": lambda x: x + lax.broadcasted_iota(jnp.float32, (1, 6, 5, 4), 2),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_as_they_are_traced(name: str) -> None:
+    function, one = OPERATIONS[name], jax.ShapeDtypeStruct((1, 6, 5, 4), jnp.float32)
+    graph = Graph([], {})
+    onnx_traced.add(graph, function, "x", one)
+    graph.nodes[-1] = graph.nodes[-1]._replace(output="logits")
+    rank = len(jax.eval_shape(function, one).shape)
+    free = tuple(f"axis{i}" for i in range(rank))
+    model = onnx_format.model_of(graph, name, Taken("x", 1, ("batch", 6, 5, 4)), free)
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    for batch in (1, 3):
+        x = np.random.default_rng(batch).normal(size=(batch, 6, 5, 4)).astype(np.float32)
+        [found] = session.run(None, {"x": x})
+        with jax.default_matmul_precision("highest"):
+            assert exported.difference(found, np.asarray(function(x))) <= exported.TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda x: jnp.sort(x, 1), "the operation sort has no counterpart"),
+        (lambda x: x[:, 0, 0, 0] if x.shape[0] > 2 else x, "must work for a batch of any size"),
+        (lambda x: x[: x.shape[0] - 1], "cannot be written as onnx"),
+    ],
+)
+def test_operations_that_cannot_be_written(function: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        one = jax.ShapeDtypeStruct((1, 6, 5, 4), jnp.float32)
+        onnx_traced.add(Graph([], {}), function, "x", one)

@@ -4,17 +4,21 @@ The file has opset 17 and IR version 8, of 2022, so that older runtimes read it 
 1.20 and 1.31 were run. For its input see `onnx_inputs`; its output `logits` is float32
 `[batch, K]`, of text `[batch, length, V]`. The batch size is free. What the network is stands in
 the file's metadata, as JSON: see `manifest.facts`.
+
+Chains of blocks that `onnx_graph` knows are written by it, all other networks by `onnx_traced`.
 """
 
 import pathlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.networks.formats import onnx_graph, onnx_inputs
+from supernet_jax.networks.formats import onnx_graph, onnx_inputs, onnx_traced
 from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.networks.formats.onnx_graph import LOGITS
-from supernet_jax.networks.formats.onnx_inputs import BATCH, IDS
+from supernet_jax.networks.formats.onnx_inputs import BATCH, IDS, INPUTS, taken_as_it_is
 from supernet_jax.networks.formats.onnx_operations import Graph, Taken
 from supernet_jax.networks.manifest import Description, GeneralDescription, described, facts
 from supernet_jax.networks.network import Runner
@@ -52,7 +56,7 @@ def load(folder: pathlib.Path) -> Runner:
         given = inputs
         if taken.name == IDS:
             given = inputs.astype(np.int64)
-        elif taken.type != "tensor(uint8)":
+        elif taken.name != INPUTS and taken.type != "tensor(uint8)":
             given = inputs.transpose(0, 3, 1, 2)
         logits: np.ndarray = session.run([LOGITS], {taken.name: np.ascontiguousarray(given)})[0]
         return logits
@@ -80,7 +84,6 @@ FORMAT = Format(
     packages=("onnx>=1.19", "onnxruntime>=1.22"),
     snippet=SNIPPET,
     general_snippet=GENERAL_SNIPPET,
-    blocks=frozenset(kind.__name__ for kind in onnx_graph.BLOCKS),
 )
 
 
@@ -88,17 +91,43 @@ def model(export: Export, description: Description | GeneralDescription) -> Any:
     """The `onnx.ModelProto` of a network."""
     from onnx import helper
 
-    taken = onnx_inputs.taken(export, description)
-    if isinstance(description, GeneralDescription):
-        logits = (*taken.shape, description.task.fields["vocabulary"])
+    if onnx_graph.knows(export.network):
+        taken = onnx_inputs.taken(export, description)
+        made = onnx_graph.of_export(export, description)
+        if isinstance(description, GeneralDescription):
+            logits = (*taken.shape, description.task.fields["vocabulary"])
+        else:
+            logits = (BATCH, len(description.classes))
     else:
-        logits = (BATCH, len(description.classes))
-    made = onnx_graph.of_export(export, description)
+        made, taken, logits = _traced(export, description)
     name = description.space.encode("utf-8", "replace").decode()
     proto = model_of(made, name, taken, logits)
     said = {taken.name: files.dumps(taken.words), **facts(export.description)}
     helper.set_model_props(proto, said)
     return proto
+
+
+def _traced(
+    export: Export, description: Description | GeneralDescription
+) -> tuple[Graph, Taken, tuple[int | str, ...]]:
+    """A network as `onnx_traced` writes it, what it takes, and the shape of its logits."""
+    network, graph = export.network, Graph([], {})
+    one = network.task.inputs(network.size)
+    of_images = isinstance(description, Description)
+    taken = onnx_inputs.taken(export, description) if of_images else taken_as_it_is(one)
+    given = taken.name
+    if of_images:
+        images = onnx_inputs.first(graph, export, description).name
+        given = graph.node("Transpose", "images_last", images, perm=[0, 2, 3, 1])
+    elif given == IDS:
+        given = graph.node("Cast", "ids_int32", given, to=onnx_traced.TYPES[str(one.dtype)])
+
+    def run(inputs: jax.Array) -> jax.Array:
+        return jnp.asarray(network.apply(export.variables, inputs))
+
+    onnx_traced.add(graph, run, given, one)
+    graph.nodes[-1] = graph.nodes[-1]._replace(output=LOGITS)
+    return graph, taken, (BATCH, *jax.eval_shape(run, one).shape[1:])
 
 
 def model_of(made: Graph, name: str, taken: Taken, logits: tuple[int | str, ...] | None) -> Any:

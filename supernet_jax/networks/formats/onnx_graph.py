@@ -18,7 +18,7 @@ from supernet_jax.networks.formats import onnx_inputs, onnx_text, onnx_tokens
 from supernet_jax.networks.formats.format import Export
 from supernet_jax.networks.formats.onnx_operations import Graph, Part, Value, Writer
 from supernet_jax.networks.manifest import Description, GeneralDescription
-from supernet_jax.networks.network import Block, Variables
+from supernet_jax.networks.network import Block, Network, Variables
 from supernet_jax.nn.batch_norm import EPSILON
 from supernet_jax.nn.blocks.mobilenet import (
     IDENTITY,
@@ -55,6 +55,13 @@ from supernet_jax.nn.blocks.vision_transformer import (
 LOGITS = "logits"
 
 Activation = Callable[[Part, str, Value], Value]
+
+
+def knows(network: Network) -> bool:
+    """Whether all blocks are among `BLOCKS`, and run one after another under names that do."""
+    return network.forward is None and all(
+        block.module in BLOCKS and block.name.isidentifier() for block in network.blocks
+    )
 
 
 def of_export(export: Export, description: Description | GeneralDescription) -> Graph:

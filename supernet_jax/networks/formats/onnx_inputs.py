@@ -2,11 +2,13 @@
 
 Images are the input `images`: float32 `[batch, C, H, W]`, normalised, or with `Export.pixels` uint8
 `[batch, H, W, C]`. Text is the input `ids`: int64 `[batch, length]`, of any length unless the
-network has one.
+network has one. Whole numbers of other tasks are `ids` too, int64; anything else is `inputs`,
+float32; both of the task's own shape.
 """
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from supernet_jax.networks.formats.format import Export
@@ -14,9 +16,9 @@ from supernet_jax.networks.formats.onnx_operations import Graph, Taken, Value
 from supernet_jax.networks.manifest import Description, GeneralDescription
 from supernet_jax.nn.resize import bicubic_matrix
 
-IMAGES, IDS = "images", "ids"
+IMAGES, IDS, INPUTS = "images", "ids", "inputs"
 BATCH, LENGTH = "batch", "length"
-FLOAT = 1  # as ONNX numbers its types
+FLOAT, INT64 = 1, 7  # as ONNX numbers its types
 
 
 def taken(export: Export, description: Description | GeneralDescription) -> Taken:
@@ -36,6 +38,18 @@ def taken(export: Export, description: Description | GeneralDescription) -> Take
     shape = (BATCH, channels, height, width)
     words = f"float32 [{', '.join(map(str, shape))}], (pixel / 255 - mean) / std"
     return Taken(IMAGES, TensorProto.FLOAT, shape, words)
+
+
+def taken_as_it_is(one: jax.ShapeDtypeStruct) -> Taken:
+    """The input of a network that is neither for images nor for text of any length.
+
+    Args:
+        one: what one example is, with a leading 1.
+    """
+    shape = (BATCH, *one.shape[1:])
+    whole = np.issubdtype(one.dtype, np.integer)
+    words = f"{'int64' if whole else 'float32'} [{', '.join(map(str, shape))}]"
+    return Taken(IDS, INT64, shape, words) if whole else Taken(INPUTS, FLOAT, shape, words)
 
 
 def first(graph: Graph, export: Export, description: Description | GeneralDescription) -> Value:

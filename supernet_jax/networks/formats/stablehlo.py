@@ -32,9 +32,8 @@ GENERAL_SNIPPET = """\
 import jax.export, numpy as np
 
 with open("FOLDER/model.stablehlo", "rb") as file:
-    program = jax.export.deserialize(bytearray(file.read()))
-model = jax.jit(lambda inputs: program.call(inputs.astype(program.in_avals[0].dtype)))
-logits = np.asarray(model(inputs))"""
+    model = jax.jit(jax.export.deserialize(bytearray(file.read())).call)
+logits = np.asarray(model(inputs.astype(np.int32)))"""
 
 
 def write(folder: pathlib.Path, export: Export) -> None:
