@@ -164,7 +164,7 @@ def boxes_of_arch(space: Space, arch: Any, size: Any) -> Any:
     """1 inside what an arch uses of the parameters of each group of blocks, 0 outside."""
     found: dict[str, Any] = {}
     for name, place in elastic_space.geometry(space, size).items():
-        block, spec = space.blocks[name], space.blocks[name].spec(arch)
+        block, spec = place.block, place.block.spec(arch)
         own = {} if spec is None else elastic_block.shapes(block, spec, place.inputs).params
         uses = unflatten_dict(boxes(own, place.shapes.params))
         for where, transforms in slicing.by_leaf(block).items():

@@ -15,7 +15,7 @@ from supernet_jax.elastic.elastic_block import ElasticBlock, Transform, Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.transforms import low_rank
 from supernet_jax.nn.blocks.mobilenet import HARD_SWISH
-from supernet_jax.spaces import autoformer, decoder, once_for_all, text_encoder
+from supernet_jax.spaces import autoformer, decoder, mcuformer, once_for_all, text_encoder
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 from supernet_jax.tasks import HiddenTokens, NextToken
 
@@ -58,6 +58,29 @@ def tokens() -> Space:
         classes=5,
         input_channels=2,
         drop_path=0.4,
+    )
+
+
+@functools.cache
+def two_factors() -> Space:
+    """A vision transformer of two-factor layers, two ranks, and patches of 2, 3 or, with a border,
+    4 pixels.
+    """
+    return mcuformer.mcuformer(
+        "two_factors",
+        resolutions=(6,),
+        patches=(2, 3, 4),
+        embed_dims=(4, 6),
+        depths=(1, 2),
+        num_heads=(2,),
+        mlp_ratios=(1.5,),
+        rank_ratios=(0.5, 1.0),
+        head_dim=2,
+        distance=1,
+        classes=5,
+        input_channels=2,
+        drop_path=0.4,
+        deviation=0.3,
     )
 
 

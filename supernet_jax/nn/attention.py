@@ -21,6 +21,8 @@ from supernet_jax.nn.block_shapes import CHANNEL
 Array = jax.Array
 # As timm's trunc_normal_(std=0.02) in effect: it cuts at 2, a hundred standard deviations.
 NORMAL: layers.Initializer = nn.initializers.normal(0.02)
+# Of the first of two factors: it keeps the scale of what it reads (variance 1 / inputs).
+KEEPING: layers.Initializer = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 BY_HEAD, PREFIX, NONE = "by head", "prefix", "none"  # kinds of bias of queries, keys and values
 
 
@@ -220,6 +222,8 @@ class SelfAttention(nn.Module):
         out_bias: whether the output has one.
         grid: of relative positions, see `RelativePositions`; None for none.
         start: of kernels.
+        ranks: of the products that make queries, keys and values, and that merge heads: each is
+            then one of two kernels, of which the first has no bias. None for one kernel each.
     """
 
     num_heads: int
@@ -229,6 +233,7 @@ class SelfAttention(nn.Module):
     out_bias: bool = True
     grid: Grid | None = None
     start: layers.Initializer = NORMAL
+    ranks: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -238,6 +243,8 @@ class SelfAttention(nn.Module):
             UserError: the tokens are not those of the grid.
         """
         n, c = x.shape[1:]
+        if self.ranks is not None:
+            x = layers.Dense(self.ranks[0], start=KEEPING, bias=False, name="heads_down")(x)
         heads = Heads(self.num_heads, self.head_dim, self.bias, self.start, name="heads")(x)
         q, k, v = jnp.moveaxis(heads, 2, 0)
         q = q * self.head_dim**-0.5
@@ -260,4 +267,7 @@ class SelfAttention(nn.Module):
         y = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
         if self.grid is not None:
             y = y + position_values(weights, values)
-        return Merge(c, self.out_bias, self.start, name="merge")(y)
+        if self.ranks is None:
+            return Merge(c, self.out_bias, self.start, name="merge")(y)
+        y = Merge(self.ranks[1], False, KEEPING, name="merge")(y)
+        return layers.Dense(c, start=self.start, bias=self.out_bias, name="merge_up")(y)

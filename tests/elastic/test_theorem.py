@@ -16,6 +16,7 @@ from tiny_space import (
     tiny,
     tokens,
     transforming,
+    two_factors,
 )
 
 from supernet_jax.elastic import choices, elastic_block, shared_params, strategies
@@ -29,6 +30,7 @@ SPACES: dict[str, Any] = {
     "transforming": (transforming, 8, 1),
     "adapted": (adapted, 8, 1),
     "tokens": (tokens, 6, 1),
+    "two_factors": (two_factors, (6, 2), 1),
     "decoding": (decoding, (), 1),
 }
 # Larger spaces, other images and text: without the gradients of all switches, which compile slowly.
@@ -37,6 +39,7 @@ LARGER: dict[str, Any] = {
     "tiny-small-images": (tiny, 6, 1),
     "decoding_untied": (decoding_untied, (), 1),
     "encoding": (encoding, (), 1),
+    "two_factors-larger-patches": (two_factors, (6, 4), 1),
 }
 # Float32 at highest precision: sums are ordered differently, nothing else differs.
 TOLERANCE = 1e-5

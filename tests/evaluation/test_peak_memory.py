@@ -29,6 +29,7 @@ SPACES = {
     "digits": mobilenet.digits,
     "transforming": tiny_space.transforming,
     "tokens": tiny_space.tokens,
+    "two_factors": tiny_space.two_factors,
     "decoding": tiny_space.decoding,
     "decoding_untied": tiny_space.decoding_untied,
     "encoding": tiny_space.encoding,

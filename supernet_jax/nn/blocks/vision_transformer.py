@@ -58,14 +58,28 @@ class PatchEmbedding(nn.Module):
 
 
 class Patches(nn.Module):
-    """A convolution whose stride is its kernel, `[p, p, c_in, features]`, with a bias."""
+    """A convolution whose stride is its kernel, `[p, p, c_in, features]`, with a bias.
+
+    Attributes:
+        features: channels of a patch.
+        patch: p.
+        border: pixels of zeros, b, on each side of an image.
+    """
 
     features: int
     patch: int
+    border: int = 0
+
+    def makes(self, x: Array) -> tuple[int, ...]:
+        """The shape of its output, see `liveness`."""
+        return x.shape[0], ((x.shape[1] + 2 * self.border) // self.patch) ** 2, self.features
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[B, R, R, c_in]` -> `[B, (R / p) ** 2, features]`."""
+        """`[B, R, R, c_in]` -> `[B, ((R + 2 b) / p) ** 2, features]`."""
+        if self.border:
+            sides = (self.border, self.border)
+            x = jnp.pad(x, ((0, 0), sides, sides, (0, 0)))
         b, r, _, c = x.shape
         p, f = self.patch, self.features
         require(r % p == 0, f"images of {r} x {r} pixels have no patches of {p} x {p} without rest")
