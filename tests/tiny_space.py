@@ -15,9 +15,16 @@ from supernet_jax.elastic.elastic_block import ElasticBlock, Transform, Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.transforms import low_rank
 from supernet_jax.nn.blocks.mobilenet import HARD_SWISH
-from supernet_jax.spaces import autoformer, decoder, mcuformer, once_for_all, text_encoder
+from supernet_jax.spaces import (
+    autoformer,
+    decoder,
+    maestro,
+    mcuformer,
+    once_for_all,
+    text_encoder,
+)
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
-from supernet_jax.tasks import HiddenTokens, NextToken
+from supernet_jax.tasks import HiddenTokens, ImageClassification, NextToken
 
 
 @functools.cache
@@ -81,6 +88,19 @@ def two_factors() -> Space:
         input_channels=2,
         drop_path=0.4,
         deviation=0.3,
+    )
+
+
+@functools.cache
+def factored() -> Space:
+    """A perceptron of two layers of two factors, of any rank."""
+    return maestro.maestro_mlp(
+        "factored",
+        resolution=2,
+        hidden=(6,),
+        task=ImageClassification(2, 5),
+        outputs=5,
+        input_channels=2,
     )
 
 

@@ -60,6 +60,21 @@ class Transform(NamedTuple):
         return "/".join(self.leaf) + (f":{self.name}" if self.name else "")
 
 
+class Deployed(NamedTuple):
+    """A block as it is taken out, where another of its forms computes the same at a lower price.
+
+    Costs are those of this form; a supernet, whose subnets share weights, never runs it.
+
+    Attributes:
+        spec: `spec -> spec` of the same module, with the same inputs, outputs and statistics; the
+            same one where it is the cheapest.
+        params: `(spec, params) -> params` of what `spec` gives, of NumPy or traced arrays.
+    """
+
+    spec: Callable[[Spec], Spec]
+    params: Callable[[Spec, Tree], Tree]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ElasticBlock:
     """A module, the specs it can take, and how an arch picks one.
@@ -81,6 +96,7 @@ class ElasticBlock:
             of each group of channels). A scale before a normalisation would be cancelled by it.
         transforms: weight transforms of single leaves, those of one leaf in their order.
         group: name of the parameters; two blocks with one name share them.
+        deployed: another form of its specs in which networks are taken out, or None.
     """
 
     module: Callable[[Spec], nn.Module]
@@ -93,6 +109,7 @@ class ElasticBlock:
     relaxed: tuple[str, ...] = ()
     transforms: tuple[Transform, ...] = ()
     group: str | None = None
+    deployed: Deployed | None = None
 
     def __post_init__(self) -> None:
         keys = [transform.key for transform in self.transforms]
@@ -107,6 +124,10 @@ class ElasticBlock:
         if self.alive is not None and not self.alive.static(arch):
             return None
         return self.specs[self.index.static(arch)]
+
+    def taken_out(self, spec: Spec) -> Spec:
+        """The spec as which one of this block is taken out."""
+        return spec if self.deployed is None else self.deployed.spec(spec)
 
 
 def elastic(

@@ -232,6 +232,7 @@ def _each(space: Space, size: Size) -> Iterator[tuple[str, int, Kind]]:
         block = shape.block
         for spec in block.specs:
             i = space.blocks[name].specs.index(spec)
+            spec = block.taken_out(spec)
             channels = block.channels(spec)
             own = tuple(
                 jax.ShapeDtypeStruct(x.shape[1:] if c is None else (*x.shape[1:-1], c), x.dtype)

@@ -62,7 +62,7 @@ def module(space: Space, arch: Arch) -> Network:
         spec = block.spec(arch)
         if spec is None:
             continue
-        kind, own = block_shapes.plain(block.module, spec)
+        kind, own = block_shapes.plain(block.module, block.taken_out(spec))
         if not isinstance(kind, type):
             kind = type(block.module(spec))
             raise UserError(
@@ -79,7 +79,8 @@ def extract(
 ) -> tuple[Network, Variables]:
     """The subnet as a module and variables `{"params", "stats"}` (NumPy), cut from the shared ones.
 
-    Weight transforms are applied and their results stored. Blocks that share parameters in the
+    Weight transforms are applied and their results stored, and blocks that have a cheaper form
+    (`ElasticBlock.deployed`) take it. Blocks that share parameters in the
     space each get their own.
 
     Args:
@@ -106,7 +107,10 @@ def extract(
             spec = block.spec(arch)
             own = elastic_block.shapes(block, spec, geometry[name].inputs)
             if own.params:
-                variables["params"][name] = slicing.weights(block, shared, spec, own.params)
+                weights = slicing.weights(block, shared, spec, own.params)
+                if block.deployed is not None:
+                    weights = block.deployed.params(spec, weights)
+                variables["params"][name] = weights
             if own.moments and stats is not None:
                 variables["stats"][name] = slicing.cut(stats[name], own.moments)
         return variables

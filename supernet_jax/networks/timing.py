@@ -188,7 +188,9 @@ def _network(space: Space, arch: Arch, batch: int, engine: Engine) -> Call:
     made = extract.module(space, arch)
     geometry = elastic_space.geometry(space, made.size)
     shapes = {
-        b.name: elastic_block.shapes(block, block.spec(arch), geometry[b.name].inputs)
+        b.name: elastic_block.shapes(
+            block, block.taken_out(block.spec(arch)), geometry[b.name].inputs
+        )
         for b in made.blocks
         for block in [geometry[b.name].block]
     }

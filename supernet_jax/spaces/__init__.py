@@ -4,6 +4,7 @@ from supernet_jax.spaces.adapted import Adapted
 from supernet_jax.spaces.attentivenas import AttentiveNAS
 from supernet_jax.spaces.autoformer import AutoFormerB, AutoFormerS, AutoFormerT
 from supernet_jax.spaces.decoder import Decoder
+from supernet_jax.spaces.maestro import MaestroMlp
 from supernet_jax.spaces.mcuformer import MCUFormer
 from supernet_jax.spaces.mobilenet import Cifar, Digits
 from supernet_jax.spaces.once_for_all import OfaMobileNetV3, OfaSmall

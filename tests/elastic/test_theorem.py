@@ -13,6 +13,7 @@ from tiny_space import (
     decoding_untied,
     deep,
     encoding,
+    factored,
     tiny,
     tokens,
     transforming,
@@ -31,6 +32,7 @@ SPACES: dict[str, Any] = {
     "adapted": (adapted, 8, 1),
     "tokens": (tokens, 6, 1),
     "two_factors": (two_factors, (6, 2), 1),
+    "factored": (factored, 2, 1),
     "decoding": (decoding, (), 1),
 }
 # Larger spaces, other images and text: without the gradients of all switches, which compile slowly.

@@ -55,6 +55,7 @@ CASES: dict[str, Sampler] = {
     "worst_up": samplers.attentive(MENU, bins=BINS, macs=MACS, best=False, trials=2),
     "progressive": samplers.progressive(MENU, PHASES, static=SPACE.static),
     "delayed": samplers.delayed(samplers.sandwich(MENU), start=STEPS // 2),
+    "ordered_dropout": samplers.ordered_dropout(MENU, n_random=3, decision="width"),
     "nested": samplers.nested(MENU, levels=4, static=SPACE.static),
     "shift": samplers.shift(MENU, bins=BINS, macs=MACS),
     "delayed_shift": samplers.delayed(samplers.shift(MENU, bins=BINS, macs=MACS), start=5),

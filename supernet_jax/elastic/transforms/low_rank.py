@@ -28,7 +28,7 @@ import numpy as np
 from supernet_jax.elastic import choices, elastic_block, shared_params, slicing
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array, Choice, Lookup
-from supernet_jax.elastic.elastic_block import ElasticBlock, Spec, Transform, Tree
+from supernet_jax.elastic.elastic_block import Deployed, ElasticBlock, Spec, Transform, Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, near, require
 
@@ -267,4 +267,13 @@ def _adapted(
         channels=_OfSpec(block.channels),
         gates=_OfSpec(block.gates),
         transforms=(*added, *old),
+        deployed=block.deployed and _deployed(block.deployed),
+    )
+
+
+def _deployed(of: Deployed) -> Deployed:
+    """That of the block, for ranked specs."""
+    return Deployed(
+        lambda ranked: RankedSpec(of.spec(ranked.spec), ranked.rank),
+        lambda ranked, params: of.params(ranked.spec, params),
     )

@@ -107,6 +107,7 @@ def tables(
 
 
 def spec_shapes(place: Geometry) -> list[block_shapes.BlockShapes]:
-    """The shapes of each spec of a block."""
+    """The shapes of each spec of a block, as it is taken out."""
     block = place.block
-    return [elastic_block.shapes(block, spec, place.inputs) for spec in block.specs]
+    specs = map(block.taken_out, block.specs)
+    return [elastic_block.shapes(block, spec, place.inputs) for spec in specs]

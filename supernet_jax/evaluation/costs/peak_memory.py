@@ -73,9 +73,10 @@ def _tables(space: Space, bytes_per_value: int) -> BlockTables:
 
 
 def _specs_at(place: Geometry) -> list[tuple[Any, liveness.Inputs]]:
-    """Each spec of a block, and the shapes of its own inputs."""
+    """Each spec of a block, as it is taken out, and the shapes of its own inputs."""
     block = place.block
-    return [(spec, elastic_block.own_inputs(block, spec, place.inputs)) for spec in block.specs]
+    specs = map(block.taken_out, block.specs)
+    return [(spec, elastic_block.own_inputs(block, spec, place.inputs)) for spec in specs]
 
 
 def _check_is_chain(space: Space) -> None:

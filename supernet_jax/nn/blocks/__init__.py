@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from supernet_jax.nn.blocks.factored import FactoredLayer
 from supernet_jax.nn.blocks.mcuformer import LowRankTransformerBlock, SizedPatchEmbedding
 from supernet_jax.nn.blocks.mobilenet import Head, MBConv, Stem
 from supernet_jax.nn.blocks.mobilenetv3 import HardHead, HardStem, InvertedResidual

@@ -4,6 +4,7 @@ from supernet_jax.training.samplers.attentive import Attentive, attentive
 from supernet_jax.training.samplers.delayed import Delayed, delayed
 from supernet_jax.training.samplers.fair import Fair, fair
 from supernet_jax.training.samplers.nested import Nested, nested
+from supernet_jax.training.samplers.ordered_dropout import OrderedDropout, ordered_dropout
 from supernet_jax.training.samplers.preferred import Preferred, preferred
 from supernet_jax.training.samplers.progressive import Opening, Phase, Progressive, progressive
 from supernet_jax.training.samplers.sampler import (
