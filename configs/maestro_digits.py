@@ -1,8 +1,7 @@
 """Maestro on scikit-learn's 8x8 digits: a perceptron whose layers have ordered ranks.
 
     supernet train configs/maestro_digits.py --out runs/maestro
-    supernet search runs/maestro --cost parameters --evaluations 100
-    supernet evaluate runs/maestro --front --split test
+    supernet evaluate runs/maestro --archs ranks.json --split test
 
 Hardware: two CPU cores. Expected: see docs/results.md.
 """
@@ -15,7 +14,7 @@ config = sj.Config(
     sampler=sj.samplers.OrderedDropout(n_random=2),
     loss=sj.losses.HardLabels(smoothing=0.0),
     optimizer=sj.optimizers.GroupLasso(
-        inner=sj.optimizers.AdamW(learning_rate=3e-3, warmup=0.1), weight=0.01
+        inner=sj.optimizers.AdamW(learning_rate=3e-3, warmup=0.1), weight=0.3
     ),
     train=sj.Train(steps=1500, batch=64, checkpoint_every=500, strategy="masked"),
     evaluation=sj.Evaluation(batch=128, chunk=16),

@@ -122,8 +122,9 @@ def _print_space(space: Space, summary: dict[str, Any]) -> None:
     if space.uncounted:
         print(f"parameters of subnets without {', '.join(space.uncounted)}, as they were published")
     ends = [
-        f"{summary[name]['smallest']:,} to {summary[name]['largest']:,} {unit}"
-        for name, unit in (("macs", "MACs"), ("parameters", "parameters"))
+        f"{low:,.0f} to {high:,.0f} {unit}"
+        for cost, unit in ((costs.macs(space), "MACs"), (costs.parameters(space), "parameters"))
+        for low, high in [costs.span(space, cost)]
     ]
     print(f"to the unit, as bounds of a search: {', '.join(ends)}")
     console.print(_histogram(space, summary))
@@ -163,7 +164,7 @@ def _histogram(space: Space, summary: dict[str, Any]) -> str:
     random = summary["random"]
     archs = choices.sample(space.menu, jax.random.key(random["seed"]), (random["samples"],))
     macs = costs.macs(space)(jax.tree.map(np.asarray, archs))
-    ends = summary["macs"]["smallest"], summary["macs"]["largest"]
+    ends = map(int, costs.span(space, costs.macs(space)))
     return f"MACs of random archs, smallest to largest:\n|{_bars(macs, *ends)}|"
 
 
@@ -244,6 +245,5 @@ def _print_visits(space: Space, seen: sampler_visits.Visits, title: str) -> None
     rich.console.Console().print(rows)
     random = seen.macs.get("random", np.zeros(0))
     if len(random):
-        macs = costs.macs(space)
-        ends = (int(macs(pick(space.menu))) for pick in (choices.smallest, choices.largest))
+        ends = map(int, costs.span(space, costs.macs(space)))
         print(f"MACs of its random members, smallest to largest subnet:\n|{_bars(random, *ends)}|")

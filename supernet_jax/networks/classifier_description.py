@@ -66,11 +66,12 @@ def describe(
     ):
         if len(given) != needed:
             raise UserError(f"{len(given)} {what} were given, but the space has {needed}")
+    resolution, *others = (made.size,) if isinstance(made.size, int) else made.size
     batches, batch = calibration if jax.tree.leaves(variables.get("stats", {})) else (0, 0)
     value = {
         **common(space, arch, made, variables, source=source, proof=(proof, proof_images)),
         "version": VERSION,
-        "resolution": made.size,
+        "resolution": resolution,
         "input_channels": task.input_channels,
         "mean": [float(m) for m in mean],
         "std": [float(s) for s in std],
@@ -78,6 +79,7 @@ def describe(
         "classes": list(classes),
         "accuracy": {split: float(share) for split, share in accuracy.items()},
         "calibration": {"batches": batches, "batch": batch},
+        **({"static": others} if others else {}),
     }
     return {**value, "sha256": network_folder.digest(manifest.described(value), variables)}
 

@@ -19,7 +19,7 @@ from supernet_jax.networks.description_parts import (
     written_as,
 )
 from supernet_jax.storage import files
-from supernet_jax.tasks import ImageClassification, Metric
+from supernet_jax.tasks import ImageClassification, Metric, Size
 
 # Version 1 had no `formats`; 2 had no `preparation`, and one `size` for both sides in `formats`.
 VERSION = 3
@@ -53,6 +53,8 @@ class Description:
         dtype: of the parameters.
         sha256: of structure and weights.
         formats: in which the folder holds the network, by name.
+        static: values of the space's static decisions after the resolution, as the size of patches;
+            left out of the file where there are none.
     """
 
     format: str
@@ -76,11 +78,12 @@ class Description:
     dtype: str
     sha256: str
     formats: dict[str, Exported]
+    static: tuple[int, ...] = ()
 
     @property
-    def size(self) -> int:
+    def size(self) -> Size:
         """As `Network.size`."""
-        return self.resolution
+        return (self.resolution, *self.static) if self.static else self.resolution
 
     @property
     def task(self) -> ImageClassification:
@@ -95,7 +98,8 @@ class Description:
     @property
     def taken(self) -> list[Any]:
         """What the network takes and says, for its digest."""
-        return [self.resolution, self.input_channels, self.mean, self.std, self.classes]
+        known = [self.resolution, self.input_channels, self.mean, self.std, self.classes]
+        return [*known, self.static] if self.static else known
 
     @property
     def prepared(self) -> list[Any]:

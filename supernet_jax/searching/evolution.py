@@ -15,6 +15,7 @@ from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, at_least
+from supernet_jax.evaluation.costs import span
 from supernet_jax.searching import proposals
 from supernet_jax.searching.pareto import front_per_bin
 from supernet_jax.searching.proposals import CHUNK, Normal, Propose
@@ -156,9 +157,8 @@ class Evolution:
         """
         step = 1.0
         if costs.of:
-            ends = [costs.of[0](end(space.menu)) for end in (choices.smallest, choices.largest)]
-            budget = costs.budgets[0]
-            low, high = max(budget.low, float(ends[0])), min(budget.high, float(ends[1]))
+            (lowest, highest), budget = span(space, costs.of[0]), costs.budgets[0]
+            low, high = max(budget.low, lowest), min(budget.high, highest)
             step = (high - low) / self.bins if high > low else step
         return evolution(
             space.menu,

@@ -295,6 +295,26 @@ PARTS: list[Case] = [
         with_config("", "return Space(", "Space("),
         ("returns a NoneType", "must return a Space"),
     ),
+    *(
+        (name, MY_TRAIN, with_part(f"space=__import__('supernet_jax').spaces.{part}"), said)
+        for name, part, said in (
+            (
+                "patch",
+                "MCUFormer(resolutions=(8,), patches=(3,))",
+                ("images of 8 pixels", "patches of 3", "divide the resolution"),
+            ),
+            ("rank ratio", "MCUFormer(rank_ratios=(0.5, 1.5))", ("rank-ratios has 1.5", "at most")),
+            ("no ratio", "MCUFormer(rank_ratios=(0.0,))", ("rank-ratios is (0.0,)", "above 0")),
+            ("rank", "MaestroMlp(ranks=(4, 65))", ("ranks has 65", "smaller side", "64, 64, 10")),
+            ("rank of 0", "MaestroMlp(ranks=(0, 4))", ("ranks has 0", "at least 1")),
+        )
+    ),
+    (
+        "what is dropped",
+        MY_TRAIN,
+        with_part("sampler=__import__('supernet_jax').samplers.OrderedDropout(decision='rnak')"),
+        ("decision is 'rnak'", "depth, kernel"),
+    ),
     ("options unsorted", TRAIN + "--space.widths 4 2", nothing, ("(4, 2)", "smallest first")),
     ("a part without build", MY_TRAIN, with_part("sampler=Train()"), ("sampler is Train(", "give")),
     ("data of another kind", MY_TRAIN, with_part("data=Train()"), ("data is Train(", "a Data")),
@@ -437,6 +457,12 @@ SEARCHES: list[Case] = [
     ),
     ("too tight", SEARCH + "--high 100", nothing, ("at most 100 MACs", "smallest arch costs 148")),
     ("too dear", SEARCH + "--low 1e6", nothing, ("1,000,000", "nearest of them 24,252")),
+    (
+        "no memory",
+        SEARCH + "--budget peak_memory:..100",
+        nothing,
+        ("at most 100 bytes", "smallest arch costs"),
+    ),
     ("upside down", SEARCH + "--low 10 --high 5", nothing, ("from 10.0 to 5.0", "lower one")),
     ("not a number", SEARCH + "--high nan", nothing, ("to nan", "two numbers")),
     ("cost", SEARCH + "--cost mac", nothing, ("'mac'", "macs, parameters", "did you mean macs?")),

@@ -249,3 +249,13 @@ def test_settings_that_cannot_be(case: str) -> None:
     changes, said = WRONG[case]
     with pytest.raises(UserError, match=said):
         of(**changes)
+
+
+def test_larger_patches_are_cheaper() -> None:
+    """The ends of a cost are those at any size, not those of the smallest and the largest arch."""
+    space = of(resolutions=(24,), distance=0)
+    cost = costs.macs(space)
+    every = choices.stack(everywhere(space))
+    assert costs.span(space, cost) == (cost(every).min(), cost(every).max())
+    largest, smallest = choices.largest(space.menu), choices.smallest(space.menu)
+    assert costs.span(space, cost) != (cost(smallest), cost(largest))

@@ -92,7 +92,7 @@ class GroupLasso:
 
     inner: Any = dataclasses.field(default_factory=AdamW)
     """the optimiser whose steps the lasso follows: its own part of a configuration"""
-    weight: float = 1e-3
+    weight: float = 0.1
     """weight of the lasso; a larger one leaves fewer ranks"""
 
     def schedule(self, *, steps: int) -> optax.Schedule:
