@@ -43,6 +43,8 @@ def tensors(names_shapes: list) -> dict[str, np.ndarray]:
             u = np.eye(shape[0]).reshape(-1) + 0.05 * u
         elif re.search(r"pos_embed$|cls_token|embeddings_table", name):
             u = 0.02 * u
+        elif "rescale_" in name:  # of NASViT's attention, which divides it by the channels
+            u = 8 * u
         elif len(shape) > 1:
             u = u * np.sqrt(6.0 / np.prod(shape[1:]))
         else:

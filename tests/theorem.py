@@ -142,10 +142,11 @@ def check_of(make: Callable[[], Space], *, size: Any) -> Check:
 def box(path: tuple[str, ...], full: tuple[int, ...], part: tuple[int, ...]) -> np.ndarray:
     """1 where a spec's leaf lies in the shared one: by hand, to check `cut`, `fill`, masks."""
     inside = np.zeros(full)
-    convolves = len(full) == 4 and "attention" not in path
-    if path[-1] == "kernel" and convolves:  # centred in height and width
+    convolves = path[-1] == "kernel" and len(full) == 4 and "attention" not in path
+    if convolves or path[-1] == "table":  # centred in height and width
         border = (full[0] - part[0]) // 2
-        inside[border : border + part[0], border : border + part[1], : part[2], : part[3]] = 1
+        channels = (slice(n) for n in part[2:])
+        inside[(slice(border, border + part[0]), slice(border, border + part[1]), *channels)] = 1
     else:
         inside[tuple(slice(n) for n in part)] = 1
     return inside
@@ -169,7 +170,8 @@ def boxes_of_arch(space: Space, arch: Any, size: Any) -> Any:
         uses = unflatten_dict(boxes(own, place.shapes.params))
         for where, transforms in slicing.by_leaf(block).items():
             part = None if spec is None else flatten_dict(own).get(where)
-            _note_uses(uses, where, transforms, spec, part)
+            full = flatten_dict(place.shapes.params)[where]
+            _note_uses(uses, where, transforms, spec, part, slicing.spatial_axes(where, full))
         owner = elastic_space.group(space, name)
         before, now = (flatten_dict(tree) for tree in (found.get(owner, {}), uses))
         both = {path: np.maximum(before[path], now[path]) for path in before.keys() & now.keys()}
@@ -183,16 +185,16 @@ def _note_uses(
     transforms: tuple[elastic_block.Transform, ...],
     spec: Any,
     part: Any,
+    spatial: tuple[int, ...],
 ) -> None:
     """Marks what a spec's weights depend on through transforms: their parameters, whole kernels.
 
     The transforms themselves tell, by the gradient at random values. `part` is the shape of the
-    leaf in the spec, None where it lacks it.
+    leaf in the spec, None where it lacks it; `spatial` are its axes that are no channels.
     """
     *way, last = where
     node = functools.reduce(lambda node, key: node[key], way, found)
     full = node[last].shape
-    spatial = slicing.spatial_axes(where, jax.ShapeDtypeStruct(full, np.float32))
     cut = (
         full if part is None else [full[i] if i in spatial else n for i, n in enumerate(part.shape)]
     )
@@ -214,7 +216,9 @@ def _note_uses(
     gradients = jax.grad(total, (0, 1))(random, weights)
     own, whole = jax.tree.map(lambda g: np.asarray(g != 0, float), gradients)
     node[last] = np.pad(whole, [(0, n - m) for n, m in zip(full, cut, strict=True)])
-    found.setdefault(elastic_block.TRANSFORMS, {}).update(own)
+    own = {name: tree for name, tree in own.items() if tree}
+    if own:
+        found.setdefault(elastic_block.TRANSFORMS, {}).update(own)
 
 
 def archs_of(space: Space, count: int) -> list[Any]:

@@ -20,8 +20,10 @@ from supernet_jax.spaces import (
     decoder,
     maestro,
     mcuformer,
+    nasvit,
     once_for_all,
     text_encoder,
+    vit_resnas,
 )
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
 from supernet_jax.tasks import HiddenTokens, ImageClassification, NextToken
@@ -101,6 +103,51 @@ def factored() -> Space:
         task=ImageClassification(2, 5),
         outputs=5,
         input_channels=2,
+    )
+
+
+@functools.cache
+def hybrid(resolutions: tuple[int, ...] = (6,)) -> Space:
+    """A stage whose second block is attention, between fewer places than there are biases for, and
+    a stage that halves images of odd sizes.
+    """
+    return nasvit.nasvit(
+        "hybrid",
+        resolutions=resolutions,
+        stem=(4,),
+        stem_stride=1,
+        stages=(
+            Stage((4, 6), (1, 2), (3,), (1,), 2, squeeze=True),
+            Stage((6,), (1,), (3,), (1,), 2),
+        ),
+        last=(12,),
+        plain=0,
+        classes=5,
+        input_channels=2,
+        head_dim=2,
+        value_ratio=2,
+        window=5,
+        head_ratio=2,
+        drop_path=0.4,
+    )
+
+
+@functools.cache
+def staged() -> Space:
+    """Two stages of two blocks, of which the second may be left out, and a reduction between."""
+    return vit_resnas.vit_resnas(
+        "staged",
+        widths=((2, 4), (6,)),
+        num_heads=((1, 2), (2,)),
+        hidden=((3,), (3, 5)),
+        head_dims=(2, 3),
+        blocks=2,
+        resolution=8,
+        patch=2,
+        middle=3,
+        classes=5,
+        input_channels=2,
+        drop_path=0.4,
     )
 
 

@@ -27,12 +27,13 @@ class Arguments:
     """Make a run of weights that were trained elsewhere; it is then like any other run.
 
     KIND is `attentivenas`, a published AttentiveNAS or AlphaNet supernet; `autoformer`, a published
-    AutoFormer supernet; `ofa`, a published Once-for-All MobileNetV3 supernet; or `network`, an
-    extracted network, which becomes the largest subnet of a new supernet.
+    AutoFormer supernet; `nasvit`, a published NASViT supernet; `ofa`, a published Once-for-All
+    MobileNetV3 supernet; `vit_resnas`, a published ViT-ResNAS supernet; or `network`, an extracted
+    network, which becomes the largest subnet of a new supernet.
     """
 
     kind: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="KIND")]
-    """attentivenas | autoformer | ofa | network"""
+    """attentivenas | autoformer | nasvit | ofa | vit_resnas | network"""
     source: Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """file of weights (.safetensors; .pth and .pth.tar need PyTorch), or folder of a network"""
     settings: Annotated[Config, tyro.conf.arg(name="")]

@@ -41,7 +41,7 @@ class Transform(NamedTuple):
     Attributes:
         leaf: which parameter, as ("depthwise", "kernel"), of any rank.
         size: the layer's own option in a spec, e.g. `lambda spec: spec.kernel`.
-        init: `(key, full_shape) -> params`, the transform's own parameters.
+        init: `(key, full_shape) -> params`, the transform's own parameters; `{}` for none.
         apply: `(params, weights, size) -> weights`, static in `size`. In a masked subnet the
             weights have channels that the spec lacks, as zeros; whatever is made of those is
             masked again.

@@ -40,7 +40,7 @@ def masked_weights(
         trees = (elastic_block.shapes(block, spec, inputs).params for spec in block.specs)
         parts = [slicing.find_leaf(tree, where) for tree in trees]
         leaf, final = slicing.get_leaf(result, where), slicing.get_leaf(union, where)
-        mixed = _mixed(block, transforms, shared[TRANSFORMS], leaf, final, likely, parts)
+        mixed = _mixed(block, transforms, shared.get(TRANSFORMS, {}), leaf, final, likely, parts)
         result = slicing.put_leaf(result, where, mixed)
     if by_leaf and not soft:  # a transform may add to channels that the spec lacks
         again = tuple((path, places) for path, places in edges.leaves if path in by_leaf)

@@ -83,7 +83,8 @@ def parameter_shapes(space: Space) -> Tree:
         tree = dict(about.shapes.params)
         if block.transforms:
             made = functools.partial(_init_transforms, block, tree)
-            tree[elastic_block.TRANSFORMS] = jax.eval_shape(made, jax.eval_shape(jax.random.key, 0))
+            own = jax.eval_shape(made, jax.eval_shape(jax.random.key, 0))
+            tree |= {elastic_block.TRANSFORMS: own} if own else {}
         shapes[owner] = tree
     if space.bank is None:
         return shapes
@@ -103,7 +104,8 @@ def _init_group(block: ElasticBlock, about: Geometry, key: Array) -> Tree:
     how = {"make": block.module, "spec": block.union, "inputs": about.inputs}
     tree = dict(init_module(layers_key, **how))
     if block.transforms:
-        tree[elastic_block.TRANSFORMS] = _init_transforms(block, tree, transforms_key)
+        own = _init_transforms(block, tree, transforms_key)
+        tree |= {elastic_block.TRANSFORMS: own} if own else {}
     return tree
 
 
@@ -120,11 +122,12 @@ def _owners(space: Space) -> Iterator[tuple[str, ElasticBlock, Geometry]]:
 
 
 def _init_transforms(block: ElasticBlock, tree: Tree, key: Array) -> Tree:
+    """By transform; those without parameters are left out, as no file would keep them."""
     made = {}
     for transform in block.transforms:
         leaf = slicing.get_leaf(tree, transform.leaf)
         made[transform.key] = transform.init(named_key(key, transform.key), leaf.shape)
-    return made
+    return {name: own for name, own in made.items() if jax.tree.leaves(own)}
 
 
 def unions(space: Space) -> dict[str, tuple[ElasticBlock, block_shapes.BlockShapes]]:

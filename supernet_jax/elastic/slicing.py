@@ -73,7 +73,7 @@ def weights(block: ElasticBlock, shared: Tree, spec: Spec, target: Shapes) -> Tr
             continue
         channels, final = get_leaf(result, where), part.shape
         sizes = tuple(transform.size(spec) for transform in transforms)
-        made = transformed(transforms, shared[TRANSFORMS], channels, sizes)
+        made = transformed(transforms, shared.get(TRANSFORMS, {}), channels, sizes)
         if made.shape == channels.shape:
             made = cut_leaf(made, final, spatial_axes(where, part))
         if made.shape != final:
@@ -100,12 +100,12 @@ def transformed(
 
     Args:
         transforms: of one leaf.
-        params: of all transforms of the block.
+        params: of all transforms of the block that have any.
         leaf: with its channels cut or masked.
         sizes: the option of each transform.
     """
     for transform, size in zip(transforms, sizes, strict=True):
-        leaf = transform.apply(params[transform.key], leaf, size)
+        leaf = transform.apply(params.get(transform.key, {}), leaf, size)
     return leaf
 
 

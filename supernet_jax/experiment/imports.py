@@ -23,9 +23,11 @@ from supernet_jax.networks import extract, manifest, network_folder
 from supernet_jax.networks.importers import (
     attentivenas,
     autoformer,
+    nasvit,
     once_for_all,
     plain_network,
     tensor_mapping,
+    vit_resnas,
     weight_files,
 )
 from supernet_jax.networks.importers.importer import Report
@@ -148,6 +150,8 @@ FAMILIES = {
     "attentivenas": Family(
         attentivenas.load, attentivenas.STD, attentivenas.STEM, attentivenas.CLASSIFIER
     ),
+    "vit_resnas": Family(vit_resnas.load, vit_resnas.STD, vit_resnas.STEM, vit_resnas.CLASSIFIER),
+    "nasvit": Family(nasvit.load, nasvit.STD, nasvit.STEM, nasvit.CLASSIFIER),
     "autoformer": Family(autoformer.load, autoformer.STD, autoformer.STEM, autoformer.CLASSIFIER),
     "ofa": Family(once_for_all.load, once_for_all.STD, once_for_all.STEM, once_for_all.CLASSIFIER),
 }

@@ -64,7 +64,7 @@ def _parameter(
 
 
 class Conv(nn.Module):
-    """Dense convolution without bias, kernel `[k, k, C_in, C_out]`.
+    """Dense convolution, kernel `[k, k, C_in, C_out]`, without a bias unless `bias` is true.
 
     Written as patches and one matrix product: as fast as the convolution on GPU for the few input
     channels of a stem, and several times faster on CPU.
@@ -74,6 +74,7 @@ class Conv(nn.Module):
     kernel: int
     stride: int = 1
     start: Initializer | None = None
+    bias: bool = False
 
     def makes(self, x: Array) -> tuple[int, ...]:
         """The shape of its output, see `liveness`."""
@@ -85,7 +86,11 @@ class Conv(nn.Module):
         k, c = self.kernel, x.shape[-1]
         w = _parameter(self, "kernel", k * k * c, (k, k, c, self.features), self.start)
         patches = jnp.concatenate(depthwise.shifted_views(x, k, self.stride), axis=-1)
-        return _rows_dot(patches, w.reshape(k * k * c, self.features).astype(x.dtype))
+        y = _rows_dot(patches, w.reshape(k * k * c, self.features).astype(x.dtype))
+        if not self.bias:
+            return y
+        zeros = None if self.start is None else nn.initializers.zeros
+        return y + _row(_parameter(self, "bias", k * k * c, (self.features,), zeros), y)
 
 
 class Pointwise(nn.Module):
@@ -249,10 +254,17 @@ def alive(layer: nn.Module, size: int, name: str = "alive") -> Array | None:
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over the channels that are there."""
+    """Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over the channels that are there.
+
+    Attributes:
+        epsilon: added to the variance.
+        bias: whether there is one.
+        over: how many of the last axes the moments are over; 1 for channels alone.
+    """
 
     epsilon: float = 1e-5
     bias: bool = True
+    over: int = 1
 
     in_place = True
 
@@ -262,10 +274,10 @@ class LayerNorm(nn.Module):
         c = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (c,))
         there, y = alive(self, c), x.astype(jnp.float32)
-        centred = y - _mean_of(y, there)
+        centred = y - _mean_of(y, there, self.over)
         if there is not None:
             centred = centred * _row(there, centred)
-        y = centred * lax.rsqrt(_mean_of(jnp.square(centred), there) + self.epsilon)
+        y = centred * lax.rsqrt(_mean_of(jnp.square(centred), there, self.over) + self.epsilon)
         y = y * _row(scale, y)
         if self.bias:
             y = y + _row(self.param("bias", nn.initializers.zeros, (c,)), y)
@@ -289,11 +301,13 @@ class RMSNorm(nn.Module):
         return (y * _row(scale, y)).astype(x.dtype)
 
 
-def _mean_of(y: Array, there: Array | None) -> Array:
-    """Mean over the channels that are there; the others of `y` are zero."""
+def _mean_of(y: Array, there: Array | None, over: int = 1) -> Array:
+    """Mean over the last axes, of the channels that are there; the others of `y` are zero."""
+    axes = tuple(range(-over, 0))
     if there is None:
-        return jnp.mean(y, -1, keepdims=True)
-    return jnp.sum(y, -1, keepdims=True) / jnp.sum(there)
+        return jnp.mean(y, axes, keepdims=True)
+    places = math.prod(y.shape[-over:-1])
+    return jnp.sum(y, axes, keepdims=True) / (places * jnp.sum(there))
 
 
 class Dropout(nn.Module):

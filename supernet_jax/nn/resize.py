@@ -25,6 +25,20 @@ def average_pool(x: Array, size: int) -> Array:
     return total / jnp.asarray(counts, x.dtype)
 
 
+def zero_pool(x: Array, size: int) -> Array:
+    """Mean over `size` x `size` windows at stride `size`, for which odd images get a row of zeros
+    above and a column to the left of them. The zeros count.
+
+    Args:
+        x: `[B, H, W, C]`; of size 2 the result is `[B, ceil(H/2), ceil(W/2), C]`.
+        size: of window and stride.
+    """
+    window = (1, size, size, 1)
+    pad = [(0, 0), (x.shape[1] % 2, 0), (x.shape[2] % 2, 0), (0, 0)]
+    total = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, window, pad)
+    return total / jnp.asarray(size * size, x.dtype)
+
+
 def resize_bicubic(x: Array, size: int) -> Array:
     """Square bicubic resize with a = -0.75, half-pixel centres, edge clamp and no antialiasing.
 

@@ -7,5 +7,7 @@ from supernet_jax.spaces.decoder import Decoder
 from supernet_jax.spaces.maestro import MaestroMlp
 from supernet_jax.spaces.mcuformer import MCUFormer
 from supernet_jax.spaces.mobilenet import Cifar, Digits
+from supernet_jax.spaces.nasvit import NASViT, NASViTSmall
 from supernet_jax.spaces.once_for_all import OfaMobileNetV3, OfaSmall
 from supernet_jax.spaces.text_encoder import TextEncoder
+from supernet_jax.spaces.vit_resnas import ViTResNASSmall, ViTResNASTiny

@@ -59,6 +59,7 @@ def mobilenet(
     head_ratio: int = 6,
     dropout: float = 0.0,
     drop_path: float = 0.0,
+    zero_pool: bool = False,
 ) -> Space:
     """A MobileNetV3-like space.
 
@@ -77,6 +78,7 @@ def mobilenet(
         head_ratio: channels of the head before pooling, per channel of the last stage.
         dropout: rate before the classifier.
         drop_path: drop-connect rate; block `i` of `n` in the last two stages gets `drop_path*i/n`.
+        zero_pool: how shortcuts average odd images, see `MBConvSpec`.
     """
     menu: Menu = {
         "resolution": Choice(resolutions),
@@ -99,15 +101,15 @@ def mobilenet(
         for j in range(stage.depths[-1]):
             late = i >= len(stages) - 2
             rate = drop_path * (len(blocks) - 1) / total if late else 0.0
-            blocks[f"stage{i + 1}_block{j + 1}"] = _block(menu, stage, i, j, rate)
+            blocks[f"stage{i + 1}_block{j + 1}"] = _block(menu, stage, i, j, rate, zero_pool)
     blocks["head"] = _head(menu, len(stages), last, classes, head_ratio, dropout)
     task = ImageClassification(input_channels, classes)
     return Space(name, menu, blocks, chain(tuple(blocks)), task, static=(("resolution",),))
 
 
-def _block(menu: Menu, stage: Stage, i: int, j: int, rate: float) -> ElasticBlock:
+def _block(menu: Menu, stage: Stage, i: int, j: int, rate: float, zero_pool: bool) -> ElasticBlock:
     """Block `j` of stage `i`; only the first changes width and size."""
-    spec = _spec(stage, stage.stride if j == 0 else 1, rate)
+    spec = _spec(stage, stage.stride if j == 0 else 1, rate, zero_pool)
     decisions: list[Path] = [("width", i + 1), ("kernel_size", i), ("expand_ratio", i)]
     block = elastic(
         MBConv,
@@ -127,7 +129,9 @@ def _block(menu: Menu, stage: Stage, i: int, j: int, rate: float) -> ElasticBloc
     )
 
 
-def _spec(stage: Stage, stride: int, rate: float) -> Callable[[int, int, int, int], MBConvSpec]:
+def _spec(
+    stage: Stage, stride: int, rate: float, zero_pool: bool
+) -> Callable[[int, int, int, int], MBConvSpec]:
     expand = max(stage.expands) > 1
 
     def spec(c_in: int, c_out: int, kernel: int, ratio: int) -> MBConvSpec:
@@ -142,6 +146,7 @@ def _spec(stage: Stage, stride: int, rate: float) -> Callable[[int, int, int, in
             reduced=make_divisible(middle // 4) if stage.squeeze else 0,
             shortcut=IDENTITY if c_in == c_out else CONV,
             drop_path=rate if c_in == c_out and stride == 1 else 0.0,
+            zero_pool=zero_pool,
         )
 
     return spec

@@ -56,6 +56,12 @@ def with_part(part: str) -> Before:
     return with_config(f"config = dataclasses.replace(config, {part})")
 
 
+def with_space(space: str) -> Before:
+    """A file `mine.py` whose config has another of the library's spaces."""
+    replaced = f"config = dataclasses.replace(config, space=sj.spaces.{space})"
+    return with_config(f"import supernet_jax as sj\n{replaced}")
+
+
 def edited(change: Callable[[dict[str, Any]], Any]) -> Before:
     """The run's config.json, changed."""
 
@@ -563,7 +569,93 @@ EXTRACTIONS: list[Case] = [
     ("no quick run", "quickstart --out TMP", nothing, ("not a run", "another --out")),
     ("another quick run", "quickstart --out RUN", nothing, ("space is a TinySpace there",)),
 ]
-CASES = [*COMMANDS, *TRAINING, *PARTS, *INFOS, *RUNS, *SEARCHES, *EXTRACTIONS]
+SPACES: list[Case] = [
+    (
+        "NASViT at no multiple of 32",
+        "info MINE",
+        with_space("NASViT(resolutions=(192, 200))"),
+        ("resolutions has 200", "multiples of 32"),
+    ),
+    (
+        "NASViT on images too small",
+        "info MINE",
+        with_space("NASViT(resolutions=(16,))"),
+        ("at least 32 pixels",),
+    ),
+    (
+        "NASViT on images too large",
+        "info MINE",
+        with_space("NASViT(resolutions=(224, 320))"),
+        ("320 pixels", "20 places", "space.window is 18", "larger window"),
+    ),
+    (
+        "NASViT with heads that do not divide",
+        "info MINE",
+        with_space("NASViT(head_dim=7)"),
+        ("64 channels", "heads of 7", "space.head-dim"),
+    ),
+    (
+        "a small NASViT with heads that do not divide",
+        "info MINE",
+        with_space("NASViTSmall(widths=(12,))"),
+        ("12 channels", "heads of 8"),
+    ),
+    (
+        "NASViT with a head of nothing",
+        "info MINE",
+        with_space("NASViT(head_dim=0)"),
+        ("heads of 0", "space.head-dim"),
+    ),
+    (
+        "NASViT without values",
+        "info MINE",
+        with_space("NASViT(value_ratio=0)"),
+        ("space.value-ratio is 0", "at least 1"),
+    ),
+    (
+        "NASViT with too much drop path",
+        "info MINE",
+        with_space("NASViT(drop_path=1.5)"),
+        ("space.drop-path is 1.5", "[0, 1)"),
+    ),
+    (
+        "ViT-ResNAS at no multiple of its reductions",
+        "info MINE",
+        with_space("ViTResNASTiny(resolution=240)"),
+        ("images of 240 pixels", "multiple of 56"),
+    ),
+    (
+        "ViT-ResNAS with odd patches",
+        "info MINE",
+        with_space("ViTResNASTiny(patch=7)"),
+        ("patches of 7 pixels", "even", "space.patch"),
+    ),
+    (
+        "ViT-ResNAS whose reductions take channels away",
+        "info MINE",
+        with_space("ViTResNASTiny(widths=(100, 256))"),
+        ("200 channels behind one of 256", "factor of 2"),
+    ),
+    (
+        "ViT-ResNAS with two sizes of heads",
+        "info MINE",
+        with_space("ViTResNASSmall(head_dims=(32, 48))"),
+        ("space.head-dims is (32, 48)", "3 numbers"),
+    ),
+    (
+        "ViT-ResNAS without heads",
+        "info MINE",
+        with_space("ViTResNASSmall(num_heads=(0, 5))"),
+        ("space.num-heads is (0, 5)", "above 0"),
+    ),
+    (
+        "ViT-ResNAS without blocks",
+        "info MINE",
+        with_space("ViTResNASSmall(blocks=0)"),
+        ("space.blocks is 0", "at least 1"),
+    ),
+]
+CASES = [*COMMANDS, *TRAINING, *PARTS, *INFOS, *RUNS, *SEARCHES, *EXTRACTIONS, *SPACES]
 IDS = [f"{command.split(' ')[0]}: {name}" for name, command, _, _ in CASES]
 
 

@@ -14,6 +14,8 @@ from tiny_space import (
     deep,
     encoding,
     factored,
+    hybrid,
+    staged,
     tiny,
     tokens,
     transforming,
@@ -34,6 +36,7 @@ SPACES: dict[str, Any] = {
     "two_factors": (two_factors, (6, 2), 1),
     "factored": (factored, 2, 1),
     "decoding": (decoding, (), 1),
+    "hybrid": (hybrid, 6, 1),
 }
 # Larger spaces, other images and text: without the gradients of all switches, which compile slowly.
 LARGER: dict[str, Any] = {
@@ -42,6 +45,7 @@ LARGER: dict[str, Any] = {
     "decoding_untied": (decoding_untied, (), 1),
     "encoding": (encoding, (), 1),
     "two_factors-larger-patches": (two_factors, (6, 4), 1),
+    "staged": (staged, 8, 1),
 }
 # Float32 at highest precision: sums are ordered differently, nothing else differs.
 TOLERANCE = 1e-5

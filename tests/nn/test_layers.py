@@ -324,6 +324,14 @@ def test_average_pool(size: tuple[int, int]) -> None:
             np.testing.assert_allclose(y[:, i, j], window.mean((1, 2)), atol=SUMS)
 
 
+def test_a_convolution_with_a_bias_adds_it() -> None:
+    x, params = normal(2, 5, 5, 3), {"kernel": normal(3, 3, 3, 4, seed=1)}
+    bias = normal(4, seed=2)
+    plain, _ = apply(layers.Conv(4, 3, 2), params, x)
+    found, _ = apply(layers.Conv(4, 3, 2, bias=True), {**params, "bias": bias}, x)
+    np.testing.assert_allclose(found, np.asarray(plain) + bias, atol=SUMS)
+
+
 def test_squeeze_and_excitation() -> None:
     x = normal(2, 3, 3, 4)
     params = {

@@ -99,17 +99,21 @@ def test_axes_are_those_that_layers_declare() -> None:
     np.testing.assert_array_equal(found["kernel"], line[1:4, :3, :2])
 
 
-@pytest.mark.parametrize("layer", [layers.LayerNorm(), layers.LayerNorm(bias=False)])
+@pytest.mark.parametrize(
+    "layer",
+    [layers.LayerNorm(), layers.LayerNorm(bias=False), layers.LayerNorm(over=2)],
+)
 def test_layer_norm_is_that_of_flax(layer: layers.LayerNorm) -> None:
     x = jax.random.normal(jax.random.key(0), (2, 3, 8)) + 4
     variables = layer.init(jax.random.key(1), x)
     variables = jax.tree.map(lambda p: p + 0.1 * np.arange(8), variables)
     theirs = nn.LayerNorm(epsilon=1e-5, use_bias=layer.bias, use_fast_variance=False)
+    theirs = theirs.clone(reduction_axes=tuple(range(-layer.over, 0)))
     wanted = theirs.apply(variables, x)
     np.testing.assert_allclose(layer.apply(variables, x), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("layer", [layers.LayerNorm(), layers.RMSNorm()])
+@pytest.mark.parametrize("layer", [layers.LayerNorm(), layers.LayerNorm(over=2), layers.RMSNorm()])
 def test_norms_see_the_channels_that_are_there(layer: nn.Module) -> None:
     x = jax.random.normal(jax.random.key(0), (2, 3, 8)) + 4
     small = layer.apply(layer.init(jax.random.key(1), x[..., :5]), x[..., :5])

@@ -58,9 +58,14 @@ Activation = Callable[[Part, str, Value], Value]
 
 
 def knows(network: Network) -> bool:
-    """Whether all blocks are among `BLOCKS`, and run one after another under names that do."""
+    """Whether all blocks are among `BLOCKS`, with shortcuts that average no zeros, and run one
+    after another under names that do.
+    """
     return network.forward is None and all(
-        block.module in BLOCKS and block.name.isidentifier() for block in network.blocks
+        block.module in BLOCKS
+        and block.name.isidentifier()
+        and not (isinstance(block.spec, MBConvSpec) and block.spec.zero_pool)
+        for block in network.blocks
     )
 
 

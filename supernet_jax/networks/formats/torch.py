@@ -16,6 +16,7 @@ from typing import Any
 import flax
 import numpy as np
 
+from supernet_jax.errors import require
 from supernet_jax.networks.formats.format import Export, Format
 from supernet_jax.networks.manifest import Description, GeneralDescription, described, facts
 from supernet_jax.networks.network import Block, Runner, Variables
@@ -156,10 +157,19 @@ def _constant(name: str, value: Any) -> str:
     return f"{name} = {text}\n"
 
 
+USUAL = {"zero_pool": False, "norm_digits": 5}  # sizes of which only these values are written
+
+
 def _block(block: Block) -> tuple[str, str, dict[str, Any]]:
     sizes = dataclasses.asdict(block.spec)
     for name in ("dropout_width", "deviation"):  # which bits are drawn in a supernet; how it began
         sizes.pop(name, None)
+    for name, usual in USUAL.items():
+        require(
+            sizes.pop(name, usual) == usual,
+            f"the format torch does not write block {block.name} with {name}="
+            f"{getattr(block.spec, name, usual)}; leave torch out of the formats",
+        )
     return block.name, block.module.__name__, sizes
 
 

@@ -105,12 +105,17 @@ def published_name(space: Space, leaf: Leaf) -> str:
 
 def spares(space: Space) -> dict[str, Spare]:
     """The tensors without a place that a published file may have, by name."""
+    return spares_beside(space, places(space))
+
+
+def spares_beside(space: Space, known: Mapping[str, Place]) -> dict[str, Spare]:
+    """The same beside the places of a family that has AttentiveNAS's blocks among others."""
     found = {
         f"blocks.{number}.{INNER['shortcut']}.weight": Spare((c_out, c_in, 1, 1), NEVER_READ)
         for number, c_in, c_out in _sizes(space)
     }
-    unused = {name: spare for name, spare in found.items() if name not in places(space)}
-    return unused | tensor_mapping.statistics(places(space))
+    unused = {name: spare for name, spare in found.items() if name not in known}
+    return unused | tensor_mapping.statistics(known)
 
 
 def _numbers(space: Space) -> dict[str, int]:

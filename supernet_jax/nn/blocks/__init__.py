@@ -15,6 +15,7 @@ from supernet_jax.nn.blocks.factored import FactoredLayer
 from supernet_jax.nn.blocks.mcuformer import LowRankTransformerBlock, SizedPatchEmbedding
 from supernet_jax.nn.blocks.mobilenet import Head, MBConv, Stem
 from supernet_jax.nn.blocks.mobilenetv3 import HardHead, HardStem, InvertedResidual
+from supernet_jax.nn.blocks.nasvit import AttentionBlock
 from supernet_jax.nn.blocks.text_transformer import (
     DecoderBlock,
     EncoderBlock,
@@ -26,6 +27,7 @@ from supernet_jax.nn.blocks.text_transformer import (
     TokenTransform,
 )
 from supernet_jax.nn.blocks.vision_transformer import PatchEmbedding, TokensHead, TransformerBlock
+from supernet_jax.nn.blocks.vit_resnas import ConvPatchEmbedding, SpatialReduction
 
 BLOCKS: dict[str, type[nn.Module]] = {
     name: kind

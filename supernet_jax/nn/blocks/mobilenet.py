@@ -52,6 +52,8 @@ class MBConvSpec:
         reduced: hidden channels of squeeze-and-excitation, 0 for none.
         shortcut: "identity", "conv" (1x1, no normalisation), or "either" in a union of both.
         drop_path: drop-connect rate of the residual branch.
+        zero_pool: whether the shortcut averages zeros along with the edge of an odd image, see
+            `resize.zero_pool`.
     """
 
     c_in: int
@@ -63,6 +65,7 @@ class MBConvSpec:
     reduced: int
     shortcut: str
     drop_path: float = 0.0
+    zero_pool: bool = False
 
 
 class MBConv(nn.Module):
@@ -92,7 +95,7 @@ class MBConv(nn.Module):
         y = layers.BatchNorm(zero_scale=True, name="project_norm")(y)
         dropped = layers.DropPath(s.drop_path, name="drop_path")(y)
         if s.stride > 1:
-            x = resize.average_pool(x, s.stride)
+            x = (resize.zero_pool if s.zero_pool else resize.average_pool)(x, s.stride)
         if s.shortcut == IDENTITY:
             return dropped + x
         mapped = layers.Pointwise(s.c_out, name="shortcut")(x)

@@ -5,6 +5,7 @@ by row), `C` channels, `K` classes.
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -48,13 +49,28 @@ class PatchEmbedding(nn.Module):
         Raises:
             UserError: R is not a multiple of the patch.
         """
-        c, start = self.spec.c_out, nn.initializers.normal(self.spec.deviation)
-        patches = Patches(c, self.spec.patch, name="patches")(x)
-        token = self.param("class_token", start, (c,)).reshape(1, 1, c)
-        token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, c))
-        y = jnp.concatenate([token, patches], 1)
-        position = self.param("position", start, (y.shape[1], c))
-        return y + position.reshape(1, -1, c).astype(x.dtype)
+        patches = Patches(self.spec.c_out, self.spec.patch, name="patches")(x)
+        return with_class_token(self, patches, nn.initializers.normal(self.spec.deviation))
+
+
+def with_class_token(block: nn.Module, patches: Array, start: layers.Initializer) -> Array:
+    """A class token before patches, and a learned position added to each.
+
+    Args:
+        block: which gets the parameters `class_token`, `[C]`, and `position`, `[N, C]`; to be
+            called from within its compact `__call__`.
+        patches: `[B, N - 1, C]`.
+        start: of both.
+
+    Returns:
+        `[B, N, C]`.
+    """
+    b, _, c = patches.shape
+    token = block.param("class_token", start, (c,)).reshape(1, 1, c)
+    token = jnp.broadcast_to(token.astype(patches.dtype), (b, 1, c))
+    y = jnp.concatenate([token, patches], 1)
+    position = block.param("position", start, (y.shape[1], c))
+    return y + position.reshape(1, -1, c).astype(patches.dtype)
 
 
 class Patches(nn.Module):
@@ -103,6 +119,7 @@ class TransformerSpec:
         distance: largest distance between patches that counts as such.
         prefix_bias: whether the bias of queries, keys and values is one vector, see
             `attention.Heads`.
+        norm_digits: norms add 10 to the power of `-norm_digits` to a variance.
         drop_path: rate of both branches.
     """
 
@@ -114,6 +131,7 @@ class TransformerSpec:
     distance: int = 0
     prefix_bias: bool = False
     drop_path: float = 0.0
+    norm_digits: int = 5
 
 
 class TransformerBlock(nn.Module):
@@ -134,9 +152,10 @@ class TransformerBlock(nn.Module):
             grid=Grid(s.grid, s.grid, s.distance) if s.grid else None,
             name="attention",
         )
-        y = attention(layers.LayerNorm(name="attention_norm")(x))
+        norm = functools.partial(layers.LayerNorm, 10.0**-s.norm_digits)
+        y = attention(norm(name="attention_norm")(x))
         x = x + layers.DropPath(s.drop_path, name="attention_drop")(y)
-        y = layers.LayerNorm(name="mlp_norm")(x)
+        y = norm(name="mlp_norm")(x)
         y = layers.Dense(s.hidden, start=NORMAL, name="expand")(y)
         y = layers.Dense(s.c_in, start=NORMAL, name="project")(nn.gelu(y, approximate=False))
         return x + layers.DropPath(s.drop_path, name="mlp_drop")(y)
@@ -150,11 +169,13 @@ class TokensHeadSpec:
         c_in: C.
         classes: K.
         pool: what stands for the image: the mean of its patches, or the class token.
+        norm_digits: as of a `TransformerSpec`.
     """
 
     c_in: int
     classes: int
     pool: Literal["patches", "class_token"] = "patches"
+    norm_digits: int = 5
 
 
 class TokensHead(nn.Module):
@@ -165,6 +186,6 @@ class TokensHead(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[B, N, C]` -> logits `[B, K]`."""
-        x = layers.LayerNorm(name="norm")(x)
+        x = layers.LayerNorm(10.0**-self.spec.norm_digits, name="norm")(x)
         x = jnp.mean(x[:, 1:], 1) if self.spec.pool == "patches" else x[:, 0]
         return layers.Dense(self.spec.classes, start=NORMAL, name="classifier")(x)
