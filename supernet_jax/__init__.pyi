@@ -29,8 +29,10 @@ from supernet_jax.experiment.extract import extract_all as extract_all
 from supernet_jax.experiment.front import Front as Front
 from supernet_jax.experiment.imports import import_attentivenas as import_attentivenas
 from supernet_jax.experiment.imports import import_autoformer as import_autoformer
+from supernet_jax.experiment.imports import import_bert as import_bert
 from supernet_jax.experiment.imports import import_network as import_network
 from supernet_jax.experiment.imports import import_once_for_all as import_once_for_all
+from supernet_jax.experiment.imports import import_vit as import_vit
 from supernet_jax.experiment.latency import adapt as adapt_latency
 from supernet_jax.experiment.latency import latency as latency
 from supernet_jax.experiment.race import race as race

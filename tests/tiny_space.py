@@ -17,6 +17,7 @@ from supernet_jax.elastic.transforms import low_rank
 from supernet_jax.nn.blocks.mobilenet import HARD_SWISH
 from supernet_jax.spaces import (
     autoformer,
+    bert_supernet,
     decoder,
     maestro,
     mcuformer,
@@ -24,9 +25,15 @@ from supernet_jax.spaces import (
     once_for_all,
     text_encoder,
     vit_resnas,
+    vit_supernet,
 )
 from supernet_jax.spaces.mobilenet import Stage, mobilenet
-from supernet_jax.tasks import HiddenTokens, ImageClassification, NextToken
+from supernet_jax.tasks import (
+    HiddenTokens,
+    ImageClassification,
+    NextToken,
+    SequenceClassification,
+)
 
 
 @functools.cache
@@ -305,4 +312,39 @@ def transforming() -> Space:
         classes=5,
         input_channels=2,
         dropout=0.3,
+    )
+
+
+@functools.cache
+def vit() -> Space:
+    """A vision transformer of 1 or 2 blocks, of which heads and hidden channels are elastic."""
+    return vit_supernet.vit_supernet(
+        "vit",
+        width=6,
+        depths=(1, 2),
+        heads=(1, 3),
+        hidden=(3, 5),
+        head_dim=2,
+        resolution=6,
+        patch=2,
+        classes=5,
+        input_channels=2,
+        drop_path=0.4,
+    )
+
+
+@functools.cache
+def bert() -> Space:
+    """An encoder of 1 or 2 blocks with a pooler and a classifier."""
+    return bert_supernet.bert_supernet(
+        "bert",
+        width=6,
+        depths=(1, 2),
+        heads=(1, 3),
+        hidden=(3, 5),
+        head_dim=2,
+        task=SequenceClassification(11, 5, 4),
+        vocabulary=13,
+        longest=8,
+        drop_path=0.4,
     )

@@ -17,6 +17,7 @@ from supernet_jax.experiment.imports import FAMILIES, FILE, Imported
 
 EXAMPLES = """
 supernet import attentivenas FILE --config configs/alphanet_imagenet.py --out runs/alphanet
+supernet import vit FILE --config my_vit.py --sort-channels --new-classifier --out runs/vit
 supernet import network FOLDER --config configs/cifar10.py --sort-channels --out runs/grown
 Fields of the config can be overridden, as --data.data-dir."""
 NETWORK = "network"
@@ -28,12 +29,13 @@ class Arguments:
 
     KIND is `attentivenas`, a published AttentiveNAS or AlphaNet supernet; `autoformer`, a published
     AutoFormer supernet; `nasvit`, a published NASViT supernet; `ofa`, a published Once-for-All
-    MobileNetV3 supernet; `vit_resnas`, a published ViT-ResNAS supernet; or `network`, an extracted
-    network, which becomes the largest subnet of a new supernet.
+    MobileNetV3 supernet; `vit_resnas`, a published ViT-ResNAS supernet; or an ordinary network,
+    which becomes the largest subnet of a new supernet: `vit`, a ViT or DeiT named as by timm;
+    `bert`, a BERT named as by transformers; `network`, an extracted one.
     """
 
     kind: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="KIND")]
-    """attentivenas | autoformer | nasvit | ofa | vit_resnas | network"""
+    """attentivenas | autoformer | bert | nasvit | ofa | vit | vit_resnas | network"""
     source: Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """file of weights (.safetensors; .pth and .pth.tar need PyTorch), or folder of a network"""
     settings: Annotated[Config, tyro.conf.arg(name="")]
@@ -46,7 +48,9 @@ class Arguments:
     class_order: Literal["text", "number"] | None = None
     """order of the published supernet's numbered classes: text puts 10 before 2, number after"""
     sort_channels: bool = False
-    """with network: put important channels first, so that smaller subnets keep them"""
+    """with a network: put important channels and heads first, so that smaller subnets keep them"""
+    new_classifier: bool = False
+    """with vit and bert: begin with a random classifier, as for data of other classes"""
 
 
 def run(arguments: Arguments) -> None:
@@ -61,8 +65,8 @@ def run(arguments: Arguments) -> None:
         raise UserError("--std is for published supernets; an extracted network says its own")
     if arguments.kind == NETWORK and arguments.class_order is not None:
         raise UserError("--class-order is for published supernets; a network names its classes")
-    if arguments.kind != NETWORK and arguments.sort_channels:
-        raise UserError("--sort-channels is for networks; the channels of a supernet have an order")
+    if arguments.kind == NETWORK and arguments.new_classifier:
+        raise UserError("--new-classifier is for vit and bert; a network is taken as it is")
     source, settings, out = arguments.source, arguments.settings, arguments.out
     if arguments.kind == NETWORK:
         how: dict[str, Any] = {"space_file": arguments.config}
@@ -70,7 +74,8 @@ def run(arguments: Arguments) -> None:
             source, settings, out, sort_channels=arguments.sort_channels, **how
         )
     else:
-        how = {"std": arguments.std, "class_order": arguments.class_order}
+        names = ("std", "class_order", "sort_channels", "new_classifier")
+        how = {name: getattr(arguments, name) for name in names}
         imported = imports.published(arguments.kind, source, settings, out, **how)
     _tell(arguments, imported)
 

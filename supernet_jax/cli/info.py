@@ -31,11 +31,18 @@ from supernet_jax.storage import files
 EXAMPLES = """
 supernet info attentivenas
 supernet info attentivenas --archs archs.json --json
+supernet info vit_supernet --space.width 384 --space.heads 3 6 --space.hidden 768 1536
+supernet info vit_supernet --help                 (lists the settings of the space)
 supernet info digits --archs largest --latency latency.json
 supernet info configs/cifar10.py
 supernet info configs/cifar10.py --sampler --out visits.png"""
 LONGEST_ROW = 12  # so many decisions or options are told one by one
 QUANTILE_HEADS = [f"p{q:.0%}"[:-1] for q in space_facts.QUANTILES]
+
+
+@dataclasses.dataclass(frozen=True)
+class AsItIs:
+    """Settings of a space where none is named whose settings could be listed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +68,34 @@ class Arguments:
     """with --sampler: steps to look at, spread evenly over the run; more take longer"""
     out: pathlib.Path | None = None
     """with --sampler: also draw the visited MACs, as PNG"""
+    part: Annotated[Any, tyro.conf.arg(name="space")] = dataclasses.field(default_factory=AsItIs)
+
+
+def part(words: Sequence[str]) -> Any:
+    """The space that one of the words of a command line names, or its config file has, with the
+    settings that it has unless others are given.
+    """
+    for word in words:
+        if word in config.SPACES:
+            return config.SPACES[word]
+        if word.endswith(".py"):
+            return config.load_file(word)[0].space
+    return AsItIs()
+
+
+def _settings(arguments: Arguments) -> config.Config:
+    """Of a config file, with the space as it was set."""
+    settings = config.load_file(arguments.space)[0]
+    return dataclasses.replace(settings, space=arguments.part)
+
+
+def _space(arguments: Arguments) -> Space:
+    if arguments.space in config.SPACES:
+        made: Space = arguments.part.build()  # of as many classes as are usual
+        return made
+    if arguments.space.endswith(".py"):
+        return space_facts.space_of(_settings(arguments))
+    return space_facts.space_of(arguments.space)
 
 
 def run(arguments: Arguments) -> None:
@@ -72,7 +107,7 @@ def run(arguments: Arguments) -> None:
         return
     if arguments.out is not None:
         raise UserError("--out needs --sampler, whose visits it draws")
-    space = space_facts.space_of(arguments.space)
+    space = _space(arguments)
     if arguments.latency is not None and arguments.archs is None:
         raise UserError("--latency needs --archs, whose milliseconds it shows")
     if arguments.archs is not None:
@@ -188,7 +223,7 @@ def _visits(arguments: Arguments) -> None:
         if arguments.out.suffix != ".png":
             raise UserError(f"--out is {arguments.out}, but the picture is PNG; end it in .png")
         files.check_free("--out", arguments.out)
-    settings = config.load_file(arguments.space)[0]
+    settings = _settings(arguments)
     built = build.build(settings)
     total, name = settings.train.steps, type(settings.sampler).__name__
     steps = np.unique(np.linspace(0, total - 1, arguments.steps).astype(np.int32))

@@ -178,7 +178,8 @@ def _dispatch(arguments: list[str]) -> None:
 
 def _parsed(command: Any, arguments: list[str], name: str) -> Any:
     """Arguments of a command; of some, what can be set depends on files that are named there."""
-    own = {"train": _train, "import": _import, "launch": _launch, "search": _search}.get(name)
+    kinds = {"train": _train, "import": _import, "launch": _launch, "search": _search}
+    own = {**kinds, "info": _info}.get(name)
     return _parse(command, arguments, name) if own is None else own(command, arguments)
 
 
@@ -224,6 +225,13 @@ def _search(search: Any, arguments: list[str]) -> Any:
     missing: Any = tyro.MISSING
     default = search.Arguments(missing, part=searcher)
     return _parse(search, arguments, "search", default=default)
+
+
+def _info(info: Any, arguments: list[str]) -> Any:
+    """Arguments of `info`, with the settings of the space that is named or in the config file."""
+    missing: Any = tyro.MISSING
+    default = info.Arguments(missing, part=info.part(arguments))
+    return _parse(info, arguments, "info", default=default)
 
 
 def _value(arguments: Sequence[str], option: str) -> str | None:

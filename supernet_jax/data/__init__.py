@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from supernet_jax.data import decode, notes, sources, splits, text
+from supernet_jax.data import decode, notes, sources, splits, text, token_ids
 from supernet_jax.data.batches import batch_indices, calibration_subset, padded_batches, shuffled
 from supernet_jax.data.decode import Background, Crop, Encoded, Header, How, Odd
 from supernet_jax.data.feeding import Examples, Reading, feed
@@ -55,6 +55,7 @@ __all__ = [
 ]
 
 Storage = Literal["auto", "memory", "stream"]
+Kind = Literal["images", "text", "ids of tokens"]
 MEMORY = 4 * 2**30  # bytes of decoded images above which `auto` leaves them in their files
 TEST_SEED = 0  # of the fifth set aside where a source has no test images of its own
 
@@ -67,16 +68,16 @@ class Dataset:
     train: Images
     held_out: Images  # taken from the training data, to search on; in random order
     test: Images  # for final figures only
-    class_names: tuple[str, ...]  # empty for text, as the next two
+    class_names: tuple[str, ...]  # empty for text
     mean: tuple[float, ...]  # C numbers: of the pixels of `train`, in 0..1 (of a sample, if stored)
     std: tuple[float, ...]  # C numbers: the same, at least one grey level (1/255)
     fingerprint: str  # 16 hex digits over pixels (or files), labels, names, split seed
     notes: tuple[str, ...] = ()  # what users should be told before they train on it, a line each
-    tokens: "Tokens | None" = None  # of text
+    tokens: "Tokens | None" = None  # of text and of ids, which have no mean and std
 
 
 class Tokens(NamedTuple):
-    """What the examples of a text are made of.
+    """What examples are made of that are sequences.
 
     Attributes:
         vocabulary: number of ids.
@@ -85,6 +86,13 @@ class Tokens(NamedTuple):
 
     vocabulary: int
     length: int
+
+
+def kind(name: str) -> Kind:
+    """What the examples of a dataset of this name are."""
+    if text.is_text(name):
+        return "text"
+    return "ids of tokens" if name.partition(":")[0] == "ids" else "images"
 
 
 class Source(NamedTuple):
@@ -114,7 +122,7 @@ def load(
 
     Args:
         name: `digits`, `tfds:NAME`, `folder:PATH` or `npz:PATH`, see docs/data.md; or
-            `source:stdlib` or `text:PATH`, see docs/text.md.
+            `source:stdlib`, `text:PATH` or `ids:PATH`, see docs/text.md.
         data_dir: where TFDS has its prepared data; where a relative PATH starts.
         held_out: a fraction in (0, 1) or a number of images of the training data.
         seed: of the held-out split, at least 0. The test part does not depend on it.
@@ -137,6 +145,8 @@ def load(
         raise UserError(f"the seed of the held-out split is {seed}; give one of at least 0")
     if text.is_text(name):
         return _text(name, data_dir, held_out, seed, text.LENGTH if length is None else length)
+    if kind(name) == "ids of tokens":
+        return _sequences(name, data_dir, held_out, seed)
     source = read(
         name,
         data_dir=data_dir,
@@ -186,6 +196,24 @@ def _text(name: str, data_dir: str | None, held_out: float, seed: int, length: i
         std=(),
         fingerprint=hashlib.sha256(about).hexdigest()[:16],
         tokens=Tokens(text.VOCABULARY, length),
+    )
+
+
+def _sequences(name: str, data_dir: str | None, held_out: float | int, seed: int) -> Dataset:
+    """Sequences of tokens with labels, split as images are."""
+    whole, test, classes = token_ids.find(name, data_dir=data_dir)
+    count = splits.count(held_out, whole.labels, what="held_out", things="sequences")
+    train, part = splits.split(whole, count, rng=random_stream(seed, SPLIT))
+    return Dataset(
+        name,
+        train,
+        part,
+        test,
+        classes,
+        mean=(),
+        std=(),
+        fingerprint=splits.fingerprint(train, part, test, about=(classes, seed)),
+        tokens=Tokens(token_ids.vocabulary(whole, test), whole.images.shape[1]),
     )
 
 

@@ -11,7 +11,7 @@ class Data:
     """Where images or text come from, and how images are augmented."""
 
     name: str = "digits"
-    """which: digits | tfds:NAME | folder:PATH | npz:PATH | source:stdlib | text:PATH"""
+    """which: digits | tfds:NAME | folder:PATH | npz:PATH | source:stdlib | text:PATH | ids:PATH"""
     data_dir: str | None = None
     """folder of prepared TFDS data, or folder in which a relative PATH starts"""
     held_out: float = 0.1

@@ -13,7 +13,10 @@ from supernet_jax.errors import UserError
 from supernet_jax.storage import files, local_copy
 from supernet_jax.storage.paths import expanded, joined
 
-KINDS = ("digits", "tfds:NAME", "folder:PATH", "npz:PATH", "source:stdlib", "text:PATH")
+KINDS = (
+    *("digits", "tfds:NAME", "folder:PATH", "npz:PATH"),
+    *("source:stdlib", "text:PATH", "ids:PATH"),
+)
 KEYS = ("x_train", "y_train", "x_test", "y_test")  # of an npz file
 
 
@@ -35,7 +38,7 @@ def find(name: str, *, data_dir: str | None) -> Found:
             return folders.find(local_copy.local(path))
         case "npz" if rest:
             return _read_npz(local_copy.local(path))
-        case "source" | "text":
+        case "source" | "text" | "ids":
             raise UserError(f"{name} is text, but images are wanted here; see docs/text.md")
     raise UserError(_unknown(name))
 

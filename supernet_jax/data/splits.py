@@ -24,9 +24,10 @@ def count(
     labels: np.ndarray,
     *,
     what: str,
-    remedy: str = "take fewer, or add images",
+    remedy: str = "take fewer, or add some",
+    things: str = "images",
 ) -> int:
-    """How many images to take away, given a fraction or a number.
+    """How many examples to take away, given a fraction or a number.
 
     Raises:
         UserError: it is neither, or takes the last image of a class. It begins with `what`, and
@@ -36,19 +37,19 @@ def count(
     fraction = isinstance(held_out, float)
     if isinstance(held_out, bool) or not (0 < held_out < 1 if fraction else held_out >= 1):
         raise UserError(
-            f"{what} is {held_out}; give a fraction between 0 and 1, or a whole number of images "
+            f"{what} is {held_out}; give a fraction between 0 and 1, or a whole number of {things} "
             "from 1"
         )
     wanted = max(1, round(held_out * n)) if fraction else int(held_out)
     if wanted > n - classes:
         if n == classes:
             raise UserError(
-                f"{what} {held_out} would take {wanted} of {n} training images, but each of the "
-                f"{classes} classes has one alone, which it must keep; add images"
+                f"{what} {held_out} would take {wanted} of {n} training {things}, but each of the "
+                f"{classes} classes has one alone, which it must keep; add {things}"
             )
         raise UserError(
-            f"{what} {held_out} would take {wanted} of {n} training images; at most {n - classes} "
-            f"can go, so that each of the {classes} classes keeps one: {remedy}"
+            f"{what} {held_out} would take {wanted} of {n} training {things}; at most "
+            f"{n - classes} can go, so that each of the {classes} classes keeps one: {remedy}"
         )
     return wanted
 

@@ -6,8 +6,10 @@ alike. What is indexed by them follows from the block itself: one size of its un
 another value that some spec has, and the axes of the parameters that change with it belong
 together. Sizes that change the block's inputs or output are left alone: those channels meet the
 ones of other blocks. So are axes that two sizes determine, as heads times channels of a head.
-Shapes do not tell whether a module knows channels by their place otherwise (a fixed number of heads
-or groups, a shuffle): such a block's largest subnet would change.
+Heads that have an axis of their own are permuted whole, where the layers say so: that of what makes
+queries, keys and values, and that of what merges heads, are of the kind `HEAD`. Shapes do not tell
+whether a module knows channels by their place otherwise (a fixed number of groups, a shuffle): such
+a block's largest subnet would change.
 
 Shape letters: `C` channels, `N` rows of a parameter bank.
 """
@@ -24,27 +26,43 @@ from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.elastic_block import ElasticBlock, Tree
 from supernet_jax.elastic.space import Geometry, Space
+from supernet_jax.nn import block_shapes
+from supernet_jax.nn.block_shapes import HEAD
 from supernet_jax.runtime import owned
 
 Leaf = tuple[str, ...]  # path of a parameter
 Orders = dict[Leaf, tuple[tuple[int, Array], ...]]  # axis from the end, and `[C]` or `[N, C]`
 
 
+class Reading(NamedTuple):
+    """A kernel that takes some channels, or heads, as input.
+
+    Attributes:
+        path: within the block.
+        ndim: its number of axes.
+        axis: which of them is that of the channels, counted from the end.
+    """
+
+    path: Leaf
+    ndim: int
+    axis: int
+
+
 class Coupling(NamedTuple):
-    """Axes of a block's parameters that are indexed by the same channels.
+    """Axes of a block's parameters that are indexed by the same channels, or heads.
 
     Attributes:
         size: name of the field of the block's specs that counts the channels.
         used: how many of them the largest subnet has: the leading ones. It need not have all, where
             sizes are rounded.
         axes: (path within the block, axis counted from the end).
-        reads: the kernels among them that take the channels as input, with their numbers of axes.
+        reads: the kernels among them that take the channels as input.
     """
 
     size: str
     used: int
     axes: frozenset[tuple[Leaf, int]]
-    reads: tuple[tuple[Leaf, int], ...]
+    reads: tuple[Reading, ...]
 
 
 @owned.by(owned.first)
@@ -64,18 +82,20 @@ def couplings(space: Space) -> dict[str, tuple[Coupling, ...]]:
 
 
 def by_importance(space: Space, params: Tree) -> Orders:
-    """The order of all inner channels, the most important first; unused ones of the largest last.
+    """The order of all inner channels and heads, the most important first; unused ones of the
+    largest last.
 
     A channel's importance is the L1 norm of the weights that read it, summed over kernels
     (Once-for-All, arXiv 1908.09791, section 3.3; its code takes the projection of a block alone).
+    A head's is that of the weights that read any of its channels.
     """
     flat = flax.traverse_util.flatten_dict(params)
     orders: Orders = {}
     for owner, own in couplings(space).items():
         for coupling in own:
             total: Any = 0.0
-            for path, ndim in coupling.reads:
-                others = tuple(axis for axis in range(-ndim, 0) if axis != -2)
+            for path, ndim, own_axis in coupling.reads:
+                others = tuple(axis for axis in range(-ndim, 0) if axis != own_axis)
                 total = total + jnp.sum(jnp.abs(flat[(owner, *path)]), axis=others)
             used = jnp.arange(total.shape[-1]) < coupling.used
             most = jnp.where(jnp.broadcast_to(used, total.shape), total, -1.0)
@@ -136,7 +156,7 @@ def _coupling(block: ElasticBlock, geometry: Geometry, largest: Any, size: str) 
     if there.output.shape != geometry.shapes.output.shape:
         return None
     whole, part = (flax.traverse_util.flatten_dict(x.params) for x in (geometry.shapes, there))
-    axes, reads = set(), []
+    axes, kernels = set(), []
     for path, leaf in whole.items():
         shape = leaf.shape
         if path not in part or len(part[path].shape) != len(shape):
@@ -149,9 +169,32 @@ def _coupling(block: ElasticBlock, geometry: Geometry, largest: Any, size: str) 
             if shape[axis] != values[0] or other != others[0]:
                 return None
             axes.add((path, axis - len(shape)))
-            if path[-1] == "kernel" and axis == len(shape) - 2:
-                reads.append((path, len(shape)))
-    return Coupling(size, dataclasses.asdict(largest)[size], frozenset(axes), tuple(reads))
+            if path[-1] == "kernel":
+                kernels.append(_use(path, leaf, axis, plain=len(shape) - len(spatial) == 2))
+    if None in kernels or len({use.of_heads for use in kernels if use}) > 1:
+        return None  # a layer that knows its heads by their place, as those that share keys
+    reads = tuple(use.reading for use in kernels if use and use.is_input)
+    return Coupling(size, dataclasses.asdict(largest)[size], frozenset(axes), reads)
+
+
+class _Use(NamedTuple):
+    """What an axis of a kernel is: of heads or of channels, of its inputs or its outputs."""
+
+    reading: Reading
+    of_heads: bool
+    is_input: bool
+
+
+def _use(path: Leaf, leaf: Any, axis: int, *, plain: bool) -> _Use | None:
+    """What an axis is; None where that is not known. `plain` kernels have one axis of inputs and
+    one of outputs beside spatial ones.
+    """
+    reading = Reading(path, len(leaf.shape), axis - len(leaf.shape))
+    kinds = leaf.axes if isinstance(leaf, block_shapes.Declared) else ()
+    if HEAD in kinds:
+        # Inputs come first: heads that do are read.
+        return _Use(reading, True, axis == 0) if kinds[axis] == HEAD else None
+    return _Use(reading, False, reading.axis == -2) if plain or not kinds else None
 
 
 def _name(key: Any) -> Any:

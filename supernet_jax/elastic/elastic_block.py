@@ -224,17 +224,28 @@ def kind(block: ElasticBlock, rates: bool) -> Hashable:
 
 
 def sizes(spec: Spec) -> tuple[Any, ...]:
-    """A spec without its rates (floats), which change no shape."""
-    return (type(spec).__name__, *_without_floats(dataclasses.astuple(spec)))
+    """A spec without its rates (floats), which change no shape.
+
+    A field whose metadata say `later` came to the spec when there were runs with it already: at its
+    default, which means what was done before, it does not count either.
+    """
+    values = [
+        getattr(spec, field.name)
+        for field in dataclasses.fields(spec)
+        if not (field.metadata.get("later") and getattr(spec, field.name) == field.default)
+    ]
+    return (type(spec).__name__, *_without_floats(values))
 
 
-def _without_floats(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Of nested tuples, as a spec within a spec is one."""
-    return tuple(
-        _without_floats(value) if isinstance(value, tuple) else value
-        for value in values
-        if not isinstance(value, float)
-    )
+def _without_floats(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Of nested tuples; a spec within a spec is one."""
+    found: list[Any] = []
+    for value in values:
+        is_spec = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        plain = dataclasses.astuple(value) if is_spec else value
+        if not isinstance(plain, float):
+            found.append(_without_floats(plain) if isinstance(plain, tuple) else plain)
+    return tuple(found)
 
 
 def own_inputs(

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from supernet_jax import data
-from supernet_jax.data import Dataset, augment, text
+from supernet_jax.data import Dataset, augment
 from supernet_jax.elastic import taps
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.space import Space, geometry, output_shape
@@ -24,7 +24,7 @@ from supernet_jax.experiment import augmentation, config
 from supernet_jax.experiment.config import Config
 from supernet_jax.runtime import cache, sharding
 from supernet_jax.storage import user_code
-from supernet_jax.tasks import ImageClassification, NextToken, Task, offered
+from supernet_jax.tasks import ImageClassification, NextToken, SequenceClassification, Task, offered
 from supernet_jax.training import recipe
 from supernet_jax.training.gradients import combine
 from supernet_jax.training.samplers import Sampler, sampler
@@ -99,16 +99,15 @@ FOR_ALL_DATA = ("name", "data_dir", "held_out", "split_seed")
 
 def _loaded(settings: Config) -> Dataset:
     """The data of a configuration, without settings that are for other data."""
-    d, is_text = settings.data, text.is_text(settings.data.name)
+    d, kind = settings.data, data.kind(settings.data.name)
     for field in dataclasses.fields(d):
         value = getattr(d, field.name)
-        is_for_text = field.name == "length"
-        if field.name in FOR_ALL_DATA or value == field.default or is_for_text == is_text:
+        wanted = "text" if field.name == "length" else "images"
+        if field.name in FOR_ALL_DATA or value == field.default or wanted == kind:
             continue
-        kinds = ("text", "images") if is_for_text else ("images", "text")
         raise UserError(
-            f"data.{field.name.replace('_', '-')} is {value}, which is for {kinds[0]}, but "
-            f"{d.name} is {kinds[1]}; leave it out"
+            f"data.{field.name.replace('_', '-')} is {value}, which is for {wanted}, but {d.name} "
+            f"is {kind}; leave it out"
         )
     dataset = data.load(
         d.name,
@@ -123,7 +122,12 @@ def _loaded(settings: Config) -> Dataset:
         background=d.background,
     )
     count = len(dataset.train.labels)
-    if is_text and count < settings.train.batch:
+    if kind == "ids of tokens" and count < settings.train.batch:
+        raise UserError(
+            f"{d.name} is too little for one batch: {count} sequences to train on, but train.batch "
+            f"is {settings.train.batch}; give more, or smaller batches"
+        )
+    if kind == "text" and count < settings.train.batch:
         raise UserError(
             f"{d.name} is too little text for one batch: {count} examples of "
             f"{dataset.train.images.shape[1]} bytes to train on, but train.batch is "
@@ -136,7 +140,8 @@ def _loaded(settings: Config) -> Dataset:
 def _about(dataset: Dataset) -> dict[str, Any]:
     """What parts of a configuration may ask of the data, by name."""
     if dataset.tokens is not None:
-        return dataset.tokens._asdict()
+        classes = {"classes": len(dataset.class_names)} if dataset.class_names else {}
+        return {**dataset.tokens._asdict(), **classes}
     return dataclasses.asdict(_image_task(dataset))
 
 
@@ -150,7 +155,12 @@ def task_of(settings: Config, dataset: Dataset) -> Task:
         about = {"dataset": dataset, **_about(dataset)}
         return part_of("task", settings.task, Task, **user_code.taken(settings.task, **about))
     if dataset.tokens is not None:
-        return NextToken(*dataset.tokens)
+        classes = len(dataset.class_names)
+        return (
+            SequenceClassification(*dataset.tokens, classes)
+            if classes
+            else NextToken(*dataset.tokens)
+        )
     return _image_task(dataset)
 
 
@@ -248,7 +258,7 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
     length = user_code.taken(settings.combine, steps=t.steps)
     drawing = part_of("sampler", settings.sampler, Sampler, menu=space.menu, **more)
     sampler.check(drawing)
-    is_text = text.is_text(d.name)
+    is_of_images = data.kind(d.name) == "images"
     return recipe.Recipe(
         space=space,
         sampler=drawing,
@@ -257,9 +267,9 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         optimizer=part_of(
             "optimizer", settings.optimizer, optax.GradientTransformation, steps=t.steps
         ),
-        augment=functools.partial(augmentation.unchanged, prepare)
-        if is_text
-        else functools.partial(augmentation.augmented, d, prepare),
+        augment=functools.partial(augmentation.augmented, d, prepare)
+        if is_of_images
+        else functools.partial(augmentation.unchanged, prepare),
         strategy=config.strategy(
             t.strategy,
             job="train",

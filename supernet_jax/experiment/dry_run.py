@@ -253,13 +253,15 @@ def _run(built: Experiment, sizes: tuple[Size, ...], advance: progress.Advance) 
         times = _time_steps(take, state, batches, advance)
     waited = max(0.0, first - statistics.median(times))
     again = sum(one.seconds for one in made if one.name == "random")
-    memory, parts = _memory(arguments, [one.run for one in made]), len(made)
+    memory: Memory | None
     if step.is_blockwise:
         # Other sizes are other programs of blocks, and so are other archs.
         again, parts = waited, len(step.blockwise.run.programs)
         held = step.blockwise.run.held_bytes()
         sums = _on_one_device(state.params)
         memory = Memory(arguments, sums, held, arguments + sums + held)
+    else:
+        memory, parts = _memory(arguments, [one.run for one in made]), len(made)
     return {
         **counts,
         "memory": memory,

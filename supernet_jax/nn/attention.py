@@ -16,7 +16,7 @@ import numpy as np
 
 from supernet_jax.errors import require
 from supernet_jax.nn import layers
-from supernet_jax.nn.block_shapes import CHANNEL
+from supernet_jax.nn.block_shapes import CHANNEL, HEAD
 
 Array = jax.Array
 # As timm's trunc_normal_(std=0.02) in effect: it cuts at 2, a hundred standard deviations.
@@ -58,7 +58,8 @@ class Heads(nn.Module):
     bias: str = BY_HEAD
     start: layers.Initializer = NORMAL
 
-    axes = {"kernel": (CHANNEL,) * 4}  # noqa: RUF012  Flax would take an annotated one for a field
+    # Flax would take an annotated one for a field.
+    axes = {"kernel": (CHANNEL, CHANNEL, HEAD, CHANNEL)}  # noqa: RUF012
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -108,7 +109,7 @@ class Merge(nn.Module):
     bias: bool = True
     start: layers.Initializer = NORMAL
 
-    axes = {"kernel": (CHANNEL,) * 3}  # noqa: RUF012
+    axes = {"kernel": (HEAD, CHANNEL, CHANNEL)}  # noqa: RUF012
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

@@ -25,7 +25,9 @@ SHAPES_ONLY = "shapes"  # a random stream that is there where no values are want
 _LEAF = "shape, dtype"  # marks a leaf on disk; no layer has such a name
 _MACS = "macs"  # a collection of our own: multiply-accumulates of the layers that were replayed
 _AXES = "axes"  # another: what layers declare of their parameters' axes
-SPATIAL, CHANNEL = "spatial", "channel"  # kinds of axes: cut at their centre, or leading
+# Kinds of axes. Spatial ones are cut at their centre, channels and heads leading; an axis of heads
+# says besides that they are all alike, so that they may be put into another order.
+SPATIAL, CHANNEL, HEAD = "spatial", "channel", "head"
 
 
 class BlockShapes(NamedTuple):
@@ -57,7 +59,7 @@ class Declared(jax.ShapeDtypeStruct):
     `axes = {"kernel": (CHANNEL, CHANNEL, CHANNEL, CHANNEL)}`.
 
     Attributes:
-        axes: the kind of each axis, `SPATIAL` or `CHANNEL`.
+        axes: the kind of each axis, `SPATIAL`, `CHANNEL` or `HEAD`.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, axes: tuple[str, ...]) -> None:

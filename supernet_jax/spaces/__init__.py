@@ -3,6 +3,7 @@
 from supernet_jax.spaces.adapted import Adapted
 from supernet_jax.spaces.attentivenas import AttentiveNAS
 from supernet_jax.spaces.autoformer import AutoFormerB, AutoFormerS, AutoFormerT
+from supernet_jax.spaces.bert_supernet import BertSupernet
 from supernet_jax.spaces.decoder import Decoder
 from supernet_jax.spaces.maestro import MaestroMlp
 from supernet_jax.spaces.mcuformer import MCUFormer
@@ -11,3 +12,4 @@ from supernet_jax.spaces.nasvit import NASViT, NASViTSmall
 from supernet_jax.spaces.once_for_all import OfaMobileNetV3, OfaSmall
 from supernet_jax.spaces.text_encoder import TextEncoder
 from supernet_jax.spaces.vit_resnas import ViTResNASSmall, ViTResNASTiny
+from supernet_jax.spaces.vit_supernet import VitSupernet

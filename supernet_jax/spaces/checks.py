@@ -21,6 +21,13 @@ def require_rates(dropout: float, drop_path: float = 0.0) -> None:
         require(0 <= rate < 1, f"space.{name} is {rate}, but must be in [0, 1)")
 
 
+def require_sizes(**sizes: int) -> None:
+    """Raises a `UserError` unless each is above 0."""
+    for name, size in sizes.items():
+        shown = name.replace("_", "-")
+        require(size > 0, f"space.{shown} is {size}, but must be at least 1")
+
+
 def of_tokens(name: str, task: Task) -> OfTokens:
     """The task of a space of this name, if it is of tokens.
 

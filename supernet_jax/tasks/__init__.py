@@ -8,6 +8,9 @@ from supernet_jax.tasks.language_modelling import HiddenTokens as HiddenTokens
 from supernet_jax.tasks.language_modelling import HideTokens as HideTokens
 from supernet_jax.tasks.language_modelling import NextToken as NextToken
 from supernet_jax.tasks.language_modelling import OfTokens as OfTokens
+from supernet_jax.tasks.sequence_classification import (
+    SequenceClassification as SequenceClassification,
+)
 from supernet_jax.tasks.task import Metric as Metric
 from supernet_jax.tasks.task import Scores as Scores
 from supernet_jax.tasks.task import Size as Size

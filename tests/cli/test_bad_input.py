@@ -252,6 +252,14 @@ TRAINING: list[Case] = [
         broken_npz,
         ("images.npz is not a npz file", "savez", "cut short"),
     ),
+    ("ids flipped", TRAIN + "--data.name ids:a --data.flip", nothing, ("flip", "for images")),
+    ("no ids", TRAIN + "--data.name ids:TMP/a.npz", nothing, ("no file TMP/a.npz",)),
+    (
+        "ids without labels",
+        TRAIN + "--data.name ids:TMP/images.npz",
+        not_an_array,
+        ("no y_train", "x_test"),
+    ),
     ("npz parts", TRAIN + "--data.name npz:TMP/images.npz", not_an_array, ("no y_train", "x_test")),
     ("too many devices", TRAIN + "--devices 99", nothing, ("--devices is 99", "there are 8")),
     ("devices", TRAIN + "--devices -1", nothing, ("--devices is -1", "there are 8", "0 uses all")),
@@ -338,6 +346,9 @@ PARTS: list[Case] = [
     ),
 ]
 INFOS: list[Case] = [
+    ("setting of a space", "info digits --space.width 3", nothing, ("--space.width", "options")),
+    ("patch", "info vit_supernet --space.patch 30", nothing, ("224 pixels", "patches of 30")),
+    ("no types", "info bert_supernet --space.types 0", nothing, ("space.types is 0", "least 1")),
     ("unknown space", "info attentivnas", nothing, ("'attentivnas'", "mean attentivenas?")),
     ("no samples", "info CONFIG --samples 0", nothing, ("--samples is 0", "at least 1")),
     ("not Python", "info TMP/archs.json", archs([]), ("archs.json is not a Python file",)),

@@ -11,8 +11,18 @@ import numpy as np
 import optax
 import pytest
 from test_train_step import QUICK, bitwise
-from theorem import largest_difference
-from tiny_space import deep, tiny, transforming
+from theorem import largest_difference, random_inputs
+from tiny_space import (
+    bert,
+    decoding,
+    decoding_untied,
+    deep,
+    encoding,
+    tiny,
+    tokens,
+    transforming,
+    vit,
+)
 
 from supernet_jax.elastic import channel_order, choices, shared_params, strategies
 from supernet_jax.elastic.choices import Choice, Lookup
@@ -26,7 +36,10 @@ from supernet_jax.training.samplers import Opening, Reorder
 from supernet_jax.training.teachers import average
 
 TINY = tiny()
-SPACES = {"tiny": TINY, "deep": deep(), "transforming": transforming()}
+SPACES = {"tiny": TINY, "deep": deep(), "transforming": transforming(), "vit": vit()}
+SPACES |= {"bert": bert(), "encoding": encoding()}
+# Heads that cannot change places: those that share keys, those whose biases are one prefix.
+FIXED_HEADS = {"decoding": decoding, "decoding_untied": decoding_untied, "tokens": tokens}
 
 
 def noisy(space: Space, seed: int = 0) -> Any:
@@ -60,7 +73,7 @@ def test_what_belongs_together_follows_from_the_block() -> None:
         (("project", "kernel"), -2),
     }
     assert block["middle"].axes == middle
-    assert {path for path, _ in block["middle"].reads} == {
+    assert {read.path for read in block["middle"].reads} == {
         ("squeeze", "reduce", "kernel"),
         ("project", "kernel"),
     }
@@ -74,7 +87,7 @@ def test_the_largest_subnet_stays_what_it_is(name: str) -> None:
     space = SPACES[name]
     params = noisy(space)
     after = sort(space)(params)
-    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 2))
+    images = random_inputs(space, space.sizes[-1], 4)
 
     @functools.partial(jax.jit, static_argnames="largest", **QUICK)
     def logits(params: Any, *, largest: bool) -> Any:
@@ -91,6 +104,46 @@ def test_the_largest_subnet_stays_what_it_is(name: str) -> None:
     ]
     assert any(moved) and not all(moved)
     assert bitwise(sort(space)(after), after)
+
+
+@pytest.mark.parametrize("name", FIXED_HEADS)
+def test_heads_that_are_known_by_their_place_stay(name: str) -> None:
+    space = FIXED_HEADS[name]()
+    own = channel_order.couplings(space)["block1"]
+    assert [c.size for c in own] == ["hidden"]
+    params, inputs = noisy(space), random_inputs(space, space.sizes[-1], 4)
+
+    @functools.partial(jax.jit, **QUICK)
+    def logits(params: Any) -> Any:
+        arch = choices.largest(space.menu)
+        return strategies.sliced(space, params, arch, inputs, size=space.sizes[-1]).logits
+
+    assert largest_difference(logits(sort(space)(params)), logits(params)) < 1e-5
+
+
+@pytest.mark.parametrize("make", [vit, bert])
+def test_important_heads_and_hidden_channels_come_first(make: Any) -> None:
+    """Planted: what is read of the last head and the last channel is large, of others small."""
+    space = make()
+    couplings = {c.size: c for c in channel_order.couplings(space)["block2"]}
+    assert couplings["num_heads"].axes == {
+        (("attention", "heads", "kernel"), -2),
+        (("attention", "heads", "bias"), -2),
+        (("attention", "merge", "kernel"), -3),
+    }
+    assert [r.path for r in couplings["num_heads"].reads] == [("attention", "merge", "kernel")]
+    params = jax.tree.map(np.array, noisy(space))
+    block = params["block2"]
+    for kernel in (block["attention"]["merge"]["kernel"], block["project"]["kernel"]):
+        kernel[:-1] *= 0.01
+    found = sort(space)(params)["block2"]
+    heads, merge = block["attention"]["heads"], block["attention"]["merge"]["kernel"]
+    np.testing.assert_array_equal(found["attention"]["merge"]["kernel"][0], merge[-1])
+    for leaf in ("kernel", "bias"):  # with all of its channels in their order
+        after = found["attention"]["heads"][leaf]
+        np.testing.assert_array_equal(after[..., 0, :], heads[leaf][..., -1, :])
+    np.testing.assert_array_equal(found["expand"]["kernel"][:, 0], block["expand"]["kernel"][:, -1])
+    np.testing.assert_array_equal(found["expand"]["bias"][0], block["expand"]["bias"][-1])
 
 
 def test_the_most_important_channels_come_first() -> None:

@@ -9,6 +9,7 @@ import pytest
 from theorem import Check, archs_of, check_of, flat, global_difference, largest_difference
 from tiny_space import (
     adapted,
+    bert,
     decoding,
     decoding_untied,
     deep,
@@ -20,6 +21,7 @@ from tiny_space import (
     tokens,
     transforming,
     two_factors,
+    vit,
 )
 
 from supernet_jax.elastic import choices, elastic_block, shared_params, strategies
@@ -37,6 +39,7 @@ SPACES: dict[str, Any] = {
     "factored": (factored, 2, 1),
     "decoding": (decoding, (), 1),
     "hybrid": (hybrid, 6, 1),
+    "vit": (vit, 6, 1),
 }
 # Larger spaces, other images and text: without the gradients of all switches, which compile slowly.
 LARGER: dict[str, Any] = {
@@ -46,6 +49,7 @@ LARGER: dict[str, Any] = {
     "encoding": (encoding, (), 1),
     "two_factors-larger-patches": (two_factors, (6, 4), 1),
     "staged": (staged, 8, 1),
+    "bert": (bert, (), 1),
 }
 # Float32 at highest precision: sums are ordered differently, nothing else differs.
 TOLERANCE = 1e-5

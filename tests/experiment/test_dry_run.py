@@ -102,6 +102,13 @@ def test_what_a_run_takes(
         assert 0 < found[key]["low"] <= found[key]["seconds"] <= found[key]["high"]
 
 
+def test_memory_of_a_run_block_by_block(capsys: Capture) -> None:
+    found = told(capsys, "--devices", 1, "--train.strategy", "blockwise")
+    memory = found["memory"]
+    assert found["strategy"] == "blockwise" and memory["outputs"] == 4 * found["parameters"]
+    assert memory["peak"] == sum(memory[key] for key in ("arguments", "outputs", "temporaries"))
+
+
 def test_what_is_shown(tmp_path: pathlib.Path, capsys: Capture) -> None:
     said = supernet(capsys, *TRAIN, "--devices", 8)
     assert said.status == 0

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_text_config
+from theorem import largest_difference
 from tiny_run import supernet
 
 import supernet_jax as sj
@@ -26,6 +27,7 @@ from supernet_jax.experiment import (
     config,
     race,
     results,
+    teaching,
     train,
 )
 from supernet_jax.runtime import path_rules
@@ -149,8 +151,8 @@ def sj_json(settings: sj.Config) -> Any:
         ({"space": sj.spaces.TextEncoder()}, r"set task=sj.tasks.HideTokens\(\)"),
         ({"task": HideTokens(1.0)}, "task.share is 1.0, but must be above 0 and below 1"),
         ({"task": sj.Train()}, r"config.task is Train.*, which has no method"),
-        ({"teacher": ExtractedNetwork("a")}, "the teacher a is for images, as those from outside"),
-        ({"teacher": OtherSupernet("a")}, "the teacher a is for images, as those from outside"),
+        ({"teacher": ExtractedNetwork("a")}, "a is not an extracted network"),
+        ({"teacher": OtherSupernet("a")}, "the teacher a is for images, as other runs are"),
     ],
 )
 def test_configurations_that_cannot_be(parts: dict[str, Any], said: str) -> None:
@@ -293,5 +295,28 @@ def test_an_extracted_network_starts_again(run: sj.Run, tmp_path: pathlib.Path) 
     assert loaded.keys() == theirs.keys()
     for name, leaf in theirs.items():
         np.testing.assert_array_equal(loaded[name], leaf, name)
-    with pytest.raises(UserError, match="is a network for language modelling, but import reads"):
-        sj.import_network(tmp_path / "network", SETTINGS, tmp_path / "run")
+    again = sj.import_network(tmp_path / "network", SETTINGS, tmp_path / "run")
+    np.testing.assert_array_equal(params_of(again), params_of(run))
+    shorter = changed(data=data_of(length=8))
+    for refused in (
+        lambda: sj.import_network(tmp_path / "network", shorter, tmp_path / "other"),
+        lambda: teaching.taught(
+            build.build(
+                dataclasses.replace(shorter, teacher=ExtractedNetwork(str(tmp_path / "network")))
+            )
+        ),
+    ):
+        with pytest.raises(UserError, match=r"is for NextToken.*, but .*length=8.* give") as error:
+            refused()
+        assert "\n" not in str(error.value)
+
+
+def test_an_extracted_network_teaches(run: sj.Run, tmp_path: pathlib.Path) -> None:
+    sj.extract(run, choices.largest(run.space.menu), tmp_path / "network")
+    settings = changed(teacher=ExtractedNetwork(str(tmp_path / "network")))
+    teacher = teaching.taught(build.build(settings)).recipe.teacher
+    tokens = run.experiment.dataset.test.images[:4].astype(np.int32)
+    found = jax.jit(teacher.teach)(teacher.init(None), tokens)
+    arch = choices.largest(run.space.menu)
+    wanted = strategies.sliced(run.space, run.params, arch, tokens, size=())
+    assert largest_difference(found.logits, wanted.logits) < 1e-5

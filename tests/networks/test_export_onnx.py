@@ -66,6 +66,21 @@ def test_text_of_a_length_that_was_decided(tmp_path: pathlib.Path) -> None:
         run(ids[:, :4])
 
 
+def test_norms_have_their_own_epsilon(tmp_path: pathlib.Path) -> None:
+    FORMAT.write(tmp_path, exported.export("tokens, class token, shrunk images"))
+    found = [
+        (node.name, attribute.f)
+        for node in onnx.load(tmp_path / "model.onnx").graph.node
+        for attribute in node.attribute
+        if attribute.name == "epsilon"
+    ]
+    assert [name for name, _ in found] == [
+        *("far/attention_norm", "far/mlp_norm", "plain/attention_norm", "plain/mlp_norm"),
+        "head/norm",
+    ]
+    np.testing.assert_allclose([value for _, value in found], [1e-5] * 2 + [1e-6] * 3)
+
+
 def test_a_tied_table_is_written_once(tmp_path: pathlib.Path) -> None:
     FORMAT.write(tmp_path, exported.export("text, rotary"))
     model = onnx.load(tmp_path / "model.onnx")

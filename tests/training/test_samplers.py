@@ -56,6 +56,7 @@ CASES: dict[str, Sampler] = {
     "progressive": samplers.progressive(MENU, PHASES, static=SPACE.static),
     "delayed": samplers.delayed(samplers.sandwich(MENU), start=STEPS // 2),
     "ordered_dropout": samplers.ordered_dropout(MENU, n_random=3, decision="width"),
+    "insta_tune": samplers.insta_tune(MENU, n_random=2),
     "nested": samplers.nested(MENU, levels=4, static=SPACE.static),
     "shift": samplers.shift(MENU, bins=BINS, macs=MACS),
     "delayed_shift": samplers.delayed(samplers.shift(MENU, bins=BINS, macs=MACS), start=5),

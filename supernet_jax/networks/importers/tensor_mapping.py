@@ -1,16 +1,20 @@
 """Named tensors of another library to shared parameters, when it is known which is which."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import flax
 import numpy as np
 
+from supernet_jax.elastic import shared_params
 from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, near
 from supernet_jax.networks.importers.importer import Report
 
 Leaf = tuple[str, ...]  # path of a parameter
+Shape = tuple[int, ...]
 # Which axes of PyTorch's tensors are ours, by the number of axes: OIHW to HWIO, out-in to in-out.
 FROM_TORCH: dict[int, tuple[int, ...]] = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 KINDS = {"kernel": "weight", "scale": "weight", "bias": "bias"}  # as PyTorch calls them
@@ -62,6 +66,68 @@ class Spare(NamedTuple):
 def place(leaf: Leaf, shape: Sequence[int]) -> Place:
     """The place of a weight in PyTorch's usual layout."""
     return Place(leaf, tuple(shape), FROM_TORCH[len(shape)])
+
+
+def as_it_is(leaf: Leaf, shape: Shape) -> Place:
+    """That of a tensor that lies as our parameter does."""
+    return Place(leaf, shape, tuple(range(len(shape))))
+
+
+def batched(ones: int) -> Callable[[Leaf, Shape], Place]:
+    """That of one with so many axes of size 1 before ours."""
+    return lambda leaf, shape: as_it_is(leaf, shape)._replace(tensor=(1,) * ones + shape)
+
+
+def merged_heads(leaf: Leaf, shape: Shape) -> Place:
+    """`[features, H * D]` to `[H, D, features]`."""
+    heads, d, features = shape
+    return Place(leaf, shape, (1, 2, 0), tensor=(features, heads * d))
+
+
+# The name of a tensor, within its block, and how it lies, by the path of our parameter.
+Rule = tuple[str, Callable[[Leaf, Shape], Place]]
+
+
+def by_rules(
+    space: Space,
+    *,
+    inner: Mapping[str, Rule],
+    outer: Mapping[str, Rule],
+    prefix: str,
+    family: str,
+) -> dict[str, Place]:
+    """Where each tensor of a transformer goes, by its name, in the order of the space.
+
+    Args:
+        space: whose blocks are `block1`, `block2` and so on, and others.
+        inner: rules for the parameters within those blocks.
+        outer: for all others.
+        prefix: of the names of a block's tensors, as "blocks.{}." with its number from 0.
+        family: what a space must be, and what to do otherwise, for the message.
+
+    Raises:
+        UserError: the space is not of the family: a parameter has no rule.
+    """
+    shapes = shared_params.parameter_shapes(space)
+    flat = flax.traverse_util.flatten_dict({name: shapes[name] for name in space.blocks})
+    found = {}
+    for leaf, shape in flat.items():
+        block = re.fullmatch(r"block(\d+)", leaf[0])
+        rule = inner.get("/".join(leaf[1:])) if block else outer.get("/".join(leaf))
+        if rule is None or space.bank is not None:
+            raise UserError(f"the space {space.name} is not {family.format(leaf='/'.join(leaf))}")
+        name, lies = rule
+        before = prefix.format(int(block[1]) - 1) if block else ""
+        found[before + name] = lies(leaf, tuple(shape.shape))
+    return found
+
+
+def without_absent(
+    places: Mapping[str, Place], names: Sequence[str], tensors: Mapping[str, np.ndarray]
+) -> dict[str, Place]:
+    """The places without some, if a file has none of these tensors: what begins anew."""
+    absent = () if any(name in tensors for name in names) else names
+    return {name: where for name, where in places.items() if name not in absent}
 
 
 def statistics(places: Mapping[str, Place]) -> dict[str, Spare]:

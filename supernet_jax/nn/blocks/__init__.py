@@ -21,6 +21,8 @@ from supernet_jax.nn.blocks.text_transformer import (
     EncoderBlock,
     FinalNorm,
     OutputBias,
+    PooledLogits,
+    Pooler,
     TiedLogits,
     TokenEmbedding,
     TokenLogits,

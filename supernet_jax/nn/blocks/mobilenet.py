@@ -65,7 +65,7 @@ class MBConvSpec:
     reduced: int
     shortcut: str
     drop_path: float = 0.0
-    zero_pool: bool = False
+    zero_pool: bool = dataclasses.field(default=False, metadata={"later": True})
 
 
 class MBConv(nn.Module):

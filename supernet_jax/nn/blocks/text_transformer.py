@@ -2,7 +2,8 @@
 (arXiv 2403.08295), and encoders of the form of BERT (arXiv 1810.04805).
 
 Shape letters: `B` sequences, `N` tokens of each, `C` channels, `V` ids of the vocabulary, `H` heads
-of queries, `G` heads of keys and values, `D` channels of a head, `P` positions.
+of queries, `G` heads of keys and values, `D` channels of a head, `P` positions, `K`
+classes.
 """
 
 import dataclasses
@@ -345,3 +346,38 @@ class OutputBias(nn.Module):
         """`[B, N, V]` -> the same shape."""
         bias = self.param("bias", nn.initializers.zeros, (self.spec.vocabulary,))
         return x + bias.reshape(1, 1, -1).astype(x.dtype)
+
+
+class Pooler(nn.Module):
+    """What stands for a sequence in BERT: its first token through a linear layer and tanh."""
+
+    spec: WidthSpec
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, N, C]` -> `[B, C]`."""
+        return jnp.tanh(layers.Dense(self.spec.c_in, start=NORMAL, name="dense")(x[:, 0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledLogitsSpec:
+    """Sizes of `PooledLogits`.
+
+    Attributes:
+        c_in: C.
+        classes: of sequences, K.
+    """
+
+    c_in: int
+    classes: int
+
+
+class PooledLogits(nn.Module):
+    """A linear classifier of what stands for a sequence."""
+
+    spec: PooledLogitsSpec
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, C]` -> logits `[B, K]`."""
+        return layers.Dense(self.spec.classes, start=NORMAL, name="classifier")(x)

@@ -3,13 +3,15 @@
 import dataclasses
 
 from supernet_jax.data import Dataset
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.networks import manifest, network_folder
 from supernet_jax.storage import local_copy
 from supernet_jax.storage.paths import expanded
+from supernet_jax.tasks import ImageClassification
 from supernet_jax.training.teachers.outside_network import (
     OutsideNetwork,
-    check_is_of_images,
+    of_same_task,
     teaching,
 )
 from supernet_jax.training.teachers.teacher import Teacher
@@ -24,15 +26,16 @@ class ExtractedNetwork:
     file: str | None = dataclasses.field(default=None, metadata={"path": True})
     """Python file of yours that defines the network's blocks, if some are your own; it is run"""
 
-    def build(self, *, dataset: Dataset) -> Teacher:
+    def build(self, *, dataset: Dataset, space: Space) -> Teacher:
         """The teacher of a run on a data set.
 
         Raises:
-            UserError: there is no such network, or it is for other images or classes.
+            UserError: there is no such network, or it is for other images, classes or another task.
         """
-        check_is_of_images(self.folder, dataset)
         copy = local_copy.local(expanded(self.folder))
         module, variables = network_folder.load(copy, space_file=self.file)
+        if not isinstance(space.task, ImageClassification):
+            return of_same_task(self.folder, module, variables, space.task)
         about = manifest.read_description(copy)
         if about.get("version") == manifest.GENERAL_VERSION:
             raise UserError(

@@ -1,4 +1,4 @@
-"""An ordinary network as a teacher: its images, its classes, and its weights as the memory.
+"""An ordinary network as a teacher: its inputs, its classes, and its weights as the memory.
 
 Shape letters: `B` images of a step, `C` channels of an image, `K` classes.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from supernet_jax.data import Dataset, class_rows
 from supernet_jax.errors import LOG, UserError
 from supernet_jax.networks.network import Network, Variables
+from supernet_jax.tasks import Task
 from supernet_jax.training.teachers.teacher import Array, Taught, Teacher
 
 
@@ -44,9 +45,36 @@ def check_is_of_images(name: str, dataset: Dataset) -> None:
     """
     if dataset.tokens is not None:
         raise UserError(
-            f"the teacher {name} is for images, as those from outside are so far, but "
-            f"{dataset.name} is text; leave it out, and the largest subnet teaches"
+            f"the teacher {name} is for images, as other runs are that teach, but {dataset.name} "
+            "is not; give a network that was extracted, as ExtractedNetwork(folder=...), or leave "
+            "it out, and the largest subnet teaches"
         )
+
+
+def of_same_task(name: str, module: Network, variables: Variables, task: Task) -> Teacher:
+    """A network for the very task of a run, whose inputs it takes as they are; it does not learn.
+
+    Args:
+        name: that messages call it.
+        module: `apply(variables, inputs) -> outputs`.
+        variables: its weights and statistics.
+        task: of the run.
+
+    Raises:
+        UserError: it is for another task.
+    """
+    if module.task != task:
+        raise UserError(
+            f"the teacher {name} is for {module.task}, but the run is for {task}; give one that "
+            "was trained on this data"
+        )
+    kept = jax.device_get(variables)
+    return Teacher(
+        init=lambda params: kept,
+        teach=lambda memory, inputs: Taught(jnp.asarray(module.apply(memory, inputs)), {}),
+        update=lambda memory, params, step: memory,
+        role="largest",
+    )
 
 
 def teaching(network: OutsideNetwork, dataset: Dataset) -> Teacher:
