@@ -19,6 +19,7 @@ from supernet_jax.spaces import (
     autoformer,
     bert_supernet,
     decoder,
+    hat,
     maestro,
     mcuformer,
     nasvit,
@@ -33,6 +34,7 @@ from supernet_jax.tasks import (
     ImageClassification,
     NextToken,
     SequenceClassification,
+    Translation,
 )
 
 
@@ -209,6 +211,27 @@ def encoding() -> Space:
         longest=8,
         types=2,
         drop_path=0.4,
+    )
+
+
+@functools.cache
+def translating() -> Space:
+    """An encoder and a decoder of 1 or 2 layers, whose heads have 4, 6 or 12 channels."""
+    return hat.hat(
+        "translating",
+        encoder_widths=(4, 6),
+        decoder_widths=(4, 6),
+        encoder_hidden=(5,),
+        decoder_hidden=(3,),
+        encoder_layers=(1, 2),
+        decoder_layers=(1, 2),
+        encoder_heads=(1, 2),
+        decoder_heads=(2,),
+        memory_heads=(3,),
+        attended=(-1, 1),
+        qkv=12,
+        task=Translation(11, 4, 3),
+        dropout=0.4,
     )
 
 

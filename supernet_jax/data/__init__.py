@@ -16,11 +16,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from supernet_jax.data import decode, notes, sources, splits, text, token_ids
+from supernet_jax.data import decode, notes, pairs, sources, splits, text, token_ids
 from supernet_jax.data.batches import batch_indices, calibration_subset, padded_batches, shuffled
 from supernet_jax.data.decode import Background, Crop, Encoded, Header, How, Odd
 from supernet_jax.data.feeding import Examples, Reading, feed
 from supernet_jax.data.images import Found, Images, Stored, leave_stored, select
+from supernet_jax.data.pairs import Pairs
 from supernet_jax.data.settings import Data
 from supernet_jax.data.splits import SPLIT, random_stream
 from supernet_jax.data.survey import Survey, survey
@@ -36,6 +37,7 @@ __all__ = [
     "Dataset",
     "Examples",
     "Images",
+    "Pairs",
     "Reading",
     "Source",
     "Storage",
@@ -73,7 +75,8 @@ class Dataset:
     std: tuple[float, ...]  # C numbers: the same, at least one grey level (1/255)
     fingerprint: str  # 16 hex digits over pixels (or files), labels, names, split seed
     notes: tuple[str, ...] = ()  # what users should be told before they train on it, a line each
-    tokens: "Tokens | None" = None  # of text and of ids, which have no mean and std
+    # Of text, ids and pairs of sentences, which have no mean and std.
+    tokens: "Tokens | Pairs | None" = None
 
 
 class Tokens(NamedTuple):
@@ -122,11 +125,13 @@ def load(
 
     Args:
         name: `digits`, `tfds:NAME`, `folder:PATH` or `npz:PATH`, see docs/data.md; or
-            `source:stdlib`, `text:PATH` or `ids:PATH`, see docs/text.md.
+            `source:stdlib`, `text:PATH` or `ids:PATH`, see docs/text.md; or `source:reversal` or
+            `pairs:FILE`, see docs/translation.md.
         data_dir: where TFDS has its prepared data; where a relative PATH starts.
         held_out: a fraction in (0, 1) or a number of images of the training data.
         seed: of the held-out split, at least 0. The test part does not depend on it.
-        length: of text, bytes of an example; None for 256. What follows is for images alone.
+        length: of text, bytes of an example; None for 256. Of pairs those of each side with its
+            end; None for 64. What follows is for images alone.
         size: every image becomes size x size.
         storage: `memory` decodes everything now; `stream` leaves images in their files until they
             are needed; `auto` streams where `memory` would take more than 4 GiB, or where crops
@@ -143,6 +148,8 @@ def load(
     """
     if seed < 0:
         raise UserError(f"the seed of the held-out split is {seed}; give one of at least 0")
+    if pairs.is_pairs(name):
+        return _pairs(name, data_dir, held_out, seed, pairs.LENGTH if length is None else length)
     if text.is_text(name):
         return _text(name, data_dir, held_out, seed, text.LENGTH if length is None else length)
     if kind(name) == "ids of tokens":
@@ -214,6 +221,24 @@ def _sequences(name: str, data_dir: str | None, held_out: float | int, seed: int
         std=(),
         fingerprint=splits.fingerprint(train, part, test, about=(classes, seed)),
         tokens=Tokens(token_ids.vocabulary(whole, test), whole.images.shape[1]),
+    )
+
+
+def _pairs(name: str, data_dir: str | None, held_out: float, seed: int, length: int) -> Dataset:
+    """Pairs of sentences, split by their sources; those held out are in random order."""
+    found = pairs.find(name, data_dir=data_dir, held_out=held_out, seed=seed, length=length)
+    part = found.parts["held-out"]
+    about = repr((found.digest, held_out, seed, length)).encode()
+    return Dataset(
+        name,
+        found.parts["train"],
+        select(part, random_stream(seed, SPLIT).permutation(len(part.labels))),
+        found.parts["test"],
+        class_names=(),
+        mean=(),
+        std=(),
+        fingerprint=hashlib.sha256(about).hexdigest()[:16],
+        tokens=Pairs(text.VOCABULARY, length, length),
     )
 
 

@@ -85,10 +85,12 @@ Pixels = np.ndarray | Stored
 
 
 class Images(NamedTuple):
-    """Some labelled images; or windows of text, and the bytes that follow each of theirs."""
+    """Some labelled images; or windows of text, and the bytes that follow each of theirs; or pairs
+    of sentences, and the bytes of the second.
+    """
 
-    images: Pixels | Windows  # uint8 [N, H, W, C]; of text [N, T]
-    labels: Any  # an array, int32 [N]; of text `Windows`, [N, T]
+    images: Pixels | Windows  # uint8 [N, H, W, C]; of text [N, T], of pairs [N, S + T]
+    labels: Any  # an array, int32 [N], of pairs [N, T]; of text `Windows`, [N, T]
 
 
 class Found(NamedTuple):

@@ -8,10 +8,11 @@ from supernet_jax.data.decode import Background, Crop
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where images or text come from, and how images are augmented."""
+    """Where images, text or pairs of sentences come from, and how images are augmented."""
 
     name: str = "digits"
-    """which: digits | tfds:NAME | folder:PATH | npz:PATH | source:stdlib | text:PATH | ids:PATH"""
+    """which: digits | tfds:NAME | folder:PATH | npz:PATH | source:stdlib | text:PATH | ids:PATH |
+    pairs:FILE | source:reversal"""
     data_dir: str | None = None
     """folder of prepared TFDS data, or folder in which a relative PATH starts"""
     held_out: float = 0.1
@@ -19,7 +20,8 @@ class Data:
     split_seed: int = 0
     """seed that picks the held-out images"""
     length: int | None = None
-    """of text: bytes of an example, 256 if not given; longer ones take more memory"""
+    """of text: bytes of an example, 256 if not given, of pairs those of each side with its end, 64;
+    longer ones take more memory"""
     size: int | None = None
     """height and width that all images are brought to, pixels"""
     crop: Crop = "stretch"

@@ -15,7 +15,7 @@ from supernet_jax.storage.paths import expanded, joined
 
 KINDS = (
     *("digits", "tfds:NAME", "folder:PATH", "npz:PATH"),
-    *("source:stdlib", "text:PATH", "ids:PATH"),
+    *("source:stdlib", "text:PATH", "ids:PATH", "source:reversal", "pairs:FILE"),
 )
 KEYS = ("x_train", "y_train", "x_test", "y_test")  # of an npz file
 
@@ -38,7 +38,7 @@ def find(name: str, *, data_dir: str | None) -> Found:
             return folders.find(local_copy.local(path))
         case "npz" if rest:
             return _read_npz(local_copy.local(path))
-        case "source" | "text" | "ids":
+        case "source" | "text" | "ids" | "pairs":
             raise UserError(f"{name} is text, but images are wanted here; see docs/text.md")
     raise UserError(_unknown(name))
 

@@ -141,8 +141,17 @@ class Text(NamedTuple):
 
 
 def is_text(name: str) -> bool:
-    """Whether a data set of this name is text."""
-    return name.partition(":")[0] in ("source", "text")
+    """Whether a data set of this name is text, or pairs of sentences."""
+    return name.partition(":")[0] in ("source", "text", "pairs")
+
+
+def check_share(held_out: float) -> None:
+    """Raises a `UserError` unless what is held out is a share."""
+    if isinstance(held_out, bool) or not (isinstance(held_out, float) and 0 < held_out < 1):
+        raise UserError(
+            f"held_out is {held_out}, but text is split by file, and pairs by their sources: give "
+            "a share between 0 and 1"
+        )
 
 
 def find(name: str, *, data_dir: str | None, held_out: float, seed: int) -> Text:
@@ -158,10 +167,7 @@ def find(name: str, *, data_dir: str | None, held_out: float, seed: int) -> Text
     Raises:
         UserError: there is no such text; a document is empty or not UTF-8; a part has none.
     """
-    if isinstance(held_out, bool) or not (isinstance(held_out, float) and 0 < held_out < 1):
-        raise UserError(
-            f"held_out is {held_out}, but text is split by file: give a share between 0 and 1"
-        )
+    check_share(held_out)
     digest = hashlib.sha256()
     if name == STDLIB:
         documents = _sources(digest)
@@ -169,10 +175,13 @@ def find(name: str, *, data_dir: str | None, held_out: float, seed: int) -> Text
         path = joined(expanded(data_dir or "."), expanded(name.partition(":")[2]))
         documents = _documents(local_copy.local(path), digest)
     else:
-        raise UserError(f"there is no text {name!r}; allowed are {STDLIB} and text:PATH")
+        raise UserError(
+            f"there is no text {name!r}; allowed are {STDLIB} and text:PATH, and for pairs of "
+            "sentences source:reversal and pairs:FILE"
+        )
     parts: dict[str, list[Document]] = {"train": [], "held-out": [], "test": []}
     for document in documents:
-        parts[_part_of(document.name, held_out, seed)].append(document)
+        parts[part_of(document.name, held_out, seed)].append(document)
     for part, own in parts.items():
         if not own:
             raise UserError(
@@ -208,7 +217,14 @@ def windows(documents: tuple[Document, ...], length: int, *, what: str) -> tuple
     )
 
 
-def _part_of(name: str, held_out: float, seed: int) -> str:
+def part_of(name: str, held_out: float, seed: int) -> str:
+    """The part of a document: "train", "held-out" or "test".
+
+    Args:
+        name: of the document; of a pair of sentences the first of them.
+        held_out: share that is held out of training.
+        seed: of that share.
+    """
     if _uniform(f"test {name}") < TEST:
         return "test"
     return "held-out" if _uniform(f"held-out {seed} {name}") < held_out else "train"

@@ -13,6 +13,8 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import path_rules
 
+NO_TASK = {"name", "fingerprint", "blocks", "menu"}  # what of it is no field of the task
+
 
 def describe_space(space: Space) -> dict[str, Any]:
     """What `meta["space"]` holds: name, decisions and a fingerprint that two spaces share only if
@@ -73,7 +75,7 @@ def check_space(meta: Mapping[str, Any], space: Space) -> None:
 
 
 def _difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    for key in own.keys() - {"name", "fingerprint", "blocks", "menu"}:
+    for key in own.keys() - NO_TASK:
         if saved.get(key) != own[key]:
             return f"its {key} is {saved.get(key)}, here {own[key]}"
     theirs, ours = dict(saved.get("menu", {})), own["menu"]

@@ -24,7 +24,14 @@ from supernet_jax.experiment import augmentation, config
 from supernet_jax.experiment.config import Config
 from supernet_jax.runtime import cache, sharding
 from supernet_jax.storage import user_code
-from supernet_jax.tasks import ImageClassification, NextToken, SequenceClassification, Task, offered
+from supernet_jax.tasks import (
+    ImageClassification,
+    NextToken,
+    SequenceClassification,
+    Task,
+    Translation,
+    offered,
+)
 from supernet_jax.training import recipe
 from supernet_jax.training.gradients import combine
 from supernet_jax.training.samplers import Sampler, sampler
@@ -94,6 +101,7 @@ def build(settings: Config) -> Experiment:
     return Experiment(settings, dataset, space, prepare, recipe, mesh_of(settings, jax.devices()))
 
 
+USUAL: dict[type, Callable[..., Task]] = {data.Tokens: NextToken, data.Pairs: Translation}
 FOR_ALL_DATA = ("name", "data_dir", "held_out", "split_seed")
 
 
@@ -155,12 +163,9 @@ def task_of(settings: Config, dataset: Dataset) -> Task:
         about = {"dataset": dataset, **_about(dataset)}
         return part_of("task", settings.task, Task, **user_code.taken(settings.task, **about))
     if dataset.tokens is not None:
-        classes = len(dataset.class_names)
-        return (
-            SequenceClassification(*dataset.tokens, classes)
-            if classes
-            else NextToken(*dataset.tokens)
-        )
+        if dataset.class_names:
+            return SequenceClassification(**_about(dataset))
+        return USUAL[type(dataset.tokens)](*dataset.tokens)
     return _image_task(dataset)
 
 

@@ -3,6 +3,7 @@
 Shape letters: `S` steps that are replayed, `M` random members of a step, `G` parts of a batch.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from supernet_jax.reporting.metrics_history import Stretch
 from supernet_jax.reporting.tolerant_json import mapping
 from supernet_jax.storage import typed_json
 from supernet_jax.storage.user_code import taken
-from supernet_jax.tasks import HiddenTokens, ImageClassification, NextToken, Task, offered
+from supernet_jax.tasks import TASKS, Task, offered
 from supernet_jax.training.samplers import Sampler
 
 MOST = 20_000  # steps that are replayed; of longer runs so many, evenly spaced
@@ -88,13 +89,15 @@ def replayed(
 
 
 def _task(known: Mapping[str, Any]) -> Task:
-    """What a space is built for."""
-    if "vocabulary" not in known:
-        return ImageClassification(int(known["input_channels"]), int(known["classes"]))
-    vocabulary, length = int(known["vocabulary"]), int(known["length"])
-    if "share" not in known:
-        return NextToken(vocabulary, length)
-    return HiddenTokens(vocabulary, length, float(known["share"]))
+    """What a space is built for: the first of the library's tasks that has the fields which the
+    checkpoint says.
+    """
+    for kind in TASKS.values():
+        names = [field.name for field in dataclasses.fields(kind)]
+        if {*names} == known.keys() - space_identity.NO_TASK:
+            task: Task = typed_json.parse(kind, {name: known[name] for name in names}, "the task")
+            return task
+    raise KeyError("no such task")
 
 
 def _built(space: Any, sampler: Any, task: Task, steps: Any) -> tuple[Space, Sampler]:

@@ -16,6 +16,7 @@ from supernet_jax.tasks.task import Scores as Scores
 from supernet_jax.tasks.task import Size as Size
 from supernet_jax.tasks.task import Task as Task
 from supernet_jax.tasks.task import offered as offered
+from supernet_jax.tasks.translation import Translation as Translation
 
 # By the name of its class, every task here that a network can be for, as files name it.
 TASKS: dict[str, Any] = {

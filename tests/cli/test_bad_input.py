@@ -181,7 +181,8 @@ def nothing(place: Place) -> None:
 # --- the table -------------------------------------------------------------------------------
 
 # Words in capitals stand for paths: TMP the case's folder, RUN a run in it, OUT a folder that is
-# not there yet, CONFIG the tiny config file, and MINE a changed copy of it that a case writes.
+# not there yet, CONFIG the tiny config file, MINE a changed copy of it that a case writes, and HAT
+# the config file of a tiny translation.
 TRAIN, MY_TRAIN = "train CONFIG --out OUT ", "train MINE --out OUT"
 EVALUATE, SEARCH = "evaluate RUN --config CONFIG ", "search RUN --config CONFIG "
 EXTRACT = "extract RUN --config CONFIG "
@@ -666,7 +667,79 @@ SPACES: list[Case] = [
         ("space.blocks is 0", "at least 1"),
     ),
 ]
-CASES = [*COMMANDS, *TRAINING, *PARTS, *INFOS, *RUNS, *SEARCHES, *EXTRACTIONS, *SPACES]
+TRANSLATE = "train HAT --out OUT "
+TRANSLATIONS: list[Case] = [
+    ("pairs absent", TRANSLATE + "--data.name pairs:TMP/a.tsv", nothing, ("no file TMP/a.tsv",)),
+    (
+        "pairs empty",
+        TRANSLATE + "--data.name pairs:TMP/a.tsv",
+        text("a.tsv", ""),
+        ("a.tsv is empty", "SOURCE tab TARGET"),
+    ),
+    (
+        "pairs without a tab",
+        TRANSLATE + "--data.name pairs:TMP/a.tsv",
+        text("a.tsv", "a\tb\nc\n"),
+        ("a.tsv, line 2", "0 tabs", "paste SOURCES TARGETS"),
+    ),
+    (
+        "pairs without a source",
+        TRANSLATE + "--data.name pairs:TMP/a.tsv",
+        text("a.tsv", "\tb\n"),
+        ("a.tsv, line 1", "source is empty"),
+    ),
+    (
+        "pairs too long",
+        TRANSLATE + "--data.name pairs:TMP/a.tsv",
+        text("a.tsv", f"a\tb\n{'x' * 30}\tb\n"),
+        ("a.tsv, line 2", "30 bytes and an end", "at most 12", "--data.length"),
+    ),
+    (
+        "pairs too few",
+        TRANSLATE + "--data.name pairs:TMP/a.tsv",
+        text("a.tsv", "a\tb\n"),
+        ("a.tsv is too few pairs", "give more"),
+    ),
+    ("pairs of length 0", TRANSLATE + "--data.length 0", nothing, ("length is 0", "at least 1")),
+    ("pairs of length 1", TRANSLATE + "--data.length 1", nothing, ("1 bytes with its end",)),
+    (
+        "text is to be translated",
+        TRANSLATE + "--data.name source:stdlib",
+        nothing,
+        ("translates", "language modelling", "source:reversal"),
+    ),
+    (
+        "images are to be translated",
+        TRANSLATE + "--data.name digits --data.length None",
+        nothing,
+        ("translates", "image classification", "another space"),
+    ),
+    (
+        "pairs for a space of images",
+        TRAIN + "--data.name source:reversal",
+        nothing,
+        ("TinySpace.build(", "classes"),
+    ),
+    ("odd heads", TRANSLATE + "--space.qkv 9", nothing, ("qkv is 9", "a divisor")),
+    ("attended", TRANSLATE + "--space.attended 3", nothing, ("attended has 3", "-1, 1 and 2")),
+    (
+        "attended beyond the encoder",
+        TRANSLATE + "--space.attended 2",
+        nothing,
+        ("asks for 3 layers", "has 2 at most"),
+    ),
+    (
+        "one table for two widths",
+        TRANSLATE + "--space.shared",
+        nothing,
+        ("largest widths are 12 and 8", "--space.no-shared"),
+    ),
+]
+
+CASES = [
+    *(*COMMANDS, *TRAINING, *PARTS, *INFOS, *RUNS, *SEARCHES, *EXTRACTIONS, *SPACES),
+    *TRANSLATIONS,
+]
 IDS = [f"{command.split(' ')[0]}: {name}" for name, command, _, _ in CASES]
 
 
@@ -685,6 +758,7 @@ def test_a_mistake(
         "OUT": place.tmp / "out",
         "MINE": place.tmp / "mine.py",
         "CONFIG": CONFIG,
+        "HAT": CONFIG.parent / "systems" / "hat.py",
     }
 
     def spelt(template: str) -> str:

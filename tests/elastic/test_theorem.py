@@ -20,6 +20,7 @@ from tiny_space import (
     tiny,
     tokens,
     transforming,
+    translating,
     two_factors,
     vit,
 )
@@ -50,6 +51,7 @@ LARGER: dict[str, Any] = {
     "two_factors-larger-patches": (two_factors, (6, 4), 1),
     "staged": (staged, 8, 1),
     "bert": (bert, (), 1),
+    "translating": (translating, (), 1),
 }
 # Float32 at highest precision: sums are ordered differently, nothing else differs.
 TOLERANCE = 1e-5
@@ -68,20 +70,21 @@ def test_strategies_agree(check: Any) -> None:
         if i == 1:
             traces = dict(check.traces)
         output, gradients = check.run("sliced", arch)
-        boxes = check.boxes(arch)
         for name in ("masked", "switched", "blockwise"):
             other, others_gradients = check.run(name, arch)
             assert largest_difference(other.logits, output.logits) < TOLERANCE
             assert largest_difference(other.moments, output.moments) < TOLERANCE
             assert global_difference(others_gradients, gradients) < TOLERANCE
-            for box, g in zip(
-                jax.tree.leaves({k: boxes[k] for k in sorted(boxes)}),
-                jax.tree.leaves(others_gradients),
-                strict=True,
-            ):
-                assert not np.any(np.asarray(g)[np.asarray(box) == 0]), "a dead weight has gradient"
+            _check_dead(check, arch, others_gradients)
     for name in ("masked", "switched"):
         assert check.traces[name] == traces[name], "traced again for another arch"
+
+
+def _check_dead(check: Check, arch: Any, gradients: Any) -> None:
+    boxes = check.boxes(arch)
+    leaves = jax.tree.leaves({k: boxes[k] for k in sorted(boxes)})
+    for box, g in zip(leaves, jax.tree.leaves(gradients), strict=True):
+        assert not np.any(np.asarray(g)[np.asarray(box) == 0]), "a dead weight has gradient"
 
 
 @pytest.mark.parametrize("name", LARGER)
@@ -93,6 +96,7 @@ def test_larger_spaces_agree(name: str) -> None:
         output, gradients = check.run("sliced", arch)
         other, others_gradients = check.run("masked", arch)
         assert global_difference(others_gradients, gradients) < TOLERANCE
+        _check_dead(check, arch, others_gradients)
         switched = forward(check.params, jax.tree.map(jnp.asarray, arch))
         for one in (other, switched):
             assert largest_difference(one.logits, output.logits) < TOLERANCE

@@ -28,6 +28,12 @@ from supernet_jax.nn.blocks.text_transformer import (
     TokenLogits,
     TokenTransform,
 )
+from supernet_jax.nn.blocks.translation_transformer import (
+    EncoderDecoder,
+    ScaledEmbedding,
+    TranslationDecoder,
+    TranslationEncoder,
+)
 from supernet_jax.nn.blocks.vision_transformer import PatchEmbedding, TokensHead, TransformerBlock
 from supernet_jax.nn.blocks.vit_resnas import ConvPatchEmbedding, SpatialReduction
 

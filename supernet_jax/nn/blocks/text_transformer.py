@@ -25,17 +25,19 @@ BERT_EPSILON = 1e-12  # of its normalisations
 
 
 class Table(nn.Module):
-    """Rows of numbers by id, `[rows, features]`."""
+    """Rows of numbers by id, `[rows, features]`, which start with a standard deviation."""
 
     rows: int
     features: int
+    deviation: float = 0.02
 
     axes = {"table": (CHANNEL,) * 2}  # noqa: RUF012  Flax would take an annotated one for a field
 
     @nn.compact
     def __call__(self, ids: Array) -> Array:
         """`[...]` -> `[..., features]`, float32 or whatever the table is."""
-        table = self.param("table", NORMAL, (self.rows, self.features))
+        start = nn.initializers.normal(self.deviation)
+        table = self.param("table", start, (self.rows, self.features))
         return jnp.take(table, ids, axis=0)
 
 
