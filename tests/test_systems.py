@@ -51,7 +51,7 @@ def test_killed_runs_go_on_to_the_bit(run: sj.Run, tmp_path: pathlib.Path) -> No
 
 def test_one_hot_codes_are_archs(run: sj.Run) -> None:
     space, size = run.space, run.space.sizes[-1]
-    params, inputs = random_params(space), random_inputs(space, size, 2)
+    params, inputs = random_params(space), random_inputs(space, size, 4)
     masked = jax.jit(lambda how: strategies.masked(space, params, how, inputs, size=size).logits)
     drawn = choices.sample(space.menu, jax.random.key(3), (2,))
     for arch in choices.unstack(jax.tree.map(np.asarray, drawn)):

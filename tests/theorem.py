@@ -143,7 +143,11 @@ def box(path: tuple[str, ...], full: tuple[int, ...], part: tuple[int, ...]) -> 
     """1 where a spec's leaf lies in the shared one: by hand, to check `cut`, `fill`, masks."""
     inside = np.zeros(full)
     convolves = path[-1] == "kernel" and len(full) == 4 and "attention" not in path
-    if convolves or path[-1] == "table":  # centred in height and width
+    over_time = path[-1] == "kernel" and path[0].startswith(("conv", "group")) and len(full) == 3
+    if over_time:
+        border = (full[0] - part[0]) // 2
+        inside[border : border + part[0], : part[1], : part[2]] = 1
+    elif convolves or path[-1] == "table":  # centred in height and width
         border = (full[0] - part[0]) // 2
         channels = (slice(n) for n in part[2:])
         inside[(slice(border, border + part[0]), slice(border, border + part[1]), *channels)] = 1

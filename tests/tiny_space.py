@@ -19,6 +19,7 @@ from supernet_jax.spaces import (
     autoformer,
     bert_supernet,
     decoder,
+    efficient_tdnn,
     hat,
     maestro,
     mcuformer,
@@ -34,6 +35,7 @@ from supernet_jax.tasks import (
     ImageClassification,
     NextToken,
     SequenceClassification,
+    SpeakerVerification,
     Translation,
 )
 
@@ -232,6 +234,23 @@ def translating() -> Space:
         qkv=12,
         task=Translation(11, 4, 3),
         dropout=0.4,
+    )
+
+
+@functools.cache
+def hearing() -> Space:
+    """A time-delay network of 1 or 2 blocks, of three groups each, for voices of 6 or 7 frames."""
+    return efficient_tdnn.efficient_tdnn(
+        "hearing",
+        frames=(6, 7),
+        depths=(1, 2),
+        widths=(12, 24),
+        kernels=(1, 3),
+        last_widths=(5, 6),
+        task=SpeakerVerification(4, 7, 3),
+        groups=3,
+        bottleneck=3,
+        features=4,
     )
 
 

@@ -1,4 +1,4 @@
-"""Labelled images, and text: reading, splitting and batching them, all on the host.
+"""Labelled images, speech and text: reading, splitting and batching them, all on the host.
 
 Shapes: N images of a part, H x W pixels, C channels (1 for grey), B images of a batch. Pixels are
 uint8 in 0..255, labels int32 in 0..classes-1.
@@ -16,13 +16,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from supernet_jax.data import decode, notes, pairs, sources, splits, text, token_ids
+from supernet_jax.data import decode, notes, pairs, sources, speech, splits, text, token_ids
 from supernet_jax.data.batches import batch_indices, calibration_subset, padded_batches, shuffled
 from supernet_jax.data.decode import Background, Crop, Encoded, Header, How, Odd
 from supernet_jax.data.feeding import Examples, Reading, feed
 from supernet_jax.data.images import Found, Images, Stored, leave_stored, select
 from supernet_jax.data.pairs import Pairs
 from supernet_jax.data.settings import Data
+from supernet_jax.data.speech import Speech
 from supernet_jax.data.splits import SPLIT, random_stream
 from supernet_jax.data.survey import Survey, survey
 from supernet_jax.errors import UserError, near
@@ -40,6 +41,7 @@ __all__ = [
     "Pairs",
     "Reading",
     "Source",
+    "Speech",
     "Storage",
     "Stored",
     "Survey",
@@ -48,6 +50,7 @@ __all__ = [
     "batch_indices",
     "calibration_subset",
     "feed",
+    "kind",
     "load",
     "pack",
     "padded_batches",
@@ -57,7 +60,7 @@ __all__ = [
 ]
 
 Storage = Literal["auto", "memory", "stream"]
-Kind = Literal["images", "text", "ids of tokens"]
+Kind = Literal["images", "speech", "text", "ids of tokens"]
 MEMORY = 4 * 2**30  # bytes of decoded images above which `auto` leaves them in their files
 TEST_SEED = 0  # of the fifth set aside where a source has no test images of its own
 
@@ -75,8 +78,14 @@ class Dataset:
     std: tuple[float, ...]  # C numbers: the same, at least one grey level (1/255)
     fingerprint: str  # 16 hex digits over pixels (or files), labels, names, split seed
     notes: tuple[str, ...] = ()  # what users should be told before they train on it, a line each
-    # Of text, ids and pairs of sentences, which have no mean and std.
+    # Of text, ids and pairs of sentences, or of speech, which have no mean and std.
     tokens: "Tokens | Pairs | None" = None
+    speech: Speech | None = None
+
+    @property
+    def is_of_images(self) -> bool:
+        """Whether its examples are images."""
+        return self.tokens is None and self.speech is None
 
 
 class Tokens(NamedTuple):
@@ -91,11 +100,13 @@ class Tokens(NamedTuple):
     length: int
 
 
-def kind(name: str) -> Kind:
-    """What the examples of a dataset of this name are."""
+def kind(name: str, *, data_dir: str | None = None) -> Kind:
+    """What the examples of a dataset are, by its name, or by what its files are."""
     if text.is_text(name):
         return "text"
-    return "ids of tokens" if name.partition(":")[0] == "ids" else "images"
+    if name.partition(":")[0] == "ids":
+        return "ids of tokens"
+    return "speech" if speech.is_speech(name, data_dir=data_dir) else "images"
 
 
 class Source(NamedTuple):
@@ -130,8 +141,8 @@ def load(
         data_dir: where TFDS has its prepared data; where a relative PATH starts.
         held_out: a fraction in (0, 1) or a number of images of the training data.
         seed: of the held-out split, at least 0. The test part does not depend on it.
-        length: of text, bytes of an example; None for 256. Of pairs those of each side with its
-            end; None for 64. What follows is for images alone.
+        length: of an example: of text bytes, None for 256; of pairs those of each side with its
+            end, None for 64; of speech frames, None for 300. What follows is for images alone.
         size: every image becomes size x size.
         storage: `memory` decodes everything now; `stream` leaves images in their files until they
             are needed; `auto` streams where `memory` would take more than 4 GiB, or where crops
@@ -148,11 +159,15 @@ def load(
     """
     if seed < 0:
         raise UserError(f"the seed of the held-out split is {seed}; give one of at least 0")
+    what = kind(name, data_dir=data_dir)
+    if what == "speech":
+        parts = speech.load(name, data_dir=data_dir, held_out=held_out, seed=seed, length=length)
+        return Dataset(name, mean=(), std=(), **parts._asdict())
     if pairs.is_pairs(name):
         return _pairs(name, data_dir, held_out, seed, pairs.LENGTH if length is None else length)
-    if text.is_text(name):
+    if what == "text":
         return _text(name, data_dir, held_out, seed, text.LENGTH if length is None else length)
-    if kind(name) == "ids of tokens":
+    if what == "ids of tokens":
         return _sequences(name, data_dir, held_out, seed)
     source = read(
         name,

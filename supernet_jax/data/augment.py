@@ -1,4 +1,4 @@
-"""Pixels normalised, cropped and mirrored on the device, inside jit.
+"""Pixels normalised, cropped and mirrored, utterances cut, on the device, inside jit.
 
 Shapes: B images of a batch, H x W pixels of C channels (1 for grey).
 """
@@ -34,6 +34,23 @@ def normalise(
     scale = (1 / (255 * np.array(std))).astype(np.float32).reshape(shape)
     shift = (-np.array(mean) / np.array(std)).astype(np.float32).reshape(shape)
     return (images.astype(jnp.float32) * scale + shift).astype(dtype)
+
+
+def begun_elsewhere(features: Array, key: Array, example_ids: Array) -> Array:
+    """Each utterance from a random frame on, its beginning behind its end: the beginning of that is
+    a random part of the utterance.
+
+    Args:
+        features: [B, T, F].
+        key: as of `augment`.
+        example_ids: as of `augment`.
+    """
+
+    def one(features: Array, example_id: Array) -> Array:
+        own = jax.random.fold_in(key, example_id)
+        return jnp.roll(features, -jax.random.randint(own, (), 0, len(features)), axis=0)
+
+    return jax.vmap(one)(features, example_ids)
 
 
 def augment(images: Array, key: Array, example_ids: Array, *, pad: int, flip: bool) -> Array:

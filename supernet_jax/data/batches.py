@@ -47,16 +47,16 @@ def padded_batches(images: Images, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """All examples in order, in chunks of one size for evaluation.
 
     Returns:
-        Inputs uint8 [ceil(N / B), B, ...], zero where padded, and labels int32
+        Inputs uint8 (of speech float32) [ceil(N / B), B, ...], zero where padded, and labels int32
         [ceil(N / B), B, ...], -1 where padded.
     """
-    chunks = -(-len(images.labels) // batch)
-    pixels = np.zeros((chunks * batch, *images.images.shape[1:]), np.uint8)
+    chunks, own = -(-len(images.labels) // batch), images.images[:]
+    pixels = np.zeros((chunks * batch, *own.shape[1:]), own.dtype)
     labels = np.full((chunks * batch, *images.labels.shape[1:]), -1, np.int32)
-    pixels[: len(images.labels)] = images.images[:]
+    pixels[: len(images.labels)] = own
     labels[: len(images.labels)] = images.labels[:]
-    own = (chunks, batch)
-    return pixels.reshape(*own, *pixels.shape[1:]), labels.reshape(*own, *labels.shape[1:])
+    rows = (chunks, batch)
+    return pixels.reshape(*rows, *pixels.shape[1:]), labels.reshape(*rows, *labels.shape[1:])
 
 
 def calibration_subset(images: Images, *, batches: int, batch: int, seed: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def calibration_subset(images: Images, *, batches: int, batch: int, seed: int) -
     the shape tells what was used.
 
     Returns:
-        uint8 [batches, B, ...].
+        uint8, of speech float32, [batches, B, ...].
     """
     n = len(images.labels)
     batch = min(batch, n)

@@ -8,7 +8,7 @@ from supernet_jax.data.decode import Background, Crop
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where images, text or pairs of sentences come from, and how images are augmented."""
+    """Where images, speech, text or pairs of sentences come from, and how images are augmented."""
 
     name: str = "digits"
     """which: digits | tfds:NAME | folder:PATH | npz:PATH | source:stdlib | text:PATH | ids:PATH |
@@ -16,12 +16,12 @@ class Data:
     data_dir: str | None = None
     """folder of prepared TFDS data, or folder in which a relative PATH starts"""
     held_out: float = 0.1
-    """training images to keep for the search: a share below 1, or a number; of text a share"""
+    """training examples to keep for the search: a share below 1, or a number; of text a share"""
     split_seed: int = 0
     """seed that picks the held-out images"""
     length: int | None = None
-    """of text: bytes of an example, 256 if not given, of pairs those of each side with its end, 64;
-    longer ones take more memory"""
+    """of an example: of text bytes, of speech frames (10 ms), of pairs the bytes of each side with
+    its end; longer ones take more memory"""
     size: int | None = None
     """height and width that all images are brought to, pixels"""
     crop: Crop = "stretch"

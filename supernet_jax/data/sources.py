@@ -37,7 +37,7 @@ def find(name: str, *, data_dir: str | None) -> Found:
         case "folder" if rest:
             return folders.find(local_copy.local(path))
         case "npz" if rest:
-            return _read_npz(local_copy.local(path))
+            return read_npz(local_copy.local(path))
         case "source" | "text" | "ids" | "pairs":
             raise UserError(f"{name} is text, but images are wanted here; see docs/text.md")
     raise UserError(_unknown(name))
@@ -52,7 +52,7 @@ def _read_digits() -> Found:
     return Found([Images(pixels, data.target)], [], tuple(str(c) for c in data.target_names))
 
 
-def _read_npz(path: Path) -> Found:
+def read_npz(path: Path) -> Found:
     """The arrays x_train, y_train, x_test, y_test of a file, and class_names if it has them."""
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:

@@ -153,7 +153,8 @@ def elastic(
     """
     table = choices.tabulate(menu, decisions, spec)
     specs = tuple(dict.fromkeys(table.reshape(-1).tolist()))
-    index = np.vectorize(specs.index, otypes=[np.int32])(table)
+    places = {spec: place for place, spec in enumerate(specs)}
+    index = np.vectorize(places.__getitem__, otypes=[np.int32])(table)
     if depth is not None:
         path, position = depth
         keep = [int(value > position) for value in choices.get(menu, path).values]

@@ -35,7 +35,8 @@ def from_notation(menu: Menu, notation: Any) -> Arch:
     """Reads one arch as `to_notation` writes it (host only).
 
     A list of decisions that count up to a depth alone (`Choice.depth`) may also be as long as that
-    depth; those that it leaves out take their first option.
+    depth; those that it leaves out take their first option. A decision of one option may be left
+    out.
 
     Raises:
         UserError: an unknown or missing decision, a list of the wrong length, a value that the
@@ -46,10 +47,11 @@ def from_notation(menu: Menu, notation: Any) -> Arch:
     for where, menus, length in short:
         path, _ = menus[length].depth or ((), 0)
         depth = choices.get(menu, path).values[int(choices.get(arch, path))]
-        if length != depth:
+        wanted = sum(m.depth is None or depth > m.depth[1] for m in menus)
+        if length != wanted:
             raise UserError(
                 f"{where} has {length} entries, but {'.'.join(map(str, path))} is {depth}; it must "
-                f"have {depth} entries, or {len(menus)}, of which the first {depth} count"
+                f"have {wanted} entries, or {len(menus)}, of which the first {wanted} count"
             )
     return arch
 
@@ -97,7 +99,8 @@ def _read_dict(menu: Menu, notation: Any, where: str, place: str, short: list[_S
             raise UserError(
                 f"{place} has no decision {key!r}, only {', '.join(menu)}{near(str(key), menu)}"
             )
-    missing = [key for key in menu if key not in notation]
-    if missing:
+    only = {k: m.values[0] for k, m in menu.items() if isinstance(m, Choice) and len(m) == 1}
+    given = {**only, **notation}
+    if missing := [key for key in menu if key not in given]:
         raise UserError(f"{place} lacks {', '.join(missing)}")
-    return {k: _read(menu[k], notation[k], f"{where}.{k}" if where else k, short) for k in menu}
+    return {k: _read(menu[k], given[k], f"{where}.{k}" if where else k, short) for k in menu}

@@ -58,6 +58,13 @@ def unchanged(prepare: Callable[[Array], Array], inputs: Array, key: Array, ids:
     return prepare(inputs)
 
 
+def begun_elsewhere(
+    prepare: Callable[[Array], Array], features: Array, key: Array, ids: Array
+) -> Array:
+    """A step's utterances, each from a random frame on; arguments are those of `augmented`."""
+    return prepare(augment.begun_elsewhere(features, key, ids))
+
+
 def mix(settings: Data, task: Task) -> Mix | None:
     """What mixes a step's images with each other, or hides bytes of its text, if anything does.
 

@@ -28,6 +28,7 @@ from supernet_jax.tasks import (
     ImageClassification,
     NextToken,
     SequenceClassification,
+    SpeakerVerification,
     Task,
     Translation,
     offered,
@@ -97,7 +98,7 @@ def build(settings: Config) -> Experiment:
     geometry(space, space.sizes[0])  # a block that cannot be is refused before any work
     _check_scores(space, dataset)
     prepare = _prepare(dataset)
-    recipe = _recipe(settings, space, prepare)
+    recipe = _recipe(settings, space, prepare, dataset)
     return Experiment(settings, dataset, space, prepare, recipe, mesh_of(settings, jax.devices()))
 
 
@@ -107,16 +108,18 @@ FOR_ALL_DATA = ("name", "data_dir", "held_out", "split_seed")
 
 def _loaded(settings: Config) -> Dataset:
     """The data of a configuration, without settings that are for other data."""
-    d, kind = settings.data, data.kind(settings.data.name)
+    d = settings.data
+    kind = data.kind(d.name, data_dir=d.data_dir)
     for field in dataclasses.fields(d):
         value = getattr(d, field.name)
-        wanted = "text" if field.name == "length" else "images"
-        if field.name in FOR_ALL_DATA or value == field.default or wanted == kind:
+        if field.name in FOR_ALL_DATA or value == field.default:
             continue
-        raise UserError(
-            f"data.{field.name.replace('_', '-')} is {value}, which is for {wanted}, but {d.name} "
-            f"is {kind}; leave it out"
-        )
+        wanted = ("text", "speech") if field.name == "length" else ("images",)
+        if kind not in wanted:
+            raise UserError(
+                f"data.{field.name.replace('_', '-')} is {value}, which is for "
+                f"{' and '.join(wanted)}, but {d.name} is {kind}; leave it out"
+            )
     dataset = data.load(
         d.name,
         data_dir=d.data_dir,
@@ -150,6 +153,8 @@ def _about(dataset: Dataset) -> dict[str, Any]:
     if dataset.tokens is not None:
         classes = {"classes": len(dataset.class_names)} if dataset.class_names else {}
         return {**dataset.tokens._asdict(), **classes}
+    if dataset.speech is not None:
+        return dataset.speech._asdict()
     return dataclasses.asdict(_image_task(dataset))
 
 
@@ -166,6 +171,8 @@ def task_of(settings: Config, dataset: Dataset) -> Task:
         if dataset.class_names:
             return SequenceClassification(**_about(dataset))
         return USUAL[type(dataset.tokens)](*dataset.tokens)
+    if dataset.speech is not None:
+        return SpeakerVerification(*dataset.speech)
     return _image_task(dataset)
 
 
@@ -202,6 +209,8 @@ def _prepare(dataset: Dataset) -> Callable[[Array], Array]:
     """What makes the task's inputs of those of the data, without augmentation."""
     if dataset.tokens is not None:
         return _as_ids
+    if dataset.speech is not None:
+        return jnp.asarray  # networks normalise each utterance by itself
     return functools.partial(augment.normalise, mean=dataset.mean, std=dataset.std)
 
 
@@ -225,7 +234,7 @@ def rebuilt(experiment: Experiment, settings: Config) -> Experiment:
     for name in ("data", "space"):
         if getattr(settings, name) != getattr(experiment.config, name):
             raise UserError(f"these settings have another {name}; build them from the start")
-    recipe = _recipe(settings, experiment.space, experiment.prepare)
+    recipe = _recipe(settings, experiment.space, experiment.prepare, experiment.dataset)
     return experiment._replace(config=settings, recipe=recipe)
 
 
@@ -256,14 +265,20 @@ def part_of(name: str, part: Any, kind: type, **given: Any) -> Any:
     return made
 
 
-def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -> recipe.Recipe:
+def _recipe(
+    settings: Config, space: Space, prepare: Callable[[Array], Array], dataset: Dataset
+) -> recipe.Recipe:
     d, t = settings.data, settings.train
     taps.check(space, t.features)
     more = user_code.taken(settings.sampler, space=space, steps=t.steps)
     length = user_code.taken(settings.combine, steps=t.steps)
     drawing = part_of("sampler", settings.sampler, Sampler, menu=space.menu, **more)
     sampler.check(drawing)
-    is_of_images = data.kind(d.name) == "images"
+    changed = functools.partial(augmentation.augmented, d, prepare)
+    if dataset.tokens is not None:
+        changed = functools.partial(augmentation.unchanged, prepare)
+    elif dataset.speech is not None:
+        changed = functools.partial(augmentation.begun_elsewhere, prepare)
     return recipe.Recipe(
         space=space,
         sampler=drawing,
@@ -272,9 +287,7 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         optimizer=part_of(
             "optimizer", settings.optimizer, optax.GradientTransformation, steps=t.steps
         ),
-        augment=functools.partial(augmentation.augmented, d, prepare)
-        if is_of_images
-        else functools.partial(augmentation.unchanged, prepare),
+        augment=changed,
         strategy=config.strategy(
             t.strategy,
             job="train",

@@ -252,8 +252,8 @@ def _size(calibration: Any) -> tuple[int, int]:
 
 
 def preparation_of(built: Experiment) -> Preparation | None:
-    """How images of a run's data become pixels wherever nothing is random; None for text."""
-    if built.dataset.tokens is not None:
+    """How images of a run's data become pixels wherever nothing is random; None for others."""
+    if not built.dataset.is_of_images:
         return None
     _, height, width, _ = built.dataset.test.images.shape
     d = built.config.data

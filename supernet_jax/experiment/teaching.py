@@ -49,11 +49,13 @@ def _subnet(folder: str, arch: str, file: str | None) -> OutsideNetwork:
         file: config file that defines parts of the user's own, or None.
 
     Raises:
-        UserError: there is no such run or arch, the run is on text, or several archs are given.
+        UserError: there is no such run or arch, the run is not on images, or several are
+            given.
     """
     opened = run.open_run(folder, file, read=False)
-    if opened.experiment.dataset.tokens is not None:
-        raise UserError(f"the teacher {folder} is a run on text; give one on images")
+    if not opened.experiment.dataset.is_of_images:
+        other = "speech" if opened.experiment.dataset.tokens is None else "text"
+        raise UserError(f"the teacher {folder} is a run on {other}; give one on images")
     archs = read_archs.read_archs(opened.space, arch)
     if len(archs) != 1:
         raise UserError(f"teacher.arch {arch} is {len(archs)} archs; give the one that teaches")

@@ -29,7 +29,7 @@ from supernet_jax.networks.description_parts import (
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 from supernet_jax.storage.typed_json import parse
-from supernet_jax.tasks import TASKS, Metric, Size, Task
+from supernet_jax.tasks import TASKS, HasEmbeddings, Metric, Size, Task
 
 # Of networks for any task but the classification of images, whose descriptions have stayed as they
 # were. Version 4 had `perplexity` for `values`, and neither topologies nor statistics.
@@ -95,7 +95,7 @@ class GeneralDescription:
         Raises:
             UserError: the library has no such task.
         """
-        return task_type(self.task.type).metric
+        return task_of(self).metric
 
 
 def task_type(name: str) -> Any:
@@ -225,6 +225,8 @@ def _general_card(d: GeneralDescription, folder: str, snippets: Mapping[str, str
         wide = "int64" if np.issubdtype(taken.dtype, np.integer) else "float32"
         inputs = f"inputs = np.zeros({(1, *taken.shape[1:])}, np.{wide})  # yours"
     use = ["logits = jax.jit(module.apply)(variables, inputs)"]
+    if isinstance(task_of(d), HasEmbeddings):
+        use.append("embeddings = module.task.embeddings(logits)")
     if d.task.type == "NextToken" and d.task.fields["vocabulary"] == 256:  # of bytes
         use.append('print(sj.generate(module, variables, "import ", tokens=200, temperature=0.8))')
     lines = [

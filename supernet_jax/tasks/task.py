@@ -89,6 +89,27 @@ class Task(Protocol):
         """The metric of examples, by all their scores at once; of NumPy or JAX arrays."""
 
 
+@runtime_checkable
+class HasLogits(Protocol):
+    """A task whose networks put out something else than the logits that are trained."""
+
+    def logits(self, outputs: Array, targets: Tree) -> Array:
+        """What losses get in training, of members and of teachers: logits `[B, ..., K]`."""
+
+
+@runtime_checkable
+class HasEmbeddings(Protocol):
+    """A task whose networks put out embeddings, beside what trains them."""
+
+    def embeddings(self, outputs: Array) -> Array:
+        """Those among what a network puts out, `[B, E]`."""
+
+
+def trained_logits(task: Task, outputs: Array, targets: Tree) -> Array:
+    """What losses get of a network's outputs: those, or what the task makes of them."""
+    return task.logits(outputs, targets) if isinstance(task, HasLogits) else outputs
+
+
 def offered(task: Any) -> dict[str, Any]:
     """What the `build` of a space may take: the task, and by their names the fields of it."""
     return {"task": task, **dataclasses.asdict(task)}

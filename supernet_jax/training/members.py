@@ -17,7 +17,7 @@ from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.runtime import path_rules, sharding
-from supernet_jax.tasks.task import Size, Task
+from supernet_jax.tasks.task import Size, Task, trained_logits
 from supernet_jax.training.losses.loss import Feature
 from supernet_jax.training.recipe import Metrics, Recipe, State
 from supernet_jax.training.samplers import SamplerState, Score, names, roles
@@ -350,8 +350,10 @@ def loss_of(
         )
         for name in (*student.features, *skipped)
     }
-    logits = None if teacher is None else teacher.logits
-    return recipe.loss(student.logits, logits, features, targets, role)
+    task = recipe.space.task
+    logits = None if teacher is None else trained_logits(task, teacher.logits, targets)
+    own = trained_logits(task, student.logits, targets)
+    return recipe.loss(own, logits, features, targets, role)
 
 
 def metric_of(task: Task, outputs: Array, targets: Tree) -> Array:

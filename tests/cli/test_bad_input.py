@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import tiny_run
+import voices
 from tiny_run import ARCH, CONFIG, supernet
 
 Before = Callable[["Place"], Any]
@@ -123,6 +124,28 @@ def not_an_array(place: Place) -> None:
     np.savez(place.tmp / "images.npz", x_train=np.zeros((10, 8, 8), np.uint8))
 
 
+def with_voices(change: Callable[[pathlib.Path], Any], speakers: int = 2) -> Before:
+    """Recordings in a folder `voices`, of which something is changed."""
+
+    def make(place: Place) -> None:
+        voices.write(place.tmp / "voices", speakers=speakers, utterances=3, seconds=0.12)
+        change(place.tmp / "voices" / "speaker0")
+
+    return make
+
+
+def recorded(samples: int = 4_000, kind: type = np.int16, **how: int) -> Before:
+    """One of the recordings in `voices`, replaced."""
+    sound = np.zeros(samples, kind)
+    return with_voices(lambda folder: voices.write_wav(folder / "1.wav", sound, **how))
+
+
+def of_features(place: Place) -> None:
+    """Features of one speaker."""
+    some = {"x_train": np.zeros((4, 20, 80)), "y_train": np.zeros(4, int)}
+    np.savez(place.tmp / "images.npz", **some, x_test=some["x_train"], y_test=some["y_train"])
+
+
 def broken_search(place: Place) -> None:
     """The state of the search, cut."""
     (state,) = (place.run / "searches").iterdir()
@@ -184,6 +207,7 @@ def nothing(place: Place) -> None:
 # not there yet, CONFIG the tiny config file, MINE a changed copy of it that a case writes, and HAT
 # the config file of a tiny translation.
 TRAIN, MY_TRAIN = "train CONFIG --out OUT ", "train MINE --out OUT"
+HEAR = TRAIN + "--data.name folder:TMP/voices"
 EVALUATE, SEARCH = "evaluate RUN --config CONFIG ", "search RUN --config CONFIG "
 EXTRACT = "extract RUN --config CONFIG "
 INFO = "info CONFIG --archs TMP/archs.json"
@@ -260,6 +284,46 @@ TRAINING: list[Case] = [
         TRAIN + "--data.name ids:TMP/images.npz",
         not_an_array,
         ("no y_train", "x_test"),
+    ),
+    ("another rate", HEAR, recorded(rate=8_000), ("0/1.wav (8,000 samples a", "16,000 samples")),
+    ("stereo", HEAR, recorded(channels=2), ("0/1.wav (2 channels)", "with one channel")),
+    ("8 bits", HEAR, recorded(width=1, kind=np.uint8), ("0/1.wav (8-bit", "of 16-bit PCM")),
+    ("one frame", HEAR, recorded(80), ("too short: 80 samples, 1 frame", "at least 10 frames")),
+    (
+        "no WAV inside",
+        HEAR,
+        with_voices(lambda folder: (folder / "1.wav").write_bytes(b"RIFFRAFF" * 9)),
+        ("speaker0/1.wav (no WAV file of PCM", "convert, mend or remove"),
+    ),
+    (
+        "images and recordings",
+        HEAR,
+        with_voices(lambda folder: (folder / "face.png").write_bytes(b"")),
+        ("1 files in the class folders of TMP/voices are no recordings", "face.png"),
+    ),
+    (
+        "a speaker without recordings",
+        HEAR,
+        with_voices(lambda folder: (folder.parent / "eve").mkdir()),
+        ("no recording in TMP/voices/eve", ".wav"),
+    ),
+    (
+        "one speaker",
+        HEAR,
+        with_voices(lambda folder: None, speakers=1),
+        ("recordings of 1 speaker (speaker0)", "nobody to tell apart"),
+    ),
+    (
+        "features of one speaker",
+        TRAIN + "--data.name npz:TMP/images.npz",
+        of_features,
+        ("recordings of 1 speaker (0)", "nobody to tell apart"),
+    ),
+    (
+        "flipped speech",
+        HEAR + " --data.flip",
+        with_voices(lambda folder: None),
+        ("data.flip is True, which is for images", "voices is speech; leave it out"),
     ),
     ("npz parts", TRAIN + "--data.name npz:TMP/images.npz", not_an_array, ("no y_train", "x_test")),
     ("too many devices", TRAIN + "--devices 99", nothing, ("--devices is 99", "there are 8")),

@@ -15,6 +15,7 @@ from tiny_space import (
     deep,
     encoding,
     factored,
+    hearing,
     hybrid,
     staged,
     tiny,
@@ -52,6 +53,7 @@ LARGER: dict[str, Any] = {
     "staged": (staged, 8, 1),
     "bert": (bert, (), 1),
     "translating": (translating, (), 1),
+    "hearing": (hearing, 7, 1),
 }
 # Float32 at highest precision: sums are ordered differently, nothing else differs.
 TOLERANCE = 1e-5

@@ -145,7 +145,10 @@ def sj_json(settings: sj.Config) -> Any:
         ({"data": data_of(length=33)}, "at most 32; lower --data.length, or raise"),
         ({"data": data_of(held_out=5)}, "held_out is 5, but text is split by file"),
         ({"train": sj.Train(batch=9999)}, r"too little text for one batch: \d+ examples of 16"),
-        ({"data": sj.Data(length=8)}, "data.length is 8, which is for text, but digits is images"),
+        (
+            {"data": sj.Data(length=8)},
+            "data.length is 8, which is for text and speech, but digits is images",
+        ),
         ({"data": sj.Data()}, "the space decoder is for text, but the task of the data is image"),
         ({"space": sj.spaces.Digits()}, "choose a space for such data"),
         ({"space": sj.spaces.TextEncoder()}, r"set task=sj.tasks.HideTokens\(\)"),

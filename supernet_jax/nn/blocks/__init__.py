@@ -28,6 +28,13 @@ from supernet_jax.nn.blocks.text_transformer import (
     TokenLogits,
     TokenTransform,
 )
+from supernet_jax.nn.blocks.time_delay import (
+    AttentiveEmbedding,
+    FrameLayer,
+    SERes2Block,
+    SpeakerCosines,
+    SummedBlocks,
+)
 from supernet_jax.nn.blocks.translation_transformer import (
     EncoderDecoder,
     ScaledEmbedding,

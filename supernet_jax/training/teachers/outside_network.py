@@ -41,9 +41,9 @@ def check_is_of_images(name: str, dataset: Dataset) -> None:
     """Makes sure that a run on a data set can be taught from outside.
 
     Raises:
-        UserError: it is of text.
+        UserError: it is of something else.
     """
-    if dataset.tokens is not None:
+    if not dataset.is_of_images:
         raise UserError(
             f"the teacher {name} is for images, as other runs are that teach, but {dataset.name} "
             "is not; give a network that was extracted, as ExtractedNetwork(folder=...), or leave "
