@@ -131,9 +131,8 @@ HIDDEN = Network(
 )
 CLASS_TOKEN = TOKENS.clone(
     blocks=(
-        *TOKENS.blocks[:2],
-        Block("plain", TransformerBlock, TransformerSpec(6, 2, 5, 12, epsilon="1e-6")),
-        Block("head", TokensHead, TokensHeadSpec(6, CLASSES, "class_token", "1e-6")),
+        *TOKENS.blocks[:-1],
+        Block("head", TokensHead, TokensHeadSpec(6, CLASSES, "class_token")),
     )
 )
 

@@ -230,12 +230,15 @@ def sizes(spec: Spec) -> tuple[Any, ...]:
     A field whose metadata say `later` came to the spec when there were runs with it already: at its
     default, which means what was done before, it does not count either.
     """
-    values = [
+    return (type(spec).__name__, *_without_floats(_counted(spec)))
+
+
+def _counted(spec: Any) -> list[Any]:
+    return [
         getattr(spec, field.name)
         for field in dataclasses.fields(spec)
         if not (field.metadata.get("later") and getattr(spec, field.name) == field.default)
     ]
-    return (type(spec).__name__, *_without_floats(values))
 
 
 def _without_floats(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -243,7 +246,7 @@ def _without_floats(values: Sequence[Any]) -> tuple[Any, ...]:
     found: list[Any] = []
     for value in values:
         is_spec = dataclasses.is_dataclass(value) and not isinstance(value, type)
-        plain = dataclasses.astuple(value) if is_spec else value
+        plain = tuple(_counted(value)) if is_spec else value
         if not isinstance(plain, float):
             found.append(_without_floats(plain) if isinstance(plain, tuple) else plain)
     return tuple(found)

@@ -23,7 +23,7 @@ from supernet_jax.nn.blocks.vision_transformer import (
     TransformerSpec,
 )
 from supernet_jax.nn.blocks.vit_resnas import (
-    EPSILON,
+    NORM_DIGITS,
     ConvPatchEmbedding,
     ConvPatchEmbeddingSpec,
     SpatialReduction,
@@ -106,7 +106,7 @@ def vit_resnas(
             made[block] = _block(menu, stage, i, head_dims[stage], rate)
     made["head"] = elastic(
         TokensHead,
-        lambda c: TokensHeadSpec(c, classes, "class_token", EPSILON),
+        lambda c: TokensHeadSpec(c, classes, "class_token", NORM_DIGITS),
         menu=menu,
         decisions=[("width", stages - 1)],
         relaxed=("norm",),
@@ -152,7 +152,7 @@ def _block(menu: Menu, stage: int, i: int, head_dim: int, rate: float) -> Elasti
     return elastic(
         TransformerBlock,
         lambda c, heads, hidden: TransformerSpec(
-            c, heads, head_dim, hidden, drop_path=rate, epsilon=EPSILON
+            c, heads, head_dim, hidden, drop_path=rate, norm_digits=NORM_DIGITS
         ),
         menu=menu,
         decisions=[("width", stage), ("num_heads", i), ("hidden", i)],

@@ -81,7 +81,7 @@ def vit_supernet(
 
     def spec(i: int) -> Any:
         rate = drop_path * i / max(count - 1, 1)
-        return lambda h, f: TransformerSpec(width, h, head_dim, f, drop_path=rate, epsilon="1e-6")
+        return lambda h, f: TransformerSpec(width, h, head_dim, f, drop_path=rate, norm_digits=6)
 
     blocks = {
         "embed": elastic(
@@ -100,7 +100,7 @@ def vit_supernet(
             relaxed=("attention", "expand"),
         )
     blocks["head"] = elastic(
-        TokensHead, lambda: TokensHeadSpec(width, classes, "class_token", "1e-6"), menu=menu
+        TokensHead, lambda: TokensHeadSpec(width, classes, "class_token", 6), menu=menu
     )
     task = ImageClassification(input_channels, classes)
     return Space(name, menu, blocks, chain(tuple(blocks)), task, static=(("resolution",),))

@@ -146,7 +146,7 @@ def test_nothing_but_constants_differs(tmp_path: pathlib.Path) -> None:
     )
     assert constants == {
         **{"PIXELS": False, "RESOLUTION": 13, "CHANNELS": 3},
-        "EPSILON": 1e-5,
+        **{"EPSILON": 1e-5, "LAYER_EPSILON": 1e-5},
         **{"MEAN": (0.5, 0.25, 0.4), "STD": (0.3, 0.2, 0.25)},
     }
     taken(template)

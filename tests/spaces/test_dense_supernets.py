@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from theorem import random_params
 from tiny_run import supernet
-from tiny_space import bert, tokens, vit
+from tiny_space import adapted, bert, tiny, tokens, vit
 
 from supernet_jax.elastic import choices, elastic_block, strategies
 from supernet_jax.elastic.notation import from_notation, to_notation
@@ -16,6 +16,7 @@ from supernet_jax.elastic.space_identity import describe_space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.evaluation.costs.parameters import left_out
+from supernet_jax.nn.blocks.text_transformer import Pooler, WidthSpec
 from supernet_jax.nn.blocks.vision_transformer import TransformerSpec
 from supernet_jax.spaces import BertSupernet, VitSupernet
 from supernet_jax.tasks import HiddenTokens, ImageClassification, SequenceClassification
@@ -70,23 +71,35 @@ def test_what_fewer_heads_and_channels_save() -> None:
     assert left_out(bert())(choices.largest(bert().menu)) == 6 * 4 + 4
 
 
-def test_an_epsilon_is_a_part_of_a_space_but_not_of_those_without_one() -> None:
-    # As spaces of these blocks were described before they had the field.
+def test_later_fields_of_specs_change_no_older_space() -> None:
+    # As spaces of these blocks were described before they had the fields.
     assert describe_space(tokens())["fingerprint"] == "6c7a8228df8ade65"
-    usual, other = TransformerSpec(6, 1, 2, 3), TransformerSpec(6, 1, 2, 3, epsilon="1e-6")
-    assert elastic_block.sizes(other) == (*elastic_block.sizes(usual), "1e-6")
+    assert describe_space(tiny())["fingerprint"] == "1d680fbe712a422b"
+    assert describe_space(adapted())["fingerprint"] == "eadef99019b5fcbd"  # a spec within a spec
+    usual, other = TransformerSpec(6, 1, 2, 3), TransformerSpec(6, 1, 2, 3, norm_digits=6)
+    assert elastic_block.sizes(other) == (*elastic_block.sizes(usual), 6)
 
 
 def test_the_class_of_a_sequence_is_read_off_its_first_token() -> None:
+    pooler = Pooler(WidthSpec(3))
+    x = np.random.default_rng(0).normal(size=(1, 4, 3)).astype(np.float32)
+    variables = pooler.init(jax.random.key(0), x)
+    others, first = x.copy(), x.copy()
+    others[:, 1:] += 1
+    first[:, 0] += 1
+    found, same, changed = (np.asarray(pooler.apply(variables, y)) for y in (x, others, first))
+    assert found.shape == (1, 3) and np.array_equal(found, same)
+    assert np.abs(found - changed).max() > 1e-3
+
+
+def test_what_follows_in_a_sequence_matters_and_it_may_be_shorter() -> None:
     space = bert()
     params, arch = random_params(space), choices.largest(space.menu)
     run = jax.jit(lambda p, x: strategies.sliced(space, p, arch, x, size=()).logits)
-    ids = np.asarray([[3, 1, 4, 1, 5], [3, 1, 4, 1, 6], [3, 1, 4, 1, 5]], np.int32)
-    found = np.asarray(run(params, ids))
-    assert found.shape == (3, 4)
-    assert np.abs(found[0] - found[1]).max() > 1e-3 and np.array_equal(found[0], found[2])
-    cut = np.asarray(run(params, ids[:, :3]))  # sequences may be shorter
-    assert np.abs(cut[0] - cut[1]).max() == 0
+    ids = np.asarray([[3, 1, 4, 1, 5], [3, 1, 4, 1, 6]], np.int32)
+    found, cut = np.asarray(run(params, ids)), np.asarray(run(params, ids[:, :3]))
+    assert found.shape == cut.shape == (2, 4)
+    assert np.abs(found[0] - found[1]).max() > 1e-3 and np.array_equal(cut[0], cut[1])
 
 
 def test_scores_of_sequences() -> None:

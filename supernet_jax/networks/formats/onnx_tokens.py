@@ -42,16 +42,16 @@ def patch_embedding(at: Part, s: PatchEmbeddingSpec, x: Value) -> Value:
 
 def transformer_block(at: Part, s: TransformerSpec, x: Value) -> Value:
     """Tokens -> tokens."""
-    y = attention(at, "attention", s, layer_norm(at, "attention_norm", x, float(s.epsilon)))
+    y = attention(at, "attention", s, layer_norm(at, "attention_norm", x, 10.0**-s.norm_digits))
     x = at.node("Add", "attention_sum", x, y)
-    y = linear(at, "expand", layer_norm(at, "mlp_norm", x, float(s.epsilon)))
+    y = linear(at, "expand", layer_norm(at, "mlp_norm", x, 10.0**-s.norm_digits))
     y = linear(at, "project", gelu(at, "expand", y))
     return at.node("Add", "mlp_sum", x, y)
 
 
 def tokens_head(at: Part, s: TokensHeadSpec, x: Value) -> Value:
     """Tokens -> logits."""
-    x = layer_norm(at, "norm", x, float(s.epsilon))
+    x = layer_norm(at, "norm", x, 10.0**-s.norm_digits)
     if s.pool == "patches":
         part = _from(at, "patches", x.name, 1, 1)
         pooled = at.made("ReduceMean", "pool", part, axes=[1], keepdims=0)

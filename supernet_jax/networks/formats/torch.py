@@ -22,7 +22,7 @@ from supernet_jax.networks.manifest import Description, GeneralDescription, desc
 from supernet_jax.networks.network import Block, Runner, Variables
 from supernet_jax.nn.batch_norm import EPSILON
 from supernet_jax.nn.blocks.text_transformer import BERT_EPSILON, ROTARY_BASE
-from supernet_jax.nn.layers import RMSNorm
+from supernet_jax.nn.layers import LayerNorm, RMSNorm
 from supernet_jax.storage import files, safetensors_file
 
 TEMPLATE = pathlib.Path(__file__).with_name("torch_template.py")
@@ -142,6 +142,7 @@ def _constants(export: Export, description: Description) -> dict[str, Any]:
         "STD": description.std,
         "PREPARATION: dict[str, Any] | None": how and dataclasses.asdict(how),
         "EPSILON": EPSILON,
+        "LAYER_EPSILON": LayerNorm.epsilon,
         "CLASSES": list(description.classes),
     }
 
@@ -156,7 +157,7 @@ def _constant(name: str, value: Any) -> str:
     return f"{name} = {text}\n"
 
 
-USUAL = {"zero_pool": False}  # sizes of which only these values are written
+USUAL = {"zero_pool": False, "norm_digits": 5}  # sizes of which only these values are written
 
 
 def _block(block: Block) -> tuple[str, str, dict[str, Any]]:

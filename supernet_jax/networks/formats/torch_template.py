@@ -31,7 +31,7 @@ from torch import Tensor, nn
 # RESOLUTION: images of any size are resized to so many pixels on each side.
 # MEAN, STD: of each channel, of pixels in 0..1; the network sees `(pixel / 255 - mean) / std`.
 # PREPARATION: how image files became pixels, see `prepared`; None where that is not known.
-# EPSILON: of BatchNorm.
+# EPSILON, LAYER_EPSILON: of BatchNorm, of LayerNorm.
 # CLASSES: their names, in the order of the logits.
 # BLOCKS: the name of each, its class below, and its sizes, in the order in which they run.
 
@@ -51,6 +51,7 @@ PREPARATION: dict[str, Any] | None = {
     "background": "none",
 }
 EPSILON = 1e-05
+LAYER_EPSILON = 1e-05
 CLASSES = ["zero", "one"]
 BLOCKS: list[tuple[str, str, dict]] = [
     ("stem", "Stem", {"c_in": 1, "c_out": 8, "stride": 1}),
@@ -319,13 +320,12 @@ class TransformerBlock(nn.Module):
         distance: int,
         prefix_bias: bool,
         drop_path: float,
-        epsilon: str,
     ) -> None:
         super().__init__()
         del prefix_bias  # which biases fewer heads would have
-        self.attention_norm = nn.LayerNorm(c_in, eps=float(epsilon))
+        self.attention_norm = nn.LayerNorm(c_in, eps=LAYER_EPSILON)
         self.attention = SelfAttention(c_in, num_heads, head_dim, grid, distance)
-        self.mlp_norm = nn.LayerNorm(c_in, eps=float(epsilon))
+        self.mlp_norm = nn.LayerNorm(c_in, eps=LAYER_EPSILON)
         self.expand = nn.Linear(c_in, hidden)
         self.project = nn.Linear(hidden, c_in)
         self.drop_path = DropPath(drop_path)
@@ -339,9 +339,9 @@ class TransformerBlock(nn.Module):
 class TokensHead(nn.Module):
     """LayerNorm, the mean of the patches or the class token, linear."""
 
-    def __init__(self, c_in: int, classes: int, pool: str, epsilon: str) -> None:
+    def __init__(self, c_in: int, classes: int, pool: str) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(c_in, eps=float(epsilon))
+        self.norm = nn.LayerNorm(c_in, eps=LAYER_EPSILON)
         self.pool = pool
         self.classifier = nn.Linear(c_in, classes)
 

@@ -5,6 +5,7 @@ by row), `C` channels, `K` classes.
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -16,7 +17,6 @@ from supernet_jax.nn import layers
 from supernet_jax.nn.attention import BY_HEAD, NORMAL, PREFIX, Grid, SelfAttention
 
 Array = jax.Array
-Epsilon = Literal["1e-5", "1e-6"]  # of norms, as text: floats of a spec are rates, of training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +119,8 @@ class TransformerSpec:
         distance: largest distance between patches that counts as such.
         prefix_bias: whether the bias of queries, keys and values is one vector, see
             `attention.Heads`.
+        norm_digits: norms add 10 to the power of `-norm_digits` to a variance.
         drop_path: rate of both branches.
-        epsilon: of both norms: PyTorch's in AutoFormer, a tenth of it in ViT and DeiT.
     """
 
     c_in: int
@@ -131,7 +131,7 @@ class TransformerSpec:
     distance: int = 0
     prefix_bias: bool = False
     drop_path: float = 0.0
-    epsilon: Epsilon = dataclasses.field(default="1e-5", metadata={"later": True})
+    norm_digits: int = dataclasses.field(default=5, metadata={"later": True})
 
 
 class TransformerBlock(nn.Module):
@@ -152,9 +152,10 @@ class TransformerBlock(nn.Module):
             grid=Grid(s.grid, s.grid, s.distance) if s.grid else None,
             name="attention",
         )
-        y = attention(layers.LayerNorm(float(s.epsilon), name="attention_norm")(x))
+        norm = functools.partial(layers.LayerNorm, 10.0**-s.norm_digits)
+        y = attention(norm(name="attention_norm")(x))
         x = x + layers.DropPath(s.drop_path, name="attention_drop")(y)
-        y = layers.LayerNorm(float(s.epsilon), name="mlp_norm")(x)
+        y = norm(name="mlp_norm")(x)
         y = layers.Dense(s.hidden, start=NORMAL, name="expand")(y)
         y = layers.Dense(s.c_in, start=NORMAL, name="project")(nn.gelu(y, approximate=False))
         return x + layers.DropPath(s.drop_path, name="mlp_drop")(y)
@@ -168,13 +169,13 @@ class TokensHeadSpec:
         c_in: C.
         classes: K.
         pool: what stands for the image: the mean of its patches, or the class token.
-        epsilon: of the norm, as of `TransformerSpec`.
+        norm_digits: as of a `TransformerSpec`.
     """
 
     c_in: int
     classes: int
     pool: Literal["patches", "class_token"] = "patches"
-    epsilon: Epsilon = dataclasses.field(default="1e-5", metadata={"later": True})
+    norm_digits: int = dataclasses.field(default=5, metadata={"later": True})
 
 
 class TokensHead(nn.Module):
@@ -185,6 +186,6 @@ class TokensHead(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[B, N, C]` -> logits `[B, K]`."""
-        x = layers.LayerNorm(float(self.spec.epsilon), name="norm")(x)
+        x = layers.LayerNorm(10.0**-self.spec.norm_digits, name="norm")(x)
         x = jnp.mean(x[:, 1:], 1) if self.spec.pool == "patches" else x[:, 0]
         return layers.Dense(self.spec.classes, start=NORMAL, name="classifier")(x)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from supernet_jax.errors import require
 from supernet_jax.nn import layers, resize
 from supernet_jax.nn.attention import NORMAL
-from supernet_jax.nn.blocks.vision_transformer import Epsilon, Patches, with_class_token
+from supernet_jax.nn.blocks.vision_transformer import Patches, with_class_token
 
 Array = jax.Array
-EPSILON: Epsilon = "1e-6"  # of the published norms
+NORM_DIGITS = 6  # of the published norms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ class SpatialReduction(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, 1 + S * S, c_in]` -> `[B, 1 + S * S / 4, C]`."""
         s, (b, _, c) = self.spec, x.shape
-        y = layers.LayerNorm(float(EPSILON), name="norm")(x)
+        y = layers.LayerNorm(10.0**-NORM_DIGITS, name="norm")(x)
         image = (b, s.side, s.side, c)
         patches = layers.Conv(s.c_out, 3, 2, bias=True, name="reduce")(y[:, 1:].reshape(image))
         patches = patches.reshape(b, -1, s.c_out)
