@@ -19,7 +19,7 @@ pixels before normalisation, there after it. Images are resized bilinearly, ther
 import supernet_jax as sj
 
 config = sj.Config(
-    space=sj.spaces.ViTResNASTiny(drop_path=0.2),
+    space=sj.spaces.ViTResNAS(drop_path=0.2),
     data=sj.Data(
         name="tfds:imagenet2012",
         held_out=25_000,  # as published, there 25 of each class

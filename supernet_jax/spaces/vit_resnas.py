@@ -161,7 +161,7 @@ def _block(menu: Menu, stage: int, i: int, head_dim: int, rate: float) -> Elasti
     )
 
 
-def _built(offers: "ViTResNASTiny | ViTResNASSmall", classes: int, input_channels: int) -> Space:
+def _built(offers: "ViTResNAS | ViTResNASSmall", classes: int, input_channels: int) -> Space:
     checks.require_rates(0.0, offers.drop_path)
     first = checks.ascending(widths=offers.widths, num_heads=offers.num_heads, hidden=offers.hidden)
     require(
@@ -189,10 +189,10 @@ def _built(offers: "ViTResNASTiny | ViTResNASSmall", classes: int, input_channel
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTResNASTiny:
-    """The space of ViT-ResNAS-Tiny (images of 224 pixels)."""
+class ViTResNAS:
+    """ViT-ResNAS, the space of its Tiny (images of 224 pixels)."""
 
-    name: ClassVar[str] = "vit_resnas_tiny"  # on the command line
+    name: ClassVar[str] = "vit_resnas"  # on the command line
     widths: tuple[int, ...] = (160, 176, 192, 224, 256)
     """channels of a token on offer in the first stage, doubled at each reduction"""
     num_heads: tuple[int, ...] = (3, 4, 5, 6)

@@ -697,19 +697,19 @@ SPACES: list[Case] = [
     (
         "ViT-ResNAS at no multiple of its reductions",
         "info MINE",
-        with_space("ViTResNASTiny(resolution=240)"),
+        with_space("ViTResNAS(resolution=240)"),
         ("images of 240 pixels", "multiple of 56"),
     ),
     (
         "ViT-ResNAS with odd patches",
         "info MINE",
-        with_space("ViTResNASTiny(patch=7)"),
+        with_space("ViTResNAS(patch=7)"),
         ("patches of 7 pixels", "even", "space.patch"),
     ),
     (
         "ViT-ResNAS whose reductions take channels away",
         "info MINE",
-        with_space("ViTResNASTiny(widths=(100, 256))"),
+        with_space("ViTResNAS(widths=(100, 256))"),
         ("200 channels behind one of 256", "factor of 2"),
     ),
     (

@@ -21,13 +21,13 @@ from supernet_jax.elastic.notation import from_notation
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.networks.importers import vit_resnas as importer
-from supernet_jax.spaces import ViTResNASSmall, ViTResNASTiny, mobilenet, vit_resnas
+from supernet_jax.spaces import ViTResNAS, ViTResNASSmall, mobilenet, vit_resnas
 from supernet_jax.training import recipe, train_step
 from supernet_jax.training.losses import hard_labels
 from supernet_jax.training.samplers import Sampler
 
 GOLDEN = reference.golden("vit_resnas")
-TINY, SMALL = ViTResNASTiny().build(), ViTResNASSmall().build()
+TINY, SMALL = ViTResNAS().build(), ViTResNASSmall().build()
 # ViT-Res-Tiny is no subnet of a space, but a network of the same blocks.
 PLAIN = vit_resnas.vit_resnas(
     "plain",

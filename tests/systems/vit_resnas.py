@@ -3,7 +3,7 @@
 import supernet_jax as sj
 
 config = sj.Config(
-    space=sj.spaces.ViTResNASTiny(
+    space=sj.spaces.ViTResNAS(
         widths=(4, 6),
         num_heads=(1,),
         hidden=(6, 8),

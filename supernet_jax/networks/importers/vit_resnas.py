@@ -97,7 +97,7 @@ def load(tensors: Mapping[str, np.ndarray], space: Space) -> tuple[Tree, Report]
 
     Args:
         tensors: by published name, PyTorch's layout, floats of any width.
-        space: `spaces.ViTResNASTiny().build()`, or another of that family.
+        space: `spaces.ViTResNAS().build()`, or another of that family.
 
     Returns:
         Parameters in the tree of `shared_params.init`, NumPy float32; they expect inputs normalised
@@ -128,7 +128,7 @@ def places(space: Space) -> dict[str, Place]:
         if rule is None or space.bank is not None:
             raise UserError(
                 f"the space {space.name} is not of ViT-ResNAS's family: {'/'.join(leaf)} has no "
-                "counterpart there; use a config with the space ViTResNASTiny() or "
+                "counterpart there; use a config with the space ViTResNAS() or "
                 "ViTResNASSmall(), or with one that spaces.vit_resnas.vit_resnas makes"
             )
         prefix = f"blocks.{numbered.index(leaf[0])}." if inner else ""
