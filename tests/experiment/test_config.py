@@ -42,10 +42,14 @@ from supernet_jax.spaces import (
     Cifar,
     Decoder,
     Digits,
+    NASViT,
+    NASViTSmall,
     OfaMobileNetV3,
     OfaSmall,
     TextEncoder,
     VitSupernet,
+    ViTResNASSmall,
+    ViTResNAS,
 )
 from supernet_jax.storage import typed_json
 from supernet_jax.tasks import HideTokens
@@ -95,6 +99,10 @@ CHANGED: tuple[Any, ...] = (
     Digits(),
     OfaMobileNetV3(width=1.2, resolutions=(160, 224), dropout=0.25),
     OfaSmall(resolutions=(16, 20), dropout=0.25),
+    NASViT(resolutions=(192, 224), dropout=0.25),
+    NASViTSmall(widths=(8, 16), depths=(1, 2)),
+    ViTResNAS(widths=(8, 12), head_dims=(2, 3, 4)),
+    ViTResNASSmall(blocks=2, drop_path=0.1),
     Data("npz:images.npz", "somewhere", 0.25, split_seed=3, size=16, pad=2, flip=True),
     Sandwich(n_random=3),
     Uniform(n_random=4),
@@ -422,7 +430,7 @@ def test_spaces_build(name: str, classes: int, channels: int, count: int | None)
         assert choices.count(space.menu) == count
 
 
-@pytest.mark.parametrize("kind", [Cifar, OfaSmall, OfaMobileNetV3])
+@pytest.mark.parametrize("kind", [Cifar, OfaSmall, OfaMobileNetV3, NASViTSmall])
 def test_resolutions(kind: Any) -> None:
     space = kind(resolutions=(64, 32, 64)).build(classes=10, input_channels=3)
     assert space.sizes == (32, 64)
@@ -441,6 +449,8 @@ def test_width() -> None:
         *((kind, name) for kind in (Cifar, AttentiveNAS) for name in ("dropout", "drop_path")),
         *((kind, "dropout") for kind in (OfaSmall, OfaMobileNetV3)),
         *((kind, "drop_path") for kind in (AutoFormerT, AutoFormerS, AutoFormerB)),
+        *((NASViT, name) for name in ("dropout", "drop_path")),
+        *((kind, "drop_path") for kind in (ViTResNAS, ViTResNASSmall)),
     ],
 )
 def test_rates(kind: Any, name: str) -> None:
