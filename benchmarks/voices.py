@@ -2,7 +2,7 @@
 
     apt-get install espeak-ng
     python benchmarks/voices.py data/voices
-    supernet train configs/speakers_cpu.py --out runs/speakers --data.name folder:data/voices
+    supernet train configs/speakers_cpu.py --out runs/speakers_cpu --data.name folder:data/voices
 
 A speaker is a variant of espeak-ng's voice, with an accent and a mean pitch of its own. Each
 utterance has another sentence, made of words at random, and differs in pitch, speed, loudness and

@@ -2,9 +2,9 @@
 
     apt-get install espeak-ng
     python benchmarks/voices.py data/voices
-    supernet train configs/speakers_cpu.py --out runs/speakers
-    supernet search runs/speakers
-    supernet evaluate runs/speakers --front --split test
+    supernet train configs/speakers_cpu.py --out runs/speakers_cpu
+    supernet search runs/speakers_cpu
+    supernet evaluate runs/speakers_cpu --front --split test
 
 A space of EfficientTDNN's family, a tenth as wide. The test part has speakers whom training has
 not heard. Hardware: two CPU cores; 2 minutes of processor time. Expected: equal error rates on the

@@ -98,7 +98,7 @@ def build(settings: Config) -> Experiment:
     geometry(space, space.sizes[0])  # a block that cannot be is refused before any work
     _check_scores(space, dataset)
     prepare = _prepare(dataset)
-    recipe = _recipe(settings, space, prepare, dataset)
+    recipe = _recipe(settings, space, prepare)
     return Experiment(settings, dataset, space, prepare, recipe, mesh_of(settings, jax.devices()))
 
 
@@ -234,7 +234,7 @@ def rebuilt(experiment: Experiment, settings: Config) -> Experiment:
     for name in ("data", "space"):
         if getattr(settings, name) != getattr(experiment.config, name):
             raise UserError(f"these settings have another {name}; build them from the start")
-    recipe = _recipe(settings, experiment.space, experiment.prepare, experiment.dataset)
+    recipe = _recipe(settings, experiment.space, experiment.prepare)
     return experiment._replace(config=settings, recipe=recipe)
 
 
@@ -265,20 +265,18 @@ def part_of(name: str, part: Any, kind: type, **given: Any) -> Any:
     return made
 
 
-def _recipe(
-    settings: Config, space: Space, prepare: Callable[[Array], Array], dataset: Dataset
-) -> recipe.Recipe:
+def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -> recipe.Recipe:
     d, t = settings.data, settings.train
     taps.check(space, t.features)
     more = user_code.taken(settings.sampler, space=space, steps=t.steps)
     length = user_code.taken(settings.combine, steps=t.steps)
     drawing = part_of("sampler", settings.sampler, Sampler, menu=space.menu, **more)
     sampler.check(drawing)
-    changed = functools.partial(augmentation.augmented, d, prepare)
-    if dataset.tokens is not None:
-        changed = functools.partial(augmentation.unchanged, prepare)
-    elif dataset.speech is not None:
-        changed = functools.partial(augmentation.begun_elsewhere, prepare)
+    changed = {
+        "images": functools.partial(augmentation.augmented, d, prepare),
+        "speech": functools.partial(augmentation.begun_elsewhere, prepare),
+        "text": functools.partial(augmentation.unchanged, prepare),
+    }
     return recipe.Recipe(
         space=space,
         sampler=drawing,
@@ -287,7 +285,7 @@ def _recipe(
         optimizer=part_of(
             "optimizer", settings.optimizer, optax.GradientTransformation, steps=t.steps
         ),
-        augment=changed,
+        augment=changed[data.kind(d.name, data_dir=d.data_dir)],
         strategy=config.strategy(
             t.strategy,
             job="train",

@@ -44,6 +44,7 @@ from supernet_jax.spaces import (
     Digits,
     NASViT,
     NASViTSmall,
+    EfficientTdnn,
     OfaMobileNetV3,
     OfaSmall,
     TextEncoder,
@@ -52,7 +53,7 @@ from supernet_jax.spaces import (
     ViTResNAS,
 )
 from supernet_jax.storage import typed_json
-from supernet_jax.tasks import HideTokens
+from supernet_jax.tasks import HideTokens, VerifySpeakers
 from supernet_jax.training import samplers, train_step
 from supernet_jax.training.gradients import ByRole, ConflictProjection, DelayedShrinking, UnitSum
 from supernet_jax.training.losses import (
@@ -96,6 +97,8 @@ CHANGED: tuple[Any, ...] = (
     BertSupernet(hidden=(8, 16), vocabulary=64),
     VitSupernet(width=8, head_dim=4, deviation=0.5),
     HideTokens(share=0.25),
+    EfficientTdnn(frames=(200, 300), groups=4),
+    VerifySpeakers(margin=0.1, measure="min_dcf"),
     Digits(),
     OfaMobileNetV3(width=1.2, resolutions=(160, 224), dropout=0.25),
     OfaSmall(resolutions=(16, 20), dropout=0.25),
