@@ -1,7 +1,7 @@
 """Maestro on scikit-learn's 8x8 digits: a perceptron whose layers have ordered ranks.
 
-    supernet train configs/maestro_digits.py --out runs/maestro
-    supernet evaluate runs/maestro --archs ranks.json --split test
+    supernet train configs/maestro_digits.py --out runs/maestro_digits
+    supernet evaluate runs/maestro_digits --archs ranks.json --split test
 
 Hardware: two CPU cores. Expected: see docs/results.md.
 """

@@ -1,12 +1,14 @@
 """MCUFormer's kind of space on scikit-learn's 8x8 digits: elastic ranks and patches, searched under
 a budget of peak memory.
 
-    supernet train configs/mcuformer_digits.py --out runs/mcuformer
-    supernet search runs/mcuformer --budget peak_memory:..16e3 --evaluations 48
-    supernet evaluate runs/mcuformer --front --split test
+    supernet train configs/mcuformer_digits.py --out runs/mcuformer_digits
+    supernet search runs/mcuformer_digits --budget peak_memory:..16e3 --evaluations 48
+    supernet evaluate runs/mcuformer_digits --front --split test
 
 The published budget is 320 KB, for images of 240 pixels. Here 16 kB leaves out patches of 1 pixel:
-65 tokens need 30 kB or more. Hardware: two CPU cores. Expected: see docs/results.md.
+65 tokens need 30 kB or more.
+
+Hardware: two CPU cores. Expected: see docs/results.md.
 """
 
 import supernet_jax as sj

@@ -276,6 +276,7 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         "images": functools.partial(augmentation.augmented, d, prepare),
         "speech": functools.partial(augmentation.begun_elsewhere, prepare),
         "text": functools.partial(augmentation.unchanged, prepare),
+        "ids of tokens": functools.partial(augmentation.unchanged, prepare),
     }
     return recipe.Recipe(
         space=space,

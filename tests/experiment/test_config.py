@@ -42,15 +42,21 @@ from supernet_jax.spaces import (
     Cifar,
     Decoder,
     Digits,
+    EfficientTdnn,
+    HatIwslt14DeEn,
+    HatWmt14EnDe,
+    HatWmt14EnFr,
+    HatWmt19EnDe,
+    MaestroMlp,
+    MCUFormer,
     NASViT,
     NASViTSmall,
-    EfficientTdnn,
     OfaMobileNetV3,
     OfaSmall,
     TextEncoder,
-    VitSupernet,
-    ViTResNASSmall,
     ViTResNAS,
+    ViTResNASSmall,
+    VitSupernet,
 )
 from supernet_jax.storage import typed_json
 from supernet_jax.tasks import HideTokens, VerifySpeakers
@@ -65,7 +71,7 @@ from supernet_jax.training.losses import (
     ReverseKL,
     SoftCrossEntropy,
 )
-from supernet_jax.training.optimizers import AdamW, Sgd, schedules
+from supernet_jax.training.optimizers import AdamW, GroupLasso, Sgd, schedules
 from supernet_jax.training.recipe import Batch
 from supernet_jax.training.samplers import (
     Attentive,
@@ -73,6 +79,7 @@ from supernet_jax.training.samplers import (
     Fair,
     InstaTune,
     Nested,
+    OrderedDropout,
     Phase,
     Preferred,
     Progressive,
@@ -97,6 +104,12 @@ CHANGED: tuple[Any, ...] = (
     BertSupernet(hidden=(8, 16), vocabulary=64),
     VitSupernet(width=8, head_dim=4, deviation=0.5),
     HideTokens(share=0.25),
+    HatIwslt14DeEn(dropout=0.5),
+    HatWmt14EnDe(attended=(-1, 1), shared=False),
+    HatWmt14EnFr(encoder_layers=(4, 6)),
+    HatWmt19EnDe(qkv=256),
+    MaestroMlp(hidden=(16,), ranks=(1, 2)),
+    MCUFormer(rank_ratios=(0.5, 1.0), drop_path=0.1),
     EfficientTdnn(frames=(200, 300), groups=4),
     VerifySpeakers(margin=0.1, measure="min_dcf"),
     Digits(),
@@ -116,6 +129,7 @@ CHANGED: tuple[Any, ...] = (
     Progressive(3, 0.5, (Phase(("depth",), 0.25), Phase(("width",), 0.25, sort=True))),
     Delayed(3, 0.25),
     InstaTune(3),
+    OrderedDropout(n_random=2),
     Nested(3, 5),
     Shift(3, 0.5, "macs.json", bins=7),
     Preferred("archs.json", 3),
@@ -156,6 +170,7 @@ CHANGED: tuple[Any, ...] = (
     Latency("latency.json"),
     PeakMemory(4),
     Sgd(learning_rate=0.5, warmup=0.25, momentum=0.5, weight_decay=0.125, clip=2.0),
+    GroupLasso(inner=Sgd(), weight=0.5),
     AdamW(learning_rate=0.5, warmup=0.25, weight_decay=0.125, clip_norm=2.0),
     Train(7, 32, 5, "bfloat16", "masked", 0.5, checkpoint_every=3, log_every=2),
     Evaluation(3, 64, "switched", 2, 100),
