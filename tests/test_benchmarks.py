@@ -130,6 +130,7 @@ def test_every_script_is_run_and_takes_its_options(backend, quick, understands) 
     # an experiment of an hour, with images and a folder of its own, and its parts
     not_run |= {"fidelity", "fidelity_config", "fidelity_tables", "ranking"}
     not_run |= {"chaos", "saving"}  # of reliability, not of speed
+    not_run |= {"voices"}  # makes data
     not_run |= {"search"}  # of how few evaluations a search needs; one table needs pymoo
     of_cpu = {"kernels", "scaling", "export", "extraction"}
     not_run |= of_cpu if backend == "gpu" else {"gpu_program"}  # which needs JAX's CUDA plug-in

@@ -12,12 +12,13 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from supernet_jax.data import decode, notes, pairs, sources, speech, splits, text, token_ids
 from supernet_jax.data.batches import batch_indices, calibration_subset, padded_batches, shuffled
+from supernet_jax.data.dataset import Dataset, Source, Tokens
 from supernet_jax.data.decode import Background, Crop, Encoded, Header, How, Odd
 from supernet_jax.data.feeding import Examples, Reading, feed
 from supernet_jax.data.images import Found, Images, Stored, leave_stored, select
@@ -65,41 +66,6 @@ MEMORY = 4 * 2**30  # bytes of decoded images above which `auto` leaves them in 
 TEST_SEED = 0  # of the fifth set aside where a source has no test images of its own
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-    """A dataset cut in three parts that share no example."""
-
-    name: str  # as given to `load`
-    train: Images
-    held_out: Images  # taken from the training data, to search on; in random order
-    test: Images  # for final figures only
-    class_names: tuple[str, ...]  # empty for text
-    mean: tuple[float, ...]  # C numbers: of the pixels of `train`, in 0..1 (of a sample, if stored)
-    std: tuple[float, ...]  # C numbers: the same, at least one grey level (1/255)
-    fingerprint: str  # 16 hex digits over pixels (or files), labels, names, split seed
-    notes: tuple[str, ...] = ()  # what users should be told before they train on it, a line each
-    # Of text, ids and pairs of sentences, or of speech, which have no mean and std.
-    tokens: "Tokens | Pairs | None" = None
-    speech: Speech | None = None
-
-    @property
-    def is_of_images(self) -> bool:
-        """Whether its examples are images."""
-        return self.tokens is None and self.speech is None
-
-
-class Tokens(NamedTuple):
-    """What examples are made of that are sequences.
-
-    Attributes:
-        vocabulary: number of ids.
-        length: ids of an example.
-    """
-
-    vocabulary: int
-    length: int
-
-
 def kind(name: str, *, data_dir: str | None = None) -> Kind:
     """What the examples of a dataset are, by its name, or by what its files are."""
     if text.is_text(name):
@@ -107,15 +73,6 @@ def kind(name: str, *, data_dir: str | None = None) -> Kind:
     if name.partition(":")[0] == "ids":
         return "ids of tokens"
     return "speech" if speech.is_speech(name, data_dir=data_dir) else "images"
-
-
-class Source(NamedTuple):
-    """A dataset as read, before its training data is split."""
-
-    train: Images
-    test: Images
-    class_names: tuple[str, ...]
-    notes: tuple[str, ...] = ()  # what users should be told of it, a line each
 
 
 def load(

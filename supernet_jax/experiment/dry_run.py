@@ -238,7 +238,7 @@ def _run(built: Experiment, sizes: tuple[Size, ...], advance: progress.Advance) 
     ) as batches:
         batches.go_to(0, 0)
         batch = batches.next()
-        arguments = _on_one_device((state, batch))
+        arguments, sums = _on_one_device((state, batch)), _on_one_device(state.params)
         step = train_step.Step(recipe, mesh=mesh, rules=built.rules)
         take = functools.partial(step, sizes=sizes)
         made: list[_Compiled] = []
@@ -258,7 +258,6 @@ def _run(built: Experiment, sizes: tuple[Size, ...], advance: progress.Advance) 
         # Other sizes are other programs of blocks, and so are other archs.
         again, parts = waited, len(step.blockwise.run.programs)
         held = step.blockwise.run.held_bytes()
-        sums = _on_one_device(state.params)
         memory = Memory(arguments, sums, held, arguments + sums + held)
     else:
         memory, parts = _memory(arguments, [one.run for one in made]), len(made)

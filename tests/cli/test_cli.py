@@ -93,6 +93,7 @@ POSITIONAL = {  # or whole settings
     "import": ("kind", "source", "settings"),
     "search": ("run", "settings", "part", "place"),
     "evaluate": ("run", "place"),
+    "info": ("space", "part"),
 }
 
 

@@ -128,7 +128,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a rank": ({"ranks": (7,)}, r"ranks has 7, but head/classifier/kernel \[6, 10\] .* is 6;"),
     "leaves": ({"leaves": ("neck/.*",)}, "'neck/.*', which matches no parameter"),
     "no JSON": ({"arch": "{"}, "space.arch is not valid JSON"),
-    "no arch": ({"arch": "{}"}, "the arch lacks resolution"),
+    "no arch": ({"arch": "{}"}, "the arch lacks width, depth, kernel"),
     "no space": ({"space": 3}, "space.space is 3"),
 }
 
