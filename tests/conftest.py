@@ -37,6 +37,7 @@ LONGEST = (
     "attentivenas",
     "train_step",
     "theorem",
+    "systems",
     "loop",
     "doors",
     "elastic_block",

@@ -4,6 +4,7 @@ What is here holds for all of them: exact counts, one-hot codes, training that g
 after a kill, a search with its report, and extraction with a proof in every format.
 """
 
+import dataclasses
 import pathlib
 import shutil
 from typing import Any
@@ -14,7 +15,6 @@ import numpy as np
 import pytest
 import tiny_text_config
 from theorem import largest_difference, random_inputs, random_params
-from tiny_run import supernet
 
 import supernet_jax as sj
 from supernet_jax.elastic import choices, strategies
@@ -36,6 +36,9 @@ EVALUATIONS = 6
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> sj.Run:
     """Trained. Leave its folder as it is: copy it."""
     settings, _ = config.load_file(request.param)
+    # All strategies do the same (test_theorem), and this one compiles soonest.
+    scoring = dataclasses.replace(settings.evaluation, strategy="masked")
+    settings = dataclasses.replace(settings, evaluation=scoring)
     return sj.train(settings, tmp_path_factory.mktemp("systems") / request.param.stem)
 
 
@@ -71,9 +74,7 @@ def test_a_search_has_a_front_and_a_report(run: sj.Run, tmp_path: pathlib.Path) 
     assert f"{metric.name.capitalize()} over MACs" in page and run.space.name in page
 
 
-def test_what_is_taken_out_is_the_same(
-    run: sj.Run, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_taken_out_is_the_same(run: sj.Run, tmp_path: pathlib.Path) -> None:
     drawn = choices.sample(run.space.menu, jax.random.key(4))
     arch = jax.tree.map(np.asarray, drawn)
     made: Any = sj.extract(run, arch, tmp_path / "network", formats=FORMATS)
@@ -83,5 +84,3 @@ def test_what_is_taken_out_is_the_same(
         assert made.parameters == counted and made.macs == sj.macs(run.space)(arch)
     module, _ = sj.load(tmp_path / "network")
     assert module.task == run.space.task and module.size == run.space.size_of(arch)
-    said = supernet(capsys, "evaluate", run.folder, "--archs", "smallest", "--split", "test")
-    assert said.status == 0 and run.space.task.metric.name in said.out, said
