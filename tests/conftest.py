@@ -30,7 +30,7 @@ if "SUPERNET_TEST_CACHE" not in os.environ:  # one for all the processes that sh
     os.environ["SUPERNET_TEST_CACHE"] = _temporary.name
 CACHE = os.environ["SUPERNET_TEST_CACHE"]
 jax.config.update("jax_compilation_cache_dir", CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # The longest files first, so that none of them is left for one worker at the end.
 LONGEST = (

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_text_config
 from theorem import largest_difference, random_inputs, random_params
 
 import supernet_jax as sj
@@ -22,10 +21,7 @@ from supernet_jax.evaluation.costs.parameters import left_out
 from supernet_jax.experiment import config
 from supernet_jax.networks.formats import table
 
-FILES = [
-    pathlib.Path(tiny_text_config.__file__),
-    *sorted((pathlib.Path(__file__).parent / "systems").glob("*.py")),
-]
+FILES = sorted((pathlib.Path(__file__).parent / "systems").glob("*.py"))
 FORMATS = tuple(
     format.name for format in table.FORMATS if format.blocks is None and format.name != "orbax"
 )
