@@ -248,9 +248,7 @@ def _taken(kind: str, options: tuple[int, ...], taken: int) -> dict[str, float]:
     return {gate(kind, option): float(option == taken) for option in options}
 
 
-def _built(
-    offers: "HatWmt14EnDe | HatWmt14EnFr | HatWmt19EnDe | HatIwslt14DeEn", task: Any
-) -> Space:
+def _built(offers: "HatWmt14EnDe | HatIwslt14DeEn", task: Any) -> Space:
     """The space of a configuration; without a task of so many ids as are usual."""
     if task is not None and not isinstance(task, Translation):
         raise UserError(
@@ -320,77 +318,17 @@ class HatWmt14EnDe:
 
 
 @dataclasses.dataclass(frozen=True)
-class HatWmt14EnFr:
+class HatWmt14EnFr(HatWmt14EnDe):
     """HAT's space for WMT'14 English to French, that for German."""
 
     name: ClassVar[str] = "hat_wmt14_enfr"  # on the command line
-    encoder_widths: tuple[int, ...] = (512, 640)
-    """channels of a token in the encoder on offer"""
-    decoder_widths: tuple[int, ...] = (512, 640)
-    """channels of a token in the decoder on offer"""
-    encoder_hidden: tuple[int, ...] = (1024, 2048, 3072)
-    """channels between the linear layers on offer in each layer of the encoder"""
-    decoder_hidden: tuple[int, ...] = (1024, 2048, 3072)
-    """channels between the linear layers on offer in each layer of the decoder"""
-    encoder_layers: tuple[int, ...] = (6,)
-    """numbers of layers of the encoder on offer"""
-    decoder_layers: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
-    """numbers of layers of the decoder on offer"""
-    encoder_heads: tuple[int, ...] = (4, 8)
-    """heads on offer in each layer of the encoder; more are narrower"""
-    decoder_heads: tuple[int, ...] = (4, 8)
-    """heads on offer in each layer of the decoder, of attention to what came before"""
-    memory_heads: tuple[int, ...] = (4, 8)
-    """heads on offer in each layer of the decoder, of attention to the encoder"""
-    attended: tuple[int, ...] = (-1, 1, 2)
-    """layers of the encoder attended to, on offer: -1 the last, 1 the last two, 2 the last three"""
-    qkv: int = 512
-    """channels of queries, keys and values in every subnet"""
-    shared: bool = True
-    """one table for encoder, decoder and logits, which saves parameters"""
-    dropout: float = 0.3
-    """rate of dropping behind each part of a layer, in the roles of sampler.regularised"""
-
-    def build(self, *, task: Task | None = None) -> Space:
-        """The space for a task that translates; None for one of 32,768 ids."""
-        return _built(self, task)
 
 
 @dataclasses.dataclass(frozen=True)
-class HatWmt19EnDe:
+class HatWmt19EnDe(HatWmt14EnDe):
     """HAT's space for WMT'19 English to German, that for WMT'14."""
 
     name: ClassVar[str] = "hat_wmt19_ende"  # on the command line
-    encoder_widths: tuple[int, ...] = (512, 640)
-    """channels of a token in the encoder on offer"""
-    decoder_widths: tuple[int, ...] = (512, 640)
-    """channels of a token in the decoder on offer"""
-    encoder_hidden: tuple[int, ...] = (1024, 2048, 3072)
-    """channels between the linear layers on offer in each layer of the encoder"""
-    decoder_hidden: tuple[int, ...] = (1024, 2048, 3072)
-    """channels between the linear layers on offer in each layer of the decoder"""
-    encoder_layers: tuple[int, ...] = (6,)
-    """numbers of layers of the encoder on offer"""
-    decoder_layers: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
-    """numbers of layers of the decoder on offer"""
-    encoder_heads: tuple[int, ...] = (4, 8)
-    """heads on offer in each layer of the encoder; more are narrower"""
-    decoder_heads: tuple[int, ...] = (4, 8)
-    """heads on offer in each layer of the decoder, of attention to what came before"""
-    memory_heads: tuple[int, ...] = (4, 8)
-    """heads on offer in each layer of the decoder, of attention to the encoder"""
-    attended: tuple[int, ...] = (-1, 1, 2)
-    """layers of the encoder attended to, on offer: -1 the last, 1 the last two, 2 the last three"""
-    qkv: int = 512
-    """channels of queries, keys and values in every subnet"""
-    shared: bool = True
-    """one table for encoder, decoder and logits, which saves parameters"""
-    dropout: float = 0.3
-    """rate of dropping behind each part of a layer, in the roles of sampler.regularised"""
-
-    def build(self, *, task: Task | None = None) -> Space:
-        """The space for a task that translates; None for one of 32,768 ids."""
-        return _built(self, task)
 
 
 @dataclasses.dataclass(frozen=True)

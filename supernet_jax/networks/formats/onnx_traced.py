@@ -150,10 +150,14 @@ class _Writer(Values):
             special = getattr(self, elementwise, None)
             name = special(names, how) if special else self.node(ELEMENTWISE[kind], *names)
             return [Held(shapes[0], kept, name)]
+        if kind in REDUCED:
+            axes = list(how["axes"])
+            name = self.node(REDUCED[kind], self.full(given[0]), axes=axes, keepdims=0)
+            return [Held(shapes[0], shapes[0], name)]
         special = getattr(self, f"_{kind}", None)
         if special is None:
             raise cannot(f"the operation {kind}")
-        made = special(given, how, *(shapes if len(shapes) == 1 else [shapes]))
+        made = special(given, how, shapes[0])
         if isinstance(made, str):
             return [Held(shapes[0], shapes[0], made)]
         return [made] if isinstance(made, Held) else made
@@ -240,15 +244,15 @@ class _Writer(Values):
         axes, starts, ends, each = (self.integers(c) for c in zip(*cuts, strict=True))
         return self.node("Slice", self.full(x[0]), starts, ends, axes, each)
 
-    def _split(self, x: list[Held], how: Any, shapes: Any) -> list[Held]:
-        shapes = shapes if isinstance(shapes, list) else [shapes]
-        names, start, axis = [], 0, how["axis"]
+    def _split(self, x: list[Held], how: Any, shape: Shape) -> list[Held]:
+        parts, start, axis = [], 0, how["axis"]
         whole = self.full(x[0])
         for size in how["sizes"]:
+            own = (*shape[:axis], size, *shape[axis + 1 :])
             ends = (self.integers([n]) for n in (start, start + size, axis))
-            names.append(self.node("Slice", whole, *ends))
+            parts.append(Held(own, own, self.node("Slice", whole, *ends)))
             start += size
-        return [Held(s, s, name) for s, name in zip(shapes, names, strict=True)]
+        return parts
 
     def _pad(self, x: list[Held], how: Any, shape: Shape) -> str:
         low, high, inside = zip(*how["padding_config"], strict=True)
@@ -274,18 +278,6 @@ class _Writer(Values):
 
     def _reduce_sum(self, x: list[Held], how: Any, shape: Shape) -> str:
         return self.node("ReduceSum", self.full(x[0]), self.integers(how["axes"]), keepdims=0)
-
-    def _reduce(self, kind: str, x: list[Held], how: Any) -> str:
-        return self.node(REDUCED[kind], self.full(x[0]), axes=list(how["axes"]), keepdims=0)
-
-    def _reduce_max(self, x: list[Held], how: Any, shape: Shape) -> str:
-        return self._reduce("reduce_max", x, how)
-
-    def _reduce_min(self, x: list[Held], how: Any, shape: Shape) -> str:
-        return self._reduce("reduce_min", x, how)
-
-    def _reduce_prod(self, x: list[Held], how: Any, shape: Shape) -> str:
-        return self._reduce("reduce_prod", x, how)
 
     def _argmax(self, x: list[Held], how: Any, shape: Shape) -> str:
         [axis] = how["axes"]

@@ -84,6 +84,17 @@ def merged_heads(leaf: Leaf, shape: Shape) -> Place:
     return Place(leaf, shape, (1, 2, 0), tensor=(features, heads * d))
 
 
+def stacked_heads(leaf: Leaf, shape: Shape) -> Place:
+    """`[3 * H * D, C]`, all queries first, to `[C, 3, H, D]`."""
+    c, kinds, heads, d = shape
+    return Place(leaf, shape, (3, 0, 1, 2), tensor=(kinds * heads * d, c))
+
+
+def stacked_biases(leaf: Leaf, shape: Shape) -> Place:
+    """`[3 * H * D]` to `[3, H, D]`."""
+    return as_it_is(leaf, shape)._replace(tensor=(int(np.prod(shape)),))
+
+
 # The name of a tensor, within its block, and how it lies, by the path of our parameter.
 Rule = tuple[str, Callable[[Leaf, Shape], Place]]
 
@@ -95,29 +106,34 @@ def by_rules(
     outer: Mapping[str, Rule],
     prefix: str,
     family: str,
+    numbered: str = r"block\d+",
 ) -> dict[str, Place]:
     """Where each tensor of a transformer goes, by its name, in the order of the space.
 
     Args:
-        space: whose blocks are `block1`, `block2` and so on, and others.
+        space: with blocks that are numbered there, and others.
         inner: rules for the parameters within those blocks.
         outer: for all others.
         prefix: of the names of a block's tensors, as "blocks.{}." with its number from 0.
         family: what a space must be, and what to do otherwise, for the message.
+        numbered: the names of those blocks, as a regular expression.
 
     Raises:
         UserError: the space is not of the family: a parameter has no rule.
     """
     shapes = shared_params.parameter_shapes(space)
     flat = flax.traverse_util.flatten_dict({name: shapes[name] for name in space.blocks})
+    numbers = {
+        name: i for i, name in enumerate(n for n in space.blocks if re.fullmatch(numbered, n))
+    }
     found = {}
     for leaf, shape in flat.items():
-        block = re.fullmatch(r"block(\d+)", leaf[0])
-        rule = inner.get("/".join(leaf[1:])) if block else outer.get("/".join(leaf))
+        inside = leaf[0] in numbers
+        rule = inner.get("/".join(leaf[1:])) if inside else outer.get("/".join(leaf))
         if rule is None or space.bank is not None:
             raise UserError(f"the space {space.name} is not {family.format(leaf='/'.join(leaf))}")
         name, lies = rule
-        before = prefix.format(int(block[1]) - 1) if block else ""
+        before = prefix.format(numbers[leaf[0]]) if inside else ""
         found[before + name] = lies(leaf, tuple(shape.shape))
     return found
 

@@ -17,31 +17,19 @@ from supernet_jax.networks.importers.tensor_mapping import (
     Leaf,
     Place,
     Rule,
-    Shape,
-    as_it_is,
     batched,
     merged_heads,
     place,
+    stacked_biases,
+    stacked_heads,
 )
 from supernet_jax.runtime import owned
-
-
-def _heads(leaf: Leaf, shape: Shape) -> Place:
-    """`[3 * H * D, C]`, all queries first, to `[C, 3, H, D]`."""
-    c, kinds, heads, d = shape
-    return Place(leaf, shape, (3, 0, 1, 2), tensor=(kinds * heads * d, c))
-
-
-def _biases(leaf: Leaf, shape: Shape) -> Place:
-    """`[3 * H * D]` to `[3, H, D]`."""
-    return as_it_is(leaf, shape)._replace(tensor=(int(np.prod(shape)),))
-
 
 INNER: dict[str, Rule] = {
     "attention_norm/scale": ("norm1.weight", place),
     "attention_norm/bias": ("norm1.bias", place),
-    "attention/heads/kernel": ("attn.qkv.weight", _heads),
-    "attention/heads/bias": ("attn.qkv.bias", _biases),
+    "attention/heads/kernel": ("attn.qkv.weight", stacked_heads),
+    "attention/heads/bias": ("attn.qkv.bias", stacked_biases),
     "attention/merge/kernel": ("attn.proj.weight", merged_heads),
     "attention/merge/bias": ("attn.proj.bias", place),
     "mlp_norm/scale": ("norm2.weight", place),
