@@ -67,7 +67,11 @@ def play(tmp_path, monkeypatch):
         return process.returncode, said, calls
 
     played.planned, played.folder = planned, tmp_path
+    # Tests that a shell started in the background ignore SIGINT, and bash cannot trap what it was
+    # started to ignore. A handler of Python's is not inherited: the script starts as in a terminal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield played
+    signal.signal(signal.SIGINT, before)
     for pid in tmp_path.glob("host-*/*/pid"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(int(pid.read_text()), signal.SIGKILL)
