@@ -23,6 +23,7 @@ from supernet_jax.spaces import (
     hat,
     maestro,
     mcuformer,
+    nas_bench_201,
     nasvit,
     once_for_all,
     text_encoder,
@@ -389,4 +390,20 @@ def bert() -> Space:
         vocabulary=13,
         longest=8,
         drop_path=0.4,
+    )
+
+
+@functools.cache
+def cells() -> Space:
+    """Two cells of choice blocks, of three edges each."""
+    return nas_bench_201.nas_bench_201(
+        "cells",
+        resolution=6,
+        channels=3,
+        cells=1,
+        task=ImageClassification(2, 5),
+        outputs=5,
+        input_channels=2,
+        stages=2,
+        nodes=3,
     )

@@ -25,7 +25,7 @@ from supernet_jax.data.images import Found, Images, Stored, leave_stored, select
 from supernet_jax.data.pairs import Pairs
 from supernet_jax.data.settings import Data
 from supernet_jax.data.speech import Speech
-from supernet_jax.data.splits import SPLIT, random_stream
+from supernet_jax.data.splits import SPLIT, random_stream, second_part
 from supernet_jax.data.survey import Survey, survey
 from supernet_jax.errors import UserError, near
 from supernet_jax.storage import arrays as archive
@@ -56,6 +56,7 @@ __all__ = [
     "pack",
     "padded_batches",
     "read",
+    "second_part",
     "shuffled",
     "survey",
 ]

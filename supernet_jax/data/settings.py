@@ -19,6 +19,9 @@ class Data:
     """training examples to keep for the search: a share below 1, or a number; of text a share"""
     split_seed: int = 0
     """seed that picks the held-out images"""
+    second: float = 0.5
+    """where a sampler learns which options are good: share of the training examples that it learns
+    on, and the weights on the others; 0 takes the held-out ones, and the weights all others"""
     length: int | None = None
     """of an example: of text bytes, of speech frames (10 ms), of pairs the bytes of each side with
     its end; longer ones take more memory"""

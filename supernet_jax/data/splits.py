@@ -10,7 +10,7 @@ from supernet_jax.data.images import Images, Stored, select
 from supernet_jax.errors import UserError
 
 # What a stream of random numbers is for.
-SPLIT, ORDER, CALIBRATION, CROP, STATISTICS, EVALUATION = range(6)
+SPLIT, ORDER, CALIBRATION, CROP, STATISTICS, EVALUATION, SECOND = range(7)
 SAMPLE = 2048  # images of a stored part that mean and deviation are taken from
 
 
@@ -73,6 +73,28 @@ def split(images: Images, count: int, *, rng: np.random.Generator) -> tuple[Imag
     chosen = rng.permutation(np.concatenate([c[:k] for c, k in zip(classes, take, strict=True)]))
     rest = np.setdiff1d(np.arange(len(labels)), chosen)
     return select(images, rest), select(images, chosen)
+
+
+def second_part(images: Images, share: float, *, seed: int) -> tuple[Images, Images]:
+    """Training examples for weights, and others for what a sampler learns.
+
+    Args:
+        images: the training examples.
+        share: of the second part, above 0 and below 1.
+        seed: of the split.
+
+    Raises:
+        UserError: one of the parts would have no example.
+    """
+    n = len(images.labels)
+    wanted = round(share * n)
+    if not 0 < wanted < n:
+        raise UserError(
+            f"data.second {share} of {n} training examples leaves one part without any; give a "
+            "share nearer to one half"
+        )
+    order = random_stream(seed, SECOND).permutation(n)
+    return select(images, np.sort(order[wanted:])), select(images, np.sort(order[:wanted]))
 
 
 def sample(images: Images) -> np.ndarray:

@@ -23,6 +23,7 @@ from supernet_jax.elastic.choices import Arch, Array, Lookup, Menu, Path
 from supernet_jax.errors import UserError
 from supernet_jax.nn import block_shapes
 from supernet_jax.nn.block_shapes import BlockShapes
+from supernet_jax.nn.blocks.choice import ChoiceSpec
 from supernet_jax.runtime import owned
 
 Tree = Any  # nested dicts of arrays, as Flax keeps parameters
@@ -128,6 +129,32 @@ class ElasticBlock:
     def taken_out(self, spec: Spec) -> Spec:
         """The spec as which one of this block is taken out."""
         return spec if self.deployed is None else self.deployed.spec(spec)
+
+    def ordinary(self, spec: Spec) -> "Ordinary":
+        """What one of this block is in a network that has been taken out."""
+        spec = self.taken_out(spec)
+        if isinstance(spec, ChoiceSpec):
+            (option,) = spec.options
+            return Ordinary(option.module, option.spec, option.name)
+        return Ordinary(self.module, spec, None)
+
+
+class Ordinary(NamedTuple):
+    """A block of an extracted network.
+
+    Attributes:
+        module: `spec -> nn.Module`.
+        spec: its sizes.
+        name: under which its variables lie in those of the elastic block; None where they are all.
+    """
+
+    module: Callable[[Spec], nn.Module]
+    spec: Spec
+    name: str | None
+
+    def inside(self, tree: Tree) -> Tree:
+        """Its own of the elastic block's parameters or statistics."""
+        return tree if self.name is None else tree.get(self.name, {})
 
 
 def elastic(
@@ -247,6 +274,7 @@ def _without_floats(values: Sequence[Any]) -> tuple[Any, ...]:
     for value in values:
         is_spec = dataclasses.is_dataclass(value) and not isinstance(value, type)
         plain = tuple(_counted(value)) if is_spec else value
+        plain = plain.__qualname__ if isinstance(plain, type) else plain
         if not isinstance(plain, float):
             found.append(_without_floats(plain) if isinstance(plain, tuple) else plain)
     return tuple(found)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,11 @@ from supernet_jax.elastic import choices, elastic_block, slicing
 from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import TRANSFORMS, ElasticBlock, Transform, Tree
 from supernet_jax.runtime import owned
+
+Mask = Literal["one", "expected", "any"]
+ONE: Mask = "one"
+EXPECTED: Mask = "expected"
+ANY: Mask = "any"
 
 
 def picked(block: ElasticBlock, arch: Arch | Code) -> tuple[Array, Array, bool]:
@@ -29,22 +34,27 @@ def masked_weights(
     """The union's parameters with everything outside the box of what was `picked` set to zero.
 
     A code's mask is the expectation of its options' masks. Its spatial axes mix kernels in weight
-    space; its channel axes scale only the outputs of the layers in `block.relaxed`.
+    space; its channel axes scale only the outputs of the layers in `block.relaxed`. Channels that
+    no spec has whose probability is above 0 are zero in every layer, so that a one-hot code is its
+    arch.
     """
     union = elastic_block.shapes(block, block.union, inputs).params
     edges = _edges(block, tuple(inputs), soft)
     by_leaf = slicing.by_leaf(block)
     own = slicing.cut(shared, union, whole=by_leaf)
-    result = _masked(own, chosen, edges.table, leaves=edges.leaves, soft=soft)
+    result = _masked(own, chosen, edges.table, leaves=edges.leaves, mask=EXPECTED if soft else ONE)
+    if soft:
+        edges = _edges(block, tuple(inputs), False)
+        result = _masked(result, chosen, edges.table, leaves=edges.leaves, mask=ANY)
     for where, transforms in by_leaf.items():
         trees = (elastic_block.shapes(block, spec, inputs).params for spec in block.specs)
         parts = [slicing.find_leaf(tree, where) for tree in trees]
         leaf, final = slicing.get_leaf(result, where), slicing.get_leaf(union, where)
         mixed = _mixed(block, transforms, shared.get(TRANSFORMS, {}), leaf, final, likely, parts)
         result = slicing.put_leaf(result, where, mixed)
-    if by_leaf and not soft:  # a transform may add to channels that the spec lacks
+    if by_leaf:  # a transform may add to channels that the spec lacks
         again = tuple((path, places) for path, places in edges.leaves if path in by_leaf)
-        result = _masked(result, chosen, edges.table, leaves=again, soft=soft)
+        result = _masked(result, chosen, edges.table, leaves=again, mask=ANY if soft else ONE)
     return result
 
 
@@ -57,7 +67,8 @@ def masked_alive(block: ElasticBlock, inputs: Any, chosen: Array, soft: bool) ->
         elastic_block.shapes(block, block.union, inputs).alive,
     )
     edges = _alive_edges(block, tuple(inputs))
-    return _masked(ones, chosen, edges.table, leaves=edges.leaves, soft=soft)
+    mask = EXPECTED if soft else ONE
+    return _masked(ones, chosen, edges.table, leaves=edges.leaves, mask=mask)
 
 
 class _Edges(NamedTuple):
@@ -134,16 +145,17 @@ def _edges_of(
     return _Edges(tuple(leaves), table.transpose(2, 1, 0))
 
 
-@functools.partial(jax.jit, static_argnames=("leaves", "soft"))
-def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, soft: bool) -> Tree:
-    """The leaves times the expected box; jitted by itself so that like blocks are traced once.
+@functools.partial(jax.jit, static_argnames=("leaves", "mask"))
+def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, mask: Mask) -> Tree:
+    """The leaves times a mask; jitted by itself so that like blocks are traced once.
 
     Args:
         tree: the union's parameters.
-        chosen: probabilities `[S]` if `soft`, else which of the specs.
+        chosen: which of the specs for `ONE`, otherwise their probabilities `[S]`.
         table: of `_Edges`.
         leaves: of `_Edges`.
-        soft: whether this is a code.
+        mask: the box of one spec, the expected box, or whatever lies, on each axis, in the box of
+            any spec that has a probability above 0.
     """
     starts, stops = table[..., None]
     sizes = [
@@ -153,10 +165,11 @@ def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, soft: bool)
     ]
     position = jax.lax.broadcasted_iota(jnp.int32, (*starts.shape[:2], max(sizes, default=0)), 2)
     inside = (position >= starts) & (position < stops)  # [S, columns, N]; below [1, ...] of an arch
-    if not soft:
+    if mask != EXPECTED:
         # Reduced, not sliced. A slice the compiler takes for cheap: it computes it again for every
         # leaf, with all that led to the choice, and takes twice as long to compile.
-        taken = jax.lax.broadcasted_iota(jnp.int32, (len(inside), 1, 1), 0) == chosen
+        place = jax.lax.broadcasted_iota(jnp.int32, (len(inside), 1, 1), 0)
+        taken = place == chosen if mask == ONE else chosen[:, None, None] > 0
         inside = jnp.any(inside & taken, 0, keepdims=True)
     for path, places in leaves:
         leaf = slicing.get_leaf(tree, path)
@@ -167,10 +180,11 @@ def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, soft: bool)
             )
             for axis, column in places
         ]
-        mask = _expectation(chosen, boxes) if soft else _product([box[0] for box in boxes])
+        expected = mask == EXPECTED
+        kept = _expectation(chosen, boxes) if expected else _product([box[0] for box in boxes])
         used = [axis for axis, _ in places]
-        mask = mask.reshape([n if a in used else 1 for a, n in enumerate(leaf.shape)])
-        tree = slicing.put_leaf(tree, path, leaf * mask.astype(leaf.dtype))
+        kept = kept.reshape([n if a in used else 1 for a, n in enumerate(leaf.shape)])
+        tree = slicing.put_leaf(tree, path, leaf * kept.astype(leaf.dtype))
     return tree
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax.elastic import choices, elastic_block
-from supernet_jax.elastic.choices import Arch, Array, Choice, Lookup, Menu, Path
+from supernet_jax.elastic.choices import Arch, Array, Choice, Code, Lookup, Menu, Path
 from supernet_jax.elastic.elastic_block import ElasticBlock
 from supernet_jax.errors import UserError, near
 from supernet_jax.nn import block_shapes
@@ -111,16 +111,19 @@ class Space:
             which = which * len(choices.get(self.menu, path)) + choices.get(archs, path)
         return which
 
-    def at_size(self, archs: Arch, which: Any) -> Arch:
+    def at_size(self, archs: Arch | Code, which: Any) -> Arch | Code:
         """The archs with the static decisions of another of `sizes`.
 
         Args:
-            archs: `[...]`.
+            archs: `[...]`, or codes.
             which: of `sizes`, int32 `[...]`.
         """
+        is_code = choices.is_code(archs)
         for path in reversed(self.static):
             options = len(choices.get(self.menu, path))
-            archs = choices.replace(archs, path, which % options)
+            option = which % options
+            option = jax.nn.one_hot(option, options) if is_code else option
+            archs = choices.replace(archs, path, option)
             which = which // options
         return archs
 

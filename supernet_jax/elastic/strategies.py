@@ -139,7 +139,7 @@ def sliced(space: Space, params: Tree, arch: Arch, inputs: Tree, **how: Any) -> 
             return inputs[0], call.no_moments()
         return call.at(spec, *inputs)
 
-    return _walked(space, run, params, arch, inputs, How(**how))
+    return walked(space, run, params, arch, inputs, How(**how))
 
 
 def masked(space: Space, params: Tree, arch: Arch | Code, inputs: Tree, **how: Any) -> Output:
@@ -160,11 +160,13 @@ def masked(space: Space, params: Tree, arch: Arch | Code, inputs: Tree, **how: A
         (y, moments), (skipped, _) = compute(call, *inputs), call.skip(*inputs)
         if choices.is_code(arch):
             g = keep.astype(y.dtype)
-            return g * y + (1 - g) * skipped, taps.scaled(moments, g)
+            own, inside = taps.split(taps.scaled(moments, g))
+            own = jax.tree.map(lambda m: jnp.where(keep > 0, m, 0.0), own)
+            return g * y + (1 - g) * skipped, {**own, taps.BESIDE: inside} if inside else own
         zero = jax.tree.map(lambda m: jnp.where(keep, m, 0.0), moments)
         return jnp.where(keep, y, skipped), zero
 
-    return _walked(space, run, params, arch, inputs, How(**how))
+    return walked(space, run, params, arch, inputs, How(**how))
 
 
 def switched(space: Space, params: Tree, arch: Arch, inputs: Tree, **how: Any) -> Output:
@@ -200,7 +202,7 @@ def switched(space: Space, params: Tree, arch: Arch, inputs: Tree, **how: Any) -
         return lax.switch(which, branches, call, *inputs)
 
     how["remat"] = False  # its branches are rematerialised already
-    return _walked(space, run, params, arch, inputs, How(**how), loops=True)
+    return walked(space, run, params, arch, inputs, How(**how), loops=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +223,7 @@ _RunBlock = Callable[..., tuple[Array, Tree]]  # `(call, *inputs) -> (output, mo
 _Before = tuple[Array, tuple[Array, Tree]]  # of one block: whether it has to run, and its memory
 
 
-def _walked(
+def walked(
     space: Space,
     run_block: _RunBlock,
     params: Tree,

@@ -232,14 +232,11 @@ def _each(space: Space, size: Size) -> Iterator[tuple[str, int, Kind]]:
         block = shape.block
         for spec in block.specs:
             i = space.blocks[name].specs.index(spec)
-            spec = block.taken_out(spec)
-            channels = block.channels(spec)
-            own = tuple(
-                jax.ShapeDtypeStruct(x.shape[1:] if c is None else (*x.shape[1:-1], c), x.dtype)
-                for x, c in zip(shape.inputs, channels, strict=True)
-            )
-            shapes = elastic_block.shapes(block, spec, shape.inputs)
-            module, sizes = block_shapes.plain(block.module, spec)
+            ordinary = block.ordinary(spec)
+            given = elastic_block.own_inputs(block, block.taken_out(spec), shape.inputs)
+            own = tuple(jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in given)
+            shapes = block_shapes.describe(ordinary.module, ordinary.spec, given)
+            module, sizes = block_shapes.plain(ordinary.module, ordinary.spec)
             made = type(module(sizes)).__name__
             yield name, i, Kind(_named(made, sizes, own), module, sizes, own, shapes)
 

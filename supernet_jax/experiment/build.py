@@ -33,7 +33,7 @@ from supernet_jax.tasks import (
     Translation,
     offered,
 )
-from supernet_jax.training import recipe
+from supernet_jax.training import recipe, samplers
 from supernet_jax.training.gradients import combine
 from supernet_jax.training.samplers import Sampler, sampler
 
@@ -103,7 +103,7 @@ def build(settings: Config) -> Experiment:
 
 
 USUAL: dict[type, Callable[..., Task]] = {data.Tokens: NextToken, data.Pairs: Translation}
-FOR_ALL_DATA = ("name", "data_dir", "held_out", "split_seed")
+FOR_ALL_DATA = ("name", "data_dir", "held_out", "split_seed", "second")
 
 
 def _loaded(settings: Config) -> Dataset:
@@ -293,6 +293,7 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
             backend=jax.default_backend(),
             work=t.batch * costs.union_macs(space),
             devices=jax.device_count(),
+            codes=samplers.draws_codes(drawing),
         ),
         seed=t.seed,
         dtype=config.dtype(t.dtype),
@@ -303,12 +304,23 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         accumulate=t.accumulate,
         features=t.features,
         mix=augmentation.mix(d, space.task),
+        penalty=settings.penalty and part_of("penalty", settings.penalty, Callable, space=space),  # type: ignore[arg-type]
     )
 
 
 def _warn(text: str) -> None:
     if jax.process_index() == 0:
         LOG.warning(f"warning: {text}")
+
+
+def training_examples(experiment: Experiment) -> tuple[data.Images, data.Images | None]:
+    """The examples on which weights learn, and those on which the sampler does, if it does."""
+    dataset, settings = experiment.dataset, experiment.config.data
+    if experiment.recipe.sampler.learn is None:
+        return dataset.train, None
+    if settings.second == 0:
+        return dataset.train, dataset.held_out
+    return data.second_part(dataset.train, settings.second, seed=settings.split_seed)
 
 
 def evaluation_how(experiment: Experiment) -> How:

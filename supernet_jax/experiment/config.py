@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from supernet_jax import searching, spaces, tasks
 from supernet_jax.data.settings import Data
 from supernet_jax.elastic import blockwise, strategies
+from supernet_jax.elastic.mixed import mixed
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError, near, require
 from supernet_jax.evaluation import costs
@@ -46,8 +47,8 @@ class Train:
     """seed of parameters, subnets, dropout, data order and augmentation"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """precision of weights and activations in forward and backward passes"""
-    strategy: Literal["auto", "masked", "switched", "blockwise"] = "auto"
-    """how subnets run; auto picks what is faster on this backend"""
+    strategy: Literal["auto", "masked", "switched", "blockwise", "mixed"] = "auto"
+    """how subnets run; auto picks what is faster on this backend, and mixed for codes"""
     arch_shards: int = 1
     """parts of each batch that train random subnets of their own; more train more subnets"""
     norm_shards: int = 1
@@ -97,8 +98,8 @@ class Config:
     `space`, `sampler`, `loss`, `teacher`, `combine` and `optimizer` are parts: frozen dataclasses
     with a method `build`, of `sj.spaces`, `sj.samplers`, `sj.losses`, `sj.teachers`,
     `sj.gradients`, `sj.optimizers`, or your own. So are `task`, of `sj.tasks` (with None the data
-    says what networks are for), and what a search of the trained run uses: `searcher`, of
-    `sj.searching`, and costs of your own in `costs`.
+    says what networks are for), `penalty`, of `sj.penalties` (None for none), and what a search of
+    the trained run uses: `searcher`, of `sj.searching`, and costs of your own in `costs`.
 
     Raises:
         UserError: a setting is of another type than declared, or not allowed.
@@ -116,6 +117,7 @@ class Config:
     task: Any = None
     searcher: Any = dataclasses.field(default_factory=Evolution)
     costs: tuple[Any, ...] = ()
+    penalty: Any = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -158,6 +160,7 @@ class Config:
         )
         require(data.held_out > 0, f"data.held-out is {data.held_out}, but must be above 0")
         require(data.size is None or data.size > 0, f"data.size is {data.size}, must be above 0")
+        require(0 <= data.second < 1, f"data.second is {data.second}, but must be in [0, 1)")
 
 
 # Of these rooms, only what has a `build`.
@@ -196,6 +199,7 @@ STRATEGIES: dict[str, Strategy] = {
     "masked": strategies.masked,
     "switched": strategies.switched,
     "blockwise": blockwise.blockwise,
+    "mixed": mixed,
 }
 # Multiply-adds of the largest subnet for a batch, forward, from which on a training step is faster
 # block by block on one CPU (benchmarks/train_step.py): on digits (4e7) it takes 1.07 of the masked
@@ -208,7 +212,15 @@ BLOCKWISE_WORK = 5e8
 # ones at a time, benchmarks/peer_alphanet.py --jobs evaluate): "auto" is masked.
 
 
-def strategy(name: str, *, job: str, backend: str, work: float = 0.0, devices: int = 1) -> Strategy:
+def strategy(
+    name: str,
+    *,
+    job: str,
+    backend: str,
+    work: float = 0.0,
+    devices: int = 1,
+    codes: bool = False,
+) -> Strategy:
     """The strategy for a job ("train" or "evaluate"); "auto" takes what is faster.
 
     Args:
@@ -217,9 +229,20 @@ def strategy(name: str, *, job: str, backend: str, work: float = 0.0, devices: i
         backend: of JAX.
         work: multiply-adds of the largest subnet for a batch, forward.
         devices: number.
+        codes: whether subnets are codes, the weights of options, rather than archs.
+
+    Raises:
+        UserError: it does not run codes.
     """
+    if codes and name in ("switched", "blockwise"):
+        raise UserError(
+            f"train.strategy is {name}, which runs archs, but the sampler draws codes; take mixed, "
+            "which mixes what the options put out, or masked, which mixes their weights"
+        )
     if name != "auto":
         return STRATEGIES[name]
+    if codes:
+        return mixed
     pays = backend == "cpu" and devices == 1 and work >= BLOCKWISE_WORK
     return blockwise.blockwise if job == "train" and pays else strategies.masked
 

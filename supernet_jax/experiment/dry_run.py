@@ -21,7 +21,7 @@ from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs
-from supernet_jax.experiment import config
+from supernet_jax.experiment import build, config
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.runtime import progress
 from supernet_jax.tasks import Size
@@ -228,8 +228,10 @@ def _run(built: Experiment, sizes: tuple[Size, ...], advance: progress.Advance) 
         "checkpoint_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
     }
     advance(1, "tracing and compiling")
+    examples, second = build.training_examples(built)
     with Batches(
-        built.dataset.train,
+        examples,
+        second=second,
         batch=built.config.train.batch,
         mesh=mesh,
         seed=recipe.seed,
@@ -242,7 +244,7 @@ def _run(built: Experiment, sizes: tuple[Size, ...], advance: progress.Advance) 
         step = train_step.Step(recipe, mesh=mesh, rules=built.rules)
         take = functools.partial(step, sizes=sizes)
         made: list[_Compiled] = []
-        pieces = ("reorder", "begin", "start", "fixed", "draw", "random", "finish")
+        pieces = ("reorder", "begin", "learn", "start", "fixed", "draw", "random", "finish")
         for name in () if step.is_blockwise else pieces:
             setattr(step, name, _recorded(name, getattr(step, name), made))
         begun = time.perf_counter()

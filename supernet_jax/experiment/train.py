@@ -143,9 +143,11 @@ def _warn_of_other_images(built: Experiment, folder: pathlib.Path) -> None:
 def job(built: Experiment, folder: pathlib.Path) -> Job:
     """The training run of an experiment in a run folder."""
     settings = built.config.train
+    examples, second = build.training_examples(built)
     return Job(
         recipe=built.recipe,
-        examples=built.dataset.train,
+        examples=examples,
+        second=second,
         steps=settings.steps,
         batch=settings.batch,
         mesh=built.mesh,

@@ -12,7 +12,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.networks import manifest, network_folder
 from supernet_jax.networks.classifier_manifest import VERSION
-from supernet_jax.networks.description import common, no_folder
+from supernet_jax.networks.description import common, librarys_topology, no_folder
 from supernet_jax.networks.network import Network, Variables
 from supernet_jax.tasks import ImageClassification
 
@@ -67,6 +67,7 @@ def describe(
         if len(given) != needed:
             raise UserError(f"{len(given)} {what} were given, but the space has {needed}")
     resolution, *others = (made.size,) if isinstance(made.size, int) else made.size
+    topology = librarys_topology(made)
     batches, batch = calibration if jax.tree.leaves(variables.get("stats", {})) else (0, 0)
     value = {
         **common(space, arch, made, variables, source=source, proof=(proof, proof_images)),
@@ -80,6 +81,7 @@ def describe(
         "accuracy": {split: float(share) for split, share in accuracy.items()},
         "calibration": {"batches": batches, "batch": batch},
         **({"static": others} if others else {}),
+        **({} if topology is None else {"topology": topology}),
     }
     return {**value, "sha256": network_folder.digest(manifest.described(value), variables)}
 

@@ -14,6 +14,7 @@ from supernet_jax.networks.description_parts import (
     Code,
     Exported,
     Proof,
+    Topology,
     code_block,
     quoted,
     written_as,
@@ -55,6 +56,8 @@ class Description:
         formats: in which the folder holds the network, by name.
         static: values of the space's static decisions after the resolution, as the size of patches;
             left out of the file where there are none.
+        topology: one of the library's that connects the blocks; left out of the file for a chain,
+            or the user's.
     """
 
     format: str
@@ -79,6 +82,7 @@ class Description:
     sha256: str
     formats: dict[str, Exported]
     static: tuple[int, ...] = ()
+    topology: Topology | None = None
 
     @property
     def size(self) -> Size:

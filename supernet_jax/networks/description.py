@@ -56,10 +56,7 @@ def describe_any(
     size = (made.size,) if isinstance(made.size, int) else made.size
     has_stats = bool(jax.tree.leaves(variables.get("stats", {})))
     on = dict(zip(("batches", "batch"), calibration, strict=True)) if has_stats else None
-    topology = None
-    if network_folder.is_librarys(made.forward):
-        fields: Any = made.forward
-        topology = {"type": type(fields).__name__, "fields": dataclasses.asdict(fields)}
+    topology = librarys_topology(made)
     value = {
         **common(space, arch, made, variables, source=source, proof=(proof, proof_examples)),
         "version": manifest.GENERAL_VERSION,
@@ -70,6 +67,14 @@ def describe_any(
         "calibration": on,
     }
     return {**value, "sha256": network_folder.digest(manifest.described(value), variables)}
+
+
+def librarys_topology(made: Network) -> dict[str, Any] | None:
+    """How a topology of the library's is described; None for a chain, or the user's."""
+    if not network_folder.is_librarys(made.forward):
+        return None
+    fields: Any = made.forward
+    return {"type": type(fields).__name__, "fields": dataclasses.asdict(fields)}
 
 
 def common(

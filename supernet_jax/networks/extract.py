@@ -62,7 +62,8 @@ def module(space: Space, arch: Arch) -> Network:
         spec = block.spec(arch)
         if spec is None:
             continue
-        kind, own = block_shapes.plain(block.module, block.taken_out(spec))
+        ordinary = block.ordinary(spec)
+        kind, own = block_shapes.plain(ordinary.module, ordinary.spec)
         if not isinstance(kind, type):
             kind = type(block.module(spec))
             raise UserError(
@@ -106,13 +107,14 @@ def extract(
             block, shared = geometry[name].block, row.get(elastic_space.group(space, name))
             spec = block.spec(arch)
             own = elastic_block.shapes(block, spec, geometry[name].inputs)
+            inside = block.ordinary(spec).inside
             if own.params:
                 weights = slicing.weights(block, shared, spec, own.params)
                 if block.deployed is not None:
                     weights = block.deployed.params(spec, weights)
-                variables["params"][name] = weights
+                variables["params"][name] = inside(weights)
             if own.moments and stats is not None:
-                variables["stats"][name] = slicing.cut(stats[name], own.moments)
+                variables["stats"][name] = inside(slicing.cut(stats[name], own.moments))
         return variables
 
     return made, jax.device_get(cut(params, stats))

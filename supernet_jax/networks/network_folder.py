@@ -100,7 +100,7 @@ def build(description: Description | GeneralDescription, code: Mapping[str, Any]
     if len(set(names)) < len(names):
         raise UserError(f"network.json: two blocks have one name among {', '.join(names)}")
     forward = None
-    if isinstance(description, GeneralDescription) and description.topology is not None:
+    if description.topology is not None:
         forward = _topology(description.topology)
     elif description.code is not None and description.code.forward is not None:
         forward = code.get(description.code.forward)
@@ -263,9 +263,9 @@ def digest(description: Description | GeneralDescription, variables: Variables) 
     blocks = [[dataclasses.asdict(block) for block in d.blocks], d.code and d.code.forward]
     if isinstance(d, GeneralDescription):
         structure = [dataclasses.asdict(d.task), d.size, d.dtype, *blocks]
-        structure += [] if d.topology is None else [dataclasses.asdict(d.topology)]
     else:
         structure = [*d.taken, d.dtype, *blocks, *d.prepared]
+    structure += [] if d.topology is None else [dataclasses.asdict(d.topology)]
     total = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
     for name, leaf in sorted(_leaves(variables).items()):
         array = np.asarray(leaf)

@@ -36,6 +36,7 @@ from supernet_jax.evaluation.costs import Cost
 from supernet_jax.evaluation.latency_table import Calibration, Conditions, Kind, Table, Timing
 from supernet_jax.networks import extract
 from supernet_jax.networks.engine import JIT, Call, Engine
+from supernet_jax.nn import block_shapes
 from supernet_jax.runtime import hardware, native
 from supernet_jax.tasks import Size
 
@@ -187,13 +188,12 @@ def _network(space: Space, arch: Arch, batch: int, engine: Engine) -> Call:
     """A program, compiled, of a network as it would be extracted."""
     made = extract.module(space, arch)
     geometry = elastic_space.geometry(space, made.size)
-    shapes = {
-        b.name: elastic_block.shapes(
-            block, block.taken_out(block.spec(arch)), geometry[b.name].inputs
-        )
-        for b in made.blocks
-        for block in [geometry[b.name].block]
-    }
+    shapes = {}
+    for b in made.blocks:
+        block = geometry[b.name].block
+        taken = block.taken_out(block.spec(arch))
+        given = elastic_block.own_inputs(block, taken, geometry[b.name].inputs)
+        shapes[b.name] = block_shapes.describe(b.module, b.spec, given)
     variables = _variables(
         {name: own.params for name, own in shapes.items()},
         {name: own.moments for name, own in shapes.items()},

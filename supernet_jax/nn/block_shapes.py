@@ -113,7 +113,7 @@ def plain(make: Callable[[Any], nn.Module], spec: Any) -> tuple[Callable[[Any], 
 
 def _recalled(make: Callable, spec: Any, inputs: tuple[jax.ShapeDtypeStruct, ...]) -> BlockShapes:
     """The description on disk, if there is one; else it is put there, if it is of our own code."""
-    if not all(is_ours(part) for part in (make, type(spec))):
+    if not all(is_ours(part) for part in (make, type(spec), *_classes(spec))):
         return _described(make, spec, inputs)
     key = f"{make.__module__}.{make.__qualname__} {spec} {inputs}"
     if (kept := disk_cache.recall(key)) is not None:
@@ -121,6 +121,15 @@ def _recalled(make: Callable, spec: Any, inputs: tuple[jax.ShapeDtypeStruct, ...
     found = _described(make, spec, inputs)
     disk_cache.keep(key, _to_json(found))
     return found
+
+
+def _classes(spec: Any) -> list[type]:
+    """Classes that a spec names, as one of a choice block does."""
+    if isinstance(spec, type):
+        return [spec]
+    if dataclasses.is_dataclass(spec):
+        spec = tuple(getattr(spec, field.name) for field in dataclasses.fields(spec))
+    return [one for value in spec for one in _classes(value)] if isinstance(spec, tuple) else []
 
 
 def is_ours(part: Any) -> bool:

@@ -10,6 +10,7 @@ from supernet_jax.spaces.hat import HatIwslt14DeEn, HatWmt14EnDe, HatWmt14EnFr, 
 from supernet_jax.spaces.maestro import MaestroMlp
 from supernet_jax.spaces.mcuformer import MCUFormer
 from supernet_jax.spaces.mobilenet import Cifar, Digits
+from supernet_jax.spaces.nas_bench_201 import NasBench201
 from supernet_jax.spaces.nasvit import NASViT, NASViTSmall
 from supernet_jax.spaces.once_for_all import OfaMobileNetV3, OfaSmall
 from supernet_jax.spaces.text_encoder import TextEncoder

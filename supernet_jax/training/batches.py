@@ -1,7 +1,8 @@
-"""Batches of a run, by step: read ahead, on the mesh."""
+"""Batches of a run, by step: read ahead, on the mesh; those of a second part beside them."""
 
 import functools
 from collections.abc import Generator
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -22,29 +23,34 @@ class Batches:
         seed: int,
         stop: int,
         reading: data.Reading,
+        second: data.Images | None = None,
     ):
         self._mesh, self._batch, self._seed = mesh, batch, seed
         self._rows = sharding.own_rows(mesh, batch)
-        self._from = functools.partial(
-            data.feed, examples, batch, stop=stop, rows=self._rows, reading=reading
-        )
-        self._feed: Generator[data.Examples, None, None] | None = None
+        how: Any = {"stop": stop, "rows": self._rows, "reading": reading}
+        self._from = [
+            functools.partial(data.feed, part, batch, **how)
+            for part in (examples, second)
+            if part is not None
+        ]
+        self._feeds: list[Generator[data.Examples, None, None]] = []
 
     def __enter__(self) -> "Batches":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._feed is not None:
-            self._feed.close()
+        for feed in self._feeds:
+            feed.close()
 
     def go_to(self, step: int, rollbacks: int) -> None:
         """The next batch will be that of this step."""
         self.__exit__()
         # After a rollback the order of the data is another one, as are archs and augmentation.
-        self._feed = self._from(seed=self._seed + 1_000_003 * rollbacks, start=step)
+        seed = self._seed + 1_000_003 * rollbacks
+        self._feeds = [begin(seed=seed, start=step) for begin in self._from]
 
     def next(self) -> Batch:
         """The batch of the next step, on the mesh."""
-        assert self._feed is not None
-        host = Batch(*next(self._feed))
+        first, *second = [Batch(*next(feed)) for feed in self._feeds]
+        host = first._replace(second=second[0]) if second else first
         return sharding.split_rows(self._mesh, host, rows=self._rows, count=self._batch)

@@ -30,6 +30,7 @@ class Job(NamedTuple):
         rules: how the state is split over the devices.
         step: that of a recipe which differs in the seed or the first state alone, so that nothing
             is compiled again; None to make it.
+        second: those on which the sampler learns, or None.
     """
 
     recipe: Recipe
@@ -45,3 +46,4 @@ class Job(NamedTuple):
     reading: data.Reading = data.Reading()
     rules: sharding.Rules = sharding.REPLICATED
     step: train_step.Step | None = None
+    second: data.Images | None = None

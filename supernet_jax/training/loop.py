@@ -69,6 +69,7 @@ def fit(job: Job) -> tuple[State, bool]:
             seed=job.recipe.seed,
             stop=job.steps,
             reading=job.reading,
+            second=job.second,
         ) as batches,
         progress.bar("training", job.steps, done=int(state.step)) as advance,
     ):

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from supernet_jax.elastic import blockwise, strategies
-from supernet_jax.elastic.choices import Arch, Array
+from supernet_jax.elastic import blockwise, choices, strategies
+from supernet_jax.elastic.choices import Arch, Array, Code, Lookup
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.runtime import path_rules, sharding
@@ -33,6 +33,7 @@ class Given(NamedTuple):
         arch_key: decides the random archs.
         dropout_key: decides what is dropped.
         teacher: what the teacher says, if it is no member.
+        second: inputs and targets of the second batch, if there is one.
     """
 
     inputs: Tree
@@ -40,6 +41,7 @@ class Given(NamedTuple):
     arch_key: Array
     dropout_key: Array
     teacher: Taught | None
+    second: tuple[Tree, Tree] | None = None
 
 
 class Member(NamedTuple):
@@ -264,7 +266,10 @@ class Members(NamedTuple):
         there: dict[str, Array] = {}
         if member.strategy is not strategies.sliced:
             there = inside_of(recipe, member.arch)
-        return loss_of(recipe, taught, member.teacher, self.targets, member.role, there), taught
+        loss = loss_of(recipe, taught, member.teacher, self.targets, member.role, there)
+        if recipe.penalty is not None:
+            loss = loss + recipe.penalty(params, member.arch)
+        return loss, taught
 
 
 def trained(recipe: Recipe, params: Tree) -> Tree:
@@ -326,10 +331,17 @@ def inside_of(recipe: Recipe, arch: Arch) -> dict[str, Array]:
     """Of each tap of a block that can be skipped, whether a traced arch has the block."""
     pairs = [(name, recipe.space.blocks[name.partition("/")[0]]) for name in recipe.features]
     return {
-        name: jnp.asarray(block.alive(arch) > 0)
+        name: alive_in(block.alive, arch)
         for name, block in pairs
         if "/" in name and block.alive is not None
     }
+
+
+def alive_in(alive: Lookup, arch: Arch | Code) -> Array:
+    """Whether a traced arch, or any that a code may be, has a block."""
+    if choices.is_code(arch):
+        return alive.probabilities(arch, 2)[1] > 0
+    return jnp.asarray(alive(arch) > 0)
 
 
 def loss_of(

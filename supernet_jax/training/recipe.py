@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from supernet_jax.elastic.choices import Array
+from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import Strategy, masked
@@ -27,6 +27,7 @@ Metrics = dict[str, Array]
 Augment = Callable[[Tree, Array, Array], Tree]
 # (inputs, targets, key, ids of the examples) -> (inputs, targets), mixtures of several examples
 Mix = Callable[[Tree, Tree, Array, Array], tuple[Tree, Tree]]
+Penalty = Callable[[Tree, Arch | Code], Array]
 
 
 class Batch(NamedTuple):
@@ -36,11 +37,13 @@ class Batch(NamedTuple):
         inputs: `[B, ...]`, as the data has them.
         targets: `[B, ...]`.
         ids: int32 `[B]`, which example of the training data each is; augmentation depends on it.
+        second: a batch of other examples, on which the sampler learns; None where it does not.
     """
 
     inputs: Tree
     targets: Tree
     ids: Array | np.ndarray
+    second: "Batch | None" = None
 
 
 @flax.struct.dataclass
@@ -104,6 +107,7 @@ class Recipe(NamedTuple):
             only `B / k` examples are in memory at a time, and BatchNorm sees only those. Without
             BatchNorm and dropout the step is that of the whole batch. With `arch_shards`, each
             part is split so, and with `norm_shards`.
+        penalty: `(params, arch or code) -> []`, added to the loss of every member; None for none.
     """
 
     space: Space
@@ -123,3 +127,4 @@ class Recipe(NamedTuple):
     teacher: Teacher = largest()
     norm_shards: int = 1
     accumulate: int = 1
+    penalty: Penalty | None = None

@@ -24,11 +24,11 @@ from supernet_jax.elastic.space import geometry
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import hardware, path_rules, sharding
 from supernet_jax.tasks.task import Size
-from supernet_jax.training import blockwise_members, members, samplers
+from supernet_jax.training import architecture_step, bank_rows, blockwise_members, members, samplers
 from supernet_jax.training.known_archs import Clock, KnownArchs, Moment
 from supernet_jax.training.members import Given, Members
 from supernet_jax.training.recipe import Batch, Metrics, Recipe, State
-from supernet_jax.training.samplers import active
+from supernet_jax.training.samplers import SamplerState, active
 from supernet_jax.training.teachers.teacher import Taught
 
 AHEAD = 4  # steps after the present one whose programs threads compile
@@ -125,7 +125,8 @@ class Step:
         draw: `(state, given, teacher, *, sizes) -> archs`.
         random: `(state, given, teacher, carry, archs, place, *, size, role)`; see
             `Members.random`.
-        finish: `(state, carry, metrics, archs, *, members) -> (state, metrics)`.
+        learn: `(state, given, *, size) -> (state of the sampler, metrics)`, where it learns.
+        finish: `(state, carry, metrics, archs, learned, *, members) -> (state, metrics)`.
     """
 
     def __init__(
@@ -177,6 +178,8 @@ class Step:
             static_argnames=("size", "role"),
             donate_argnums=3,
         )
+        learn = functools.partial(architecture_step.learned, *who)
+        self.learn = jax.jit(learn, static_argnames="size")
         self.finish = jax.jit(
             functools.partial(_finish, recipe),
             static_argnames="members",
@@ -217,8 +220,12 @@ class Step:
             self._look_ahead(now, state, sizes, len(batch.ids))
         given = self.begin(shared, batch)
         shared = dataclasses.replace(shared, teacher=())
-        teacher, carry, archs = given.teacher, self.start(state.params), None
         metrics: Metrics = {}
+        learned = None
+        if sampler.learn is not None:
+            learned, metrics = self.learn(shared, given, size=sizes[-1])
+            shared = dataclasses.replace(shared, sampler=learned)
+        teacher, carry, archs = given.teacher, self.start(state.params), None
         roles, names = samplers.roles(sampler), samplers.names(sampler)
         fixed = self.blockwise.fixed if self.is_blockwise else self.fixed
         for place, size in enumerate(sizes[:n_fixed]):
@@ -237,7 +244,7 @@ class Step:
                 carry, own = self.blockwise.random(*learning, arch=arch, place=i, size=size)
             metrics |= {f"{what}/{names[n_fixed + i]}": value for what, value in own.items()}
         if now is None:
-            return self.finish(state, carry, metrics, archs, members=count)
+            return self.finish(state, carry, metrics, archs, learned, members=count)
         operands = state, carry, metrics, archs
         finish = self.blockwise.run.programs.get(
             ("finish", count), lambda: self.finish.lower(*operands, members=count).compile()
@@ -369,15 +376,19 @@ def _begin(recipe: Recipe, where: Tree | None, state: State, batch: Batch) -> Gi
     """
     key = jax.random.wrap_key_data(state.key)
     augment_key, arch_key, dropout_key = members.step_keys(key, state.step, state.rollbacks)
-    inputs, targets, ids = jax.tree.map(jnp.asarray, batch)
+    inputs, targets, ids, other = jax.tree.map(jnp.asarray, batch)
     inputs = recipe.augment(inputs, augment_key, ids)
+    second = None
+    if other is not None:
+        key = jax.random.fold_in(augment_key, 2**31 + 1)
+        second = recipe.augment(other.inputs, key, other.ids), other.targets
     if recipe.mix is not None:
         inputs, targets = recipe.mix(inputs, targets, jax.random.fold_in(augment_key, 2**31), ids)
     memory = state.teacher if where is None else sharding.gathered(state.teacher, where)
     teacher = recipe.teacher.teach(memory, inputs)
     if teacher is not None:
         teacher = jax.lax.stop_gradient(_fitting(recipe, teacher, inputs))
-    return Given(inputs, targets, arch_key, dropout_key, teacher)
+    return Given(inputs, targets, arch_key, dropout_key, teacher, second)
 
 
 def _fitting(recipe: Recipe, teacher: Taught, inputs: Tree) -> Taught:
@@ -395,15 +406,26 @@ def _fitting(recipe: Recipe, teacher: Taught, inputs: Tree) -> Taught:
 
 
 def _finish(
-    recipe: Recipe, state: State, carry: Any, metrics: Metrics, archs: Arch | None, *, members: int
+    recipe: Recipe,
+    state: State,
+    carry: Any,
+    metrics: Metrics,
+    archs: Arch | None,
+    learned: SamplerState | None = None,
+    *,
+    members: int,
 ) -> tuple[State, Metrics]:
-    """The update by the members' gradients, unless the guard refuses it."""
+    """The update by the members' gradients, unless the guard refuses it; what the sampler learned
+    is kept under the same condition.
+    """
     gradients = recipe.combine.finish(carry)
     metrics = {**metrics, "gradient_norm": optax.tree.norm(gradients)}
-    applied = _healthy(recipe, metrics)
+    applied = _healthy(recipe, metrics) & architecture_step.finite(learned)
     metrics["applied"] = applied.astype(jnp.float32)
     fixed = recipe.sampler.fixed[:members]
-    state = _update(recipe, state, gradients, metrics, (fixed, archs), applied)
+    sampler = state.sampler if learned is None else learned
+    moved = recipe.sampler.update(sampler, metrics)
+    state = _update(recipe, state, gradients, moved, (fixed, archs), applied)
     return state, {**metrics, "refused": state.refused}
 
 
@@ -433,7 +455,7 @@ def _update(
     recipe: Recipe,
     state: State,
     gradients: Tree,
-    metrics: Metrics,
+    sampler: SamplerState,
     archs: tuple[tuple[Arch, ...], Arch | None],
     applied: Array,
 ) -> State:
@@ -442,9 +464,9 @@ def _update(
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, part)
     params = path_rules.laid_over(state.params, optax.apply_updates(part, updates))
     if recipe.space.bank is not None:
-        touched = _touched_rows(recipe, *archs)
-        params = _keep_rows(touched, params, state.params)
-        opt_state = _keep_rows(touched, opt_state, state.opt_state)
+        touched = bank_rows.touched(recipe.space.bank, *archs)
+        params = bank_rows.kept(touched, params, state.params)
+        opt_state = bank_rows.kept(touched, opt_state, state.opt_state)
     ema = state.ema
     if ema is not None:
         # An average of what does not change would round it.
@@ -452,7 +474,7 @@ def _update(
         moved = optax.incremental_update(now, average, 1.0 - recipe.ema_decay)
         ema = path_rules.laid_over(ema, moved)
     teacher = recipe.teacher.update(state.teacher, params, state.step + 1)
-    new = (params, opt_state, recipe.sampler.update(state.sampler, metrics), ema, teacher)
+    new = (params, opt_state, sampler, ema, teacher)
     old = (state.params, state.opt_state, state.sampler, state.ema, state.teacher)
     kept = jax.tree.map(lambda n, o: jnp.where(applied, n, o), new, old)
     params, opt_state, sampler, ema, teacher = kept
@@ -467,27 +489,3 @@ def _update(
         key=state.key,
         teacher=teacher,
     )
-
-
-def _touched_rows(recipe: Recipe, fixed: tuple[Arch, ...], archs: Arch | None) -> Array:
-    """Which rows of the parameter bank the members of a step used: bool `[rows]`."""
-    bank = recipe.space.bank
-    assert bank is not None
-    used = [jnp.atleast_1d(jnp.asarray(bank.row(arch))) for arch in fixed]
-    if archs is not None:
-        used.append(jnp.asarray(bank.row(archs)).ravel())
-    return jnp.zeros(bank.rows, bool).at[jnp.concatenate(used)].set(True)
-
-
-def _keep_rows(touched: Array, new: Tree, old: Tree) -> Tree:
-    """The new values in touched rows and the old ones elsewhere, counters aside.
-
-    Every leaf of the parameters, and of optimiser state shaped like them, leads with the bank axis.
-    """
-
-    def one(n: Array, o: Array) -> Array:
-        if n.ndim == 0:
-            return n
-        return jnp.where(touched.reshape((-1,) + (1,) * (n.ndim - 1)), n, o)
-
-    return jax.tree.map(one, new, old)

@@ -160,16 +160,6 @@ def soft(menu: Any, logits: Any) -> Any:
     return jax.tree.map(lambda choice, z: jax.nn.softmax(z), menu, logits)
 
 
-def test_one_hot_codes_are_archs() -> None:
-    check = check_of(tiny, size=8)
-    masked = check.forward(strategies.masked)
-    for arch in archs_of(check.space, 4):
-        code = choices.one_hot(check.space.menu, arch)
-        hard = masked(check.params, jax.tree.map(jnp.asarray, arch))
-        coded = masked(check.params, code)
-        assert largest_difference(coded.logits, hard.logits) < 1e-5
-
-
 def test_gradients_of_codes_agree_with_finite_differences() -> None:
     space = tiny()
     check = check_of(tiny, size=8)

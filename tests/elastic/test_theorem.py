@@ -10,6 +10,7 @@ from theorem import Check, archs_of, check_of, flat, global_difference, largest_
 from tiny_space import (
     adapted,
     bert,
+    cells,
     decoding,
     decoding_untied,
     deep,
@@ -28,6 +29,7 @@ from tiny_space import (
 
 from supernet_jax.elastic import choices, elastic_block, shared_params, strategies
 from supernet_jax.elastic import space as elastic_space
+from supernet_jax.elastic.mixed import mixed
 from supernet_jax.spaces import attentivenas, mobilenet
 
 # A space of your own joins by one line: name -> (space, size of inputs, random archs).
@@ -42,6 +44,7 @@ SPACES: dict[str, Any] = {
     "decoding": (decoding, (), 1),
     "hybrid": (hybrid, 6, 1),
     "vit": (vit, 6, 1),
+    "cells": (cells, 6, 1),
 }
 # Larger spaces, other images and text: without the gradients of all switches, which compile slowly.
 LARGER: dict[str, Any] = {
@@ -63,6 +66,7 @@ TOLERANCE = 1e-5
 def check(request: pytest.FixtureRequest) -> Check:
     make, resolution, _ = SPACES[request.param]
     made = check_of(make, size=resolution)
+    made.name = request.param  # type: ignore[attr-defined]
     made.archs = archs_of(made.space, SPACES[request.param][2])  # type: ignore[attr-defined]
     return made
 
@@ -103,6 +107,27 @@ def test_larger_spaces_agree(name: str) -> None:
         for one in (other, switched):
             assert largest_difference(one.logits, output.logits) < TOLERANCE
             assert largest_difference(one.moments, output.moments) < TOLERANCE
+
+
+@pytest.mark.parametrize("strategy", [strategies.masked, mixed], ids=["masked", "mixed"])
+def test_one_hot_codes_are_archs(check: Any, strategy: Any) -> None:
+    """In logits and statistics, and the gradients where kinds of blocks are new."""
+    graded = check.name in ("tiny", "tokens", "cells")
+    run = check.program(strategy) if graded else check.forward(strategy)
+    coded = []
+    for arch in check.archs[:2]:
+        code = choices.one_hot(check.space.menu, arch)
+        wanted, wanted_gradients = check.run("masked", arch)
+        if graded:
+            (_, output), gradients = run(check.params, code, None, None)
+            assert global_difference(gradients, wanted_gradients) < TOLERANCE
+            _check_dead(check, arch, gradients)
+        else:
+            output = run(check.params, code)
+        assert largest_difference(output.logits, wanted.logits) < TOLERANCE
+        assert largest_difference(output.moments, wanted.moments) < TOLERANCE
+        coded.append(output.logits)
+    assert largest_difference(*coded) > 100 * TOLERANCE, "all codes are one network"
 
 
 def test_alive_weights_have_gradients(check: Any) -> None:

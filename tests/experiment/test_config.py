@@ -49,6 +49,7 @@ from supernet_jax.spaces import (
     HatWmt19EnDe,
     MaestroMlp,
     MCUFormer,
+    NasBench201,
     NASViT,
     NASViTSmall,
     OfaMobileNetV3,
@@ -75,6 +76,7 @@ from supernet_jax.training.optimizers import AdamW, GroupLasso, Sgd, schedules
 from supernet_jax.training.recipe import Batch
 from supernet_jax.training.samplers import (
     Attentive,
+    Darts,
     Delayed,
     Fair,
     InstaTune,
@@ -129,6 +131,8 @@ CHANGED: tuple[Any, ...] = (
     Progressive(3, 0.5, (Phase(("depth",), 0.25), Phase(("width",), 0.25, sort=True))),
     Delayed(3, 0.25),
     InstaTune(3),
+    Darts(0.1, 0.0, 0.02),
+    NasBench201(16, 8, 2),
     OrderedDropout(n_random=2),
     Nested(3, 5),
     Shift(3, 0.5, "macs.json", bins=7),

@@ -11,6 +11,16 @@ from typing import Any
 
 import flax.linen as nn
 
+from supernet_jax.nn.blocks.cells import (
+    AveragePool3,
+    CellHead,
+    Cells,
+    CellStem,
+    Reduction,
+    ReluConv,
+    Skip,
+    Zero,
+)
 from supernet_jax.nn.blocks.factored import FactoredLayer
 from supernet_jax.nn.blocks.mcuformer import LowRankTransformerBlock, SizedPatchEmbedding
 from supernet_jax.nn.blocks.mobilenet import Head, MBConv, Stem

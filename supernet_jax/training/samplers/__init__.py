@@ -1,6 +1,7 @@
 """Which subnets train in a step, a published way each file."""
 
 from supernet_jax.training.samplers.attentive import Attentive, attentive
+from supernet_jax.training.samplers.darts import Darts, darts
 from supernet_jax.training.samplers.delayed import Delayed, delayed
 from supernet_jax.training.samplers.fair import Fair, fair
 from supernet_jax.training.samplers.insta_tune import InstaTune, insta_tune
@@ -9,12 +10,15 @@ from supernet_jax.training.samplers.ordered_dropout import OrderedDropout, order
 from supernet_jax.training.samplers.preferred import Preferred, preferred
 from supernet_jax.training.samplers.progressive import Opening, Phase, Progressive, progressive
 from supernet_jax.training.samplers.sampler import (
+    CodeScore,
+    Learn,
     Reorder,
     Sampler,
     SamplerState,
     Score,
     active,
     check,
+    draws_codes,
     metric_names,
     names,
     roles,

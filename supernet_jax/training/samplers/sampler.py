@@ -9,14 +9,54 @@ Shape letters: `M` random members of a step, `D` decisions.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from supernet_jax.elastic.choices import Arch, Array
+import jax
+import jax.numpy as jnp
+
+from supernet_jax.elastic import choices
+from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.errors import UserError, near, require
 
 SamplerState = Any  # pytree of arrays, saved in the checkpoint
 Score = Callable[[Arch], Array]  # mini-batch loss of one arch, without gradient
+
+
+class CodeScore(Protocol):
+    """Mini-batch losses of codes on a second batch, differentiable in the code."""
+
+    def __call__(self, code: Code, *, paths: Arch | None = None) -> Array:
+        """The loss of the shared weights as they are.
+
+        Args:
+            code: no batch axes.
+            paths: archs `[P]`: only what these pick is run; see `elastic.mixed`.
+        """
+        ...
+
+    def ahead(self, code: Code, *, rate: float) -> Array:
+        """The loss of the weights one plain step of gradient descent on the step's own batch from
+        here, by the same code (DARTS, arXiv 1806.09055, equation 6).
+
+        Args:
+            code: no batch axes.
+            rate: of that step.
+        """
+        ...
+
+
+class Learn(NamedTuple):
+    """How architecture parameters, which are a sampler's state, learn.
+
+    Attributes:
+        update: `(state, key, step, score) -> (state, loss)`, traced, before the members of each
+            step. The loss is a metric, `loss/codes`.
+        code: `(state, params) -> code`: how likely each option is.
+    """
+
+    update: Callable[[SamplerState, Array, Array, CodeScore], tuple[SamplerState, Array]]
+    code: Callable[[SamplerState, Tree], Code]
 
 
 class Reorder(NamedTuple):
@@ -38,7 +78,7 @@ class Sampler(NamedTuple):
         fixed: concrete archs that train in every step, the largest first.
         n_random: number of archs drawn per step.
         init: `key -> state`.
-        sample: `(state, key, step, score) -> archs [n_random]`, traced. Static decisions
+        sample: `(state, key, step, score) -> archs [n_random]`, or codes, traced. Static decisions
             of what it returns are replaced by the step's, which are shapes and drawn on the host.
         update: `(state, metrics) -> state`, traced, after the step. Metrics hold the losses of the
             members that trained.
@@ -47,6 +87,7 @@ class Sampler(NamedTuple):
         reorder: what is done once to the shared weights, or None.
         roles: of all members, the fixed ones first; empty for those that follow from position.
         regularised: roles of the members that get dropout and drop path.
+        learn: how its architecture parameters learn; None for a sampler that has none.
     """
 
     fixed: tuple[Arch, ...]
@@ -58,6 +99,19 @@ class Sampler(NamedTuple):
     reorder: Reorder | None = None
     roles: tuple[str, ...] = ()
     regularised: tuple[str, ...] = ("largest",)
+    learn: Learn | None = None
+
+
+def draws_codes(sampler: Sampler) -> bool:
+    """Whether its random members are codes."""
+    if sampler.n_random == 0:
+        return False
+
+    def drawn() -> Arch | Code:
+        key = jax.random.key(0)
+        return sampler.sample(sampler.init(key), key, jnp.int32(0), lambda arch: jnp.zeros(()))
+
+    return choices.is_code(jax.eval_shape(drawn))
 
 
 def stateless(
