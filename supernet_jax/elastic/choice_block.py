@@ -62,6 +62,7 @@ def choice_block(
         decisions=(decision,),
         union=ChoiceSpec(tuple(made)),
         channels=lambda spec: tuple(channels),
+        gated=True,
         gates=lambda spec: {gate_name(o): float(o in spec.options) for o in made},
         **more,
     )

@@ -95,6 +95,7 @@ class ElasticBlock:
             spec's module decides statically, e.g. which kind of shortcut it has.
         relaxed: names of the layers whose outputs a *soft* mask scales (the last normalisation
             of each group of channels). A scale before a normalisation would be cancelled by it.
+        gated: whether gates alone weigh what only some specs have, so that a soft mask leaves it.
         transforms: weight transforms of single leaves, those of one leaf in their order.
         group: name of the parameters; two blocks with one name share them.
         deployed: another form of its specs in which networks are taken out, or None.
@@ -108,6 +109,7 @@ class ElasticBlock:
     channels: Callable[[Spec], tuple[int | None, ...]] = lambda spec: (spec.c_in,)
     gates: Callable[[Spec], Mapping[str, float]] = lambda spec: {}
     relaxed: tuple[str, ...] = ()
+    gated: bool = False
     transforms: tuple[Transform, ...] = ()
     group: str | None = None
     deployed: Deployed | None = None

@@ -39,13 +39,13 @@ def masked_weights(
     arch.
     """
     union = elastic_block.shapes(block, block.union, inputs).params
-    edges = _edges(block, tuple(inputs), soft)
     by_leaf = slicing.by_leaf(block)
-    own = slicing.cut(shared, union, whole=by_leaf)
-    result = _masked(own, chosen, edges.table, leaves=edges.leaves, mask=EXPECTED if soft else ONE)
-    if soft:
-        edges = _edges(block, tuple(inputs), False)
-        result = _masked(result, chosen, edges.table, leaves=edges.leaves, mask=ANY)
+    result = slicing.cut(shared, union, whole=by_leaf)
+    if soft and not block.gated:
+        edges = _edges(block, tuple(inputs), True)
+        result = _masked(result, chosen, edges.table, leaves=edges.leaves, mask=EXPECTED)
+    edges = _edges(block, tuple(inputs), False)
+    result = _masked(result, chosen, edges.table, leaves=edges.leaves, mask=ANY if soft else ONE)
     for where, transforms in by_leaf.items():
         trees = (elastic_block.shapes(block, spec, inputs).params for spec in block.specs)
         parts = [slicing.find_leaf(tree, where) for tree in trees]

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from theorem import Check, archs_of, check_of, global_difference, largest_difference
-from tiny_space import tiny
+from tiny_space import cells, tiny
 
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.choices import Choice, Lookup
 from supernet_jax.elastic.elastic_block import TRANSFORMS, Transform, elastic
+from supernet_jax.elastic.mixed import mixed
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.elastic.strategies import chain
 from supernet_jax.nn import layers
@@ -160,9 +161,17 @@ def soft(menu: Any, logits: Any) -> Any:
     return jax.tree.map(lambda choice, z: jax.nn.softmax(z), menu, logits)
 
 
-def test_gradients_of_codes_agree_with_finite_differences() -> None:
-    space = tiny()
-    check = check_of(tiny, size=8)
+@pytest.mark.parametrize(
+    ("make", "size", "strategy", "step"),
+    # Statistics and logits are float32 even here, hence the steps and the tolerance; the cells have
+    # kinks, of ReLU.
+    [(tiny, 8, strategies.masked, 1e-3), (cells, 6, mixed, 1e-4)],
+    ids=["masked", "mixed"],
+)
+def test_gradients_of_codes_agree_with_finite_differences(
+    make: Any, size: int, strategy: Any, step: float
+) -> None:
+    space, check = make(), check_of(make, size=size)
     leaves, treedef = jax.tree.flatten(space.menu)
     keys = jax.random.split(jax.random.key(7), len(leaves))
     code = jax.tree.unflatten(
@@ -182,7 +191,7 @@ def test_gradients_of_codes_agree_with_finite_differences() -> None:
 
         @jax.jit
         def loss(code: Any) -> jax.Array:
-            output = strategies.masked(space, wide, code, check.images, size=8, dtype=jnp.float64)
+            output = strategy(space, wide, code, check.images, size=size, dtype=jnp.float64)
             return jnp.sum(output.logits * check.weights)
 
         gradient = jax.jit(jax.grad(loss))(code)
@@ -190,8 +199,6 @@ def test_gradients_of_codes_agree_with_finite_differences() -> None:
             float(np.vdot(g, d))
             for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
         )
-        # Statistics and logits are float32 even here, hence the step and the tolerance.
-        step = 1e-3
         ends = [
             float(loss(jax.tree.map(lambda c, d, s=s: c + s * d, code, direction)))
             for s in (step, -step)
