@@ -17,7 +17,7 @@ from supernet_jax.elastic.elastic_block import TRANSFORMS, Transform, elastic
 from supernet_jax.elastic.mixed import mixed
 from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.elastic.strategies import chain
-from supernet_jax.nn import layers
+from supernet_jax.nn import depthwise, layers
 from supernet_jax.tasks import ImageClassification
 
 
@@ -204,6 +204,34 @@ def test_gradients_of_codes_agree_with_finite_differences(
             for s in (step, -step)
         ]
     assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-2)
+
+
+def test_a_code_of_kernels_is_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TangleNAS (arXiv 2312.10440, equation 4): the sum of the padded kernels, weighted, in one
+    convolution.
+    """
+    space = filters(transform=False)
+    check = Check(space, size=8)
+    weights = jnp.asarray([0.5, 0.3, 0.2])
+    code = choices.one_hot(space.menu, choices.largest(space.menu))
+    code = choices.replace(code, ("kernel", 0), weights)
+    calls = []
+    plain = depthwise.depthwise
+    monkeypatch.setattr(depthwise, "depthwise", lambda *args: calls.append(args) or plain(*args))
+    output = strategies.masked(
+        space, check.params, code, check.images, size=8, features=("filter0",)
+    )
+    assert [kernel.shape for _, kernel, _ in calls] == [(7, 7, 1, 4)]  # both blocks are traced once
+    kernel = np.asarray(check.params["filter0"]["depthwise"]["kernel"])
+    made = np.zeros_like(kernel)
+    for weight, size in zip(np.asarray(weights), (3, 5, 7), strict=True):
+        edge = (7 - size) // 2
+        centre = slice(edge, 7 - edge)
+        made[centre, centre] += weight * kernel[centre, centre]
+    scale, bias = (np.asarray(check.params["filter0"]["norm"][name]) for name in ("scale", "bias"))
+    y = np.asarray(plain(check.images, jnp.asarray(made), 1))
+    y = (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + 1e-5) * scale + bias
+    assert largest_difference(output.features["filter0"], nn.swish(y)) < 1e-5
 
 
 def test_depth_relaxes_to_a_mixture_of_block_and_input() -> None:
