@@ -25,7 +25,7 @@ from supernet_jax.storage.buckets import Bucket
 from supernet_jax.storage.paths import expanded
 from supernet_jax.tasks import Metric
 
-ACCURACY = Metric("accuracy", "%")  # of runs that do not say theirs
+ACCURACY = Metric("accuracy", "%", examples="images")  # of runs that do not say theirs
 NETWORKS = 200  # extracted networks that are shown
 FOLDERS = 5000  # that are looked into around a run
 DEPTH = 3  # of folders beside a run, as networks/front/NETWORK
@@ -326,7 +326,10 @@ def metric_of(meta: Mapping[str, Any], search: Any) -> Metric:
         known = mapping(said)
         name, unit, higher = (known.get(key) for key in ("name", "unit", "higher_is_better"))
         if isinstance(name, str) and isinstance(unit, str) and isinstance(higher, bool):
-            return Metric(name, unit, higher)
+            examples = known.get("examples")
+            if not isinstance(examples, str):  # older than the word
+                examples = ACCURACY.examples if name == ACCURACY.name else "examples"
+            return Metric(name, unit, higher, examples=examples)
     return ACCURACY
 
 

@@ -30,7 +30,7 @@ class ImageClassification:
     classes: int
 
     name = "image classification"
-    metric = Metric("accuracy", "%", mean_of="right")
+    metric = Metric("accuracy", "%", mean_of="right", examples="images")
 
     @property
     def guess(self) -> float:

@@ -27,17 +27,14 @@ class Metric(NamedTuple):
         higher_is_better: whether a search makes it larger.
         mean_of: name of the boolean score whose mean it is, so that candidates can race where
             higher is better; or None.
+        examples: what people call what is measured: the accuracy is that of images.
     """
 
     name: str
     unit: str = ""
     higher_is_better: bool = True
     mean_of: str | None = None
-
-    @property
-    def examples(self) -> str:
-        """What people call what is measured: the accuracy is that of images."""
-        return "images" if self.name == "accuracy" else "examples"
+    examples: str = "examples"
 
     def score(self, value: float) -> float:
         """What a search makes larger: the value, or its negative. Its own inverse."""
