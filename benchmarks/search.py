@@ -11,13 +11,21 @@ Three tables:
 - *a run*: evaluations until a share of the hypervolume of all that any searcher found in a trained
   run (`--run`). What was evaluated once is not evaluated again.
 
+- *races* (`--race`): images until 99 % of the hypervolume that a search finds without races, by it
+  and by the same search with them, of the same seed, which goes on until it is there or has read as
+  many images. How far searches of different seeds differ without races stands beside it. In a
+  planted space (`--planted`), whose answers are made up as in `benchmarks/racing.py`, and in the
+  trained run. Images are counted when a generation is done, calibration apart.
+
 Each searcher runs with several seeds; intervals are bootstrap intervals of the mean, 95 %.
 """
 
+import contextlib
 import csv
 import functools
 import itertools
 import pathlib
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -32,8 +40,8 @@ from supernet_jax import searching
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Choice
 from supernet_jax.elastic.space import Space
-from supernet_jax.experiment import results
-from supernet_jax.searching import Budget, Costs, Searcher, predictors
+from supernet_jax.experiment import budgets, raced_search, results
+from supernet_jax.searching import Budget, Costs, History, Searcher, predictors
 from supernet_jax.searching.encoding import encoder
 from supernet_jax.spaces.once_for_all import ofa_mobilenetv3
 
@@ -41,6 +49,8 @@ FUNCTIONS = {"zdt1": 5000, "zdt2": 5000, "zdt3": 5000, "dtlz2": 3000}  # evaluat
 STEPS = 1001  # options of a decision of a function
 REFERENCE = 1.1  # of hypervolumes, in each objective of a function
 SHARES = (0.95, 0.99)
+SEEDS = 1000  # between the first and the second seed of a search
+LONGER = 4  # times as many subnets, that a search with races may propose to get there
 TABLE_REFERENCE = (65.0, -600e6)  # top-1 in per cent and MACs, as in DyNAS-T's logs
 
 
@@ -248,6 +258,235 @@ def in_run(folder: pathlib.Path, seeds: int, names: Iterable[str], most: int) ->
     ]
 
 
+class Step(NamedTuple):
+    """Where a search stands after a generation: subnets proposed, images read, and scores and -MACs
+    of those that saw all of them, `[N, 2]`.
+    """
+
+    evaluations: int
+    images: int
+    points: np.ndarray
+
+
+Until = Callable[[Step], bool]
+
+
+class _EnoughError(Exception):
+    """A search need not go on."""
+
+
+class Paid(NamedTuple):
+    """What two searches of one seed took, without races and with them.
+
+    Attributes:
+        whole: images that the one without races read in all.
+        full: images until it had 99 % of its volume.
+        raced: until the one with races had; as many as it read where it stopped before.
+        there: whether it got there before it had read as many as the other in all.
+        read: images that it read for as many proposals.
+        share: of the volume, that it had found then.
+        chance: the share that a search without races finds in as many proposals with another seed.
+    """
+
+    whole: int
+    full: int
+    raced: int
+    there: bool
+    read: int
+    share: float
+    chance: float
+
+
+def paid(search: Callable[[int, bool, Until], list[Step]]) -> Paid:
+    """Compares two searches.
+
+    Args:
+        search: searches with the first or the second of two seeds, with races or without, until a
+            step is enough.
+    """
+    full, other = (search(which, False, lambda _: False) for which in (0, 1))
+    end, reference = full[-1], full[-1].points.min(0) - 1e-9
+
+    def share(step: Step) -> float:
+        volume = searching.hypervolume(step.points, reference=reference)
+        return volume / searching.hypervolume(end.points, reference=reference)
+
+    def enough(step: Step) -> bool:
+        there = share(step) >= SHARES[-1] or step.images >= end.images
+        return there and step.evaluations >= end.evaluations
+
+    raced = search(0, True, enough)
+    first, second = (
+        [step.images for step in steps if share(step) >= SHARES[-1]] for steps in (full, raced)
+    )
+    there = bool(second) and second[0] <= end.images
+    same = next((step for step in raced if step.evaluations >= end.evaluations), raced[-1])
+    images = second[0] if there else raced[-1].images
+    return Paid(end.images, first[0], images, there, same.images, share(same), share(other[-1]))
+
+
+def _paid_row(where: str, name: str, found: list[Paid]) -> dict[str, Any]:
+    return {
+        "space": where,
+        "searcher": name,
+        "images to 99 %": mean(one.full for one in found),
+        "with races": mean(one.raced for one in found),
+        "ratio": mean(one.raced / one.full for one in found),
+        "got there": f"{sum(one.there for one in found)} of {len(found)}",
+        "images for as many proposals": mean(one.read / one.whole for one in found),
+        "volume then": mean(one.share for one in found),
+        "volume, another seed, no races": mean(one.chance for one in found),
+    }
+
+
+class Planted:
+    """Made-up answers of the subnets of a space to 5,000 images, as `racing.simulated` makes them.
+
+    Accuracy is 90 %, rises by 3 % with the MACs, and is spread by 1 % around that: four fifths of
+    the variance come of single options, the rest of nothing.
+    """
+
+    total, batch = 5_000, 125
+
+    def __init__(self, space: Space, seed: int):
+        self._space, self._seed, self._encode = space, seed, encoder(space)
+        self._macs, rng = sj.macs(space), np.random.default_rng(seed)
+        uniform = choices.sample(space.menu, jax.random.key(seed), (4096,))
+        features = self._encode(uniform)
+        self._weights = rng.normal(size=features.shape[1])
+        worth, macs = features @ self._weights, np.asarray(self._macs(uniform), float)
+        self._of = (worth.mean(), worth.std(), macs.min(), np.ptp(macs))
+        self._difficulty = rng.normal(size=self.total).astype(np.float32)
+
+    def right(self, archs: Arch) -> np.ndarray:
+        """What archs `[N]` get right: bool `[N, K]`."""
+        middle, spread, low, span = self._of
+        worth = (self._encode(archs) @ self._weights - middle) / spread
+        place = np.clip((self._macs(archs) - low) / span, 0, 1) - 0.5
+        quantile, rows = statistics.NormalDist().inv_cdf, choices.pack(archs)
+        found = np.zeros((len(worth), self.total), bool)
+        for i, row in enumerate(rows):
+            rng = np.random.default_rng([self._seed, *row.tolist()])
+            off = 0.8**0.5 * worth[i] + 0.2**0.5 * rng.normal()
+            ability = quantile(float(np.clip(0.9 + 0.03 * place[i] + 0.01 * off, 0.01, 0.99)))
+            own = 0.2 * rng.standard_normal(self.total, np.float32)
+            found[i] = ability * 1.04**0.5 - self._difficulty + own > 0
+        return found
+
+    def steps(
+        self, part: Any, evaluations: int, which: int, race: bool, until: Until
+    ) -> list[Step]:
+        """Searches, with races up to so many times as long, and tells how it went."""
+        space, costs = self._space, Costs((self._macs,), (Budget(-np.inf, np.inf, "MACs"),))
+        right, macs = np.zeros((0, self.total), bool), np.zeros(0)
+        seen, steps = np.zeros(0, int), []
+
+        def score(archs: Arch) -> np.ndarray:
+            nonlocal right, macs, seen
+            before, whole = len(macs), seen == self.total
+            right = np.concatenate([right, self.right(archs)])
+            macs = np.concatenate([macs, np.asarray(self._macs(archs), float)])
+            if not race:
+                seen = np.full(len(macs), self.total)
+                return right[before:].mean(1)
+            known = np.flatnonzero(whole)
+            points = np.stack([right[known].sum(1), -macs[known]], 1)
+            front = known[searching.pareto_front(points)]
+            who = np.concatenate([front, np.arange(before, len(macs))])
+            told, looks = raced_search.against(
+                len(front),
+                macs[who],
+                lambda some, order, start, end: right[np.ix_(who[some], order[start:end])],
+                total=self.total,
+                batch=self.batch,
+                seed=1000 * self._seed + len(steps),
+            )
+            seen = np.concatenate([seen, looks[len(front) :]])
+            return told[len(front) :]
+
+        def on_progress(history: History) -> None:
+            whole = seen == self.total
+            points = np.stack([right[whole].mean(1), -macs[whole]], 1)
+            steps.append(Step(len(macs), int(seen.sum()), points))
+            if until(steps[-1]):
+                raise _EnoughError
+
+        with contextlib.suppress(_EnoughError):
+            searching.run(
+                part.build(space, costs),
+                score,
+                costs=costs,
+                key=jax.random.key(self._seed + SEEDS * which),
+                evaluations=evaluations * (LONGER if race else 1),
+                on_progress=on_progress,
+            )
+        return steps
+
+
+def planted(seeds: int, names: Iterable[str], most: int) -> list[dict[str, Any]]:
+    """Images to the front of a planted space, with and without races."""
+    space, rows = ofa_mobilenetv3(), []
+    for name in names:
+        found = []
+        for seed in range(seeds):
+            land = Planted(space, seed)
+            found.append(paid(functools.partial(land.steps, PARTS[name], most)))
+            print(f"planted, {name}, seed {seed}: {found[-1]}", file=sys.stderr)
+        rows.append(_paid_row("planted", name, found))
+    return rows
+
+
+def raced_in_run(
+    folder: pathlib.Path, seeds: int, names: Iterable[str], most: int
+) -> list[dict[str, Any]]:
+    """Images to the front of a trained run, with and without races."""
+    run, rows = sj.open_run(folder), []
+    wanted = budgets.goal(run.space, {})
+    scorer = results.Scorer(run, "held-out", what="")
+
+    def steps(part: Any, seed: int, which: int, race: bool, until: Until) -> list[Step]:
+        races = raced_search.Races(run, wanted, scorer, file=None, error=0.05, seed=seed)
+        steps: list[Step] = []
+
+        def score(archs: Arch) -> np.ndarray:
+            if race:
+                return races.score(archs)
+            return np.array([scorer.score(record) for record in scorer(choices.unstack(archs))])
+
+        def on_progress(history: History) -> None:
+            archs = choices.unpack(run.space.menu, history.archs)
+            images = len(history.scores) * results.conditions(run, "held-out")["images"]
+            if race:
+                races.goes_on(history)
+                records, report = races.records(history)
+                images = report["images_seen"]
+            else:
+                records = scorer(choices.unstack(archs))
+            points = [[scorer.score(one), -one["macs"]] for one in records]
+            steps.append(Step(len(history.scores), images, np.array(points)))
+            if until(steps[-1]):
+                raise _EnoughError
+
+        with contextlib.suppress(_EnoughError):
+            searching.run(
+                part.build(run.space, wanted.costs),
+                score,
+                costs=wanted.costs,
+                key=jax.random.key(seed + SEEDS * which),
+                evaluations=most * (LONGER if race else 1),
+                on_progress=on_progress,
+            )
+        return steps
+
+    for name in names:
+        found = []
+        for seed in range(seeds):
+            found.append(paid(functools.partial(steps, PARTS[name], seed)))
+            print(f"{folder}, {name}, seed {seed}: {found[-1]}", file=sys.stderr)
+        rows.append(_paid_row(folder.name, name, found))
+    return rows
+
+
 def _until(points: np.ndarray, volume: float, reference: Any = TABLE_REFERENCE) -> int:
     """How many of the first points dominate so much volume; all of them and one if none do."""
     low, high = 0, len(points) + 1
@@ -324,9 +563,19 @@ def main() -> None:
     parser.add_argument(
         "--searchers", nargs="*", default=list(SEARCHERS | PARTS), help="which of them"
     )
+    parser.add_argument("--race", action="store_true", help="images to the front by races, alone")
+    parser.add_argument("--planted", action="store_true", help="with --race, in a planted space")
     given = parser.parse_args()
     seeds = 2 if given.quick else given.seeds
     result: dict[str, Any] = {"seeds": seeds}
+    if given.race:
+        names = [name for name in given.searchers if name in PARTS]
+        most = 64 if given.quick else given.most
+        rows = planted(seeds, names, most) if given.planted else []
+        rows += raced_in_run(given.run, seeds, names, most) if given.run is not None else []
+        _print(rows)
+        measure.write(given.json, {**result, "races": rows})
+        return
     if given.functions:
         result["functions"] = functions(seeds, given.functions, 0.1 if given.quick else 1.0)
         _print(result["functions"])

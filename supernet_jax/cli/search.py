@@ -17,6 +17,7 @@ from supernet_jax.experiment import budgets, config, front, measured, search
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.front import Front
 from supernet_jax.experiment.search import SEARCHERS, Search
+from supernet_jax.reporting import search_goal
 from supernet_jax.runtime import distributed
 from supernet_jax.storage.paths import expanded
 from supernet_jax.tasks import Metric
@@ -27,7 +28,8 @@ supernet search runs/digits --cost latency:latency.json --high 0.5 --measure
 supernet search runs/digits --budget macs:..300e3 --budget parameters:..50e3
 supernet search runs/digits --searcher random --evaluations 500
 supernet search runs/digits --searcher evolution --help     (lists its settings)
-supernet search runs/digits --high 300000 --out small.json"""
+supernet search runs/digits --high 300000 --out small.json
+supernet search runs/digits --race                          (fewer images)"""
 
 SEARCHER_HELP = (
     f"{' | '.join(SEARCHERS)} | one of yours in the file of --config; each has settings of its "
@@ -99,6 +101,8 @@ def _search(arguments: Arguments) -> None:
         seed=settings.seed,
         warm_start=settings.warm_start,
         baseline=settings.baseline,
+        race=settings.race,
+        race_error=settings.race_error,
         measure=settings.measure,
         costs=own,
         out=arguments.out,
@@ -128,6 +132,8 @@ def _print(found: Front, metric: Metric) -> None:
     )
     if result["not_a_number"]:
         print(f"the loss of {result['not_a_number']} of them is not a number; they are on no front")
+    if said := search_goal.raced(result, metric):
+        print(said)
     if taus := result.get("tau"):
         shown = " and ".join(f"{tau:.2f}" for tau in taus)
         print(f"the predictor ranks them with Kendall's tau {shown}, each by those of other folds")

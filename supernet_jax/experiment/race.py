@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +55,16 @@ class Answers(NamedTuple):
     loss: np.ndarray
     summed: np.ndarray
 
+    def among(self, where: np.ndarray, candidates: int) -> "Answers":
+        """The same answers, as those of some `[N]` among so many candidates; others have none."""
+
+        def put(column: np.ndarray) -> np.ndarray:
+            made = np.zeros((candidates, *column.shape[1:]), column.dtype)
+            made[where] = column
+            return made
+
+        return Answers(*map(put, self))
+
     def with_those(self, other: "Answers") -> "Answers":
         """All answers of both."""
         apart = ~(self.known & other.known).any(1)
@@ -83,7 +93,7 @@ class Book:
     Args:
         run: the trained run.
         split: "held-out" or "test".
-        archs: the candidates, `[N]`.
+        archs: the candidates, `[N]`; none for a book that they join one after the other.
         file: where the book is kept, `*.npz`; None keeps it in memory only.
 
     Attributes:
@@ -99,16 +109,19 @@ class Book:
     def __init__(
         self, run: Run, split: str, archs: Sequence[Arch], *, file: pathlib.Path | None = None
     ):
-        self._run, self._archs, self._file = run, choices.stack(list(archs)), file
+        self._run, self._file = run, file
+        self._rows = np.zeros((0, len(jax.tree.leaves(run.experiment.space.menu))), np.int32)
+        if len(archs):
+            self._rows = np.asarray(choices.pack(choices.stack(list(archs))), np.int32)
         self._won = _race_score(run)
         self._data = build.evaluation_data(run.experiment, split)
         self._order = np.arange(self._data.real.size)  # in which the images lie on the devices
         self._stats: dict[int, np.ndarray] = {}
         self._saved, self._news = time.monotonic(), False
-        self._place = np.argsort(np.lexsort(_networks(run.experiment.space, self._archs).T[::-1]))
+        self._place = self._places()
         self._identity = {
             **results.conditions(run, split),
-            "archs": _digest(np.asarray(choices.pack(self._archs), np.int32).tobytes()),
+            "archs": _digest(self._rows.tobytes()),
         }
         self.batch = int(self._data.real.shape[1])
         self.total = int(self._identity["images"])
@@ -119,6 +132,28 @@ class Book:
         )
         if file is not None and files.exists(file):
             self.answers = self._read(file)
+
+    def joined(self, rows: np.ndarray) -> np.ndarray:
+        """Where packed archs `[A, D]` are among the candidates, int `[A]`; new ones join them."""
+        before, at = len(self._rows), {row.tobytes(): i for i, row in enumerate(self._rows)}
+        where = np.array([at.setdefault(row.tobytes(), len(at)) for row in rows], int)
+        first = np.unique(where, return_index=True)[1]
+        if len(new := first[where[first] >= before]):
+            self._rows = np.concatenate([self._rows, rows[new]])
+            self.answers = self.answers.among(np.arange(before), len(self._rows))
+            self._place = self._places()
+        return where
+
+    def archs(self, where: np.ndarray) -> Arch:
+        """Some candidates, `[A]`."""
+        return choices.unpack(self._run.experiment.space.menu, self._rows[where])
+
+    def _places(self) -> np.ndarray:
+        """The place of each candidate where those stand together that begin alike: int `[N]`."""
+        if not len(self._rows):
+            return np.zeros(0, int)
+        everyone = self.archs(np.arange(len(self._rows)))
+        return np.argsort(np.lexsort(_networks(self._run.experiment.space, everyone).T[::-1]))
 
     def look(
         self,
@@ -181,12 +216,12 @@ class Book:
         how, params = build.evaluation_how(self._run.experiment), self._run.params
         new = np.array([c for c in where if c not in self._stats], int)
         if len(new):
-            found = evaluate.calibrated(how, params, self._some(new), self._data)
+            found = evaluate.calibrated(how, params, self.archs(new), self._data)
             for places, stats in found:
                 self._stats |= dict(zip(new[places].tolist(), stats, strict=True))
         stats = np.stack([self._stats[c] for c in where])
         found_scores = evaluate.scored(
-            how, params, self._some(where), stats, self._data, batches=batches
+            how, params, self.archs(where), stats, self._data, batches=batches
         )
         for places, scores in found_scores:
             rows = where[places]
@@ -208,8 +243,16 @@ class Book:
         self.answers.loss[rows] += np.where(new, loss, 0.0).sum(1)
         self.answers.summed[rows] += new.sum(1)
 
-    def _some(self, where: np.ndarray) -> Arch:
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[where], self._archs)
+    @contextlib.contextmanager
+    def saved(self) -> Iterator[None]:
+        """Writes what is known when what is done within has ended, or has failed."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(UserError):  # what went wrong before says more
+                self.save()
+            raise
+        self.save()
 
     def save(self) -> None:
         """Writes what is known, if there is anything new, with what others have written since.
@@ -225,6 +268,7 @@ class Book:
             both = self.answers.with_those(there)
             content = {
                 "identity": np.array(json.dumps(self._identity)),
+                "archs": self._rows,
                 "right": np.packbits(both.right, axis=1),
                 "known": np.packbits(both.known, axis=1),
                 "loss": both.loss,
@@ -245,8 +289,10 @@ class Book:
             )
             loss = found["loss"].astype(np.float64)
             summed = found.get("summed", known.sum(1)).astype(int)
+            rows = found.get("archs", self._rows).astype(np.int32)
             shapes = {right.shape[:1], known.shape[:1], loss.shape, summed.shape}
-            if shapes != {(len(self._place),)} and there == self._identity:
+            fit = shapes == {rows.shape[:1]} and rows.shape[1:] == self._rows.shape[1:]
+            if not fit and there == self._identity:
                 raise ValueError("its parts do not fit together")
             differing = [k for k, v in self._identity.items() if there.get(k) != v]
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -258,7 +304,8 @@ class Book:
                 f"{file} was written for other candidates or conditions: {', '.join(differing)} "
                 "differ; choose another file"
             )
-        return Answers(right, known, loss, summed)
+        where = self.joined(rows)
+        return Answers(right, known, loss, summed).among(where, len(self._rows))
 
 
 def _taken(x: Any, at: np.ndarray) -> Any:
@@ -311,8 +358,7 @@ def race(
     """
     one_of("--split", split, SPLITS)
     at_least("--seed", seed, 0)
-    if not 0 < error < 1:
-        raise UserError(f"--race-error is {error}, but must be above 0 and below 1")
+    check_error(error)
     place = None if out is None else expanded(out)
     if place is not None:
         distributed.once(lambda: files.check_free("--out", place))
@@ -338,13 +384,8 @@ def _report(
     file = run.folder / "races" / f"{name}.json" if keep else None
     book = Book(run, split, unique, file=None if file is None else file.with_suffix(".npz"))
     costs = np.array([scorer.macs(arch) for arch in unique], np.float64)
-    try:
+    with book.saved():
         raced = _raced(book, costs, error=error, seed=seed)
-    except BaseException:
-        with contextlib.suppress(UserError):  # what went wrong before says more
-            book.save()
-        raise
-    book.save()
     whole = raced.examples == book.total
     accuracy, loss, broken = raced.accuracy, book.mean_loss(), book.broken()
     accuracy[whole] = raced.right[whole] / book.total
@@ -423,6 +464,12 @@ class _Bar:
         self._done = done
 
 
+def check_error(error: float) -> None:
+    """Raises a `UserError` for what is no probability of an error."""
+    if not 0 < error < 1:
+        raise UserError(f"--race-error is {error}, but must be above 0 and below 1")
+
+
 def _race_score(run: Run) -> str:
     """The name of what is won or lost example by example.
 
@@ -433,7 +480,7 @@ def _race_score(run: Run) -> str:
     if metric.mean_of is None or not metric.higher_is_better:
         raise UserError(
             f"the {metric.name} of {run.space.task.name} is no share of examples that are right, "
-            "so subnets cannot race for it; evaluate them without --race"
+            "so subnets cannot race for it; leave --race out"
         )
     return metric.mean_of
 

@@ -166,12 +166,15 @@ class Scorer:
                 "arch": notation.to_notation(menu, arch),
                 self.metric.name: round(float(measured), 6),
                 "loss": round(float(nats), 6) if np.isfinite([nats, measured]).all() else None,
-                "macs": int(self.macs(arch)),
-                "parameters": int(self._parameters(arch)),
+                **self.costs(arch),
                 **self._conditions,
             }
             for arch, measured, nats in zip(self._normal(archs), value, loss, strict=True)
         ]
+
+    def costs(self, arch: Arch) -> dict[str, int]:
+        """MACs and parameters of an arch, as records have them."""
+        return {"macs": int(self.macs(arch)), "parameters": int(self._parameters(arch))}
 
     def _record(self, archs: Sequence[Arch], value: np.ndarray, loss: np.ndarray) -> int:
         """Keeps what was measured of those normal archs that are not known; how many these are."""

@@ -28,6 +28,8 @@ from supernet_jax.experiment import front, known_records, measured, own_searcher
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.budgets import LATENCY, RECORDED, Goal
 from supernet_jax.experiment.front import Front
+from supernet_jax.experiment.race import check_error
+from supernet_jax.experiment.raced_search import ESTIMATE, Races
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import distributed, progress
 from supernet_jax.searching import History, RandomSearch
@@ -65,12 +67,18 @@ class Search:
     """begin with what is known: a run's evaluations.jsonl, or JSON of `evaluate --out`"""
     baseline: bool = True
     """also evaluate as many random subnets, to tell whether the searcher beat them"""
+    race: bool = False
+    """drop subnets that can no longer enter the front after few images: sooner done, but what is
+    known of those is an estimate, and the front errs with a small probability"""
+    race_error: float = 0.05
+    """of --race: limit of the probability that a generation errs; more needs fewer images"""
     measure: bool = False
     """time the networks of the front on this machine, beside what the latency table says of them"""
 
     def __post_init__(self) -> None:
         for name, value, low in (("--evaluations", self.evaluations, 1), ("--seed", self.seed, 0)):
             at_least(name, value, low)
+        check_error(self.race_error)
         experiment_budgets.read_budgets(self.budget)  # which refuses what cannot be read,
         searching.Budget(self.low, self.high)  # and what is upside down
         if self.budget and (self.cost, self.low, self.high) != ("macs", 0.0, math.inf):
@@ -93,6 +101,8 @@ def search(
     seed: int = 0,
     warm_start: str | os.PathLike[str] = "",
     baseline: bool = True,
+    race: bool = False,
+    race_error: float = 0.05,
     measure: bool = False,
     costs: Sequence[Any] = (),
     out: str | os.PathLike[str] | None = None,
@@ -120,6 +130,9 @@ def search(
             the front.
         baseline: whether to evaluate as many random subnets, too, and to say whether the searcher
             beat them.
+        race: whether to drop subnets that can no longer enter the front after few images. They are
+            in `result["race"]["dropped"]`, each with an estimate and the images that it saw.
+        race_error: the most probability that a generation errs in that, in (0, 1).
         measure: whether to time the networks of the front on this machine, in process 0, as
             `latency` times networks; each record of the front then has its "measured_ms". It needs
             a latency table among the costs.
@@ -137,6 +150,7 @@ def search(
     """
     at_least("--evaluations", evaluations, 1)
     at_least("--seed", seed, 0)
+    check_error(race_error)
     place = None if out is None else expanded(out)
     if place is not None:
         distributed.once(lambda: _check_free(place))
@@ -156,6 +170,7 @@ def search(
     keep = results.are_kept(run, place)
     warm = expanded(os.fspath(warm_start)) if warm_start else None
     given: dict[str, Any] = {"warm": warm, "evaluations": evaluations, "seed": seed, "keep": keep}
+    given["race_error"] = race_error if race else None
     result = _result(run, part, wanted, **given)
     if baseline:
         _compare(run, result, wanted, part, **given)
@@ -213,17 +228,21 @@ def _result(
     evaluations: int,
     seed: int,
     keep: bool,
+    race_error: float | None = None,
     warm: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-    """The result of a search as JSON values."""
+    """The result of a search as JSON values; without `race_error` there are no races."""
     scorer = results.Scorer(run, SPLIT, what="", keep=keep)
     identity = _identity(run, part, wanted, seed)
+    if race_error is not None:
+        identity["race"] = {"error": race_error}
     known: list[dict[str, Any]] = []
     if warm is not None:
         identity["warm_start"] = str(warm)
         state = _state_file(run, identity) if keep else None
         known = known_records.at_the_start(warm, run, SPLIT, state)
-    records = _find(run, part, wanted, scorer, identity, evaluations, known)
+    records, raced = _find(run, part, wanted, scorer, identity, evaluations, known)
+    dropped = raced.get("dropped", [])
     both = _with_costs([*records, *known], wanted, run.space)
     costs = np.array([[one[cost.name] for cost in wanted.priced] for one in both])
     scores = np.array([_scores(one, wanted) for one in both])
@@ -246,12 +265,13 @@ def _result(
         "unit": first.unit if first else "MACs",
         **(first.source if first else {}),
         "metric": scorer.metric._asdict(),
-        "evaluations": len(records),
-        "not_a_number": sum(record["loss"] is None for record in records),
+        "evaluations": len(records) + len(dropped),
+        "not_a_number": _broken(records, dropped),
         "warm": len(known),
         **_learnt(part, run.space, both, scores),
         "front": [both[i] for i in chosen],
         "all": [_row(record, wanted, scorer.metric.name) for record in records],
+        **({"race": raced} if raced else {}),
     }
 
 
@@ -304,6 +324,7 @@ def _compare(
         "hypervolume": round(volumes[1] / whole, 6),
         "evaluations": random["evaluations"],
         "front": random["front"],
+        **({"race": random["race"]} if "race" in random else {}),
     }
 
 
@@ -322,19 +343,34 @@ def _find(
     identity: dict[str, Any],
     evaluations: int,
     known: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """The records of all that a search scored, in that order."""
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The records of all that a search scored, in that order; and what became of the others, and
+    what that took, if there were races (see `Races.records`).
+    """
+    state, told = (
+        _state_file(run, identity) if scorer.keep else None,
+        _told(known, wanted, run.space),
+    )
+    races = None
+    if "race" in identity:
+        file = None if state is None else state.with_name(f"{state.stem}-race.npz")
+        how = {"error": identity["race"]["error"], "seed": identity["seed"], "known": told}
+        races = Races(run, wanted, scorer, file=file, **how)
     space, names = run.space, [name for name, _ in wanted.measured]
     shows = scorer.metric.name in names
     with progress.bar(_what(part), evaluations, unit="subnet") as advance:
         scored = 0
 
         def score(archs: Arch) -> np.ndarray:
+            if races is not None:
+                return races.score(archs)
             records = scorer(choices.unstack(archs))
             return np.asarray([_scores(record, wanted) for record in records])
 
         def on_progress(history: History) -> None:
             nonlocal scored
+            if races is not None:
+                races.goes_on(history)
             note = ""
             if shows:
                 sign = 1 if scorer.metric.higher_is_better else -1
@@ -350,19 +386,31 @@ def _find(
             costs=wanted.costs,
             key=jax.random.key(identity["seed"]),
             evaluations=evaluations,
-            state_file=_state_file(run, identity) if scorer.keep else None,
+            state_file=state,
             identity=identity,
-            known=_told(known, wanted, space),
+            known=told,
             on_progress=on_progress,
         )
     if not len(found.scores):
         if known:  # of all networks within the budgets
-            return []
+            return [], {}
         raise UserError(f"{user_code.name_of(part)} asked for no subnet, so none was evaluated")
-    records = scorer(choices.unstack(choices.unpack(space.menu, found.archs)))
-    records = _with_costs(records, wanted, space)
-    results.require_numbers(len(records), sum(record["loss"] is None for record in records))
-    return records
+    raced: dict[str, Any] = {}
+    if races is None:
+        records = scorer(choices.unstack(choices.unpack(space.menu, found.archs)))
+    else:
+        records, raced = races.records(found)
+        raced["dropped"] = _with_costs(raced["dropped"], wanted, space)
+    broken = _broken(records, raced.get("dropped", []))
+    results.require_numbers(len(found.scores), broken)
+    return _with_costs(records, wanted, space), raced
+
+
+def _broken(records: list[dict[str, Any]], dropped: list[dict[str, Any]]) -> int:
+    """How many have a loss that is not a number, of those measured and those dropped."""
+    return sum(one["loss"] is None for one in records) + sum(
+        one[ESTIMATE] is None for one in dropped
+    )
 
 
 def _with_costs(records: list[dict[str, Any]], wanted: Goal, space: Space) -> list[dict[str, Any]]:

@@ -174,6 +174,8 @@ def search(path: pathlib.Path, metric: Metric) -> tuple[Front | None, Broken | N
         f"search on {_count(result.get('images'))} {result.get('split', '?')} {metric.examples}."
     )
     sentences = [said, search_goal.wanted(goal)] if "objectives" in result else [said]
+    if races := search_goal.raced(result, metric):
+        sentences.append(races)
     front = Front(
         path.name,
         chosen,

@@ -157,6 +157,23 @@ def compared(result: Mapping[str, Any]) -> str:
     )
 
 
+def raced(result: Mapping[str, Any], metric: Metric) -> str:
+    """What the races of a search read, in a sentence; "" if there were none."""
+    shares, race = [], mapping(result.get("race"))
+    for one in (race, mapping(mapping(result.get("random")).get("race"))):
+        seen, full = number(one.get("images_seen")), number(one.get("images_of_full_evaluation"))
+        if seen and full:
+            shares.append(f"{seen:,.0f} of {full:,.0f} {metric.examples} ({seen / full:.1%})")
+    dropped = race.get("dropped")
+    if not shares or not isinstance(dropped, list):
+        return ""
+    return (
+        f"With races the search read {', and the random one beside it '.join(shares)}: "
+        f"{len(dropped):,} subnets were dropped before they had seen all. What is known of these "
+        "is an estimate, and on no front."
+    )
+
+
 def timed(result: Mapping[str, Any]) -> list[str]:
     """How the latency table agrees with the networks of the front, where they were measured."""
     found = mapping(result.get("measured"))

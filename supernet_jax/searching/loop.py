@@ -53,7 +53,8 @@ def run(
         known: archs that were scored before, with scores and costs as `tell` takes them. The
             searcher is told of them before it is first asked; they do not count, and are not in
             what is returned.
-        on_progress: called with the history after every generation, when it has been saved.
+        on_progress: called with the history after every generation, when it has been saved; and at
+            first where a search goes on.
 
     Returns:
         The first `evaluations` archs that were scored, or all if the searcher has no more.
@@ -67,6 +68,8 @@ def run(
         raise UserError(f"evaluations is {evaluations}; it must be at least 1")
     identity = {**(identity or {}), KEY: jax.random.key_data(key).tolist()}
     state, history, told = _begin(searcher, key, state_file, identity, known)
+    if on_progress is not None and len(history.scores):
+        on_progress(history)
     while len(history.scores) < evaluations:
         archs, asked = searcher.ask(state)
         generation = np.asarray(choices.pack(archs))

@@ -40,7 +40,7 @@ the next of these.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -145,6 +145,7 @@ def race(
     error: float = 0.05,
     batch: int,
     seed: int = 0,
+    scouts: Sequence[int] | np.ndarray = (),
     on_round: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> Raced:
     """Races candidates until it is known who is on the front.
@@ -159,6 +160,8 @@ def race(
             examples.
         batch: rounds end at multiples of it, and at K.
         seed: of the order.
+        scouts: positions of candidates that see all examples before the others see any, as the
+            front of earlier candidates, whose answers are known.
         on_round: called after each round with the positions of those that may be on the front, also
             of those that wait, and how many examples each of them has seen.
 
@@ -177,6 +180,9 @@ def race(
     def asked(who: np.ndarray, start: int, end: int) -> np.ndarray:
         return np.asarray(look(by_cost[who], state.order, start, end), bool)
 
+    if len(scouts):
+        known = np.flatnonzero(np.isin(by_cost, scouts))
+        state = scouted(state, known, asked(known, 0, total), rng)
     first_lap, pause = True, 0.0
     while True:
         for end in rounds(total, batch=batch, seen=state.examples):
@@ -366,12 +372,18 @@ def taken_back(race: Race, who: np.ndarray, rng: np.random.Generator) -> Race:
     They see the examples that are left in another order, which is random whatever others have told
     of them. All that have seen everything are scouts.
     """
-    seen = race.looks
-    examples = seen[who].max()
-    again = _mask(race, who[seen[who] == examples])
-    scouts = race.scouts | (seen == len(race.order))
-    race = race._replace(waiting=race.waiting & ~again, scouts=scouts, examples=int(examples))
-    return scouted(race, np.zeros(0, int), np.zeros((0, len(race.order) - examples), bool), rng)
+    looks = race.looks
+    examples, first = looks[who].max(), race.seen[who[np.argmax(looks[who])]]
+    # Who waits for a second time has seen other examples than those that wait for the first.
+    again = _mask(race, who[(race.seen[who] == first).all(1)])
+    order = race.order[np.argsort(~first[race.order], kind="stable")]
+    race = race._replace(
+        waiting=race.waiting & ~again,
+        scouts=race.scouts | (looks == len(race.order)),
+        examples=int(examples),
+        order=order,
+    )
+    return scouted(race, np.zeros(0, int), np.zeros((0, len(order) - examples), bool), rng)
 
 
 def noted(race: Race, who: np.ndarray, examples: np.ndarray, right: np.ndarray) -> Race:

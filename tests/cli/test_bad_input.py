@@ -530,6 +530,14 @@ SEARCHES: list[Case] = [
         (".state of the searcher is a object", "arrays, numbers or keys"),
     ),
     ("only infinity", SEARCH + "--budget macs:1e400..", nothing, ("from inf to inf",)),
+    ("a race's error", SEARCH + "--race --race-error 2", nothing, ("--race-error is 2.0",)),
+    (
+        "a race of two costs",
+        SEARCH + "--race --budget macs:..1e9 --budget parameters:..1e9",
+        nothing,
+        ("objectives are accuracy, macs, parameters; leave --race out", "--objective macs:min"),
+    ),
+    ("a race for less", SEARCH + "--race --objective loss:min", nothing, ("a large accuracy",)),
     ("misspelt aim", SEARCH + "--objective acuracy:max", nothing, ("no cost 'acuracy'",)),
     (
         "warm of a wrong arch",

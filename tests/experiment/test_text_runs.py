@@ -262,7 +262,7 @@ def test_an_infinite_perplexity_is_on_no_front(run: sj.Run, tmp_path: pathlib.Pa
     assert math.isnan(broken) and fine == -9.0
 
 
-def test_only_shares_that_grow_can_be_raced_for() -> None:
+def test_only_shares_that_grow_can_be_raced_for(run: sj.Run) -> None:
     @dataclasses.dataclass(frozen=True)
     class Wrong(NextToken):
         metric = Metric("error", "%", higher_is_better=False, mean_of="wrong")
@@ -270,6 +270,8 @@ def test_only_shares_that_grow_can_be_raced_for() -> None:
     opened: Any = types.SimpleNamespace(space=types.SimpleNamespace(task=Wrong(256, 8)))
     with pytest.raises(UserError, match="the error of language modelling is no share"):
         race._race_score(opened)
+    with pytest.raises(UserError, match=r"the perplexity of .* leave --race out"):
+        sj.search(run, race=True)
 
 
 def test_tasks_that_cannot_score(run: sj.Run) -> None:

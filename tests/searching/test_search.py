@@ -659,8 +659,14 @@ def test_a_kill_while_saving_leaves_the_last_generation(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         search(SEARCHERS["random"], state_file=file, on_progress=lambda h: seen.append(len(h[0])))
     assert seen == [20, 40]  # the first save is of the empty history; progress is told when saved
-    scored = []
-    whole = search(SEARCHERS["random"], lambda a: scored.append(a) or nearness(a), state_file=file)
+    scored, seen = [], []
+    whole = search(
+        SEARCHERS["random"],
+        lambda a: scored.append(a) or nearness(a),
+        state_file=file,
+        on_progress=lambda h: seen.append(len(h[0])),
+    )
+    assert seen == [40, 60, 80, 100, 120, 130]  # what is there already is told, too
     assert sum(len(total(a)) for a in scored) == 130 - 40
     assert_same(whole, search(SEARCHERS["random"]))
 
