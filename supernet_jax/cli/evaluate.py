@@ -22,6 +22,7 @@ from supernet_jax.tasks import Metric
 EXAMPLES = """
 supernet evaluate runs/digits --random 100
 supernet evaluate runs/digits --archs archs.json --split test
+supernet evaluate runs/darts --archs argmax
 supernet evaluate runs/digits --front --split test --out front.json
 supernet evaluate runs/digits --random 500 --race --out front.json"""
 SHOWN = 20  # rows of the printed table
@@ -38,7 +39,8 @@ class Arguments:
     run: Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """folder of the run"""
     archs: str | None = None
-    """subnets to evaluate: a JSON file of archs, an arch as JSON, `smallest` or `largest`"""
+    """subnets to evaluate: a JSON file of archs, an arch as JSON, `smallest`, `largest`, or of a
+    run whose sampler learned a code `argmax` (the likeliest) or `sampled:SEED` (drawn by it)"""
     random: int = 0
     """evaluate so many random subnets"""
     front: bool = False
@@ -102,7 +104,7 @@ def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
     if arguments.front:
         return [entry.arch for entry in front.last(opened)]
     if arguments.archs is not None:
-        return read_archs.read_archs(opened.space, arguments.archs)
+        return read_archs.read_archs(opened, arguments.archs)
     return read_archs.sample(opened.space, arguments.random, seed=arguments.seed)
 
 

@@ -20,6 +20,7 @@ from supernet_jax.networks.formats import table
 EXAMPLES = """
 supernet extract runs/digits --arch largest --out networks/largest
 supernet extract runs/digits --arch front:0 --out networks/cheapest
+supernet extract runs/darts --arch argmax --out networks/likeliest
 supernet extract runs/digits --arch arch.json --out networks/mine --format safetensors stablehlo
 supernet extract runs/digits --arch front:0 --out networks/app --format stablehlo --pixels
 supernet extract runs/digits --front --out networks/front    # a folder of networks"""
@@ -42,7 +43,8 @@ class Arguments:
     out: pathlib.Path
     """folder to write; for several networks, it holds a folder for each"""
     arch: str | None = None
-    """smallest | largest | front:N of the last search | an arch as JSON | a JSON file of archs"""
+    """smallest | largest | front:N of the last search | argmax or sampled:SEED of a learned code |
+    an arch as JSON | a JSON file of archs"""
     front: bool = False
     """extract all archs of the front of the run's last search"""
     format: Annotated[tuple[str, ...], tyro.conf.arg(help=FORMATS)] = ("orbax",)
@@ -94,7 +96,7 @@ def _archs(opened: Run, arguments: Arguments) -> list[Arch]:
             )
         found = [entries[int(number)].arch]
     else:
-        found = read_archs.read_archs(opened.space, arguments.arch)
+        found = read_archs.read_archs(opened, arguments.arch)
     return space.distinct(opened.space, found)
 
 

@@ -27,7 +27,8 @@ def evaluate(
     Args:
         run: a trained run, or its folder.
         archs: an arch, its notation, a record, an entry of a front, a list of such, or the text
-            `smallest`, `largest` or the path of a JSON file.
+            `smallest`, `largest`, `argmax` or `sampled:SEED` (of a run whose sampler learned a
+            code), or the path of a JSON file.
         split: "held-out" (taken from the training images) or "test".
         out: also write the results to this JSON file; needed where nothing can be kept in the
             run's folder.
@@ -46,7 +47,7 @@ def evaluate(
     if place is not None:
         distributed.once(lambda: files.check_free("--out", place))
     run = experiment_run.opened(run)
-    given = archs_of(run.space, archs)
+    given = archs_of(run, archs)
     scorer = results.Scorer(run, split)
     scorer.keep = not scorer.lacks(given) or results.are_kept(run, place)
     records = scorer(given)

@@ -87,7 +87,7 @@ def extract(
     """
     wanted = checked(formats, folder, pixels=pixels, size=input_size)
     opened = with_what_is_read(experiment_run.opened(run, read=False), read)
-    archs = archs_of(opened.space, arch)
+    archs = archs_of(opened, arch)
     if len(archs) != 1:
         raise UserError(f"{len(archs)} archs were given for one network; give one")
     place = expanded(folder)
@@ -124,7 +124,7 @@ def extract_all(
     """
     wanted = checked(formats, folder, pixels=pixels, size=input_size)
     opened = with_what_is_read(experiment_run.opened(run, read=False), read)
-    job = plan(opened, archs_of(opened.space, archs), expanded(folder), wanted)
+    job = plan(opened, archs_of(opened, archs), expanded(folder), wanted)
     for _ in carry_out(opened, job, wanted):
         pass
     return [described(one, manifest.read_description(one)) for one in job.folders]

@@ -363,7 +363,7 @@ def race(
     if place is not None:
         distributed.once(lambda: files.check_free("--out", place))
     run = experiment_run.opened(run)
-    given = archs_of(run.space, archs)
+    given = archs_of(run, archs)
     keep = results.are_kept(run, place)
     report = _report(run, split, given, error=error, seed=seed, keep=keep)
     if place is not None:

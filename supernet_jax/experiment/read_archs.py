@@ -13,26 +13,32 @@ from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.notation import from_notation
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, at_least, near
+from supernet_jax.experiment import codes
 from supernet_jax.experiment.front import Entry
+from supernet_jax.experiment.run import Run
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 
+ENDS = {"smallest": choices.smallest, "largest": choices.largest}
 
-def read_archs(space: Space, text: str) -> list[Arch]:
+
+def read_archs(of: Space | Run, text: str) -> list[Arch]:
     """Reads archs from what a user gave: a name, JSON, or a file of JSON.
 
     Args:
-        space: whose archs.
-        text: `smallest`, `largest`, an arch in the notation of the space as JSON, or a path of a
-            JSON file with one arch, a list of them, results that hold them under "arch", or the
+        of: whose archs; a space has none that a run has learned.
+        text: a name (`smallest`, `largest`, of a run that has learned a code also `argmax` and
+            `sampled:SEED`), an arch in the notation of the space as JSON, or a path of a JSON file
+            with one arch, a list of them and of names, results that hold them under "arch", or the
             result of a search, whose front is taken.
 
     Raises:
-        UserError: not readable as any of those; an arch that is not in the space.
+        UserError: not readable as any of those; an arch that is not in the space; a run without a
+            code.
     """
-    if text in ("smallest", "largest"):
-        pick = choices.smallest if text == "smallest" else choices.largest
-        return [pick(space.menu)]
+    if _is_name(text):
+        return [_named(of, text)]
+    space = of.space if isinstance(of, Run) else of
     if text.lstrip().startswith(("{", "[")):
         source, content = "the given JSON", text
     else:
@@ -50,11 +56,28 @@ def read_archs(space: Space, text: str) -> list[Arch]:
     for i, item in enumerate(items):
         notation = item["arch"] if isinstance(item, dict) and "arch" in item else item
         try:
-            archs.append(from_notation(space.menu, notation))
+            is_name = isinstance(item, str) and _is_name(item)
+            archs.append(_named(of, item) if is_name else from_notation(space.menu, notation))
         except UserError as error:
             place = f"{source}, arch {i}" if len(items) > 1 else source
             raise UserError(f"{place}: {error} (space {space.name})") from None
     return archs
+
+
+def _is_name(text: str) -> bool:
+    return text in ENDS or codes.is_name(text)
+
+
+def _named(of: Space | Run, name: str) -> Arch:
+    """The arch that a name stands for."""
+    if name in ENDS:
+        return ENDS[name](of.space.menu if isinstance(of, Run) else of.menu)
+    if not isinstance(of, Run):
+        raise UserError(
+            f"{name} is an arch of a code that a run has learned, but {of.name} is a space; give "
+            "smallest, largest, an arch as JSON or a file of archs"
+        )
+    return codes.arch_of(of, name)
 
 
 def _read_text(path: str) -> str:
@@ -65,10 +88,10 @@ def _read_text(path: str) -> str:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
         there = [other.name for other in files.found(file.parent, "*.json")]
-        hint = near(file.name, ["smallest", "largest", *there])
+        hint = near(file.name, [*ENDS, codes.ARGMAX, *there])
         raise UserError(
-            f"there is no file {path}; give a JSON file, an arch as JSON, `smallest` or `largest`"
-            f"{hint}"
+            f"there is no file {path}; give a JSON file, an arch as JSON, `smallest`, `largest`, "
+            f"or of a run that learned a code `argmax` or `sampled:SEED`{hint}"
         ) from None
 
 
@@ -95,11 +118,11 @@ def sample(space: Space, n: int, *, seed: int = 0) -> list[Arch]:
     return choices.unstack(choices.sample(space.menu, jax.random.key(seed), (n,)))
 
 
-def archs_of(space: Space, given: Any) -> list[Arch]:
+def archs_of(of: Space | Run, given: Any) -> list[Arch]:
     """One or several archs, however they are given, as a list.
 
     Args:
-        space: whose archs.
+        of: whose archs; see `read_archs`.
         given: an arch (option indices, as `sample` gives them; also several along a leading axis),
             its notation, a record or an entry of a front, a sequence of any of these, or text as
             `read_archs` takes it.
@@ -108,15 +131,16 @@ def archs_of(space: Space, given: Any) -> list[Arch]:
         UserError: it is none of those, or of another space.
     """
     if isinstance(given, str | os.PathLike):
-        return read_archs(space, os.fspath(given))
+        return read_archs(of, os.fspath(given))
+    space = of.space if isinstance(of, Run) else of
     if isinstance(given, Entry):
         return [given.arch]
     if not isinstance(given, Mapping):
         if not isinstance(given, Sequence) or not given:
             raise UserError(f"{given!r} is no arch, and no sequence of archs")
-        return [arch for one in given for arch in archs_of(space, one)]
+        return [arch for one in given for arch in archs_of(of, one)]
     if "arch" in given and "arch" not in space.menu:
-        return archs_of(space, given["arch"])
+        return archs_of(of, given["arch"])
     leaves = jax.tree.leaves(given)
     if not all(isinstance(leaf, np.ndarray | np.generic | jax.Array) for leaf in leaves):
         return [from_notation(space.menu, given)]

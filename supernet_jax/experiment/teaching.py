@@ -56,7 +56,7 @@ def _subnet(folder: str, arch: str, file: str | None) -> OutsideNetwork:
     if not opened.experiment.dataset.is_of_images:
         other = "speech" if opened.experiment.dataset.tokens is None else "text"
         raise UserError(f"the teacher {folder} is a run on {other}; give one on images")
-    archs = read_archs.read_archs(opened.space, arch)
+    archs = read_archs.read_archs(opened, arch)
     if len(archs) != 1:
         raise UserError(f"teacher.arch {arch} is {len(archs)} archs; give the one that teaches")
     part = run.with_part(opened, archs[0])

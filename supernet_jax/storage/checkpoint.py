@@ -207,24 +207,26 @@ def steps(folder: Folder) -> tuple[int, ...]:
     return tuple(sorted(metadata.step for metadata in found))
 
 
-def restore(folder: Folder, target: Tree, *, step: int | None = None) -> Tree:
+def restore(
+    folder: Folder, target: Tree, *, step: int | None = None, subtree: str | None = None
+) -> Tree:
     """The state of a checkpoint, on whatever devices `target` says.
 
     Args:
         folder: of the run.
-        target: pytree like the saved state, of `jax.ShapeDtypeStruct` with a sharding (the first
-            local device where a leaf has none) or of arrays, whose values are ignored.
+        target: pytree like the saved state, or like the subtree, of `jax.ShapeDtypeStruct` with a
+            sharding (the first local device where a leaf has none) or of arrays, whose values are
+            ignored.
         step: which checkpoint; None takes the last.
+        subtree: the field of the state that is read, as "sampler"; None for all of it.
 
     Raises:
         UserError: no such checkpoint, a damaged one, or one whose arrays are not those of `target`;
             the message names the first array that differs.
     """
-    run, step = _find(folder, step)
-    read = functools.partial(_reading, run=run, step=step, path=run / str(step) / "state")
-    saved = read(_metadata)
-    wanted = path_rules.named_leaves(target)
-    _compare(path_rules.named_leaves(saved), wanted, f"the checkpoint of step {step} in {run}")
+    read, saved, what = _part(folder, step, subtree)
+    wanted = path_rules.named_leaves(target if subtree is None else {subtree: target})
+    _compare(path_rules.named_leaves(saved), wanted, what)
     arrays = path_rules.named_leaves(read(functools.partial(_read, part=saved, wanted=wanted)))
     return jax.tree.unflatten(jax.tree.structure(target), [arrays[name] for name in wanted])
 
@@ -361,11 +363,15 @@ def _find(folder: Folder, step: int | None) -> tuple[epath.Path, int]:
     return path, step
 
 
-def _part(folder: Folder, step: int | None, subtree: str) -> tuple[Callable[..., Any], Tree, str]:
-    """How a checkpoint's state is read, what is saved of one subtree, and what to call it."""
+def _part(
+    folder: Folder, step: int | None, subtree: str | None
+) -> tuple[Callable[..., Any], Tree, str]:
+    """How a checkpoint's state is read, what is saved of one subtree or all, and its name."""
     run, step = _find(folder, step)
     read = functools.partial(_reading, run=run, step=step, path=run / str(step) / "state")
     saved, what = read(_metadata), f"the checkpoint of step {step} in {run}"
+    if subtree is None:
+        return read, saved, what
     if not jax.tree.leaves(saved.get(subtree)):
         filled = ", ".join(sorted(key for key in saved if jax.tree.leaves(saved[key])))
         average = "; this run kept no average" if subtree == "ema" else ""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from supernet_jax.elastic import code_names
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import (
@@ -93,6 +94,7 @@ def _train(
     recipe, mesh, rules = job.recipe, job.mesh, job.rules
     take = job.step or train_step.Step(recipe, mesh=mesh, rules=rules, steps=job.steps)
     asked = _asked_anywhere(job.mesh)
+    codes = _codes(job)
     batches.go_to(step, rollbacks)
     while step < job.steps:
         sizes = train_step.step_sizes(job.recipe, step=step, rollbacks=rollbacks)
@@ -120,6 +122,8 @@ def _train(
         if not (saves or last or step % job.log_every == 0):
             continue
         written = log.flush(rollbacks)
+        if codes is not None and step % job.log_every == 0:  # whenever it stops, the same lines
+            log.event({"event": "codes", "step": step, "codes": codes(state)}, rollbacks)
         losses = [f"{k[5:]} {v:.3f}" for k, v in written[-1].items() if k.startswith("loss/")]
         advance(step - shown, ", ".join(losses))
         shown = step
@@ -138,6 +142,20 @@ def _train(
             if last:
                 break
     return state
+
+
+def _codes(job: Job) -> Callable[[State], dict[str, dict[str, float]]] | None:
+    """How likely options are in a state, by their names; None of a sampler that learns no code.
+
+    Every process of the job calls it: parameters may be split over them.
+    """
+    learn = job.recipe.sampler.learn
+    if learn is None:
+        return None
+    code = jax.jit(learn.code, out_shardings=sharding.replicated(job.mesh))
+    return lambda state: code_names.named(
+        job.recipe.space, jax.device_get(code(state.sampler, state.params))
+    )
 
 
 def _go_back(job: Job, step: int, rollbacks: int, returned: int | None) -> State:
