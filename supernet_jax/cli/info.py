@@ -1,10 +1,10 @@
-"""`supernet info`: draw a space, or count the MACs and parameters of archs."""
+"""`supernet info`: draw a space, count costs of archs, or show what a run's sampler learned."""
 
 import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -13,20 +13,23 @@ import rich.console
 import rich.table
 import tyro
 
-from supernet_jax.elastic import choices
+from supernet_jax.elastic import choices, code_names
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, at_least
 from supernet_jax.evaluation import costs, latency_table
 from supernet_jax.experiment import (
     build,
+    codes,
     config,
     read_archs,
     results,
     sampler_visits,
     space_facts,
 )
+from supernet_jax.experiment import run as experiment_run
 from supernet_jax.reporting import sampler_png
 from supernet_jax.storage import files
+from supernet_jax.storage.paths import expanded
 
 EXAMPLES = """
 supernet info attentivenas
@@ -35,8 +38,10 @@ supernet info vit_supernet --space.width 384 --space.heads 3 6 --space.hidden 76
 supernet info vit_supernet --help                 (lists the settings of the space)
 supernet info digits --archs largest --latency latency.json
 supernet info configs/cifar10.py
-supernet info configs/cifar10.py --sampler --out visits.png"""
+supernet info configs/cifar10.py --sampler --out visits.png
+supernet info runs/darts --codes"""
 LONGEST_ROW = 12  # so many decisions or options are told one by one
+SPACE_HELP = f"{space_facts.SPACE_HELP} | with --codes, the folder of a run"
 QUANTILE_HEADS = [f"p{q:.0%}"[:-1] for q in space_facts.QUANTILES]
 
 
@@ -47,11 +52,12 @@ class AsItIs:
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Draw a space: its decisions, number of archs, MACs and parameters."""
+    """Draw a space: its decisions, number of archs, MACs and parameters.
 
-    space: Annotated[
-        str, tyro.conf.Positional, tyro.conf.arg(metavar="SPACE", help=space_facts.SPACE_HELP)
-    ]
+    With --codes, of a run: how likely its sampler has made each option of each decision.
+    """
+
+    space: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SPACE", help=SPACE_HELP)]
     archs: str | None = None
     """count these archs instead: a JSON file of archs, an arch as JSON, `smallest` or `largest`"""
     latency: pathlib.Path | None = None
@@ -68,6 +74,10 @@ class Arguments:
     """with --sampler: steps to look at, spread evenly over the run; more take longer"""
     out: pathlib.Path | None = None
     """with --sampler: also draw the visited MACs, as PNG"""
+    codes: bool = False
+    """of the folder of a run: show how likely each option is, as its sampler has learned"""
+    config: pathlib.Path | None = None
+    """with --codes: config file that defines the run's parts, where some are your own"""
     part: Annotated[Any, tyro.conf.arg(name="space")] = dataclasses.field(default_factory=AsItIs)
 
 
@@ -102,6 +112,11 @@ def run(arguments: Arguments) -> None:
     """Prints what was asked of a space."""
     at_least("--samples", arguments.samples, 1)
     at_least("--seed", arguments.seed, 0)
+    if arguments.codes:
+        _codes(arguments)
+        return
+    if arguments.config is not None:
+        raise UserError("--config needs --codes; name a config file in the place of the space")
     if arguments.sampler:
         _visits(arguments)
         return
@@ -282,3 +297,47 @@ def _print_visits(space: Space, seen: sampler_visits.Visits, title: str) -> None
     if len(random):
         ends = map(int, costs.span(space, costs.macs(space)))
         print(f"MACs of its random members, smallest to largest subnet:\n|{_bars(random, *ends)}|")
+
+
+def _codes(arguments: Arguments) -> None:
+    """Shows how likely options are in a run, and the arch of the likeliest."""
+    others = ("archs", "latency", "sampler", "out")
+    if given := [name for name in others if getattr(arguments, name)]:
+        raise UserError(f"--codes and --{given[0]} exclude each other; give one of them")
+    folder = expanded(arguments.space)
+    if arguments.space in config.SPACES or not files.is_folder(folder):
+        raise UserError(
+            f"--codes needs the folder of a run, which {arguments.space} is not; give that of "
+            "`supernet train CONFIG --out RUN`"
+        )
+    opened = experiment_run.open_run(folder, arguments.config, read=False)
+    code = codes.code_of(opened)
+    named = code_names.named(opened.space, code)
+    (row,) = space_facts.count(opened.space, [codes.likeliest(opened.space, code)])
+    if arguments.json:
+        about = {"run": str(folder), "checkpoint": opened.step}
+        print(files.dumps({**about, "codes": named, codes.ARGMAX: row}, indent=1))
+        return
+    sampler = type(opened.config.sampler).__name__
+    print(f"{opened.space.name}, {sampler}: probability of each option at step {opened.step:,}")
+    for table in _probabilities(named):
+        rich.console.Console(soft_wrap=True).print(table)
+    print(
+        f"the likeliest, {codes.ARGMAX}: {row['macs']:,} MACs, {row['parameters']:,} parameters\n"
+        f"{json.dumps(row['arch'])}"
+    )
+
+
+def _probabilities(named: Mapping[str, Mapping[str, float]]) -> list[rich.table.Table]:
+    """A table for all decisions of the same options, the likeliest with a star."""
+    tables: dict[tuple[str, ...], rich.table.Table] = {}
+    for decision, options in named.items():
+        heads = tuple(options)
+        if heads not in tables:
+            tables[heads] = rich.table.Table("decision", box=None)
+            for head in heads:
+                tables[heads].add_column(head, justify="right")
+        likeliest = max(options, key=lambda option: options[option])
+        cells = [f"{p:.3f}{'*' if o == likeliest else ' '}" for o, p in options.items()]
+        tables[heads].add_row(decision, *cells)
+    return list(tables.values())

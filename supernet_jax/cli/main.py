@@ -29,7 +29,7 @@ from supernet_jax.storage.paths import check_url, expanded
 
 # Each is a module of this room, imported when it is asked for: some need much that others do not.
 COMMANDS = {
-    "info": "draw a space, or count the MACs and parameters of archs",
+    "info": "draw a space, count costs of archs, or show what a sampler has learned",
     "init": "look at your images, and write a config file to begin with",
     "train": "train a supernet from a config file",
     "launch": "train on a cluster: TPU, GKE, Kubernetes, SLURM, SkyPilot",

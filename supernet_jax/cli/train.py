@@ -80,7 +80,9 @@ def _train(arguments: Arguments) -> None:
         raise
     if first:
         run = shlex.quote(str(arguments.out))
-        print(f"trained {trained.step} steps; next: supernet search {run}")
+        learns = trained.experiment.recipe.sampler.learn is not None
+        then = f"info {run} --codes" if learns else f"search {run}"
+        print(f"trained {trained.step} steps; next: supernet {then}")
 
 
 def _rehearse(built: Experiment, *, as_json: bool) -> None:

@@ -72,18 +72,25 @@ def arch_of(run: Run, name: str) -> Arch:
         UserError: as of `code_of`; the seed is no whole number from 0.
     """
     if name == ARGMAX:
-        arch = architecture.argmax(code_of(run))
-    else:
-        given = name.removeprefix(SAMPLED)
-        if not (given.isascii() and given.isdecimal()):
-            raise UserError(
-                f"the arch is {name!r}, but its seed must be a whole number of at least 0, as in "
-                "sampled:3"
-            )
-        at_least("the seed of sampled:SEED", int(given), 0)
-        drawn = architecture.drawn(jax.random.key(int(given)), code_of(run))
-        arch = jax.tree.map(np.asarray, drawn)
-    found: Arch = run.space.at_size(arch, np.int32(len(run.space.sizes) - 1))
+        return likeliest(run.space, code_of(run))
+    given = name.removeprefix(SAMPLED)
+    if not (given.isascii() and given.isdecimal()):
+        raise UserError(
+            f"the arch is {name!r}, but its seed must be a whole number of at least 0, as in "
+            "sampled:3"
+        )
+    at_least("the seed of sampled:SEED", int(given), 0)
+    drawn = architecture.drawn(jax.random.key(int(given)), code_of(run))
+    return _largest_size(run.space, jax.tree.map(np.asarray, drawn))
+
+
+def likeliest(space: Space, code: Code) -> Arch:
+    """The likeliest option of each decision of a code; static ones take their largest."""
+    return _largest_size(space, architecture.argmax(code))
+
+
+def _largest_size(space: Space, arch: Arch) -> Arch:
+    found: Arch = space.at_size(arch, np.int32(len(space.sizes) - 1))
     return found
 
 
