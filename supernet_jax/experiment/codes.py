@@ -97,10 +97,9 @@ def _largest_size(space: Space, arch: Arch) -> Arch:
 def _check(space: Space, code: Any) -> None:
     """Raises a `UserError` unless a code has a probability for each option of a space."""
     wanted = jax.tree.map(lambda choice: np.zeros(len(choice)), space.menu)
-    own, theirs = map(jax.tree.structure, (wanted, code))
-    pairs = zip(jax.tree.leaves(wanted), jax.tree.leaves(code), strict=False)
-    if own != theirs or any(np.shape(a) != np.shape(b) for a, b in pairs):
-        there, here = (jax.tree.map(np.shape, tree) for tree in (code, wanted))
+    own: Any = jax.tree.structure(wanted)
+    there, here = (jax.tree.map(np.shape, tree) for tree in (code, wanted))
+    if own != jax.tree.structure(code) or there != here:
         raise UserError(
             f"the sampler's code has the shapes {there}, but the space {space.name} has decisions "
             f"of {here}; let the sampler give a probability for each option"

@@ -12,6 +12,7 @@ import numpy as np
 
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.space import Space
+from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.training import members, samplers, train_step
 from supernet_jax.training.samplers import Sampler
@@ -51,7 +52,12 @@ def visits(
         rollbacks: int `[S]`, how often training had gone back before each.
         seed: of the run.
         arch_shards: G of the recipe.
+
+    Raises:
+        UserError: the random members are codes.
     """
+    if samplers.draws_codes(sampler):
+        raise UserError("its random members are codes, mixtures of options without MACs of a subnet")
     macs, n_fixed = costs.macs(space), len(sampler.fixed)
     training = np.array([samplers.active(sampler, int(step)) for step in steps], np.int32)
     found: dict[str, list[np.ndarray]] = {}

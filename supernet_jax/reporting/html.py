@@ -54,4 +54,6 @@ def _attribute(key: str, value: object) -> str:
     if value is None or value is False:
         return ""
     name = key.rstrip("_").replace("_", "-")
+    if name == "d":  # a path of the library's own, which a cut would break
+        return f' d="{html.escape(str(value), quote=True)}"'
     return f" {name}" if value is True else f' {name}="{escape(value)}"'

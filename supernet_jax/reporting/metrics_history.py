@@ -5,16 +5,18 @@ Shape letters: `T` lines of metrics.
 
 import array
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from supernet_jax.reporting.tolerant_json import Broken, Lines, number
+from supernet_jax.reporting.tolerant_json import Broken, Lines, number, share
 from supernet_jax.tasks import Metric
 
 MOST = 64  # names of metrics that are kept
+DECISIONS, OPTIONS = 256, 64  # of a code, that are kept
 EVENTS = 10_000  # events that are kept
 
 
@@ -35,6 +37,21 @@ class Stretch(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Moves:
+    """How likely a learning sampler made options.
+
+    Attributes:
+        steps: float64 `[T]`.
+        values: by decision and option, float64 `[T]`; NaN where a line has no probability.
+        more: decisions that were not kept.
+    """
+
+    steps: np.ndarray
+    values: dict[str, dict[str, np.ndarray]]
+    more: int
+
+
+@dataclasses.dataclass(frozen=True)
 class History:
     """Metrics of a run.
 
@@ -46,6 +63,7 @@ class History:
         undone: lines of steps that a rollback undid, which are not in `steps`.
         refused: number of steps that the guard refused.
         broken: lines that could not be read.
+        codes: of a sampler that learns; without steps for others.
     """
 
     steps: np.ndarray
@@ -55,6 +73,34 @@ class History:
     undone: int
     refused: int
     broken: Broken | None
+    codes: Moves
+
+
+@dataclasses.dataclass
+class _Columns:
+    """Values by name, at steps that come one by one."""
+
+    steps: array.array = dataclasses.field(default_factory=lambda: array.array("d"))
+    values: dict[Any, array.array] = dataclasses.field(default_factory=dict)
+
+    def add(self, step: float, values: Mapping[Any, Any]) -> None:
+        """Another step; what has no value in it gets NaN, as before its name first came."""
+        for name in values:
+            if name not in self.values:
+                self.values[name] = array.array("d", [math.nan]) * len(self.steps)
+        for name, column in self.values.items():
+            value = number(values.get(name))
+            column.append(math.nan if value is None else value)
+        self.steps.append(step)
+
+    def cut(self, last: float) -> int:
+        """Forgets the steps after `last`; how many they were."""
+        before = kept = len(self.steps)
+        while kept and self.steps[kept - 1] > last:
+            kept -= 1
+        for column in (self.steps, *self.values.values()):
+            del column[kept:]
+        return before - kept
 
 
 @dataclasses.dataclass
@@ -62,8 +108,10 @@ class _Reading:
     """What was read so far, of metrics whose names begin so (and the gradient's norm)."""
 
     series: tuple[str, ...]
-    steps: array.array = dataclasses.field(default_factory=lambda: array.array("d"))
-    values: dict[str, array.array] = dataclasses.field(default_factory=dict)
+    metrics: _Columns = dataclasses.field(default_factory=_Columns)
+    codes: _Columns = dataclasses.field(default_factory=_Columns)
+    decisions: dict[str, int] = dataclasses.field(default_factory=dict)  # options kept of each
+    more: set[str] = dataclasses.field(default_factory=set)  # decisions that are not kept
     events: list[Event] = dataclasses.field(default_factory=list)
     stretches: list[Stretch] = dataclasses.field(default_factory=list)
     start: int = 0
@@ -83,14 +131,28 @@ def read(path: pathlib.Path, metric: Metric) -> History:
     for line in lines:
         if not _take(found, line):
             lines.note("no step")
-    steps = np.array(found.steps, np.float64)
+    steps = np.array(found.metrics.steps, np.float64)
     last = int(steps[-1]) if steps.size else found.start
     if last > found.start:
         found.stretches.append(Stretch(found.rollbacks, found.start, last))
-    values = {name: np.array(column, np.float64) for name, column in found.values.items()}
+    values = {name: np.array(column, np.float64) for name, column in found.metrics.values.items()}
     return History(
-        steps, values, found.events, found.stretches, found.undone, found.refused, lines.broken
+        steps,
+        values,
+        found.events,
+        found.stretches,
+        found.undone,
+        found.refused,
+        lines.broken,
+        _moves(found),
     )
+
+
+def _moves(found: _Reading) -> Moves:
+    moved: dict[str, dict[str, np.ndarray]] = {}
+    for (decision, option), column in found.codes.values.items():
+        moved.setdefault(decision, {})[option] = np.array(column, np.float64)
+    return Moves(np.array(found.codes.steps, np.float64), moved, len(found.more))
 
 
 def _take(found: _Reading, line: Mapping[str, Any]) -> bool:
@@ -103,6 +165,8 @@ def _take(found: _Reading, line: Mapping[str, Any]) -> bool:
     if line.get("event") == "refused" or line.get("applied") == 0:
         found.refused += 1
         _event(found, Event("refused", int(step), f"step {int(step):,} refused"))
+    if line.get("event") == "codes":
+        return _add_codes(found, step, line.get("codes"))
     if "event" not in line:
         _add(found, step, line)
     return True
@@ -116,25 +180,38 @@ def _go_back(found: _Reading, line: Mapping[str, Any]) -> bool:
     _event(found, Event("rollback", int(end), text))
     found.stretches.append(Stretch(found.rollbacks, found.start, int(end)))
     found.start, found.rollbacks = int(start), found.rollbacks + 1
-    kept = len(found.steps)
-    while kept and found.steps[kept - 1] > start:
-        kept -= 1
-    found.undone += len(found.steps) - kept
-    for column in (found.steps, *found.values.values()):
-        del column[kept:]
+    found.undone += found.metrics.cut(start)
+    found.codes.cut(start)
     return True
 
 
 def _add(found: _Reading, step: float, line: Mapping[str, Any]) -> None:
-    nan = float("nan")
-    for name in line:
-        drawn = name.startswith(found.series) or name == "gradient_norm"
-        if drawn and name not in found.values and len(found.values) < MOST:
-            found.values[name] = array.array("d", [nan]) * len(found.steps)
-    for name, column in found.values.items():
-        value = number(line.get(name))
-        column.append(nan if value is None else value)
-    found.steps.append(step)
+    drawn = [n for n in line if n.startswith(found.series) or n == "gradient_norm"]
+    known = found.metrics.values
+    news = [name for name in drawn if name not in known][: max(MOST - len(known), 0)]
+    found.metrics.add(step, {name: line[name] for name in drawn if name in known or name in news})
+
+
+def _add_codes(found: _Reading, step: float, codes: Any) -> bool:
+    """Adds what is new or known of a code, as `{decision: {option: probability}}`. False where it
+    is none.
+    """
+    if not isinstance(codes, Mapping) or not all(isinstance(o, Mapping) for o in codes.values()):
+        return False
+    flat: dict[tuple[str, str], Any] = {}
+    for decision, options in codes.items():
+        if decision not in found.decisions and len(found.decisions) >= DECISIONS:
+            found.more.add(decision)
+            continue
+        for option, probability in options.items():
+            kept = found.decisions.setdefault(decision, 0)
+            if (decision, option) not in found.codes.values:
+                if kept >= OPTIONS:
+                    continue
+                found.decisions[decision] = kept + 1
+            flat[decision, option] = share(probability)
+    found.codes.add(step, flat)
+    return True
 
 
 def _event(found: _Reading, event: Event) -> None:

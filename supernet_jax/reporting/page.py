@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import supernet_jax
 from supernet_jax.experiment import config
 from supernet_jax.reporting import (
+    code_charts,
     run_facts,
     run_results,
     subnet_charts,
@@ -56,10 +57,12 @@ def document(facts: Facts, *, types: Mapping[str, type], written: str) -> str:
         types: configuration dataclasses by name.
         written: when, as text.
     """
+    codes = code_charts.charts(facts.history.codes)
     body = join(
         _header(facts),
         _section("Training", _training(facts)),
         _section("What was trained", training_charts.macs(facts, types)),
+        _section("What was learned of the options", codes) if codes else NOTHING,
         _section("Front", [tag("p", subnet_charts.best(facts)), *subnet_charts.front(facts)]),
         _section("Ranking", subnet_charts.ranking(facts.pairs)) if facts.pairs else NOTHING,
         _section("Extracted networks", _networks(facts)),

@@ -25,6 +25,7 @@ IN_PLACE = (
 )  # losses by which the largest teaches the others
 ROLES = ("largest", "smallest", "random")
 OTHER = ("c3", "c4", "scored")  # colours of roles that the library does not know
+CALLED = {"mixture": "mixture of all options", "codes": "codes, on the second batch"}
 brought = functools.partial(columns, most=svg_plot.COLUMNS)
 
 
@@ -49,6 +50,26 @@ _GRADIENT = Labels("Gradient norm, before clipping", "step", "norm")
 
 
 def _loss_note(facts: Facts) -> str:
+    return " ".join(filter(None, (_note_of_roles(facts), *_notes_of_codes(facts.history))))
+
+
+def _notes_of_codes(h: History) -> list[str]:
+    """What the losses of a sampler that learns are."""
+    notes = []
+    if "loss/mixture" in h.values:
+        notes.append(
+            "The mixture is all options at once, each as much as it is likely, on the examples by "
+            "which the weights learn."
+        )
+    if "loss/codes" in h.values:
+        notes.append(
+            "Codes is the loss on a second batch, of other examples: by it the probabilities of "
+            "options learn, and no weights."
+        )
+    return notes
+
+
+def _note_of_roles(facts: Facts) -> str:
     loss = str(mapping(facts.config.get("loss")).get("type", ""))
     if loss == "HardLabels":
         return "Cross-entropy to the labels, all roles alike."
@@ -77,7 +98,8 @@ def _roles(
         y = np.concatenate([h.values[name] for name in names[role]])
         kind = role if role in ROLES else OTHER[i % len(OTHER)]
         members = len(names[role])
-        called = f"{role} (mean of {members})" if members > 1 else role
+        called = CALLED.get(role, role)
+        called = f"{called} (mean of {members})" if members > 1 else called
         series.append(Line(called, kind, brought(np.tile(h.steps, members), scale * y)))
     return _drawn(series, labels, marks)
 
