@@ -80,13 +80,18 @@ def arch_of(run: Run, name: str) -> Arch:
             "sampled:3"
         )
     at_least("the seed of sampled:SEED", int(given), 0)
-    drawn = architecture.drawn(jax.random.key(int(given)), code_of(run))
-    return _largest_size(run.space, jax.tree.map(np.asarray, drawn))
+    return drawn(run.space, code_of(run), seed=int(given))
 
 
 def likeliest(space: Space, code: Code) -> Arch:
     """The likeliest option of each decision of a code; static ones take their largest."""
     return _largest_size(space, architecture.argmax(code))
+
+
+def drawn(space: Space, code: Code, *, seed: int) -> Arch:
+    """An arch drawn by the probabilities of a code; static decisions take their largest option."""
+    arch = architecture.drawn(jax.random.key(seed), code)
+    return _largest_size(space, jax.tree.map(np.asarray, arch))
 
 
 def _largest_size(space: Space, arch: Arch) -> Arch:

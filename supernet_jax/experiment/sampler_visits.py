@@ -57,7 +57,9 @@ def visits(
         UserError: the random members are codes.
     """
     if samplers.draws_codes(sampler):
-        raise UserError("its random members are codes, mixtures of options without MACs of a subnet")
+        raise UserError(
+            "its random members are codes, mixtures of options without MACs of a subnet"
+        )
     macs, n_fixed = costs.macs(space), len(sampler.fixed)
     training = np.array([samplers.active(sampler, int(step)) for step in steps], np.int32)
     found: dict[str, list[np.ndarray]] = {}

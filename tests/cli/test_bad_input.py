@@ -429,8 +429,17 @@ INFOS: list[Case] = [
     ("misspelt", INFO, archs({**ARCH, "widht": 4}), ("'widht'", "did you mean width?")),
     ("missing", INFO, archs({"resolution": 8, "width": 4}), ("lacks depth, kernel",)),
     ("second", INFO, archs([ARCH, {**ARCH, "depth": 3}]), ("arch 1", "depth is 3")),
+    ("learned", "info CONFIG --archs argmax", nothing, ("argmax", "tiny is a space", "largest")),
+    ("codes of no run", "info CONFIG --codes", nothing, ("--codes needs the folder of a run",)),
+    ("codes of none", "info RUN --codes --config CONFIG", nothing, ("Uniform, learns no code",)),
+    ("codes and archs", "info RUN --codes --archs largest", nothing, ("--codes and --archs",)),
+    ("config", "info CONFIG --config CONFIG", nothing, ("--config needs --codes",)),
 ]
 RUNS: list[Case] = [
+    ("no code", EVALUATE + "--archs argmax", nothing, ("Uniform, learns no code", "Darts")),
+    ("listed", EVALUATE + "--archs '[\"sampled:1\"]'", nothing, ("RUN", "Uniform, learns no code")),
+    ("long seed", EVALUATE + "--archs sampled:4294967296", nothing, ("4294967296", "at most")),
+    ("misspelt name", EVALUATE + "--archs argmx", nothing, ("mean argmax?",)),
     ("no run", "evaluate TMP/runs --random 1", nothing, ("no run folder TMP/runs", "train")),
     ("not a run", "evaluate TMP --random 1", nothing, ("TMP is not a run folder", "config.json")),
     ("no checkpoint", RANDOM, removed("checkpoints"), ("no checkpoint yet", "supernet train")),
@@ -617,6 +626,9 @@ SEARCHES: list[Case] = [
     ("state cut", SEARCH + "--searcher random", broken_search, ("search state", "begins anew")),
 ]
 EXTRACTIONS: list[Case] = [
+    ("no code", EXTRACT + "--arch argmax --out OUT", nothing, ("Uniform, learns no code", "Darts")),
+    ("seed", EXTRACT + "--arch sampled:-1 --out OUT", nothing, ("'sampled:-1'", "whole number")),
+    ("no seed", EXTRACT + "--arch sampled: --out OUT", nothing, ("'sampled:'", "sampled:3")),
     ("beyond", EXTRACT + "--arch front:99 --out OUT", nothing, ("'front:99'", "front:0 to front:")),
     ("not in it", EXTRACT + "--arch front:x --out OUT", nothing, ("'front:x'", "front:0 to")),
     ("no arch", EXTRACT + "--out OUT", nothing, ("say which subnets", "--front")),

@@ -20,6 +20,7 @@ from tiny_run import CONFIG, supernet
 from supernet_jax import spaces
 from supernet_jax.experiment import build, config, sampler_visits
 from supernet_jax.reporting import (
+    code_charts,
     metrics_history,
     page,
     search_goal,
@@ -115,6 +116,9 @@ def files(text: str) -> dict[str, str]:
     rollback = {"event": "rollback", "from": 20, "to": 10, "rollbacks": 1, text: text}
     named = {f"loss/{text}": 1.0, f"accuracy/{text}": 0.1, text: text}
     metrics = [line(10, **named), json.dumps(refused), json.dumps(rollback), line(20), line(30)]
+    likely = {text: {text: 0.75, "a": 0.25, "b": text}, "c": {text: 0.5}}
+    metrics += [json.dumps({"event": "codes", "step": 30, "codes": likely, text: text})]
+    metrics += [json.dumps({"event": "codes", "step": 30, "codes": text})]
     front = [record(text), record(text, macs=2000, accuracy=0.6, test_accuracy=0.55, latency=1.5)]
     front[1]["measured_ms"] = 1.75
     own = f"cost {text}"
@@ -376,7 +380,90 @@ def test_long_metrics_stay_small(tmp_path: pathlib.Path) -> None:
     text = page.text(make(tmp_path, contents))
     assert len(text) < 400_000
     assert "777.5" in text
+    paths = re.findall(r' d="([^"]*)"', text)
+    assert max(map(len, paths)) > 4000 and not any("characters" in path for path in paths)
     assert "Each column of pixels holds up to" in text
+
+
+def moved(step: int, codes: dict[str, dict[str, float]]) -> str:
+    return json.dumps({"event": "codes", "step": step, "codes": codes, "rollbacks": 0})
+
+
+def charts_of_codes(text: str) -> dict[str, str]:
+    """Each decision's chart, by its name."""
+    section = text[text.index('class="charts small"') :]
+    section = section[: section.index("</section>")]
+    found = re.findall(r"<strong>([^<]*)</strong>(.*?)</figure>", section, re.DOTALL)
+    return dict(found)
+
+
+def test_how_options_moved(tmp_path: pathlib.Path) -> None:
+    """The height of a row's area is the probability, and its end the last one."""
+    rows = [
+        moved(step, {"edge/0": {"skip": 0.5 - s, "conv": 0.5 + s}})
+        for step, s in ((10, 0.0), (20, 0.1), (30, 0.25))
+    ]
+    rows.insert(2, json.dumps({"event": "rollback", "from": 20, "to": 10, "rollbacks": 1}))
+    contents = {"config.json": json.dumps(PLAIN), "metrics.jsonl": "\n".join(rows)}
+    text = page.text(make(tmp_path, contents))
+    (chart,) = charts_of_codes(text).values()
+    areas = re.findall(r'<path d="M([^"]*)z" class="bar (\w+)"', chart)
+    assert [kind for _, kind in areas] == ["scored", "c0"]  # the likeliest is blue
+    for (area, _), wanted in zip(areas, ([0.5, 0.25], [0.5, 0.75]), strict=True):
+        points = [tuple(map(float, one.split())) for one in area.split("L")]
+        (x0, foot), *tops, (x1, _) = points
+        assert (x0, x1) == (code_charts.LEFT, code_charts.WIDTH - code_charts.RIGHT)
+        heights = [(foot - y) / code_charts.ROW * 0.75 for _, y in tops]  # a row is 0.75
+        np.testing.assert_allclose(heights, wanted, atol=0.75 * 0.05 / code_charts.ROW + 1e-9)
+    titles = re.findall(r'<rect [^>]*class="hover"><title>([^<]*)', chart) or re.findall(
+        r"<rect [^>]*><title>([^<]*)", chart
+    )
+    assert titles == ["step 10\nskip 0.500\nconv 0.500", "step 30\nskip 0.250\nconv 0.750"]
+    assert "as high as a probability of 0.75" in Parsed(text).text
+    assert 'aria-label="edge/0: probability of each option over step; last skip 0.250' in chart
+
+
+def test_many_decisions_stay_readable(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(0)
+    options = [f"separable_convolution_{i}" for i in range(8)]
+    rows = [
+        moved(s, {f"normal/{d}": dict(zip(options, p, strict=True)) for d, p in enumerate(all_)})
+        for s, all_ in ((s, rng.dirichlet(np.ones(8), 30).tolist()) for s in range(1, 400))
+    ]
+    contents = {"config.json": json.dumps(PLAIN), "metrics.jsonl": "\n".join(rows)}
+    text = page.text(make(tmp_path, contents))
+    parsed = Parsed(text)
+    charts = charts_of_codes(text)
+    assert list(charts) == [f"normal/{d}" for d in range(30)]
+    assert all(
+        chart.count('class="bar ') == 8 == chart.count('class="chance"')
+        for chart in charts.values()
+    )
+    assert len(text) < 1_000_000 and "How open decisions are" in parsed.text
+    assert all(f"<title>{option}</title>" in charts["normal/7"] for option in options)  # cut names
+    more = [moved(s, {f"edge/{d}": {"a": 0.5, "b": 0.5} for d in range(300)}) for s in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(more))
+    text = page.text(tmp_path)
+    assert len(charts_of_codes(text)) == code_charts.SHOWN
+    assert "Of 300 decisions the first 64 are drawn." in Parsed(text).text
+
+
+@pytest.mark.parametrize(
+    "codes", [None, [], {"a": 1}, {}, {"a": {}}, {"a": {"b": "x"}}, {"a": {"b": 7}}]
+)
+def test_codes_that_are_none(tmp_path: pathlib.Path, codes: Any) -> None:
+    event = {"event": "codes", "step": 10, "codes": codes}
+    found = shown(tmp_path, metrics__jsonl=f"{line(10)}\n{json.dumps(event)}\n").text
+    assert "What was learned" not in found
+    assert ("What could not be read" in found) == (codes in (None, [], {"a": 1}))
+
+
+def test_losses_of_codes_are_explained(tmp_path: pathlib.Path) -> None:
+    row = json.dumps({"step": 10, "loss/mixture": 1.0, "loss/codes": 2.0, "accuracy/mixture": 0.5})
+    found = shown(tmp_path, metrics__jsonl=row).text
+    for part in ("mixture of all options", "codes, on the second batch", "by it the probabilities"):
+        assert part in found, part
+    assert "by it the probabilities" not in shown(tmp_path, metrics__jsonl=line(10)).text
 
 
 @pytest.mark.parametrize("log", [False, True])

@@ -21,6 +21,7 @@ from light_space import CHANNELS, CLASSES, light
 from tiny_run import supernet
 
 from supernet_jax import data
+from supernet_jax.elastic import code_names
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import sharding, stopping
 from supernet_jax.storage import checkpoint
@@ -237,12 +238,14 @@ def job(
     log_every: int = 1,
     bad: Sequence[int] = (),
     poisonous: Sequence[int] = (),
+    sampler: samplers.Sampler = RECIPE.sampler,
 ) -> Job:
     """A run with troubles in some steps, counted from 0."""
     folder.mkdir(exist_ok=True)
     return Job(
-        recipe=RECIPE,
+        recipe=RECIPE._replace(sampler=sampler),
         examples=images(bad, poisonous),
+        second=None if sampler.learn is None else images((), ()),
         steps=steps,
         batch=BATCH,
         mesh=sharding.data_mesh(jax.devices()[:1]),
@@ -384,3 +387,54 @@ def test_gives_up_in_the_end(tmp_path: pathlib.Path) -> None:
     run(tmp_path / "some", steps=3)
     with pytest.raises(UserError, match=r"before step 8 had .* after 3 returns"):
         run(tmp_path / "some", bad=always)
+
+
+# --- codes that a sampler learns ---------------------------------------------------------------
+
+
+def wandering() -> samplers.Sampler:
+    """A sampler whose logits go by chance, another way after each rollback."""
+    plain = samplers.uniform(SPACE.menu, n_random=1)
+
+    def update(state: Any, key: Any, step: Any, score: Any) -> tuple[Any, Any]:
+        del step, score
+        noise = jax.random.normal(key, (64,))
+        return jax.tree.map(lambda leaf: leaf + noise[: len(leaf)], state), jnp.float32(0)
+
+    return plain._replace(
+        init=lambda key: jax.tree.map(lambda choice: jnp.zeros(len(choice)), SPACE.menu),
+        sample=lambda state, key, step, score: plain.sample((), key, step, score),
+        learn=samplers.Learn(update, lambda state, params: jax.tree.map(jax.nn.softmax, state)),
+    )
+
+
+def test_how_codes_move_is_written_whatever_happens(tmp_path: pathlib.Path) -> None:
+    how: Any = {"sampler": wandering(), "bad": [7, 8, 9, 10, 11], "log_every": 2}
+    state = run(tmp_path / "run", **how)
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    moved = [line for line in lines(tmp_path / "run") if line.get("event") == "codes"]
+    places = [(line["rollbacks"], line["step"]) for line in moved]
+    assert places == [(0, i) for i in range(2, 13, 2)] + [(1, i) for i in range(8, 15, 2)]
+    last = code_names.named(SPACE, jax.tree.map(jax.nn.softmax, state.sampler))
+    assert moved[-1]["codes"].keys() == last.keys() and moved[-1]["codes"] != last  # of step 14
+    # A step that is refused teaches nothing; after the rollback codes go another way.
+    by_place = dict(zip(places, (line["codes"] for line in moved), strict=True))
+    assert by_place[0, 8] == by_place[0, 10] == by_place[0, 12] != by_place[1, 8]
+
+    # Killed later, or before it got to a checkpoint of the other way, the file is the same.
+    rows = text.splitlines(keepends=True)
+    shutil.copytree(tmp_path / "run", tmp_path / "later")
+    for step in (12, 15):
+        shutil.rmtree(tmp_path / "later" / "checkpoints" / str(step))
+    run(tmp_path / "before", **how, steps=6)
+    back = next(i for i, row in enumerate(rows) if '"rollback"' in row)
+    for name, kept in (("later", len(rows)), ("before", back + 4)):
+        (tmp_path / name / "metrics.jsonl").write_text("".join(rows[:kept]) + rows[0][:9])
+        assert bitwise(run(tmp_path / name, **how), state)
+        assert (tmp_path / name / "metrics.jsonl").read_text() == text
+    # Asked for more steps, it goes on in the same file.
+    longer = run(tmp_path / "run", **how, steps=16)
+    assert int(longer.step) == 16
+    moved = [line for line in lines(tmp_path / "run") if line.get("event") == "codes"]
+    whole = code_names.named(SPACE, jax.tree.map(jax.nn.softmax, longer.sampler))
+    assert moved[-1]["step"] == 16 and moved[-1]["codes"] == whole
