@@ -3,6 +3,7 @@
 Shape letters: `O` options of one decision.
 """
 
+import os
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from supernet_jax.elastic.choices import Arch, Code
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, at_least
+from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import dependence
 from supernet_jax.storage import checkpoint
@@ -20,22 +22,23 @@ from supernet_jax.training.samplers import architecture
 ARGMAX, SAMPLED = "argmax", "sampled:"  # names of archs of a code
 
 
-def code_of(run: Run) -> Code:
+def code_of(run: Run | str | os.PathLike[str]) -> Code:
     """How likely each option of each decision is at the run's checkpoint, as its sampler says.
 
     Only the state of the sampler is read, and the parameters where the code depends on them.
 
     Args:
-        run: a trained run, with or without its parameters.
+        run: a trained run, or its folder.
 
     Returns:
         For each decision of the space float32 `[O]` (NumPy), from 0 to 1, in sum 1. Static
         decisions, which are shapes and drawn for each step, have not learned.
 
     Raises:
-        UserError: the sampler learns no code; the checkpoint's is one of another space or sampler,
-            or cannot be read.
+        UserError: no such run; its sampler learns no code; the checkpoint's is one of another space
+            or sampler, or cannot be read.
     """
+    run = experiment_run.opened(run, read=False)
     recipe, kept = run.experiment.recipe, run.folder / "checkpoints"
     if recipe.sampler.learn is None:
         raise UserError(
