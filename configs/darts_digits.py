@@ -1,6 +1,6 @@
 """DARTS on scikit-learn's 8x8 digits, in small cells of NAS-Bench-201.
 
-    supernet train configs/darts_digits.py --out runs/darts
+    supernet train configs/darts_digits.py --out runs/darts_digits
 
 Hardware: two CPU cores, a few minutes. Expected: see docs/differentiable.md.
 """
