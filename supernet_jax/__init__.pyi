@@ -20,7 +20,6 @@ from supernet_jax.errors import UserError as UserError
 from supernet_jax.evaluation import costs as costs
 from supernet_jax.evaluation.costs import macs as macs
 from supernet_jax.evaluation.costs import parameters as parameters
-from supernet_jax.experiment.codes import code_of as code_of
 from supernet_jax.experiment.config import Config as Config
 from supernet_jax.experiment.config import Evaluation as Evaluation
 from supernet_jax.experiment.config import Train as Train
