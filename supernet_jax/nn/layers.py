@@ -94,11 +94,15 @@ class Conv(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """1x1 convolution, kernel `[1, 1, C_in, C_out]`, computed as a matrix product."""
+    """1x1 convolution, kernel `[1, 1, C_in / groups, C_out]`, computed as a matrix product.
+
+    With groups, each of as many equal parts of the outputs reads its own part of the inputs.
+    """
 
     features: int
     bias: bool = False
     start: Initializer | None = None
+    groups: int = 1
 
     def makes(self, x: Array) -> tuple[int, ...]:
         """The shape of its output, see `liveness`."""
@@ -107,9 +111,15 @@ class Pointwise(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., C_in]` -> `[..., features]`."""
-        c = x.shape[-1]
+        c, g = x.shape[-1] // self.groups, self.groups
         w = _parameter(self, "kernel", c, (1, 1, c, self.features), self.start)
-        y = _rows_dot(x, w[0, 0].astype(x.dtype))
+        kernel = w[0, 0].astype(x.dtype)
+        if g == 1:
+            y = _rows_dot(x, kernel)
+        else:
+            parts = x.reshape(*x.shape[:-1], g, c)
+            y = jnp.einsum("...gc,cgf->...gf", parts, kernel.reshape(c, g, self.features // g))
+            y = y.reshape(*x.shape[:-1], self.features)
         if self.bias:
             zeros = None if self.start is None else nn.initializers.zeros
             y = y + _row(_parameter(self, "bias", c, (self.features,), zeros), y)

@@ -22,6 +22,7 @@ from supernet_jax.nn.blocks.cells import (
     Zero,
 )
 from supernet_jax.nn.blocks.factored import FactoredLayer
+from supernet_jax.nn.blocks.fbnet import FBNetBlock, FBNetHead, FBNetStem
 from supernet_jax.nn.blocks.mcuformer import LowRankTransformerBlock, SizedPatchEmbedding
 from supernet_jax.nn.blocks.mobilenet import Head, MBConv, Stem
 from supernet_jax.nn.blocks.mobilenetv3 import HardHead, HardStem, InvertedResidual
