@@ -4,6 +4,7 @@ from supernet_jax.training.samplers.attentive import Attentive, attentive
 from supernet_jax.training.samplers.darts import Darts, darts
 from supernet_jax.training.samplers.delayed import Delayed, delayed
 from supernet_jax.training.samplers.fair import Fair, fair
+from supernet_jax.training.samplers.fbnet import FBNet, fbnet
 from supernet_jax.training.samplers.insta_tune import InstaTune, insta_tune
 from supernet_jax.training.samplers.nested import Nested, nested
 from supernet_jax.training.samplers.ordered_dropout import OrderedDropout, ordered_dropout

@@ -1,0 +1,13 @@
+"""A tiny search by relaxed samples on digits: three layers of FBNet's blocks, MACs in the loss."""
+
+import supernet_jax as sj
+
+config = sj.Config(
+    space=sj.spaces.FBNetSmall(widths=(4,), layers=2, head=8),
+    data=sj.Data(name="digits", held_out=0.2),
+    sampler=sj.samplers.FBNet(learning_rate=0.1, cost=sj.costs.Macs()),
+    loss=sj.losses.HardLabels(smoothing=0.0),
+    optimizer=sj.optimizers.AdamW(learning_rate=1e-2),
+    train=sj.Train(steps=20, batch=32, checkpoint_every=10, log_every=10),
+    evaluation=sj.Evaluation(calibration_batches=1, batch=32, chunk=4, limit=64),
+)
