@@ -1,9 +1,9 @@
-"""A tiny search by relaxed samples on digits: three layers of FBNet's blocks, MACs in the loss."""
+"""A tiny search by relaxed samples on digits: one layer of FBNet's blocks, MACs in the loss."""
 
 import supernet_jax as sj
 
 config = sj.Config(
-    space=sj.spaces.FBNetSmall(widths=(4,), layers=2, head=8),
+    space=sj.spaces.FBNetSmall(widths=(4,), layers=1, head=8),
     data=sj.Data(name="digits", held_out=0.2),
     sampler=sj.samplers.FBNet(learning_rate=0.1, cost=sj.costs.Macs()),
     loss=sj.losses.HardLabels(smoothing=0.0),
