@@ -20,6 +20,7 @@ from supernet_jax.spaces import (
     bert_supernet,
     decoder,
     efficient_tdnn,
+    fbnet,
     hat,
     maestro,
     mcuformer,
@@ -406,4 +407,20 @@ def cells() -> Space:
         input_channels=2,
         stages=2,
         nodes=3,
+    )
+
+
+@functools.cache
+def fbnet_layers() -> Space:
+    """A layer of FBNet that may be skipped and one that halves the image."""
+    return fbnet.fbnet(
+        "fbnet_layers",
+        resolutions=(6,),
+        classes=5,
+        input_channels=2,
+        stem=4,
+        stem_stride=1,
+        stages=(fbnet.Stage(4, 1, 1), fbnet.Stage(6, 1, 2)),
+        head=8,
+        operations=("skip", "k5_e1_g2", "k3_e3"),
     )

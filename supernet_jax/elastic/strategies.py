@@ -100,7 +100,7 @@ class Strategy(Protocol):
             features: names of the blocks whose outputs are wanted, and of taps (BLOCK/NAME). A
                 tap of a block that the arch skips is left out where the arch is concrete, and
                 zeros where it is traced.
-            dtype: of weights and activations; statistics and logits stay float32.
+            dtype: of weights and activations; statistics and logits are float32 at least.
             remat: whether a gradient keeps only what goes from block to block, and computes their
                 insides again; `switched` always does.
             reuse: what may be taken over from the subnet before; without dropout and taps only.
@@ -250,7 +250,8 @@ def walked(
 
     walk = _Walk(space, jax.checkpoint(run) if how.remat else run, params, arch, how, loops)
     x = task.ready(space.task, inputs, how.size, how.dtype)
-    logits = space.forward(walk, x).astype(jnp.float32)
+    y = space.forward(walk, x)
+    logits = y.astype(jnp.promote_types(y.dtype, jnp.float32))
     moments, features = {}, {n: y for n, (y, _) in walk.found.items() if n in how.features}
     for name, (_, beside) in walk.found.items():
         moments[name], inside = taps.split(beside)

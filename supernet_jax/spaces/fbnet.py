@@ -13,7 +13,7 @@ from supernet_jax.elastic.choices import Choice, Menu
 from supernet_jax.elastic.elastic_block import ElasticBlock, elastic
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import chain
-from supernet_jax.errors import require
+from supernet_jax.errors import near, require
 from supernet_jax.nn.blocks.cells import PlainSpec, Skip
 from supernet_jax.nn.blocks.fbnet import (
     FBNetBlock,
@@ -74,6 +74,7 @@ def fbnet(
     stem_stride: int = 2,
     stages: Sequence[Stage] = STAGES,
     head: int = HEAD,
+    operations: Sequence[str] = OPERATIONS,
 ) -> Space:
     """The space of layers.
 
@@ -89,40 +90,41 @@ def fbnet(
         stem_stride: of it.
         stages: of layers; even channels, because half of the 1x1 convolutions have two groups.
         head: channels before pooling.
+        operations: which of `OPERATIONS` there are; a layer has those that fit.
     """
     shapes, c_in = [], stem
     for stage in stages:
         for i in range(stage.layers):
             shapes.append((c_in, stage.channels, 1 if i else stage.stride))
             c_in = stage.channels
+    each = [_options(*shape, operations) for shape in shapes]
     menu: Menu = {
-        "layer": [Choice(tuple(range(first, len(OPERATIONS)))) for first in map(_first, shapes)],
+        "layer": [Choice(tuple(map(OPERATIONS.index, options))) for options in each],
         "resolution": Choice(resolutions),
     }
     begin, end = StemSpec(input_channels, stem, stem_stride), FBNetHeadSpec(c_in, head, classes)
     blocks: dict[str, ElasticBlock] = {"stem": elastic(FBNetStem, lambda: begin, menu=menu)}
-    for i, shape in enumerate(shapes):
+    for i, (options, shape) in enumerate(zip(each, shapes, strict=True)):
         blocks[f"layer{i + 1}"] = choice_block(
-            _options(*shape), menu=menu, decision=("layer", i), channels=(shape[0],)
+            options, menu=menu, decision=("layer", i), channels=(shape[0],)
         )
     blocks["head"] = elastic(FBNetHead, lambda: end, menu=menu)
     task = ImageClassification(input_channels, classes)
     return Space(name, menu, blocks, chain(tuple(blocks)), task, static=(("resolution",),))
 
 
-def _first(shape: tuple[int, int, int]) -> int:
-    """The first operation that fits: the skip, where nothing changes shape."""
-    c_in, c_out, stride = shape
-    return 0 if stride == 1 and c_in == c_out else 1
-
-
-def _options(c_in: int, c_out: int, stride: int) -> dict[str, Any]:
+def _options(c_in: int, c_out: int, stride: int, operations: Sequence[str]) -> dict[str, Any]:
+    """Those that fit, as a choice block takes them; skips do where nothing changes shape."""
     options: dict[str, Any] = {}
-    if _first((c_in, c_out, stride)) == 0:
-        options[SKIP] = (Skip, PlainSpec(c_in))
-    for name, kind in KINDS.items():
-        sizes = (c_in * kind.expansion, kind.kernel, stride, kind.groups)
-        options[name] = (FBNetBlock, FBNetBlockSpec(c_in, c_out, *sizes))
+    for name in OPERATIONS:
+        if name not in operations:
+            continue
+        if name != SKIP:
+            kind = KINDS[name]
+            sizes = (c_in * kind.expansion, kind.kernel, stride, kind.groups)
+            options[name] = (FBNetBlock, FBNetBlockSpec(c_in, c_out, *sizes))
+        elif stride == 1 and c_in == c_out:
+            options[name] = (Skip, PlainSpec(c_in))
     return options
 
 
@@ -162,6 +164,8 @@ class FBNetSmall:
     """layers of each stage; more make larger networks"""
     head: int = 64
     """channels before pooling; more make every subnet larger"""
+    operations: tuple[str, ...] = OPERATIONS
+    """what a layer may be, by the names of the paper; more make a larger space"""
 
     def build(self, *, classes: int = 10, input_channels: int = 1) -> Space:
         """The space for data with so many classes and channels."""
@@ -169,6 +173,16 @@ class FBNetSmall:
         require(
             bool(self.widths) and all(width > 0 and width % 2 == 0 for width in self.widths),
             f"space.widths is {self.widths}; give even numbers above 0",
+        )
+        for name in self.operations:
+            known = ", ".join(OPERATIONS)
+            require(
+                name in OPERATIONS,
+                f"space.operations has {name!r}, but there are {known}{near(name, OPERATIONS)}",
+            )
+        require(
+            any(name in KINDS for name in self.operations),
+            f"space.operations is {self.operations}; give one that is no skip",
         )
         checks.require_resolutions((self.resolution,), 2 ** (len(self.widths) - 1))
         return fbnet(
@@ -180,4 +194,5 @@ class FBNetSmall:
             stem_stride=1,
             stages=[Stage(w, self.layers, 2 if i else 1) for i, w in enumerate(self.widths)],
             head=self.head,
+            operations=self.operations,
         )

@@ -16,6 +16,7 @@ from tiny_space import (
     deep,
     encoding,
     factored,
+    fbnet_layers,
     hearing,
     hybrid,
     staged,
@@ -57,6 +58,7 @@ LARGER: dict[str, Any] = {
     "bert": (bert, (), 1),
     "translating": (translating, (), 1),
     "hearing": (hearing, 7, 1),
+    "fbnet_layers": (fbnet_layers, 6, 1),
 }
 # Float32 at highest precision: sums are ordered differently, nothing else differs.
 TOLERANCE = 1e-5

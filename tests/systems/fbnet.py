@@ -3,7 +3,9 @@
 import supernet_jax as sj
 
 config = sj.Config(
-    space=sj.spaces.FBNetSmall(widths=(4,), layers=1, head=8),
+    space=sj.spaces.FBNetSmall(
+        widths=(4,), layers=1, head=8, operations=("skip", "k3_e1_g2", "k5_e1", "k3_e3")
+    ),
     data=sj.Data(name="digits", held_out=0.2),
     sampler=sj.samplers.FBNet(learning_rate=0.1, cost=sj.costs.Macs()),
     loss=sj.losses.HardLabels(smoothing=0.0),

@@ -20,11 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from supernet_jax.elastic import shared_params
 from supernet_jax.elastic.choice_block import choice_block
 from supernet_jax.elastic.choices import Choice, Menu
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.mixed import mixed
 from supernet_jax.elastic.space import Space
+from supernet_jax.evaluation import costs
+from supernet_jax.evaluation.costs import BlockCost, BlockTables
 from supernet_jax.runtime import hardware
 from supernet_jax.tasks import ImageClassification
 from supernet_jax.training import train_step
@@ -111,9 +114,7 @@ def space() -> Space:
         for name in ("first", "second")
     }
     judge = JudgeSpec(CLASSES)
-    blocks["judge"] = elastic(
-        Judge, lambda: judge, menu=menu, channels=lambda spec: (1, 1)
-    )
+    blocks["judge"] = elastic(Judge, lambda: judge, menu=menu, channels=lambda spec: (1, 1))
     task = ImageClassification(2, CLASSES)
     return Space("planted", menu, blocks, TwoPlaces(), task, static=(("resolution",),))
 
@@ -172,36 +173,67 @@ class Search(NamedTuple):
     """How a method runs on the planted problem.
 
     Attributes:
-        sampler: the method.
+        sampler: the method, for a weight of the `price` in its loss, which may be traced. One that
+            knows no costs ignores it.
+        weights: of seeds that must find the answer, and of others that must find the cheapest
+            arch; the second is None where the method knows no costs.
         steps: number.
     """
 
-    sampler: Sampler
-    steps: int = 150
+    sampler: Callable[[Any], Sampler]
+    weights: tuple[float, float | None] = (0.0, None)
+    steps: int = 300
 
 
-def begun(search: Search, seeds: int) -> State:
-    """States `[seeds, ...]` before the first step."""
-    keys = jax.vmap(lambda seed: jax.random.key_data(jax.random.key(seed)))(jnp.arange(seeds))
-    create = functools.partial(train_step.create, recipe(search.sampler))
-    return jax.jit(jax.vmap(create), compiler_options=hardware.runs_once())(keys)
+@functools.cache
+def price() -> Callable[[Any], jax.Array]:
+    """What a code costs, expected: 10, and 1 for each place that sees pixels alone, else 8."""
+    zero, each = np.zeros((1, 1)), np.asarray([[1.0, 8.0, 8.0]])
+    tables = BlockTables({"first": each, "second": each, "judge": zero}, constant=10)
+    return costs.expected(BlockCost(space(), tables))
 
 
-def program(search: Search) -> Callable[..., tuple[State, Any]]:
-    """`(states [seeds, ...], *pools, steps [n]) -> (states after n steps, metrics [seeds, n])`."""
-    step = train_step.Step(recipe(search.sampler))
+@functools.cache
+def params(seeds: int) -> Any:
+    """Of each seed, to begin with."""
+    init = functools.partial(shared_params.init, space())
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+    return jax.jit(jax.vmap(init), compiler_options=hardware.runs_once())(keys)
 
-    def one(state: State, images: jax.Array, labels: jax.Array, steps: jax.Array) -> Any:
-        def advance(state: State, number: jax.Array) -> Any:
+
+class Running:
+    """Searches from as many seeds, first those of the first weight, in one compiled program."""
+
+    def __init__(self, search: Search, seeds: int) -> None:
+        self.search = search
+        times = 2 if search.weights[1] else 1
+        self.weights = np.repeat(np.float32(search.weights[:times]), seeds)
+        self.pools = [np.concatenate([x] * times) for x in pools(seeds)]
+        first = jax.tree.map(lambda x: jnp.concatenate([x] * times), params(seeds))
+
+        def begin(seed: jax.Array, params: Any, weight: jax.Array) -> State:
+            key = jax.random.key_data(jax.random.key(seed))
+            return train_step.create(recipe(search.sampler(weight)), key, params)
+
+        start = jax.jit(jax.vmap(begin), compiler_options=hardware.runs_once())
+        self.start = start(np.tile(np.arange(seeds), times), first, self.weights)
+        self._advance = jax.jit(jax.vmap(self._one, in_axes=(0, 0, 0, 0, None)))
+
+    def _one(self, state: State, weight: Any, images: Any, labels: Any, steps: Any) -> Any:
+        step = train_step.Step(recipe(self.search.sampler(weight)))
+
+        def one(state: State, number: jax.Array) -> Any:
             return step(state, batch(images, labels, number), sizes=(PIXELS,))
 
-        return jax.lax.scan(advance, state, steps)
+        return jax.lax.scan(one, state, steps)
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
+    def advanced(self, states: State, steps: np.ndarray) -> tuple[State, dict[str, jax.Array]]:
+        """States after some steps, and their metrics `[rows, steps]`."""
+        return self._advance(states, self.weights, *self.pools, steps)
 
-
-def found(search: Search, states: State) -> dict[str, np.ndarray]:
-    """The likeliest option of each decision `[seeds]` of the learned codes."""
-    assert search.sampler.learn is not None
-    codes = jax.vmap(search.sampler.learn.code)(states.sampler, states.params)
-    return {name: np.argmax(codes[name], -1) for name in ANSWER}
+    def archs(self, states: State) -> np.ndarray:
+        """`[rows, 2]`, the likeliest option of each decision in the order of `ANSWER`."""
+        learn = self.search.sampler(0.0).learn
+        assert learn is not None
+        codes = jax.vmap(learn.code)(states.sampler, states.params)
+        return np.stack([np.argmax(codes[name], -1) for name in ANSWER], -1)

@@ -29,6 +29,7 @@ from supernet_jax.training import samplers
 from supernet_jax.training.members import step_keys
 from supernet_jax.training.samplers import Opening, Sampler, macs_table
 from supernet_jax.training.samplers.fair import members
+from supernet_jax.training.samplers.fbnet import falling
 from supernet_jax.training.samplers.nested import chain
 from supernet_jax.training.samplers.preferred import select
 from supernet_jax.training.samplers.progressive import openings
@@ -61,20 +62,44 @@ CASES: dict[str, Sampler] = {
     "shift": samplers.shift(MENU, bins=BINS, macs=MACS),
     "delayed_shift": samplers.delayed(samplers.shift(MENU, bins=BINS, macs=MACS), start=5),
     "preferred": samplers.preferred(MENU, SOME),
+    "darts": samplers.darts(MENU, learning_rate=0.1),
+    "darts_ahead": samplers.darts(MENU, learning_rate=0.1, ahead=0.1),
+    "fbnet": samplers.fbnet(
+        MENU,
+        cost=costs.expected(costs.macs(SPACE)),
+        temperature=falling(5.0, 4.05, STEPS),
+        learning_rate=0.1,
+        start=2,
+    ),
     "own": user_code.run(ROOT / "docs" / "examples" / "sampler.py").Tilted().build(menu=MENU),
 }
 
 
 def losses_of(arch: Arch) -> Any:
-    """A loss that any arch has, other for other archs."""
-    packed = choices.pack(arch)
+    """A loss that any arch or code has, other for other ones."""
+    if choices.is_code(arch):
+        packed = jnp.concatenate(jax.tree.leaves(arch), -1)
+    else:
+        packed = choices.pack(arch)
     weights = jnp.arange(1, packed.shape[-1] + 1) ** 2
     return (jnp.dot(packed, weights) * 0.3713) % 1.0
+
+
+class Score:
+    """What samplers learn by: losses of codes, and others of weights a step ahead."""
+
+    def __call__(self, code: Any, *, paths: Any = None) -> Any:
+        return losses_of(code)
+
+    def ahead(self, code: Any, *, rate: float) -> Any:
+        return losses_of(code) + rate * jnp.sum(jnp.square(jax.tree.leaves(code)[0]))
 
 
 def advanced(sampler: Sampler, state: Any, step: Any) -> tuple[Any, Arch]:
     """What a step draws, and the state after it, with losses that are a function of the archs."""
     _, key, _ = step_keys(jax.random.key(7), step, 0)
+    if sampler.learn is not None:
+        state, _ = sampler.learn.update(state, jax.random.fold_in(key, 1), step, Score())
     archs = sampler.sample(state, key, step, losses_of)
     losses = losses_of(archs)
     metrics = {f"loss/random_{i + 1}": losses[i] for i in range(sampler.n_random)}
@@ -99,11 +124,11 @@ def history(name: str) -> tuple[list[Any], list[Arch]]:
 
 
 def equal(a: Arch, b: Arch) -> bool:
-    return bool(np.array_equal(choices.pack(a), choices.pack(b)))
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_draws_are_archs_of_the_menu(name: str) -> None:
+def test_draws_are_archs_or_codes_of_the_menu(name: str) -> None:
     sampler = CASES[name]
     for arch in sampler.fixed:
         assert jax.tree.structure(arch) == jax.tree.structure(MENU)
@@ -113,6 +138,11 @@ def test_draws_are_archs_of_the_menu(name: str) -> None:
     for archs in history(name)[1]:
         assert jax.tree.structure(archs) == jax.tree.structure(MENU)
         for choice, leaf in zip(jax.tree.leaves(MENU), jax.tree.leaves(archs), strict=True):
+            if samplers.draws_codes(sampler):
+                assert leaf.shape == (sampler.n_random, len(choice)) and leaf.dtype == jnp.float32
+                assert leaf.min() >= 0
+                np.testing.assert_allclose(leaf.sum(-1), 1, rtol=1e-5)
+                continue
             assert leaf.shape == (sampler.n_random,) and leaf.dtype == jnp.int32
             assert leaf.min() >= 0 and leaf.max() < len(choice)
 

@@ -18,6 +18,8 @@ from supernet_jax.training.samplers.architecture import AlphaState
 from supernet_jax.training.samplers.sampler import CodeScore, Learn, Sampler, Score, require_share
 
 Form = Literal["product", "sum"]
+# Of larger ones float32 has no squares of the loss' gradients, or no logits over the temperature.
+MOST_BETA, MOST_FALL = 10.0, 20.0
 
 
 def fbnet(
@@ -106,8 +108,8 @@ def expected_above_one(cost: costs.Cost, menu: Menu) -> Callable[[Code], Array]:
     least = float(expected(cheap))
     if not least > 1:
         raise UserError(
-            f"a cheap subnet has sampler.cost {least:g}, but its logarithm must be above 0, so that "
-            "every subnet must cost more than 1; take a cost in another unit, as sj.costs.Macs()"
+            f"the sampler.cost of a cheap subnet is {least:g}, but must be more than 1, so that "
+            "its logarithm is above 0; take a cost in another unit, as sj.costs.Macs()"
         )
     return expected
 
@@ -141,16 +143,13 @@ class FBNet:
         """The sampler for a space, its menu and a run of so many steps."""
         for name in ("temperature", "learning-rate", "alpha"):
             architecture.require_positive(name, getattr(self, name.replace("-", "_")))
-        for name in ("beta", "fall", "weight-decay"):
+        for name, high in (("beta", MOST_BETA), ("fall", MOST_FALL), ("weight-decay", 1.0)):
             value = getattr(self, name.replace("-", "_"))
-            require(
-                0 <= value < float("inf"),
-                f"sampler.{name} is {value}, must be at least 0 and finite",
-            )
+            require(0 <= value <= high, f"sampler.{name} is {value}, must be from 0 to {high:g}")
         require_share("start", self.start)
         require(
             hasattr(self.cost, "build"),
-            f"sampler.cost is {self.cost!r}; give a cost of sj.costs, as sj.costs.Macs(), or a part "
+            f"sampler.cost is {self.cost!r}; give a cost of sj.costs, as sj.costs.Macs(), or one "
             "of your own with build(space)",
         )
         return fbnet(
