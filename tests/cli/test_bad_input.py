@@ -394,6 +394,12 @@ PARTS: list[Case] = [
         with_part("sampler=__import__('supernet_jax').samplers.OrderedDropout(decision='rnak')"),
         ("decision is 'rnak'", "depth, kernel"),
     ),
+    (
+        "no temperature",
+        MY_TRAIN,
+        with_part("sampler=__import__('supernet_jax').samplers.FBNet(temperature=0.0)"),
+        ("sampler.temperature is 0.0", "above 0"),
+    ),
     ("options unsorted", TRAIN + "--space.widths 4 2", nothing, ("(4, 2)", "smallest first")),
     ("a part without build", MY_TRAIN, with_part("sampler=Train()"), ("sampler is Train(", "give")),
     ("data of another kind", MY_TRAIN, with_part("data=Train()"), ("data is Train(", "a Data")),
