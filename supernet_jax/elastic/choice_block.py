@@ -1,6 +1,6 @@
 """Elastic blocks that are one of several modules, as the operations of a cell are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -46,26 +46,65 @@ def choice_block(
         UserError: the decision has another number of values; options put out different shapes.
     """
     values = choices.get(menu, decision).values
-    where = "/".join(map(str, decision))
+    where = _written(decision)
     if len(values) != len(options):
         raise UserError(
             f"the decision {where} has {len(values)} values, but {len(options)} options were "
             f"given: {', '.join(options)}; name one for each value"
         )
-    made = [Option(name, module, spec) for name, (module, spec) in options.items()]
-    _check_outputs(made, where, inputs)
-    by_value = dict(zip(values, made, strict=True))
-    return elastic(
-        ChoiceBlock,
-        lambda value: ChoiceSpec((by_value[value],)),
+    by_value = dict(zip(values, options, strict=True))
+    return picked_block(
+        options,
+        by_value.__getitem__,
         menu=menu,
         decisions=(decision,),
-        union=ChoiceSpec(tuple(made)),
-        channels=lambda spec: tuple(channels),
-        gated=True,
-        gates=lambda spec: {gate_name(o): float(o in spec.options) for o in made},
+        channels=channels,
+        inputs=inputs,
         **more,
     )
+
+
+def picked_block(
+    options: Options,
+    pick: Callable[..., str],
+    *,
+    menu: Menu,
+    decisions: Sequence[Path],
+    channels: Sequence[int | None],
+    inputs: Sequence[jax.ShapeDtypeStruct] = (),
+    **more: Any,
+) -> ElasticBlock:
+    """A `choice_block` whose option several decisions pick together.
+
+    Args:
+        options: as there.
+        pick: `(*values) -> name` of the option that these values of the decisions take.
+        menu: as there.
+        decisions: where they stand in the menu.
+        channels: as there.
+        inputs: as there.
+        **more: as there.
+
+    Raises:
+        UserError: options put out different shapes.
+    """
+    made = {name: Option(name, module, spec) for name, (module, spec) in options.items()}
+    _check_outputs(list(made.values()), ", ".join(map(_written, decisions)), inputs)
+    return elastic(
+        ChoiceBlock,
+        lambda *values: ChoiceSpec((made[pick(*values)],)),
+        menu=menu,
+        decisions=decisions,
+        union=ChoiceSpec(tuple(made.values())),
+        channels=lambda spec: tuple(channels),
+        gated=True,
+        gates=lambda spec: {gate_name(o): float(o in spec.options) for o in made.values()},
+        **more,
+    )
+
+
+def _written(path: Path) -> str:
+    return "/".join(map(str, path))
 
 
 def _check_outputs(

@@ -29,6 +29,36 @@ def depthwise(x: Array, kernel: Array, stride: int) -> Array:
     return _depthwise(x, kernel, stride, on_cpu, taken and native.only_cpu())
 
 
+def dilated(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+    """Depthwise convolution whose taps lie `dilation` pixels apart, padding `dilation * (k // 2)`.
+
+    Pixels so far apart never meet nearer ones, so that an image is `dilation ** 2` images, each
+    convolved by itself; at a stride of the dilation only the first of them is wanted.
+
+    Args:
+        x: `[B, H, W, C]`.
+        kernel: `[k, k, 1, C]`, k odd.
+        stride: of both axes: 1, or the dilation.
+        dilation: 1 for neighbours.
+    """
+    if dilation == 1:
+        return depthwise(x, kernel, stride)
+    if stride == dilation:
+        return depthwise(x[:, ::stride, ::stride], kernel, 1)
+    if stride != 1:
+        raise ValueError(f"a dilation of {dilation} goes with stride 1 or itself, not {stride}")
+    batch, height, width, channels = x.shape
+    rows, columns = -(-height // dilation), -(-width // dilation)
+    after = [(0, rows * dilation - height), (0, columns * dilation - width)]
+    padded = jnp.pad(x, [(0, 0), *after, (0, 0)])
+    apart = padded.reshape(batch, rows, dilation, columns, dilation, channels)
+    images = apart.transpose(0, 2, 4, 1, 3, 5).reshape(-1, rows, columns, channels)
+    y = depthwise(images, kernel, 1)
+    back = y.reshape(batch, dilation, dilation, rows, columns, channels)
+    joined = back.transpose(0, 3, 1, 4, 2, 5).reshape(padded.shape)
+    return joined[:, :height, :width]
+
+
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _depthwise(
     x: Array, kernel: Array, stride: int, on_cpu: Callable[..., Array], only_cpu: bool

@@ -127,11 +127,14 @@ class Pointwise(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """Depthwise convolution without bias, kernel `[k, k, 1, C]`."""
+    """Depthwise convolution without bias, kernel `[k, k, 1, C]`, whose taps lie `dilation` pixels
+    apart.
+    """
 
     kernel: int
     stride: int = 1
     start: Initializer | None = None
+    dilation: int = 1
 
     def makes(self, x: Array) -> tuple[int, ...]:
         """The shape of its output, see `liveness`."""
@@ -151,7 +154,8 @@ class Depthwise(nn.Module):
 
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C]` -> `[B, ceil(H/stride), ceil(W/stride), C]`."""
-        return depthwise.depthwise(x, self.weights(x.shape[-1]).astype(x.dtype), self.stride)
+        w = self.weights(x.shape[-1]).astype(x.dtype)
+        return depthwise.dilated(x, w, self.stride, self.dilation)
 
 
 class Dense(nn.Module):
@@ -184,16 +188,20 @@ class BatchNorm(nn.Module):
     Attributes:
         zero_scale: start with scale 0, so that a residual block starts as its shortcut.
         swish: apply swish to the result, in the same pass.
+        affine: learn a scale and a bias; without, they are 1 and 0.
     """
 
     zero_scale: bool = False
     swish: bool = False
+    affine: bool = True
 
     in_place = True
 
     @nn.compact
     def weights(self, channels: int) -> separable.Affine:
         """Scale and bias."""
+        if not self.affine:
+            return separable.Affine(jnp.ones(channels), jnp.zeros(channels))
         start = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
         scale = self.param("scale", start, (channels,))
         return separable.Affine(scale, self.param("bias", nn.initializers.zeros, (channels,)))

@@ -4,6 +4,7 @@ from supernet_jax.spaces.adapted import Adapted
 from supernet_jax.spaces.attentivenas import AttentiveNAS
 from supernet_jax.spaces.autoformer import AutoFormerB, AutoFormerS, AutoFormerT
 from supernet_jax.spaces.bert_supernet import BertSupernet
+from supernet_jax.spaces.darts import DartsEdges, DartsGenotypes
 from supernet_jax.spaces.decoder import Decoder
 from supernet_jax.spaces.efficient_tdnn import EfficientTdnn
 from supernet_jax.spaces.fbnet import FBNetSmall, FBNetSpace

@@ -21,6 +21,17 @@ from supernet_jax.nn.blocks.cells import (
     Skip,
     Zero,
 )
+from supernet_jax.nn.blocks.darts import (
+    DartsCells,
+    DilatedConv,
+    FactorisedReduction,
+    MaxPool3,
+    MeanHead,
+    MeanPool3,
+    ReluPointwise,
+    SeparableConv,
+    StridedZero,
+)
 from supernet_jax.nn.blocks.factored import FactoredLayer
 from supernet_jax.nn.blocks.fbnet import FBNetBlock, FBNetHead, FBNetStem
 from supernet_jax.nn.blocks.mcuformer import LowRankTransformerBlock, SizedPatchEmbedding
