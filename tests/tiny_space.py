@@ -18,6 +18,7 @@ from supernet_jax.nn.blocks.mobilenet import HARD_SWISH
 from supernet_jax.spaces import (
     autoformer,
     bert_supernet,
+    darts,
     decoder,
     efficient_tdnn,
     fbnet,
@@ -423,4 +424,30 @@ def fbnet_layers() -> Space:
         stages=(fbnet.Stage(4, 1, 1), fbnet.Stage(6, 1, 2)),
         head=8,
         operations=("skip", "k5_e1_g2", "k3_e3"),
+    )
+
+
+@functools.cache
+def cell_edges() -> Space:
+    """Two reduction cells of DARTS, of two nodes and five edges each."""
+    return _darts("cell_edges", genotypes=False)
+
+
+@functools.cache
+def cell_genotypes() -> Space:
+    """The same cells, whose nodes have two inputs each."""
+    return _darts("cell_genotypes", genotypes=True)
+
+
+def _darts(name: str, *, genotypes: bool) -> Space:
+    return darts.darts(
+        name,
+        genotypes=genotypes,
+        resolution=4,
+        channels=2,
+        cells=2,
+        nodes=2,
+        task=ImageClassification(2, 5),
+        outputs=5,
+        input_channels=2,
     )

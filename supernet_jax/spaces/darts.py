@@ -199,7 +199,7 @@ def _of_genotype(
 
 
 def _strongest(kind: str, weights: Sequence[Any]) -> Any:
-    rows = [np.asarray(row, np.float64) for row in weights]
+    rows = [np.array(row, np.float64) for row in weights]  # copies
     shapes = {row.shape for row in rows}
     nodes = _nodes(len(rows))
     if shapes != {(len(OPERATIONS),)} or len(blocks.edges(nodes)) != len(rows):
