@@ -13,6 +13,7 @@ from supernet_jax.searching.pareto import (
     pareto_front,
     ranks,
 )
+from supernet_jax.searching.perturbation import HeldOut, Keep, perturbed
 from supernet_jax.searching.racing import Raced, race
 from supernet_jax.searching.random_search import RandomSearch, random_search
 from supernet_jax.searching.searcher import (

@@ -215,8 +215,8 @@ def _strongest(kind: str, weights: Sequence[Any]) -> Any:
     known = dict(zip(blocks.edges(nodes), best, strict=True))
     for node in range(blocks.INPUTS, blocks.INPUTS + nodes):
         ranked = sorted(range(node), key=lambda start: -known[start, node][0])
-        pair = tuple(sorted(ranked[:2]))
-        inputs.append(np.int32(blocks.pairs(node).index(pair)))
+        one, other = pair = sorted(ranked[:2])
+        inputs.append(np.int32(blocks.pairs(node).index((one, other))))
         places = [i for i in range(len(OPERATIONS)) if i != NONE]
         operations += [np.int32(places.index(known[start, node][1])) for start in pair]
     return {"inputs": inputs, "operation": operations}
