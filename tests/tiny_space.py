@@ -428,25 +428,25 @@ def fbnet_layers() -> Space:
 
 
 @functools.cache
-def cell_edges() -> Space:
-    """Two reduction cells of DARTS, of two nodes and five edges each."""
-    return _darts("cell_edges", genotypes=False)
+def cell_edges(nodes: int = 2) -> Space:
+    """A reduction cell of DARTS; of two nodes it has five edges."""
+    return _darts("cell_edges", nodes, genotypes=False)
 
 
 @functools.cache
-def cell_genotypes() -> Space:
-    """The same cells, whose nodes have two inputs each."""
-    return _darts("cell_genotypes", genotypes=True)
+def cell_genotypes(nodes: int = 2) -> Space:
+    """The same cell, whose nodes have two inputs each."""
+    return _darts("cell_genotypes", nodes, genotypes=True)
 
 
-def _darts(name: str, *, genotypes: bool) -> Space:
+def _darts(name: str, nodes: int, *, genotypes: bool) -> Space:
     return darts.darts(
         name,
         genotypes=genotypes,
         resolution=4,
         channels=2,
-        cells=2,
-        nodes=2,
+        cells=1,
+        nodes=nodes,
         task=ImageClassification(2, 5),
         outputs=5,
         input_channels=2,

@@ -232,7 +232,10 @@ def _nodes(edges: int) -> int:
 
 def _built(settings: Any, genotypes: bool, classes: int, input_channels: int) -> Space:
     checks.require_sizes(
-        channels=settings.channels, cells=settings.cells, resolution=settings.resolution
+        channels=settings.channels,
+        cells=settings.cells,
+        nodes=settings.nodes,
+        resolution=settings.resolution,
     )
     require(
         settings.channels % 2 == 0,
@@ -244,17 +247,13 @@ def _built(settings: Any, genotypes: bool, classes: int, input_channels: int) ->
         f"space.resolution is {settings.resolution}, but must be a multiple of 4: two cells halve "
         "the image",
     )
-    require(
-        settings.cells > blocks.REDUCTIONS,
-        f"space.cells is {settings.cells}, but must be at least {blocks.REDUCTIONS + 1}: "
-        f"{blocks.REDUCTIONS} of them are reduction cells",
-    )
     return darts(
         settings.name,
         genotypes=genotypes,
         resolution=settings.resolution,
         channels=settings.channels,
         cells=settings.cells,
+        nodes=settings.nodes,
         derived=settings.derived,
         task=ImageClassification(input_channels, classes),
         outputs=classes,
@@ -264,9 +263,7 @@ def _built(settings: Any, genotypes: bool, classes: int, input_channels: int) ->
 
 @dataclasses.dataclass(frozen=True)
 class DartsEdges:
-    """Cells whose 14 edges have one of 8 operations each, one of which is none: what DARTS searches
-    in.
-    """
+    """Cells of 14 edges with one of 8 operations each, or none: what DARTS searches in."""
 
     name: ClassVar[str] = "darts_edges"  # on the command line
     resolution: int = 32
@@ -274,7 +271,9 @@ class DartsEdges:
     channels: int = 16
     """channels of the first cell, even; more make wider networks"""
     cells: int = 8
-    """cells, at least 3; more make deeper networks"""
+    """cells; more make deeper networks; of 1 or 2 all are reduction cells"""
+    nodes: int = NODES
+    """nodes of a cell; more make more edges, and larger networks"""
     derived: bool = False
     """norms with scale and bias, and none after pooling, as networks have after the search"""
 
@@ -295,7 +294,9 @@ class DartsGenotypes:
     channels: int = 16
     """channels of the first cell, even; more make wider networks"""
     cells: int = 8
-    """cells, at least 3; more make deeper networks"""
+    """cells; more make deeper networks; of 1 or 2 all are reduction cells"""
+    nodes: int = NODES
+    """nodes of a cell; more make more edges, and larger networks"""
     derived: bool = False
     """norms with scale and bias, and none after pooling, as networks have after the search"""
 

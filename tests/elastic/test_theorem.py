@@ -1,5 +1,6 @@
 """The theorem: all strategies run the same network, in every space."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from theorem import Check, archs_of, check_of, flat, global_difference, largest_
 from tiny_space import (
     adapted,
     bert,
+    cell_genotypes,
     cells,
     decoding,
     decoding_untied,
@@ -59,6 +61,7 @@ LARGER: dict[str, Any] = {
     "translating": (translating, (), 1),
     "hearing": (hearing, 7, 1),
     "fbnet_layers": (fbnet_layers, 6, 1),
+    "cell_genotypes": (functools.partial(cell_genotypes, 1), 4, 1),
 }
 # Float32 at highest precision: sums are ordered differently, nothing else differs.
 TOLERANCE = 1e-5

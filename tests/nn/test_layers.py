@@ -255,6 +255,32 @@ def test_depthwise_and_both_gradients(k: int, stride: int, size: tuple[int, int]
         np.testing.assert_allclose(a, b, atol=SUMS * float(np.abs(b).max()))
 
 
+@pytest.mark.parametrize(("k", "stride", "size"), [(3, 1, (7, 4)), (5, 1, (4, 6)), (5, 2, (7, 6))])
+def test_dilated_depthwise(k: int, stride: int, size: tuple[int, int]) -> None:
+    """Against XLA's own convolution with holes, and its gradients."""
+    x, kernel = normal(2, *size, 3), normal(k, k, 1, 3, seed=1)
+
+    def theirs(x: Any, kernel: Any) -> Any:
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(2 * (k // 2),) * 2] * 2,
+            rhs_dilation=(2, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=3,
+        )
+
+    @jax.jit
+    def both(x: Any, kernel: Any) -> Any:
+        ours = lambda x, kernel: depthwise.dilated(x, kernel, stride, 2)  # noqa: E731
+        pulled = [jax.vjp(function, x, kernel) for function in (ours, theirs)]
+        return [(y, *pull(jnp.cos(pulled[1][0]))) for y, pull in pulled]
+
+    for one, other in zip(*both(x, kernel), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=SUMS * np.abs(other).max())
+
+
 def test_depthwise_on_cpu_is_not_xlas_convolution() -> None:
     # Both ways of computing it are compared above only if they are two.
     def lowered(platform: str) -> str:

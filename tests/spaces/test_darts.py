@@ -202,10 +202,15 @@ def test_a_genotype_is_the_same_network_in_both_menus() -> None:
     @functools.partial(jax.jit, **QUICK)
     def run(params: Any) -> Any:
         each = (edges, by_edges), (genotypes, arch), (genotypes, moved)
-        return [strategies.sliced(space, params, one, x, size=4).logits for space, one in each]
+        hard = choices.one_hot(genotypes.menu, arch)
+        return [
+            *(strategies.sliced(space, params, one, x, size=4).logits for space, one in each),
+            mixed(genotypes, params, hard, x, size=4).logits,
+        ]
 
-    one, other, third = run(params)
+    one, other, third, coded = run(params)
     np.testing.assert_array_equal(one, other)
+    assert largest_difference(coded, one) < 1e-5
     assert largest_difference(third, one) > 1e-3
 
 
@@ -235,7 +240,7 @@ def test_other_codes_are_refused(weights: Sequence[Any], words: str) -> None:
     [
         (DartsEdges(channels=3), "space.channels is 3, but must be even"),
         (DartsGenotypes(resolution=30), "space.resolution is 30, but must be a multiple of 4"),
-        (DartsEdges(cells=2), "space.cells is 2, but must be at least 3"),
+        (DartsGenotypes(nodes=0), "space.nodes is 0, but must be at least 1"),
         (DartsEdges(cells=0), "space.cells is 0, but must be at least 1"),
     ],
 )

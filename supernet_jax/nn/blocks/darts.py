@@ -122,7 +122,7 @@ class StridedZero(nn.Module):
 
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C]` -> zeros `[B, H/stride, W/stride, C]`."""
-        return jnp.zeros_like(x[:, :: self.spec.stride, :: self.spec.stride])
+        return jnp.zeros_like(depthwise.every(x, self.spec.stride))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +159,8 @@ class FactorisedReduction(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, c_in]`, H and W even -> `[B, H/2, W/2, c_out]`, c_out even."""
         s, x = self.spec, nn.relu(x)
-        first = layers.Pointwise(s.c_out // 2, name="first")(x[:, ::2, ::2])
-        second = layers.Pointwise(s.c_out // 2, name="second")(x[:, 1::2, 1::2])
+        first = layers.Pointwise(s.c_out // 2, name="first")(depthwise.every(x, 2))
+        second = layers.Pointwise(s.c_out // 2, name="second")(depthwise.every(x, 2, 1))
         both = jnp.concatenate([first, second], -1)
         return layers.BatchNorm(affine=s.affine, name="norm")(both)
 
