@@ -97,8 +97,8 @@ def perturbed(
         An arch of NumPy integers.
 
     Raises:
-        UserError: no batches; an unknown criterion; a decision without any weight; a loss that is
-            not a number.
+        UserError: no batches; an unknown criterion; a code or size of another space; a decision
+            without any weight; a loss that is not a number.
     """
     one_of("criterion", criterion, CRITERIA)
     if not batches:
@@ -211,6 +211,14 @@ class _Trial:
 
 def _begun(space: Space, code: Code, size: Size | None) -> Code:
     """The code on the host, at one size."""
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(code)]
+    if shapes != [(len(choice),) for choice in jax.tree.leaves(space.menu)]:
+        raise UserError(
+            f"the code is not of the space {space.name}: give a weight for each option of each of "
+            f"its {len(jax.tree.leaves(space.menu))} decisions, without batch axes"
+        )
+    if size is not None and size not in space.sizes:
+        raise UserError(f"the size is {size}, but must be one of {list(space.sizes)}")
     which = len(space.sizes) - 1 if size is None else space.sizes.index(size)
     return jax.tree.map(lambda leaf: np.array(leaf, np.float32), space.at_size(code, which))
 

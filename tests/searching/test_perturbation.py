@@ -206,6 +206,10 @@ def test_what_cannot_be_perturbed() -> None:
         tried(batches=())
     with pytest.raises(UserError, match="an arch was given, but a code is perturbed"):
         tried(code=choices.smallest(SPACE.menu))
+    with pytest.raises(UserError, match=r"the code is not of the space toy: .* its 3 decisions"):
+        tried(code=code_of((0.5, 0.5, 0)))
+    with pytest.raises(UserError, match=r"the size is 3, but must be one of \[2\]"):
+        tried(size=3)
     with pytest.raises(UserError, match="criterion is 'accuracy', allowed: loss, metric"):
         tried(criterion="accuracy")
     with pytest.raises(UserError, match="no option of the decision edge/1"):
