@@ -10,6 +10,10 @@ so only the last two show what candidates leave behind.
 Training: the temporary memory that the compiler plans for a step of the largest subnet alone, of
 the sandwich (largest, smallest, 2 random), and of both with `train.remat`. Nothing is run.
 
+Paths: the temporary memory that the compiler plans for the gradient of a code in a search of
+NAS-Bench-201 by gradients, where all options are mixed, and where each edge runs two
+(ProxylessNAS). Nothing is run.
+
 Split: what the compiler plans on each of several virtual devices of this machine for programs that
 take parameters split over all of them, in bytes of all parameters together: those that make the
 first state, those of the largest subnet's blocks, and those that evaluate. Nothing is run. Few and
@@ -73,6 +77,15 @@ def step_section(arguments):
     columns = ["step", "temporary, MB", "arguments, MB", "times the largest alone"]
     measure.table(columns, [list(row.values()) for row in steps])
     return steps
+
+
+def paths_section(arguments):
+    """Plans gradients of codes and prints them."""
+    cells, channels = (1, 4) if arguments.quick else (1, 16)
+    found = measure.fresh(__file__, ["code_gradients", cells, channels, arguments.batch])
+    print(f"code: NAS-Bench-201, 32 px, C={channels}, N={cells}, {arguments.batch} images")
+    measure.table(["what runs", "temporary, MB"], [list(row.values()) for row in found])
+    return found
 
 
 def split_section(arguments):
@@ -158,6 +171,33 @@ def planned(name, size, batch, dtype):
         }
         for kind, found in plans.items()
     ]
+
+
+def code_gradients(cells, channels, batch):
+    """Megabytes of the gradient of a code, of all options and of two paths."""
+    import jax.numpy as jnp
+
+    from supernet_jax.elastic import shared_params
+    from supernet_jax.elastic.mixed import mixed
+    from supernet_jax.spaces import NasBench201
+
+    space = NasBench201(cells=cells, channels=channels).build()
+    size = space.sizes[0]
+    params = shared_params.parameter_shapes(space)
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+    code = jax.tree.map(lambda c: jax.ShapeDtypeStruct((len(c),), jnp.float32), space.menu)
+    pairs = jax.tree.map(lambda c: jax.ShapeDtypeStruct((2,), jnp.int32), space.menu)
+
+    def loss(code, params, images, pairs, two):
+        how = {"size": size, "paths": pairs if two else None}
+        return jnp.mean(jnp.square(mixed(space, params, code, images, **how).logits))
+
+    found = []
+    for name, two in (("all options", False), ("two paths", True)):
+        program = jax.jit(jax.value_and_grad(loss), static_argnums=4)
+        planned = program.lower(code, params, images, pairs, two).compile().memory_analysis()
+        found.append({"runs": name, "temporary": planned.temp_size_in_bytes / MB})
+    return found
 
 
 def plan(recipe, state, data, size):
@@ -317,11 +357,17 @@ def shapes_at(shapes, where):
 CHILDREN = {
     "held": held,
     "planned": planned,
+    "code_gradients": code_gradients,
     "first_state": first_state,
     "blocks": blocks,
     "evaluations": evaluations,
 }
-SECTIONS = {"evaluation": evaluation_section, "step": step_section, "split": split_section}
+SECTIONS = {
+    "evaluation": evaluation_section,
+    "step": step_section,
+    "paths": paths_section,
+    "split": split_section,
+}
 
 if __name__ == "__main__":
     main()

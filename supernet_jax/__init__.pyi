@@ -52,6 +52,7 @@ from supernet_jax.searching.searcher import Searcher as Searcher
 from supernet_jax.training import gradients as gradients
 from supernet_jax.training import losses as losses
 from supernet_jax.training import optimizers as optimizers
+from supernet_jax.training import penalties as penalties
 from supernet_jax.training import samplers as samplers
 from supernet_jax.training import teachers as teachers
 from supernet_jax.training.gradients.combine import Combine as Combine

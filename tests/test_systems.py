@@ -18,7 +18,7 @@ from theorem import largest_difference, random_inputs, random_params
 import supernet_jax as sj
 from supernet_jax.elastic import choices, strategies
 from supernet_jax.evaluation.costs.parameters import left_out
-from supernet_jax.experiment import config
+from supernet_jax.experiment import codes, config
 from supernet_jax.networks.formats import table
 
 FILES = sorted((pathlib.Path(__file__).parent / "systems").glob("*.py"))
@@ -68,6 +68,20 @@ def test_a_search_has_a_front_and_a_report(run: sj.Run, tmp_path: pathlib.Path) 
     assert sorted(costs) == costs
     page = sj.report(copy).read_text(encoding="utf-8")
     assert f"{metric.name.capitalize()} over MACs" in page and run.space.name in page
+
+
+def test_what_a_sampler_has_learned_is_read_off_the_folder(run: sj.Run) -> None:
+    """Whether it is the sampler's state or, as of superkernels, shared parameters."""
+    sampler = run.experiment.recipe.sampler
+    if sampler.learn is None:
+        with pytest.raises(sj.UserError, match="learns no code"):
+            codes.code_of(run)
+        return
+    code = codes.code_of(run)
+    shares = np.concatenate(jax.tree.leaves(code))
+    assert np.all(shares >= 0) and np.any(shares > 0.5)
+    for weights in jax.tree.leaves(code):
+        assert weights.sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_what_is_taken_out_is_the_same(run: sj.Run, tmp_path: pathlib.Path) -> None:

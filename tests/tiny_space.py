@@ -28,6 +28,7 @@ from supernet_jax.spaces import (
     nas_bench_201,
     nasvit,
     once_for_all,
+    single_path_nas,
     text_encoder,
     vit_resnas,
     vit_supernet,
@@ -449,5 +450,25 @@ def _darts(name: str, nodes: int, *, genotypes: bool) -> Space:
         nodes=nodes,
         task=ImageClassification(2, 5),
         outputs=5,
+        input_channels=2,
+    )
+
+
+@functools.cache
+def superkernels() -> Space:
+    """Two blocks of one kernel each, whose weights decide between its parts; one may be skipped."""
+    return single_path_nas.single_path_nas(
+        "superkernels",
+        resolution=6,
+        stem=2,
+        stem_stride=1,
+        first=2,
+        stages=((4, 2),),
+        blocks=2,
+        kernels=(3, 5),
+        expands=(2, 3),
+        last=4,
+        middle=6,
+        classes=5,
         input_channels=2,
     )

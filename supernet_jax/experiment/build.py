@@ -316,7 +316,7 @@ def _warn(text: str) -> None:
 def training_examples(experiment: Experiment) -> tuple[data.Images, data.Images | None]:
     """The examples on which weights learn, and those on which the sampler does, if it does."""
     dataset, settings = experiment.dataset, experiment.config.data
-    if experiment.recipe.sampler.learn is None:
+    if not samplers.learns_apart(experiment.recipe.sampler):
         return dataset.train, None
     if settings.second == 0:
         return dataset.train, dataset.held_out

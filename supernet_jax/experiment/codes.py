@@ -46,7 +46,9 @@ def code_of(run: Run | str | os.PathLike[str]) -> Code:
             "train with one that does, as sj.samplers.Darts()"
         )
     learned, shapes = recipe.sampler.learn.code, train_step.shapes(recipe)
-    state = checkpoint.restore(kept, shapes.sampler, step=run.step, subtree="sampler")
+    state = shapes.sampler
+    if jax.tree.leaves(state):  # of an empty one, whose code is all in the parameters, none is kept
+        state = checkpoint.restore(kept, state, step=run.step, subtree="sampler")
     if any(dependence.on_last(learned, shapes.sampler, shapes.params)):
         params = checkpoint.restore_params(kept, step=run.step)  # in training it saw no average
     else:  # zeros that take no memory

@@ -27,7 +27,7 @@ from supernet_jax.searching import Evolution
 from supernet_jax.spaces import Digits
 from supernet_jax.storage import files, typed_json, user_code
 from supernet_jax.storage.paths import expanded, on_this_machine
-from supernet_jax.training import gradients, losses, optimizers, samplers, teachers
+from supernet_jax.training import gradients, losses, optimizers, penalties, samplers, teachers
 from supernet_jax.training.gradients import UnitSum
 from supernet_jax.training.losses import AlphaDivergence
 from supernet_jax.training.optimizers import Sgd
@@ -167,7 +167,7 @@ class Config:
 OFFERING = (tasks.__name__, searching.__name__, costs.__name__)
 # Whose dataclasses a configuration is made of.
 PARTS = (
-    *(spaces, samplers, losses, teachers, gradients, optimizers, tasks),
+    *(spaces, samplers, losses, teachers, gradients, optimizers, penalties, tasks),
     *(searching, searching.predictors, costs),
 )
 

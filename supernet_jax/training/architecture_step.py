@@ -38,7 +38,8 @@ def learned(
         given: of the step, with a second batch.
         size: of the inputs.
     """
-    assert recipe.sampler.learn is not None
+    learn = recipe.sampler.learn
+    assert learn is not None and learn.update is not None
     if given.second is None:
         raise ValueError("this sampler learns by a second batch; give it as Batch(..., second=...)")
     about = recipe, mesh, where, state
@@ -46,7 +47,7 @@ def learned(
     second = Members(*about, *given.second, given.dropout_key)
     key = jax.random.fold_in(given.arch_key, 2**31)
     score = SecondBatch(first, second, size)
-    moved, loss = recipe.sampler.learn.update(state.sampler, key, state.step, score)
+    moved, loss = learn.update(state.sampler, key, state.step, score)
     return moved, {"loss/codes": loss}
 
 

@@ -35,10 +35,11 @@ def fits(recipe: Recipe, mesh: jax.sharding.Mesh | None) -> bool:
     """Whether a recipe's members run block by block.
 
     Parts of a batch that know nothing of each other do so on one device only: on several, each
-    device has another part, which has to be said inside one program.
+    device has another part, which has to be said inside one program. Nor do they where there is a
+    penalty: it is a function of all parameters, not of what the network puts out.
     """
     parts = max(recipe.arch_shards, recipe.norm_shards)
-    asked = recipe.strategy is blockwise.blockwise
+    asked = recipe.strategy is blockwise.blockwise and recipe.penalty is None
     return asked and (parts == 1 or mesh is None or mesh.size == 1)
 
 

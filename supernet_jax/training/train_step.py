@@ -222,7 +222,7 @@ class Step:
         shared = dataclasses.replace(shared, teacher=())
         metrics: Metrics = {}
         learned = None
-        if sampler.learn is not None:
+        if samplers.learns_apart(sampler):
             learned, metrics = self.learn(shared, given, size=sizes[-1])
             shared = dataclasses.replace(shared, sampler=learned)
         teacher, carry, archs = given.teacher, self.start(state.params), None

@@ -22,6 +22,7 @@ from tiny_space import (
     hearing,
     hybrid,
     staged,
+    superkernels,
     tiny,
     tokens,
     transforming,
@@ -62,6 +63,7 @@ LARGER: dict[str, Any] = {
     "hearing": (hearing, 7, 1),
     "fbnet_layers": (fbnet_layers, 6, 1),
     "cell_genotypes": (functools.partial(cell_genotypes, 1), 4, 1),
+    "superkernels": (superkernels, 6, 1),
 }
 # Float32 at highest precision: sums are ordered differently, nothing else differs.
 TOLERANCE = 1e-5

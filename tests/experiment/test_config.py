@@ -58,6 +58,7 @@ from supernet_jax.spaces import (
     NASViTSmall,
     OfaMobileNetV3,
     OfaSmall,
+    SinglePathNAS,
     TextEncoder,
     ViTResNAS,
     ViTResNASSmall,
@@ -77,6 +78,7 @@ from supernet_jax.training.losses import (
     SoftCrossEntropy,
 )
 from supernet_jax.training.optimizers import AdamW, GroupLasso, Sgd, schedules
+from supernet_jax.training.penalties import SuperkernelCost
 from supernet_jax.training.recipe import Batch
 from supernet_jax.training.samplers import (
     Attentive,
@@ -90,8 +92,10 @@ from supernet_jax.training.samplers import (
     Phase,
     Preferred,
     Progressive,
+    ProxylessNAS,
     Sandwich,
     Shift,
+    SinglePath,
     Uniform,
 )
 from supernet_jax.training.teachers import (
@@ -137,12 +141,16 @@ CHANGED: tuple[Any, ...] = (
     Delayed(3, 0.25),
     InstaTune(3),
     Darts(0.1, 0.0, 0.02),
+    ProxylessNAS(0.1, 0.5, Latency("latency.json")),
     NasBench201(16, 8, 2),
     FBNet(Latency("latency.json"), beta=1.0, form="sum", start=0.25),
     FBNetSpace((192, 224), head=1504),
     FBNetSmall(widths=(4, 6), operations=("skip", "k3_e1")),
     DartsEdges(16, 8, 5, 3, derived=True),
     DartsGenotypes(16, 8, 5, 3, derived=True),
+    SinglePath(),
+    SinglePathNAS(widths=(8, 16), strides=(1, 2), kernels=(3, 5, 7)),
+    SuperkernelCost(0.5, Parameters()),
     OrderedDropout(n_random=2),
     Nested(3, 5),
     Shift(3, 0.5, "macs.json", bins=7),

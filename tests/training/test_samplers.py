@@ -71,6 +71,7 @@ CASES: dict[str, Sampler] = {
         learning_rate=0.1,
         start=2,
     ),
+    "proxyless": samplers.proxyless(SPACE),
     "own": user_code.run(ROOT / "docs" / "examples" / "sampler.py").Tilted().build(menu=MENU),
 }
 

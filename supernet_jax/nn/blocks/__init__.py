@@ -35,6 +35,7 @@ from supernet_jax.nn.blocks.darts import (
 from supernet_jax.nn.blocks.factored import FactoredLayer
 from supernet_jax.nn.blocks.fbnet import FBNetBlock, FBNetHead, FBNetStem
 from supernet_jax.nn.blocks.mcuformer import LowRankTransformerBlock, SizedPatchEmbedding
+from supernet_jax.nn.blocks.mnasnet import ReluHead, ReluStem
 from supernet_jax.nn.blocks.mobilenet import Head, MBConv, Stem
 from supernet_jax.nn.blocks.mobilenetv3 import HardHead, HardStem, InvertedResidual
 from supernet_jax.nn.blocks.nasvit import AttentionBlock

@@ -10,6 +10,7 @@ from supernet_jax.training.samplers.nested import Nested, nested
 from supernet_jax.training.samplers.ordered_dropout import OrderedDropout, ordered_dropout
 from supernet_jax.training.samplers.preferred import Preferred, preferred
 from supernet_jax.training.samplers.progressive import Opening, Phase, Progressive, progressive
+from supernet_jax.training.samplers.proxyless import ProxylessNAS, proxyless
 from supernet_jax.training.samplers.sampler import (
     CodeScore,
     Learn,
@@ -20,6 +21,7 @@ from supernet_jax.training.samplers.sampler import (
     active,
     check,
     draws_codes,
+    learns_apart,
     metric_names,
     names,
     roles,
@@ -27,4 +29,5 @@ from supernet_jax.training.samplers.sampler import (
 )
 from supernet_jax.training.samplers.sandwich import Sandwich, sandwich
 from supernet_jax.training.samplers.shift import Shift, shift
+from supernet_jax.training.samplers.single_path import SinglePath, single_path
 from supernet_jax.training.samplers.uniform import Uniform, uniform

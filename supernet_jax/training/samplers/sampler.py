@@ -47,15 +47,16 @@ class CodeScore(Protocol):
 
 
 class Learn(NamedTuple):
-    """How architecture parameters, which are a sampler's state, learn.
+    """How architecture parameters learn, and what they have learned.
 
     Attributes:
         update: `(state, key, step, score) -> (state, loss)`, traced, before the members of each
-            step. The loss is a metric, `loss/codes`.
+            step. The loss is a metric, `loss/codes`. None where they are no state of the sampler
+            but shared parameters, which learn with the others; then there is no second batch.
         code: `(state, params) -> code`: how likely each option is.
     """
 
-    update: Callable[[SamplerState, Array, Array, CodeScore], tuple[SamplerState, Array]]
+    update: Callable[[SamplerState, Array, Array, CodeScore], tuple[SamplerState, Array]] | None
     code: Callable[[SamplerState, Tree], Code]
 
 
@@ -112,6 +113,11 @@ def draws_codes(sampler: Sampler) -> bool:
         return sampler.sample(sampler.init(key), key, jnp.int32(0), lambda arch: jnp.zeros(()))
 
     return choices.is_code(jax.eval_shape(drawn))
+
+
+def learns_apart(sampler: Sampler) -> bool:
+    """Whether it has architecture parameters that learn on a second batch."""
+    return sampler.learn is not None and sampler.learn.update is not None
 
 
 def stateless(

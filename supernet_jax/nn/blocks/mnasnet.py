@@ -1,0 +1,57 @@
+"""The first and last layers of MnasNet (arXiv 1807.11626); its blocks are `InvertedResidual`."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from supernet_jax.nn import layers
+from supernet_jax.nn.blocks.mobilenet import StemSpec
+
+Array = jax.Array
+
+
+class ReluStem(nn.Module):
+    """3x3 convolution, BatchNorm, ReLU."""
+
+    spec: StemSpec
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, H, W, c_in]` -> `[B, H/stride, W/stride, c_out]`."""
+        s = self.spec
+        x = layers.Conv(s.c_out, 3, s.stride, start=layers.HE_FAN_OUT, name="conv")(x)
+        return nn.relu(layers.BatchNorm(name="norm")(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class ReluHeadSpec:
+    """Sizes of a `ReluHead`.
+
+    Attributes:
+        c_in: channels of the last block.
+        middle: channels before the mean over the image.
+        classes: number of logits.
+        dropout: rate before the classifier.
+    """
+
+    c_in: int
+    middle: int
+    classes: int
+    dropout: float = 0.0
+
+
+class ReluHead(nn.Module):
+    """1x1 convolution, BatchNorm, ReLU, mean over the image, dropout, linear classifier."""
+
+    spec: ReluHeadSpec
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, H, W, c_in]` -> logits `[B, classes]`."""
+        s = self.spec
+        x = layers.Pointwise(s.middle, start=layers.HE_FAN_OUT, name="expand")(x)
+        x = nn.relu(layers.BatchNorm(name="expand_norm")(x))
+        x = layers.Dropout(s.dropout, s.middle, name="dropout")(jnp.mean(x, (1, 2)))
+        return layers.Dense(s.classes, zero_bias=True, name="classifier")(x)
