@@ -39,9 +39,16 @@ def random_inputs(space: Space, size: Any, batch: int) -> jax.Array:
 
 
 class Check:
-    """One space with parameters and inputs, and its programs, each compiled once."""
+    """One space with parameters and inputs, and its programs, each compiled once.
 
-    def __init__(self, space: Space, *, size: Any, batch: int = 4):
+    Args:
+        space: the space.
+        size: of inputs and archs.
+        batch: how many inputs.
+        forwards: strategies of traced archs that run without gradients, which `run` gives as None.
+    """
+
+    def __init__(self, space: Space, *, size: Any, batch: int = 4, forwards: tuple[str, ...] = ()):
         self.space, self.size = space, size
         self.params = random_params(space)
         self.images = random_inputs(space, size, batch)
@@ -53,13 +60,15 @@ class Check:
         self.traces: dict[str, int] = {}
         self.known_boxes: dict[bytes, Any] = {}
         self.programs = {
-            name: self.program(strategy) for name, strategy in STRATEGIES.items() if strategy
+            name: self.program(strategy, gradients=name not in forwards)
+            for name, strategy in STRATEGIES.items()
+            if strategy
         }
         self.blockwise = blockwise.Blockwise(space)
         self.weighted = jax.jit(jax.grad(lambda logits: jnp.sum(logits * self.weights)))
 
-    def program(self, strategy: Any, fixed: Any = None) -> Any:
-        """`(params, arch, stats, key) -> ((loss, output), gradients)`, jitted."""
+    def program(self, strategy: Any, fixed: Any = None, *, gradients: bool = True) -> Any:
+        """`(params, arch, stats, key) -> ((loss, output), gradients or None)`, jitted."""
 
         def run(params: Any, arch: Any, stats: Any, key: Any) -> Any:
             name = getattr(strategy, "__name__", "")
@@ -77,6 +86,8 @@ class Check:
                 )
                 return jnp.sum(output.logits * self.weights), output
 
+            if not gradients:
+                return loss(params), None
             return jax.value_and_grad(loss, has_aux=True)(params)
 
         return jax.jit(run)
@@ -133,10 +144,14 @@ STRATEGIES: dict[str, Any] = {
 }
 
 
-@functools.cache
-def check_of(make: Callable[[], Space], *, size: Any) -> Check:
+def check_of(make: Callable[[], Space], *, size: Any, forwards: tuple[str, ...] = ()) -> Check:
     """One check of a space for all tests of a process."""
-    return Check(make(), size=size)
+    return _kept(make, size, forwards)
+
+
+@functools.cache
+def _kept(make: Callable[[], Space], size: Any, forwards: tuple[str, ...]) -> Check:
+    return Check(make(), size=size, forwards=forwards)
 
 
 def box(path: tuple[str, ...], full: tuple[int, ...], part: tuple[int, ...]) -> np.ndarray:
@@ -217,8 +232,10 @@ def _note_uses(
     rng = np.random.default_rng(1)  # jax.random would compile a program for each shape
     random = jax.tree.map(lambda p: jnp.float32(rng.normal(size=p.shape)), start)
     weights = jnp.float32(rng.normal(size=cut))
-    gradients = jax.grad(total, (0, 1))(random, weights)
-    own, whole = jax.tree.map(lambda g: np.asarray(g != 0, float), gradients)
+    gradients = jax.jit(jax.grad(total, (0, 1)))(
+        random, weights
+    )  # one program, not one an operation
+    own, whole = jax.tree.map(lambda g: np.asarray(np.asarray(g) != 0, float), gradients)
     node[last] = np.pad(whole, [(0, n - m) for n, m in zip(full, cut, strict=True)])
     own = {name: tree for name, tree in own.items() if tree}
     if own:
@@ -229,6 +246,12 @@ def archs_of(space: Space, count: int) -> list[Any]:
     """The smallest, the largest and random archs."""
     drawn = choices.unstack(choices.sample(space.menu, jax.random.key(5), (count,)))
     return [choices.smallest(space.menu), choices.largest(space.menu), *drawn]
+
+
+def every_arch(menu: Any) -> list[Any]:
+    """All archs of a menu, those of its last choice beside each other."""
+    sizes = [len(choice) for choice in jax.tree.leaves(menu)]
+    return [choices.unpack(menu, np.asarray(row, np.int32)) for row in np.ndindex(*sizes)]
 
 
 def largest_difference(a: Any, b: Any) -> float:

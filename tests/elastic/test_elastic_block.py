@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import theorem
 from flax.traverse_util import flatten_dict
 from theorem import Check, box, boxes, check_of, global_difference, largest_difference
 from tiny_space import tiny
@@ -433,32 +434,7 @@ def test_a_spec_without_norms_has_zero_statistics(strategy: Any) -> None:
 @functools.cache
 def every_arch() -> list[Any]:
     """All archs of the tiny space; its resolution is not theirs to say."""
-    menu = choices.replace(SPACE.menu, ("resolution",), Choice((8,)))
-    sizes = [len(choice) for choice in jax.tree.leaves(menu)]
-    return [choices.unpack(menu, np.asarray(row, np.int32)) for row in np.ndindex(*sizes)]
-
-
-def test_every_arch_of_the_tiny_space() -> None:
-    check = check_of(tiny, size=8)
-    alive = 0
-    for i, arch in enumerate(every_arch()):
-        if i == 1:
-            traces = dict(check.traces)
-        output, gradients = jax.device_get(check.run("masked", arch))
-        other, others = jax.device_get(check.run("switched", arch))
-        assert largest_difference(other.logits, output.logits) < SUMS
-        assert largest_difference(other.moments, output.moments) < SUMS
-        assert global_difference(others, gradients) < SUMS
-        for name, block in SPACE.blocks.items():
-            spec = block.spec(arch)
-            found, same = flatten_dict(gradients[name]), flatten_dict(others[name])
-            for path, leaf in found.items():
-                outside = True if spec is None else boxes_of(name, spec)[path] == 0
-                assert not np.any(leaf[outside]), "a dead weight has a gradient"
-                assert not np.any(same[path][outside]), "a dead weight has a gradient"
-                alive += np.count_nonzero(leaf)
-    assert len(every_arch()) == 256 and alive > 1e5
-    assert check.traces == traces, "traced again for another arch"
+    return theorem.every_arch(choices.replace(SPACE.menu, ("resolution",), Choice((8,))))
 
 
 def test_features_are_the_outputs_of_blocks() -> None:
