@@ -34,16 +34,29 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # The longest files first, so that none of them is left for one worker at the end.
 LONGEST = (
-    "attentivenas",
-    "train_step",
     "theorem",
     "systems",
     "loop",
-    "doors",
-    "elastic_block",
-    "costs",
-    "own_space",
     "cli",
+    "search",
+    "racing",
+    "train_step",
+    "evaluate",
+    "sharding",
+    "predictors",
+    "doors",
+    "once_for_all",
+    "native",
+    "blockwise_members",
+    "documents",
+    "distributed",
+    "recipe",
+    "text_runs",
+    "api",
+    "data",
+    "elastic_block",
+    "export_command",
+    "new_parts",
 )
 
 
