@@ -232,10 +232,9 @@ def _note_uses(
     rng = np.random.default_rng(1)  # jax.random would compile a program for each shape
     random = jax.tree.map(lambda p: jnp.float32(rng.normal(size=p.shape)), start)
     weights = jnp.float32(rng.normal(size=cut))
-    gradients = jax.jit(jax.grad(total, (0, 1)))(
-        random, weights
-    )  # one program, not one an operation
-    own, whole = jax.tree.map(lambda g: np.asarray(np.asarray(g) != 0, float), gradients)
+    compiled = jax.jit(jax.grad(total, (0, 1)))  # one program, not one for each operation
+    gradients = jax.device_get(compiled(random, weights))
+    own, whole = jax.tree.map(lambda g: np.asarray(g != 0, float), gradients)
     node[last] = np.pad(whole, [(0, n - m) for n, m in zip(full, cut, strict=True)])
     own = {name: tree for name, tree in own.items() if tree}
     if own:
