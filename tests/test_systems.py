@@ -1,7 +1,7 @@
 """Every published system as a run: each file of `tests/systems` holds a small configuration.
 
-What is here holds for all of them: exact counts, one-hot codes, training that goes on to the bit
-after a kill, a search with its report, and extraction with a proof in every format.
+What is here holds for all of them: exact counts, training that goes on to the bit after a kill, a
+search with its report, and extraction with a proof in every format.
 """
 
 import dataclasses
@@ -10,13 +10,11 @@ import shutil
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from theorem import largest_difference, random_inputs, random_params
 
 import supernet_jax as sj
-from supernet_jax.elastic import choices, strategies
+from supernet_jax.elastic import choices
 from supernet_jax.evaluation.costs.parameters import left_out
 from supernet_jax.experiment import codes, config
 from supernet_jax.networks.formats import table
@@ -46,17 +44,6 @@ def test_killed_runs_go_on_to_the_bit(run: sj.Run, tmp_path: pathlib.Path) -> No
     again = sj.train(run.experiment.config, copy)
     assert again.step == run.step
     jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
-
-
-def test_one_hot_codes_are_archs(run: sj.Run) -> None:
-    space, size = run.space, run.space.sizes[-1]
-    params, inputs = random_params(space), random_inputs(space, size, 4)
-    masked = jax.jit(lambda how: strategies.masked(space, params, how, inputs, size=size).logits)
-    drawn = choices.sample(space.menu, jax.random.key(3), (2,))
-    for arch in choices.unstack(jax.tree.map(np.asarray, drawn)):
-        arch = space.at_size(arch, len(space.sizes) - 1)
-        hard = masked(jax.tree.map(jnp.asarray, arch))
-        assert largest_difference(masked(choices.one_hot(space.menu, arch)), hard) < 1e-5
 
 
 def test_a_search_has_a_front_and_a_report(run: sj.Run, tmp_path: pathlib.Path) -> None:

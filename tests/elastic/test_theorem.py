@@ -139,13 +139,17 @@ def test_larger_spaces_agree(name: str) -> None:
     make, resolution, count = LARGER[name]
     check = Check(make(), size=resolution, batch=2 if resolution == 8 else 4)
     forward = check.forward(strategies.switched)
+    alike = name in ("digits", "tiny-small-images", "two_factors-larger-patches")  # see SPACES
+    by_code = [check.forward(run) for run in (() if alike else (strategies.masked, mixed))]
     for arch in archs_of(check.space, count)[2:]:
         output, gradients = check.run("sliced", arch)
         other, others_gradients = check.run("masked", arch)
         assert global_difference(others_gradients, gradients) < TOLERANCE
         _check_dead(check, arch, others_gradients)
         switched = forward(check.params, jax.tree.map(jnp.asarray, arch))
-        for one in (other, switched):
+        code = choices.one_hot(check.space.menu, arch)
+        coded = [run(check.params, code) for run in by_code]
+        for one in (other, switched, *coded):
             assert largest_difference(one.logits, output.logits) < TOLERANCE
             assert largest_difference(one.moments, output.moments) < TOLERANCE
 
