@@ -314,13 +314,25 @@ def _warn(text: str) -> None:
 
 
 def training_examples(experiment: Experiment) -> tuple[data.Images, data.Images | None]:
-    """The examples on which weights learn, and those on which the sampler does, if it does."""
+    """The examples on which weights learn, and those on which the sampler does, if it does.
+
+    Raises:
+        UserError: one of two parts has less than a batch, where both could have more.
+    """
     dataset, settings = experiment.dataset, experiment.config.data
     if not samplers.learns_apart(experiment.recipe.sampler):
         return dataset.train, None
     if settings.second == 0:
         return dataset.train, dataset.held_out
-    return data.second_part(dataset.train, settings.second, seed=settings.split_seed)
+    parts = data.second_part(dataset.train, settings.second, seed=settings.split_seed)
+    sizes, batch = [len(part.labels) for part in parts], experiment.config.train.batch
+    if min(sizes) < batch <= sum(sizes) // 2:
+        raise UserError(
+            f"data.second {settings.second} leaves {sizes[0]:,} training examples to the weights "
+            f"and {sizes[1]:,} to the sampler, one of them fewer than a batch of {batch}; give a "
+            "share nearer to one half, or lower --train.batch"
+        )
+    return parts
 
 
 def evaluation_how(experiment: Experiment) -> How:

@@ -15,6 +15,13 @@ def require_resolutions(resolutions: tuple[int, ...], low: int) -> None:
     )
 
 
+def require_resolution(resolution: int, low: int) -> None:
+    """Raises a `UserError` unless a size has at least `low` pixels."""
+    require(
+        resolution >= low, f"space.resolution is {resolution}; give a size of at least {low} pixels"
+    )
+
+
 def require_rates(dropout: float, drop_path: float = 0.0) -> None:
     """Raises a `UserError` unless both are at least 0 and below 1."""
     for name, rate in (("dropout", dropout), ("drop-path", drop_path)):

@@ -184,7 +184,7 @@ class FBNetSmall:
             any(name in KINDS for name in self.operations),
             f"space.operations is {self.operations}; give one that is no skip",
         )
-        checks.require_resolutions((self.resolution,), 2 ** (len(self.widths) - 1))
+        checks.require_resolution(self.resolution, 2 ** (len(self.widths) - 1))
         return fbnet(
             self.name,
             resolutions=(self.resolution,),

@@ -117,7 +117,7 @@ class NasBench201:
     def build(self, *, classes: int = 10, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""
         checks.require_sizes(channels=self.channels, cells=self.cells, stages=self.stages)
-        checks.require_resolutions((self.resolution,), 2 ** (self.stages - 1))
+        checks.require_resolution(self.resolution, 2 ** (self.stages - 1))
         return nas_bench_201(
             self.name,
             resolution=self.resolution,

@@ -167,7 +167,7 @@ class SinglePathNAS:
             f"space.strides is {self.strides}; give 1 or 2 for each of space.widths, {self.widths}",
         )
         require(min(self.widths) > 0, f"space.widths is {self.widths}; give numbers above 0")
-        checks.require_resolutions((self.resolution,), self.stem_stride * math.prod(self.strides))
+        checks.require_resolution(self.resolution, self.stem_stride * math.prod(self.strides))
         checks.require_rates(self.dropout)
         return single_path_nas(
             self.name,

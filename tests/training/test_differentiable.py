@@ -260,9 +260,10 @@ class Light:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"temperature": 0.0}, "sampler.temperature is 0.0, must be above 0"),
+        ({"temperature": 0.0}, "sampler.temperature is 0.0, but must be above 0"),
         ({"temperature": float("nan")}, "sampler.temperature is nan"),
-        ({"alpha": float("nan")}, "sampler.alpha is nan, must be above 0"),
+        ({"temperature": 1e-40}, "ends at 1.74e-42, but must end at 0.001 or more"),
+        ({"alpha": float("nan")}, "sampler.alpha is nan, but must be above 0"),
         ({"beta": float("nan")}, "sampler.beta is nan, must be from 0 to 10"),
         ({"beta": 30.0}, "sampler.beta is 30.0, must be from 0 to 10"),
         ({"learning_rate": 0.0}, "sampler.learning-rate is 0.0"),

@@ -96,4 +96,4 @@ def drawn(key: Array, code: Code, shape: tuple[int, ...] = ()) -> Any:
 
 def require_positive(name: str, value: float) -> None:
     """Raises a `UserError` unless a setting of the sampler is above 0 and finite."""
-    require(0 < value < float("inf"), f"sampler.{name} is {value}, must be above 0 and finite")
+    require(0 < value < float("inf"), f"sampler.{name} is {value}, but must be above 0 and finite")

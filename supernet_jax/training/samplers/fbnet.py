@@ -1,6 +1,7 @@
 """Differentiable search by relaxed samples, with a cost in the loss (FBNet)."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from supernet_jax.training.samplers.sampler import CodeScore, Learn, Sampler, Sc
 Form = Literal["product", "sum"]
 # Of larger ones float32 has no squares of the loss' gradients, or no logits over the temperature.
 MOST_BETA, MOST_FALL = 10.0, 20.0
+COLDEST = 1e-3  # at which a sample is one option, as float32 has it
 
 
 def fbnet(
@@ -147,6 +149,13 @@ class FBNet:
             value = getattr(self, name.replace("-", "_"))
             require(0 <= value <= high, f"sampler.{name} is {value}, must be from 0 to {high:g}")
         require_share("start", self.start)
+        last = self.temperature * math.exp(-self.fall)
+        require(
+            last >= COLDEST,
+            f"sampler.temperature {self.temperature:g}, falling by sampler.fall {self.fall:g}, "
+            f"ends at {last:.3g}, but must end at {COLDEST} or more, or gradients overflow; raise "
+            "the one or lower the other",
+        )
         require(
             hasattr(self.cost, "build"),
             f"sampler.cost is {self.cost!r}; give a cost of sj.costs, as sj.costs.Macs(), or one "
