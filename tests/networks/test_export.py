@@ -348,6 +348,11 @@ LACKS: dict[str, set[str]] = {
         *("FrameLayer", "LowRankTransformerBlock", "PooledLogits", "Pooler", "SERes2Block"),
         *("ScaledEmbedding", "SizedPatchEmbedding", "SpatialReduction", "SpeakerCosines"),
         *("TranslationDecoder", "TranslationEncoder"),
+        # of cells and of searched chains
+        *("AveragePool3", "CellHead", "CellStem", "DilatedConv", "FBNetBlock", "FBNetHead"),
+        *("FBNetStem", "FactorisedReduction", "MaxPool3", "MeanHead", "MeanPool3", "Reduction"),
+        *("ReluConv", "ReluHead", "ReluPointwise", "ReluStem", "SeparableConv", "Skip"),
+        *("StridedZero", "Zero"),
     }
 }
 

@@ -337,6 +337,7 @@ OF_TRAINING = {
 }
 OF_TEXT = {"length"}
 NOT_OF_PIXELS = {"name", "data_dir", "held_out", "split_seed", "storage", "threads", "workers"}
+NOT_OF_PIXELS |= {"second"}
 
 
 def test_no_setting_of_data_is_forgotten() -> None:
