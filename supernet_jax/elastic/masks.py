@@ -14,9 +14,6 @@ from supernet_jax.elastic.elastic_block import TRANSFORMS, ElasticBlock, Transfo
 from supernet_jax.runtime import owned
 
 Mask = Literal["one", "expected", "any"]
-ONE: Mask = "one"
-EXPECTED: Mask = "expected"
-ANY: Mask = "any"
 
 
 def picked(block: ElasticBlock, arch: Arch | Code) -> tuple[Array, Array, bool]:
@@ -43,9 +40,10 @@ def masked_weights(
     result = slicing.cut(shared, union, whole=by_leaf)
     if soft and not block.gated:
         edges = _edges(block, tuple(inputs), True)
-        result = _masked(result, chosen, edges.table, leaves=edges.leaves, mask=EXPECTED)
+        result = _masked(result, chosen, edges.table, leaves=edges.leaves, mask="expected")
+    mask: Mask = "any" if soft else "one"
     edges = _edges(block, tuple(inputs), False)
-    result = _masked(result, chosen, edges.table, leaves=edges.leaves, mask=ANY if soft else ONE)
+    result = _masked(result, chosen, edges.table, leaves=edges.leaves, mask=mask)
     for where, transforms in by_leaf.items():
         trees = (elastic_block.shapes(block, spec, inputs).params for spec in block.specs)
         parts = [slicing.find_leaf(tree, where) for tree in trees]
@@ -54,7 +52,7 @@ def masked_weights(
         result = slicing.put_leaf(result, where, mixed)
     if by_leaf:  # a transform may add to channels that the spec lacks
         again = tuple((path, places) for path, places in edges.leaves if path in by_leaf)
-        result = _masked(result, chosen, edges.table, leaves=again, mask=ANY if soft else ONE)
+        result = _masked(result, chosen, edges.table, leaves=again, mask=mask)
     return result
 
 
@@ -67,7 +65,7 @@ def masked_alive(block: ElasticBlock, inputs: Any, chosen: Array, soft: bool) ->
         elastic_block.shapes(block, block.union, inputs).alive,
     )
     edges = _alive_edges(block, tuple(inputs))
-    mask = EXPECTED if soft else ONE
+    mask: Mask = "expected" if soft else "one"
     return _masked(ones, chosen, edges.table, leaves=edges.leaves, mask=mask)
 
 
@@ -151,7 +149,7 @@ def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, mask: Mask)
 
     Args:
         tree: the union's parameters.
-        chosen: which of the specs for `ONE`, otherwise their probabilities `[S]`.
+        chosen: which of the specs for "one", otherwise their probabilities `[S]`.
         table: of `_Edges`.
         leaves: of `_Edges`.
         mask: the box of one spec, the expected box, or whatever lies, on each axis, in the box of
@@ -165,11 +163,11 @@ def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, mask: Mask)
     ]
     position = jax.lax.broadcasted_iota(jnp.int32, (*starts.shape[:2], max(sizes, default=0)), 2)
     inside = (position >= starts) & (position < stops)  # [S, columns, N]; below [1, ...] of an arch
-    if mask != EXPECTED:
+    if mask != "expected":
         # Reduced, not sliced. A slice the compiler takes for cheap: it computes it again for every
         # leaf, with all that led to the choice, and takes twice as long to compile.
         place = jax.lax.broadcasted_iota(jnp.int32, (len(inside), 1, 1), 0)
-        taken = place == chosen if mask == ONE else chosen[:, None, None] > 0
+        taken = place == chosen if mask == "one" else chosen[:, None, None] > 0
         inside = jnp.any(inside & taken, 0, keepdims=True)
     for path, places in leaves:
         leaf = slicing.get_leaf(tree, path)
@@ -180,7 +178,7 @@ def _masked(tree: Tree, chosen: Array, table: Array, *, leaves: Any, mask: Mask)
             )
             for axis, column in places
         ]
-        expected = mask == EXPECTED
+        expected = mask == "expected"
         kept = _expectation(chosen, boxes) if expected else _product([box[0] for box in boxes])
         used = [axis for axis, _ in places]
         kept = kept.reshape([n if a in used else 1 for a, n in enumerate(leaf.shape)])

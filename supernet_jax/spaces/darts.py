@@ -283,22 +283,12 @@ class DartsEdges:
 
 
 @dataclasses.dataclass(frozen=True)
-class DartsGenotypes:
+class DartsGenotypes(DartsEdges):
     """Cells whose 4 nodes have two inputs and their operations: 1,037,664,180 normal cells, and as
     many reduction cells (DARTS).
     """
 
     name: ClassVar[str] = "darts"  # on the command line
-    resolution: int = 32
-    """size of images, pixels; a multiple of 4"""
-    channels: int = 16
-    """channels of the first cell, even; more make wider networks"""
-    cells: int = 8
-    """cells; more make deeper networks; of 1 or 2 all are reduction cells"""
-    nodes: int = NODES
-    """nodes of a cell; more make more edges, and larger networks"""
-    derived: bool = False
-    """norms with scale and bias, and none after pooling, as networks have after the search"""
 
     def build(self, *, classes: int = 10, input_channels: int = 3) -> Space:
         """The space for data with so many classes and channels."""

@@ -6,7 +6,7 @@ All cells of a network are the same, so that there are 5^6 = 15,625 archs.
 import dataclasses
 from typing import ClassVar
 
-from supernet_jax.elastic.choice_block import choice_block
+from supernet_jax.elastic.choice_block import Options, choice_block
 from supernet_jax.elastic.choices import Choice, Menu
 from supernet_jax.elastic.elastic_block import elastic
 from supernet_jax.elastic.space import Space
@@ -30,7 +30,6 @@ from supernet_jax.spaces import checks
 from supernet_jax.tasks import ImageClassification, Task
 
 NODES, STAGES = 4, 3
-OPERATIONS = ("none", "skip", "conv1x1", "conv3x3", "pool3x3")  # in the order of the paper's table
 
 
 def nas_bench_201(
@@ -77,27 +76,27 @@ def nas_bench_201(
             for i, edge in enumerate(edges):
                 block = blocks_of_cells.edge_name(f"stage{stage}_cell{cell}", *edge)
                 blocks[block] = choice_block(
-                    dict(
-                        zip(
-                            OPERATIONS,
-                            (
-                                (Zero, PlainSpec(width)),
-                                (Skip, PlainSpec(width)),
-                                (ReluConv, ReluConvSpec(width, width, 1)),
-                                (ReluConv, ReluConvSpec(width, width, 3)),
-                                (AveragePool3, PlainSpec(width)),
-                            ),
-                            strict=True,
-                        )
-                    ),
-                    menu=menu,
-                    decision=("edge", i),
-                    channels=(width,),
+                    operations(width), menu=menu, decision=("edge", i), channels=(width,)
                 )
     head = CellHeadSpec(channels * 2 ** (stages - 1), outputs)
     blocks["head"] = elastic(CellHead, lambda: head, menu=menu)
     forward = Cells(stages, cells, nodes)
     return Space(name, menu, blocks, forward, task, static=(("resolution",),))
+
+
+def operations(channels: int) -> Options:
+    """What stands on an edge, in the order of the paper's table."""
+    plain = PlainSpec(channels)
+    return {
+        "none": (Zero, plain),
+        "skip": (Skip, plain),
+        "conv1x1": (ReluConv, ReluConvSpec(channels, channels, 1)),
+        "conv3x3": (ReluConv, ReluConvSpec(channels, channels, 3)),
+        "pool3x3": (AveragePool3, plain),
+    }
+
+
+OPERATIONS = tuple(operations(1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,9 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import chain
 from supernet_jax.elastic.transforms import superkernel
 from supernet_jax.errors import require
-from supernet_jax.nn.blocks.mnasnet import ReluHead, ReluHeadSpec, ReluStem
 from supernet_jax.nn.blocks.mobilenet import RELU, StemSpec
 from supernet_jax.nn.blocks.mobilenetv3 import InvertedResidual, InvertedResidualSpec
+from supernet_jax.nn.blocks.relu_ends import ReluHead, ReluHeadSpec, ReluStem
 from supernet_jax.spaces import checks
 from supernet_jax.tasks import ImageClassification
 

@@ -47,7 +47,7 @@ from supernet_jax.spaces import attentivenas, mobilenet
 
 # A space of your own joins by one line: name -> (space, size of inputs, random archs).
 SPACES: dict[str, Any] = {
-    "tiny": (tiny, 8, 1),
+    "tiny": (tiny, 8, 2),
     "deep": (deep, 8, 1),
     "transforming": (transforming, 8, 1),
     "adapted": (adapted, 8, 1),

@@ -349,8 +349,8 @@ LACKS: dict[str, set[str]] = {
         *("ScaledEmbedding", "SizedPatchEmbedding", "SpatialReduction", "SpeakerCosines"),
         *("TranslationDecoder", "TranslationEncoder"),
         # of cells and of searched chains
-        *("AveragePool3", "CellHead", "CellStem", "DilatedConv", "FBNetBlock", "FBNetHead"),
-        *("FBNetStem", "FactorisedReduction", "MaxPool3", "MeanHead", "MeanPool3", "Reduction"),
+        *("AveragePool3", "CellHead", "CellStem", "DilatedConv", "FBNetBlock"),
+        *("FactorisedReduction", "MaxPool3", "MeanHead", "MeanPool3", "Reduction"),
         *("ReluConv", "ReluHead", "ReluPointwise", "ReluStem", "SeparableConv", "Skip"),
         *("StridedZero", "Zero"),
     }

@@ -151,7 +151,7 @@ CLOSE = {
 @pytest.mark.parametrize("name", CLOSE)
 @pytest.mark.parametrize("error", [0.1, 0.5])
 def test_wrong_no_more_often_than_stated(name: str, error: float) -> None:
-    right, costs, races = CLOSE[name], np.arange(len(CLOSE[name])), 100
+    right, costs, races = CLOSE[name], np.arange(len(CLOSE[name])), 200
     wanted = searching.pareto_front(np.stack([right.sum(1), -costs], 1)).tolist()
     assert len(wanted) == (2 if name == "skewed" else len(right))
     settings = {"error": error, "batch": 8}

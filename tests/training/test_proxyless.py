@@ -283,7 +283,7 @@ class Plain:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"learning_rate": 0.0}, r"sampler\.learning-rate is 0\.0, must be above 0"),
+        ({"learning_rate": 0.0}, r"sampler\.learning-rate is 0\.0, but must be above 0"),
         ({"weight": -1.0}, r"sampler\.weight is -1\.0, must be at least 0"),
         ({"weight": 1.0, "cost": 3}, r"sampler\.cost is 3; give a part that builds a cost"),
         ({"weight": 1.0, "cost": Plain()}, "an expected cost is made of the costs of blocks"),

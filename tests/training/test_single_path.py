@@ -280,7 +280,7 @@ def test_the_penalty_is_part_of_every_strategy_of_a_step() -> None:
         (lambda: SuperkernelCost(cost=3).build(SPACE), r"penalty\.cost is 3; give a part"),
         (lambda: SinglePathNAS(kernels=(3, 4)).build(), r"space\.kernels is \(3, 4\); give odd"),
         (lambda: SinglePathNAS(strides=(1,)).build(), r"space\.strides is \(1,\); give 1 or 2"),
-        (lambda: SinglePathNAS(resolution=8).build(), r"space\.resolutions is \(8,\)"),
+        (lambda: SinglePathNAS(resolution=8).build(), r"space\.resolution is 8"),
     ],
 )
 def test_settings_that_make_no_sense(make: Any, said: str) -> None:

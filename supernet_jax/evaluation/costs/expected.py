@@ -1,18 +1,17 @@
 """The expected cost of a code: what a differentiable search can lower."""
 
-import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax.elastic import choices
-from supernet_jax.elastic.choices import Array, Code, Lookup, Path
+from supernet_jax.elastic.choices import Array, Code, Path
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.evaluation.costs.block_tables import BlockCost
+from supernet_jax.evaluation.costs.block_tables import BlockCost, BlockTables
 from supernet_jax.evaluation.costs.cost import Cost
 
 LARGEST = 2**22  # numbers in the table of blocks whose costs are no sum
@@ -44,7 +43,10 @@ def expected(cost: Cost) -> Callable[[Code], Array]:
     parts: dict[str, list[str]] = {}
     for name in made.tables:
         parts.setdefault(made.owner(space, name), []).append(name)
-    tables = [_joint(space, made.tables, names) for names in parts.values()]
+    tables = [
+        _table(space, made._replace(tables={n: made.tables[n] for n in names}, constant=0))
+        for names in parts.values()
+    ]
 
     def of(code: Code) -> Array:
         if not choices.is_code(code):
@@ -65,39 +67,23 @@ def _mean(code: Code, paths: Sequence[Path], table: np.ndarray) -> Array:
     return left
 
 
-def _joint(
-    space: Space, tables: Mapping[str, np.ndarray], names: Sequence[str]
-) -> tuple[tuple[Path, ...], np.ndarray]:
-    """The largest cost of some blocks, by all the decisions that it depends on."""
-    options = [len(choices.get(space.menu, path)) for path in space.static]
-    size = Lookup(space.static, np.arange(math.prod(options)).reshape(options))
+def _table(space: Space, made: BlockTables) -> tuple[tuple[Path, ...], np.ndarray]:
+    """The cost of some blocks for all combinations of the decisions that it depends on."""
     asked: dict[Path, None] = dict.fromkeys(space.static)
-    for name in names:
+    for name in made.tables:
         block = space.blocks[name]
         alive = () if block.alive is None else block.alive.paths
         asked |= dict.fromkeys((*block.index.paths, *alive))
-    paths = tuple(asked)
-    shape = [len(choices.get(space.menu, path)) for path in paths]
+    shape = [len(choices.get(space.menu, path)) for path in asked]
     if math.prod(shape) > LARGEST:
         raise UserError(
-            f"the cost of {len(names)} blocks together, as of {names[0]!r}, depends on "
-            f"{math.prod(shape):,} combinations of options, and an expected cost has a table of "
-            f"them of at most {LARGEST:,}; take a cost that is a sum over blocks, as costs.macs"
+            f"the cost of {len(made.tables)} blocks together, as of {next(iter(made.tables))!r}, "
+            f"depends on {math.prod(shape):,} combinations of options, and an expected cost has a "
+            f"table of them of at most {LARGEST:,}; take a cost that is a sum over blocks, as "
+            "costs.macs"
         )
-
-    def over_all(lookup: Lookup) -> np.ndarray:
-        order = [paths.index(path) for path in lookup.paths]
-        return np.transpose(
-            np.broadcast_to(
-                lookup.table.reshape(*lookup.table.shape, *[1] * (len(paths) - len(order))),
-                [shape[i] for i in order] + [n for i, n in enumerate(shape) if i not in order],
-            ),
-            np.argsort(order + [i for i in range(len(paths)) if i not in order]),
-        )
-
-    def one(name: str) -> np.ndarray:
-        block = space.blocks[name]
-        cost = tables[name][over_all(size), over_all(block.index)]
-        return cost if block.alive is None else np.where(over_all(block.alive) > 0, cost, 0)
-
-    return paths, functools.reduce(np.maximum, map(one, names))
+    archs = choices.smallest(space.menu)
+    for path, options in zip(asked, np.indices(shape, np.int32, sparse=True), strict=True):
+        archs = choices.replace(archs, path, options)
+    cost = BlockCost(space, made._replace(digits=None))(archs)
+    return tuple(asked), np.broadcast_to(cost, shape)

@@ -33,12 +33,12 @@ from supernet_jax.nn.blocks.darts import (
     StridedZero,
 )
 from supernet_jax.nn.blocks.factored import FactoredLayer
-from supernet_jax.nn.blocks.fbnet import FBNetBlock, FBNetHead, FBNetStem
+from supernet_jax.nn.blocks.fbnet import FBNetBlock
 from supernet_jax.nn.blocks.mcuformer import LowRankTransformerBlock, SizedPatchEmbedding
-from supernet_jax.nn.blocks.mnasnet import ReluHead, ReluStem
 from supernet_jax.nn.blocks.mobilenet import Head, MBConv, Stem
 from supernet_jax.nn.blocks.mobilenetv3 import HardHead, HardStem, InvertedResidual
 from supernet_jax.nn.blocks.nasvit import AttentionBlock
+from supernet_jax.nn.blocks.relu_ends import ReluHead, ReluStem
 from supernet_jax.nn.blocks.text_transformer import (
     DecoderBlock,
     EncoderBlock,

@@ -1,4 +1,4 @@
-"""The blocks of FBNet (arXiv 1812.03443): figure 3 of the paper, and what stands around them.
+"""The blocks of FBNet (arXiv 1812.03443): figure 3 of the paper.
 
 What the paper leaves open is as in the authors' published blocks (FBNet's in maskrcnn-benchmark):
 the 1x1 convolution that expands is there at expansion 1, too, channels are shuffled before the
@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from supernet_jax.nn import layers
-from supernet_jax.nn.blocks.mobilenet import StemSpec
 
 Array = jax.Array
 
@@ -73,38 +72,3 @@ def shuffled(x: Array, groups: int) -> Array:
     """
     parts = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     return jnp.swapaxes(parts, -1, -2).reshape(x.shape)
-
-
-class FBNetStem(nn.Module):
-    """3x3 convolution, BatchNorm, ReLU."""
-
-    spec: StemSpec
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """`[B, H, W, c_in]` -> `[B, H/stride, W/stride, c_out]`."""
-        s = self.spec
-        x = layers.Conv(s.c_out, 3, s.stride, start=layers.HE_FAN_OUT, name="conv")(x)
-        return nn.relu(layers.BatchNorm(name="norm")(x))
-
-
-@dataclasses.dataclass(frozen=True)
-class FBNetHeadSpec:
-    """Channels of the last stage and before pooling, and number of logits."""
-
-    c_in: int
-    middle: int
-    classes: int
-
-
-class FBNetHead(nn.Module):
-    """1x1 convolution, BatchNorm, ReLU, mean over the image, linear classifier."""
-
-    spec: FBNetHeadSpec
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """`[B, H, W, c_in]` -> logits `[B, classes]`."""
-        x = layers.Pointwise(self.spec.middle, start=layers.HE_FAN_OUT, name="expand")(x)
-        x = nn.relu(layers.BatchNorm(name="expand_norm")(x))
-        return layers.Dense(self.spec.classes, name="classifier")(jnp.mean(x, (1, 2)))

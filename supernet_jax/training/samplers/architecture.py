@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from supernet_jax.elastic.choices import Array, Code, Menu
+from supernet_jax.elastic.choices import Arch, Array, Code, Menu
+from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.errors import require
+from supernet_jax.training.samplers.sampler import CodeScore, Learn, Sampler, Score
 
 SPREAD = 1e-3  # deviation of the first parameters, as in DARTS' published code
 
@@ -24,6 +26,39 @@ class AlphaState(NamedTuple):
 
     alpha: Code
     optimizer: Any
+
+
+def searching(
+    menu: Menu,
+    optimizer: optax.GradientTransformation,
+    *,
+    sample: Callable[[AlphaState, Array, Array, Score], Arch | Code],
+    learn: Callable[[AlphaState, Array, Array, CodeScore], tuple[AlphaState, Array]],
+    role: str = "mixture",
+) -> Sampler:
+    """A sampler of one member whose state is alpha, and whose code is `softmax(alpha)`.
+
+    Args:
+        menu: what may be chosen.
+        optimizer: of alpha.
+        sample: as `Sampler.sample`, of one arch or code, `[1]`.
+        learn: as `Learn.update`.
+        role: of the member.
+    """
+
+    def code(state: AlphaState, params: Tree) -> Code:
+        return probabilities(state.alpha)
+
+    return Sampler(
+        (),
+        1,
+        init=lambda key: begun(menu, optimizer, key),
+        sample=sample,
+        update=lambda state, metrics: state,
+        roles=(role,),
+        regularised=(),
+        learn=Learn(learn, code),
+    )
 
 
 def begun(menu: Menu, optimizer: optax.GradientTransformation, key: Array) -> AlphaState:
@@ -49,15 +84,16 @@ def gumbel(key: Array, alpha: Code, temperature: float | Array) -> Code:
         alpha: logits.
         temperature: above 0.
     """
-    leaves, treedef = jax.tree.flatten(alpha)
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(
-        treedef,
-        [
-            jax.nn.softmax((leaf + jax.random.gumbel(k, leaf.shape)) / temperature)
-            for k, leaf in zip(keys, leaves, strict=True)
-        ],
+    return each(
+        key, alpha, lambda k, z: jax.nn.softmax((z + jax.random.gumbel(k, z.shape)) / temperature)
     )
+
+
+def each(key: Array, tree: Any, draw: Callable[[Array, Array], Array]) -> Any:
+    """`draw(key, leaf)` of each decision, with a key of its own."""
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(treedef, list(map(draw, keys, leaves)))
 
 
 def descended(
@@ -83,15 +119,11 @@ def argmax(code: Code) -> Any:
 
 def drawn(key: Array, code: Code, shape: tuple[int, ...] = ()) -> Any:
     """Archs whose decisions are drawn by a code's probabilities, independently."""
-    leaves, treedef = jax.tree.flatten(code)
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(
-        treedef,
-        [
-            jax.random.categorical(k, jnp.log(leaf), shape=shape).astype(jnp.int32)
-            for k, leaf in zip(keys, leaves, strict=True)
-        ],
-    )
+
+    def one(key: Array, likely: Array) -> Array:
+        return jax.random.categorical(key, jnp.log(likely), shape=shape).astype(jnp.int32)
+
+    return each(key, code, one)
 
 
 def require_positive(name: str, value: float) -> None:

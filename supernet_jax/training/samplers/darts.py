@@ -4,12 +4,11 @@ import dataclasses
 
 import optax
 
-from supernet_jax.elastic.choices import Arch, Array, Code, Menu
-from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.choices import Array, Code, Menu
 from supernet_jax.errors import require
 from supernet_jax.training.samplers import architecture
 from supernet_jax.training.samplers.architecture import AlphaState
-from supernet_jax.training.samplers.sampler import CodeScore, Learn, Sampler, Score
+from supernet_jax.training.samplers.sampler import CodeScore, Sampler, Score
 
 
 def darts(
@@ -49,20 +48,7 @@ def darts(
 
         return architecture.descended(state, optimizer, loss)
 
-    def code(state: AlphaState, params: Tree) -> Code:
-        return architecture.probabilities(state.alpha)
-
-    fixed: tuple[Arch, ...] = ()
-    return Sampler(
-        fixed,
-        1,
-        init=lambda key: architecture.begun(menu, optimizer, key),
-        sample=sample,
-        update=lambda state, metrics: state,
-        roles=("mixture",),
-        regularised=(),
-        learn=Learn(learn, code),
-    )
+    return architecture.searching(menu, optimizer, sample=sample, learn=learn)
 
 
 @dataclasses.dataclass(frozen=True)

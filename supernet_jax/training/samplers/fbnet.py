@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from supernet_jax.elastic.choices import Arch, Array, Code, Menu
-from supernet_jax.elastic.elastic_block import Tree
+from supernet_jax.elastic.choices import Array, Code, Menu
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, require
 from supernet_jax.evaluation import costs
 from supernet_jax.training.samplers import architecture
 from supernet_jax.training.samplers.architecture import AlphaState
-from supernet_jax.training.samplers.sampler import CodeScore, Learn, Sampler, Score, require_share
+from supernet_jax.training.samplers.sampler import CodeScore, Sampler, Score, require_share
 
 Form = Literal["product", "sum"]
 # Of larger ones float32 has no squares of the loss' gradients, or no logits over the temperature.
@@ -70,20 +69,7 @@ def fbnet(
         moved, value = architecture.descended(state, optimizer, loss)
         return jax.tree.map(lambda old, new: jnp.where(step < start, old, new), state, moved), value
 
-    def code(state: AlphaState, params: Tree) -> Code:
-        return architecture.probabilities(state.alpha)
-
-    fixed: tuple[Arch, ...] = ()
-    return Sampler(
-        fixed,
-        1,
-        init=lambda key: architecture.begun(menu, optimizer, key),
-        sample=sample,
-        update=lambda state, metrics: state,
-        roles=("mixture",),
-        regularised=(),
-        learn=Learn(learn, code),
-    )
+    return architecture.searching(menu, optimizer, sample=sample, learn=learn)
 
 
 def falling(first: float, fall: float, steps: int) -> Callable[[Array], Array]:

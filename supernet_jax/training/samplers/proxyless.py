@@ -14,13 +14,12 @@ import optax
 
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Code, Menu
-from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import require
 from supernet_jax.evaluation import costs
 from supernet_jax.training.samplers import architecture
 from supernet_jax.training.samplers.architecture import AlphaState
-from supernet_jax.training.samplers.sampler import CodeScore, Learn, Sampler, Score
+from supernet_jax.training.samplers.sampler import CodeScore, Sampler, Score
 
 
 def proxyless(
@@ -66,20 +65,7 @@ def proxyless(
         moved = optax.apply_updates(state.alpha, updates)
         return AlphaState(rescaled(state.alpha, moved, pairs, learns), kept), loss
 
-    def code(state: AlphaState, params: Tree) -> Code:
-        return architecture.probabilities(state.alpha)
-
-    fixed: tuple[Arch, ...] = ()
-    return Sampler(
-        fixed,
-        1,
-        init=lambda key: architecture.begun(menu, optimizer, key),
-        sample=sample,
-        update=lambda state, metrics: state,
-        roles=("path",),
-        regularised=(),
-        learn=Learn(learn, code),
-    )
+    return architecture.searching(menu, optimizer, sample=sample, learn=learn, role="path")
 
 
 def groups(space: Space) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The first and last layers of MnasNet (arXiv 1807.11626); its blocks are `InvertedResidual`."""
+"""The first and last layers of chains with ReLU: of MnasNet (arXiv 1807.11626), of FBNet."""
 
 import dataclasses
 
