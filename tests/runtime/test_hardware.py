@@ -8,14 +8,18 @@ import sys
 import pytest
 
 ASKS_AGAIN = """
-import concurrent.futures, resource, sys
+import concurrent.futures, resource, sys, threading
 from supernet_jax.runtime import hardware
 if sys.argv[1] == "kept":
     hardware.keep_memory()
 
+both = threading.Barrier(2)
+
 def work(_):
     for i in range(5):
-        bytes([i]) * 40_000_000  # 9,766 pages, more than glibc ever keeps by itself
+        held = bytes([i]) * 40_000_000  # 9,766 pages, more than glibc ever keeps by itself
+        both.wait()  # two are alive at once in every round, the first one too
+        del held
 
 with concurrent.futures.ThreadPoolExecutor(2) as threads:
     list(threads.map(work, range(2)))
