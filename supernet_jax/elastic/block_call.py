@@ -34,7 +34,8 @@ class Call:
 
     `keep` says whether a traced arch has the block at all (of a code: how much of it); None where
     every arch has it. `which` of its specs the arch picks, where the strategy switches. `where`
-    says how the shared parameters are split over devices, if they are. `taps` are those wanted.
+    says how the shared parameters are split over devices, if they are; then `has_rows` says whether
+    they are all rows of a bank. `taps` are those wanted.
     """
 
     shared: Tree
@@ -47,6 +48,7 @@ class Call:
     union: Any = dataclasses.field(metadata={"static": True})
     dtype: Any = dataclasses.field(metadata={"static": True})
     where: Static | None = dataclasses.field(default=None, metadata={"static": True})
+    has_rows: bool = dataclasses.field(default=False, metadata={"static": True})
     taps: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
 
     @property

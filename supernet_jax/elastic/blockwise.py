@@ -24,7 +24,7 @@ from supernet_jax.elastic.block_call import Kind
 from supernet_jax.elastic.block_programs import Places, Program, Request, Results
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
-from supernet_jax.elastic.space import Space, geometry, group
+from supernet_jax.elastic.space import Space, geometry, group, has_rows
 from supernet_jax.elastic.strategies import How, Output, Strategy
 from supernet_jax.elastic.wiring import Aval, Operation, Wiring
 from supernet_jax.runtime import compile_ahead, owned, sharding
@@ -258,14 +258,13 @@ class Blockwise:
         features = {n: wires.features[n] for n in plan.mode.features if n in wires.features}
         wanted = {wires.logits, *features.values()}
         ran, moments = [], {}
-        row = self._row(plan.arch)
         for place, (operation, request) in enumerate(
             zip(wires.operations, plan.requests, strict=True)
         ):
             weights, given, name = [], [], operation.block
             if name is not None:
                 weights = params[group(self.space, name)]
-                given = [*row]
+                given = self.row(plan.arch, name)
                 given += [] if key is None else [key, np.uint32(zlib.crc32(name.encode()))]
                 given += [] if stats is None else jax.tree.leaves(stats[name])
             inputs = [values[i] for i in operation.inputs]
@@ -319,10 +318,12 @@ class Blockwise:
                 _add(gradients, i, gradient)
         return sums
 
-    def _row(self, arch: Arch) -> list[Any]:
-        """The row of the bank that an arch uses, if there is a bank."""
+    def row(self, arch: Arch, name: str) -> list[Any]:
+        """Which row an arch uses of a block's parameters; nothing where they have none."""
         bank = self.space.bank
-        return [] if bank is None else [np.int32(bank.row(arch))]
+        if bank is None or not bank.has(group(self.space, name)):
+            return []
+        return [np.int32(bank.row(arch))]
 
     def _planned(self, arch: Arch, mode: Mode) -> Plan:
         taps.check(self.space, mode.features)
@@ -357,8 +358,8 @@ class Blockwise:
         wanted = taps.wanted(mode.features, name)
         kind = Kind.of(about.block, *sizes, rates=mode.dropout, taps=wanted)
         leaves, structure = self._params[group(self.space, name)]
-        banked = self.space.bank is not None
-        given: list[Any] = [jax.ShapeDtypeStruct((), np.int32)] if banked else []
+        rows = has_rows(self.space, group(self.space, name))
+        given: list[Any] = [jax.ShapeDtypeStruct((), np.int32)] if rows else []
         if mode.dropout:
             given += [jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((), np.uint32)]
         shapes_of_stats, tree_of_stats = jax.tree.flatten(about.shapes.moments)
@@ -368,7 +369,7 @@ class Blockwise:
         def run(weights: list[Array], rest: list[Array], inputs: list[Array]) -> Results:
             left = iter(rest)
             shared = sharding.gathered(jax.tree.unflatten(structure, weights), where)
-            if banked:
+            if rows:
                 row = next(left)
                 shared = jax.tree.map(lambda p: p[row], shared)
             key = jax.random.fold_in(next(left), next(left)) if mode.dropout else None
@@ -378,7 +379,7 @@ class Blockwise:
             moments, inside = taps.split(moments)
             return Results([y, *inside.values()], moments if mode.moments else {})
 
-        key = (kind, operation.spec, precision, banked, mode.dropout, mode.stats, mode.moments)
+        key = (kind, operation.spec, precision, rows, mode.dropout, mode.stats, mode.moments)
         return Request(
             key,
             places=self._places(group(self.space, name)),

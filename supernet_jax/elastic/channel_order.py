@@ -28,7 +28,7 @@ from supernet_jax.elastic.elastic_block import ElasticBlock, Tree
 from supernet_jax.elastic.space import Geometry, Space
 from supernet_jax.nn import block_shapes
 from supernet_jax.nn.block_shapes import HEAD
-from supernet_jax.runtime import owned
+from supernet_jax.runtime import owned, path_rules
 
 Leaf = tuple[str, ...]  # path of a parameter
 Orders = dict[Leaf, tuple[tuple[int, Array], ...]]  # axis from the end, and `[C]` or `[N, C]`
@@ -110,10 +110,8 @@ def reordered(tree: Any, orders: Orders) -> Any:
     """Parameters in that order, or anything that holds trees like them: averages, momenta."""
 
     def one(path: Any, leaf: Array) -> Array:
-        keys = tuple(_name(key) for key in path)
-        ends = (keys[start:] for start in range(len(keys)))
-        wanted = next((orders[end] for end in ends if end in orders), ())
-        for axis, order in wanted:
+        name = path_rules.ending_in(path, orders)
+        for axis, order in () if name is None else orders[name]:
             if leaf.ndim >= -axis and leaf.shape[axis] == order.shape[-1]:
                 shape = [1] * leaf.ndim
                 shape[axis] = order.shape[-1]
@@ -195,10 +193,3 @@ def _use(path: Leaf, leaf: Any, axis: int, *, plain: bool) -> _Use | None:
         # Inputs come first: heads that do are read.
         return _Use(reading, True, axis == 0) if kinds[axis] == HEAD else None
     return _Use(reading, False, reading.axis == -2) if plain or not kinds else None
-
-
-def _name(key: Any) -> Any:
-    """What one step of a tree's path is called."""
-    if isinstance(key, jax.tree_util.DictKey | jax.tree_util.FlattenedIndexKey):
-        return key.key
-    return key.name if isinstance(key, jax.tree_util.GetAttrKey) else key.idx

@@ -1,4 +1,4 @@
-"""The shared parameters of a space: their shapes, their initial values, and a bank's rows."""
+"""The shared parameters of a space: their shapes and their initial values."""
 
 import functools
 import zlib
@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.elastic import choices, elastic_block, slicing
+from supernet_jax.elastic import elastic_block, slicing
 from supernet_jax.elastic.block_call import init_module
-from supernet_jax.elastic.choices import Arch, Array, Code
+from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.elastic_block import ElasticBlock, Tree
-from supernet_jax.elastic.space import Geometry, Space, geometry, group
+from supernet_jax.elastic.space import Geometry, Space, geometry, group, has_rows
 from supernet_jax.nn import block_shapes
 from supernet_jax.runtime import bulk_random, hardware, owned
 from supernet_jax.tasks import task
@@ -23,13 +23,17 @@ from supernet_jax.tasks.task import Size
 def init(space: Space, key: Array) -> Tree:
     """Random shared parameters of a space: `{group: {layer: {kernel|bias|scale: array}}}`.
 
-    A group is a block, or several that share their parameters. With a parameter bank every leaf has
-    a leading axis of its rows.
+    A group is a block, or several that share their parameters. The leaves of those that have the
+    rows of a bank lead with an axis of them.
     """
-    start = bulk_random.at_once(functools.partial(_init_one, space))
-    if space.bank is None:
-        return start(key)
-    return jax.vmap(start)(jax.random.split(key, space.bank.rows))
+    starts = {
+        rows: bulk_random.at_once(functools.partial(_init_groups, space, rows))
+        for rows in (False, True)
+    }
+    params = starts[False](key)
+    if space.bank is not None:
+        params |= jax.vmap(starts[True])(jax.random.split(key, space.bank.rows))
+    return {owner: params[owner] for owner, *_ in _owners(space)}
 
 
 class Starter(NamedTuple):
@@ -55,23 +59,24 @@ def starters(space: Space, key: Array, where: Tree) -> list[Starter]:
         where: `NamedSharding` of the parameters, on one mesh.
     """
     mesh, bank = jax.tree.leaves(where)[0].mesh, space.bank
-    keys = key if bank is None else jax.random.split(key, bank.rows)
     programs: dict[Any, tuple[Callable[..., Tree], int]] = {}
-    found, first = [], 0
+    found, first = [], {False: 0, True: 0}
     for owner, block, about in sorted(_owners(space), key=lambda each: each[0]):
+        rows = has_rows(space, owner)
+        keys = jax.random.split(key, bank.rows) if rows and bank is not None else key
         leaves, _ = jax.tree.flatten(where[owner])
-        alike = elastic_block.kind(block, False), about.inputs, tuple(leaves)
+        alike = elastic_block.kind(block, False), about.inputs, tuple(leaves), rows
         if alike not in programs:
             start = functools.partial(_init_group, block, about)
             run = bulk_random.part(start, mesh=mesh)
-            run = run if bank is None else jax.vmap(run, in_axes=(0, 0, None))
+            run = jax.vmap(run, in_axes=(0, 0, None)) if rows else run
             how = {"out_shardings": where[owner], "compiler_options": hardware.runs_once()}
             programs[alike] = jax.jit(run, **how), bulk_random.numbers(start)
         program, count = programs[alike]
         own = functools.partial(named_key, name=owner)
-        own = own if bank is None else jax.vmap(own)
-        found.append(Starter(owner, program, (own(keys), keys, np.uint32(first))))
-        first += count
+        own = jax.vmap(own) if rows else own
+        found.append(Starter(owner, program, (own(keys), keys, np.uint32(first[rows]))))
+        first[rows] += count
     return found
 
 
@@ -86,16 +91,22 @@ def parameter_shapes(space: Space) -> Tree:
             own = jax.eval_shape(made, jax.eval_shape(jax.random.key, 0))
             tree |= {elastic_block.TRANSFORMS: own} if own else {}
         shapes[owner] = tree
-    if space.bank is None:
+    if (bank := space.bank) is None:
         return shapes
-    rows = space.bank.rows
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct((rows, *s.shape), s.dtype), shapes)
+    shape = jax.ShapeDtypeStruct
+    several = lambda s: shape((bank.rows, *s.shape), s.dtype)  # noqa: E731
+    return {
+        owner: jax.tree.map(several, tree) if bank.has(owner) else tree
+        for owner, tree in shapes.items()
+    }
 
 
-def _init_one(space: Space, key: Array) -> Tree:
+def _init_groups(space: Space, rows: bool, key: Array) -> Tree:
+    """Of those groups that have rows, or of those that do not: one row each."""
     return {
         owner: _init_group(block, about, named_key(key, owner))
         for owner, block, about in _owners(space)
+        if has_rows(space, owner) is rows
     }
 
 
@@ -165,17 +176,6 @@ def empty_memory(
         return output, made if moments else {}
 
     return {name: one(found.shapes) for name, found in geometry(space, size).items()}
-
-
-def bank_row(space: Space, params: Tree, arch: Arch | Code) -> Tree:
-    """The parameters that an arch uses: the bank's row for it, or `params` where there is none."""
-    if space.bank is None:
-        return params
-    if choices.is_code(arch):
-        share = space.bank.row.probabilities(arch, space.bank.rows)
-        return jax.tree.map(lambda p: jnp.tensordot(share, p, 1), params)
-    row = space.bank.row(arch)
-    return jax.tree.map(lambda p: p[row], params)
 
 
 def named_key(key: Array, name: str) -> Array:

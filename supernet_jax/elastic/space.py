@@ -27,15 +27,21 @@ LONGEST_NAME = 100  # characters; names of a few levels are one in the files of 
 
 
 class Bank(NamedTuple):
-    """Several copies of the shared parameters, one of which an arch picks.
+    """Several copies of shared parameters, one of which an arch picks.
 
     Attributes:
-        rows: N, the size of the leading axis of every parameter.
+        rows: N, the size of the leading axis of every parameter that has rows.
         row: which of them an arch uses.
+        groups: of parameters that have rows; all archs share the others. None for all groups.
     """
 
     rows: int
     row: Lookup
+    groups: tuple[str, ...] | None = None
+
+    def has(self, group: str) -> bool:
+        """Whether a group of parameters has rows."""
+        return self.groups is None or group in self.groups
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +56,7 @@ class Space:
         task: what it is for, which says what goes in and what comes out.
         static: where decisions stand in the menu that are shapes, as the length of sequences, and
             hence never traced: each of their values has a program of its own.
-        bank: a parameter bank, or None for one set of parameters without an extra axis.
+        bank: a parameter bank, or None where no parameter has several rows.
         trained: regular expressions for whole paths of parameters, as "block/layer/leaf": only
             those that one of them matches are trained. None trains all.
         uncounted: names of blocks whose parameters the space's paper leaves out where it counts
@@ -59,7 +65,8 @@ class Space:
 
     Raises:
         UserError: a decision, a block or its group has a name that no file could hold; what is
-            uncounted is no block.
+            uncounted is no block; archs use rows that the bank does not have, or it has rows for
+            a group that there is not.
     """
 
     name: str
@@ -88,6 +95,23 @@ class Space:
                 raise UserError(
                     f"the space {self.name} does not count the block {name!r}, which is not among "
                     f"its blocks{near(name, self.blocks)}"
+                )
+        if self.bank is not None:
+            self._check_bank(self.bank)
+
+    def _check_bank(self, bank: Bank) -> None:
+        table = bank.row.table
+        if bank.rows < 1 or np.min(table) < 0 or np.max(table) >= bank.rows:
+            raise UserError(
+                f"the bank of the space {self.name} has {bank.rows} rows, and archs use the rows "
+                f"{np.min(table)} to {np.max(table)}; rows count from 0, and at least one is needed"
+            )
+        groups = {block.group or name for name, block in self.blocks.items()}
+        for name in bank.groups or ():
+            if name not in groups:
+                raise UserError(
+                    f"the bank of the space {self.name} has rows for the group {name!r}, which is "
+                    f"not among its groups of parameters{near(name, groups)}"
                 )
 
     @property
@@ -160,6 +184,11 @@ def _check_keys(tree: Any, what: str) -> None:
 def group(space: Space, name: str) -> str:
     """The name under which a block's parameters are kept."""
     return space.blocks[name].group or name
+
+
+def has_rows(space: Space, owner: str) -> bool:
+    """Whether a group of parameters has the rows of a bank."""
+    return space.bank is not None and space.bank.has(owner)
 
 
 class Geometry(NamedTuple):

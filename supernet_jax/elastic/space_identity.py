@@ -33,7 +33,10 @@ def describe_space(space: Space) -> dict[str, Any]:
         }
         for name, block in space.blocks.items()
     }
-    rows = space.bank and space.bank.rows
+    bank = space.bank
+    rows: Any = bank and bank.rows
+    if bank is not None and bank.groups is not None:
+        rows = [bank.rows, sorted(bank.groups)]
     fingerprint = _hash([described, blocks, rows])
     layers = {
         name: [

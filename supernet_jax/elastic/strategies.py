@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from supernet_jax.elastic import choices, elastic_block, shared_params, taps
+from supernet_jax.elastic import banks, choices, elastic_block, shared_params, taps
 from supernet_jax.elastic.block_call import Call, Static
 from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import Spec, Tree
-from supernet_jax.elastic.space import Run, Space, Topology, geometry, group
+from supernet_jax.elastic.space import Run, Space, Topology, geometry, group, has_rows
 from supernet_jax.nn import resize
 from supernet_jax.runtime import sharding
 from supernet_jax.tasks import task
@@ -239,14 +239,15 @@ def walked(
         raise TypeError("taps are not taken over; leave out reuse, or the features BLOCK/NAME")
     run = run_block
     if how.where is None:
-        params = shared_params.bank_row(space, params, arch)
+        params = banks.used_by(space, params, arch)
     else:
 
         def run(call: Call, *inputs: Array) -> tuple[Array, Tree]:
             assert call.where is not None
             shared = sharding.gathered(call.shared, call.where.get())
-            row = shared_params.bank_row(space, shared, arch)
-            return run_block(dataclasses.replace(call, shared=row), *inputs)
+            if call.has_rows and space.bank is not None:
+                shared = banks.row_of(space.bank, shared, arch)
+            return run_block(dataclasses.replace(call, shared=shared), *inputs)
 
     walk = _Walk(space, jax.checkpoint(run) if how.remat else run, params, arch, how, loops)
     x = task.ready(space.task, inputs, how.size, how.dtype)
@@ -314,6 +315,7 @@ class _Walk:
             union=Static(shape.shapes),
             dtype=how.dtype,
             where=None if how.where is None else Static(how.where[group(self.space, name)]),
+            has_rows=how.where is not None and has_rows(self.space, group(self.space, name)),
             taps=taps.wanted(how.features, name),
         )
 

@@ -172,13 +172,13 @@ class CandidateTree:
     def _path(
         self, place: int, plan: Plan, stats: dict[str, list[np.ndarray]], reuse: bool
     ) -> list[Node]:
-        bank = self._run.space.bank
-        row = [] if bank is None else [np.int32(bank.row(plan.arch))]
         path: list[Node] = []
         children = self._first
         for operation, request in zip(plan.wiring.operations, plan.requests, strict=True):
             name = operation.block
-            given = [] if name is None else [*row, *stats.get(name, [])]
+            given = []
+            if name is not None:
+                given = [*self._run.row(plan.arch, name), *stats.get(name, [])]
             key = (operation, *(x.tobytes() for x in given), None if reuse else place)
             node = children.setdefault(key, Node(operation, request, given))
             path.append(node)

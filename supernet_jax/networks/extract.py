@@ -24,12 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from supernet_jax.elastic import (
-    elastic_block,
-    shared_params,
-    slicing,
-    strategies,
-)
+from supernet_jax.elastic import banks, elastic_block, shared_params, slicing, strategies
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
@@ -101,7 +96,7 @@ def extract(
     # One program, not one for each slice.
     @functools.partial(jax.jit, compiler_options=hardware.runs_once())
     def cut(params: Tree, stats: Tree | None) -> Variables:
-        row = shared_params.bank_row(space, params, arch)
+        row = banks.used_by(space, params, arch)
         variables: Variables = {"params": {}, "stats": {}}
         for name in (b.name for b in made.blocks):
             block, shared = geometry[name].block, row.get(elastic_space.group(space, name))
@@ -244,7 +239,11 @@ def read_part(
     found = checkpoint.read_slices(folder, boxes(space, arch), step=step, subtree=subtree)
     if space.bank is None:
         return Part(space, found)
-    return Part(_without_bank(space), jax.tree.map(lambda leaf: leaf[0], found))
+    found = {
+        owner: jax.tree.map(lambda leaf: leaf[0], own) if space.bank.has(owner) else own
+        for owner, own in found.items()
+    }
+    return Part(_without_bank(space), found)
 
 
 def boxes(space: Space, arch: Arch) -> Tree:
@@ -262,6 +261,7 @@ def boxes(space: Space, arch: Arch) -> Tree:
     size = space.size_of(arch)
     row = None if space.bank is None else space.bank.row.static(arch)
     shared = shared_params.parameter_shapes(_without_bank(space))
+    rows = {owner: row if elastic_space.has_rows(space, owner) else None for owner in shared}
     wanted: dict[str, dict[tuple[str, ...], Box]] = {name: {} for name in shared}
     transforms: dict[str, set[str]] = {name: set() for name in wanted}
     for name, shape in elastic_space.geometry(space, size).items():
@@ -275,7 +275,7 @@ def boxes(space: Space, arch: Arch) -> Tree:
             wanted[group][path] = wanted[group].get(path, box).union(box)
         transforms[group] |= {transform.key for transform in block.transforms}
     return {
-        group: _tree(shapes, wanted[group], transforms[group], row)
+        group: _tree(shapes, wanted[group], transforms[group], rows[group])
         for group, shapes in shared.items()
     }
 

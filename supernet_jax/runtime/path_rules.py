@@ -1,7 +1,7 @@
 """Leaves of a tree by the names on their paths."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -75,6 +75,21 @@ def laid_over(params: Params, part: Params) -> Params:
         for name, inner in part.items()
     }
     return {**params, **own}
+
+
+def ending_in(path: Any, names: Collection[tuple[Any, ...]]) -> tuple[Any, ...] | None:
+    """Which parameter a leaf belongs to, in anything that holds trees like theirs, as momenta and
+    averages: the one of `names` in which its path ends, as ("block", "layer", "leaf").
+    """
+    keys = tuple(_key(entry) for entry in path)
+    return next((keys[i:] for i in range(len(keys)) if keys[i:] in names), None)
+
+
+def _key(entry: Any) -> Any:
+    """What one step of a tree's path is called."""
+    if isinstance(entry, jax.tree_util.DictKey | jax.tree_util.FlattenedIndexKey):
+        return entry.key
+    return entry.name if isinstance(entry, jax.tree_util.GetAttrKey) else entry.idx
 
 
 def named_leaves(tree: Tree) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Rows of a parameter bank in a training step: only those that members used change."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from supernet_jax.elastic import choices
+from supernet_jax.elastic import banks, choices
 from supernet_jax.elastic.choices import Arch, Array, Code
-from supernet_jax.elastic.elastic_block import Tree
-from supernet_jax.elastic.space import Bank
+from supernet_jax.elastic.space import Bank, Space
+from supernet_jax.runtime import path_rules
 
 
 def touched(bank: Bank, fixed: tuple[Arch, ...], drawn: Arch | Code | None) -> Array:
@@ -27,15 +29,13 @@ def touched(bank: Bank, fixed: tuple[Arch, ...], drawn: Arch | Code | None) -> A
     return found.at[jnp.concatenate(used)].set(True) if used else found
 
 
-def kept(touched: Array, new: Tree, old: Tree) -> Tree:
-    """The new values in touched rows and the old ones elsewhere, counters aside.
+def kept(space: Space, touched: Array, new: Any, old: Any) -> Any:
+    """The new values, but the old ones in untouched rows: of parameters and of trees of theirs."""
+    names = banks.with_rows(space)
 
-    Every leaf of the parameters, and of optimiser state shaped like them, leads with the bank axis.
-    """
-
-    def one(n: Array, o: Array) -> Array:
-        if n.ndim == 0:
+    def one(path: Any, n: Array, o: Array) -> Array:
+        if path_rules.ending_in(path, names) is None or n.ndim == 0:
             return n
         return jnp.where(touched.reshape((-1,) + (1,) * (n.ndim - 1)), n, o)
 
-    return jax.tree.map(one, new, old)
+    return jax.tree_util.tree_map_with_path(one, new, old)

@@ -463,16 +463,20 @@ def _update(
     part = members.trained(recipe, state.params)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, part)
     params = path_rules.laid_over(state.params, optax.apply_updates(part, updates))
-    if recipe.space.bank is not None:
-        touched = bank_rows.touched(recipe.space.bank, *archs)
-        params = bank_rows.kept(touched, params, state.params)
-        opt_state = bank_rows.kept(touched, opt_state, state.opt_state)
     ema = state.ema
     if ema is not None:
         # An average of what does not change would round it.
         average, now = (members.trained(recipe, tree) for tree in (ema, params))
         moved = optax.incremental_update(now, average, 1.0 - recipe.ema_decay)
         ema = path_rules.laid_over(ema, moved)
+    if recipe.space.bank is not None:
+        touched = bank_rows.touched(recipe.space.bank, *archs)
+        params, opt_state, ema = bank_rows.kept(
+            recipe.space,
+            touched,
+            (params, opt_state, ema),
+            (state.params, state.opt_state, state.ema),
+        )
     teacher = recipe.teacher.update(state.teacher, params, state.step + 1)
     new = (params, opt_state, sampler, ema, teacher)
     old = (state.params, state.opt_state, state.sampler, state.ema, state.teacher)

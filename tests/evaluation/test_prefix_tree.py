@@ -54,7 +54,7 @@ def specs(space: Space, arch: Any) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize(
     "make",
-    [transforming, lambda: light(resolutions=(8,), bank=Bank(2, ROW))],
+    [transforming, lambda: light(resolutions=(8,), bank=Bank(2, ROW, ("second",)))],
     ids=["transforming", "bank"],
 )
 def test_equals_the_masked_program(make: Any) -> None:

@@ -507,7 +507,7 @@ def space():
                   channels=lambda s: (s.c_in, s.c_in))
     blocks = {"left": branch(1, group="shared"), "right": branch(1, group="shared"),
               "deeper": branch(None, depth=(("depth",), 0)), "out": out}
-    row = Bank(3, Lookup((("row",),), np.asarray([2, 0, 1])))
+    row = Bank(3, Lookup((("row",),), np.asarray([2, 0, 1])), ("shared", "out"))
     task = ImageClassification(1, 6)
     return Space("own", menu, blocks, forward, task, (("resolution",),), bank=row)
 '''

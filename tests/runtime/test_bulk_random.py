@@ -16,7 +16,12 @@ from supernet_jax.elastic.space import Bank, Space
 from supernet_jax.runtime import bulk_random, sharding
 
 BANK = Bank(2, Lookup((("width",),), np.asarray([0, 1, 1])))
-SPACES = (tiny(), transforming(), light(bank=BANK))  # plain, with learned transforms, in rows
+SPACES = (  # plain, with learned transforms, all in rows, some in rows
+    tiny(),
+    transforming(),
+    light(bank=BANK),
+    light(bank=BANK._replace(groups=("pool",))),
+)
 
 N = 20_000
 

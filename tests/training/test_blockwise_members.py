@@ -112,7 +112,7 @@ def remembering(menu: Any) -> Sampler:
 
 
 ROWS = Lookup((("width",),), np.asarray([0, 1, 2], np.int32))
-BANKED = light(resolutions=(8,), bank=Bank(3, ROWS))
+BANKED = light(resolutions=(8,), bank=Bank(3, ROWS, ("first", "pool")))
 RELATED = features.with_features(
     loss.in_place_distillation(divergences.kl_divergence), features.similarity, weight=2.0
 )
