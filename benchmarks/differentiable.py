@@ -40,7 +40,7 @@ from supernet_jax.training import train_step
 from supernet_jax.training.batches import Batches
 from supernet_jax.training.losses import HardLabels
 from supernet_jax.training.optimizers import AdamW
-from supernet_jax.training.samplers import Darts, Uniform, architecture
+from supernet_jax.training.samplers import Darts, FBNet, Uniform, architecture
 from supernet_jax.training.samplers.sampler import Sampler
 
 
@@ -124,6 +124,7 @@ METHODS = {
     "DARTS": Method(Darts(learning_rate=0.03)),
     "DARTS, second order": Method(Darts(learning_rate=0.03, ahead=1e-3)),
     "TangleNAS (weights mixed)": Method(Darts(learning_rate=0.03), "masked"),
+    "FBNet": Method(FBNet(learning_rate=0.03, beta=0.0)),
 }
 
 
@@ -154,11 +155,11 @@ class Trainer:
         self.built = built
         self._step = train_step.Step(built.recipe)
 
-    def __call__(self, seed: int, sampler: Any = None) -> Any:
-        """The last state; `sampler` is the first state of it."""
+    def __call__(self, seed: int, sampler: Any = None, start: Any = None) -> Any:
+        """The last state; `start` is the first one, `sampler` that of the sampler in it."""
         built, recipe = self.built, self.built.recipe._replace(seed=seed)
         steps, batch = built.config.train.steps, built.config.train.batch
-        state = train_step.create(recipe)
+        state = train_step.create(recipe) if start is None else start
         if sampler is not None:
             state = dataclasses.replace(state, sampler=sampler)
         examples, second = build.training_examples(built)

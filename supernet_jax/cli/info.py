@@ -25,8 +25,11 @@ from supernet_jax.experiment import (
     results,
     sampler_visits,
     space_facts,
+    splits,
 )
 from supernet_jax.experiment import run as experiment_run
+from supernet_jax.experiment.run import Run
+from supernet_jax.experiment.splits import Split
 from supernet_jax.reporting import sampler_png
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
@@ -39,9 +42,11 @@ supernet info vit_supernet --help                 (lists the settings of the spa
 supernet info digits --archs largest --latency latency.json
 supernet info configs/cifar10.py
 supernet info configs/cifar10.py --sampler --out visits.png
-supernet info runs/darts --codes"""
+supernet info runs/darts --codes
+supernet info runs/one_shot --splits"""
 LONGEST_ROW = 12  # so many decisions or options are told one by one
-SPACE_HELP = f"{space_facts.SPACE_HELP} | with --codes, the folder of a run"
+SPACE_HELP = f"{space_facts.SPACE_HELP} | the folder of a run"
+MOST_SPLITS = 10  # told, unless as JSON
 QUANTILE_HEADS = [f"p{q:.0%}"[:-1] for q in space_facts.QUANTILES]
 
 
@@ -54,7 +59,8 @@ class AsItIs:
 class Arguments:
     """Draw a space: its decisions, number of archs, MACs and parameters.
 
-    With --codes, of a run: how likely its sampler has made each option of each decision.
+    With --codes, of a run: how likely its sampler has made each option of each decision. With
+    --splits, of a run: which options should not share weights.
     """
 
     space: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SPACE", help=SPACE_HELP)]
@@ -76,8 +82,12 @@ class Arguments:
     """with --sampler: also draw the visited MACs, as PNG"""
     codes: bool = False
     """of the folder of a run: show how likely each option is, as its sampler has learned"""
+    splits: bool = False
+    """of the folder of a run: show where its supernet is best split in two, by gradient matching"""
+    batches: int = 20
+    """with --splits: batches of training examples to look at; more are steadier, but take longer"""
     config: pathlib.Path | None = None
-    """with --codes: config file that defines the run's parts, where some are your own"""
+    """of the folder of a run: config file that defines its parts, where some are your own"""
     part: Annotated[Any, tyro.conf.arg(name="space")] = dataclasses.field(default_factory=AsItIs)
 
 
@@ -105,18 +115,33 @@ def _space(arguments: Arguments) -> Space:
         return made
     if arguments.space.endswith(".py"):
         return space_facts.space_of(_settings(arguments))
+    if _is_run(arguments):
+        return experiment_run.open_run(arguments.space, arguments.config, read=False).space
     return space_facts.space_of(arguments.space)
+
+
+def _is_run(arguments: Arguments) -> bool:
+    """Whether the folder of a run is named, rather than a space."""
+    return arguments.space not in config.SPACES and files.is_folder(expanded(arguments.space))
 
 
 def run(arguments: Arguments) -> None:
     """Prints what was asked of a space."""
     at_least("--samples", arguments.samples, 1)
     at_least("--seed", arguments.seed, 0)
-    if arguments.codes:
-        _codes(arguments)
+    if arguments.codes or arguments.splits:
+        opened = _opened(arguments)
+        if arguments.codes:
+            _codes(opened, as_json=arguments.json)
+        else:
+            found = splits.splits(opened, batches=arguments.batches, seed=arguments.seed)
+            _print_splits(opened, found, as_json=arguments.json)
         return
-    if arguments.config is not None:
-        raise UserError("--config needs --codes; name a config file in the place of the space")
+    if arguments.config is not None and not _is_run(arguments):
+        raise UserError(
+            f"--config needs the folder of a run, which {arguments.space} is not; name a config "
+            "file in the place of the space"
+        )
     if arguments.sampler:
         _visits(arguments)
         return
@@ -299,23 +324,27 @@ def _print_visits(space: Space, seen: sampler_visits.Visits, title: str) -> None
         print(f"MACs of its random members, smallest to largest subnet:\n|{_bars(random, *ends)}|")
 
 
-def _codes(arguments: Arguments) -> None:
-    """Shows how likely options are in a run, and the arch of the likeliest."""
-    others = ("archs", "latency", "sampler", "out")
+def _opened(arguments: Arguments) -> Run:
+    """The run of which --codes or --splits asks."""
+    asked = "codes" if arguments.codes else "splits"
+    others = ("splits" if arguments.codes else "codes", "archs", "latency", "sampler", "out")
     if given := [name for name in others if getattr(arguments, name)]:
-        raise UserError(f"--codes and --{given[0]} exclude each other; give one of them")
-    folder = expanded(arguments.space)
-    if arguments.space in config.SPACES or not files.is_folder(folder):
+        raise UserError(f"--{asked} and --{given[0]} exclude each other; give one of them")
+    if not _is_run(arguments):
         raise UserError(
-            f"--codes needs the folder of a run, which {arguments.space} is not; give that of "
+            f"--{asked} needs the folder of a run, which {arguments.space} is not; give that of "
             "`supernet train CONFIG --out RUN`"
         )
-    opened = experiment_run.open_run(folder, arguments.config, read=False)
+    return experiment_run.open_run(arguments.space, arguments.config, read=False)
+
+
+def _codes(opened: Run, *, as_json: bool) -> None:
+    """Shows how likely options are in a run, and the arch of the likeliest."""
     code = codes.code_of(opened)
     named = code_names.named(opened.space, code)
     (row,) = space_facts.count(opened.space, [codes.likeliest(opened.space, code)])
-    if arguments.json:
-        about = {"run": str(folder), "checkpoint": opened.step}
+    if as_json:
+        about = {"run": str(opened.folder), "checkpoint": opened.step}
         print(files.dumps({**about, "codes": named, codes.ARGMAX: row}, indent=1))
         return
     sampler = type(opened.config.sampler).__name__
@@ -341,3 +370,26 @@ def _probabilities(named: Mapping[str, Mapping[str, float]]) -> list[rich.table.
         cells = [f"{p:.3f}{'*' if o == likeliest else ' '}" for o, p in options.items()]
         tables[heads].add_row(decision, *cells)
     return list(tables.values())
+
+
+def _print_splits(opened: Run, found: list[Split], *, as_json: bool) -> None:
+    """The decisions whose options disagree most, and how to train on after the first split."""
+    if as_json:
+        about = {"run": str(opened.folder), "checkpoint": opened.step}
+        print(files.dumps({**about, "splits": [split._asdict() for split in found]}, indent=1))
+        return
+    table = rich.table.Table("distance", "decision", "one part", "the other", box=None)
+    for split in found[:MOST_SPLITS]:
+        parts = (" | ".join(part) for part in split.parts)
+        table.add_row(f"{split.distance:.3f}", split.decision, *parts)
+    print(f"{opened.space.name}: how much options of two parts disagree about shared weights")
+    rich.console.Console(soft_wrap=True).print(table)
+    if len(found) > MOST_SPLITS:
+        print(f"and {len(found) - MOST_SPLITS} more, which --json prints")
+    rows = "".join(f"\n    {row!r}," for row in found[0].rows)
+    print(
+        f"to split at the first, name the sub-supernets in the configuration:\n"
+        f"  space=sj.spaces.FewShot(space=..., rows=({rows}\n  ))\n"
+        "and go on from these weights:\n"
+        f"  supernet train CONFIG --start-from {opened.folder} --out RUN"
+    )

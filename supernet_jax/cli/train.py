@@ -46,7 +46,8 @@ class Arguments:
     hang_seconds: int = 1800
     """end with status 124, and stacks in a file, if no step is made for so long; 0 never does"""
     start_from: pathlib.Path | None = None
-    """run of the same space, whose weights this run begins with instead of random ones"""
+    """run of the same space, whose weights this run begins with instead of random ones; rows of a
+    bank begin as copies of what they were split from"""
 
 
 def run(arguments: Arguments) -> None:

@@ -33,10 +33,12 @@ def describe_space(space: Space) -> dict[str, Any]:
         }
         for name, block in space.blocks.items()
     }
-    bank = space.bank
-    rows: Any = bank and bank.rows
-    if bank is not None and bank.groups is not None:
-        rows = [bank.rows, sorted(bank.groups)]
+    rows = space.bank and space.bank.rows
+    if space.bank is not None:
+        row = space.bank.row
+        groups = space.bank.groups and sorted(space.bank.groups)
+        own = _hash([row.paths, row.table.tolist(), groups])
+        described["bank"] = f"of {rows} rows ({own})"
     fingerprint = _hash([described, blocks, rows])
     layers = {
         name: [
@@ -48,6 +50,13 @@ def describe_space(space: Space) -> dict[str, Any]:
     }
     made_of = _hash([space.task.name, layers])
     return {"name": space.name, "fingerprint": fingerprint, "blocks": made_of, **described}
+
+
+def alike_but_for_banks(one: Space, other: Space) -> bool:
+    """Whether two spaces are the same, or would be with the same bank."""
+    plain = (dataclasses.replace(space, bank=None) for space in (one, other))
+    first, second = map(describe_space, plain)
+    return first == second
 
 
 def described_task(task: Any) -> dict[str, Any]:
@@ -81,6 +90,8 @@ def _difference(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     for key in own.keys() - NO_TASK:
         if saved.get(key) != own[key]:
             return f"its {key} is {saved.get(key)}, here {own[key]}"
+    if "bank" in saved and "bank" not in own:
+        return f"it has a bank {saved['bank']}, here there is none"
     theirs, ours = dict(saved.get("menu", {})), own["menu"]
     for name in {**theirs, **ours}:
         if theirs.get(name) != ours.get(name):

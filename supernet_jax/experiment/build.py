@@ -379,3 +379,13 @@ def calibration(experiment: Experiment) -> np.ndarray:
         batch=settings.batch,
         seed=experiment.config.data.split_seed,
     )
+
+
+def random_examples(experiment: Experiment, batch: int, *, seed: int) -> tuple[Any, Array]:
+    """Training examples as networks take them, and their targets: `[batch, ...]`, or all."""
+    several = data.shuffled(experiment.dataset.train, seed=seed)
+    count = min(batch, len(several.labels))
+    some = data.Images(*(part[:count] for part in several))
+    padded = data.padded_batches(some, count)[:2]
+    raw, targets = (part[0] for part in augmentation.evaluated(experiment.space.task, *padded))
+    return experiment.prepare(jnp.asarray(raw)), jnp.asarray(targets)

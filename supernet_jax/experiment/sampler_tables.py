@@ -5,16 +5,14 @@ import os
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax import data
 from supernet_jax.elastic import choices, notation, shared_params
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, at_least
 from supernet_jax.evaluation import proxies
-from supernet_jax.experiment import augmentation, build, results
+from supernet_jax.experiment import build, results
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
@@ -145,15 +143,10 @@ def _distinct(space: elastic_space.Space, key: choices.Array, samples: int) -> c
 
 def _scorer(built: Experiment, *, batch: int, seed: int) -> Any:
     """The jitted score, on a random batch of training examples."""
-    space, several = built.space, data.shuffled(built.dataset.train, seed=seed)
-    n = min(batch, len(several.labels))
-    some = data.Images(*(part[:n] for part in several))
-    batches = data.padded_batches(some, n)[:2]
-    raw, targets = (part[0] for part in augmentation.evaluated(space.task, *batches))
-    inputs = built.prepare(jnp.asarray(raw))
+    space = built.space
+    inputs, targets = build.random_examples(built, batch, seed=seed)
     params = jax.jit(lambda: shared_params.init(space, jax.random.key(seed)))()
-    score = proxies.snip(space, params, inputs, jnp.asarray(targets), size=space.sizes[-1])
-    return jax.jit(score)
+    return jax.jit(proxies.snip(space, params, inputs, targets, size=space.sizes[-1]))
 
 
 def _record(space: Space, archs: Any, i: int, macs: Any, score: float) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 
 from supernet_jax import __version__
-from supernet_jax.elastic import space_identity
+from supernet_jax.elastic import banks, space_identity
 from supernet_jax.errors import LOG, UserError
 from supernet_jax.experiment import base_weights, build, config_paths, run_folder, teaching
+from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
@@ -37,7 +38,8 @@ def train(
         config: what to train.
         folder: of the run, made if it is not there. `supernet train` goes on with it, too.
         start_from: a run of the same space, or its folder, whose weights this one begins with
-            instead of random ones.
+            instead of random ones. Of a space with a bank also a run of it before it was split:
+            each row begins with the weights of which it was a part.
         devices: use only so many; 0 uses all.
 
     Returns:
@@ -120,11 +122,21 @@ def _writing(folder: pathlib.Path, settings: Config) -> Iterator[None]:
 
 
 def _weights_of(run: Run | str | os.PathLike[str], built: Experiment) -> Any:
-    """The parameters of another run of the same space (their average, where it kept one)."""
-    folder = run.folder if isinstance(run, Run) else expanded(run)
-    return base_weights.of_run(
-        folder, lambda meta: space_identity.check_space(meta, built.space), built
+    """The parameters of another run of the same space (their average, where it kept one).
+
+    Where the space has a bank and that of the run has none, or a coarser one, each row begins as a
+    copy of that from which it goes on.
+    """
+    folder, space = run.folder if isinstance(run, Run) else expanded(run), built.space
+    before = space
+    if space.bank is not None:
+        before = experiment_run.open_run(folder, built.config, read=False).space
+        if not space_identity.alike_but_for_banks(before, space):
+            before = space
+    found = base_weights.of_run(
+        folder, lambda meta: space_identity.check_space(meta, before), built
     )
+    return found if before is space else banks.fork(found, before, space)
 
 
 def _warn_of_other_images(built: Experiment, folder: pathlib.Path) -> None:

@@ -8,10 +8,10 @@ from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.notation import from_notation
 from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.transforms import low_rank
-from supernet_jax.errors import UserError, require
+from supernet_jax.errors import UserError
+from supernet_jax.spaces.checks import built
 from supernet_jax.spaces.mobilenet import Digits
-from supernet_jax.storage import user_code
-from supernet_jax.tasks import Task, offered
+from supernet_jax.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +50,7 @@ class Adapted:
 
     def whole(self, task: Task) -> Space:
         """The space without adapters, with all of its archs."""
-        require(
-            dataclasses.is_dataclass(self.space),
-            f"space.space is {self.space!r}; give a part that is a space, as Digits()",
-        )
-        made: Space = self.space.build(**user_code.taken(self.space, **offered(task)))
-        return made
+        return built(self.space, task)
 
     def inner(self, task: Task) -> Space:
         """The space without adapters; with one arch only, where one is named."""

@@ -1,10 +1,13 @@
-"""What settings of spaces may be."""
+"""What settings of spaces may be, and the space that another one wraps."""
 
+import dataclasses
 from typing import Any
 
 from supernet_jax.elastic.choices import Choice, Menu
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, require
-from supernet_jax.tasks import OfTokens, Task
+from supernet_jax.storage import user_code
+from supernet_jax.tasks import OfTokens, Task, offered
 
 
 def require_resolutions(resolutions: tuple[int, ...], low: int) -> None:
@@ -85,3 +88,13 @@ def transformer_menu(
         "heads": [Choice(heads) for _ in range(depths[-1])],
         "hidden": [Choice(hidden) for _ in range(depths[-1])],
     }
+
+
+def built(part: Any, task: Task) -> Space:
+    """The space that a part of a configuration names as `space.space`, for a task."""
+    require(
+        dataclasses.is_dataclass(part),
+        f"space.space is {part!r}; give a part that is a space, as Digits()",
+    )
+    made: Space = part.build(**user_code.taken(part, **offered(task)))
+    return made
