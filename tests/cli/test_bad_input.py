@@ -439,7 +439,7 @@ INFOS: list[Case] = [
     ("codes of no run", "info CONFIG --codes", nothing, ("--codes needs the folder of a run",)),
     ("codes of none", "info RUN --codes --config CONFIG", nothing, ("Uniform, learns no code",)),
     ("codes and archs", "info RUN --codes --archs largest", nothing, ("--codes and --archs",)),
-    ("config", "info CONFIG --config CONFIG", nothing, ("--config needs --codes",)),
+    ("config", "info CONFIG --config CONFIG", nothing, ("--config needs the folder of a run",)),
 ]
 RUNS: list[Case] = [
     ("no code", EVALUATE + "--archs argmax", nothing, ("Uniform, learns no code", "Darts")),

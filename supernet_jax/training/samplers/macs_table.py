@@ -132,9 +132,8 @@ def build(
 
 
 def _ends(space: Space) -> tuple[float, float]:
-    """MACs of the smallest and the largest subnet, at least one apart."""
-    macs = reference_macs(space)
-    low, high = (float(macs(pick(space.menu))) for pick in (choices.smallest, choices.largest))
+    """The fewest and the most MACs of a subnet, at least one apart."""
+    low, high = costs.span(space, reference_macs(space))
     return low, max(high, low + 1)
 
 
