@@ -94,7 +94,9 @@ def single_path_nas(
         return elastic(InvertedResidual, lambda: spec(c_in, c_out, 1, 3, ratio), menu=menu)
 
     chosen: dict[str, ElasticBlock] = {
-        "stem": elastic(ReluStem, lambda: ReluStemSpec(input_channels, stem, stem_stride), menu=menu),
+        "stem": elastic(
+            ReluStem, lambda: ReluStemSpec(input_channels, stem, stem_stride), menu=menu
+        ),
         "first": plain(stem, first, 1),
     }
     for n, (c_in, c_out, stride) in enumerate(sizes):

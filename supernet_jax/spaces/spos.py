@@ -1,5 +1,5 @@
-"""SPOS' space (Guo et al. 2020, arXiv 1904.00420): which of four blocks stands in each of 20 places,
-and how many channels it has inside.
+"""SPOS' space (Guo et al. 2020, arXiv 1904.00420): which of four blocks stands in each of 20
+places, and how many channels it has inside.
 
 Channels and strides of the places are fixed, as in the published code
 (megvii-model/SinglePathOneShot).
@@ -186,7 +186,9 @@ class SPOSSmall:
             and list(self.channels) == sorted(set(self.channels)),
             f"space.channels is {self.channels}; give even numbers above 0, smallest first",
         )
-        require(bool(self.operations), f"space.operations is (); give some of {_SHOWN}")
+        require(
+            bool(self.operations), f"space.operations is {self.operations}; give some of {_SHOWN}"
+        )
         for op in self.operations:
             require(
                 op in KINDS,

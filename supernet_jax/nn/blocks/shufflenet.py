@@ -1,8 +1,8 @@
-"""The blocks of ShuffleNetV2 (arXiv 1807.11164, figure 3) that SPOS chooses from (arXiv 1904.00420).
+"""The blocks that SPOS chooses from (arXiv 1904.00420), those of ShuffleNetV2 (arXiv 1807.11164).
 
-What the papers leave open is as in SPOS' published code (megvii-model/SinglePathOneShot): channels
-are shuffled where a block begins, not where it ends, and kernels start from a normal distribution
-whose deviation is one over the number of channels that a place of the output reads.
+They are as in SPOS' published code (megvii-model/SinglePathOneShot): channels are shuffled where a
+block begins, not where it ends, and kernels start from a normal distribution whose deviation is one
+over the number of channels that a place of the output reads.
 """
 
 import dataclasses
@@ -41,8 +41,8 @@ class ShuffleBlock(nn.Module):
     """A branch of 1x1, norm, ReLU, depthwise, norm, 1x1, norm, ReLU beside the input.
 
     At stride 1 the channels of even places stay as they are, and those of odd places go through the
-    branch, so that halves change from block to block. At stride 2 the branch reads all channels, and
-    beside it there is depthwise, norm, 1x1, norm, ReLU of all of them.
+    branch, so that halves change from block to block. At stride 2 the branch reads all channels,
+    and beside it there is depthwise, norm, 1x1, norm, ReLU of all of them.
     """
 
     spec: ShuffleSpec

@@ -14,7 +14,7 @@ Shape letters: `K` bins, `D` decisions, `O` the most options of a decision, `N` 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -103,7 +103,7 @@ def build(
         advance: called with the number of archs counted since the last call.
     """
     menu, macs = space.menu, reference_macs(space)
-    edges = np.linspace(*_ends(space), bins + 1)
+    edges = np.linspace(*span(space), bins + 1)
     leaves = jax.tree.leaves(menu)
     counts = [np.zeros((bins, len(choice)), np.int64) for choice in leaves]
     for start in range(0, samples, CHUNK):
@@ -131,8 +131,8 @@ def build(
     )
 
 
-def _ends(space: Space) -> tuple[float, float]:
-    """MACs of the smallest and the largest subnet, at least one apart."""
+def span(space: Space) -> tuple[float, float]:
+    """`reference_macs` of the smallest and the largest subnet, at least one apart."""
     macs = reference_macs(space)
     low, high = (float(macs(pick(space.menu))) for pick in (choices.smallest, choices.largest))
     return low, max(high, low + 1)
@@ -171,7 +171,7 @@ def check(table: Table, space: Space) -> None:
     """
     ours = dict(zip(choices.names(space.menu), map(len, jax.tree.leaves(space.menu)), strict=True))
     theirs = {name: len(rows[0]) for name, rows in table.options.items() if rows}
-    ends = _ends(space)
+    ends = span(space)
     whole = _whole(table)
     if not whole or ours != theirs or (table.edges[0], table.edges[-1]) != ends:
         seen = f"{table.edges[0]:,.0f} to {table.edges[-1]:,.0f} MACs" if table.edges else "no bin"
@@ -201,6 +201,15 @@ def arrays(table: Table) -> Bins:
     with np.errstate(divide="ignore"):
         logits = np.log(np.asarray(table.probability, np.float32))
         return Bins(np.asarray(table.edges, np.float32), logits, np.log(shares))
+
+
+def even(menu: Menu, edges: Sequence[float]) -> Bins:
+    """Bins between any edges, from which uniform archs are drawn, all bins alike."""
+    sizes = np.array([len(choice) for choice in jax.tree.leaves(menu)])
+    own = np.where(np.arange(sizes.max()) < sizes[:, None], 0, -np.inf).astype(np.float32)
+    count = len(edges) - 1
+    options = np.broadcast_to(own, (count, *own.shape))
+    return Bins(np.asarray(edges, np.float32), np.zeros(count, np.float32), options)
 
 
 def draw(bins: Bins, menu: Menu, macs: Cost, key: Array, which: Array) -> Arch:
