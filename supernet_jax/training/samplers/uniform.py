@@ -11,6 +11,7 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, require
+from supernet_jax.evaluation import costs
 from supernet_jax.evaluation.costs import Cost
 from supernet_jax.training.samplers import macs_table, sampler
 from supernet_jax.training.samplers.sampler import Sampler, Score, stateless
@@ -63,7 +64,7 @@ class Uniform:
     """roles with dropout and drop path: random, or none"""
 
     macs: tuple[float, ...] = ()
-    """edges of ranges of MACs, ascending: each range trains as often, and nothing outside"""
+    """edges of ranges of MACs, ascending, each of which is drawn as often; none for all subnets"""
 
     def build(self, *, menu: Menu, space: Space | None = None) -> Sampler:
         """The sampler for a space's menu; with `macs` it needs the space."""
@@ -73,20 +74,19 @@ class Uniform:
         elif space is None:
             raise UserError("sampler.macs needs the space; call build(menu=..., space=...)")
         else:
-            self._check(space)
             count = macs_table.reference_macs(space)
+            self._check(space.name, *costs.span(space, count))
             made = uniform_within(menu, edges=self.macs, macs=count, n_random=self.n_random)
         return made._replace(regularised=self.regularised)
 
-    def _check(self, space: Space) -> None:
+    def _check(self, name: str, low: float, high: float) -> None:
         edges = self.macs
         require(
             len(edges) > 1 and all(a < b for a, b in itertools.pairwise(edges)),
             f"sampler.macs is {edges}; give two or more numbers, smallest first",
         )
-        low, high = macs_table.span(space)
         require(
             edges[1] >= low and edges[-2] <= high,
-            f"sampler.macs is {edges}, but subnets of {space.name} have {low:,.0f} to "
+            f"sampler.macs is {edges}, but subnets of {name} have {low:,.0f} to "
             f"{high:,.0f} MACs; give ranges that lie there",
         )
