@@ -4,7 +4,7 @@
     supernet search runs/imagenet_spos --searcher evolution --high 330e6
 
 `--data.data-dir DIR` names the folder of ImageNet as TFDS prepares it (docs/data.md), and
-`--dry-run` tells beforehand what training takes. The space has one width; `sj.spaces.SPOS()` has ten.
+`--dry-run` tells beforehand what training takes. The space has one width, `sj.spaces.SPOS()` ten.
 Hardware: published for GPUs, how many is not said. Not run here.
 
 Expected: networks that are found are trained again alone, with `--space.affine`; the authors name
