@@ -352,8 +352,8 @@ def test_uniform_archs_within_ranges_of_macs() -> None:
     [
         ((1e5,), r"sampler.macs is \(100000.0,\); give two or more"),
         ((2e5, 1e5), "smallest first"),
-        ((1e12, 2e12), "have .* MACs; give ranges that lie there"),
-        ((0.0, 1.0), "have .* MACs; give ranges that lie there"),
+        ((0.0, 1e12, 2e12), "from 1,0.* to 2,0.*, but of 10,000 random subnets of tiny none lies"),
+        ((0.0, 1.0), "from 0 to 1, but .*: they have .* MACs"),
     ],
 )
 def test_wrong_ranges_of_macs(macs: tuple[float, ...], said: str) -> None:

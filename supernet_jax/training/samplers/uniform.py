@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, require
-from supernet_jax.evaluation import costs
 from supernet_jax.evaluation.costs import Cost
 from supernet_jax.training.samplers import macs_table, sampler
 from supernet_jax.training.samplers.sampler import Sampler, Score, stateless
@@ -75,18 +75,27 @@ class Uniform:
             raise UserError("sampler.macs needs the space; call build(menu=..., space=...)")
         else:
             count = macs_table.reference_macs(space)
-            self._check(space.name, *costs.span(space, count))
+            self._check(space.name, np.asarray(count(_some(menu))))
             made = uniform_within(menu, edges=self.macs, macs=count, n_random=self.n_random)
         return made._replace(regularised=self.regularised)
 
-    def _check(self, name: str, low: float, high: float) -> None:
+    def _check(self, name: str, macs: np.ndarray) -> None:
         edges = self.macs
+        ranges = list(itertools.pairwise(edges))
         require(
-            len(edges) > 1 and all(a < b for a, b in itertools.pairwise(edges)),
+            bool(ranges) and all(a < b for a, b in ranges),
             f"sampler.macs is {edges}; give two or more numbers, smallest first",
         )
-        require(
-            edges[1] >= low and edges[-2] <= high,
-            f"sampler.macs is {edges}, but subnets of {name} have {low:,.0f} to "
-            f"{high:,.0f} MACs; give ranges that lie there",
-        )
+        for (a, b), found in zip(ranges, np.histogram(macs, edges)[0], strict=True):
+            require(
+                found > 0,
+                f"sampler.macs has the range from {a:,.0f} to {b:,.0f}, but of {macs.size:,} "
+                f"random subnets of {name} none lies there: they have {macs.min():,.0f} to "
+                f"{macs.max():,.0f} MACs",
+            )
+
+
+def _some(menu: Menu) -> Arch:
+    """Uniform archs on the host, many enough to tell which ranges can be drawn from."""
+    drawn = choices.sample(menu, jax.random.key(0), (macs_table.CHUNK,))
+    return jax.tree.map(np.asarray, drawn)
