@@ -29,6 +29,7 @@ from supernet_jax.spaces import (
     nasvit,
     once_for_all,
     single_path_nas,
+    spos,
     text_encoder,
     vit_resnas,
     vit_supernet,
@@ -471,4 +472,23 @@ def superkernels() -> Space:
         middle=6,
         classes=5,
         input_channels=2,
+    )
+
+
+@functools.cache
+def shuffled_halves() -> Space:
+    """A block of SPOS beside the half of its input and one that halves the image, each of two kinds
+    and two widths.
+    """
+    return spos.spos(
+        "shuffled_halves",
+        resolutions=(6,),
+        classes=5,
+        input_channels=2,
+        stem=4,
+        stem_stride=1,
+        stages=(spos.Stage(4, 1, 1), spos.Stage(8, 1)),
+        head=8,
+        operations=("choice_5", "choice_x"),
+        widths=(0.5, 1.5),
     )

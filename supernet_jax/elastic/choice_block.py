@@ -1,5 +1,7 @@
 """Elastic blocks that are one of several modules, as the operations of a cell are."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +10,7 @@ import jax
 
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Menu, Path
-from supernet_jax.elastic.elastic_block import ElasticBlock, Spec, elastic
+from supernet_jax.elastic.elastic_block import ElasticBlock, Spec, elastic, union_spec
 from supernet_jax.errors import UserError
 from supernet_jax.nn import block_shapes
 from supernet_jax.nn.blocks.choice import ChoiceBlock, ChoiceSpec, Option, gate_name
@@ -21,6 +23,7 @@ def choice_block(
     *,
     menu: Menu,
     decision: Path,
+    sizes: Sequence[Path] = (),
     channels: Sequence[int | None],
     inputs: Sequence[jax.ShapeDtypeStruct] = (),
     **more: Any,
@@ -36,6 +39,10 @@ def choice_block(
             order of the decision's values.
         menu: the space's menu.
         decision: where the decision stands in the menu.
+        sizes: where further decisions stand that sizes of options depend on. Then, in place of its
+            spec, an option has a function `(*values) -> spec` of their values, and shares its
+            weights among all of these specs. Under `masked` a code runs the largest of those that
+            it weighs above 0; `mixed` mixes them.
         channels: of each of the block's inputs (last axis), the same for all options; None for one
             that has no such axis.
         inputs: shapes of the inputs, if they are known here: then options whose outputs differ in
@@ -58,6 +65,7 @@ def choice_block(
         by_value.__getitem__,
         menu=menu,
         decisions=(decision,),
+        sizes=sizes,
         channels=channels,
         inputs=inputs,
         **more,
@@ -70,6 +78,7 @@ def picked_block(
     *,
     menu: Menu,
     decisions: Sequence[Path],
+    sizes: Sequence[Path] = (),
     channels: Sequence[int | None],
     inputs: Sequence[jax.ShapeDtypeStruct] = (),
     **more: Any,
@@ -81,6 +90,7 @@ def picked_block(
         pick: `(*values) -> name` of the option that these values of the decisions take.
         menu: as there.
         decisions: where they stand in the menu.
+        sizes: as there.
         channels: as there.
         inputs: as there.
         **more: as there.
@@ -88,17 +98,33 @@ def picked_block(
     Raises:
         UserError: options put out different shapes.
     """
-    made = {name: Option(name, module, spec) for name, (module, spec) in options.items()}
-    _check_outputs(list(made.values()), ", ".join(map(_written, decisions)), inputs)
+
+    def option(name: str, *values: Any) -> Option:
+        module, spec = options[name]
+        return Option(name, module, spec(*values) if sizes else spec)
+
+    def largest(name: str) -> Option:
+        every = choices.tabulate(menu, sizes, functools.partial(option, name)).reshape(-1)
+        return dataclasses.replace(every[0], spec=union_spec([each.spec for each in every]))
+
+    def spec(*values: Any) -> ChoiceSpec:
+        picking = len(decisions)
+        return ChoiceSpec((option(pick(*values[:picking]), *values[picking:]),))
+
+    union = [largest(name) for name in options]
+    _check_outputs(union, ", ".join(map(_written, decisions)), inputs)
     return elastic(
         ChoiceBlock,
-        lambda *values: ChoiceSpec((made[pick(*values)],)),
+        spec,
         menu=menu,
-        decisions=decisions,
-        union=ChoiceSpec(tuple(made.values())),
+        decisions=(*decisions, *sizes),
+        union=ChoiceSpec(tuple(union)),
         channels=lambda spec: tuple(channels),
         gated=True,
-        gates=lambda spec: {gate_name(o): float(o in spec.options) for o in made.values()},
+        gates=lambda spec: {
+            gate_name(each): float(each.name in {own.name for own in spec.options})
+            for each in union
+        },
         **more,
     )
 

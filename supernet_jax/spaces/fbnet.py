@@ -16,8 +16,7 @@ from supernet_jax.elastic.strategies import chain
 from supernet_jax.errors import near, require
 from supernet_jax.nn.blocks.cells import PlainSpec, Skip
 from supernet_jax.nn.blocks.fbnet import FBNetBlock, FBNetBlockSpec
-from supernet_jax.nn.blocks.mobilenet import StemSpec
-from supernet_jax.nn.blocks.relu_ends import ReluHead, ReluHeadSpec, ReluStem
+from supernet_jax.nn.blocks.relu_ends import ReluHead, ReluHeadSpec, ReluStem, ReluStemSpec
 from supernet_jax.spaces import checks
 from supernet_jax.tasks import ImageClassification
 
@@ -97,7 +96,7 @@ def fbnet(
         "layer": [Choice(tuple(map(OPERATIONS.index, options))) for options in each],
         "resolution": Choice(resolutions),
     }
-    begin, end = StemSpec(input_channels, stem, stem_stride), ReluHeadSpec(c_in, head, classes)
+    begin, end = ReluStemSpec(input_channels, stem, stem_stride), ReluHeadSpec(c_in, head, classes)
     blocks: dict[str, ElasticBlock] = {"stem": elastic(ReluStem, lambda: begin, menu=menu)}
     for i, (options, shape) in enumerate(zip(each, shapes, strict=True)):
         blocks[f"layer{i + 1}"] = choice_block(

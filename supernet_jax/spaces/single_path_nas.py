@@ -14,9 +14,9 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.elastic.strategies import chain
 from supernet_jax.elastic.transforms import superkernel
 from supernet_jax.errors import require
-from supernet_jax.nn.blocks.mobilenet import RELU, StemSpec
+from supernet_jax.nn.blocks.mobilenet import RELU
 from supernet_jax.nn.blocks.mobilenetv3 import InvertedResidual, InvertedResidualSpec
-from supernet_jax.nn.blocks.relu_ends import ReluHead, ReluHeadSpec, ReluStem
+from supernet_jax.nn.blocks.relu_ends import ReluHead, ReluHeadSpec, ReluStem, ReluStemSpec
 from supernet_jax.spaces import checks
 from supernet_jax.tasks import ImageClassification
 
@@ -94,7 +94,9 @@ def single_path_nas(
         return elastic(InvertedResidual, lambda: spec(c_in, c_out, 1, 3, ratio), menu=menu)
 
     chosen: dict[str, ElasticBlock] = {
-        "stem": elastic(ReluStem, lambda: StemSpec(input_channels, stem, stem_stride), menu=menu),
+        "stem": elastic(
+            ReluStem, lambda: ReluStemSpec(input_channels, stem, stem_stride), menu=menu
+        ),
         "first": plain(stem, first, 1),
     }
     for n, (c_in, c_out, stride) in enumerate(sizes):

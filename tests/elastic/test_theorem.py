@@ -29,6 +29,7 @@ from tiny_space import (
     fbnet_layers,
     hearing,
     hybrid,
+    shuffled_halves,
     staged,
     superkernels,
     tiny,
@@ -76,6 +77,7 @@ LARGER: dict[str, Any] = {
     "fbnet_layers": (fbnet_layers, 6, 1),
     "cell_genotypes": (functools.partial(cell_genotypes, 1), 4, 1),
     "superkernels": (superkernels, 6, 1),
+    "shuffled_halves": (shuffled_halves, 6, 1),
 }
 # Float32 at highest precision: sums are ordered differently, nothing else differs.
 TOLERANCE = 1e-5

@@ -33,6 +33,7 @@ from supernet_jax.searching import (
 )
 from supernet_jax.searching.predictors import Boosting, Ensemble, Ridge, Svr
 from supernet_jax.spaces import (
+    SPOS,
     Adapted,
     AttentiveNAS,
     AutoFormerB,
@@ -60,6 +61,7 @@ from supernet_jax.spaces import (
     OfaMobileNetV3,
     OfaSmall,
     SinglePathNAS,
+    SPOSSmall,
     TextEncoder,
     ViTResNAS,
     ViTResNASSmall,
@@ -133,7 +135,7 @@ CHANGED: tuple[Any, ...] = (
     ViTResNASSmall(blocks=2, drop_path=0.1),
     Data("npz:images.npz", "somewhere", 0.25, split_seed=3, size=16, pad=2, flip=True),
     Sandwich(n_random=3),
-    Uniform(n_random=4),
+    Uniform(n_random=4, macs=(1e6, 2e6)),
     Fair(n_random=6),
     Attentive(3, 4, "worst", "macs.json", bins=7),
     Phase(("depth", "width"), 0.25, options=2, sort=True),
@@ -148,6 +150,8 @@ CHANGED: tuple[Any, ...] = (
     FBNet(Latency("latency.json"), beta=1.0, form="sum", start=0.25),
     FBNetSpace((192, 224), head=1504),
     FBNetSmall(widths=(4, 6), operations=("skip", "k3_e1")),
+    SPOS((192, 224), (1.0,), affine=True),
+    SPOSSmall(channels=(4, 6), operations=("choice_x",)),
     DartsEdges(16, 8, 5, 3, derived=True),
     DartsGenotypes(16, 8, 5, 3, derived=True),
     SinglePath(),

@@ -352,7 +352,7 @@ LACKS: dict[str, set[str]] = {
         *("AveragePool3", "CellHead", "CellStem", "DilatedConv", "FBNetBlock"),
         *("FactorisedReduction", "MaxPool3", "MeanHead", "MeanPool3", "Reduction"),
         *("ReluConv", "ReluHead", "ReluPointwise", "ReluStem", "SeparableConv", "Skip"),
-        *("StridedZero", "Zero"),
+        *("ShuffleBlock", "ShuffleXception", "StridedZero", "Zero"),
     }
 }
 

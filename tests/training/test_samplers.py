@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from conftest import ROOT
 from test_checkpoint import State, same, target
 from tiny_space import tiny
@@ -40,6 +41,7 @@ MENU = SPACE.menu
 MACS = macs_table.reference_macs(SPACE)
 TABLE = macs_table.build(SPACE, bins=6, samples=4000, seed=1)
 BINS = macs_table.arrays(TABLE)
+RANGES = tuple(np.quantile(TABLE.edges, (0.3, 0.5, 0.6)).tolist())
 STEPS = 12
 PHASES = (
     Opening(("kernel_size",), 2),
@@ -51,6 +53,7 @@ SOME = choices.unpack(MENU, np.asarray(choices.pack(choices.sample(MENU, jax.ran
 CASES: dict[str, Sampler] = {
     "sandwich": samplers.sandwich(MENU),
     "uniform": samplers.uniform(MENU, n_random=3),
+    "uniform_within": samplers.uniform_within(MENU, edges=RANGES, macs=MACS, n_random=2),
     "fair": samplers.fair(MENU, n_random=4),
     "attentive": samplers.attentive(MENU, bins=BINS, macs=MACS),
     "worst_up": samplers.attentive(MENU, bins=BINS, macs=MACS, best=False, trials=2),
@@ -325,6 +328,37 @@ def test_the_targets_follow_the_distribution_of_macs() -> None:
     which = np.searchsorted(TABLE.edges, np.asarray(MACS(archs)), side="right") - 1
     counts = np.bincount(np.clip(which.ravel(), 0, 5), minlength=6)
     assert chi_square(counts, np.asarray(TABLE.probability) * counts.sum()) < LIMIT
+
+
+def test_uniform_archs_within_ranges_of_macs() -> None:
+    """Each range is drawn as often, whatever its width, and within it archs are uniform."""
+    archs = choices.unpack(MENU, many(CASES["uniform_within"], 500).reshape(1000, -1))
+    macs = np.asarray(MACS(archs))
+    assert macs.min() >= RANGES[0] and macs.max() <= RANGES[-1]
+    in_first = macs <= RANGES[1]
+    assert chi_square(np.bincount(in_first), np.array([500, 500])) < LIMIT
+    every = choices.sample(MENU, jax.random.key(11), (20_000,))
+    theirs = np.asarray(MACS(every))
+    for inside, low, high in ((in_first, *RANGES[:2]), (~in_first, *RANGES[1:])):
+        wanted = theirs[(theirs > low) & (theirs <= high)]
+        assert wanted.size > 500
+        # How MACs lie within a range tells uniform archs from others of the same range.
+        assert scipy.stats.ks_2samp(macs[inside], wanted).pvalue > 1e-4
+        assert not np.isclose(wanted.mean(), (low + high) / 2, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("macs", "said"),
+    [
+        ((1e5,), r"sampler.macs is \(100000.0,\); give two or more"),
+        ((2e5, 1e5), "smallest first"),
+        ((0.0, 1e12, 2e12), "from 1,0.* to 2,0.*, but of 10,000 random subnets of tiny none lies"),
+        ((0.0, 1.0), "from 0 to 1, but .*: they have .* MACs"),
+    ],
+)
+def test_wrong_ranges_of_macs(macs: tuple[float, ...], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        samplers.Uniform(macs=macs).build(menu=MENU, space=SPACE)
 
 
 def test_options_open_at_their_steps() -> None:

@@ -39,6 +39,7 @@ from supernet_jax.nn.blocks.mobilenet import Head, MBConv, Stem
 from supernet_jax.nn.blocks.mobilenetv3 import HardHead, HardStem, InvertedResidual
 from supernet_jax.nn.blocks.nasvit import AttentionBlock
 from supernet_jax.nn.blocks.relu_ends import ReluHead, ReluStem
+from supernet_jax.nn.blocks.shufflenet import ShuffleBlock, ShuffleXception
 from supernet_jax.nn.blocks.text_transformer import (
     DecoderBlock,
     EncoderBlock,

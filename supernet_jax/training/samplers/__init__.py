@@ -30,4 +30,4 @@ from supernet_jax.training.samplers.sampler import (
 from supernet_jax.training.samplers.sandwich import Sandwich, sandwich
 from supernet_jax.training.samplers.shift import Shift, shift
 from supernet_jax.training.samplers.single_path import SinglePath, single_path
-from supernet_jax.training.samplers.uniform import Uniform, uniform
+from supernet_jax.training.samplers.uniform import Uniform, uniform, uniform_within

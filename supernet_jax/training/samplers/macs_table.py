@@ -14,7 +14,7 @@ Shape letters: `K` bins, `D` decisions, `O` the most options of a decision, `N` 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -200,6 +200,15 @@ def arrays(table: Table) -> Bins:
     with np.errstate(divide="ignore"):
         logits = np.log(np.asarray(table.probability, np.float32))
         return Bins(np.asarray(table.edges, np.float32), logits, np.log(shares))
+
+
+def even(menu: Menu, edges: Sequence[float]) -> Bins:
+    """Bins between any edges, from which uniform archs are drawn, all bins alike."""
+    sizes = np.array([len(choice) for choice in jax.tree.leaves(menu)])
+    own = np.where(np.arange(sizes.max()) < sizes[:, None], 0, -np.inf).astype(np.float32)
+    count = len(edges) - 1
+    options = np.broadcast_to(own, (count, *own.shape))
+    return Bins(np.asarray(edges, np.float32), np.zeros(count, np.float32), options)
 
 
 def draw(bins: Bins, menu: Menu, macs: Cost, key: Array, which: Array) -> Arch:
