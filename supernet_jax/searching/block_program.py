@@ -19,7 +19,7 @@ import numpy as np
 import scipy  # its parts are imported when they are used: they take half a second
 
 from supernet_jax.elastic import choices
-from supernet_jax.elastic.choices import Arch, Path
+from supernet_jax.elastic.choices import Arch, Code, Path
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation.costs import BlockCost
@@ -171,6 +171,15 @@ class Program:
         """The arch within budgets that costs least of one cost; None if there is none."""
         aim = np.zeros_like(self.worth)
         aim[self.prices[which].places] = self.prices[which].factors
+        return self._solved(aim, budgets, seconds)
+
+    def likeliest(
+        self, code: Code, budgets: Sequence[Budget], *, seconds: float = SECONDS
+    ) -> Chosen | None:
+        """The arch within budgets whose options have the largest sum in a code of any weights."""
+        aim = np.zeros_like(self.worth)
+        for path, places in self.options.items():
+            aim[places] = -np.asarray(choices.get(code, path), np.float64)
         return self._solved(aim, budgets, seconds)
 
     def _solved(self, aim: np.ndarray, budgets: Sequence[Budget], seconds: float) -> Chosen | None:
