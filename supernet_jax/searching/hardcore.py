@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -222,16 +222,41 @@ def descended(
     return weights
 
 
-class Stage(NamedTuple):
-    """What one descent is for.
+def archs_within(
+    codes: Relaxed,
+    made: Program,
+    loss: CodeLoss,
+    budgets: Budgets,
+    *,
+    steps: int,
+    rng: np.random.Generator,
+    seconds: float = block_program.SECONDS,
+) -> list[Arch]:
+    """What a descent ends as: two archs within budgets, or one, or none where no arch is.
 
-    Attributes:
-        budgets: those of the search, or tighter ones.
-        size: which of the space's sizes.
+    They are solutions of integer programmes over all decisions at once, which leave nothing to
+    round: the arch whose options have the largest weights in the code (the paper's projection,
+    block by block there), and the one of the lowest loss by its slope at the code, on all batches.
+
+    Args:
+        codes: of the space.
+        made: the archs that there are; of a single size.
+        loss: of the supernet.
+        budgets: one for each cost.
+        steps: of the descent.
+        rng: of the descent.
+        seconds: of the solver, for each arch.
     """
-
-    budgets: Budgets
-    size: int
+    cheapest = functools.partial(made.cheapest, 0) if codes.means else made.best
+    first = cheapest(budgets, seconds=seconds)
+    if first is None:
+        return []
+    start = balanced(codes, budgets, first.arch)
+    code = codes.code(descended(codes, loss, budgets, start, steps=steps, rng=rng))
+    slopes = [loss.slope(code, i)[1] for i in range(loss.batches)]
+    lower = jax.tree.map(lambda *leaves: -np.mean(leaves, axis=0), *slopes)
+    found = [made.likeliest(one, budgets, seconds=seconds) for one in (code, lower)]
+    return [one.arch for one in found if one is not None]
 
 
 def hardcore(
@@ -243,12 +268,10 @@ def hardcore(
     budgets: int = 8,
     seconds: float = block_program.SECONDS,
 ) -> Searcher:
-    """A descent for each budget and size of inputs, each of which ends in at most two archs.
+    """A descent for each budget and size of inputs, and what each ends as, see `archs_within`.
 
-    They are solutions of integer programmes within the budgets: the arch whose options have the
-    largest weights in the learned code, which is the paper's projection, and the one with the
-    lowest loss by its slope at that code. Both are asked for. The given budgets come first; tighter
-    ones give a front.
+    The given budgets come first, tighter ones give a front. Rounds of all of them, each with other
+    random numbers, follow each other until one of them ends in nothing that is new.
 
     Args:
         space: whose archs.
@@ -273,44 +296,30 @@ def hardcore(
         return _program(space, costs, size)
 
     @functools.cache
-    def stages() -> tuple[Stage, ...]:
+    def stages() -> tuple[tuple[Budgets, int], ...]:
+        """Budgets, and which of the space's sizes; the largest first."""
         wanted = [costs.budgets, *_tighter(whole, budgets, seconds)]
-        return tuple(Stage(b, size) for b in wanted for size in range(len(space.sizes))[::-1])
+        return tuple((one, size) for one in wanted for size in range(len(space.sizes))[::-1])
 
     def init(key: Array) -> SearchState:
         if whole.best(costs.budgets, seconds=seconds) is None:
             block_program.refused(whole, seconds=seconds)
         return begin(space.menu, key)
 
-    def ended(stage: Stage, key: Array) -> list[Arch]:
-        made = program(stage.size)
-        first = (
-            made.cheapest(0, stage.budgets, seconds=seconds)
-            if costs.of
-            else made.best((), seconds=seconds)
-        )
-        if first is None:
-            return []
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-        start = balanced(codes, stage.budgets, first.arch)
-        weights = descended(codes, loss, stage.budgets, start, steps=steps, rng=rng)
-        code = codes.code(weights)
-        slopes = [loss.slope(code, i)[1] for i in range(loss.batches)]
-        lower = jax.tree.map(lambda *leaves: -np.mean(leaves, axis=0), *slopes)
-        found = [made.likeliest(one, stage.budgets, seconds=seconds) for one in (code, lower)]
-        return [one.arch for one in found if one is not None]
-
     def ask(state: SearchState) -> tuple[Arch, SearchState]:
         known = {row.tobytes() for row in _normal(space, state.told.archs)}
-        while state.generation < len(stages()):
-            archs = ended(stages()[state.generation], generation_key(state))
+        for _ in stages():
+            within, size = stages()[state.generation % len(stages())]
+            rng = np.random.default_rng(np.asarray(jax.random.key_data(generation_key(state))))
+            about: dict[str, Any] = {"steps": steps, "rng": rng, "seconds": seconds}
+            archs = archs_within(codes, program(size), loss, within, **about)
             state = state._replace(generation=state.generation + 1)
             rows = np.asarray([choices.pack(arch) for arch in archs], np.int32)
             rows = np.unique(_normal(space, rows), axis=0)
             new = np.asarray([row.tobytes() not in known for row in rows], bool)
             if new.any():
                 return choices.unpack(space.menu, rows[new]), state
-        return choices.unpack(space.menu, state.told.archs[:0]), state
+        return choices.unpack(space.menu, _normal(space, state.told.archs[:0])), state
 
     return Searcher(init, ask, remember)
 
