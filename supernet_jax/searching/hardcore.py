@@ -30,7 +30,7 @@ from supernet_jax.errors import UserError, at_least, one_of
 from supernet_jax.evaluation import costs as evaluation_costs
 from supernet_jax.evaluation.costs import BlockCost
 from supernet_jax.searching import block_program
-from supernet_jax.searching.block_program import Gains, Group, Program
+from supernet_jax.searching.block_program import Chosen, Gains, Group, Program
 from supernet_jax.searching.code_loss import CodeLoss
 from supernet_jax.searching.searcher import (
     Budget,
@@ -227,12 +227,13 @@ def archs_within(
     made: Program,
     loss: CodeLoss,
     budgets: Budgets,
+    first: Arch,
     *,
     steps: int,
     rng: np.random.Generator,
     seconds: float = block_program.SECONDS,
 ) -> list[Arch]:
-    """What a descent ends as: two archs within budgets, or one, or none where no arch is.
+    """What a descent ends as: two archs within budgets.
 
     They are solutions of integer programmes over all decisions at once, which leave nothing to
     round: the arch whose options have the largest weights in the code (the paper's projection,
@@ -243,20 +244,17 @@ def archs_within(
         made: the archs that there are; of a single size.
         loss: of the supernet.
         budgets: one for each cost.
+        first: an arch within them, from which the descent begins.
         steps: of the descent.
         rng: of the descent.
         seconds: of the solver, for each arch.
     """
-    cheapest = functools.partial(made.cheapest, 0) if codes.means else made.best
-    first = cheapest(budgets, seconds=seconds)
-    if first is None:
-        return []
-    start = balanced(codes, budgets, first.arch)
+    start = balanced(codes, budgets, first)
     code = codes.code(descended(codes, loss, budgets, start, steps=steps, rng=rng))
     slopes = [loss.slope(code, i)[1] for i in range(loss.batches)]
     lower = jax.tree.map(lambda *leaves: -np.mean(leaves, axis=0), *slopes)
     found = [made.likeliest(one, budgets, seconds=seconds) for one in (code, lower)]
-    return [one.arch for one in found if one is not None]
+    return [first if one is None else one.arch for one in found]
 
 
 def hardcore(
@@ -265,7 +263,7 @@ def hardcore(
     loss: CodeLoss,
     *,
     steps: int = 100,
-    budgets: int = 8,
+    budgets: int = 4,
     seconds: float = block_program.SECONDS,
 ) -> Searcher:
     """A descent for each budget and size of inputs, and what each ends as, see `archs_within`.
@@ -296,6 +294,13 @@ def hardcore(
         return _program(space, costs, size)
 
     @functools.cache
+    def first(within: Budgets, size: int) -> Chosen | None:
+        """The cheapest arch within budgets."""
+        made = program(size)
+        best = functools.partial(made.cheapest, 0) if costs.of else made.best
+        return best(within, seconds=seconds)
+
+    @functools.cache
     def stages() -> tuple[tuple[Budgets, int], ...]:
         """Budgets, and which of the space's sizes; the largest first."""
         wanted = [costs.budgets, *_tighter(whole, budgets, seconds)]
@@ -311,12 +316,13 @@ def hardcore(
         for _ in stages():
             within, size = stages()[state.generation % len(stages())]
             rng = np.random.default_rng(np.asarray(jax.random.key_data(generation_key(state))))
-            about: dict[str, Any] = {"steps": steps, "rng": rng, "seconds": seconds}
-            archs = archs_within(codes, program(size), loss, within, **about)
             state = state._replace(generation=state.generation + 1)
-            rows = np.asarray([choices.pack(arch) for arch in archs], np.int32)
-            rows = np.unique(_normal(space, rows), axis=0)
-            new = np.asarray([row.tobytes() not in known for row in rows], bool)
+            if (begins := first(within, size)) is None:
+                continue
+            about: dict[str, Any] = {"steps": steps, "rng": rng, "seconds": seconds}
+            archs = archs_within(codes, program(size), loss, within, begins.arch, **about)
+            rows = np.unique(_normal(space, choices.pack(choices.stack(archs))), axis=0)
+            new = np.asarray([row.tobytes() not in known for row in rows])
             if new.any():
                 return choices.unpack(space.menu, rows[new]), state
         return choices.unpack(space.menu, _normal(space, state.told.archs[:0])), state
@@ -370,7 +376,7 @@ class HardCoRe:
     name: ClassVar[str] = "hardcore"
     steps: int = 100
     """of each descent, a batch each; more get nearer to a minimum, and take longer"""
-    budgets: int = 8
+    budgets: int = 4
     """budgets between the given one and the cheapest subnet; more give more of the front"""
     strategy: Literal["mixed", "masked"] = "mixed"
     """what a code mixes: what options put out (mixed), or their weights (masked), sooner done"""
