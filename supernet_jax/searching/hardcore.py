@@ -264,12 +264,13 @@ def hardcore(
     *,
     steps: int = 100,
     budgets: int = 4,
+    patience: int = 1,
     seconds: float = block_program.SECONDS,
 ) -> Searcher:
     """A descent for each budget and size of inputs, and what each ends as, see `archs_within`.
 
     The given budgets come first, tighter ones give a front. Rounds of all of them, each with other
-    random numbers, follow each other until one of them ends in nothing that is new.
+    random numbers, follow each other until there is nothing new.
 
     Args:
         space: whose archs.
@@ -278,6 +279,7 @@ def hardcore(
         steps: of each descent.
         budgets: for each cost that is to be small, from the most that is allowed down to the least
             that archs cost; 1 is the given one alone.
+        patience: rounds in a row that end in nothing new, after which the search does.
         seconds: of the solver, for each arch.
 
     Raises:
@@ -286,12 +288,13 @@ def hardcore(
     """
     at_least("steps", steps, 1)
     at_least("budgets", budgets, 1)
-    whole = _program(space, costs, None)
+    at_least("patience", patience, 1)
+    whole = program_of_size(space, costs, None)
     codes = relaxed(space, [cost for cost in costs.of if isinstance(cost, BlockCost)])
 
     @functools.cache
     def program(size: int) -> Program:
-        return _program(space, costs, size)
+        return program_of_size(space, costs, size)
 
     @functools.cache
     def first(within: Budgets, size: int) -> Chosen | None:
@@ -313,7 +316,7 @@ def hardcore(
 
     def ask(state: SearchState) -> tuple[Arch, SearchState]:
         known = {row.tobytes() for row in _normal(space, state.told.archs)}
-        for _ in stages():
+        for _ in range(patience * len(stages())):
             within, size = stages()[state.generation % len(stages())]
             rng = np.random.default_rng(np.asarray(jax.random.key_data(generation_key(state))))
             state = state._replace(generation=state.generation + 1)
@@ -330,7 +333,7 @@ def hardcore(
     return Searcher(init, ask, remember)
 
 
-def _program(space: Space, costs: Costs, size: int | None) -> Program:
+def program_of_size(space: Space, costs: Costs, size: int | None) -> Program:
     """The programme of archs of one size, by its place among the space's sizes; None for all."""
     groups, values = [], []
     own = None if size is None else space.at_size(choices.smallest(space.menu), size)
@@ -378,12 +381,16 @@ class HardCoRe:
     """of each descent, a batch each; more get nearer to a minimum, and take longer"""
     budgets: int = 4
     """budgets between the given one and the cheapest subnet; more give more of the front"""
+    patience: int = 1
+    """rounds of descents without a new subnet until the search ends; more find better ones where
+    options interact"""
     strategy: Literal["mixed", "masked"] = "mixed"
     """what a code mixes: what options put out (mixed), or their weights (masked), sooner done"""
 
     def __post_init__(self) -> None:
         at_least("steps", self.steps, 1)
         at_least("budgets", self.budgets, 1)
+        at_least("patience", self.patience, 1)
         one_of("strategy", self.strategy, STRATEGIES)
 
     def build(self, space: Space, costs: Costs, losses: Callable[[Strategy], CodeLoss]) -> Searcher:
@@ -394,5 +401,5 @@ class HardCoRe:
             costs: and their budgets.
             losses: gives the loss of codes under a strategy.
         """
-        loss = losses(STRATEGIES[self.strategy])
-        return hardcore(space, costs, loss, steps=self.steps, budgets=self.budgets)
+        how = {"steps": self.steps, "budgets": self.budgets, "patience": self.patience}
+        return hardcore(space, costs, losses(STRATEGIES[self.strategy]), **how)
