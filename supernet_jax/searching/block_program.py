@@ -177,9 +177,16 @@ class Program:
         self, code: Code, budgets: Sequence[Budget], *, seconds: float = SECONDS
     ) -> Chosen | None:
         """The arch within budgets whose options have the largest sum in a code of any weights."""
-        aim = np.zeros_like(self.worth)
+        aim, upper = np.zeros_like(self.worth), np.asarray(self.rows.upper)
+        arch = choices.smallest(self.space.menu)
         for path, places in self.options.items():
-            aim[places] = -np.asarray(choices.get(code, path), np.float64)
+            weights = np.asarray(choices.get(code, path), np.float64)
+            aim[places] = -weights
+            option = np.where(upper[places] > 0, weights, -np.inf).argmax()
+            arch = choices.replace(arch, path, np.int32(option))
+        one, allowed = choices.stack([arch]), Costs(self.costs.of, tuple(budgets))
+        if allowed.allows(allowed(one))[0]:  # then no solver is needed
+            return Chosen(arch, float(self.gains.of(self.space, one)[0]), True)
         return self._solved(aim, budgets, seconds)
 
     def _solved(self, aim: np.ndarray, budgets: Sequence[Budget], seconds: float) -> Chosen | None:
