@@ -2,6 +2,9 @@
 
 import functools
 import itertools
+import json
+import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -9,12 +12,12 @@ import numpy as np
 import pytest
 from light_space import light, tied
 from test_perturbation import BATCH, PARAMS, SPACE
+from tiny_run import CONFIG, supernet, trained
 from tiny_space import tiny
 
-from supernet_jax.elastic import choices, decision_groups
+from supernet_jax.elastic import choices
 from supernet_jax.elastic.mixed import mixed
 from supernet_jax.elastic.space import Space
-from supernet_jax.elastic.strategies import masked
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs as evaluation_costs
 from supernet_jax.evaluation.costs import macs, parameters
@@ -245,3 +248,108 @@ def test_of_a_thousand_budgets_none_is_violated() -> None:
         )
         argmax += not allowed.allows(costs(choices.stack([free])))[0]
     assert argmax > 200
+
+
+# --- with a network
+
+
+@functools.cache
+def losses_of_archs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the planted network: all archs, the loss of each, and its MACs."""
+    rows, found = every(SPACE), []
+    for arch in choices.unstack(choices.unpack(SPACE.menu, rows)):
+        code = choices.one_hot(SPACE.menu, arch)
+        logits = mixed(SPACE, PARAMS, code, BATCH.inputs, size=2).logits
+        shares = np.asarray(jax.nn.log_softmax(logits))
+        found.append(-shares[np.arange(len(shares)), BATCH.targets].mean())
+    return rows, np.asarray(found), macs(SPACE)(choices.unpack(SPACE.menu, rows))
+
+
+def test_the_loss_of_a_code_is_the_mean_over_real_examples() -> None:
+    rows, wanted, _ = losses_of_archs()
+    n = len(BATCH.targets)
+    filled = HeldOut(
+        np.concatenate([BATCH.inputs, BATCH.inputs]),
+        np.concatenate([BATCH.targets, 1 - BATCH.targets]),
+        np.arange(2 * n) < n,
+    )
+    loss = code_loss(SPACE, PARAMS, [BATCH, filled])
+    assert loss.batches == 2
+    for row, value in zip(rows, wanted, strict=True):
+        code = choices.one_hot(SPACE.menu, choices.unpack(SPACE.menu, row))
+        for i in range(2):
+            assert loss.slope(code, i)[0] == pytest.approx(value, rel=1e-5)
+    code = jax.tree.map(lambda choice: np.full(len(choice), 1 / len(choice)), SPACE.menu)
+    value, slope = loss.slope(code, 0)
+    step = 1e-2  # of float32, along a difference of options
+    moved = choices.replace(code, ("edge", 0), code["edge"][0] + step * np.array([-1, 0, 1]))
+    rise = slope["edge"][0] @ np.array([-1, 0, 1])
+    assert (loss.slope(moved, 0)[0] - value) / step == pytest.approx(rise, rel=0.05)
+
+
+def test_the_best_network_within_each_budget_is_found() -> None:
+    """Where the largest weight of a code misleads (see test_perturbation)."""
+    rows, values, spent = losses_of_archs()
+    loss = code_loss(SPACE, PARAMS, [BATCH])
+    bound = []
+    for high in np.unique(spent):
+        searcher = hardcore(SPACE, at_most(SPACE, float(high)), loss, steps=12, budgets=1)
+        archs, _ = searcher.ask(searcher.init(jax.random.key(0)))
+        found = np.asarray(choices.pack(archs))
+        assert (macs(SPACE)(archs) <= high).all()
+        best = values[spent <= high].min()
+        got = min(values[(rows == row).all(1)][0] for row in found)
+        assert got == pytest.approx(best, abs=1e-5)
+        bound.append(best)
+    assert len(bound) == 3 and bound[1] < bound[0] - 0.1
+
+
+def test_what_it_cannot_search() -> None:
+    loss = Planted(plain(), 0, 0.0).loss
+    with pytest.raises(UserError, match="not made of those of blocks"):
+        hardcore(plain(), Costs((lambda archs: 1.0,), (FREE,)), loss)
+    with pytest.raises(UserError, match="no arch costs at most 10 MACs"):
+        hardcore(plain(), at_most(plain(), 10), loss).init(jax.random.key(0))
+    for name in ("steps", "budgets", "patience"):
+        with pytest.raises(UserError, match=f"{name} is 0"):
+            HardCoRe(**{name: 0})
+    with pytest.raises(UserError, match="strategy is 'sliced'"):
+        HardCoRe(strategy="sliced")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="there are no batches"):
+        code_loss(SPACE, PARAMS, [])
+    code = jax.tree.map(lambda choice: np.full(len(choice), 1 / len(choice)), SPACE.menu)
+    broken = code_loss(SPACE, jax.tree.map(lambda p: p * np.nan, PARAMS), [BATCH])
+    with pytest.raises(UserError, match="weights have diverged"):
+        broken.slope(code, 0)
+
+
+def test_without_a_budget_and_without_a_cost() -> None:
+    planted, best = Planted(plain(), 1, 0.0), every(plain())
+    values = planted.of(one_hot(plain(), best))
+    for costs in (Costs(), Costs((macs(plain()),), (FREE,))):
+        searcher = hardcore(plain(), costs, planted.loss, steps=12, budgets=1)
+        archs, _ = searcher.ask(searcher.init(jax.random.key(0)))
+        found = {tuple(row) for row in np.asarray(choices.pack(archs))}
+        assert tuple(best[values.argmin()]) in found
+
+
+@pytest.mark.parametrize("strategy", ["mixed", "masked"])
+def test_a_run_is_searched_within_its_budget(
+    strategy: str,
+    tmp_path: pathlib.Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same command again has nothing to do; a budget that nothing meets is said to be one."""
+    folder = shutil.copytree(trained(tmp_path_factory), tmp_path / "run")
+    words = ["search", folder, "--config", CONFIG, "--searcher", "hardcore", "--no-baseline"]
+    few = ["--searcher.steps", 3, "--searcher.budgets", 1, "--searcher.strategy", strategy]
+    said = supernet(capsys, *words, *few, "--high", 9_000)
+    assert said.status == 0, said.err
+    first = json.loads((folder / "search.json").read_text("utf-8"))
+    assert first["front"] and 0 < max(row[0] for row in first["all"]) <= 9_000
+    assert supernet(capsys, *words, *few, "--high", 9_000).status == 0
+    assert json.loads((folder / "search.json").read_text("utf-8"))["all"] == first["all"]
+    said = supernet(capsys, *words, *few, "--high", 100)
+    assert said.status == 2 and said.err.count("\n") == 1
+    assert "no arch costs" in said.err and "the least that archs cost is 148 MACs" in said.err
