@@ -215,7 +215,7 @@ def test_the_optimum_is_found_where_options_do_not_interact() -> None:
 
 
 def test_the_optimum_is_mostly_found_where_options_interact() -> None:
-    """Of 25 problems as these it was in 19 with one descent, in 24 until four have nothing new."""
+    """Of 25 problems as these it was in 16 with one descent, in 24 until four have nothing new."""
     space, hits = plain(), []
     known = np.unique(macs(space)(choices.unpack(space.menu, every(space))))
     for seed in range(8):
@@ -333,9 +333,7 @@ def test_without_a_budget_and_without_a_cost() -> None:
         assert tuple(best[values.argmin()]) in found
 
 
-@pytest.mark.parametrize("strategy", ["mixed", "masked"])
 def test_a_run_is_searched_within_its_budget(
-    strategy: str,
     tmp_path: pathlib.Path,
     tmp_path_factory: pytest.TempPathFactory,
     capsys: pytest.CaptureFixture[str],
@@ -343,7 +341,7 @@ def test_a_run_is_searched_within_its_budget(
     """The same command again has nothing to do; a budget that nothing meets is said to be one."""
     folder = shutil.copytree(trained(tmp_path_factory), tmp_path / "run")
     words = ["search", folder, "--config", CONFIG, "--searcher", "hardcore", "--no-baseline"]
-    few = ["--searcher.steps", 3, "--searcher.budgets", 1, "--searcher.strategy", strategy]
+    few = ["--searcher.steps", 3, "--searcher.budgets", 1, "--searcher.strategy", "masked"]
     said = supernet(capsys, *words, *few, "--high", 9_000)
     assert said.status == 0, said.err
     first = json.loads((folder / "search.json").read_text("utf-8"))
