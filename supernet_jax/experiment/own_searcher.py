@@ -1,5 +1,6 @@
 """The searcher of a part that may be the user's own, whose mistakes are said with their place."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,17 +9,21 @@ import numpy as np
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
+from supernet_jax.elastic.strategies import Strategy
 from supernet_jax.errors import UserError, require
-from supernet_jax.searching import Costs, Searcher
+from supernet_jax.experiment import build as experiment_build
+from supernet_jax.experiment.run import Run
+from supernet_jax.searching import CodeLoss, Costs, HeldOut, Searcher, code_loss
 from supernet_jax.storage import user_code
 
 
-def build(part: Any, space: Space, costs: Costs) -> Searcher:
+def build(part: Any, run: Run, costs: Costs) -> Searcher:
     """The searcher of a part.
 
     Args:
-        part: with `build(space, costs)`.
-        space: that is searched.
+        part: with `build(space, costs)`, or `build(space, costs, losses)` where it goes by what the
+            supernet loses under codes.
+        run: that is searched.
         costs: with their budgets.
 
     Raises:
@@ -26,8 +31,10 @@ def build(part: Any, space: Space, costs: Costs) -> Searcher:
             returns, they fail, or ask for something that is no archs of the space.
     """
     kind = type(part).__name__
+    space = run.space
+    more = user_code.taken(part, losses=functools.partial(losses, run))
     with user_code.blamed(part, f"{kind}.build(space, costs)"):
-        made = part.build(space, costs)
+        made = part.build(space, costs, **more)
     require(
         isinstance(made, Searcher),
         f"{kind}.build(space, costs) returns a {type(made).__name__}; it must return a Searcher",
@@ -45,6 +52,26 @@ def build(part: Any, space: Space, costs: Costs) -> Searcher:
         return archs, after
 
     return Searcher(init, ask, tell)
+
+
+def losses(run: Run, strategy: Strategy) -> CodeLoss:
+    """What the supernet of a run loses under codes on its held-out examples, which a search scores
+    on, too.
+
+    Args:
+        run: a trained run.
+        strategy: that runs codes, `mixed` or `masked`.
+    """
+    about, data = (
+        experiment_build.evaluation_how(run.experiment),
+        experiment_build.evaluation_data(run.experiment, "held-out"),
+    )
+    each = (data.inputs, data.targets, data.real)
+    batches = [
+        HeldOut(*jax.tree.map(lambda leaf, i=i: leaf[i], each)) for i in range(len(data.real))
+    ]
+    how: dict[str, Any] = {"prepare": about.prepare, "dtype": about.dtype}
+    return code_loss(run.space, run.params, batches, strategy=strategy, **how)
 
 
 def _check(archs: Any, space: Space, kind: str) -> None:

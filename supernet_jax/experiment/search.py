@@ -381,7 +381,7 @@ def _find(
             scored = len(history.scores)
 
         found = searching.run(
-            own_searcher.build(part, space, wanted.costs),
+            own_searcher.build(part, run, wanted.costs),
             score,
             costs=wanted.costs,
             key=jax.random.key(identity["seed"]),

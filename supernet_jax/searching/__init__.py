@@ -2,7 +2,9 @@
 
 from supernet_jax.searching.bayesian import Bayesian, bayesian
 from supernet_jax.searching.blockwise_choice import BlockwiseChoice, blockwise_choice
+from supernet_jax.searching.code_loss import CodeLoss, HeldOut, code_loss
 from supernet_jax.searching.evolution import Evolution, evolution
+from supernet_jax.searching.hardcore import HardCoRe, hardcore
 from supernet_jax.searching.linas import Linas, linas
 from supernet_jax.searching.loop import Score, run
 from supernet_jax.searching.nsga2 import Nsga2, nsga2
@@ -13,7 +15,7 @@ from supernet_jax.searching.pareto import (
     pareto_front,
     ranks,
 )
-from supernet_jax.searching.perturbation import HeldOut, Keep, perturbed
+from supernet_jax.searching.perturbation import Keep, perturbed
 from supernet_jax.searching.racing import Raced, race
 from supernet_jax.searching.random_search import RandomSearch, random_search
 from supernet_jax.searching.searcher import (

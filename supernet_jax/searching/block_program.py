@@ -19,7 +19,7 @@ import numpy as np
 import scipy  # its parts are imported when they are used: they take half a second
 
 from supernet_jax.elastic import choices
-from supernet_jax.elastic.choices import Arch, Path
+from supernet_jax.elastic.choices import Arch, Code, Path
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation.costs import BlockCost
@@ -171,6 +171,22 @@ class Program:
         """The arch within budgets that costs least of one cost; None if there is none."""
         aim = np.zeros_like(self.worth)
         aim[self.prices[which].places] = self.prices[which].factors
+        return self._solved(aim, budgets, seconds)
+
+    def likeliest(
+        self, code: Code, budgets: Sequence[Budget], *, seconds: float = SECONDS
+    ) -> Chosen | None:
+        """The arch within budgets whose options have the largest sum in a code of any weights."""
+        aim, upper = np.zeros_like(self.worth), np.asarray(self.rows.upper)
+        arch = choices.smallest(self.space.menu)
+        for path, places in self.options.items():
+            weights = np.asarray(choices.get(code, path), np.float64)
+            aim[places] = -weights
+            option = np.where(upper[places] > 0, weights, -np.inf).argmax()
+            arch = choices.replace(arch, path, np.int32(option))
+        one, allowed = choices.stack([arch]), Costs(self.costs.of, tuple(budgets))
+        if allowed.allows(allowed(one))[0]:  # then no solver is needed
+            return Chosen(arch, float(self.gains.of(self.space, one)[0]), True)
         return self._solved(aim, budgets, seconds)
 
     def _solved(self, aim: np.ndarray, budgets: Sequence[Budget], seconds: float) -> Chosen | None:

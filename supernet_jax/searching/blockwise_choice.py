@@ -18,7 +18,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from supernet_jax.elastic import choices
+from supernet_jax.elastic import choices, decision_groups
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array, Path
 from supernet_jax.elastic.space import Space
@@ -68,14 +68,9 @@ def replacements(space: Space) -> Replacements:
 
 def _groups(space: Space) -> tuple[Group, ...]:
     """Of all decisions, in the order of the menu."""
-    readers: dict[Path, set[str]] = {path: set() for path in choices.paths(space.menu)}
-    for name, each in space.blocks.items():
-        for lookup in (each.index, each.alive):
-            for path in () if lookup is None else lookup.paths:
-                readers[path].add(name)
     common = {*space.static, *(() if space.bank is None else space.bank.row.paths)}
     together: dict[str | Path, list[Path]] = {}
-    for path, names in readers.items():
+    for path, names in decision_groups.readers(space).items():
         alone = len(names) == 1 and path not in common
         together.setdefault(next(iter(names)) if alone else path, []).append(path)
     made = []

@@ -23,25 +23,12 @@ from supernet_jax.elastic.mixed import mixed
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, one_of
 from supernet_jax.runtime import owned
+from supernet_jax.searching.code_loss import HeldOut, scores_of_code
 from supernet_jax.tasks.task import Scores, Size
 
 CRITERIA = ("loss", "metric")
 Criterion = Literal["loss", "metric"]
 Tune = Callable[[Tree, Code], Tree]
-
-
-class HeldOut(NamedTuple):
-    """A batch of examples that the supernet is evaluated on. All have one shape.
-
-    Attributes:
-        inputs: what the space's task takes, `[B, ...]`.
-        targets: `[B, ...]`.
-        real: bool `[B]`, False where the batch was filled up; None for all.
-    """
-
-    inputs: Tree
-    targets: Tree
-    real: Any = None
 
 
 class Keep(NamedTuple):
@@ -180,7 +167,7 @@ class _Trial:
         together = jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
         found: list[dict[str, np.ndarray]] = []
         for batch in self.batches:
-            scores = self.score(self.params, together, len(codes), batch.inputs, batch.targets)
+            scores = self.score(self.params, together, len(codes), batch._replace(real=None))
             real = slice(None) if batch.real is None else np.asarray(batch.real)
             found.append({name: np.asarray(score)[:, real] for name, score in scores.items()})
         joint = {name: np.concatenate([one[name] for one in found], 1) for name in found[0]}
@@ -225,20 +212,18 @@ def _begun(space: Space, code: Code, size: Size | None) -> Code:
 
 @owned.by(owned.first)
 def _scorer(space: Space, size: Size) -> Callable[..., Scores]:
-    """`(params, codes [N], count, inputs, targets) -> scores [N, B, ...]` of the first codes."""
-
-    def one(params: Tree, code: Code, inputs: Tree, targets: Tree) -> Scores:
-        return space.task.score(mixed(space, params, code, inputs, size=size).logits, targets)
+    """`(params, codes [N], count, batch) -> scores [N, B, ...]` of the first codes."""
+    one = functools.partial(scores_of_code, space, size=size, strategy=mixed)
 
     @jax.jit
-    def scores(params: Tree, codes: Code, count: Array, inputs: Tree, targets: Tree) -> Scores:
+    def scores(params: Tree, codes: Code, count: Array, batch: HeldOut) -> Scores:
         at = lambda i: jax.tree.map(lambda leaf: leaf[i], codes)  # noqa: E731
-        shapes = jax.eval_shape(one, params, at(0), inputs, targets)
+        shapes = jax.eval_shape(one, params, at(0), batch)
         several = len(jax.tree.leaves(codes)[0])
         empty = jax.tree.map(lambda s: jnp.zeros((several, *s.shape), s.dtype), shapes)
 
         def add(i: Array, found: Scores) -> Scores:
-            own = one(params, at(i), inputs, targets)
+            own = one(params, at(i), batch)
             return jax.tree.map(lambda all, own: all.at[i].set(own), found, own)
 
         # A loop, not vmap: it ends at a traced count, and holds what one code needs.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from supernet_jax.elastic import choices, shared_params, strategies
+from supernet_jax.elastic import choices, decision_groups, shared_params, strategies
 from supernet_jax.elastic.choice_block import choice_block
 from supernet_jax.elastic.choices import Choice
 from supernet_jax.elastic.mixed import mixed
@@ -24,7 +24,7 @@ from supernet_jax.training.losses import hard_labels
 from supernet_jax.training.optimizers import adamw
 from supernet_jax.training.recipe import Batch, Recipe
 from supernet_jax.training.samplers import ProxylessNAS, architecture, proxyless
-from supernet_jax.training.samplers.proxyless import drawn_pairs, gradient, groups, rescaled
+from supernet_jax.training.samplers.proxyless import drawn_pairs, gradient, rescaled
 
 BATCH = 32
 OPERATIONS = {"none": jnp.zeros_like, "same": lambda x: x, "square": jnp.square, "sine": jnp.sin}
@@ -173,14 +173,14 @@ def test_the_expected_cost_moves_the_two_options_alone() -> None:
 
 
 def test_decisions_of_one_block_learn_in_turn() -> None:
-    (every,) = groups(SPACE)
+    (every,) = decision_groups.groups(SPACE)
     assert dict(zip(choices.names(SPACE.menu), every, strict=True)) == {
         "operation/0": True,
         "operation/1": True,
         "resolution": False,
     }
     space = Digits().build()
-    table, names = groups(space), choices.names(space.menu)
+    table, names = decision_groups.groups(space), choices.names(space.menu)
     several = [len(choice) > 1 for choice in jax.tree.leaves(space.menu)]
     np.testing.assert_array_equal(table.sum(0), several)
     together = [{names[i] for i in np.flatnonzero(row)} for row in table]
@@ -189,6 +189,9 @@ def test_decisions_of_one_block_learn_in_turn() -> None:
             read = {*block.index.paths, *(block.alive.paths if block.alive else ())}
             assert len(group & {"/".join(map(str, path)) for path in read}) <= 1
     assert max(map(len, together)) > 1
+    # Of blocks with a common owner, as where they share parameters, all decisions meet.
+    alone = decision_groups.groups(space, lambda name: ("all",))
+    assert alone.sum(1).tolist() == [1] * sum(several)
 
 
 def test_planted_operations_are_found_from_every_seed() -> None:

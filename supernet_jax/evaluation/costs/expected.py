@@ -1,7 +1,8 @@
 """The expected cost of a code: what a differentiable search can lower."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,32 @@ from supernet_jax.evaluation.costs.cost import Cost
 LARGEST = 2**22  # numbers in the table of blocks whose costs are no sum
 
 
-def expected(cost: Cost) -> Callable[[Code], Array]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Expected:
+    """The mean cost of the archs that a code stands for: `code -> float32 []`, no batch axes.
+
+    Attributes:
+        tables: for each block, or for those that are one, the decisions that it depends on, and its
+            cost for each combination of their options: float64 `[O_1, ..., O_k]`. The mean is the
+            sum over tables, each a product with the weights of its decisions.
+        constant: what is added.
+    """
+
+    tables: tuple[tuple[tuple[Path, ...], np.ndarray], ...]
+    constant: float
+
+    def __call__(self, code: Code) -> Array:
+        """The mean, differentiable in the code; works inside jit."""
+        if not choices.is_code(code):
+            raise UserError(
+                "an expected cost is that of a code, the weights of each option, but an arch was "
+                "given; choices.one_hot(menu, arch) is its code"
+            )
+        start = jnp.float32(self.constant)
+        return sum((_mean(code, *one) for one in self.tables), start=start)
+
+
+def expected(cost: Cost) -> Expected:
     """The mean of a cost over the archs that a code stands for, its decisions independent.
 
     It is differentiable in the code, and for a one-hot code it is the cost of its arch, as float32
@@ -26,9 +52,6 @@ def expected(cost: Cost) -> Callable[[Code], Array]:
 
     Args:
         cost: of a space, as `costs.macs(space)` or `costs.latency(space, table)`.
-
-    Returns:
-        `code -> float32 []`; no batch axes.
 
     Raises:
         UserError: the cost is not made of tables of blocks; the mean would need the cost of too
@@ -47,16 +70,7 @@ def expected(cost: Cost) -> Callable[[Code], Array]:
         _table(space, made._replace(tables={n: made.tables[n] for n in names}, constant=0))
         for names in parts.values()
     ]
-
-    def of(code: Code) -> Array:
-        if not choices.is_code(code):
-            raise UserError(
-                "an expected cost is that of a code, the weights of each option, but an arch was "
-                "given; choices.one_hot(menu, arch) is its code"
-            )
-        return sum((_mean(code, *one) for one in tables), start=jnp.float32(made.constant))
-
-    return of
+    return Expected(tuple(tables), made.constant)
 
 
 def _mean(code: Code, paths: Sequence[Path], table: np.ndarray) -> Array:
@@ -86,4 +100,4 @@ def _table(space: Space, made: BlockTables) -> tuple[tuple[Path, ...], np.ndarra
     for path, options in zip(asked, np.indices(shape, np.int32, sparse=True), strict=True):
         archs = choices.replace(archs, path, options)
     cost = BlockCost(space, made._replace(digits=None))(archs)
-    return tuple(asked), np.broadcast_to(cost, shape)
+    return tuple(asked), np.broadcast_to(np.asarray(cost, np.float64), shape)

@@ -1,6 +1,6 @@
 """Differentiable search that runs two paths at a time (ProxylessNAS).
 
-Shape letters: `O` options of a decision, `D` decisions, `G` groups of them.
+Shape letters: `O` options of a decision.
 """
 
 import dataclasses
@@ -9,10 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from supernet_jax.elastic import choices
+from supernet_jax.elastic import decision_groups
 from supernet_jax.elastic.choices import Arch, Array, Code, Menu
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import require
@@ -36,7 +35,7 @@ def proxyless(
     weights train on one path, an arch drawn from `softmax(alpha)` (equation 2).
 
     Where several decisions make one block, as its kernel and its expansion, two paths cannot tell
-    what each of them does. So decisions are dealt into `groups` of which no two meet in a block,
+    what each of them does. So decisions are dealt into groups of which no two meet in a block,
     and in each step one group learns, while of the others one option is drawn. In a space of choice
     blocks there is a single group, as in the paper.
 
@@ -48,7 +47,7 @@ def proxyless(
     """
     menu = space.menu
     optimizer = optax.adam(learning_rate, b1=0.0, b2=0.999)
-    table = groups(space)
+    table = decision_groups.groups(space)
 
     def sample(state: AlphaState, key: Array, step: Array, score: Score) -> Arch:
         return architecture.drawn(key, architecture.probabilities(state.alpha), (1,))
@@ -66,33 +65,6 @@ def proxyless(
         return AlphaState(rescaled(state.alpha, moved, pairs, learns), kept), loss
 
     return architecture.searching(menu, optimizer, sample=sample, learn=learn, role="path")
-
-
-def groups(space: Space) -> np.ndarray:
-    """Which decisions learn together: bool `[G, D]`, in leaf order, each in one group.
-
-    No block reads two of a group. Static decisions, and those of one option, are in none; where
-    there are no others, the one group is empty.
-    """
-    paths = choices.paths(space.menu)
-    readers: dict[Any, set[str]] = {path: set() for path in paths}
-    for name, block in space.blocks.items():
-        for lookup in (block.index, block.alive):
-            for path in () if lookup is None else lookup.paths:
-                readers[path].add(name)
-    found: list[tuple[set[str], list[int]]] = []  # blocks that a group's decisions make, and those
-    for place, path in enumerate(paths):
-        if path in space.static or len(choices.get(space.menu, path)) == 1:
-            continue
-        free = next((group for group in found if not group[0] & readers[path]), None)
-        if free is None:
-            found.append(free := (set(), []))
-        free[0].update(readers[path])
-        free[1].append(place)
-    table = np.zeros((max(len(found), 1), len(paths)), bool)
-    for row, (_, places) in zip(table, found, strict=False):
-        row[places] = True
-    return table
 
 
 def drawn_pairs(key: Array, alpha: Code, learns: Any) -> Arch:
