@@ -7,6 +7,7 @@ search with its report, and extraction with a proof in every format.
 import dataclasses
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,8 +17,11 @@ import pytest
 import supernet_jax as sj
 from supernet_jax.elastic import choices
 from supernet_jax.evaluation.costs.parameters import left_out
-from supernet_jax.experiment import codes, config
+from supernet_jax.experiment import codes, config, train
+from supernet_jax.experiment.build import Experiment
 from supernet_jax.networks.formats import table
+from supernet_jax.training import train_step
+from supernet_jax.training.job import Job
 
 FILES = sorted((pathlib.Path(__file__).parent / "systems").glob("*.py"))
 FORMATS = tuple(
@@ -27,13 +31,30 @@ EVALUATIONS = 6
 
 
 @pytest.fixture(scope="module", params=FILES, ids=lambda file: file.stem)
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> sj.Run:
-    """Trained. Leave its folder as it is: copy it."""
+def run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[sj.Run]:
+    """Trained. Leave its folder as it is: copy it.
+
+    Until the next system, whoever trains takes the programs of this one's step: they carry nothing
+    from one step to the next, and compiling them is most of the time.
+    """
     settings, _ = config.load_file(request.param)
     # All strategies do the same (test_theorem), and this one compiles soonest.
     scoring = dataclasses.replace(settings.evaluation, strategy="masked")
     settings = dataclasses.replace(settings, evaluation=scoring)
-    return sj.train(settings, tmp_path_factory.mktemp("systems") / request.param.stem)
+    job, steps = train.job, []
+
+    def job_of_one_step(built: Experiment, folder: pathlib.Path) -> Job:
+        made = job(built, folder)
+        if not steps:
+            how: Any = {"mesh": made.mesh, "rules": made.rules, "steps": made.steps}
+            steps.append(train_step.Step(made.recipe, **how))
+        return made._replace(step=steps[0])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train, "job", job_of_one_step)
+        yield sj.train(settings, tmp_path_factory.mktemp("systems") / request.param.stem)
 
 
 def test_killed_runs_go_on_to_the_bit(run: sj.Run, tmp_path: pathlib.Path) -> None:
