@@ -31,7 +31,7 @@ if "SUPERNET_TEST_CACHE" not in os.environ:  # one for all the processes that sh
     os.environ["SUPERNET_TEST_CACHE"] = _temporary.name
 CACHE = os.environ["SUPERNET_TEST_CACHE"]
 jax.config.update("jax_compilation_cache_dir", CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", float(os.environ.get("MINC","0.2")))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 

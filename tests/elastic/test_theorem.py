@@ -140,7 +140,8 @@ def test_larger_spaces_agree(name: str) -> None:
     make, resolution, count = LARGER[name]
     check = Check(make(), size=resolution, batch=2 if resolution == 8 else 4)
     forward = check.forward(strategies.switched)
-    alike = name in ("three_stages", "tiny-small-images", "two_factors-larger-patches")  # see SPACES
+    # What these are made of is in SPACES.
+    alike = name in ("three_stages", "tiny-small-images", "two_factors-larger-patches")
     by_code = [check.forward(run) for run in (() if alike else (strategies.masked, mixed))]
     for arch in archs_of(check.space, count)[2:]:
         output, gradients = check.run("sliced", arch)
