@@ -26,10 +26,24 @@ def init(space: Space, key: Array) -> Tree:
     A group is a block, or several that share their parameters. With a parameter bank every leaf has
     a leading axis of its rows.
     """
+    # Operation by operation it takes seconds, nearly all of them in compiling each.
+    start = _start if isinstance(key, jax.core.Tracer) else _started
+    return start(space)(key)
+
+
+def _start(space: Space) -> Callable[[Array], Tree]:
+    """What makes the parameters of a key."""
     start = bulk_random.at_once(functools.partial(_init_one, space))
     if space.bank is None:
-        return start(key)
-    return jax.vmap(start)(jax.random.split(key, space.bank.rows))
+        return start
+    rows = space.bank.rows
+    return lambda key: jax.vmap(start)(jax.random.split(key, rows))
+
+
+@owned.by(owned.first)
+def _started(space: Space) -> Callable[[Array], Tree]:
+    """The same as one program."""
+    return jax.jit(_start(space), compiler_options=hardware.runs_once())
 
 
 class Starter(NamedTuple):
