@@ -29,6 +29,9 @@ FORMATS = tuple(
     format.name for format in table.FORMATS if format.blocks is None and format.name != "orbax"
 )
 EVALUATIONS = 6
+# On all devices: a sampler that learns codes, and one that does not. Others on one, which compiles
+# in two thirds of the time; that the number of devices changes nothing is tests/runtime's affair.
+ON_ALL_DEVICES = ("darts", "hat")
 
 
 @pytest.fixture(scope="module", params=FILES, ids=lambda file: file.stem)
@@ -55,7 +58,9 @@ def run(
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(train, "job", job_of_one_step)
-        yield sj.train(settings, tmp_path_factory.mktemp("systems") / request.param.stem)
+        name = request.param.stem
+        folder = tmp_path_factory.mktemp("systems") / name
+        yield sj.train(settings, folder, devices=0 if name in ON_ALL_DEVICES else 1)
 
 
 def test_killed_runs_go_on_to_the_bit(run: sj.Run, tmp_path: pathlib.Path) -> None:
@@ -63,7 +68,7 @@ def test_killed_runs_go_on_to_the_bit(run: sj.Run, tmp_path: pathlib.Path) -> No
     shutil.copytree(run.folder, copy)
     shutil.rmtree(copy / "checkpoints" / str(run.step))
     assert checkpoint.steps(copy / "checkpoints")[-1] < run.step
-    again = sj.train(run.experiment.config, copy)
+    again = sj.train(run.experiment.config, copy, devices=run.experiment.mesh.size)
     assert again.step == run.step
     jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
 
