@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -31,6 +32,8 @@ if "SUPERNET_TEST_CACHE" not in os.environ:  # one for all the processes that sh
 CACHE = os.environ["SUPERNET_TEST_CACHE"]
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 # The longest files first, so that none of them is left for one worker at the end.
 LONGEST = (
@@ -77,6 +80,18 @@ def forgotten() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Puts back who hears signals: a process that a later test starts would ignore what this one
+    was left to ignore.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 ROOT = pathlib.Path(__file__).parent.parent

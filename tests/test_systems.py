@@ -7,6 +7,7 @@ search with its report, and extraction with a proof in every format.
 import dataclasses
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,39 +17,65 @@ import pytest
 import supernet_jax as sj
 from supernet_jax.elastic import choices
 from supernet_jax.evaluation.costs.parameters import left_out
-from supernet_jax.experiment import codes, config
+from supernet_jax.experiment import codes, config, train
+from supernet_jax.experiment.build import Experiment
 from supernet_jax.networks.formats import table
+from supernet_jax.storage import checkpoint
+from supernet_jax.training import train_step
+from supernet_jax.training.job import Job
 
 FILES = sorted((pathlib.Path(__file__).parent / "systems").glob("*.py"))
 FORMATS = tuple(
     format.name for format in table.FORMATS if format.blocks is None and format.name != "orbax"
 )
 EVALUATIONS = 6
+# On all devices: a sampler that learns codes, and one that does not. Others on one, which compiles
+# in two thirds of the time; that the number of devices changes nothing is tests/runtime's affair.
+ON_ALL_DEVICES = ("darts", "hat")
 
 
 @pytest.fixture(scope="module", params=FILES, ids=lambda file: file.stem)
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> sj.Run:
-    """Trained. Leave its folder as it is: copy it."""
+def run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[sj.Run]:
+    """Trained. Leave its folder as it is: copy it.
+
+    Until the next system, whoever trains takes the programs of this one's step: they carry nothing
+    from one step to the next, and compiling them is most of the time.
+    """
     settings, _ = config.load_file(request.param)
     # All strategies do the same (test_theorem), and this one compiles soonest.
     scoring = dataclasses.replace(settings.evaluation, strategy="masked")
     settings = dataclasses.replace(settings, evaluation=scoring)
-    return sj.train(settings, tmp_path_factory.mktemp("systems") / request.param.stem)
+    job, steps = train.job, []
+
+    def job_of_one_step(built: Experiment, folder: pathlib.Path) -> Job:
+        made = job(built, folder)
+        if not steps:
+            how: Any = {"mesh": made.mesh, "rules": made.rules, "steps": made.steps}
+            steps.append(train_step.Step(made.recipe, **how))
+        return made._replace(step=steps[0])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train, "job", job_of_one_step)
+        name = request.param.stem
+        folder = tmp_path_factory.mktemp("systems") / name
+        yield sj.train(settings, folder, devices=0 if name in ON_ALL_DEVICES else 1)
 
 
 def test_killed_runs_go_on_to_the_bit(run: sj.Run, tmp_path: pathlib.Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
     shutil.rmtree(copy / "checkpoints" / str(run.step))
-    assert sj.open_run(copy).step < run.step
-    again = sj.train(run.experiment.config, copy)
+    assert checkpoint.steps(copy / "checkpoints")[-1] < run.step
+    again = sj.train(run.experiment.config, copy, devices=run.experiment.mesh.size)
     assert again.step == run.step
     jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
 
 
 def test_a_search_has_a_front_and_a_report(run: sj.Run, tmp_path: pathlib.Path) -> None:
     metric = run.space.task.metric
-    copy = sj.open_run(shutil.copytree(run.folder, tmp_path / "run"), run.experiment.config)
+    copy = run._replace(folder=shutil.copytree(run.folder, tmp_path / "run"))
     front = sj.search(copy, searcher="random", evaluations=EVALUATIONS, baseline=False)
     values, costs = [entry.value for entry in front], [entry.cost for entry in front]
     assert sorted(map(metric.score, values)) == [metric.score(value) for value in values]

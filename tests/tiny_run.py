@@ -1,9 +1,11 @@
 """A run of `tiny_config.py`, trained once for all tests, and how to call the command line."""
 
+import functools
 import pathlib
 import shutil
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -83,5 +85,5 @@ def logits(run: Run, arch: Arch, images: np.ndarray) -> np.ndarray:
         prepare=prepare,
     )
     inputs = prepare(jnp.asarray(images))
-    output = strategies.sliced(space, run.params, arch, inputs, size=resolution, stats=stats)
-    return np.asarray(output.logits)
+    sliced = jax.jit(functools.partial(strategies.sliced, space, arch=arch, size=resolution))
+    return np.asarray(sliced(run.params, inputs=inputs, stats=stats).logits)

@@ -67,6 +67,26 @@ def tiny() -> Space:
 
 
 @functools.cache
+def three_stages() -> Space:
+    """The stages of the preset for digits, of which the second alone has several blocks."""
+    return mobilenet(
+        "three_stages",
+        resolutions=(8,),
+        stem=(8, 16),
+        stem_stride=1,
+        stages=(
+            Stage((8, 16), (1,), (3, 5), (1, 2), 1),
+            Stage((16, 24), (1, 2), (3,), (2, 3, 4), 2, squeeze=True),
+            Stage((24, 32), (1,), (3,), (2, 3, 4), 2, squeeze=True),
+        ),
+        last=(48, 64),
+        classes=10,
+        input_channels=1,
+        head_ratio=2,
+    )
+
+
+@functools.cache
 def tokens() -> Space:
     """A vision transformer of 1 or 2 blocks; the shared weights are wider than any arch."""
     return autoformer.autoformer(

@@ -26,14 +26,30 @@ def init(space: Space, key: Array) -> Tree:
     A group is a block, or several that share their parameters. The leaves of those that have the
     rows of a bank lead with an axis of them.
     """
-    starts = {
-        rows: bulk_random.at_once(functools.partial(_init_groups, space, rows))
-        for rows in (False, True)
-    }
-    params = starts[False](key)
-    if space.bank is not None:
-        params |= jax.vmap(starts[True])(jax.random.split(key, space.bank.rows))
-    return {owner: params[owner] for owner, *_ in _owners(space)}
+    # Operation by operation it takes seconds, nearly all of them in compiling each.
+    start = _start if isinstance(key, jax.core.Tracer) else _started
+    return start(space)(key)
+
+
+def _start(space: Space) -> Callable[[Array], Tree]:
+    """What makes the parameters of a key."""
+    shared, rows = (
+        bulk_random.at_once(functools.partial(_init_groups, space, rows)) for rows in (False, True)
+    )
+
+    def start(key: Array) -> Tree:
+        params = shared(key)
+        if space.bank is not None:
+            params |= jax.vmap(rows)(jax.random.split(key, space.bank.rows))
+        return {owner: params[owner] for owner, *_ in _owners(space)}
+
+    return start
+
+
+@owned.by(owned.first)
+def _started(space: Space) -> Callable[[Array], Tree]:
+    """The same as one program."""
+    return jax.jit(_start(space), compiler_options=hardware.runs_once())
 
 
 class Starter(NamedTuple):

@@ -94,7 +94,8 @@ def test_a_front_and_going_on_with_it(
             out / name == folders[0]
         )
         module, variables = network_folder.load(out / name, space_file=CONFIG)
-        ours = np.asarray(module.apply(variables, opened.experiment.prepare(jnp.asarray(raw))))
+        prepared = opened.experiment.prepare(jnp.asarray(raw))
+        ours = np.asarray(jax.jit(module.apply)(variables, prepared))
         assert test_export.difference(ours, tiny_run.logits(opened, arch, raw)) <= TOLERANCE
 
     # One by one, everything is measured by programs of its own; the figures are the same.

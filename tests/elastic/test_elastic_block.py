@@ -471,10 +471,15 @@ def test_a_stage_narrower_than_the_one_before() -> None:
     block = space.blocks["stage2_block1"]
     assert {spec.shortcut for spec in block.specs} == {IDENTITY, CONV}
     params = shared_params.init(space, jax.random.key(0))
-    params = jax.tree.map(lambda x: x + jnp.linspace(0.1, 0.9, x.size).reshape(x.shape), params)
+    params = jax.tree.map(
+        lambda x: np.asarray(x) + np.linspace(0.1, 0.9, x.size, dtype=np.float32).reshape(x.shape),
+        params,
+    )
     images = jax.random.normal(jax.random.key(1), (4, 4, 4, 3))
+    run = jax.jit(functools.partial(strategies.masked, space, size=4))
     for arch in (choices.smallest(space.menu), choices.largest(space.menu)):
-        cut = strategies.sliced(space, params, arch, images, size=4).logits
-        masked = strategies.masked(space, params, arch, images, size=4).logits
+        own = jax.jit(functools.partial(strategies.sliced, space, arch=arch, size=4))
+        cut = own(params, inputs=images).logits
+        masked = run(params, jax.tree.map(jnp.asarray, arch), images).logits
         assert float(cut.std()) > 1e-3
         np.testing.assert_allclose(cut, masked, atol=1e-5 * float(jnp.abs(cut).max()))

@@ -32,6 +32,7 @@ from tiny_space import (
     shuffled_halves,
     staged,
     superkernels,
+    three_stages,
     tiny,
     tokens,
     transforming,
@@ -65,7 +66,7 @@ SPACES: dict[str, Any] = {
 SWITCHED_FORWARDS = ("transforming", "two_factors", "hybrid", "vit")
 # Larger spaces, other images and text: without the gradients of all switches, too.
 LARGER: dict[str, Any] = {
-    "digits": (mobilenet.digits, 8, 1),
+    "three_stages": (three_stages, 8, 1),
     "tiny-small-images": (tiny, 6, 1),
     "decoding_untied": (decoding_untied, (), 1),
     "encoding": (encoding, (), 1),
@@ -141,7 +142,8 @@ def test_larger_spaces_agree(name: str) -> None:
     make, resolution, count = LARGER[name]
     check = Check(make(), size=resolution, batch=2 if resolution == 8 else 4)
     forward = check.forward(strategies.switched)
-    alike = name in ("digits", "tiny-small-images", "two_factors-larger-patches")  # see SPACES
+    # What these are made of is in SPACES.
+    alike = name in ("three_stages", "tiny-small-images", "two_factors-larger-patches")
     by_code = [check.forward(run) for run in (() if alike else (strategies.masked, mixed))]
     for arch in archs_of(check.space, count)[2:]:
         output, gradients = check.run("sliced", arch)

@@ -35,7 +35,7 @@ def prepare(images: Any) -> Any:
 
 def noisy(tree: Any, seed: int = 0) -> Any:
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: np.float32(x + 0.5 * rng.normal(size=x.shape)), tree)
+    return jax.tree.map(lambda x: np.float32(np.asarray(x) + 0.5 * rng.normal(size=x.shape)), tree)
 
 
 PARAMS = noisy(shared_params.init(SPACE, jax.random.key(3)))  # weights whose subnets disagree

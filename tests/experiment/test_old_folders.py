@@ -85,5 +85,5 @@ def test_its_network_loads(file: bool, old: pathlib.Path, tmp_path: pathlib.Path
         shutil.rmtree(folder / "weights")
     module, variables = network_folder.load(folder, space_file=CONFIG)
     with np.load(old / "logits.npz") as expected:
-        logits = module.apply(variables, expected["images"])
+        logits = jax.jit(module.apply)(variables, expected["images"])
         np.testing.assert_allclose(logits, expected["logits"], rtol=1e-4, atol=1e-5)

@@ -1,6 +1,7 @@
 """Runs on text: from a config file to perplexities, and tasks of a user's own."""
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -65,13 +66,18 @@ def test_a_run_goes_on_where_it_was_killed(run: sj.Run, tmp_path: pathlib.Path) 
     np.testing.assert_array_equal(params_of(again), params_of(run))
 
 
+def sliced(run: sj.Run, arch: Any) -> Any:
+    """`(params, inputs=) -> output` of the plain network, as one program."""
+    return jax.jit(functools.partial(strategies.sliced, run.space, arch=arch, size=()))
+
+
 def test_perplexity_is_that_of_the_plain_network(run: sj.Run) -> None:
     arch = choices.smallest(run.space.menu)
     [record] = sj.evaluate(run, arch, split="test")
     assert "calibrated" not in record
     test = run.experiment.dataset.test
-    output = strategies.sliced(run.space, run.params, arch, test.images[:].astype(int), size=())
-    loss = -jnp.take_along_axis(jax.nn.log_softmax(output.logits), test.labels[:][..., None], -1)
+    logits = sliced(run, arch)(run.params, inputs=test.images[:].astype(int)).logits
+    loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), test.labels[:][..., None], -1)
     assert record["perplexity"] == pytest.approx(math.exp(float(jnp.mean(loss))), rel=1e-4)
     assert record["perplexity"] < 200 < 256  # it has learnt something
     assert record["images"] == len(test.labels)
@@ -234,13 +240,9 @@ def test_a_metric_of_all_examples_at_once(run: sj.Run) -> None:
     found = measured(run)
     built = build.build(changed(task=Verify()))
     held_out = build.evaluation_data(built, "held-out")
+    largest = sliced(run, choices.largest(run.space.menu))
     each = [
-        built.space.task.score(
-            strategies.sliced(
-                built.space, run.params, choices.largest(run.space.menu), inputs, size=()
-            ).logits,
-            targets,
-        )
+        built.space.task.score(largest(run.params, inputs=inputs).logits, targets)
         for inputs, targets in zip(held_out.inputs, held_out.targets, strict=True)
     ]
     every = {name: np.concatenate([scores[name] for scores in each]) for name in each[0]}
@@ -323,5 +325,5 @@ def test_an_extracted_network_teaches(run: sj.Run, tmp_path: pathlib.Path) -> No
     tokens = run.experiment.dataset.test.images[:4].astype(np.int32)
     found = jax.jit(teacher.teach)(teacher.init(None), tokens)
     arch = choices.largest(run.space.menu)
-    wanted = strategies.sliced(run.space, run.params, arch, tokens, size=())
+    wanted = sliced(run, arch)(run.params, inputs=tokens)
     assert largest_difference(found.logits, wanted.logits) < 1e-5

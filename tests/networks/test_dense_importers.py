@@ -297,8 +297,9 @@ def logits_of(run: sj.Run, arch: Any) -> np.ndarray:
     """On real examples, as the published network would get them."""
     space = run.space
     examples = run.experiment.prepare(jax.numpy.asarray(run.experiment.dataset.test.images[:16]))
-    out = strategies.sliced(space, run.params, arch, examples, size=space.size_of(arch))
-    return np.asarray(out.logits)
+    how: Any = {"arch": arch, "size": space.size_of(arch)}
+    sliced = jax.jit(functools.partial(strategies.sliced, space, **how))
+    return np.asarray(sliced(run.params, inputs=examples).logits)
 
 
 def test_a_run_whose_heads_are_sorted(

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -57,6 +58,7 @@ def test_the_way_of_ones_own_space(
         name for name, block in space.blocks.items() if block.spec(arch) is not None
     ]
     images = opened.experiment.dataset.test.images[:16]
-    ours = np.asarray(module.apply(variables, opened.experiment.prepare(jnp.asarray(images))))
+    prepared = opened.experiment.prepare(jnp.asarray(images))
+    ours = np.asarray(jax.jit(module.apply)(variables, prepared))
     theirs = tiny_run.logits(opened, arch, images)
     assert np.max(np.abs(ours - theirs)) <= 1e-5 * np.max(np.abs(theirs))  # another order of sums

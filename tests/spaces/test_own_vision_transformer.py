@@ -71,7 +71,8 @@ def test_the_way_of_ones_own_vision_transformer(
     assert [block.name for block in module.blocks] == ["embed", "block0", "head"]
     arch = notation.from_notation(opened.experiment.space.menu, json.loads(ARCH))
     images = opened.experiment.dataset.test.images[:16]
-    ours = np.asarray(module.apply(variables, opened.experiment.prepare(jnp.asarray(images))))
+    prepared = opened.experiment.prepare(jnp.asarray(images))
+    ours = np.asarray(jax.jit(module.apply)(variables, prepared))
     theirs = tiny_run.logits(opened, arch, images)
     assert np.max(np.abs(ours - theirs)) <= 1e-5 * np.max(np.abs(theirs))  # another order of sums
     done(capsys, "report", run, *own)

@@ -1,6 +1,7 @@
 """The training loop: killed, stopped, diverging, and in the end the same to the last bit."""
 
 import contextlib
+import functools
 import json
 import pathlib
 import random
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from supernet_jax.elastic import code_names
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import sharding, stopping
 from supernet_jax.storage import checkpoint
-from supernet_jax.training import loop, recipe, samplers, state_copy
+from supernet_jax.training import loop, recipe, samplers, state_copy, train_step
 from supernet_jax.training.job import Job
 from supernet_jax.training.losses.loss import cross_entropy
 
@@ -47,14 +48,30 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return processes.write_config(tmp_path_factory.mktemp("config"))
 
 
+class Written(NamedTuple):
+    """A run that nothing interrupted, and how a second process ended that wanted its folder."""
+
+    folder: pathlib.Path
+    writer: int  # the first one's number
+    second: tuple[int, str, str]
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, config: pathlib.Path) -> pathlib.Path:
-    """A run that nothing interrupted."""
+def written(tmp_path_factory: pytest.TempPathFactory, config: pathlib.Path) -> Written:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    status, out, err = processes.finish(processes.start("train", config, "--out", folder))
+    first = processes.start("train", config, "--out", folder)
+    assert processes.until(first, lambda: (folder / "writer.lock").exists())
+    second = processes.finish(processes.start("train", config, "--out", folder))
+    status, out, err = processes.finish(first)
     assert status == 0, err
     assert f"trained {STEPS} steps" in out and str(folder) in out
-    return folder
+    return Written(folder, first.pid, second)
+
+
+@pytest.fixture(scope="module")
+def whole(written: Written) -> pathlib.Path:
+    """The run that nothing interrupted."""
+    return written.folder
 
 
 def same_as_whole(folder: pathlib.Path, whole: pathlib.Path) -> None:
@@ -146,17 +163,13 @@ def test_any_signals_at_any_moment(
     same_as_whole(folder, whole)
 
 
-def test_a_second_process_is_refused(
-    tmp_path: pathlib.Path, config: pathlib.Path, whole: pathlib.Path
-) -> None:
-    folder = tmp_path / "run"
-    first = processes.start("train", config, "--out", folder)
-    assert processes.until(first, lambda: (folder / "writer.lock").exists())
-    status, _, err = processes.finish(processes.start("train", config, "--out", folder))
+def test_a_second_process_is_refused(written: Written) -> None:
+    """And does not harm the run, which is the one that interrupted ones must equal."""
+    status, _, err = written.second
     assert status == 2
-    assert f"is being written by process {first.pid} on " in err and len(err.splitlines()) == 1
-    assert processes.finish(first)[0] == 0
-    same_as_whole(folder, whole)
+    assert f"is being written by process {written.writer} on " in err and len(err.splitlines()) == 1
+    steps = [line["step"] for line in lines(written.folder)]
+    assert steps == list(range(1, STEPS + 1))
 
 
 def test_a_finished_run_stays_as_it_is(
@@ -172,12 +185,12 @@ def test_a_finished_run_stays_as_it_is(
     same_as_whole(folder, whole)
 
 
-def test_divergence_ends_the_process_with_a_clear_message(
-    tmp_path: pathlib.Path, config: pathlib.Path
+def test_divergence_ends_with_a_clear_message(
+    tmp_path: pathlib.Path, config: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--optimizer.learning-rate", "1e30", "--train.checkpoint-every", "1"]
-    process = processes.start("train", config, "--out", tmp_path / "run", *options)
-    status, _, err = processes.finish(process)
+    out = tmp_path / "run"
+    status, _, err = supernet(capsys, "train", config, "--out", out, "--devices", 1, *options)
     assert status == 2, err
     line = err.splitlines()[-1]
     assert "Traceback" not in err
@@ -231,6 +244,16 @@ def images(bad: Sequence[int], poisonous: Sequence[int]) -> data.Images:
     return data.Images(pixels, labels)
 
 
+def step_of(trained: recipe.Recipe) -> train_step.Step:
+    """A step on one device. It carries nothing from one run to the next, so that several take it:
+    compiling it is nearly all of their time.
+    """
+    return train_step.Step(trained, mesh=sharding.data_mesh(jax.devices()[:1]))
+
+
+usual = functools.cache(lambda: step_of(RECIPE))
+
+
 def job(
     folder: pathlib.Path,
     *,
@@ -238,14 +261,16 @@ def job(
     log_every: int = 1,
     bad: Sequence[int] = (),
     poisonous: Sequence[int] = (),
-    sampler: samplers.Sampler = RECIPE.sampler,
+    step: train_step.Step | None = None,
 ) -> Job:
-    """A run with troubles in some steps, counted from 0."""
+    """A run with troubles in some steps, counted from 0; by the usual step or another one."""
     folder.mkdir(exist_ok=True)
+    step = step or usual()
     return Job(
-        recipe=RECIPE._replace(sampler=sampler),
+        recipe=step.recipe,
+        step=step,
         examples=images(bad, poisonous),
-        second=None if sampler.learn is None else images((), ()),
+        second=None if step.recipe.sampler.learn is None else images((), ()),
         steps=steps,
         batch=BATCH,
         mesh=sharding.data_mesh(jax.devices()[:1]),
@@ -409,7 +434,8 @@ def wandering() -> samplers.Sampler:
 
 
 def test_how_codes_move_is_written_whatever_happens(tmp_path: pathlib.Path) -> None:
-    how: Any = {"sampler": wandering(), "bad": [7, 8, 9, 10, 11], "log_every": 2}
+    step = step_of(RECIPE._replace(sampler=wandering()))
+    how: Any = {"step": step, "bad": [7, 8, 9, 10, 11], "log_every": 2}
     state = run(tmp_path / "run", **how)
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     moved = [line for line in lines(tmp_path / "run") if line.get("event") == "codes"]
