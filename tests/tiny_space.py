@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from supernet_jax.elastic import ensembles as elastic_ensembles
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.elastic_block import ElasticBlock, Transform, Tree
 from supernet_jax.elastic.space import Space
@@ -472,3 +473,9 @@ def superkernels() -> Space:
         classes=5,
         input_channels=2,
     )
+
+
+@functools.cache
+def ensembles() -> Space:
+    """Two members of `tiny`, which part behind one block or more; a stage of two may be parted."""
+    return elastic_ensembles.ensemble(tiny())

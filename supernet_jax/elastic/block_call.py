@@ -35,6 +35,8 @@ class Call:
     `keep` says whether a traced arch has the block at all (of a code: how much of it); None where
     every arch has it. `which` of its specs the arch picks, where the strategy switches. `where`
     says how the shared parameters are split over devices, if they are. `taps` are those wanted.
+    `otherwise` is what the topology has in the block's place where an arch skips it, None for the
+    block's first input.
     """
 
     shared: Tree
@@ -48,6 +50,7 @@ class Call:
     dtype: Any = dataclasses.field(metadata={"static": True})
     where: Static | None = dataclasses.field(default=None, metadata={"static": True})
     taps: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+    otherwise: Array | None = None
 
     @property
     def out_channels(self) -> int:
@@ -61,10 +64,11 @@ class Call:
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.union.get().moments)
 
     def skip(self, *inputs: Array) -> tuple[Array, Tree]:
-        """What a block that is not there gives: its first input, with as many channels as it
-        would put out.
+        """What a block that is not there gives: `otherwise`, or its first input, with as many
+        channels as it would put out.
         """
-        return slicing.fit_channels(inputs[0], self.out_channels), self.no_moments()
+        instead = inputs[0] if self.otherwise is None else self.otherwise
+        return slicing.fit_channels(instead, self.out_channels), self.no_moments()
 
     def at(self, spec: Spec, *inputs: Array) -> tuple[Array, Tree]:
         """The block at its own size; inputs and statistics may be wider than it."""

@@ -190,7 +190,7 @@ def geometry(space: Space, size: Size) -> dict[str, Geometry]:
         arch = space.at_size(choices.smallest(space.menu), space.sizes.index(size))
         static = tuple((path, int(choices.get(arch, path))) for path in space.static)
 
-    def run(name: str, *inputs: Array) -> Array:
+    def run(name: str, *inputs: Array, otherwise: Array | None = None) -> Array:
         if name not in space.blocks:
             raise UserError(
                 f"the topology of the space {space.name} runs a block {name!r}, which is not among "
@@ -218,8 +218,30 @@ def geometry(space: Space, size: Size) -> dict[str, Geometry]:
 def output_shape(space: Space, size: Size) -> jax.ShapeDtypeStruct:
     """What a network puts out for one example, with a leading axis of 1; nothing is computed."""
     known = geometry(space, size)
-    run = lambda name, *_: jnp.zeros_like(known[name].shapes.output)  # noqa: E731
+    run = lambda name, *_, **__: jnp.zeros_like(known[name].shapes.output)  # noqa: E731
     return jax.eval_shape(functools.partial(space.forward, run), space.task.inputs(size))
+
+
+class _Straight:
+    """What flows through a topology that is looked at: nothing can be done with it but passing."""
+
+
+def is_chain(space: Space) -> bool:
+    """Whether each block's only input is the output of the one before, and no block runs twice."""
+    last, seen, straight = _Straight(), set[str](), True
+
+    def run(name: str, *inputs: Any, **_: Any) -> _Straight:
+        nonlocal last, straight
+        straight &= len(inputs) == 1 and inputs[0] is last and name not in seen
+        seen.add(name)
+        last = _Straight()
+        return last
+
+    try:
+        output: Any = space.forward(run, last)  # type: ignore[arg-type]
+    except (TypeError, AttributeError):  # it computes something itself
+        return False
+    return straight and output is last
 
 
 def _check_parameters(tree: Any, where: str) -> None:

@@ -1,0 +1,42 @@
+"""Ensembles of another space's subnets, as a part of a configuration."""
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+from supernet_jax.elastic import ensembles
+from supernet_jax.elastic.space import Space
+from supernet_jax.errors import require
+from supernet_jax.spaces.mobilenet import Digits
+from supernet_jax.storage import user_code
+from supernet_jax.tasks import Task, offered
+
+
+@dataclasses.dataclass(frozen=True)
+class Ensemble:
+    """Ensembles of a space's subnets, which share a trunk; where they part is searched, too (NEAS)."""
+
+    name: ClassVar[str] = "ensemble"  # on the command line
+    space: Any = dataclasses.field(default_factory=Digits)
+    """the space of which members are subnets: its own part of a configuration"""
+    members: int = 2
+    """subnets in an ensemble, whose outputs are averaged; more are better, and cost more"""
+    splits: tuple[int, ...] = ()
+    """how many blocks members may share; if not given, from the first one to all, which is one
+    subnet alone"""
+    weights: Literal["shared", "own"] = "shared"
+    """behind the trunk: all members have the weights of one supernet, or each has its own"""
+
+    def build(self, *, task: Task) -> Space:
+        """The space for a task."""
+        require(
+            dataclasses.is_dataclass(self.space),
+            f"space.space is {self.space!r}; give a part that is a space, as Digits()",
+        )
+        require(
+            self.weights in ("shared", "own"),
+            f'space.weights is {self.weights!r}, must be "shared" or "own"',
+        )
+        inner: Space = self.space.build(**user_code.taken(self.space, **offered(task)))
+        return ensembles.ensemble(
+            inner, members=self.members, splits=self.splits, weights=self.weights
+        )
