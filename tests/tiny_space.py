@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from supernet_jax.elastic import ensembles as elastic_ensembles
+from supernet_jax.elastic import ensembles
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.elastic_block import ElasticBlock, Transform, Tree
 from supernet_jax.elastic.space import Space
@@ -476,6 +476,21 @@ def superkernels() -> Space:
 
 
 @functools.cache
-def ensembles() -> Space:
-    """Two members of `tiny`, which part behind one block or more; a stage of two may be parted."""
-    return elastic_ensembles.ensemble(tiny())
+def parted() -> Space:
+    """Ensembles of two, for 6x6 and 8x8 images; members part at each of their blocks, of which one
+    halves images and one may be left out, or not at all.
+    """
+    members = mobilenet(
+        "members",
+        resolutions=(6, 8),
+        stem=(4, 6),
+        stem_stride=1,
+        stages=(Stage((4, 6), (1, 2), (1, 3), (2,), 2),),
+        last=(8,),
+        classes=5,
+        input_channels=2,
+        head_ratio=2,
+        dropout=0.3,
+        drop_path=0.4,
+    )
+    return ensembles.ensemble(members)

@@ -196,12 +196,8 @@ class _Place:
         from_one = [(*_of_member(1), *path) for path in (*either, *trunk)]
         own = [(*_of_member(member), *path) for path in lookup.paths if path not in trunk]
         paths = [*([(SPLIT,)] if either else []), *from_one, *own]
-        lengths = {
-            path: n for path, n in zip(lookup.paths, lookup.table.shape, strict=True)
-        }
-        shape = [
-            len(self.splits) if path == (SPLIT,) else lengths[path[2:]] for path in paths
-        ]
+        lengths = {path: n for path, n in zip(lookup.paths, lookup.table.shape, strict=True)}
+        shape = [len(self.splits) if path == (SPLIT,) else lengths[path[2:]] for path in paths]
         require(
             math.prod(shape) <= LARGEST,
             f"a block of an ensemble of {self.space.name} would depend on {math.prod(shape)} "
@@ -224,7 +220,9 @@ class _Place:
             return parted if lookup is None else self.index(lookup, member, i)
         inner = self.index(lookup, member, i)
         if (SPLIT,) not in inner.paths:
-            inner = Lookup(((SPLIT,), *inner.paths), np.repeat(inner.table[None], len(self.splits), 0))
+            inner = Lookup(
+                ((SPLIT,), *inner.paths), np.repeat(inner.table[None], len(self.splits), 0)
+            )
         there = parted.table.reshape(-1, *(1,) * (inner.table.ndim - 1))
         return Lookup(inner.paths, inner.table * there)
 
@@ -238,9 +236,7 @@ def _parted(space: Space, name: str, place: _Place, member: int, i: int) -> Elas
     """The block behind a member's copy of one that it may skip."""
     block = space.blocks[name]
     inputs = elastic_space.geometry(space, space.sizes[0])[name].inputs
-    wide = [
-        elastic_block.shapes(block, spec, inputs).output.shape[-1] for spec in block.specs
-    ]
+    wide = [elastic_block.shapes(block, spec, inputs).output.shape[-1] for spec in block.specs]
     specs = tuple(PartedSpec(channels) for channels in sorted(set(wide)))
     which = np.asarray([specs.index(PartedSpec(channels)) for channels in wide], np.int32)
     index = place.index(Lookup(block.index.paths, which[block.index.table]), member, i)

@@ -1,9 +1,9 @@
 """The three ways to run a subnet of a space: sliced, masked and switched.
 
 A space's topology is a plain function `forward(run, x)` in which `run(name, *inputs)` executes one
-block under the current strategy; a block that the subnet skips gives its first input, or what the
-topology says by `run(name, *inputs, otherwise=value)`. All strategies have one signature and one meaning; they differ in
-what may be traced and in what is paid:
+block under the current strategy; a block that the subnet skips gives its first input, or `value` of
+`run(name, *inputs, otherwise=value)`. All strategies have one signature and one meaning; they
+differ in what may be traced and in what is paid:
 
 - `sliced`: the arch is concrete; each block is built at its own size.
 - `masked`: the arch may be traced, or a relaxed code; the largest block runs on masked weights.

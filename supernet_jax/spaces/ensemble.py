@@ -13,7 +13,7 @@ from supernet_jax.tasks import Task, offered
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """Ensembles of a space's subnets, which share a trunk; where they part is searched, too (NEAS)."""
+    """Ensembles of a space's subnets behind a trunk that they share; where it ends is searched."""
 
     name: ClassVar[str] = "ensemble"  # on the command line
     space: Any = dataclasses.field(default_factory=Digits)
