@@ -476,11 +476,9 @@ def superkernels() -> Space:
 
 
 @functools.cache
-def parted() -> Space:
-    """Ensembles of two, for 6x6 and 8x8 images; members part at each of their blocks, of which one
-    halves images and one may be left out, or not at all.
-    """
-    members = mobilenet(
+def parted_members() -> Space:
+    """Stem, two blocks, of which one halves images and one may be left out, and head."""
+    return mobilenet(
         "members",
         resolutions=(6, 8),
         stem=(4, 6),
@@ -493,4 +491,9 @@ def parted() -> Space:
         dropout=0.3,
         drop_path=0.4,
     )
-    return ensembles.ensemble(members)
+
+
+@functools.cache
+def parted() -> Space:
+    """Ensembles of two, which part behind any of their blocks, or not at all."""
+    return ensembles.ensemble(parted_members())

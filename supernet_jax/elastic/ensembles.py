@@ -285,7 +285,7 @@ def parts(space: Space) -> Parts:
     if not isinstance(branches, Branches):
         raise UserError(
             f"the space {space.name} is none of ensembles; make one of it, as "
-            "space=sj.spaces.Ensemble(space=...)"
+            "space=sj.spaces.Ensembles(space=...)"
         )
     inner = space.menu[MEMBERS][1]
     paths = choices.paths(inner)
@@ -323,7 +323,8 @@ def decisions(space: Space, archs: Arch) -> Any:
     )
     xp: Any = jnp if isinstance(first, jax.Array) else np
     split = xp.asarray(about.splits)[archs[SPLIT]][..., None]
-    own = [xp.where(about.reads < split, first, other) for other in others]
+    reads = about.reads.reshape((1,) * (split.ndim - 1) + (-1,))
+    own = [xp.where(reads < split, first, other) for other in others]
     return xp.stack([first, *own], axis=-2)
 
 

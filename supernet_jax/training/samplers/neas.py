@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax.elastic import choices, ensembles
-from supernet_jax.elastic.choices import Arch, Array, Code
+from supernet_jax.elastic.choices import Arch, Array, Code, Menu
 from supernet_jax.elastic.ensembles import MEMBERS, SPLIT
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import require
@@ -35,7 +35,7 @@ def diversity(logits: Array) -> Array:
         `[...]`, in nats.
     """
     one = jax.nn.log_softmax(logits)
-    whole = jax.nn.log_softmax(jnp.mean(logits, axis=0))
+    whole = jax.nn.log_softmax(jnp.mean(logits, axis=0, keepdims=True))
     return jnp.mean(jnp.sum(jnp.exp(whole) * (whole - one), axis=-1), axis=0)
 
 
@@ -123,7 +123,9 @@ def neas(
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *each)
 
     def update(state: NeasState, metrics: dict[str, Array]) -> NeasState:
-        losses = [metrics[f"loss/{name}"] for name in sampler.names(made)]
+        losses = [metrics.get(f"loss/{name}") for name in sampler.names(made)]
+        if any(loss is None for loss in losses):
+            return state._replace(taken=state.taken + 1)
         rows = jnp.stack(losses).reshape(1 + k, n_random)
         loss, alone = rows[0], jnp.mean(rows[1:], axis=0)
         picked = ensembles.decisions(space, drawn(state))  # [E, K, D]
@@ -163,7 +165,7 @@ def _shrunk(state: NeasState, *, keep: int, weight: float) -> NeasState:
     """The state without the option farthest below the best one of its decision; sums begin anew."""
     scores = jnp.where(state.open, option_scores(state, weight=weight), jnp.nan)
     behind = jnp.nanmax(scores, axis=1, keepdims=True) - scores
-    may = (jnp.sum(state.open, axis=1, keepdims=True) > keep) & ~jnp.isnan(behind)
+    may = (jnp.sum(state.open, axis=1, keepdims=True) > keep) & (behind > 0)  # and no NaN
     worst = jnp.argmax(jnp.where(may, behind, -1.0))
     left = state.open.at[jnp.unravel_index(worst, scores.shape)].set(False)
     zeros = jnp.zeros_like(state.losses)
@@ -202,7 +204,7 @@ class Neas:
     """of the diversity of ensembles beside the loss of their members; more keeps options that are
     worse but different"""
 
-    def build(self, *, space: Space, steps: int) -> Sampler:
+    def build(self, *, menu: Menu, space: Space, steps: int) -> Sampler:
         """The sampler for a space of ensembles and a run of so many steps."""
         sampler.require_members(self.n_random, 1)
         sampler.require_share("start", self.start)

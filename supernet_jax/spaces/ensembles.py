@@ -12,10 +12,10 @@ from supernet_jax.tasks import Task, offered
 
 
 @dataclasses.dataclass(frozen=True)
-class Ensemble:
+class Ensembles:
     """Ensembles of a space's subnets behind a trunk that they share; where it ends is searched."""
 
-    name: ClassVar[str] = "ensemble"  # on the command line
+    name: ClassVar[str] = "ensembles"  # on the command line
     space: Any = dataclasses.field(default_factory=Digits)
     """the space of which members are subnets: its own part of a configuration"""
     members: int = 2
