@@ -181,8 +181,8 @@ def geometry(space: Space, size: Size) -> dict[str, Geometry]:
     """Every block at one size, in the order in which they run.
 
     Raises:
-        UserError: the topology runs a block that is not there, or a block has parameters that no
-            file could hold.
+        UserError: the topology runs a block that is not there, or has something of another shape
+            in the place of one that is skipped, or a block has parameters that no file could hold.
     """
     found: dict[str, Geometry] = {}
     static: tuple[tuple[Path, int], ...] = ()
@@ -199,6 +199,13 @@ def geometry(space: Space, size: Size) -> dict[str, Geometry]:
         block = elastic_block.at_static(space.blocks[name], static)
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs)
         found[name] = Geometry(block, shapes, elastic_block.shapes(block, block.union, shapes))
+        made = found[name].shapes.output
+        if otherwise is not None and otherwise.shape[:-1] != made.shape[:-1]:
+            raise UserError(
+                f"the topology of the space {space.name} has {list(otherwise.shape)} in the place "
+                f"of a skipped block {name!r}, which puts out {list(made.shape)}; only the last "
+                "axis may differ"
+            )
         for tree in found[name].shapes[:2]:  # parameters and statistics
             _check_parameters(tree, f"in block {name!r}")
         whole = elastic_block.shapes(space.blocks[name], space.blocks[name].union, shapes)
