@@ -207,10 +207,12 @@ class _Place:
         split = np.asarray(self.splits)[grid[(SPLIT,)]] if either else np.int32(self.splits[0])
         picked = []
         for path in lookup.paths:
-            first, mine = (grid.get((*_of_member(k), *path)) for k in (1, member))
-            both = first is not None and mine is not None
-            one = mine if first is None else first
-            picked.append(np.where(self.readers[path] < split, first, mine) if both else one)
+            first, mine = ((*_of_member(k), *path) for k in (1, member))
+            if path in either:
+                is_trunks = self.readers[path] < split
+                picked.append(np.where(is_trunks, grid[first], grid[mine]))
+            else:
+                picked.append(grid[first if path in trunk else mine])
         return Lookup(tuple(paths), np.broadcast_to(lookup.table[tuple(picked)], shape))
 
     def alive(self, lookup: Lookup | None, member: int, i: int) -> Lookup | None:

@@ -72,5 +72,5 @@ def _copied(leaf: Any) -> Any:
     """An array on the host; a key of random numbers, as samplers may hold, has no other form."""
     if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return np.array(leaf, copy=True)
-    words = np.array(jax.random.key_data(leaf), copy=True)
+    words = jnp.array(jax.random.key_data(leaf), copy=True)
     return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))

@@ -81,7 +81,7 @@ def test_options_are_booked_by_their_definition() -> None:
     made = neas(SPACE, n_random=2)
     assert samplers.roles(made) == ("ensemble",) * 2 + ("alone",) * 4
     state = made.init(jax.random.key(3))
-    total = np.zeros((3, *state.count.shape))
+    total = np.zeros((3, *state.seen.shape))
     for step in range(5):
         archs = made.sample(state, jax.random.key(9), jnp.int32(step), lambda arch: jnp.zeros(()))
         archs = SPACE.at_size(archs, jnp.zeros(6, jnp.int32))
@@ -100,7 +100,7 @@ def test_options_are_booked_by_their_definition() -> None:
                     total[:, d, option] += mean, far, 1
     np.testing.assert_allclose(state.losses, total[0], rtol=1e-5)
     np.testing.assert_allclose(state.diversities, total[1], atol=1e-5)
-    np.testing.assert_array_equal(state.count, total[2])
+    np.testing.assert_array_equal(state.seen, total[2])
     assert total[1].max() > 0.1
     for weight in (0.0, 2.5):
         with np.errstate(invalid="ignore"):
@@ -194,7 +194,7 @@ def test_nothing_leaves_that_was_not_seen() -> None:
     metrics = {f"loss/{name}": jnp.float32(1) for name in samplers.names(made)}
     after = made.update(state, metrics)
     np.testing.assert_array_equal(after.open, state.open)
-    assert int(after.taken) == 1 and not np.any(after.count)  # it began anew
+    assert int(after.taken) == 1 and not np.any(after.seen)  # it began anew
 
 
 @pytest.mark.parametrize(

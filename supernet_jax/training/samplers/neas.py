@@ -49,7 +49,7 @@ class NeasState(NamedTuple):
         losses: float32 `[D, O]`, sum of the mean losses of members, over the ensembles since the
             last option left in which a member has the option.
         diversities: the same of their diversities.
-        count: how many these are.
+        seen: how many these are.
     """
 
     key: Array
@@ -57,7 +57,7 @@ class NeasState(NamedTuple):
     open: Array
     losses: Array
     diversities: Array
-    count: Array
+    seen: Array
 
 
 def neas(
@@ -123,10 +123,10 @@ def neas(
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *each)
 
     def update(state: NeasState, metrics: dict[str, Array]) -> NeasState:
-        losses = [metrics.get(f"loss/{name}") for name in sampler.names(made)]
-        if any(loss is None for loss in losses):
+        wanted = [f"loss/{name}" for name in sampler.names(made)]
+        if not set(wanted) <= set(metrics):  # of a step without them
             return state._replace(taken=state.taken + 1)
-        rows = jnp.stack(losses).reshape(1 + k, n_random)
+        rows = jnp.stack([metrics[name] for name in wanted]).reshape(1 + k, n_random)
         loss, alone = rows[0], jnp.mean(rows[1:], axis=0)
         picked = ensembles.decisions(space, drawn(state))  # [E, K, D]
         used = jnp.any(jax.nn.one_hot(picked, most, dtype=bool), axis=1)  # [E, D, O]
@@ -134,7 +134,7 @@ def neas(
             taken=state.taken + 1,
             losses=state.losses + jnp.einsum("e,edo->do", alone, used),
             diversities=state.diversities + jnp.einsum("e,edo->do", alone - loss, used),
-            count=state.count + jnp.sum(used, axis=0),
+            seen=state.seen + jnp.sum(used, axis=0),
         )
         since = state.taken - start
         leaves = (drops > 0) & (since >= 0) & (since % every == 0) & (since // every < drops)
@@ -156,9 +156,7 @@ def neas(
 
 def option_scores(state: NeasState, *, weight: float) -> Array:
     """The scores of options, `[D, O]`, higher is better; NaN where none was seen."""
-    return (weight * state.diversities - state.losses) / jnp.where(
-        state.count, state.count, jnp.nan
-    )
+    return (weight * state.diversities - state.losses) / jnp.where(state.seen, state.seen, jnp.nan)
 
 
 def _shrunk(state: NeasState, *, keep: int, weight: float) -> NeasState:
@@ -170,7 +168,7 @@ def _shrunk(state: NeasState, *, keep: int, weight: float) -> NeasState:
     left = state.open.at[jnp.unravel_index(worst, scores.shape)].set(False)
     zeros = jnp.zeros_like(state.losses)
     return state._replace(
-        open=jnp.where(jnp.any(may), left, state.open), losses=zeros, diversities=zeros, count=zeros
+        open=jnp.where(jnp.any(may), left, state.open), losses=zeros, diversities=zeros, seen=zeros
     )
 
 
