@@ -43,8 +43,8 @@ def ensemble(
 ) -> Space:
     """The space of ensembles of a space's subnets.
 
-    Its menu is `{"members": [menu, ...], "split": Choice(splits)}`; static decisions, as
-    resolutions, are all members' and stand in the first one's menu.
+    Its menu is `{"members": [menu, ...], "split": Choice(splits)}`; static decisions are all
+    members' and stand in the first one's menu.
 
     Args:
         space: of which members are subnets: its blocks run one after another.

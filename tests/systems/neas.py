@@ -1,13 +1,9 @@
-"""Tiny ensembles on digits: two of one layer's blocks behind a stem, and an option that leaves."""
+"""Tiny ensembles on digits: of perceptrons of two layers; a rank leaves on the way."""
 
 import supernet_jax as sj
 
 config = sj.Config(
-    space=sj.spaces.Ensembles(
-        space=sj.spaces.FBNetSmall(
-            widths=(4,), layers=1, head=8, operations=("skip", "k3_e1", "k3_e3")
-        )
-    ),
+    space=sj.spaces.Ensembles(space=sj.spaces.MaestroMlp(hidden=(16,), ranks=(1, 2, 4, 8))),
     data=sj.Data(name="digits", held_out=0.2),
     sampler=sj.samplers.Neas(drops=1, start=0.4, end=0.6),
     loss=sj.losses.HardLabels(smoothing=0.0),

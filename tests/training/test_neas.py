@@ -124,12 +124,13 @@ def three_kernels() -> Space:
     return ensemble(members, splits=(1, 4))
 
 
-def planted(rows: Any) -> Any:
-    """Losses of ensembles by their kernels `[M, 2]`: one of 5 is worse by 0.2 alone, but beside
-    another one it makes an ensemble that is better by 0.6. Those of 1 and 3 are the same.
+def planted(rows: Any, kernel: int) -> Any:
+    """Losses of ensembles by their decisions `[M, 2, D]`: a kernel of 5 is worse by 0.2 alone, but
+    beside another one it makes an ensemble that is better by 0.6. Else members hardly differ.
     """
-    worse = rows == 2
-    return 1.0 + 0.2 * worse.mean(-1) - 0.6 * (worse[:, 0] != worse[:, 1])
+    worse = rows[..., kernel] == 2
+    others = 0.01 * jnp.sin(rows @ jnp.arange(1.0, rows.shape[-1] + 1))
+    return 1.0 + jnp.mean(0.2 * worse + others, -1) - 0.6 * (worse[:, 0] != worse[:, 1])
 
 
 def shrunk(weight: float, *, drops: int = 1, steps: int = 40, keep: int = 2) -> tuple[Any, Any]:
@@ -143,7 +144,7 @@ def shrunk(weight: float, *, drops: int = 1, steps: int = 40, keep: int = 2) -> 
     def step(state: Any, i: Any) -> Any:
         archs = made.sample(state, jax.random.key(0), i, lambda arch: jnp.zeros(()))
         names = [f"loss/{name}" for name in samplers.names(made)]
-        losses = planted(ensembles.decisions(space, archs)[..., kernel])
+        losses = planted(ensembles.decisions(space, archs), kernel)
         state = made.update(state, dict(zip(names, losses, strict=True)))
         return state, (state.open, archs)
 
