@@ -75,9 +75,7 @@ def quick_jobs(backend: str) -> list[Job]:
     scripts = ("train_step", "evaluation", "compile", "gradient", "memory", "pointwise")
     scripts += ("norm", "profile_step", "costs", "predictors", "data", "racing")
     scripts += (
-        ("kernels", "scaling", "export", "extraction", "ensembles")
-        if backend == "cpu"
-        else ("gpu_program",)
+        ("kernels", "scaling", "export", "extraction") if backend == "cpu" else ("gpu_program",)
     )
     tuned = ("train_step", "evaluation")
     return [Job(name, name, ("--quick",), 1, name in tuned) for name in scripts]
@@ -107,8 +105,6 @@ def cpu_jobs() -> list[Job]:
         Job("export", "export", (), 2),
         Job("racing", "racing", (), 3),
         Job("extraction", "extraction", ("--rounds", "3"), 8),
-        Job("ensembles", "ensembles", ("--seeds", "3"), 5),
-        Job("ensembles-own", "ensembles", ("--seeds", "3", "--weights", "own"), 5),
     ]
 
 
