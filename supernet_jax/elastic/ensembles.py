@@ -238,14 +238,18 @@ def _parted(space: Space, name: str, place: _Place, member: int, i: int) -> Elas
     """The block behind a member's copy of one that it may skip."""
     block = space.blocks[name]
     inputs = elastic_space.geometry(space, space.sizes[0])[name].inputs
-    wide = [elastic_block.shapes(block, spec, inputs).output.shape[-1] for spec in block.specs]
+    # The union may be wider than any spec.
+    widest, *wide = (
+        elastic_block.shapes(block, spec, inputs).output.shape[-1]
+        for spec in (block.union, *block.specs)
+    )
     specs = tuple(PartedSpec(channels) for channels in sorted(set(wide)))
     which = np.asarray([specs.index(PartedSpec(channels)) for channels in wide], np.int32)
     index = place.index(Lookup(block.index.paths, which[block.index.table]), member, i)
     return ElasticBlock(
         Parted,
         specs,
-        union=specs[-1],
+        union=PartedSpec(widest),
         index=index,
         alive=place.parted(i),
         channels=lambda spec: (spec.channels, spec.channels),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from theorem import every_arch, largest_difference, random_inputs, random_params
-from tiny_space import cells, parted, parted_members, tiny
+from tiny_space import cells, parted, parted_members, tiny, tokens
 
 from supernet_jax import searching
 from supernet_jax.elastic import choices, elastic_block, ensembles, shared_params, strategies
@@ -110,6 +110,18 @@ def test_equal_ensembles_are_equal_archs() -> None:
         once, again = elastic_space.normal(space, archs), elastic_space.normal(space, other)
         jax.tree.map(np.testing.assert_array_equal, once, again)
     assert elastic_space.identity(space, SIZE, archs).shape == (40, len(space.blocks) + 1)
+
+
+def test_a_chain_whose_shared_weights_are_wider_than_any_arch() -> None:
+    space = ensemble(tokens())
+    arch = {**choices.largest(space.menu), "split": np.int32(0)}
+    arch["members"][1]["depth"] = np.int32(0)
+    params, images = random_params(space), random_inputs(space, SIZE, 2)
+    own, other = (
+        jax.jit(functools.partial(run, space, arch=arch, size=SIZE))(params, inputs=images).logits
+        for run in (strategies.sliced, strategies.masked)
+    )
+    assert largest_difference(own, other) < 1e-5
 
 
 def test_members_with_weights_of_their_own() -> None:
