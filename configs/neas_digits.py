@@ -1,7 +1,7 @@
 """Ensembles of two small networks on scikit-learn's 8x8 digits (NEAS, arXiv 2104.00597).
 
-    supernet train configs/neas_digits.py --out runs/neas
-    supernet search runs/neas --budget macs:..120e3 --evaluations 256
+    supernet train configs/neas_digits.py --out runs/neas_digits
+    supernet search runs/neas_digits --budget macs:..120e3 --evaluations 256
 
 Hardware: two CPU cores. Expected: see docs/methods.md.
 """
