@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from supernet_jax.elastic import ensembles
 from supernet_jax.elastic.choices import Array
 from supernet_jax.elastic.elastic_block import ElasticBlock, Transform, Tree
 from supernet_jax.elastic.space import Space
@@ -512,3 +513,27 @@ def shuffled_halves() -> Space:
         operations=("choice_5", "choice_x"),
         widths=(0.5, 1.5),
     )
+
+
+@functools.cache
+def parted_members() -> Space:
+    """Stem, two blocks, of which one halves images and one may be left out, and head."""
+    return mobilenet(
+        "members",
+        resolutions=(6, 8),
+        stem=(4, 6),
+        stem_stride=1,
+        stages=(Stage((4, 6), (1, 2), (1, 3), (2,), 2),),
+        last=(8,),
+        classes=5,
+        input_channels=2,
+        head_ratio=2,
+        dropout=0.3,
+        drop_path=0.4,
+    )
+
+
+@functools.cache
+def parted() -> Space:
+    """Ensembles of two, which part behind any of their blocks, or not at all."""
+    return ensembles.ensemble(parted_members())

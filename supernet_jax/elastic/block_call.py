@@ -35,7 +35,8 @@ class Call:
     `keep` says whether a traced arch has the block at all (of a code: how much of it); None where
     every arch has it. `which` of its specs the arch picks, where the strategy switches. `where`
     says how the shared parameters are split over devices, if they are; then `has_rows` says whether
-    they are all rows of a bank. `taps` are those wanted.
+    they are all rows of a bank. `taps` are those wanted. `otherwise` is what the topology has in
+    the block's place where an arch skips it, None for the block's first input.
     """
 
     shared: Tree
@@ -50,6 +51,7 @@ class Call:
     where: Static | None = dataclasses.field(default=None, metadata={"static": True})
     has_rows: bool = dataclasses.field(default=False, metadata={"static": True})
     taps: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+    otherwise: Array | None = None
 
     @property
     def out_channels(self) -> int:
@@ -63,10 +65,11 @@ class Call:
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.union.get().moments)
 
     def skip(self, *inputs: Array) -> tuple[Array, Tree]:
-        """What a block that is not there gives: its first input, with as many channels as it
-        would put out.
+        """What a block that is not there gives: `otherwise`, or its first input, with as many
+        channels as it would put out.
         """
-        return slicing.fit_channels(inputs[0], self.out_channels), self.no_moments()
+        instead = inputs[0] if self.otherwise is None else self.otherwise
+        return slicing.fit_channels(instead, self.out_channels), self.no_moments()
 
     def at(self, spec: Spec, *inputs: Array) -> tuple[Array, Tree]:
         """The block at its own size; inputs and statistics may be wider than it."""

@@ -49,7 +49,7 @@ def _start(space: Space) -> Callable[[Array], Tree]:
 @owned.by(owned.first)
 def _started(space: Space) -> Callable[[Array], Tree]:
     """The same as one program."""
-    return jax.jit(_start(space), compiler_options=hardware.runs_once())
+    return jax.jit(_start(space))  # without options, which only outermost programs may have
 
 
 class Starter(NamedTuple):

@@ -210,8 +210,8 @@ def geometry(space: Space, size: Size) -> dict[str, Geometry]:
     """Every block at one size, in the order in which they run.
 
     Raises:
-        UserError: the topology runs a block that is not there, or a block has parameters that no
-            file could hold.
+        UserError: the topology runs a block that is not there, or has something of another shape
+            in the place of one that is skipped, or a block has parameters that no file could hold.
     """
     found: dict[str, Geometry] = {}
     static: tuple[tuple[Path, int], ...] = ()
@@ -219,7 +219,7 @@ def geometry(space: Space, size: Size) -> dict[str, Geometry]:
         arch = space.at_size(choices.smallest(space.menu), space.sizes.index(size))
         static = tuple((path, int(choices.get(arch, path))) for path in space.static)
 
-    def run(name: str, *inputs: Array) -> Array:
+    def run(name: str, *inputs: Array, otherwise: Array | None = None) -> Array:
         if name not in space.blocks:
             raise UserError(
                 f"the topology of the space {space.name} runs a block {name!r}, which is not among "
@@ -228,6 +228,13 @@ def geometry(space: Space, size: Size) -> dict[str, Geometry]:
         block = elastic_block.at_static(space.blocks[name], static)
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs)
         found[name] = Geometry(block, shapes, elastic_block.shapes(block, block.union, shapes))
+        made = found[name].shapes.output
+        if otherwise is not None and otherwise.shape[:-1] != made.shape[:-1]:
+            raise UserError(
+                f"the topology of the space {space.name} has {list(otherwise.shape)} in the place "
+                f"of a skipped block {name!r}, which puts out {list(made.shape)}; only the last "
+                "axis may differ"
+            )
         for tree in found[name].shapes[:2]:  # parameters and statistics
             _check_parameters(tree, f"in block {name!r}")
         whole = elastic_block.shapes(space.blocks[name], space.blocks[name].union, shapes)
@@ -247,8 +254,30 @@ def geometry(space: Space, size: Size) -> dict[str, Geometry]:
 def output_shape(space: Space, size: Size) -> jax.ShapeDtypeStruct:
     """What a network puts out for one example, with a leading axis of 1; nothing is computed."""
     known = geometry(space, size)
-    run = lambda name, *_: jnp.zeros_like(known[name].shapes.output)  # noqa: E731
+    run = lambda name, *_, **__: jnp.zeros_like(known[name].shapes.output)  # noqa: E731
     return jax.eval_shape(functools.partial(space.forward, run), space.task.inputs(size))
+
+
+class _Straight:
+    """What flows through a topology that is looked at: nothing can be done with it but passing."""
+
+
+def is_chain(space: Space) -> bool:
+    """Whether each block's only input is the output of the one before, and no block runs twice."""
+    last, seen, straight = _Straight(), set[str](), True
+
+    def run(name: str, *inputs: Any, **_: Any) -> _Straight:
+        nonlocal last, straight
+        straight &= len(inputs) == 1 and inputs[0] is last and name not in seen
+        seen.add(name)
+        last = _Straight()
+        return last
+
+    try:
+        output: Any = space.forward(run, last)  # type: ignore[arg-type]
+    except (TypeError, AttributeError):  # it computes something itself
+        return False
+    return straight and output is last
 
 
 def _check_parameters(tree: Any, where: str) -> None:

@@ -1,8 +1,9 @@
 """The three ways to run a subnet of a space: sliced, masked and switched.
 
 A space's topology is a plain function `forward(run, x)` in which `run(name, *inputs)` executes one
-block under the current strategy. All strategies have one signature and one meaning; they differ in
-what may be traced and in what is paid:
+block under the current strategy; a block that the subnet skips gives its first input, or `value` of
+`run(name, *inputs, otherwise=value)`. All strategies have one signature and one meaning; they
+differ in what may be traced and in what is paid:
 
 - `sliced`: the arch is concrete; each block is built at its own size.
 - `masked`: the arch may be traced, or a relaxed code; the largest block runs on masked weights.
@@ -136,7 +137,8 @@ def sliced(space: Space, params: Tree, arch: Arch, inputs: Tree, **how: Any) -> 
     def run(call: Call, *inputs: Array) -> tuple[Array, Tree]:
         spec = call.block.spec(arch)
         if spec is None:
-            return inputs[0], call.no_moments()
+            instead = inputs[0] if call.otherwise is None else call.otherwise
+            return instead, call.no_moments()
         return call.at(spec, *inputs)
 
     return walked(space, run, params, arch, inputs, How(**how))
@@ -288,8 +290,9 @@ class _Walk:
     loops: bool
     found: dict[str, tuple[Any, Tree]] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, name: str, *inputs: Array) -> Array:
-        self.found[name] = self.run_or_reuse(self.call(name), self.before(name), *inputs)
+    def __call__(self, name: str, *inputs: Array, otherwise: Array | None = None) -> Array:
+        call = dataclasses.replace(self.call(name), otherwise=otherwise)
+        self.found[name] = self.run_or_reuse(call, self.before(name), *inputs)
         return self.found[name][0]
 
     def call(self, name: str) -> Call:

@@ -61,8 +61,8 @@ class Wiring(NamedTuple):
         operations: in an order in which they can run.
         values: shape and dtype of each value; the leaves of the inputs come first.
         logits: number of the value that is the result.
-        features: by block, the number of its output, of a skipped block that of its input; by tap
-            (BLOCK/NAME), of those blocks that are there.
+        features: by block, the number of its output, of a skipped block that of what is there
+            instead; by tap (BLOCK/NAME), of those blocks that are there.
         learned: by value, whether parameters had a part in it, so that it has a gradient.
     """
 
@@ -113,10 +113,10 @@ def wired(
         floats = np.issubdtype(one.dtype, np.floating)
         return Aval((examples, *one.shape[1:]), dtype if floats else one.dtype)
 
-    def run(name: str, *inputs: Array) -> Array:
+    def run(name: str, *inputs: Array, otherwise: Array | None = None) -> Array:
         block = about[name].block
         if (spec := block.spec(arch)) is None:
-            return _mark.bind(inputs[0], name=name)
+            return _mark.bind(inputs[0] if otherwise is None else otherwise, name=name)
         which, shapes = block.specs.index(spec), about[name].shapes
         own, inside = elastic_block.shapes(block, spec, about[name].inputs).output, {}
         if names := taps.wanted(features, name):

@@ -66,7 +66,7 @@ def module(space: Space, arch: Arch) -> Network:
                 "does not tell all of it; give the block a class whose only field is the spec"
             )
         blocks.append(Block(name, kind, own))
-    forward = None if _is_chain(space) else space.forward
+    forward = None if elastic_space.is_chain(space) else space.forward
     return Network(tuple(blocks), size, space.task, forward)
 
 
@@ -176,28 +176,6 @@ def compare(made: Network, variables: Variables, inputs: Tree, logits: np.ndarra
             "arch, and do the masks of its blocks leave nothing of larger ones?"
         )
     return worst
-
-
-class _Straight:
-    """What flows through a topology that is looked at: nothing can be done with it but passing."""
-
-
-def _is_chain(space: Space) -> bool:
-    """Whether each block's only input is the output of the one before, and no block runs twice."""
-    last, seen, straight = _Straight(), set[str](), True
-
-    def run(name: str, *inputs: Any) -> _Straight:
-        nonlocal last, straight
-        straight &= len(inputs) == 1 and inputs[0] is last and name not in seen
-        seen.add(name)
-        last = _Straight()
-        return last
-
-    try:
-        output: Any = space.forward(run, last)  # type: ignore[arg-type]
-    except (TypeError, AttributeError):  # it computes something itself
-        return False
-    return straight and output is last
 
 
 # ---- what a subnet needs of a checkpoint

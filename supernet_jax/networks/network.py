@@ -37,7 +37,8 @@ class Network(nn.Module):
         size: to which the task brings inputs, as the length of sequences.
         task: what the network is for.
         forward: None runs the blocks one after another. Otherwise `forward(run, x)`, in which
-            `run(name, *inputs)` runs one block, or returns its first input where there is none.
+            `run(name, *inputs)` runs one block. Where there is none, it returns its first input,
+            or `otherwise` of `run(name, *inputs, otherwise=value)`.
     """
 
     blocks: tuple[Block, ...]
@@ -61,9 +62,11 @@ class Network(nn.Module):
 class _Run:
     modules: Mapping[str, nn.Module]
 
-    def __call__(self, name: str, *inputs: Array) -> Array:
+    def __call__(self, name: str, *inputs: Array, otherwise: Array | None = None) -> Array:
         module: Any = self.modules.get(name)
-        return inputs[0] if module is None else module(*inputs)
+        if module is None:
+            return inputs[0] if otherwise is None else otherwise
+        return module(*inputs)
 
 
 @functools.lru_cache(maxsize=2)

@@ -7,6 +7,7 @@ from supernet_jax.spaces.bert_supernet import BertSupernet
 from supernet_jax.spaces.darts import DartsEdges, DartsGenotypes
 from supernet_jax.spaces.decoder import Decoder
 from supernet_jax.spaces.efficient_tdnn import EfficientTdnn
+from supernet_jax.spaces.ensembles import Ensembles
 from supernet_jax.spaces.fbnet import FBNetSmall, FBNetSpace
 from supernet_jax.spaces.few_shot import FewShot
 from supernet_jax.spaces.hat import HatIwslt14DeEn, HatWmt14EnDe, HatWmt14EnFr, HatWmt19EnDe

@@ -3,8 +3,10 @@
 import os
 import threading
 import time
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax.training.job import Job
@@ -33,7 +35,7 @@ class StateCopy:
         """Copies the state if steps are slow, and forgets the copy of an earlier one if not."""
         # Several processes would have to agree on when to use a copy.
         if self._settle(metrics) > COPY_SECONDS and jax.process_count() == 1:
-            self._taken = step, jax.tree.map(lambda x: np.array(x, copy=True), state)
+            self._taken = step, jax.tree.map(_copied, state)
         else:
             self.drop()
 
@@ -64,3 +66,11 @@ class StateCopy:
         step, state = taken
         self._job.checkpoints.save(step, state, self._job.meta, wait=True)
         os.write(1, f"stopped at step {step} of {self._job.steps} and saved\n".encode())
+
+
+def _copied(leaf: Any) -> Any:
+    """An array on the host; a key of random numbers, as samplers may hold, has no other form."""
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return np.array(leaf, copy=True)
+    words = jnp.array(jax.random.key_data(leaf), copy=True)
+    return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))

@@ -15,8 +15,9 @@ from supernet_jax.elastic import choices, strategies
 from supernet_jax.elastic.choices import Choice, Lookup
 from supernet_jax.elastic.elastic_block import TRANSFORMS, Transform, elastic
 from supernet_jax.elastic.mixed import mixed
-from supernet_jax.elastic.space import Bank, Space
+from supernet_jax.elastic.space import Bank, Space, geometry
 from supernet_jax.elastic.strategies import chain
+from supernet_jax.errors import UserError
 from supernet_jax.nn import depthwise, layers
 from supernet_jax.tasks import ImageClassification
 
@@ -155,6 +156,31 @@ def test_any_topology() -> None:
         return run("head", run("filter0", x) + run("filter1", x))
 
     agree(filters(transform=False, forward=forward))
+
+
+def test_what_stands_in_the_place_of_a_skipped_block() -> None:
+    def space(otherwise: Any) -> Space:
+        def forward(run: Any, x: jax.Array) -> jax.Array:
+            y = run("filter0", x)
+            return run("head", run("filter1", y, otherwise=otherwise(x, y)))
+
+        made = filters(transform=False, forward=forward)
+        there = Lookup((("there",),), np.asarray([0, 1], np.int32))
+        optional = dataclasses.replace(made.blocks["filter1"], alive=there)
+        menu, blocks = {**made.menu, "there": Choice((0, 1))}, {**made.blocks, "filter1": optional}
+        return dataclasses.replace(made, menu=menu, blocks=blocks)
+
+    check = agree(space(lambda x, y: x - 2 * y), 0)
+    arch = choices.smallest(check.space.menu)
+    own, other = (
+        strategies.sliced(made, check.params, arch, check.images, size=8).logits
+        for made in (check.space, space(lambda x, y: None))  # as without: its first input
+    )
+    assert largest_difference(own, other) > 0.01
+    with pytest.raises(
+        UserError, match=r"has \[1, 4, 8, 4\] in the place of a skipped block 'filter1"
+    ):
+        geometry(space(lambda x, y: x[:, ::2]), 8)
 
 
 def soft(menu: Any, logits: Any) -> Any:

@@ -29,6 +29,7 @@ from tiny_space import (
     fbnet_layers,
     hearing,
     hybrid,
+    parted,
     shuffled_halves,
     staged,
     superkernels,
@@ -60,10 +61,11 @@ SPACES: dict[str, Any] = {
     "hybrid": (hybrid, 6, 1),
     "vit": (vit, 6, 1),
     "cells": (cells, 6, 1),
+    "parted": (parted, 6, 3),
 }
 # The gradients of all switches compile slowly. What these rows have is in another one: transforms
 # in "adapted", layers of two factors in "factored", convolutions in "tiny", attention in "tokens".
-SWITCHED_FORWARDS = ("transforming", "two_factors", "hybrid", "vit")
+SWITCHED_FORWARDS = ("transforming", "two_factors", "hybrid", "vit", "parted")
 # Larger spaces, other images and text: without the gradients of all switches, too.
 LARGER: dict[str, Any] = {
     "three_stages": (three_stages, 8, 1),

@@ -350,7 +350,7 @@ LACKS: dict[str, set[str]] = {
         *("TranslationDecoder", "TranslationEncoder"),
         # of cells and of searched chains
         *("AveragePool3", "CellHead", "CellStem", "DilatedConv", "FBNetBlock"),
-        *("FactorisedReduction", "MaxPool3", "MeanHead", "MeanPool3", "Reduction"),
+        *("FactorisedReduction", "MaxPool3", "MeanHead", "MeanPool3", "Parted", "Reduction"),
         *("ReluConv", "ReluHead", "ReluPointwise", "ReluStem", "SeparableConv", "Skip"),
         *("ShuffleBlock", "ShuffleXception", "StridedZero", "Zero"),
     }

@@ -335,6 +335,16 @@ def test_the_copy_that_slow_steps_leave_is_as_good(
     assert bitwise(run(tmp_path / "cut", steps=12), whole)
 
 
+def test_keys_that_samplers_hold_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_copy, "COPY_SECONDS", -1.0)
+    state: Any = {"key": jax.random.key(3), "weights": jnp.ones(2)}
+    copy = state_copy.StateCopy(None)  # type: ignore[arg-type]
+    copy.after_step(1, state, {})
+    assert copy._taken is not None
+    held: Any = copy._taken[1]
+    assert held["key"] == jax.random.key(3) and isinstance(held["weights"], np.ndarray)
+
+
 def test_a_copy_of_a_slow_step_is_not_kept_for_quick_ones(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

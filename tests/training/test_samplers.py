@@ -18,7 +18,7 @@ import pytest
 import scipy.stats
 from conftest import ROOT
 from test_checkpoint import State, same, target
-from tiny_space import tiny
+from tiny_space import parted, tiny
 
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
@@ -75,8 +75,12 @@ CASES: dict[str, Sampler] = {
         start=2,
     ),
     "proxyless": samplers.proxyless(SPACE),
+    "neas": samplers.neas(parted(), n_random=2, drops=2, start=4, every=3, keep=1),
     "own": user_code.run(ROOT / "docs" / "examples" / "sampler.py").Tilted().build(menu=MENU),
 }
+
+
+MENUS = {"neas": parted().menu}  # of samplers for spaces of their own
 
 
 def losses_of(arch: Arch) -> Any:
@@ -102,11 +106,12 @@ class Score:
 def advanced(sampler: Sampler, state: Any, step: Any) -> tuple[Any, Arch]:
     """What a step draws, and the state after it, with losses that are a function of the archs."""
     _, key, _ = step_keys(jax.random.key(7), step, 0)
-    if sampler.learn is not None:
+    if sampler.learn is not None and sampler.learn.update is not None:
         state, _ = sampler.learn.update(state, jax.random.fold_in(key, 1), step, Score())
     archs = sampler.sample(state, key, step, losses_of)
     losses = losses_of(archs)
-    metrics = {f"loss/random_{i + 1}": losses[i] for i in range(sampler.n_random)}
+    drawn = samplers.names(sampler)[len(sampler.fixed) :]
+    metrics = {f"loss/{name}": loss for name, loss in zip(drawn, losses, strict=True)}
     return sampler.update(state, metrics), archs
 
 
@@ -133,15 +138,15 @@ def equal(a: Arch, b: Arch) -> bool:
 
 @pytest.mark.parametrize("name", CASES)
 def test_draws_are_archs_or_codes_of_the_menu(name: str) -> None:
-    sampler = CASES[name]
+    sampler, menu = CASES[name], MENUS.get(name, MENU)
     for arch in sampler.fixed:
-        assert jax.tree.structure(arch) == jax.tree.structure(MENU)
+        assert jax.tree.structure(arch) == jax.tree.structure(menu)
         assert all(isinstance(leaf, np.integer) for leaf in jax.tree.leaves(arch))
     if sampler.fixed:
-        assert equal(sampler.fixed[0], choices.largest(MENU))
+        assert equal(sampler.fixed[0], choices.largest(menu))
     for archs in history(name)[1]:
-        assert jax.tree.structure(archs) == jax.tree.structure(MENU)
-        for choice, leaf in zip(jax.tree.leaves(MENU), jax.tree.leaves(archs), strict=True):
+        assert jax.tree.structure(archs) == jax.tree.structure(menu)
+        for choice, leaf in zip(jax.tree.leaves(menu), jax.tree.leaves(archs), strict=True):
             if samplers.draws_codes(sampler):
                 assert leaf.shape == (sampler.n_random, len(choice)) and leaf.dtype == jnp.float32
                 assert leaf.min() >= 0

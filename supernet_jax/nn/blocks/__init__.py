@@ -32,6 +32,7 @@ from supernet_jax.nn.blocks.darts import (
     SeparableConv,
     StridedZero,
 )
+from supernet_jax.nn.blocks.ensemble import Branches, Parted
 from supernet_jax.nn.blocks.factored import FactoredLayer
 from supernet_jax.nn.blocks.fbnet import FBNetBlock
 from supernet_jax.nn.blocks.mcuformer import LowRankTransformerBlock, SizedPatchEmbedding

@@ -6,6 +6,7 @@ from supernet_jax.training.samplers.delayed import Delayed, delayed
 from supernet_jax.training.samplers.fair import Fair, fair
 from supernet_jax.training.samplers.fbnet import FBNet, fbnet
 from supernet_jax.training.samplers.insta_tune import InstaTune, insta_tune
+from supernet_jax.training.samplers.neas import Neas, neas
 from supernet_jax.training.samplers.nested import Nested, nested
 from supernet_jax.training.samplers.ordered_dropout import OrderedDropout, ordered_dropout
 from supernet_jax.training.samplers.preferred import Preferred, preferred
