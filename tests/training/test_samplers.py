@@ -28,6 +28,7 @@ from supernet_jax.storage import checkpoint, user_code
 from supernet_jax.training import samplers
 from supernet_jax.training.members import step_keys
 from supernet_jax.training.samplers import Opening, Sampler, macs_table
+from supernet_jax.training.samplers.arch_generator import TOLERANCE, arch_generator
 from supernet_jax.training.samplers.fair import members
 from supernet_jax.training.samplers.fbnet import falling
 from supernet_jax.training.samplers.nested import chain
@@ -40,6 +41,7 @@ MENU = SPACE.menu
 MACS = macs_table.reference_macs(SPACE)
 TABLE = macs_table.build(SPACE, bins=6, samples=4000, seed=1)
 BINS = macs_table.arrays(TABLE)
+GENERATOR = arch_generator(SPACE)
 STEPS = 12
 PHASES = (
     Opening(("kernel_size",), 2),
@@ -60,6 +62,7 @@ CASES: dict[str, Sampler] = {
     "insta_tune": samplers.insta_tune(MENU, n_random=2),
     "nested": samplers.nested(MENU, levels=4, static=SPACE.static),
     "shift": samplers.shift(MENU, bins=BINS, macs=MACS),
+    "shift_generated": samplers.shift(MENU, bins=BINS, macs=MACS, generator=GENERATOR),
     "delayed_shift": samplers.delayed(samplers.shift(MENU, bins=BINS, macs=MACS), start=5),
     "preferred": samplers.preferred(MENU, SOME),
     "darts": samplers.darts(MENU, learning_rate=0.1),
@@ -423,6 +426,26 @@ def test_shift_books_each_loss_to_the_bin_that_was_drawn() -> None:
         assert set(np.flatnonzero(touched)) <= set(which)
         assert np.asarray(after.seen)[which].all()
     assert int(states[-1].taken) == STEPS and sampler.n_random == 2
+
+
+def test_a_generator_gives_archs_of_the_wanted_macs() -> None:
+    """Of MACs that some arch has: for an untrained one they are chance, and the same draws miss."""
+    packed = np.asarray(choices.pack(choices.sample(MENU, jax.random.key(2), (400,))))
+    wanted = np.unique(np.asarray(MACS(choices.unpack(MENU, packed))))
+    draw = jax.jit(jax.vmap(GENERATOR.draw, (None, 0, 0)))
+    keys = jax.random.split(jax.random.key(4), len(wanted))
+
+    def missed(params: Any) -> np.ndarray:
+        archs = jax.device_get(draw(params, keys, jnp.asarray(wanted, jnp.float32)))
+        return np.abs(np.asarray(MACS(archs)) / wanted - 1)
+
+    trained = history("shift_generated")[0][0].generator
+    found, by_chance = missed(trained), missed(jax.tree.map(jnp.zeros_like, trained))
+    assert len(wanted) > 60 and TOLERANCE == 0.02
+    assert (found <= 0.02).mean() > 0.95 and found.max() < 0.06
+    assert (by_chance <= 0.02).mean() < 0.8 and by_chance.max() > 0.2
+    archs = draw(trained, keys, jnp.full(len(keys), float(np.median(wanted))))
+    assert len(np.unique(np.asarray(choices.pack(archs)), axis=0)) > 4
 
 
 def test_preferred_archs_are_the_best_of_their_range() -> None:
