@@ -65,9 +65,9 @@ def width(level: int, low: int, high: int) -> int:
     return low + round((high - low) * level / (LEVELS - 1))
 
 
-def of_level(module: Any, spec: Callable[[int], Any], menu: Any) -> Any:
+def of_level(module: Any, spec: Callable[[int], Any], menu: Any, **options: Any) -> Any:
     """A block whose sizes follow from the level."""
-    return elastic(module, spec, menu=menu, decisions=[("level",)])
+    return elastic(module, spec, menu=menu, decisions=[("level",)], **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,10 @@ class NestedText:
         vocabulary = task.vocabulary  # type: ignore[attr-defined]
         blocks = {
             "embed": of_level(
-                TokenEmbedding, lambda m: TokenEmbeddingSpec(vocabulary, channels(m)), menu
+                TokenEmbedding,
+                lambda m: TokenEmbeddingSpec(vocabulary, channels(m)),
+                menu,
+                channels=lambda spec: (None,),
             ),
             "block1": of_level(DecoderBlock, block, menu),
             "block2": of_level(DecoderBlock, block, menu),
@@ -139,14 +142,14 @@ class Setting(NamedTuple):
         data: which.
         batch: examples of a step.
         kept: `values -> what is kept of them`, more is better.
-        limit: examples of the test part; 0 for all.
+        batches: of the test part; 0 for all.
     """
 
     space: Any
     data: Data
     batch: int
     kept: Callable[[np.ndarray], np.ndarray]
-    limit: int = 0
+    batches: int = 0
 
 
 SETTINGS = {
@@ -156,7 +159,7 @@ SETTINGS = {
         Data(name="source:stdlib", held_out=0.02, length=64),
         16,
         lambda perplexities: 1 / perplexities,
-        1024,
+        16,
     ),
 }
 
@@ -175,17 +178,23 @@ def trainer(setting: Setting, sampler: Any, steps: int) -> Trainer:
     return Trainer(build.build(config))
 
 
-def values(setting: Setting, built: Experiment, params: Any, archs: Arch) -> np.ndarray:
-    """What is kept by each of some archs `[N]` on test examples, calibrated."""
+def scorer(setting: Setting, built: Experiment) -> Callable[[Any, Arch], np.ndarray]:
+    """`(params, archs) -> what each of them keeps [N]`, on test examples, calibrated."""
     how, data = build.evaluation_how(built), build.evaluation_data(built, "test")
-    if setting.limit:
-        # Spread over the part, whose documents follow one another.
-        some = np.linspace(0, len(data.labels) - 1, setting.limit).astype(int)
-        data = data._replace(images=data.images[some], labels=data.labels[some])
-    found = np.zeros(len(jax.tree.leaves(archs)[0]))
-    for where, result in evaluate.evaluate(how, params, archs, data):
-        found[where] = result.value
-    return setting.kept(found)
+    if setting.batches:
+        # Spread over the part, whose documents follow one another; the last one is not full.
+        some = np.linspace(0, len(data.real) - 2, setting.batches).astype(int)
+        parts = (data.inputs, data.targets, data.real)
+        inputs, targets, real = (np.asarray(part)[some] for part in parts)
+        data = data._replace(inputs=inputs, targets=targets, real=real)
+
+    def values(params: Any, archs: Arch) -> np.ndarray:
+        found = np.zeros(len(jax.tree.leaves(archs)[0]))
+        for where, result in evaluate.evaluate(how, params, archs, data):
+            found[where] = result.value
+        return setting.kept(found)
+
+    return values
 
 
 def some_of(archs: Arch, which: Any) -> Arch:
@@ -198,14 +207,15 @@ def alone(setting: Setting, steps: int, seeds: int, which: np.ndarray) -> tuple[
     alone do `[S, N]`.
     """
     train = trainer(setting, Alone(), steps)
+    values = scorer(setting, train.built)
     archs = some_of(every(train.built.space.menu), which)
     own, cut = np.zeros((2, seeds, len(which)))
     for seed in range(seeds):
         start = time.perf_counter()
         for i, level in enumerate(which):
             params = train(seed, jnp.int32(level)).params
-            own[seed, i] = values(setting, train.built, params, some_of(archs, [i]))[0]
-        cut[seed] = values(setting, train.built, params, archs)  # of the last one, the largest
+            own[seed, i] = values(params, some_of(archs, [i]))[0]
+        cut[seed] = values(params, archs)  # of the last one, the largest
         took = time.perf_counter() - start
         print(f"seed {seed}: {len(which)} trained alone in {took:.0f} s", file=sys.stderr)
     return own, cut
@@ -214,8 +224,9 @@ def alone(setting: Setting, steps: int, seeds: int, which: np.ndarray) -> tuple[
 def together(setting: Setting, steps: int, seeds: int, which: np.ndarray) -> np.ndarray:
     """What sub-models keep that were trained together `[S, N]`."""
     train = trainer(setting, Nested(n_random=2, levels=LEVELS), steps)
+    values = scorer(setting, train.built)
     archs = some_of(every(train.built.space.menu), which)
-    rows = [values(setting, train.built, train(seed).params, archs) for seed in range(seeds)]
+    rows = [values(train(seed).params, archs) for seed in range(seeds)]
     print(f"{steps} steps together with {seeds} seeds", file=sys.stderr)
     return np.asarray(rows)
 

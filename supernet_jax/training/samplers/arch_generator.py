@@ -86,39 +86,41 @@ def arch_generator(space: Space, *, updates: int = UPDATES, tries: int = TRIES) 
 
     def features(codes: Array, place: Array, wanted: Array) -> Array:
         """What is seen of each option of a decision, `[O, F]`."""
-        value, slope = jax.value_and_grad(cost)(codes)
-        missed = value + slope[place] - jnp.sum(codes[place] * slope[place]) - wanted
+        taken = jnp.eye(len(codes[place]))
+        missed = jax.vmap(lambda option: cost(codes.at[place].set(option)))(taken) - wanted
         apart = missed / jnp.maximum(jnp.asarray(spans)[place], 1.0)
         near = jnp.log(jnp.abs(missed) / wanted + TOLERANCE / 10)
         return jnp.stack([jnp.tanh(apart), jnp.minimum(jnp.abs(apart), 3.0), near], -1)
 
-    def draw_one(params: Tree, key: Array, wanted: Array) -> tuple[Array, Array]:
-        """Codes `[D, O]`, one-hot but with gradients, and the entropy `[]` of the draw."""
+    def draw_one(params: Tree, noise: Array, wanted: Array) -> tuple[Array, Array]:
+        """Codes `[D, O]`, one-hot but with gradients, and the entropy `[]` of the draw.
+
+        Noise is that of a standard Gumbel distribution, `[N, O]`.
+        """
         whole = jnp.stack([(wanted - low) / (high - low), jnp.log(wanted / low)])
 
         def decide(codes: Array, of: tuple[Array, Tree, Array]) -> tuple[Array, Array]:
-            place, layer, key = of
+            place, layer, noise = of
             used = jnp.asarray(real)[place]
             seen = jax.lax.stop_gradient(features(codes, place, wanted))
             seen = jnp.where(used[:, None], seen, 0.0).reshape(-1)
             hidden = jnp.tanh(jnp.concatenate([seen, whole]) @ layer["in"] + layer["bias"])
             logits = jnp.where(used, hidden @ layer["out"], -1e9)
-            soft = jax.nn.softmax(logits + jax.random.gumbel(key, logits.shape))
+            soft = jax.nn.softmax(logits + noise)
             hard = jax.nn.one_hot(jnp.argmax(soft), len(soft))
             option = hard + soft - jax.lax.stop_gradient(soft)
             likely = jax.nn.log_softmax(logits)
             entropy = -jnp.sum(jnp.where(used, jnp.exp(likely) * likely, 0.0))
             return codes.at[place].set(option), entropy
 
-        keys = jax.random.split(key, len(order))
-        codes, entropy = jax.lax.scan(decide, jnp.asarray(even), (order, params, keys))
+        codes, entropy = jax.lax.scan(decide, jnp.asarray(even), (order, params, noise))
         return codes, jnp.sum(entropy)
 
     def loss(params: Tree, key: Array) -> Array:
         wanted_key, key = jax.random.split(key)
         wanted = jax.random.uniform(wanted_key, (BATCH,), minval=low, maxval=high)
-        keys = jax.random.split(key, BATCH)
-        codes, entropy = jax.vmap(draw_one, (None, 0, 0))(params, keys, wanted)
+        noise = jax.random.gumbel(key, (BATCH, len(order), own.max()))
+        codes, entropy = jax.vmap(draw_one, (None, 0, 0))(params, noise, wanted)
         missed = jnp.abs(jax.vmap(cost)(codes) / wanted - 1)
         return jnp.mean(missed / TOLERANCE - SPREAD * entropy)
 
@@ -141,8 +143,8 @@ def arch_generator(space: Space, *, updates: int = UPDATES, tries: int = TRIES) 
         return jax.lax.scan(update, (params, optimizer.init(params)), keys)[0][0]
 
     def draw(params: Tree, key: Array, wanted: Array) -> Arch:
-        keys = jax.random.split(key, tries)
-        codes, _ = jax.vmap(draw_one, (None, 0, None))(params, keys, wanted)
+        noise = jax.random.gumbel(key, (tries, len(order), own.max()))
+        codes, _ = jax.vmap(draw_one, (None, 0, None))(params, noise, wanted)
         missed = jnp.abs(jax.vmap(cost)(codes) / wanted - 1)
         near = missed <= TOLERANCE
         best = codes[jnp.where(near.any(), jnp.argmax(near), jnp.argmin(missed))]
