@@ -2,7 +2,7 @@ r"""How much of its accuracy alone does each of 160 nested sub-models keep that 
 
     python benchmarks/nested.py --quick
     python benchmarks/nested.py --space digits --steps 300 --seeds 3
-    python benchmarks/nested.py --space text --steps 600 --seeds 3 --every 10
+    python benchmarks/nested.py --space text --steps 150 --seeds 3 --every 53
 
 A space of one decision, its level: each of 160 levels has all layers a little wider than the one
 before, so the sub-models are one chain. The sampler `Nested` trains all of them together
@@ -156,7 +156,7 @@ SETTINGS = {
     "digits": Setting(NestedDigits(), Data(name="digits", held_out=0.1), 64, np.asarray),
     "text": Setting(
         NestedText(),
-        Data(name="source:stdlib", held_out=0.02, length=64),
+        Data(name="source:stdlib", held_out=0.02, length=32),
         16,
         lambda perplexities: 1 / perplexities,
         16,

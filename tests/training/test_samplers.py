@@ -139,10 +139,11 @@ def test_draws_are_archs_or_codes_of_the_menu(name: str) -> None:
         assert all(isinstance(leaf, np.integer) for leaf in jax.tree.leaves(arch))
     if sampler.fixed:
         assert equal(sampler.fixed[0], choices.largest(MENU))
+    codes = samplers.draws_codes(sampler)
     for archs in history(name)[1]:
         assert jax.tree.structure(archs) == jax.tree.structure(MENU)
         for choice, leaf in zip(jax.tree.leaves(MENU), jax.tree.leaves(archs), strict=True):
-            if samplers.draws_codes(sampler):
+            if codes:
                 assert leaf.shape == (sampler.n_random, len(choice)) and leaf.dtype == jnp.float32
                 assert leaf.min() >= 0
                 np.testing.assert_allclose(leaf.sum(-1), 1, rtol=1e-5)
@@ -429,7 +430,8 @@ def test_shift_books_each_loss_to_the_bin_that_was_drawn() -> None:
 
 
 def test_a_generator_gives_archs_of_the_wanted_macs() -> None:
-    """Of MACs that some arch has: for an untrained one they are chance, and the same draws miss."""
+    """MACs that some arch has. The same tries of an untrained one, which draws by chance, miss some
+    by far. Of few archs not every one is found among its tries."""
     packed = np.asarray(choices.pack(choices.sample(MENU, jax.random.key(2), (400,))))
     wanted = np.unique(np.asarray(MACS(choices.unpack(MENU, packed))))
     draw = jax.jit(jax.vmap(GENERATOR.draw, (None, 0, 0)))
@@ -443,7 +445,7 @@ def test_a_generator_gives_archs_of_the_wanted_macs() -> None:
     found, by_chance = missed(trained), missed(jax.tree.map(jnp.zeros_like, trained))
     assert len(wanted) > 60 and TOLERANCE == 0.02
     assert (found <= 0.02).mean() > 0.95 and found.max() < 0.06
-    assert (by_chance <= 0.02).mean() < 0.8 and by_chance.max() > 0.2
+    assert (by_chance <= 0.02).mean() < 0.9 and by_chance.max() > 0.1
     archs = draw(trained, keys, jnp.full(len(keys), float(np.median(wanted))))
     assert len(np.unique(np.asarray(choices.pack(archs)), axis=0)) > 4
 

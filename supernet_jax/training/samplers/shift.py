@@ -69,10 +69,12 @@ def shift(
     """
 
     def init(key: Array) -> ShiftState:
-        zeros = jnp.zeros(len(bins.logits))
+        count = len(bins.logits)
+        # Arrays of their own: a step takes the state's memory, and no array twice.
+        quick, slow, seen = jnp.zeros(count), jnp.zeros(count), jnp.zeros(count, bool)
         unlike_steps = jax.random.fold_in(key, np.uint32(2**32 - 1))
         params = () if generator is None else generator.init(unlike_steps)
-        return ShiftState(key, jnp.int32(0), zeros, zeros, zeros > 0, params)
+        return ShiftState(key, jnp.int32(0), quick, slow, seen, params)
 
     def targets(state: ShiftState) -> Array:
         """The bins of the step; `update` draws the same again, for it is not told them."""
