@@ -14,8 +14,8 @@ many. Its steps have three members: the largest and two of the chain.
   probability of a byte, its geometric mean: one over the perplexity.
 
 Alone, a sub-model is trained by the same steps, batches, optimiser and start, of which it has its
-own leading channels. Two lines show what the figures would be by chance: sub-models trained alone
-with another seed, and the largest alone with channels cut off it that never trained so.
+own leading channels. Two lines show what the figures would be by chance: the largest alone, with
+channels cut off that never trained so, and sub-models trained alone with another seed.
 """
 
 import dataclasses
@@ -234,23 +234,41 @@ def together(setting: Setting, steps: int, seeds: int, which: np.ndarray) -> np.
 def row(name: str, kept: np.ndarray, own: np.ndarray) -> dict[str, Any]:
     """Shares of what is kept alone, of `[S, N]` by `[S, N]`.
 
-    The interval is over sub-models, of their means over seeds. The worst of a seed is the least
-    share of any sub-model; it is given for each seed.
+    Shares are of means over seeds, so that a seed in which one alone did badly does not count for
+    more, and their interval is over sub-models. The worst of each seed is there too, beside that
+    of sub-models that were trained alone with another seed.
     """
-    shares, of_largest = kept / own, kept / own[:, -1:]
-    mean = shares.mean(0)
-    middle = ranking.interval(lambda of: float(mean[of].mean()), len(mean))
+    shares = kept.mean(0) / own.mean(0)
     return {
         "trained": name,
-        "mean": [middle.value, middle.low, middle.high],
-        "means": shares.mean(1).tolist(),
-        "worst": shares.min(1).tolist(),
-        "worst_of_mean": float(mean.min()),
-        "at_least_96": float((mean >= 0.96).mean()),
-        "largest": shares[:, -1].tolist(),
-        "worst_of_largest": of_largest.min(1).tolist(),
+        "mean": ranking.interval(lambda of: float(shares[of].mean()), len(shares))._asdict(),
+        "worst": float(shares.min()),
+        "worst_of_seeds": (kept / own).min(1).tolist(),
+        "at_least_96": float((shares >= 0.96).mean()),
+        "largest": float(shares[-1]),
+        "worst_by_the_largest": float((kept.mean(0) / own[:, -1].mean()).min()),
         "kept": kept.tolist(),
     }
+
+
+def print_table(report: list[dict[str, Any]], own: np.ndarray) -> None:
+    """What `row` made, and what is kept alone `[S, N]`."""
+    print(
+        f"{own.shape[1]} of {LEVELS} sub-models alone: {own.mean():.4f} on average, the smallest "
+        f"{own[:, 0].mean():.4f}, the largest {own[:, -1].mean():.4f}"
+    )
+    lines = []
+    for found in report:
+        value, low, high = (f"{100 * number:.1f}" for number in found["mean"].values())
+        kept = [f"{100 * found[name]:.1f}" for name in ("worst", "largest", "worst_by_the_largest")]
+        each, enough = percents(found["worst_of_seeds"]), f"{100 * found['at_least_96']:.0f} %"
+        name = found["trained"]
+        lines.append([name, f"{value} [{low}, {high}]", kept[0], each, enough, *kept[1:]])
+    again = (np.roll(own, 1, 0) / own).min(1).tolist()
+    lines.append(["alone, another seed", "", "", percents(again), "", "", ""])
+    columns = ["trained", "share kept, % [95 %]", "worst, %", "worst of each seed, %"]
+    columns += ["sub-models with 96 % or more", "the largest, %", "worst by the largest alone, %"]
+    measure.table(columns, lines)
 
 
 def percents(numbers: list[float]) -> str:
@@ -275,30 +293,8 @@ def main() -> None:
         row(f"together, {steps} steps", together(setting, steps, asked.seeds, which), own)
         for steps in (asked.steps, LONGER * asked.steps)
     ]
-    report += [
-        row("alone, another seed", np.roll(own, 1, 0), own),
-        row("the largest alone, cut", cut, own),
-    ]
-    print(
-        f"{len(which)} of {LEVELS} sub-models alone: {own.mean():.4f} on average, the smallest "
-        f"{own[:, 0].mean():.4f}, the largest {own[:, -1].mean():.4f}"
-    )
-    columns = ["trained", "mean share kept, % [95 %]", "worst of each seed, %"]
-    columns += ["96 % or more, mean of seeds", "the largest, %", "worst by the largest alone, %"]
-    lines = []
-    for r in report:
-        value, low, high = (100 * number for number in r["mean"])
-        lines.append(
-            [
-                r["trained"],
-                f"{value:.1f} [{low:.1f}, {high:.1f}]",
-                percents(r["worst"]),
-                f"{100 * r['at_least_96']:.0f} %",
-                percents(r["largest"]),
-                percents(r["worst_of_largest"]),
-            ]
-        )
-    measure.table(columns, lines)
+    report.append(row("the largest alone, cut", cut, own))
+    print_table(report, own)
     levels = {"levels": which.tolist(), "alone": own.tolist()}
     measure.write(asked.json, {"space": asked.space, **levels, "rows": report})
 

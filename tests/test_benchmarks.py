@@ -132,6 +132,7 @@ def test_every_script_is_run_and_takes_its_options(backend, quick, understands) 
     not_run |= {"chaos", "saving"}  # of reliability, not of speed
     not_run |= {"voices"}  # makes data
     not_run |= {"differentiable"}  # an experiment, too: of what searches find
+    not_run |= {"nested", "shift"}  # of what supernets learn
     not_run |= {"search"}  # of how few evaluations a search needs; one table needs pymoo
     of_cpu = {"kernels", "scaling", "export", "extraction"}
     not_run |= of_cpu if backend == "gpu" else {"gpu_program"}  # which needs JAX's CUDA plug-in

@@ -22,7 +22,7 @@ from supernet_jax.training.samplers import macs_table
 TOLERANCE = 0.02  # of the wanted MACs: the unit of the loss, and which arch is near enough
 HIDDEN = 32
 UPDATES, BATCH, RATE = 300, 64, 1e-2
-SPREAD = 1.0  # weight of the entropy of a draw, nats, beside its error in tolerances
+SPREAD = 2.0  # weight of the entropy of a draw, nats, beside its error in tolerances
 TRIES = 64
 
 
