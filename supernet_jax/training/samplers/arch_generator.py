@@ -113,7 +113,9 @@ def arch_generator(space: Space, *, updates: int = UPDATES, tries: int = TRIES) 
             entropy = -jnp.sum(jnp.where(used, jnp.exp(likely) * likely, 0.0))
             return codes.at[place].set(option), entropy
 
-        codes, entropy = jax.lax.scan(decide, jnp.asarray(even), (order, params, noise))
+        codes, entropy = jax.lax.scan(
+            decide, jnp.asarray(even), (jnp.asarray(order), params, noise)
+        )
         return codes, jnp.sum(entropy)
 
     def loss(params: Tree, key: Array) -> Array:
