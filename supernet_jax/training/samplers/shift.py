@@ -24,7 +24,7 @@ class ShiftState(NamedTuple):
     """What is known of the bins.
 
     Attributes:
-        key: of the bins that are drawn.
+        key: data of the key of the bins that are drawn.
         taken: int32 `[]`, steps taken.
         quick: float32 `[K]`, average of the losses of a bin over its last visits.
         slow: the same over more of them.
@@ -74,11 +74,11 @@ def shift(
         quick, slow, seen = jnp.zeros(count), jnp.zeros(count), jnp.zeros(count, bool)
         unlike_steps = jax.random.fold_in(key, np.uint32(2**32 - 1))
         params = () if generator is None else generator.init(unlike_steps)
-        return ShiftState(key, jnp.int32(0), quick, slow, seen, params)
+        return ShiftState(jax.random.key_data(key), jnp.int32(0), quick, slow, seen, params)
 
     def targets(state: ShiftState) -> Array:
         """The bins of the step; `update` draws the same again, for it is not told them."""
-        key = jax.random.fold_in(state.key, state.taken)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.taken)
         logits = jnp.log(probability(state, bins, floor=floor))
         return jax.random.categorical(key, logits, shape=(n_random,))
 
