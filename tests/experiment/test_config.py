@@ -164,7 +164,7 @@ CHANGED: tuple[Any, ...] = (
     SuperkernelCost(0.5, Parameters()),
     OrderedDropout(n_random=2),
     Nested(3, 5),
-    Shift(3, 0.5, "macs.json", bins=7),
+    Shift(3, 0.5, "macs.json", bins=7, generator=True),
     Preferred("archs.json", 3),
     AlphaDivergence(smoothing=0.2, alpha_min=-0.5, alpha_max=0.5, clip=3.0),
     SoftCrossEntropy(smoothing=0.2, temperature=2.0, hard_weight=0.5),

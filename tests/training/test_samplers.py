@@ -29,6 +29,7 @@ from supernet_jax.storage import checkpoint, user_code
 from supernet_jax.training import samplers
 from supernet_jax.training.members import step_keys
 from supernet_jax.training.samplers import Opening, Sampler, macs_table
+from supernet_jax.training.samplers.arch_generator import TOLERANCE, arch_generator
 from supernet_jax.training.samplers.fair import members
 from supernet_jax.training.samplers.fbnet import falling
 from supernet_jax.training.samplers.nested import chain
@@ -42,6 +43,7 @@ MACS = macs_table.reference_macs(SPACE)
 TABLE = macs_table.build(SPACE, bins=6, samples=4000, seed=1)
 BINS = macs_table.arrays(TABLE)
 RANGES = tuple(np.quantile(TABLE.edges, (0.3, 0.5, 0.6)).tolist())
+GENERATOR = arch_generator(SPACE)
 STEPS = 12
 PHASES = (
     Opening(("kernel_size",), 2),
@@ -63,6 +65,7 @@ CASES: dict[str, Sampler] = {
     "insta_tune": samplers.insta_tune(MENU, n_random=2),
     "nested": samplers.nested(MENU, levels=4, static=SPACE.static),
     "shift": samplers.shift(MENU, bins=BINS, macs=MACS),
+    "shift_generated": samplers.shift(MENU, bins=BINS, macs=MACS, generator=GENERATOR),
     "delayed_shift": samplers.delayed(samplers.shift(MENU, bins=BINS, macs=MACS), start=5),
     "preferred": samplers.preferred(MENU, SOME),
     "darts": samplers.darts(MENU, learning_rate=0.1),
@@ -144,10 +147,11 @@ def test_draws_are_archs_or_codes_of_the_menu(name: str) -> None:
         assert all(isinstance(leaf, np.integer) for leaf in jax.tree.leaves(arch))
     if sampler.fixed:
         assert equal(sampler.fixed[0], choices.largest(menu))
+    codes = samplers.draws_codes(sampler)
     for archs in history(name)[1]:
         assert jax.tree.structure(archs) == jax.tree.structure(menu)
         for choice, leaf in zip(jax.tree.leaves(menu), jax.tree.leaves(archs), strict=True):
-            if samplers.draws_codes(sampler):
+            if codes:
                 assert leaf.shape == (sampler.n_random, len(choice)) and leaf.dtype == jnp.float32
                 assert leaf.min() >= 0
                 np.testing.assert_allclose(leaf.sum(-1), 1, rtol=1e-5)
@@ -180,6 +184,8 @@ def test_the_state_keeps_its_shape(name: str) -> None:
         assert jax.tree.structure(made) == jax.tree.structure(shapes)
         both = zip(jax.tree.leaves(made), jax.tree.leaves(shapes), strict=True)
         assert all(x.shape == y.shape and x.dtype == y.dtype for x, y in both)
+    # Training copies the state to the host, where there are no arrays of keys.
+    assert all(x.dtype != jax.random.key(0).dtype for x in jax.tree.leaves(shapes))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -462,6 +468,27 @@ def test_shift_books_each_loss_to_the_bin_that_was_drawn() -> None:
         assert set(np.flatnonzero(touched)) <= set(which)
         assert np.asarray(after.seen)[which].all()
     assert int(states[-1].taken) == STEPS and sampler.n_random == 2
+
+
+def test_a_generator_gives_archs_of_the_wanted_macs() -> None:
+    """MACs that some arch has. The same tries of an untrained one, which draws by chance, miss some
+    by far. Of few archs not every one is found among its tries."""
+    packed = np.asarray(choices.pack(choices.sample(MENU, jax.random.key(2), (400,))))
+    wanted = np.unique(np.asarray(MACS(choices.unpack(MENU, packed))))
+    draw = jax.jit(jax.vmap(GENERATOR.draw, (None, 0, 0)))
+    keys = jax.random.split(jax.random.key(4), len(wanted))
+
+    def missed(params: Any) -> np.ndarray:
+        archs = jax.device_get(draw(params, keys, jnp.asarray(wanted, jnp.float32)))
+        return np.abs(np.asarray(MACS(archs)) / wanted - 1)
+
+    trained = history("shift_generated")[0][0].generator
+    found, by_chance = missed(trained), missed(jax.tree.map(jnp.zeros_like, trained))
+    assert len(wanted) > 60 and TOLERANCE == 0.02
+    assert (found <= 0.02).mean() > 0.95 and found.max() < 0.06
+    assert (by_chance <= 0.02).mean() < 0.9 and by_chance.max() > 0.1
+    archs = draw(trained, keys, jnp.full(len(keys), float(np.median(wanted))))
+    assert len(np.unique(np.asarray(choices.pack(archs)), axis=0)) > 4
 
 
 def test_preferred_archs_are_the_best_of_their_range() -> None:

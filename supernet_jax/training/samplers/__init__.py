@@ -1,5 +1,6 @@
 """Which subnets train in a step, a published way each file."""
 
+from supernet_jax.training.samplers.arch_generator import ArchGenerator, arch_generator
 from supernet_jax.training.samplers.attentive import Attentive, attentive
 from supernet_jax.training.samplers.darts import Darts, darts
 from supernet_jax.training.samplers.delayed import Delayed, delayed

@@ -103,7 +103,7 @@ def build(
         advance: called with the number of archs counted since the last call.
     """
     menu, macs = space.menu, reference_macs(space)
-    edges = np.linspace(*_ends(space), bins + 1)
+    edges = np.linspace(*ends(space), bins + 1)
     leaves = jax.tree.leaves(menu)
     counts = [np.zeros((bins, len(choice)), np.int64) for choice in leaves]
     for start in range(0, samples, CHUNK):
@@ -131,7 +131,7 @@ def build(
     )
 
 
-def _ends(space: Space) -> tuple[float, float]:
+def ends(space: Space) -> tuple[float, float]:
     """The fewest and the most MACs of a subnet, at least one apart."""
     low, high = costs.span(space, reference_macs(space))
     return low, max(high, low + 1)
@@ -170,15 +170,15 @@ def check(table: Table, space: Space) -> None:
     """
     ours = dict(zip(choices.names(space.menu), map(len, jax.tree.leaves(space.menu)), strict=True))
     theirs = {name: len(rows[0]) for name, rows in table.options.items() if rows}
-    ends = _ends(space)
+    low, high = ends(space)
     whole = _whole(table)
-    if not whole or ours != theirs or (table.edges[0], table.edges[-1]) != ends:
+    if not whole or ours != theirs or (table.edges[0], table.edges[-1]) != (low, high):
         seen = f"{table.edges[0]:,.0f} to {table.edges[-1]:,.0f} MACs" if table.edges else "no bin"
         raise UserError(
             "the table of MACs was made of another space or is damaged: "
             f"{table.space} with {len(theirs)} decisions and {seen}, but this is "
             f"{space.name} with {len(ours)} decisions and "
-            f"{ends[0]:,.0f} to {ends[1]:,.0f} MACs; make it again with `supernet table`"
+            f"{low:,.0f} to {high:,.0f} MACs; make it again with `supernet table`"
         )
 
 

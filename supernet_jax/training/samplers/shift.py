@@ -1,10 +1,11 @@
 """Probability over MACs that follows where subnets still learn."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Array, Menu
@@ -12,6 +13,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import require
 from supernet_jax.evaluation.costs import Cost
 from supernet_jax.training.samplers import macs_table, sampler
+from supernet_jax.training.samplers.arch_generator import ArchGenerator, arch_generator
 from supernet_jax.training.samplers.macs_table import Bins
 from supernet_jax.training.samplers.sampler import Sampler, Score
 
@@ -22,11 +24,12 @@ class ShiftState(NamedTuple):
     """What is known of the bins.
 
     Attributes:
-        key: of the bins that are drawn.
+        key: data of the key of the bins that are drawn.
         taken: int32 `[]`, steps taken.
         quick: float32 `[K]`, average of the losses of a bin over its last visits.
         slow: the same over more of them.
         seen: bool `[K]`, whether a bin was visited.
+        generator: parameters of the generator, or none.
     """
 
     key: Array
@@ -34,16 +37,26 @@ class ShiftState(NamedTuple):
     quick: Array
     slow: Array
     seen: Array
+    generator: Any = ()
 
 
-def shift(menu: Menu, *, bins: Bins, macs: Cost, n_random: int = 2, floor: float = 0.2) -> Sampler:
+def shift(
+    menu: Menu,
+    *,
+    bins: Bins,
+    macs: Cost,
+    n_random: int = 2,
+    floor: float = 0.2,
+    generator: ArchGenerator | None = None,
+) -> Sampler:
     """Probability shift over bins of MACs (after ShiftNAS, arXiv 2307.08300), in a sandwich.
 
     The paper moves the probability of a range of costs by how much the performance of its subnets
     still varies. The rule here is ours: a bin's variation is `v = |quick - slow|`, of two running
     averages of its loss, and `P = floor / K + (1 - floor) * v / sum(v)` over the bins that
     are not empty. Until each of these was visited they are equally likely, unlike under uniform
-    sampling. Archs of a bin come from the table, where the paper trains a generator.
+    sampling. Archs of a bin come from the table, or from a generator, which is given wanted MACs
+    that are uniform in the bin.
 
     Args:
         menu: what may be chosen.
@@ -52,21 +65,35 @@ def shift(menu: Menu, *, bins: Bins, macs: Cost, n_random: int = 2, floor: float
         n_random: members drawn per step.
         floor: share of the draws that stays uniform over bins, in (0, 1]; with 0 a bin whose loss
             did not move would never be drawn again.
+        generator: what draws archs of wanted MACs; None for the table.
     """
 
     def init(key: Array) -> ShiftState:
-        zeros = jnp.zeros(len(bins.logits))
-        return ShiftState(key, jnp.int32(0), zeros, zeros, zeros > 0)
+        count = len(bins.logits)
+        # Arrays of their own: a step takes the state's memory, and no array twice.
+        quick, slow, seen = jnp.zeros(count), jnp.zeros(count), jnp.zeros(count, bool)
+        unlike_steps = jax.random.fold_in(key, np.uint32(2**32 - 1))
+        params = () if generator is None else generator.init(unlike_steps)
+        return ShiftState(jax.random.key_data(key), jnp.int32(0), quick, slow, seen, params)
 
     def targets(state: ShiftState) -> Array:
         """The bins of the step; `update` draws the same again, for it is not told them."""
-        key = jax.random.fold_in(state.key, state.taken)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.taken)
         logits = jnp.log(probability(state, bins, floor=floor))
         return jax.random.categorical(key, logits, shape=(n_random,))
 
     def sample(state: ShiftState, key: Array, step: Array, score: Score) -> Arch:
-        keys = jax.random.split(key, n_random)
-        return jax.vmap(lambda k, b: macs_table.draw(bins, menu, macs, k, b))(keys, targets(state))
+        keys, edges = jax.random.split(key, n_random), jnp.asarray(bins.edges)
+
+        def drawn(key: Array, which: Array) -> Arch:
+            if generator is None:
+                return macs_table.draw(bins, menu, macs, key, which)
+            wanted_key, key = jax.random.split(key)
+            low, high = edges[which], edges[which + 1]
+            wanted = jax.random.uniform(wanted_key, minval=low, maxval=high)
+            return generator.draw(state.generator, key, wanted)
+
+        return jax.vmap(drawn)(keys, targets(state))
 
     def update(state: ShiftState, metrics: dict[str, Array]) -> ShiftState:
         which = targets(state)
@@ -116,6 +143,8 @@ class Shift:
     """file of `supernet table`; if not given, a table of 20,000 archs is made at the start"""
     bins: int = 20
     """ranges of MACs of the table that is made at the start; more are narrower"""
+    generator: bool = False
+    """draw subnets by a network, trained at the start to hit wanted MACs, and not by the table"""
 
     def build(self, *, menu: Menu, space: Space) -> Sampler:
         """The sampler for a space."""
@@ -131,4 +160,5 @@ class Shift:
             macs=macs_table.reference_macs(space),
             n_random=self.n_random,
             floor=self.floor,
+            generator=arch_generator(space) if self.generator else None,
         )
