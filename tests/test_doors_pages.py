@@ -32,7 +32,7 @@ from supernet_jax.training.recipe import Batch, Recipe
 PAGES, EXAMPLES = ROOT / "docs" / "doors", ROOT / "docs" / "examples"
 CONFIGS = (
     *("space", "task", "sampler", "loss", "teacher", "combination", "optimizer", "cost"),
-    *("transform", "bank", "features"),
+    *("penalty", "transform", "bank", "features"),
 )
 # No part of a configuration; it is tested in tests/searching/test_predictors.py.
 DOORS = (*CONFIGS, "searcher", "predictor")
@@ -130,6 +130,31 @@ def test_the_optimiser_moves_every_element_alike() -> None:
     updates, _ = chain.update(gradients, chain.init(params), params)
     np.testing.assert_allclose(updates["bias"], [-0.01, -0.01], rtol=1e-5)
     np.testing.assert_allclose(updates["kernel"], [-0.025, 0.0], rtol=1e-5, atol=1e-9)
+
+
+def test_the_penalty_draws_codes_to_archs() -> None:
+    """By hand, and by steps along its gradient by logits: the likeliest option wins."""
+    space = tiny()
+    part = example("penalty").Decided(weight=3.0)
+    penalty = part.build(space=space)
+    logits = jax.tree.map(
+        lambda choice: 0.1 * jax.random.normal(jax.random.key(len(choice)), (len(choice),)),
+        space.menu,
+    )
+    code = jax.tree.map(jax.nn.softmax, logits)
+    by_hand = [1 - float(np.square(np.asarray(p, np.float64)).sum()) for p in jax.tree.leaves(code)]
+    assert float(penalty({}, code)) == pytest.approx(3 * np.mean(by_hand), rel=1e-5)
+
+    @jax.jit
+    def decided(logits: Any) -> Any:
+        slope = jax.grad(lambda logits: penalty({}, jax.tree.map(jax.nn.softmax, logits)))
+        step = lambda _, x: jax.tree.map(lambda a, g: a - 10 * g, x, slope(x))  # noqa: E731
+        return jax.lax.fori_loop(0, 200, step, logits)
+
+    for before, after in zip(*map(jax.tree.leaves, (logits, decided(logits))), strict=True):
+        shares = np.asarray(jax.nn.softmax(after))
+        assert np.argmax(shares) == np.argmax(before) and shares.max() > 0.9
+    assert float(penalty({}, choices.largest(space.menu))) == 0
 
 
 def optional() -> Space:

@@ -1,4 +1,4 @@
-"""A new method of the library is one file and one line: eight are added as one adds them."""
+"""A new method of the library is one file and one line: nine are added as one adds them."""
 
 import pathlib
 import shutil
@@ -18,6 +18,7 @@ PARTS = {
     "optimizer": ("training/optimizers", "Lion"),
     "searcher": ("searching", "Aging"),
     "cost": ("evaluation/costs", "LargestMap"),
+    "penalty": ("training/penalties", "Decided"),
 }
 CONFIG = """
 import supernet_jax as sj
@@ -32,6 +33,7 @@ config = sj.Config(
     optimizer=sj.optimizers.Lion(learning_rate=0.01),
     searcher=sj.searching.Aging(population=4, tournament=2),
     costs=(sj.costs.LargestMap(bytes_per_value=2),),
+    penalty=sj.penalties.Decided(weight=0.5),
     train=sj.Train(steps=2, batch=16, checkpoint_every=1, log_every=1),
 )
 """
@@ -60,6 +62,7 @@ assert opened.step == 2 and opened.params["block2"]["conv"]["kernel"].shape == (
 main.main(["search", str(run), "--evaluations", "6", "--searcher.population", "3"])
 main.main(["search", str(run), "--evaluations", "6", "--budget", "largest_map:..1e9"])
 assert config.costs == (sj.costs.LargestMap(bytes_per_value=2),)
+assert config.penalty == sj.penalties.Decided(weight=0.5)
 assert sj.costs.LargestMap().build(opened.space)(sj.sample(opened.space, 1)[0]) > 0
 print("library:", pathlib.Path(sj.__file__).parent)
 """

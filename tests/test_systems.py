@@ -94,8 +94,10 @@ def test_what_a_sampler_has_learned_is_read_off_the_folder(run: sj.Run) -> None:
     code = codes.code_of(run)
     shares = np.concatenate(jax.tree.leaves(code))
     assert np.all(shares >= 0) and np.any(shares > 0.5)
-    for weights in jax.tree.leaves(code):
+    argmax = codes.arch_of(run, codes.ARGMAX)  # each system has one size of inputs
+    for weights, option in zip(*map(jax.tree.leaves, (code, argmax)), strict=True):
         assert weights.sum() == pytest.approx(1, abs=1e-5)
+        assert weights[option] == weights.max()
 
 
 def test_what_is_taken_out_is_the_same(run: sj.Run, tmp_path: pathlib.Path) -> None:

@@ -24,7 +24,7 @@ def split(space: Space, path: Path) -> Space:
 
 
 @dataclasses.dataclass(frozen=True)
-class FewShot:
+class RowPerWidth:
     """The space of digits, with a set of weights for each width of its last stage."""
 
     def build(self, **data: Any) -> Space:
@@ -32,4 +32,4 @@ class FewShot:
         return split(sj.spaces.Digits().build(**data), ("width", 3))
 
 
-config = sj.Config(space=FewShot())
+config = sj.Config(space=RowPerWidth())

@@ -18,6 +18,7 @@ from supernet_jax.spaces.nas_bench_201 import NasBench201
 from supernet_jax.spaces.nasvit import NASViT, NASViTSmall
 from supernet_jax.spaces.once_for_all import OfaMobileNetV3, OfaSmall
 from supernet_jax.spaces.single_path_nas import SinglePathNAS
+from supernet_jax.spaces.sparse_cells import SparseCells
 from supernet_jax.spaces.spos import SPOS, SPOSSmall
 from supernet_jax.spaces.text_encoder import TextEncoder
 from supernet_jax.spaces.vit_resnas import ViTResNAS, ViTResNASSmall
