@@ -235,24 +235,27 @@ def main() -> None:
     held, test = alone(space, asked.steps, asked.truth_seeds)
     truth = test.mean(0)
     best, report = float(truth.max()), []
+    found: dict[str, list[float]] = {}
 
     def note(name: str, values: np.ndarray, spent: float) -> None:
-        gap = ranking.interval(lambda of: float(best - values[of].mean()), len(values))
+        gap = ranking.interval(lambda of: 100 * float(best - values[of].mean()), len(values))
         rank = [float((truth > value).sum() + 1) for value in values]
         row = {"method": name, "budget": spent, "gap": str(gap), "rank": float(np.median(rank))}
         report.append(row)
+        found[name] = values.tolist()
 
     for name, method in METHODS.items():
         learns = not isinstance(method.sampler, Uniform)
-        found = picks(space, method, asked.steps, asked.seeds)
-        note(name, truth[found], 2.0 if learns else 1.0)
+        places = picks(space, method, asked.steps, asked.seeds)
+        note(name, truth[places], 2.0 if learns else 1.0)
     for count in (1, 2):
         values = np.array([by_chance(held, test, count, seed) for seed in range(200)])
         note(f"random, best of {count}", values, float(count))
     print(f"{len(truth)} archs alone: {truth.mean():.2%} on average, the best {best:.2%}")
-    columns = ["method", "budget", "behind the best [95 %]", "median rank"]
+    columns = ["method", "budget", "points behind the best [95 %]", "median rank"]
     measure.table(columns, [list(row.values()) for row in report])
-    measure.write(asked.json, {"space": asked.space, "rows": report, "truth": truth.tolist()})
+    about = {"space": asked.space, "rows": report, "truth": truth.tolist(), "found": found}
+    measure.write(asked.json, about)
 
 
 if __name__ == "__main__":
