@@ -54,9 +54,8 @@ def arch_generator(space: Space, *, updates: int = UPDATES, tries: int = TRIES) 
     A draw is the first of `tries` archs that is within `TOLERANCE` of the wanted MACs; where none
     is, the one that comes nearest.
 
-    The idea is the paper's; the form is ours. There an LSTM makes the decisions and trains along
-    with the supernet. Here no loss of a supernet is needed, so that it trains before the first
-    step, without data, and there is no second batch.
+    The idea is the paper's; the form is ours. No loss of a supernet is needed, so that it trains
+    before the first step, without data, and there is no second batch.
 
     Args:
         space: whose archs; MACs are those at its largest size of inputs.
