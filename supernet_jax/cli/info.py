@@ -116,7 +116,9 @@ def _space(arguments: Arguments) -> Space:
     if arguments.space.endswith(".py"):
         return space_facts.space_of(_settings(arguments))
     if _is_run(arguments):
-        return experiment_run.open_run(arguments.space, arguments.config, read=False).space
+        types = experiment_run.types_of(arguments.config)
+        file = expanded(arguments.space) / "config.json"
+        return space_facts.space_of(config.read(file, types))
     return space_facts.space_of(arguments.space)
 
 
@@ -378,10 +380,11 @@ def _print_splits(opened: Run, found: list[Split], *, as_json: bool) -> None:
         about = {"run": str(opened.folder), "checkpoint": opened.step}
         print(files.dumps({**about, "splits": [split._asdict() for split in found]}, indent=1))
         return
-    table = rich.table.Table("distance", "decision", "one part", "the other", box=None)
+    of = ["sub-supernet"] if found[0].row else []
+    table = rich.table.Table("distance", *of, "decision", "one part", "the other", box=None)
     for split in found[:MOST_SPLITS]:
         parts = (" | ".join(part) for part in split.parts)
-        table.add_row(f"{split.distance:.3f}", split.decision, *parts)
+        table.add_row(f"{split.distance:.3f}", *[split.row] * len(of), split.decision, *parts)
     print(f"{opened.space.name}: how much options of two parts disagree about shared weights")
     rich.console.Console(soft_wrap=True).print(table)
     if len(found) > MOST_SPLITS:

@@ -24,6 +24,7 @@ class Split(NamedTuple):
     """A sub-supernet in two.
 
     Attributes:
+        row: the sub-supernet, as `FewShot.rows` has it; empty where there is one supernet.
         decision: whose options part.
         parts: names of the options of each.
         distance: how much options of different parts disagree: one minus the cosine of their
@@ -31,6 +32,7 @@ class Split(NamedTuple):
         rows: of the space after the split, for `FewShot(rows=...)`.
     """
 
+    row: str
     decision: str
     parts: tuple[tuple[str, ...], tuple[str, ...]]
     distance: float
@@ -133,4 +135,7 @@ def _told(
     named = [few_shot.written(space, {path: part}).partition("=")[2].split("|") for part in parts]
     name = "/".join(map(str, path))
     one, other = map(tuple, named)
-    return Split(name, (one, other), cut.distance, (*rows[:place], *new, *rows[place + 1 :]))
+    before, after = rows[:place], rows[place + 1 :]
+    return Split(
+        rows[place] if rows else "", name, (one, other), cut.distance, (*before, *new, *after)
+    )

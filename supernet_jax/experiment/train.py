@@ -11,6 +11,7 @@ import jax
 
 from supernet_jax import __version__
 from supernet_jax.elastic import banks, space_identity
+from supernet_jax.elastic.space import Space
 from supernet_jax.errors import LOG, UserError
 from supernet_jax.experiment import base_weights, build, config_paths, run_folder, teaching
 from supernet_jax.experiment import run as experiment_run
@@ -19,7 +20,7 @@ from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import distributed, sharding, stopping
 from supernet_jax.spaces import Adapted
-from supernet_jax.storage import checkpoint, files, typed_json
+from supernet_jax.storage import checkpoint, files, paths, typed_json
 from supernet_jax.storage.paths import expanded
 from supernet_jax.training import loop, train_step
 from supernet_jax.training.job import Job
@@ -56,10 +57,16 @@ def train(
     with stopping.listening(program=False):
         built = experiment(config, devices=devices)
         _check_alike(built)
+        if start_from is not None and not checkpoint.steps(folder / "checkpoints"):
+            _check_start(start_from, built)  # before anything is written
         with _writing(folder, config):
             _warn_of_other_images(built, folder / "checkpoints")
             work = job(built, folder)
-            if work.checkpoints.latest() is None:
+            if work.checkpoints.latest() is not None:
+                if start_from is not None and jax.process_index() == 0:
+                    LOG.warning(f"{folder} goes on from its checkpoint, not from {start_from}")
+            else:
+                start_from = _remembered(folder, start_from)
                 if start_from is not None:
                     loop.begin(work, _weights_of(start_from, built))
                 elif isinstance(config.space, Adapted):
@@ -121,11 +128,32 @@ def _writing(folder: pathlib.Path, settings: Config) -> Iterator[None]:
         yield
 
 
-def _weights_of(run: Run | str | os.PathLike[str], built: Experiment) -> Any:
-    """The parameters of another run of the same space (their average, where it kept one).
+def _remembered(
+    folder: pathlib.Path, start_from: Run | str | os.PathLike[str] | None
+) -> Run | str | os.PathLike[str] | None:
+    """From which weights a run begins that has none yet: as it is told, or as it was before it was
+    stopped.
+    """
+    file = folder / "start_from.json"
+    if start_from is not None:
+        if jax.process_index() == 0:
+            known = start_from.folder if isinstance(start_from, Run) else expanded(start_from)
+            files.write_json(file, {"start_from": str(paths.absolute(known))})
+        return start_from
+    if not files.exists(file):
+        return None
+    told: str = files.read_json(file)["start_from"]
+    if jax.process_index() == 0:
+        LOG.warning(f"{folder} begins with the weights of {told}, as it was told before")
+    return told
 
-    Where the space has a bank and that of the run has none, or a coarser one, each row begins as a
-    copy of that from which it goes on.
+
+def _check_start(run: Run | str | os.PathLike[str], built: Experiment) -> Space:
+    """The space of a run whose weights this one may begin with.
+
+    Raises:
+        UserError: there is no such run, or it is of another space, or its bank has rows that this
+            one's would merge.
     """
     folder, space = run.folder if isinstance(run, Run) else expanded(run), built.space
     before = space
@@ -133,6 +161,20 @@ def _weights_of(run: Run | str | os.PathLike[str], built: Experiment) -> Any:
         before = experiment_run.open_run(folder, built.config, read=False).space
         if not space_identity.alike_but_for_banks(before, space):
             before = space
+    space_identity.check_space(checkpoint.read_meta(folder / "checkpoints"), before)
+    if before is not space:
+        banks.parents(before, space)
+    return before
+
+
+def _weights_of(run: Run | str | os.PathLike[str], built: Experiment) -> Any:
+    """The parameters of another run of the same space (their average, where it kept one).
+
+    Where the space has a bank and that of the run has none, or a coarser one, each row begins as a
+    copy of that from which it goes on.
+    """
+    before, space = _check_start(run, built), built.space
+    folder = run.folder if isinstance(run, Run) else expanded(run)
     found = base_weights.of_run(
         folder, lambda meta: space_identity.check_space(meta, before), built
     )

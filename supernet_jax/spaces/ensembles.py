@@ -1,7 +1,7 @@
 """Ensembles of another space's subnets, as a part of a configuration."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from supernet_jax.elastic import ensembles
 from supernet_jax.elastic.space import Space
@@ -15,7 +15,6 @@ from supernet_jax.tasks import Task
 class Ensembles:
     """Ensembles of a space's subnets behind a trunk that they share; where it ends is searched."""
 
-    name: ClassVar[str] = "ensembles"  # on the command line
     space: Any = dataclasses.field(default_factory=Digits)
     """the space of which members are subnets: its own part of a configuration"""
     members: int = 2

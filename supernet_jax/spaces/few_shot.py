@@ -102,7 +102,7 @@ def parse(space: Space, text: str) -> Options:
         if name not in known:
             raise UserError(
                 f"space.rows names {name!r}, which is no decision of the space {space.name}"
-                f"{near(name, known)}; those are {', '.join(known)}"
+                f", only {', '.join(known)}{near(name, known)}"
             )
         path = known[name]
         require(path not in space.static, f"space.rows splits {name}, a shape that networks share")

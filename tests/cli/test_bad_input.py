@@ -575,7 +575,7 @@ SEARCHES: list[Case] = [
         "searcher",
         SEARCH + "--searcher evolutoin",
         nothing,
-        ("'evolutoin'", "evolution, linas, nsga2, random", "did you mean evolution?"),
+        ("'evolutoin'", "evolution, hardcore, linas, nsga2, random", "did you mean evolution?"),
     ),
     ("no name", SEARCH + "--budget ..300", nothing, ("'..300'", "NAME:LOW..HIGH", "macs:..300e6")),
     ("no dots", SEARCH + "--budget macs:300", nothing, ("'macs:300'", "NAME:LOW..HIGH")),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,10 @@ def test_a_supernet_is_split_twice(
         assert all(len(split.rows) == len(wanted) + 1 for split in found)
         folders.append(folder)
     # Of the row of kernels 1 and 1 nothing is left to split but the depth.
-    alone = [s.decision for s in found if s.rows[2:] == run.config.space.rows[1:]]
+    alone = [s.decision for s in found if s.row == second[0]]
     assert alone == ["depth"]
+    said = supernet(capsys, "info", folder, "--config", file, "--splits", "--batches", 1)
+    assert said.status == 0 and "kernel/0=1; kernel/1=3" in said.out, said.err
     arch = choices.replace(choices.largest(run.space.menu), ("kernel", 0), np.int32(0))
     taken = sj.extract(run, arch, tmp_path / "network")
     assert taken.proof < 1e-4
@@ -83,15 +86,35 @@ def test_a_supernet_is_split_twice(
     file.write_text(FILE.format(rows=("kernel/0=1", "kernel/0=3")), "utf-8")
     said = supernet(capsys, "train", file, "--out", tmp_path / "back", "--start-from", folder)
     assert said.status == 2 and "split rows, do not merge them" in said.err
+    assert not (tmp_path / "back").exists()
     said = supernet(
         capsys, "train", tiny_run.CONFIG, "--out", tmp_path / "b", "--start-from", folder
     )
     assert said.status == 2 and "it has a bank of 3 rows" in said.err
 
 
+def test_where_a_run_begins_is_remembered(
+    one_shot: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also if it is stopped before its first checkpoint; from then on it goes on from that."""
+    file, folder = tmp_path / "split.py", tmp_path / "run"
+    file.write_text(FILE.format(rows=("kernel/0=1", "kernel/0=3")), "utf-8")
+    command = ("train", file, "--out", folder)
+    assert supernet(capsys, *command, "--start-from", one_shot).status == 0
+    wanted = leaves(folder, 1)
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "metrics.jsonl").unlink()
+    said = supernet(capsys, *command)
+    assert said.status == 0 and "as it was told before" in said.err
+    for name, leaf in leaves(folder, 1).items():
+        np.testing.assert_array_equal(leaf, wanted[name])
+    said = supernet(capsys, *command, "--start-from", one_shot)
+    assert said.status == 0 and "goes on from its checkpoint, not from" in said.err
+
+
 WRONG = {
     "no equals": (("width",), "space.rows has 'width'; write DECISION=OPTION"),
-    "a decision": (("kernal/0=1",), r"'kernal/0', which is no decision .*; did you mean kernel/0"),
+    "a decision": (("kernal/0=1",), r"'kernal/0', which is no decision .* did you mean kernel/0"),
     "an option": (("width=3",), r"names '3' for width, whose options are 2 \| 4 \| 6"),
     "a shape": (("resolution=8",), "splits resolution, a shape"),
     "twice": (("width=2; width=4",), "names width twice"),
