@@ -3,8 +3,9 @@ r"""Do searches by gradients find better networks than chance, at an equal budge
     python benchmarks/differentiable.py --quick
     python benchmarks/differentiable.py --space cells --seeds 5
     python benchmarks/differentiable.py --space kernels --seeds 5
+    python benchmarks/differentiable.py --space cifar10 --seeds 5 --data-dir DIR
 
-Every arch of a small space is trained alone on digits: the truth. Each method then searches with
+Every arch of a small space is trained alone: the truth. Each method then searches with
 several seeds; its pick is looked up in the truth. A method spends `steps` batches on weights, and
 one that learns a code as many again on the code. Random search has the same budget: it trains as
 many archs alone as that pays for, and keeps the best on held-out images.
@@ -12,6 +13,7 @@ many archs alone as that pays for, and keeps the best on held-out images.
 - `cells`: a stage of NAS-Bench-201 with three edges, 125 archs, whose options are operations.
 - `kernels`: three blocks of MobileNetV3's kind, two kernels and two widths each, 64 archs, whose
   options are parts of one kernel.
+- `cifar10`: the cells at 16 pixels, on CIFAR-10 as TFDS prepares it in DIR. The others have digits.
 """
 
 import dataclasses
@@ -48,11 +50,14 @@ from supernet_jax.training.samplers.sampler import Sampler
 class SmallCells:
     """125 archs of one cell with three edges."""
 
+    resolution: int = 8
+    """size of images, pixels"""
+
     def build(self, *, classes: int, input_channels: int) -> Space:
-        """The space for digits."""
+        """The space for data with so many classes and channels."""
         return nas_bench_201(
             "small_cells",
-            resolution=8,
+            resolution=self.resolution,
             channels=8,
             cells=1,
             stages=1,
@@ -88,7 +93,8 @@ class SmallKernels:
         )
 
 
-SPACES = {"cells": SmallCells(), "kernels": SmallKernels()}
+SPACES = {"cells": SmallCells(), "kernels": SmallKernels(), "cifar10": SmallCells(16)}
+DIGITS = Data(name="digits", held_out=0.2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +141,11 @@ def every(menu: Menu) -> Arch:
     return choices.unpack(menu, rows.astype(np.int32))
 
 
-def configured(space: Any, method: Method, steps: int) -> Config:
-    """A search, or a training, of a space on digits."""
+def configured(space: Any, method: Method, steps: int, data: Data = DIGITS) -> Config:
+    """A search, or a training, of a space."""
     return Config(
         space=space,
-        data=Data(name="digits", held_out=0.2),
+        data=data,
         sampler=method.sampler,
         loss=HardLabels(smoothing=0.0),
         optimizer=AdamW(learning_rate=3e-3, warmup=0.05),
@@ -181,9 +187,9 @@ def accuracies(built: Experiment, params: Any, archs: Arch, split: str) -> np.nd
     return found
 
 
-def alone(space: Any, steps: int, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+def alone(space: Any, steps: int, seeds: int, data: Data = DIGITS) -> tuple[np.ndarray, np.ndarray]:
     """Held-out and test accuracies `[seeds, N]` of every arch trained alone."""
-    train = Trainer(build.build(configured(space, Method(Alone(), "switched"), steps)))
+    train = Trainer(build.build(configured(space, Method(Alone(), "switched"), steps, data)))
     archs = every(train.built.space.menu)
     count = len(jax.tree.leaves(archs)[0])
     held, test = np.zeros((2, seeds, count))
@@ -197,9 +203,9 @@ def alone(space: Any, steps: int, seeds: int) -> tuple[np.ndarray, np.ndarray]:
     return held, test
 
 
-def picks(space: Any, method: Method, steps: int, seeds: int) -> list[int]:
+def picks(space: Any, method: Method, steps: int, seeds: int, data: Data) -> list[int]:
     """Place of the arch that each seed's search picks."""
-    train = Trainer(build.build(configured(space, method, steps)))
+    train = Trainer(build.build(configured(space, method, steps, data)))
     archs, learn = every(train.built.space.menu), train.built.recipe.sampler.learn
     rows, found = np.asarray(choices.pack(archs)), []
     for seed in range(seeds):
@@ -225,14 +231,17 @@ def main() -> None:
     """Prints the table."""
     parser = measure.parser(__doc__)
     parser.add_argument("--space", choices=SPACES, default="cells")
+    parser.add_argument("--data-dir", help="of CIFAR-10, as TFDS prepares it")
     parser.add_argument("--steps", type=int, default=200, help="of each training")
     parser.add_argument("--seeds", type=int, default=5, help="searches of each method")
     parser.add_argument("--truth-seeds", type=int, default=2, help="trainings of each arch alone")
     asked = parser.parse_args()
     if asked.quick:
         asked.steps, asked.seeds, asked.truth_seeds = 20, 2, 1
-    space = SPACES[asked.space]
-    held, test = alone(space, asked.steps, asked.truth_seeds)
+    space, data = SPACES[asked.space], DIGITS
+    if asked.space == "cifar10":
+        data = Data("tfds:cifar10", asked.data_dir, held_out=2000, size=16, pad=2, flip=True)
+    held, test = alone(space, asked.steps, asked.truth_seeds, data)
     truth = test.mean(0)
     best, report = float(truth.max()), []
     found: dict[str, list[float]] = {}
@@ -246,7 +255,7 @@ def main() -> None:
 
     for name, method in METHODS.items():
         learns = not isinstance(method.sampler, Uniform)
-        places = picks(space, method, asked.steps, asked.seeds)
+        places = picks(space, method, asked.steps, asked.seeds, data)
         note(name, truth[places], 2.0 if learns else 1.0)
     for count in (1, 2):
         values = np.array([by_chance(held, test, count, seed) for seed in range(200)])
