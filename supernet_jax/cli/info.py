@@ -199,9 +199,8 @@ def _print_space(space: Space, summary: dict[str, Any]) -> None:
     if space.uncounted:
         print(f"parameters of subnets without {', '.join(space.uncounted)}, as they were published")
     ends = [
-        f"{low:,.0f} to {high:,.0f} {unit}"
-        for cost, unit in ((costs.macs(space), "MACs"), (costs.parameters(space), "parameters"))
-        for low, high in [costs.span(space, cost)]
+        f"{summary[name]['smallest']:,} to {summary[name]['largest']:,} {unit}"
+        for name, unit in (("macs", "MACs"), ("parameters", "parameters"))
     ]
     print(f"to the unit, as bounds of a search: {', '.join(ends)}")
     console.print(_histogram(space, summary))

@@ -49,12 +49,14 @@ def supernet_parameters(space: Space) -> int:
 
 
 def summarise(space: Space, *, samples: int, seed: int) -> dict[str, Any]:
-    """Counts and costs of a space as JSON values; quantiles are of uniform archs."""
+    """Counts and costs of a space as JSON values; quantiles are of uniform archs, the ends those of
+    `costs.span`.
+    """
     at_least("--samples", samples, 1)
     at_least("--seed", seed, 0)
     archs = choices.sample(space.menu, jax.random.key(seed), (samples,))
     costs_of = {"macs": costs.macs(space), "parameters": costs.parameters(space)}
-    ends = {"smallest": choices.smallest(space.menu), "largest": choices.largest(space.menu)}
+    ends = {name: costs.span(space, cost) for name, cost in costs_of.items()}
     host = jax.tree.map(np.asarray, archs)
     return {
         "space": space.name,
@@ -66,7 +68,8 @@ def summarise(space: Space, *, samples: int, seed: int) -> dict[str, Any]:
         "random": {"samples": samples, "seed": seed},
         **{
             name: {
-                **{end: int(cost(arch)) for end, arch in ends.items()},
+                "smallest": int(ends[name][0]),
+                "largest": int(ends[name][1]),
                 **{f"p{q:.0%}"[:-1]: int(np.quantile(cost(host), q)) for q in QUANTILES},
             }
             for name, cost in costs_of.items()

@@ -10,6 +10,7 @@ from conftest import ROOT
 from supernet_jax.elastic import choices
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
+from supernet_jax.experiment import space_facts
 from supernet_jax.nn.blocks.cells import Cells, edges
 from supernet_jax.spaces import NasBench201
 from supernet_jax.spaces.nas_bench_201 import OPERATIONS
@@ -29,6 +30,19 @@ def test_the_published_counts() -> None:
         arch = everywhere(operation)
         assert int(costs.parameters(SPACE)(arch)) == parameters, operation
         assert int(costs.macs(SPACE)(arch)) == macs, operation
+
+
+def test_the_bounds_of_costs_are_those_of_all_archs() -> None:
+    """Options are operations here, so the last ones are not the dearest."""
+    sizes = [len(choice) for choice in jax.tree.leaves(SPACE.menu)]
+    rows = np.indices(sizes, np.int32).reshape(len(sizes), -1).T
+    archs = choices.unpack(SPACE.menu, rows)
+    facts = space_facts.summarise(SPACE, samples=10, seed=0)
+    for name, cost in (("macs", costs.macs(SPACE)), ("parameters", costs.parameters(SPACE))):
+        every = np.asarray(cost(archs))
+        assert len(every) == 15625
+        assert costs.span(SPACE, cost) == (every.min(), every.max())
+        assert (facts[name]["smallest"], facts[name]["largest"]) == costs.span(SPACE, cost)
 
 
 def test_a_cell_is_the_sum_over_its_edges() -> None:
