@@ -78,7 +78,8 @@ def _read(menu: Menu, notation: Any, where: str, short: list[_Short]) -> Arch:
         short.append(_Short(place, list(menu), len(notation)))
         given = [*notation, *(entry.values[0] for entry in menu[len(notation) :])]
     if not isinstance(given, list | tuple) or len(given) != len(menu):
-        raise UserError(f"{place} must be a list of {len(menu)} numbers; got {notation!r}")
+        what = "numbers" if all(isinstance(entry, Choice) for entry in menu) else "entries"
+        raise UserError(f"{place} must be a list of {len(menu)} {what}; got {notation!r}")
     return type(menu)(
         _read(m, n, f"{where}[{i}]", short)
         for i, (m, n) in enumerate(zip(menu, given, strict=True))

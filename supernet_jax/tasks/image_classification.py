@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from supernet_jax.errors import UserError
 from supernet_jax.nn import resize
 from supernet_jax.tasks.task import Array, Metric, Scores, Size
 
@@ -39,13 +40,12 @@ class ImageClassification:
 
     def inputs(self, size: Size) -> jax.ShapeDtypeStruct:
         """One image."""
-        pixels = size if isinstance(size, int) else size[0]
+        pixels = _pixels(size)
         return jax.ShapeDtypeStruct((1, pixels, pixels, self.input_channels), jnp.float32)
 
     def fit(self, inputs: Array, size: Size) -> Array:
         """Bicubic, as PyTorch's `interpolate`."""
-        pixels = size if isinstance(size, int) else size[0]
-        return resize.resize_bicubic(inputs.astype(jnp.float32), pixels)
+        return resize.resize_bicubic(inputs.astype(jnp.float32), _pixels(size))
 
     def score(self, outputs: Array, targets: Array) -> Scores:
         """Whether each image is right, and its cross-entropy. Of mixed labels `[B, K]` the one with
@@ -64,3 +64,15 @@ class ImageClassification:
     def value(self, scores: Scores) -> Any:
         """Share of images that are right."""
         return scores["right"].mean()
+
+
+def _pixels(size: Size) -> int:
+    """The resolution, the first of static decisions."""
+    if isinstance(size, int):
+        return size
+    if not size:
+        raise UserError(
+            "a space of images has no static decision, but its images need a resolution; put one "
+            'in its menu, and give static=(("resolution",),)'
+        )
+    return int(size[0])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from light_space import light
 from theorem import Check, archs_of, global_difference, largest_difference
 
 from supernet_jax.elastic import choices, shared_params, space_identity, strategies
@@ -210,3 +211,9 @@ def test_ids_are_never_cast() -> None:
         found = strategy(space, params, arch, ids, size=(), dtype=jnp.bfloat16).logits
         wanted = jnp.asarray(exact, jnp.bfloat16).astype(jnp.float32)
         np.testing.assert_array_equal(found, wanted)
+
+
+def test_images_need_a_resolution() -> None:
+    space = dataclasses.replace(light(), static=())
+    with pytest.raises(UserError, match=r'images need a resolution; .* static=\(\("resolution"'):
+        geometry(space, space.sizes[0])
