@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.elastic import choices, shared_params
+from supernet_jax.elastic import choices, code_names, shared_params
 from supernet_jax.elastic.choices import Arch, Path
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, at_least
@@ -73,12 +73,15 @@ def splits(
             "written for a split; train with space=FewShot(space=...)"
         )
     kept: list[Options] = [few_shot.parse(space, row) for row in rows] or [{}]
+    owners = set(shared_params.parameter_shapes(space))
     todo = [
         (place, path, options)
         for place, own in enumerate(kept)
         for path in choices.paths(space.menu)
         for options in [own.get(path, tuple(range(len(choices.get(space.menu, path)))))]
-        if len(options) > 1 and path not in space.static and _shares(space, path)
+        if len(options) > 1
+        and path not in space.static
+        and owners - gradient_matching.decided(space, path)  # weights that all options share
     ]
     if not todo:
         raise UserError(
@@ -87,7 +90,6 @@ def splits(
         )
     examples = [build.random_examples(run.experiment, batch, seed=seed + i) for i in range(batches)]
     program = jax.jit(gradient_matching.distances(space, size=space.sizes[-1]))
-    owners = shared_params.parameter_shapes(space)
     found = []
     with progress.bar("comparing gradients", len(todo) * batches) as advance:
         for place, path, options in todo:
@@ -102,12 +104,6 @@ def splits(
             found.append((place, path, options, gradient_matching.cut(total / batches)))
     found.sort(key=lambda each: -each[-1].distance)
     return [_told(space, rows, kept, *each) for each in found]
-
-
-def _shares(space: Space, path: Path) -> bool:
-    """Whether subnets that differ in a decision share weights of blocks that it leaves alone."""
-    owners = set(shared_params.parameter_shapes(space))
-    return bool(owners - gradient_matching.decided(space, path))
 
 
 def _archs(space: Space, kept: Options, key: Any, path: Path, options: tuple[int, ...]) -> Arch:
@@ -131,11 +127,13 @@ def _told(
     cut: gradient_matching.Cut,
 ) -> Split:
     parts = [tuple(options[i] for i in part) for part in cut.parts]
+    names = code_names.option_names(space, path)
+    one, other = (tuple(names[i] for i in part) for part in parts)
     new = [few_shot.written(space, {**kept[place], path: part}) for part in parts]
-    named = [few_shot.written(space, {path: part}).partition("=")[2].split("|") for part in parts]
-    name = "/".join(map(str, path))
-    one, other = map(tuple, named)
-    before, after = rows[:place], rows[place + 1 :]
     return Split(
-        rows[place] if rows else "", name, (one, other), cut.distance, (*before, *new, *after)
+        rows[place] if rows else "",
+        "/".join(map(str, path)),
+        (one, other),
+        cut.distance,
+        (*rows[:place], *new, *rows[place + 1 :]),
     )

@@ -57,20 +57,21 @@ def train(
     with stopping.listening(program=False):
         built = experiment(config, devices=devices)
         _check_alike(built)
-        if start_from is not None and not checkpoint.steps(folder / "checkpoints"):
-            _check_start(start_from, built)  # before anything is written
+        first = start_from.folder if isinstance(start_from, Run) else start_from
+        source = None if first is None else expanded(first)
+        if source is not None and not checkpoint.steps(folder / "checkpoints"):
+            _check_start(source, built)  # before anything is written
         with _writing(folder, config):
             _warn_of_other_images(built, folder / "checkpoints")
             work = job(built, folder)
-            if work.checkpoints.latest() is not None:
-                if start_from is not None and jax.process_index() == 0:
-                    LOG.warning(f"{folder} goes on from its checkpoint, not from {start_from}")
-            else:
-                start_from = _remembered(folder, start_from)
-                if start_from is not None:
-                    loop.begin(work, _weights_of(start_from, built))
+            if work.checkpoints.latest() is None:
+                source = _remembered(folder, source)
+                if source is not None:
+                    loop.begin(work, _weights_of(source, built))
                 elif isinstance(config.space, Adapted):
                     loop.begin(work, base_weights.load(config.space, built))
+            elif source is not None and jax.process_index() == 0:
+                LOG.warning(f"{folder} goes on from its checkpoint, not from {source}")
             state, finished = loop.fit(work)
             work.checkpoints.close()
             if not finished:
@@ -128,35 +129,33 @@ def _writing(folder: pathlib.Path, settings: Config) -> Iterator[None]:
         yield
 
 
-def _remembered(
-    folder: pathlib.Path, start_from: Run | str | os.PathLike[str] | None
-) -> Run | str | os.PathLike[str] | None:
-    """From which weights a run begins that has none yet: as it is told, or as it was before it was
-    stopped.
+def _remembered(folder: pathlib.Path, source: pathlib.Path | None) -> pathlib.Path | None:
+    """The run whose weights a run without any begins with: that which is given, or was before the
+    run was stopped; None for random weights.
     """
     file = folder / "start_from.json"
-    if start_from is not None:
+    if source is not None:
         if jax.process_index() == 0:
-            known = start_from.folder if isinstance(start_from, Run) else expanded(start_from)
-            files.write_json(file, {"start_from": str(paths.absolute(known))})
-        return start_from
+            files.write_json(file, {"start_from": str(paths.absolute(source))})
+        return source
     if not files.exists(file):
         return None
-    told: str = files.read_json(file)["start_from"]
+    told = files.read_json(file)
+    if not isinstance(told, dict) or not isinstance(told.get("start_from"), str):
+        raise UserError(f"{file} does not name a run; give --start-from, or another --out")
     if jax.process_index() == 0:
-        LOG.warning(f"{folder} begins with the weights of {told}, as it was told before")
-    return told
+        LOG.warning(f"{folder} begins with the weights of {told['start_from']}, as told before")
+    return expanded(told["start_from"])
 
 
-def _check_start(run: Run | str | os.PathLike[str], built: Experiment) -> Space:
+def _check_start(folder: pathlib.Path, built: Experiment) -> Space:
     """The space of a run whose weights this one may begin with.
 
     Raises:
         UserError: there is no such run, or it is of another space, or its bank has rows that this
             one's would merge.
     """
-    folder, space = run.folder if isinstance(run, Run) else expanded(run), built.space
-    before = space
+    before = space = built.space
     if space.bank is not None:
         before = experiment_run.open_run(folder, built.config, read=False).space
         if not space_identity.alike_but_for_banks(before, space):
@@ -167,14 +166,13 @@ def _check_start(run: Run | str | os.PathLike[str], built: Experiment) -> Space:
     return before
 
 
-def _weights_of(run: Run | str | os.PathLike[str], built: Experiment) -> Any:
+def _weights_of(folder: pathlib.Path, built: Experiment) -> Any:
     """The parameters of another run of the same space (their average, where it kept one).
 
     Where the space has a bank and that of the run has none, or a coarser one, each row begins as a
     copy of that from which it goes on.
     """
-    before, space = _check_start(run, built), built.space
-    folder = run.folder if isinstance(run, Run) else expanded(run)
+    before, space = _check_start(folder, built), built.space
     found = base_weights.of_run(
         folder, lambda meta: space_identity.check_space(meta, before), built
     )

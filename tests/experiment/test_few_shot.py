@@ -105,11 +105,16 @@ def test_where_a_run_begins_is_remembered(
     shutil.rmtree(folder / "checkpoints")
     (folder / "metrics.jsonl").unlink()
     said = supernet(capsys, *command)
-    assert said.status == 0 and "as it was told before" in said.err
+    assert said.status == 0 and "as told before" in said.err
     for name, leaf in leaves(folder, 1).items():
         np.testing.assert_array_equal(leaf, wanted[name])
     said = supernet(capsys, *command, "--start-from", one_shot)
     assert said.status == 0 and "goes on from its checkpoint, not from" in said.err
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "metrics.jsonl").unlink()
+    (folder / "start_from.json").write_text("3", "utf-8")
+    said = supernet(capsys, *command)
+    assert said.status == 2 and "start_from.json does not name a run" in said.err
 
 
 WRONG = {

@@ -127,21 +127,7 @@ def arch_generator(space: Space, *, updates: int = UPDATES, tries: int = TRIES) 
 
     def init(key: Array) -> Tree:
         begun, key = jax.random.split(key)
-        count, wide = len(order), 3 * own.max() + 2
-        params = {
-            "in": jax.random.normal(begun, (count, wide, HIDDEN)) / np.sqrt(wide),
-            "bias": jnp.zeros((count, HIDDEN)),
-            "out": jnp.zeros((count, HIDDEN, own.max())),
-        }
-        optimizer = optax.adam(optax.cosine_decay_schedule(RATE, max(updates, 1)))
-
-        def update(carry: tuple[Tree, Tree], key: Array) -> tuple[tuple[Tree, Tree], None]:
-            params, state = carry
-            changes, state = optimizer.update(jax.grad(loss)(params, key), state)
-            return (optax.apply_updates(params, changes), state), None
-
-        keys = jax.random.split(key, updates)
-        return jax.lax.scan(update, (params, optimizer.init(params)), keys)[0][0]
+        return _trained(loss, _begun(begun, len(order), own.max()), key, updates)
 
     def draw(params: Tree, key: Array, wanted: Array) -> Arch:
         noise = jax.random.gumbel(key, (tries, len(order), own.max()))
@@ -152,3 +138,26 @@ def arch_generator(space: Space, *, updates: int = UPDATES, tries: int = TRIES) 
         return choices.unpack(menu, jnp.argmax(best, -1).astype(jnp.int32))
 
     return ArchGenerator(init, draw)
+
+
+def _begun(key: Array, decisions: int, options: int) -> Tree:
+    """Parameters of the first update, a layer for each decision; every option is as likely."""
+    wide = 3 * options + 2
+    return {
+        "in": jax.random.normal(key, (decisions, wide, HIDDEN)) / np.sqrt(wide),
+        "bias": jnp.zeros((decisions, HIDDEN)),
+        "out": jnp.zeros((decisions, HIDDEN, options)),
+    }
+
+
+def _trained(loss: Callable[[Tree, Array], Array], params: Tree, key: Array, updates: int) -> Tree:
+    """Parameters after so many updates by Adam, each with a key of its own."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(RATE, max(updates, 1)))
+
+    def update(carry: tuple[Tree, Tree], key: Array) -> tuple[tuple[Tree, Tree], None]:
+        params, state = carry
+        changes, state = optimizer.update(jax.grad(loss)(params, key), state)
+        return (optax.apply_updates(params, changes), state), None
+
+    keys = jax.random.split(key, updates)
+    return jax.lax.scan(update, (params, optimizer.init(params)), keys)[0][0]
