@@ -69,8 +69,8 @@ config = sj.Config(
 """
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGSTOP)
 DISASTERS = (*(number.name for number in SIGNALS), "full disk", "torn file")
-HANG_SECONDS = 120  # without a step, after which a process says where it hangs, and ends
-LIMIT_SECONDS = 900  # after which processes that are left are a failure
+HANG_SECONDS = 600  # without a step, after which a process says where it hangs, and ends
+LIMIT_SECONDS = 1500  # after which processes that are left are a failure
 FULL_BYTES = 2000  # of a file, while the disk is full
 
 

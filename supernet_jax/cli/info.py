@@ -84,8 +84,9 @@ class Arguments:
     """of the folder of a run: show how likely each option is, as its sampler has learned"""
     splits: bool = False
     """of the folder of a run: show where its supernet is best split in two, by gradient matching"""
-    batches: int = 20
-    """with --splits: batches of training examples to look at; more are steadier, but take longer"""
+    batches: int | None = None
+    """with --splits: batches of training examples to look at, 20 if not given; more are steadier,
+    but take longer"""
     config: pathlib.Path | None = None
     """of the folder of a run: config file that defines its parts, where some are your own"""
     part: Annotated[Any, tyro.conf.arg(name="space")] = dataclasses.field(default_factory=AsItIs)
@@ -131,12 +132,15 @@ def run(arguments: Arguments) -> None:
     """Prints what was asked of a space."""
     at_least("--samples", arguments.samples, 1)
     at_least("--seed", arguments.seed, 0)
+    if arguments.batches is not None and not arguments.splits:
+        raise UserError("--batches needs --splits: how many batches it looks at")
     if arguments.codes or arguments.splits:
         opened = _opened(arguments)
         if arguments.codes:
             _codes(opened, as_json=arguments.json)
         else:
-            found = splits.splits(opened, batches=arguments.batches, seed=arguments.seed)
+            batches = 20 if arguments.batches is None else arguments.batches
+            found = splits.splits(opened, batches=batches, seed=arguments.seed)
             _print_splits(opened, found, as_json=arguments.json)
         return
     if arguments.config is not None and not _is_run(arguments):

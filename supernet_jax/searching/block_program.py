@@ -22,7 +22,7 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch, Code, Path
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.evaluation.costs import BlockCost
+from supernet_jax.evaluation.costs import BlockCost, span
 from supernet_jax.searching.searcher import Budget, Costs
 
 SECONDS = 60.0  # of the solver, for one arch
@@ -253,21 +253,19 @@ def choose(space: Space, gains: Gains, costs: Costs, *, seconds: float = SECONDS
 
 
 def refused(made: Program, *, seconds: float = SECONDS) -> Chosen:
-    """Raises the `UserError` that says what archs cost at least, where none is within budgets."""
+    """Raises the `UserError` that says what archs cost, where none is within budgets."""
     costs = made.costs
     free = [Budget(-math.inf, math.inf, budget.unit) for budget in costs.budgets]
-    least = []
-    for i, budget in enumerate(costs.budgets):
+    spans = []
+    for i, (cost, budget) in enumerate(zip(costs.of, costs.budgets, strict=True)):
         if (found := made.cheapest(i, free, seconds=seconds)) is None:
             raise UserError(
                 "no arch can be chosen: of some decision, no option has a score that is a number "
                 "and a cost that is known"
             )
-        cost = costs(choices.stack([found.arch]))[0, i]
-        least.append(f"{cost:,.15g} {budget.unit}".rstrip())
-    raise UserError(
-        f"no arch costs {costs}; the least that archs cost is {' and, by themselves, '.join(least)}"
-    )
+        least, most = costs(choices.stack([found.arch]))[0, i], span(made.space, cost)[1]
+        spans.append(f"from {least:,.15g} to {most:,.15g} {budget.unit}".rstrip())
+    raise UserError(f"no arch costs {costs}; archs cost {' and, by themselves, '.join(spans)}")
 
 
 def program(space: Space, gains: Gains, costs: Costs) -> Program:

@@ -422,6 +422,7 @@ INFOS: list[Case] = [
     ("no types", "info bert_supernet --space.types 0", nothing, ("space.types is 0", "least 1")),
     ("unknown space", "info attentivnas", nothing, ("'attentivnas'", "mean attentivenas?")),
     ("no samples", "info CONFIG --samples 0", nothing, ("--samples is 0", "at least 1")),
+    ("batches without", "info CONFIG --batches 3", nothing, ("--batches needs --splits",)),
     ("not Python", "info TMP/archs.json", archs([]), ("archs.json is not a Python file",)),
     ("no archs file", "info CONFIG --archs TMP/arch.json", archs([]), ("mean archs.json?",)),
     ("archs is a folder", "info CONFIG --archs TMP", nothing, ("TMP is a folder, not a JSON",)),

@@ -236,15 +236,15 @@ def test_an_option_without_a_score_is_not_chosen() -> None:
 def test_budgets_that_nothing_meets() -> None:
     space = tiny_space.tiny()
     worth = random_gains(replacements(space), 0)
-    macs, least = costs.macs(space), int(costs.macs(space)(choices.smallest(space.menu)))
-    memory = costs.peak_memory(space)
-    low = int(memory(choices.smallest(space.menu)))
+    macs, memory = costs.macs(space), costs.peak_memory(space)
+    ends = choices.stack([choices.smallest(space.menu), choices.largest(space.menu)])
+    (least, most), (low, high) = (cost(ends).astype(int) for cost in (macs, memory))
     budgets = Budget(-math.inf, 5, "MACs"), Budget(-math.inf, 7, "bytes")
     with pytest.raises(UserError) as told:
         choose(space, worth, Costs((macs, memory), budgets))
     assert str(told.value) == (
-        "no arch costs at most 5 MACs and at most 7 bytes; the least that archs cost is "
-        f"{least:,} MACs and, by themselves, {low:,} bytes"
+        "no arch costs at most 5 MACs and at most 7 bytes; archs cost "
+        f"from {least:,} to {most:,} MACs and, by themselves, from {low:,} to {high:,} bytes"
     )
     exactly = Costs((macs,), (Budget(-math.inf, least, "MACs"),))
     assert macs(choose(space, worth, exactly).arch) == least

@@ -350,4 +350,4 @@ def test_a_run_is_searched_within_its_budget(
     assert json.loads((folder / "search.json").read_text("utf-8"))["all"] == first["all"]
     said = supernet(capsys, *words, *few, "--high", 100)
     assert said.status == 2 and said.err.count("\n") == 1
-    assert "no arch costs" in said.err and "the least that archs cost is 148 MACs" in said.err
+    assert "no arch costs" in said.err and "archs cost from 148 to " in said.err
