@@ -12,7 +12,7 @@ from supernet_jax.elastic.choices import Arch, Array, Code
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.mixed import mixed
 from supernet_jax.elastic.strategies import Strategy
-from supernet_jax.runtime import path_rules
+from supernet_jax.runtime import native, path_rules
 from supernet_jax.tasks.task import Size
 from supernet_jax.training.members import Given, Member, Members, trained
 from supernet_jax.training.recipe import Metrics, Recipe, State
@@ -77,7 +77,8 @@ class SecondBatch(NamedTuple):
     def ahead(self, code: Code, *, rate: float) -> Array:
         """The same after a step of gradient descent on the first."""
         member, params = self._member(code, None), self.first.state.params
-        _, gradients = self.first.gradient_of_part(params, member)
+        with native.aside():  # the kernels have no second derivatives
+            _, gradients = self.first.gradient_of_part(params, member)
         moved = jax.tree.map(
             lambda p, g: p - rate * g, trained(self.first.recipe, params), gradients
         )

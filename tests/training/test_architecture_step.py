@@ -11,6 +11,7 @@ from supernet_jax import data
 from supernet_jax.elastic.mixed import mixed
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import config
+from supernet_jax.runtime import sharding
 from supernet_jax.training import samplers, train_step
 from supernet_jax.training.losses import HardLabels
 from supernet_jax.training.members import Member, Members
@@ -68,6 +69,21 @@ def test_alpha_learns_on_the_second_batch_alone() -> None:
     another, _ = taken(batch(3), batch(1))
     assert not differ(one.sampler, another.sampler)
     assert differ(one.params, another.params)
+
+
+def test_a_step_ahead_with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of normalisation have no second derivatives, and a mesh of one device runs them."""
+    recipe = recipe_of(samplers.darts(SPACE.menu, learning_rate=0.1, ahead=0.1))
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    first = jax.device_get(train_step.create(recipe))
+    given, found = sharding.split(mesh, batch(0, batch(1))), []
+    for kernels in ("1", "0"):
+        monkeypatch.setenv("SUPERNET_NATIVE", kernels)
+        state = sharding.replicate(mesh, first)
+        learned, _ = train_step.Step(recipe, mesh=mesh)(state, given, sizes=(6,))
+        found.append(jax.device_get(learned.sampler.alpha))
+    assert differ(found[0], first.sampler.alpha)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3), *found)
 
 
 def test_what_is_not_finite_is_refused() -> None:
