@@ -105,8 +105,11 @@ def of_wandb(folder: pathlib.Path) -> Kept:
             if kind in (1, 4):  # whole, or the last part
                 history = wandb_internal_pb2.Record.FromString(record).history
                 record = b""
-                values = {i.key or "/".join(i.nested_key): i.value_json for i in history.item}
-                _take(kept, history.step.num, {n: json.loads(v) for n, v in values.items()})
+                values: dict[str, Any] = {}  # a picture is a dictionary, taken apart
+                for item in history.item:
+                    name, *inner = item.nested_key or [item.key]
+                    values[name] = {} if inner else json.loads(item.value_json)
+                _take(kept, history.step.num, values)
     assert len(ids) == 1
     return kept
 
