@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tiny_config
 import tiny_run
+from test_doors_pages import example
 from test_loop import bitwise, lines, run
 from tiny_run import CONFIG, supernet
 
@@ -295,8 +296,8 @@ def test_listeners_get_each_line_and_stop_nothing(
         assert lines(folder)[-1]["step"] == step  # it is written already
         calls.append({"step": step, **values})
 
-    log = loggers.TensorBoard(folder)
-    state = run(folder, bad=BAD, on_metrics=(fails, collects, log))
+    log, table = loggers.TensorBoard(folder), example("logger").Table(tmp_path / "losses.csv")
+    state = run(folder, bad=BAD, on_metrics=(fails, collects, log, table))
     log.close()
     assert bitwise(state, run(tmp_path / "plain", bad=BAD))
     seen = lines(folder)
@@ -314,6 +315,10 @@ def test_listeners_get_each_line_and_stop_nothing(
         curve = {step: value for tag, step, value in scalars if tag == name}
         assert len(curve) == sum(tag == name for tag, _, _ in scalars)
         assert curve == pytest.approx({step: line[metric] for step, line in last.items()}, rel=1e-6)
+    assert table.path.read_text().count("\n") == 1 + len(last)
+    rows = example("logger").Table(table.path).rows  # as a run that goes on finds them
+    for step, line in last.items():
+        assert float(rows[step]["loss/largest"]) == pytest.approx(line["loss/largest"])
     assert {one.name for one in scalars} == {
         *(name for name in wanted[0] if "/" in name),
         *(f"training/{name}" for name in wanted[0] if "/" not in name and name != "step"),
