@@ -102,7 +102,7 @@ class MetricsLog:
                 self._listeners.remove(listener)
                 kind: Any = listener if inspect.isroutine(listener) else type(listener)
                 name = kind.__qualname__ if kind is listener else user_code.name_of(listener)
-                where = user_code.source(kind)
+                where = user_code.source(kind) if user_code.is_own(listener) else None
                 LOG.warning(
                     f"warning: {name} failed at step {step} ({user_code.told(error, where)}) and "
                     f"gets no more metrics of this process; training goes on, and {self._path} "

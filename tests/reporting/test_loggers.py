@@ -184,6 +184,7 @@ class Image(dict):
         super().__init__(shape=picture.shape)
 
 class Run:
+    step = 0
     def log(self, values, step): note({{"log": values, "step": step}})
     def finish(self): print("a banner")
 
@@ -374,8 +375,18 @@ def test_what_is_not_installed(
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     said = supernet(capsys, "train", CONFIG, "--out", tmp_path / "run", "--log", name)
     assert said.status == 2 and said.err.count("\n") == 1
-    assert f'pip install "supernet_jax[{name}]"' in said.err
+    assert f'pip install --upgrade "supernet_jax[{name}]"' in said.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_package_that_does_not_load(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trackio.py").write_text("from json import gone")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "trackio", raising=False)
+    with pytest.raises(sj.UserError, match=r"trackio does not load \(cannot import name 'gone'"):
+        loggers.Wandb(tmp_path / "run", package="trackio")
 
 
 def test_wandb_without_a_key(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

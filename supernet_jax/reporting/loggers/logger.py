@@ -6,6 +6,7 @@ others can take nothing back: they leave steps out that are there already, by th
 kept in the run folder.
 """
 
+import importlib
 import importlib.util
 import os
 import pathlib
@@ -37,20 +38,28 @@ class Logger(Protocol):
         """Waits until all is written or sent. A call after that opens the log again."""
 
 
-def require_package(name: str, package: str) -> None:
-    """Raises a `UserError` unless a logger's package is installed.
+def loaded(name: str, package: str) -> Any:
+    """The package of a logger.
 
     Args:
         name: of the logger, and of its extra.
         package: that it imports.
+
+    Raises:
+        UserError: it is not installed, or does not load.
     """
     found = importlib.util.find_spec(package)
     # A folder of that name, as wandb makes one where it runs, is taken for a package without files.
+    install = f'pip install --upgrade "supernet_jax[{name}]", or choose another logger'
     require(
         found is not None and found.origin is not None,
-        f'the logger {name} needs the package {package}: pip install "supernet_jax[{name}]", or '
-        "choose another logger",
+        f"the logger {name} needs the package {package}: {install}",
     )
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:  # of something that it needs
+        text = " ".join(str(error).split())
+        raise UserError(f"the package {package} does not load ({text}): {install}") from error
 
 
 def curves(values: Mapping[str, float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from supernet_jax.reporting.loggers.logger import (
     PROJECT,
     Continued,
     curves,
-    require_package,
+    loaded,
     settings_of,
 )
 
@@ -36,7 +36,7 @@ class MLflow:
     name = "mlflow"
 
     def __init__(self, folder: str | os.PathLike[str]):
-        require_package(self.name, "mlflow")
+        loaded(self.name, "mlflow")
         self._log = Continued(self.name, folder)
         self._client: Any = None
 

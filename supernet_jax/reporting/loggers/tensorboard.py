@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from supernet_jax.errors import require
-from supernet_jax.reporting.loggers.logger import curves, require_package
+from supernet_jax.reporting.loggers.logger import curves, loaded
 from supernet_jax.storage import checkpoint, files
 from supernet_jax.storage.buckets import Bucket
 from supernet_jax.storage.paths import expanded
@@ -32,7 +32,7 @@ class TensorBoard:
     name = "tensorboard"
 
     def __init__(self, folder: str | os.PathLike[str]):
-        require_package(self.name, "tensorboardX")
+        loaded(self.name, "tensorboardX")
         run = expanded(folder)
         require(
             not isinstance(run, Bucket),

@@ -6,7 +6,6 @@ trackio keeps it on this machine, unless TRACKIO_SPACE_ID or TRACKIO_SERVER_URL 
 """
 
 import contextlib
-import importlib
 import os
 import sys
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from supernet_jax.reporting.loggers.logger import (
     PROJECT,
     Continued,
     curves,
-    require_package,
+    loaded,
     settings_of,
 )
 from supernet_jax.storage.buckets import Bucket
@@ -43,10 +42,8 @@ class Wandb:
 
     def __init__(self, folder: str | os.PathLike[str], *, package: str = "wandb"):
         one_of("package", package, ("wandb", "trackio"))
-        require_package(package, package)
-        self.name = package
+        self.name, self._package = package, loaded(package, package)
         self._log = Continued(package, folder)
-        self._package = importlib.import_module(package)
         self._run: Any = None
         if package == "wandb":
             _check_key(self._package)
@@ -61,7 +58,8 @@ class Wandb:
         """Logs a picture, uint8 `[height, width, 3]`, after all that was logged before."""
         run = self._opened()
         last = self._log.place.step if self._log.place else 0
-        run.log({name: self._package.Image(picture)}, step=max(step, last + 1))
+        there = run.step if self.name == "wandb" else 0  # as its server says, with other pictures
+        run.log({name: self._package.Image(picture)}, step=max(step, last + 1, there))
 
     def close(self) -> None:
         """Waits until all was sent, or in offline mode written."""
