@@ -47,6 +47,7 @@ from supernet_jax.networks.classifier_inputs import inputs as inputs
 from supernet_jax.networks.generate import generate as generate
 from supernet_jax.networks.network_folder import load as load
 from supernet_jax.networks.translate import translate as translate
+from supernet_jax.reporting import loggers as loggers
 from supernet_jax.reporting.report import report as report
 from supernet_jax.searching.searcher import Searcher as Searcher
 from supernet_jax.training import gradients as gradients

@@ -34,8 +34,9 @@ CONFIGS = (
     *("space", "task", "sampler", "loss", "teacher", "combination", "optimizer", "cost"),
     *("penalty", "transform", "bank", "features"),
 )
-# No part of a configuration; it is tested in tests/searching/test_predictors.py.
-DOORS = (*CONFIGS, "searcher", "predictor")
+# No parts of a configuration; the predictor is tested in tests/searching/test_predictors.py, the
+# logger in tests/reporting/test_loggers.py.
+DOORS = (*CONFIGS, "searcher", "predictor", "logger")
 
 
 @functools.cache

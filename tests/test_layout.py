@@ -37,6 +37,8 @@ LIMITS = {
     },
     "tensorflow": set(),
     "optuna": {"searching.bayesian"},
+    "tensorboardX": {"reporting.loggers.tensorboard"},
+    "mlflow": {"reporting.loggers.mlflow"},
 }
 
 

@@ -17,7 +17,7 @@ from supernet_jax.experiment import budgets, config, front, measured, search
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.front import Front
 from supernet_jax.experiment.search import SEARCHERS, Search
-from supernet_jax.reporting import search_goal
+from supernet_jax.reporting import loggers, search_goal
 from supernet_jax.runtime import distributed
 from supernet_jax.storage.paths import expanded
 from supernet_jax.tasks import Metric
@@ -52,6 +52,9 @@ class Arguments:
     """JSON file of the front, a picture beside it; if not given, RUN/search.json and front.png"""
     config: pathlib.Path | None = None
     """config file that defines the run's parts, a searcher or costs, where some are your own"""
+    log: tuple[str, ...] = ()
+    """also put pictures of the front and of all scores there: tensorboard | wandb | trackio |
+    mlflow, or several of them"""
     place: Annotated[distributed.Place, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=distributed.Place
     )
@@ -81,11 +84,11 @@ def searcher(name: str | None, file: str | None, words: Sequence[str]) -> Any:
 
 def run(arguments: Arguments) -> None:
     """Searches, and prints the front."""
-    with distributed.joined(arguments.place):
-        _search(arguments)
+    with distributed.joined(arguments.place), loggers.opened(arguments.log, arguments.run) as log:
+        _search(arguments, log)
 
 
-def _search(arguments: Arguments) -> None:
+def _search(arguments: Arguments, log: Sequence[loggers.Logger]) -> None:
     settings, path = arguments.settings, arguments.config
     own = () if path is None else config.load_file(path)[0].costs
     opened = experiment_run.open_run(arguments.run, path)
@@ -109,6 +112,7 @@ def _search(arguments: Arguments) -> None:
     )
     if jax.process_index() != 0:
         return
+    loggers.log_front(log, found, opened.step)
     _print(found, opened.space.task.metric)
     out = arguments.out
     path = arguments.run / front.FILE if out is None else out

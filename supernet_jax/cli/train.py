@@ -17,11 +17,13 @@ from supernet_jax.experiment import dry_run, train
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.dry_run import Rehearsal
+from supernet_jax.reporting import loggers
 from supernet_jax.runtime import distributed, hardware, stopping, watchdog
 
 EXAMPLES = """
 supernet train configs/digits.py --out runs/digits
 supernet train configs/cifar10.py --out runs/cifar10 --train.steps 2000
+supernet train configs/digits.py --out runs/digits --log tensorboard
 supernet train configs/cifar10.py --dry-run       (what it would take)
 supernet train configs/cifar10.py --help          (lists what can be set)
 The same command again goes on where an interrupted run stopped."""
@@ -48,6 +50,8 @@ class Arguments:
     start_from: pathlib.Path | None = None
     """run of the same space, whose weights this run begins with instead of random ones; rows of a
     bank begin as copies of what they were split from"""
+    log: tuple[str, ...] = ()
+    """also draw curves elsewhere: tensorboard | wandb | trackio | mlflow, or several of them"""
 
 
 def run(arguments: Arguments) -> None:
@@ -70,8 +74,11 @@ def _train(arguments: Arguments) -> None:
     first = jax.process_index() == 0
     how: dict[str, Any] = {"start_from": arguments.start_from, "devices": arguments.devices}
     try:
-        with watchdog.watching(arguments.hang_seconds):
-            trained = train.train(arguments.config, arguments.out, **how)
+        with (
+            loggers.opened(arguments.log, arguments.out) as log,
+            watchdog.watching(arguments.hang_seconds),
+        ):
+            trained = train.train(arguments.config, arguments.out, on_metrics=log, **how)
     except stopping.Stopped as stopped:
         if stopped.step is not None and first:
             print(

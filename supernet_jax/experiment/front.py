@@ -176,9 +176,14 @@ class Front(Sequence[Entry]):
             UserError: they cannot be written.
         """
         files.write_json(expanded(path), dict(self.result))
+        figure = self.figure()
+        files.write_bytes(expanded(picture), lambda file: figure.savefig(file, format="png"))
+
+    def figure(self) -> matplotlib.figure.Figure:
+        """The picture of the front, as `front.png` has it."""
         figure = matplotlib.figure.Figure(figsize=self._size(), dpi=150, layout="constrained")
         self._draw(figure)
-        files.write_bytes(expanded(picture), lambda file: figure.savefig(file, format="png"))
+        return figure
 
     def plot(self, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
         """Draws all that was scored, and the front; entries with a test value get a second mark.
@@ -251,6 +256,15 @@ class Front(Sequence[Entry]):
         ax.grid(alpha=0.3)
         ax.legend(loc="lower right" if metric.higher_is_better else "upper right")
         return ax
+
+    def plot_scores(self, ax: matplotlib.axes.Axes) -> None:
+        """Draws a histogram of the metric of all that was scored, into Matplotlib axes."""
+        scale = 100 if self._metric.unit == "%" else 1
+        values = [scale * value for _, value in self._scored() if value is not None]
+        ax.hist(values, bins=40, color="tab:blue")
+        ax.set_xlabel(_headed(self._metric.name, self._metric.unit), parse_math=False)
+        ax.set_ylabel("subnets")
+        ax.set_title(f"{self.result.get('space')}: {len(values):,} subnets", parse_math=False)
 
     def plot_objectives(self, ax: matplotlib.axes.Axes) -> None:
         """Draws the front over all its objectives as parallel coordinates, better at the top.

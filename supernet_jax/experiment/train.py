@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax
 from supernet_jax import __version__
 from supernet_jax.elastic import banks, space_identity
 from supernet_jax.elastic.space import Space
-from supernet_jax.errors import LOG, UserError
+from supernet_jax.errors import LOG, UserError, require
 from supernet_jax.experiment import base_weights, build, config_paths, run_folder, teaching
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.build import Experiment
@@ -24,6 +24,7 @@ from supernet_jax.storage import checkpoint, files, paths, typed_json
 from supernet_jax.storage.paths import expanded
 from supernet_jax.training import loop, train_step
 from supernet_jax.training.job import Job
+from supernet_jax.training.metrics_log import OnMetrics
 
 
 def train(
@@ -32,6 +33,7 @@ def train(
     *,
     start_from: Run | str | os.PathLike[str] | None = None,
     devices: int = 0,
+    on_metrics: OnMetrics | Sequence[OnMetrics] = (),
 ) -> Run:
     """Trains a supernet; a folder that holds an unfinished run of the same configuration goes on.
 
@@ -42,6 +44,10 @@ def train(
             instead of random ones. Of a space with a bank also a run of it before it was split:
             each row begins with the weights of which it was a part.
         devices: use only so many; 0 uses all.
+        on_metrics: a function of a step and of what its line of `metrics.jsonl` holds,
+            `{name: number}`, called when the line was written, in process 0; or several. Those of
+            `sj.loggers` draw curves. Nothing of what is trained depends on it, and one that fails
+            is left out with a warning.
 
     Returns:
         The trained run.
@@ -54,6 +60,9 @@ def train(
             those of a run that was not interrupted.
     """
     folder = expanded(folder)
+    listeners = tuple(on_metrics) if isinstance(on_metrics, Sequence) else (on_metrics,)
+    for listener in listeners:
+        require(callable(listener), f"on_metrics is {listener!r}, but must be a function")
     with stopping.listening(program=False):
         built = experiment(config, devices=devices)
         _check_alike(built)
@@ -63,7 +72,7 @@ def train(
             _check_start(source, built)  # before anything is written
         with _writing(folder, config):
             _warn_of_other_images(built, folder / "checkpoints")
-            work = job(built, folder)
+            work = job(built, folder)._replace(on_metrics=listeners)
             if work.checkpoints.latest() is None:
                 source = _remembered(folder, source)
                 if source is not None:

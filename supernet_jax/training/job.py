@@ -9,6 +9,7 @@ from supernet_jax import data
 from supernet_jax.runtime import sharding
 from supernet_jax.storage.checkpoint import Checkpoints
 from supernet_jax.training import train_step
+from supernet_jax.training.metrics_log import OnMetrics
 from supernet_jax.training.recipe import Recipe
 
 
@@ -31,6 +32,7 @@ class Job(NamedTuple):
         step: that of a recipe which differs in the seed or the first state alone, so that nothing
             is compiled again; None to make it.
         second: those on which the sampler learns, or None.
+        on_metrics: who gets each line of metrics, on the first process; see `metrics_log`.
     """
 
     recipe: Recipe
@@ -47,3 +49,4 @@ class Job(NamedTuple):
     rules: sharding.Rules = sharding.REPLICATED
     step: train_step.Step | None = None
     second: data.Images | None = None
+    on_metrics: tuple[OnMetrics, ...] = ()

@@ -90,7 +90,13 @@ def _train(
     """The loop itself: steps up to the last one, or until a signal asks to stop."""
     start = step = shown = int(state.step)
     rollbacks, returned = int(state.rollbacks), None
-    log = MetricsLog(job.metrics, every=job.log_every, start=start, rollbacks=rollbacks)
+    log = MetricsLog(
+        job.metrics,
+        every=job.log_every,
+        start=start,
+        rollbacks=rollbacks,
+        on_metrics=job.on_metrics,
+    )
     recipe, mesh, rules = job.recipe, job.mesh, job.rules
     take = job.step or train_step.Step(recipe, mesh=mesh, rules=rules, steps=job.steps)
     asked = _asked_anywhere(job.mesh)

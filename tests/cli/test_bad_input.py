@@ -337,6 +337,7 @@ TRAINING: list[Case] = [
         ("--process is 2", "0 to 1"),
     ),
     ("no coordinator", TRAIN + "--processes 2", nothing, ("--coordinator HOST:PORT",)),
+    ("unknown logger", TRAIN + "--log tensorbord", nothing, ("'tensorbord'", "mean tensorboard?")),
     ("out is taken", "train CONFIG --out TMP", nothing, ("not a run", "another --out")),
     ("out is a file", "train CONFIG --out CONFIG", nothing, ("cannot write", "another --out")),
     (
@@ -619,6 +620,7 @@ SEARCHES: list[Case] = [
     ),
     ("warm of another", SEARCH + "--warm-start TMP/other.json", other_space, ("space huge",)),
     ("warm of none", SEARCH + "--warm-start CONFIG", nothing, ("CONFIG", "evaluations.jsonl")),
+    ("search's logger", SEARCH + "--log wandn", nothing, ("--log is 'wandn'", "mean wandb?")),
     ("no evaluations", SEARCH + "--evaluations 0", nothing, ("--evaluations is 0", "least 1")),
     ("no bins", SEARCH + "--searcher.bins 0", nothing, ("bins is 0", "at least 1")),
     ("no one", SEARCH + "--searcher.population 0", nothing, ("population is 0", "at least 1")),

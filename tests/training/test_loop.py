@@ -29,6 +29,7 @@ from supernet_jax.storage import checkpoint
 from supernet_jax.training import loop, recipe, samplers, state_copy, train_step
 from supernet_jax.training.job import Job
 from supernet_jax.training.losses.loss import cross_entropy
+from supernet_jax.training.metrics_log import OnMetrics
 
 STEPS, EVERY = 60, 4  # of the processes' configuration
 
@@ -262,6 +263,7 @@ def job(
     bad: Sequence[int] = (),
     poisonous: Sequence[int] = (),
     step: train_step.Step | None = None,
+    on_metrics: tuple[OnMetrics, ...] = (),
 ) -> Job:
     """A run with troubles in some steps, counted from 0; by the usual step or another one."""
     folder.mkdir(exist_ok=True)
@@ -279,6 +281,7 @@ def job(
         metrics=folder / "metrics.jsonl",
         checkpoint_every=3,
         log_every=log_every,
+        on_metrics=on_metrics,
     )
 
 

@@ -1,0 +1,42 @@
+"""What a search found, as pictures for loggers."""
+
+from collections.abc import Sequence
+
+import matplotlib.figure
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from supernet_jax.errors import LOG
+from supernet_jax.experiment.front import Front
+from supernet_jax.reporting.loggers.logger import Logger
+
+
+def log_front(loggers: Sequence[Logger], front: Front, step: int) -> None:
+    """Logs the picture of a front, and a histogram of the metric of all that was scored.
+
+    A logger that fails is left out with a warning.
+
+    Args:
+        loggers: to log to.
+        front: that a search found.
+        step: of the checkpoint that was searched.
+    """
+    if not loggers:
+        return
+    histogram = matplotlib.figure.Figure(figsize=(7.0, 4.0), dpi=150, layout="constrained")
+    front.plot_scores(histogram.subplots())
+    drawn = {"search/front": front.figure(), "search/scores": histogram}
+    for logger in loggers:
+        try:
+            for name, figure in drawn.items():
+                logger.image(name, _pixels(figure), step)
+        except Exception as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            LOG.warning(f"warning: {logger.name} got no pictures of the search ({text})")
+
+
+def _pixels(figure: matplotlib.figure.Figure) -> np.ndarray:
+    """A picture, uint8 `[height, width, 3]`."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
