@@ -11,8 +11,9 @@ from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.dry_run import spelt_bytes
 from supernet_jax.experiment.publish import Published
 from supernet_jax.networks.formats import table
+from supernet_jax.networks.published_networks import TABLE
 from supernet_jax.storage import files
-from supernet_jax.storage.hub import CARD
+from supernet_jax.storage.hub import CARD, listed
 
 EXAMPLES = """
 supernet publish networks/largest --repo me/digits --license apache-2.0 --dry-run
@@ -100,7 +101,11 @@ def _tell(arguments: Arguments, done: Published) -> None:
         ("kept as they are, not ours", sent.kept),
     ):
         if names:
-            print(f"{len(names)} {what}: {', '.join(names)}")
+            print(f"{len(names)} {what}: {listed(names)}")
     if not (sent.new or sent.replaced or sent.deleted):
         print("it holds all of that already; nothing was sent")
-    print(f"see {sent.url} (commit {sent.commit[:10]}); next: sj.load({done.address!r})")
+    print(f"see {sent.url} (commit {sent.commit[:10]}); next: sj.load({_shown(done)})")
+
+
+def _shown(done: Published) -> str:
+    return f'"{done.address}"' + (', arch="front:0"' if TABLE in done.files else "")

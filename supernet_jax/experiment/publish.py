@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from supernet_jax.errors import UserError
+from supernet_jax.errors import LOG, UserError
 from supernet_jax.experiment import extract, front
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.front import MEASURED, Front
@@ -93,6 +93,11 @@ def publish(
         with whole_folder.unfinished(place) as path:
             repository_folder.write(path, networks, about, formats)
         made = _made(place, about)
+        if made.address not in made.card:
+            LOG.warning(
+                f"warning: {hub.CARD} of {source} is used as it is, and does not name "
+                f"{made.address}; was it written for another repository?"
+            )
         if dry_run:
             return made
         what = f"{len(networks.folders)} networks" if networks.front else "a network"
@@ -129,9 +134,16 @@ def _check_known(folder: pathlib.Path, license: str | None) -> None:
     if not files.is_folder(folder):
         raise UserError(f"there is no folder {folder}; give that of a network or of a run")
     card = folder / hub.CARD
-    if license is None and files.exists(card) and hub_card.is_card(files.read_text(card)):
+    text = files.read_text(card) if files.exists(card) else ""
+    if not hub_card.is_card(text):
+        hub_card.check_license(license)
         return
-    hub_card.check_license(license)
+    known = hub_card.license_of(text, card)
+    if license not in (None, known):
+        raise UserError(
+            f"--license is {license}, but {card}, which is used as it is, says {known}; leave "
+            "--license out, or change the card"
+        )
 
 
 def _networks(source: Run | Path, formats: Sequence[str] | None) -> Networks:

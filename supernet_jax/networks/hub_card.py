@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import yaml
+
 from supernet_jax.errors import UserError, near
 from supernet_jax.networks.description_parts import SOURCES, Code, code_block, quoted
 from supernet_jax.networks.manifest import Description, GeneralDescription, task_of
@@ -77,6 +79,25 @@ def check_license(name: str | None) -> str:
 def is_card(text: str) -> bool:
     """Whether a `README.md` begins with what the hub reads."""
     return text.startswith(_BEGINNING)
+
+
+def license_of(text: str, where: object) -> str:
+    """The licence that a card names.
+
+    Raises:
+        UserError: it names none, or what the hub reads of it is no YAML.
+    """
+    try:
+        known = hub.library().ModelCard(text).data.license
+    except (ValueError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{where} does not begin with YAML that the hub can read: {said}") from None
+    if not isinstance(known, str):
+        raise UserError(
+            f"{where} names no licence; write one into its beginning, as license: apache-2.0 "
+            f"({', '.join(USUAL_LICENSES)}, ...)"
+        )
+    return known
 
 
 def of_network(d: Described, body: str, about: About) -> str:

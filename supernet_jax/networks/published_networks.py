@@ -161,10 +161,11 @@ def _chosen(table: Table, arch: Any, text: Any) -> Listed:
     for one in networks:
         if arch is not None and one.arch == _noted(arch):
             return one
-    shown = [
-        f"front:{i} ({one.macs:,} MACs, {', '.join(f'{k} {v:.4g}' for k, v in one.values.items())})"
-        for i, one in enumerate(networks[:SHOWN])
-    ]
+    shown = []
+    for i, one in enumerate(networks[:SHOWN]):
+        split = "test" if "test" in one.values else next(iter(one.values), "")
+        value = f", {split} {one.values[split]:.4g}" if split else ""
+        shown.append(f"front:{i} ({one.macs:,} MACs{value})")
     more = [f"... front:{len(networks) - 1}"] if len(networks) > SHOWN else []
     said = "no arch was given" if arch is None else f"arch is {arch!r}"
     raise UserError(

@@ -11,6 +11,8 @@ import glob
 import hashlib
 import importlib
 import importlib.util
+import json
+import logging
 import os
 import pathlib
 import re
@@ -24,6 +26,7 @@ from supernet_jax.storage import files
 
 PREFIX = "hf:"
 CARD = "README.md"
+AGAIN = "start the same command again, which goes on from what has arrived there"
 OF_THE_HUB = ".gitattributes"  # a file that the hub itself puts into each repository
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _ADDRESS = re.compile(rf"hf:({REPOSITORY.pattern})(?:@([^/]+))?(?:/(.+))?", re.ASCII)
@@ -97,7 +100,8 @@ def library() -> Any:
     )
     import huggingface_hub
 
-    importlib.import_module("huggingface_hub.errors")
+    for module in ("errors", "repocard_data", "utils"):
+        importlib.import_module(f"huggingface_hub.{module}")
     return huggingface_hub
 
 
@@ -116,8 +120,9 @@ def fetched(place: Address, names: Sequence[str]) -> tuple[pathlib.Path, Address
     """
     inside = f"{place.folder}/" if place.folder else ""
     wanted = [glob.escape(inside + name) for name in names]
-    with _asking(place.repository, place.revision):
-        made = library().snapshot_download(
+    library_ = library()
+    with _asking(place.repository, place.revision, again="try again"), _quietly(library_):
+        made = library_.snapshot_download(
             place.repository, revision=place.revision or None, allow_patterns=wanted
         )
     root = pathlib.Path(made)
@@ -230,7 +235,7 @@ def _is(path: pathlib.Path, there: Any) -> bool:
 def _check_replace(plan: Sent, repository: str, replace: bool) -> None:
     """Raises a `UserError` if there is other content that is not to be replaced."""
     seen = [
-        f"{_listed(names)} {what}"
+        f"{listed(names)} {what}"
         for names, what in (
             (plan.replaced, "would be replaced"),
             (plan.deleted, "deleted"),
@@ -246,7 +251,8 @@ def _check_replace(plan: Sent, repository: str, replace: bool) -> None:
         )
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
     shown = ", ".join(names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
@@ -257,6 +263,8 @@ def _quietly(library_: Any) -> Iterator[None]:
     bars = library_.utils
     silent = not (sys.stderr.isatty() or bars.are_progress_bars_disabled())
     silent = silent and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ
+    level = bars.logging.get_verbosity()
+    bars.logging.set_verbosity(max(level, logging.ERROR))
     if silent:
         bars.disable_progress_bars()
     try:
@@ -264,29 +272,33 @@ def _quietly(library_: Any) -> Iterator[None]:
             warnings.simplefilter("always", UserWarning)
             yield
     finally:
+        bars.logging.set_verbosity(level)
         if silent:
             bars.enable_progress_bars()
     for one in caught:
-        LOG.warning(f"warning: {' '.join(str(one.message).split())}")
+        if issubclass(one.category, UserWarning):
+            LOG.warning(f"warning: {' '.join(str(one.message).split())}")
 
 
 @contextlib.contextmanager
-def _asking(repository: str, revision: str = "") -> Iterator[None]:
-    """Turns what the hub and its library refuse into a `UserError`."""
+def _asking(repository: str, revision: str = "", *, again: str = AGAIN) -> Iterator[None]:
+    """Turns what the hub and its library refuse into a `UserError`, which says what helps where
+    only time does.
+    """
     errors = library().errors
     try:
         yield
     except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of this machine's own files
             raise
-        raise UserError(_refusal(error, repository, revision)) from error
+        raise UserError(_refusal(error, repository, revision, again)) from error
 
 
-def _refusal(error: BaseException, repository: str, revision: str) -> str:
+def _refusal(error: BaseException, repository: str, revision: str, again: str) -> str:
     """What to say of an error."""
     errors = library().errors
     if isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and error.__cause__:
-        return _refusal(error.__cause__, repository, revision)
+        return _refusal(error.__cause__, repository, revision, again)
     if isinstance(error, errors.OfflineModeIsEnabled):
         return f"{repository} is not on this machine, and HF_HUB_OFFLINE is set; unset it"
     if isinstance(error, errors.GatedRepoError):
@@ -299,18 +311,22 @@ def _refusal(error: BaseException, repository: str, revision: str) -> str:
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repository} has no revision {revision!r}; give a branch, a tag or a commit of it"
     if isinstance(error, errors.HfHubHTTPError):
-        return _status(error, repository)
+        return _status(error, repository, again)
     text = " ".join(str(error).split())
     if isinstance(error, errors.HTTPError):
         kind = type(error).__name__
-        return (
-            f"the hub cannot be reached for {repository} ({kind}: {text}); what has arrived there "
-            "stays, start the same command again"
-        )
-    return f"the hub does not take {repository}: {text}"
+        return f"the hub cannot be reached for {repository} ({kind}: {text}); {again}"
+    return f"the hub does not take {repository}: {_messages(text)}"
 
 
-def _status(error: Any, repository: str) -> str:
+def _messages(text: str) -> str:
+    """The words of an answer, which is JSON where it is of a card."""
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return "; ".join(one["message"] for one in json.loads(text)["errors"])
+    return text
+
+
+def _status(error: Any, repository: str, again: str) -> str:
     status = error.response.status_code
     said = " ".join((error.server_message or "").split())
     if status == 401:
@@ -328,7 +344,4 @@ def _status(error: Any, repository: str) -> str:
             f"{repository} was changed by somebody else meanwhile ({status} {said}); look at it, "
             "and start the same command again"
         )
-    return (
-        f"the hub answers {status} for {repository} ({said or 'no reason'}); what has arrived "
-        "there stays, start the same command again"
-    )
+    return f"the hub answers {status} for {repository} ({said or 'no reason'}); {again}"

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import constants
 
 TOKEN = "hf_valid"
 LARGE = (".safetensors", ".onnx", ".stablehlo")  # what .gitattributes gives to LFS
@@ -195,9 +196,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if data.get("license") not in LICENSES:
             said = '"license" must be one of [apache-2.0, mit, ...]'
             return self._answer(400, {"errors": [{"message": said}], "warnings": []})
-        warned = (
-            [{"message": "no such data set"}] if "me/unheard" in data.get("datasets", ()) else []
-        )
+        unheard = "me/unheard" in data.get("datasets", ())
+        warned = [{"message": "me/unheard is no data set"}] if unheard else []
         return self._answer(200, {"errors": [], "warnings": warned})
 
     def _created(self, asked: dict[str, Any]) -> None:
@@ -252,7 +252,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def used(cache: pathlib.Path) -> Iterator[Hub]:
     """A hub that `huggingface_hub` uses in this process, with a token, and an empty cache."""
-    constants = pytest.importorskip("huggingface_hub").constants
     with Hub() as hub, pytest.MonkeyPatch.context() as patch:
         thread = threading.Thread(target=hub.serve_forever, args=(0.01,), daemon=True)
         thread.start()
