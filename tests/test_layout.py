@@ -37,6 +37,7 @@ LIMITS = {
     },
     "tensorflow": set(),
     "optuna": {"searching.bayesian"},
+    "huggingface_hub": {"storage.hub"},
 }
 
 
@@ -296,6 +297,8 @@ KEPT = {
     "networks/classifier_manifest.py": {
         *("image", "Image", "IMAGE", "images", "pixel", "pixels", "resolution", "classes"),
     },
+    # What the hub calls the tasks.
+    "networks/hub_card.py": {"image"},
     # Formats that are written layer by layer, and names in their files.
     "networks/formats/onnx.py": {"images", "classes"},
     "networks/formats/onnx_graph.py": {"convolution"},

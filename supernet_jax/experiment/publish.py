@@ -185,10 +185,7 @@ def _costs(best: Front) -> Costs:
 
 
 def _made(place: pathlib.Path, about: About) -> Published:
-    paths = {
-        path.relative_to(place).as_posix(): files.size_of(path)
-        for path in sorted(place.rglob("*"))
-        if not files.is_folder(path)
-    }
+    paths = [at / name for at, _, names in files.walk(place) for name in names]
+    sizes = {path.relative_to(place).as_posix(): files.size_of(path) for path in sorted(paths)}
     card = files.read_text(place / hub.CARD)
-    return Published(f"{hub.PREFIX}{about.repository}", paths, card, None)
+    return Published(f"{hub.PREFIX}{about.repository}", sizes, card, None)

@@ -121,22 +121,24 @@ def _write_network(
                 f"{near(name, programs)}; extract it with --format safetensors {name}"
             )
     if files.exists(source / TENSORS):
-        content = files.read_bytes(source / TENSORS)
-        files.write_bytes(to / TENSORS, lambda file: file.write(content))
+        _write(to / TENSORS, files.read_bytes(source / TENSORS))
     else:
         said = manifest.facts(description)
         network_folder.write_variables(to, arrays, TENSORS, said=said)
     entries = _weights_entry(to, description["formats"])
     for name in wanted:
         for file, digest in there.formats[name].files.items():
-            content = formats_table.content_of(source, file, digest)
             files.make_folder((to / file).parent)
-            files.write_bytes(to / file, lambda stream, content=content: stream.write(content))
+            _write(to / file, formats_table.content_of(source, file, digest))
         entries[name] = description["formats"][name]
     description = {**_without_paths(description), "formats": entries}
     files.write_json(to / DESCRIPTION, description)
     network_folder.read_arrays(to, described(description), source=TENSORS)
     return description
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    files.write_bytes(path, lambda file: file.write(content))
 
 
 def _weights_entry(to: pathlib.Path, entries: Mapping[str, Any]) -> dict[str, Any]:

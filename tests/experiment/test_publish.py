@@ -306,10 +306,12 @@ def test_damage_here_is_not_sent(hub: Hub, networks: pathlib.Path, tmp_path: pat
 
 @pytest.fixture
 def searched(tmp_path: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A copy of the searched run, whose front has two networks."""
+    """A copy of the searched run, whose front has two networks, of which a cost is known."""
     run = shutil.copytree(tiny_run.searched(tmp_path_factory), tmp_path / "run")
     result = json.loads((run / "search.json").read_text())
-    (run / "search.json").write_text(json.dumps({**result, "front": result["front"][:2]}))
+    result["budgets"] += [{"cost": "energy", "unit": "mJ"}]
+    result["front"] = [{**one, "energy": 0.5 + i} for i, one in enumerate(result["front"][:2])]
+    (run / "search.json").write_text(json.dumps(result))
     return run
 
 
@@ -322,6 +324,8 @@ def test_the_front_of_a_run(
     assert said.status == 0 and 'sj.load("hf:me/net", arch="front:0")' in said.out, said.err
     front = json.loads((searched / "search.json").read_text())["front"]
     assert [one["arch"] for one in table(hub)] == [one["arch"] for one in front]
+    assert [one["costs"] for one in table(hub)] == [{"mJ": 0.5}, {"mJ": 1.5}]
+    assert b"| parameters | mJ | accuracy, held-out |" in hub.files("me/net")["README.md"]
     assert not [name for name in hub.files("me/net") if name.endswith(".py")]
     assert b"`tiny_config.py` (SHA-256" in hub.files("me/net")["README.md"]
     assert str(CONFIG.parent).encode() not in b"".join(hub.files("me/net").values())
