@@ -185,7 +185,7 @@ def send(
         if there is not None and not (plan.new or plan.replaced or plan.deleted):
             return plan._replace(url=url, commit=there.sha)
         if there is None:
-            library_.ModelCard(files.read_text(folder / CARD)).validate()
+            _check_card(library_, api, files.read_text(folder / CARD))
             api.create_repo(repository, private=private, exist_ok=True)
             there = api.model_info(repository)
         added = [
@@ -203,6 +203,15 @@ def _there(api: Any, repository: str) -> Any:
         return api.model_info(repository, files_metadata=True)
     except library().errors.RepositoryNotFoundError:
         return None
+
+
+def _check_card(library_: Any, api: Any, text: str) -> None:
+    """Asks the hub whether it takes a card, before a repository is made; raises as the hub does."""
+    given = {"content": text, "repoType": "model"}
+    answer = library_.utils.get_session().post(f"{api.endpoint}/api/validate-yaml", json=given)
+    if answer.status_code == 400:
+        raise ValueError(answer.text)
+    library_.utils.hf_raise_for_status(answer)
 
 
 def _planned(
