@@ -446,3 +446,11 @@ def test_addresses() -> None:
     for text in ("hf:a/b", "hf:a/b@v1", "hf:a/b@v1/c/d", "hf:a/b/c"):
         assert str(hub_storage.address(text)) == text
     assert hub_storage.address("a/b") is None and hub_storage.address(None) is None
+
+
+def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.setattr(hub_storage.importlib.util, "find_spec", lambda name: None)
+    for call in (lambda: sj.load(ADDRESS), lambda: publish(tmp_path)):
+        with pytest.raises(UserError, match=r'pip install "supernet_jax\[hub\]"'):
+            call()
+    monkeypatch.undo()
