@@ -35,6 +35,7 @@ from supernet_jax.experiment.imports import import_once_for_all as import_once_f
 from supernet_jax.experiment.imports import import_vit as import_vit
 from supernet_jax.experiment.latency import adapt as adapt_latency
 from supernet_jax.experiment.latency import latency as latency
+from supernet_jax.experiment.publish import publish as publish
 from supernet_jax.experiment.race import race as race
 from supernet_jax.experiment.read_archs import sample as sample
 from supernet_jax.experiment.run import Run as Run

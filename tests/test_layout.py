@@ -39,6 +39,7 @@ LIMITS = {
     "optuna": {"searching.bayesian"},
     "tensorboardX": {"reporting.loggers.tensorboard"},
     "mlflow": {"reporting.loggers.mlflow"},
+    "huggingface_hub": {"storage.hub"},
 }
 
 
@@ -298,6 +299,8 @@ KEPT = {
     "networks/classifier_manifest.py": {
         *("image", "Image", "IMAGE", "images", "pixel", "pixels", "resolution", "classes"),
     },
+    # What the hub calls the tasks.
+    "networks/hub_card.py": {"image"},
     # Formats that are written layer by layer, and names in their files.
     "networks/formats/onnx.py": {"images", "classes"},
     "networks/formats/onnx_graph.py": {"convolution"},

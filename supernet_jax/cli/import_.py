@@ -14,13 +14,15 @@ from supernet_jax.errors import UserError, one_of
 from supernet_jax.experiment import imports
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.imports import FAMILIES, FILE, Imported
+from supernet_jax.storage import hub
 
 EXAMPLES = """
 supernet import attentivenas FILE --config configs/alphanet_imagenet.py --out runs/alphanet
 supernet import vit FILE --config my_vit.py --sort-channels --new-classifier --out runs/vit
 supernet import network FOLDER --config configs/cifar10.py --sort-channels --out runs/grown
+supernet import hub ORG/NAME --config configs/cifar10.py --out runs/grown
 Fields of the config can be overridden, as --data.data-dir."""
-NETWORK = "network"
+NETWORK, HUB = "network", "hub"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +33,15 @@ class Arguments:
     AutoFormer supernet; `nasvit`, a published NASViT supernet; `ofa`, a published Once-for-All
     MobileNetV3 supernet; `vit_resnas`, a published ViT-ResNAS supernet; or an ordinary network,
     which becomes the largest subnet of a new supernet: `vit`, a ViT or DeiT named as by timm;
-    `bert`, a BERT named as by transformers; `network`, an extracted one.
+    `bert`, a BERT named as by transformers; `network`, an extracted one; `hub`, one that was
+    published on the Hugging Face Hub.
     """
 
     kind: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="KIND")]
-    """attentivenas | autoformer | bert | nasvit | ofa | vit | vit_resnas | network"""
+    """attentivenas | autoformer | bert | nasvit | ofa | vit | vit_resnas | network | hub"""
     source: Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """file of weights (.safetensors; .pth and .pth.tar need PyTorch), or folder of a network"""
+    """file of weights (.safetensors; .pth and .pth.tar need PyTorch), folder of a network, or
+    ORG/NAME of a repository (ORG/NAME/FOLDER of one of several networks there)"""
     settings: Annotated[Config, tyro.conf.arg(name="")]
     config: pathlib.Path | None = None
     """config file of the run: its space, its images, and how training would go on"""
@@ -55,20 +59,23 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Reads the weights, makes the run folder and says what was mapped."""
-    one_of("the first argument", arguments.kind, [*FAMILIES, NETWORK])
+    one_of("the first argument", arguments.kind, [*FAMILIES, NETWORK, HUB])
     if arguments.config is None or arguments.out is None:
         raise UserError(
             "--config and --out are required: the config file of space and data, and the run "
             "folder to make, as --config configs/alphanet_imagenet.py --out runs/alphanet"
         )
-    if arguments.kind == NETWORK and arguments.std is not None:
+    extracted = arguments.kind in (NETWORK, HUB)
+    if extracted and arguments.std is not None:
         raise UserError("--std is for published supernets; an extracted network says its own")
-    if arguments.kind == NETWORK and arguments.class_order is not None:
+    if extracted and arguments.class_order is not None:
         raise UserError("--class-order is for published supernets; a network names its classes")
-    if arguments.kind == NETWORK and arguments.new_classifier:
+    if extracted and arguments.new_classifier:
         raise UserError("--new-classifier is for vit and bert; a network is taken as it is")
     source, settings, out = arguments.source, arguments.settings, arguments.out
-    if arguments.kind == NETWORK:
+    if arguments.kind == HUB and hub.address(source) is None:
+        source = pathlib.Path(f"{hub.PREFIX}{source}")
+    if extracted:
         how: dict[str, Any] = {"space_file": arguments.config}
         imported = imports.grown(
             source, settings, out, sort_channels=arguments.sort_channels, **how

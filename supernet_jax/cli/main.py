@@ -38,12 +38,14 @@ COMMANDS = {
     "table": "write what some samplers need: archs over MACs, or the best by a score",
     "latency": "measure how long the blocks of a space take on this machine",
     "extract": "take subnets out as ordinary networks",
+    "publish": "put networks on the Hugging Face Hub, with a model card",
     "import": "make a run of weights that were trained elsewhere",
     "report": "write one HTML file about a run: training, front, networks",
     "quickstart": "do all of it on 8x8 digits, in three minutes",
 }
 
-RESUMES = ("train", "evaluate", "search", "latency", "extract", "quickstart")  # when started again
+# When started again, these go on.
+RESUMES = ("train", "evaluate", "search", "latency", "extract", "publish", "quickstart")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.build import Experiment
 from supernet_jax.experiment.config import Config
 from supernet_jax.experiment.run import Run
-from supernet_jax.networks import extract, manifest, network_folder
+from supernet_jax.networks import extract, manifest, network_folder, published_networks
 from supernet_jax.networks.importers import (
     attentivenas,
     autoformer,
@@ -114,7 +114,7 @@ def import_network(
     """Makes a run whose largest subnet is an extracted network; it gives the same logits.
 
     Args:
-        source: folder of the network.
+        source: folder of the network, or its place on the hub, as for `load`.
         config: of the run; its data must be that of the network.
         folder: of the run, which must not exist.
         sort_channels: put channels in the order of their importance first, so that smaller subnets
@@ -340,7 +340,7 @@ def grown(
     """Makes a run of an ordinary network, whose logits its largest subnet must give; see
     `import_network`.
     """
-    place, source = network_folder.check_free(expanded(folder)), local_copy.local(expanded(source))
+    place, source = network_folder.check_free(expanded(folder)), published_networks.local(source)
     code = None if space_file is None else expanded(space_file)
     made, variables = network_folder.load(source, space_file=code)
     described = manifest.read_description(source)

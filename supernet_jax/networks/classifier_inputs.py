@@ -13,7 +13,9 @@ import numpy as np
 
 from supernet_jax.data import augment, preparation
 from supernet_jax.errors import UserError
+from supernet_jax.networks import published_networks
 from supernet_jax.networks.manifest import GeneralDescription, described, read_description, task_of
+from supernet_jax.storage import hub
 
 
 def inputs(folder: str | pathlib.Path, images: Sequence[str | pathlib.Path]) -> np.ndarray:
@@ -22,14 +24,15 @@ def inputs(folder: str | pathlib.Path, images: Sequence[str | pathlib.Path]) -> 
     Cropped, resized and normalised as the images that it was trained and measured on.
 
     Args:
-        folder: of an extracted network.
+        folder: of an extracted network, or its place on the hub, as for `load`.
         images: files that Pillow reads.
 
     Raises:
         UserError: the folder does not say how images were prepared; no image, or a file that is
             none or cannot be read.
     """
-    d = described(read_description(folder), "network.json")
+    there = published_networks.local(folder) if hub.address(folder) else folder
+    d = described(read_description(there), "network.json")
     if isinstance(d, GeneralDescription):
         raise UserError(
             f"{folder} holds a network for {task_of(d).name}, which takes no images; its README.md "

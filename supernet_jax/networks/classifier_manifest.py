@@ -13,6 +13,7 @@ from supernet_jax.networks.description_parts import (
     Calibration,
     Code,
     Exported,
+    Place,
     Proof,
     Topology,
     code_block,
@@ -170,18 +171,19 @@ def facts(d: Description) -> dict[str, str]:
 # ---- README.md
 
 
-def card(d: Description, folder: str, snippets: Mapping[str, str]) -> str:
+def card(d: Description, place: Place, snippets: Mapping[str, str]) -> str:
     """As `manifest.model_card`."""
     flax = [name for name in d.formats if name in SOURCES]
     programs = [name for name in d.formats if name in snippets]
     lines = [*_facts(d), ""]
     if flax or not d.formats:
-        lines += [f"In Flax{written_as(flax)}:", "", *code_block(_flax(d, folder)), ""]
+        lines += [f"In Flax{written_as(flax)}:", "", *code_block(_flax(d, place.address)), ""]
     if programs:
+        lines += place.fetched_first
         lines += [*_inputs(d, d.formats[programs[0]]), ""]  # all of them take the same
     for name in programs:
         lines += [f"As {name}, of these `inputs`:", ""]
-        lines += [*code_block(_program(snippets[name], folder)), ""]
+        lines += [*code_block(_program(snippets[name], place.folder)), ""]
     lines += ["Source:", "", *(f"- {key}: {value}" for key, value in d.source.items())]
     lines += [f"- arch: `{files.dumps(d.arch)}`"]
     return "\n".join(lines) + "\n"
@@ -225,12 +227,12 @@ def _facts(d: Description) -> list[str]:
     ]
 
 
-def _flax(d: Description, folder: str) -> list[str]:
+def _flax(d: Description, address: str) -> list[str]:
     own = f', space_file="{quoted(d.code.file)}"' if d.code else ""
-    load = f'module, variables = sj.load("{quoted(folder)}"{own})'
+    load = f'module, variables = sj.load("{quoted(address)}"{own})'
     run = ["logits = jax.jit(module.apply)(variables, inputs)", NUMBERS]
     if d.preparation is not None and d.input_channels in preparation.MODES:
-        made = f'inputs = sj.inputs("{quoted(folder)}", ["IMAGE"])  # files, yours'
+        made = f'inputs = sj.inputs("{quoted(address)}", ["IMAGE"])  # files, yours'
         return ["import jax", "import supernet_jax as sj", "", load, made, *run]
     given = d.preparation or preparation.Preparation(d.resolution, d.resolution, None)
     zeros = _zeros(d, given.height, given.width)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 FORMAT = "supernet_jax network"
 WEIGHTS, TENSORS = "weights", "model.safetensors"  # where variables for Flax are
@@ -85,6 +86,28 @@ class Exported:
     size: tuple[int, ...]
     pixels: bool
     files: dict[str, str]
+
+
+class Place(NamedTuple):
+    """Where the snippets of a card find a network.
+
+    Attributes:
+        folder: of its files, for programs of other libraries.
+        address: from which this library loads it.
+        fetch: the command that makes the folder; "" where it is there.
+    """
+
+    folder: str
+    address: str
+    fetch: str
+
+    @property
+    def fetched_first(self) -> list[str]:
+        """What a card says before it opens files of the folder."""
+        if not self.fetch:
+            return []
+        said = "Other programs open files, which this brings to your machine:"
+        return [said, "", "```sh", self.fetch, "```", ""]
 
 
 def quoted(text: str) -> str:

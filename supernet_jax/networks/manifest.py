@@ -20,6 +20,7 @@ from supernet_jax.networks.description_parts import (
     Calibration,
     Code,
     Exported,
+    Place,
     Proof,
     Topology,
     code_block,
@@ -193,6 +194,8 @@ def model_card(
     folder: str = "FOLDER",
     snippets: Mapping[str, str] | None = None,
     general_snippets: Mapping[str, str] | None = None,
+    address: str = "",
+    fetch: str = "",
 ) -> str:
     """A short Markdown text that says what an extracted network is and how to use it.
 
@@ -202,16 +205,19 @@ def model_card(
         snippets: by the name of a format, Python that makes `logits` of `inputs`, see
             `formats.format.Format`; those of weights need none.
         general_snippets: likewise for networks of other tasks.
+        address: where this library loads it from, if not from the folder.
+        fetch: the command that makes the folder, for programs of other libraries.
     """
     d = described(description)
+    place = Place(folder, address or folder, fetch)
     if isinstance(d, GeneralDescription):
-        return _general_card(d, folder, general_snippets or {})
-    return classifier_manifest.card(d, folder, snippets or {})
+        return _general_card(d, place, general_snippets or {})
+    return classifier_manifest.card(d, place, snippets or {})
 
 
-def _general_card(d: GeneralDescription, folder: str, snippets: Mapping[str, str]) -> str:
+def _general_card(d: GeneralDescription, place: Place, snippets: Mapping[str, str]) -> str:
     own = f', space_file="{quoted(d.code.file)}"' if d.code else ""
-    load = f'module, variables = sj.load("{quoted(folder)}"{own})'
+    load = f'module, variables = sj.load("{quoted(place.address)}"{own})'
     bytes_of_text = d.task.type in ("NextToken", "HiddenTokens")
     taken = task_of(d).inputs(size_of(d))
     shape = ["B", *map(str, taken.shape[1:])]
@@ -259,8 +265,10 @@ def _general_card(d: GeneralDescription, folder: str, snippets: Mapping[str, str
             *code_block([*imports, load, inputs, *use]),
             "",
         ]
-    for name in [name for name in d.formats if name in snippets]:
-        code = snippets[name].replace("FOLDER", quoted(folder)).splitlines()
+    programs = [name for name in d.formats if name in snippets]
+    lines += place.fetched_first if programs else []
+    for name in programs:
+        code = snippets[name].replace("FOLDER", quoted(place.folder)).splitlines()
         code = _bytes_to_bytes(d, code) if bytes_of_text else _as_it_is(taken, code, inputs)
         lines += [f"As {name}:", "", *code_block(code), ""]
     lines += ["Source:", "", *(f"- {key}: {value}" for key, value in d.source.items())]

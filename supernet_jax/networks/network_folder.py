@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from supernet_jax.errors import UserError
+from supernet_jax.networks import published_networks
 from supernet_jax.networks.description_parts import (
     SOURCES,
     TENSORS,
@@ -45,14 +46,7 @@ from supernet_jax.networks.manifest import (
 )
 from supernet_jax.networks.network import LIMIT, Block, Network, Variables
 from supernet_jax.nn.blocks import BLOCKS, TOPOLOGIES, spec_type
-from supernet_jax.storage import (
-    checkpoint,
-    files,
-    local_copy,
-    safetensors_file,
-    user_code,
-    whole_folder,
-)
+from supernet_jax.storage import checkpoint, files, safetensors_file, user_code, whole_folder
 from supernet_jax.storage.buckets import Bucket
 from supernet_jax.storage.paths import expanded, on_this_machine
 from supernet_jax.storage.typed_json import parse
@@ -62,13 +56,15 @@ from supernet_jax.tasks import Size, Task
 def load(
     folder: str | pathlib.Path,
     *,
+    arch: Any = None,
     space_file: str | pathlib.Path | None = None,
     source: str | None = None,
 ) -> tuple[Network, Variables]:
     """An extracted network and its variables, as jax arrays.
 
     Args:
-        folder: of the network, as `extract` or `supernet extract` wrote it.
+        folder: of the network, as `supernet extract` wrote it, or on the hub, as `hf:ORG/NAME`.
+        arch: which network, where a front was published there; see `published_networks.local`.
         space_file: your Python file that defines the network's blocks or topology, for networks
             that have such. It is run; no other code is.
         source: "weights" or "model.safetensors", where the folder has both; None takes what is
@@ -78,7 +74,7 @@ def load(
         UserError: no such folder; a `network.json` that is broken, edited or does not fit the
             weights; damaged weights; a space file that is needed, wrong or not a Python file.
     """
-    folder = local_copy.local(expanded(folder))
+    folder = published_networks.local(folder, arch)
     description = described(read_description(folder), "network.json")
     module = build(description, _user_code(description, space_file))
     return module, read_variables(folder, description, module, source=source)
@@ -175,7 +171,7 @@ def read_variables(
     *,
     source: str | None = None,
 ) -> Variables:
-    """The variables of a network, after making sure that they are the module's own.
+    """The variables of a network as jax arrays, after making sure that they are the module's own.
 
     Args:
         folder: of the network.
@@ -186,14 +182,38 @@ def read_variables(
     Raises:
         UserError: damaged or edited files; the message names the first array that does not fit.
     """
+    fits = functools.partial(check_fit, module, description=description)
+    variables = read_arrays(folder, description, source=source, fits=fits)
+    return {"params": {}, "stats": {}, **jax.tree.map(jnp.asarray, variables)}
+
+
+def read_arrays(
+    folder: pathlib.Path,
+    description: Description | GeneralDescription,
+    *,
+    source: str | None = None,
+    fits: Callable[[Any], None] = lambda shapes: None,
+) -> Variables:
+    """The variables of a network as they are on disk, after making sure that they are those that
+    were described.
+
+    Args:
+        folder: of the network.
+        description: what its `network.json` says.
+        source: `WEIGHTS` or `TENSORS`; None takes what is there.
+        fits: raises a `UserError` of shapes that are not the network's, before more is read.
+
+    Raises:
+        UserError: damaged or edited files.
+    """
     source = _weights_of(folder, description) if source is None else source
     path = folder / source
     if source == TENSORS:
         variables = safetensors_file.nested(safetensors_file.read(path), path)
-        check_fit(module, variables, description)
+        fits(variables)
     else:
         check_orbax(folder)
-        check_fit(module, checkpoint.tree_shapes(path), description)
+        fits(checkpoint.tree_shapes(path))
         variables = checkpoint.read_tree(path)
     if digest(description, variables) != description.sha256:
         raise UserError(
@@ -201,7 +221,7 @@ def read_variables(
             "match its sha256; copy the folder again, or extract the network again"
         )
     safetensors_file.check_finite(_leaves(variables), folder)
-    return {"params": {}, "stats": {}, **jax.tree.map(jnp.asarray, variables)}
+    return variables
 
 
 def _weights_of(folder: pathlib.Path, description: Description | GeneralDescription) -> str:

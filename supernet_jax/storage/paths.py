@@ -99,6 +99,8 @@ def check_url(text: str) -> None:
     found = _SCHEME.match(text)
     scheme = text.partition(":")[0]
     known = " and ".join(f"{name}://" for name in buckets.DRIVERS)
+    if found and scheme == "hf":
+        raise UserError(f"{text} is written hf:ORG/NAME, without a slash before ORG")
     if found and text.startswith(f"{scheme}://"):
         if scheme not in buckets.DRIVERS:
             raise UserError(f"{text} is neither a local path nor in a bucket ({known})")

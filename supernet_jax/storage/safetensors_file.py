@@ -11,6 +11,7 @@ the file's length. What it takes and is refused here:
 A file of another kind is called what it is, where the library only says that a header is too large.
 """
 
+import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -85,7 +86,20 @@ def write(
     """
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = safetensors.numpy.save(whole, metadata=None if said is None else dict(said))
+    content = content if said is None else _in_order(content)
     files.write_bytes(path, lambda file: file.write(content))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with its metadata in order, which the library writes in another one each time:
+    what is the same is the same to the bit.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # numbers begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def nested(flat: Mapping[str, Any], where: str | pathlib.Path) -> dict[str, Any]:

@@ -57,6 +57,20 @@ def unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
+def temporary(name: str) -> Iterator[pathlib.Path]:
+    """An empty local folder of this name, which is removed at the end.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="supernet-") as made:
+        path = pathlib.Path(made) / name
+        with files.writing(path):
+            path.mkdir()
+        yield path
+
+
+@contextlib.contextmanager
 def _named(path: pathlib.Path, folder: pathlib.Path) -> Iterator[None]:
     """Errors name the wanted folder."""
     try:

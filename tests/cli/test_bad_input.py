@@ -674,6 +674,30 @@ EXTRACTIONS: list[Case] = [
     ("no quick run", "quickstart --out TMP", nothing, ("not a run", "another --out")),
     ("another quick run", "quickstart --out RUN", nothing, ("space is a TinySpace there",)),
 ]
+PUBLISH = "publish RUN --config CONFIG "
+PUBLISHING: list[Case] = [
+    ("no name", PUBLISH + "--license mit", nothing, ("--repo", "required")),
+    ("no owner", PUBLISH + "--license mit --repo net", nothing, ("'net'", "must be ORG/NAME")),
+    ("no licence", PUBLISH + "--repo me/net", nothing, ("--license apache-2.0", "mit")),
+    ("licence", PUBLISH + "--repo me/net --license MIT", nothing, ("'MIT'", "did you mean mit?")),
+    ("nothing there", "publish TMP/x --repo me/net --license mit", nothing, ("no folder TMP/x",)),
+    ("no network", "publish TMP --repo me/net --license mit", nothing, ("holds no network and",)),
+    ("format", PUBLISH + "--repo me/net --license mit --format onx", nothing, ("'onx'", "onnx?")),
+    (
+        "no search",
+        PUBLISH + "--repo me/net --license mit",
+        lambda place: (place.run / "search.json").unlink(),
+        ("has no search yet", "supernet search"),
+    ),
+    (
+        "a folder that is taken",
+        PUBLISH + "--repo me/net --license mit --out TMP",
+        nothing,
+        ("exists already", "another --out"),
+    ),
+    ("no address", "import hub me --config CONFIG --out OUT", nothing, ("hf:me", "hf:ORG/NAME")),
+    ("slashes", "import network hf://me/a --config CONFIG --out OUT", nothing, ("hf:ORG/NAME",)),
+]
 SPACES: list[Case] = [
     (
         "NASViT at no multiple of 32",
@@ -831,7 +855,7 @@ TRANSLATIONS: list[Case] = [
 
 CASES = [
     *(*COMMANDS, *TRAINING, *PARTS, *INFOS, *RUNS, *SEARCHES, *EXTRACTIONS, *SPACES),
-    *TRANSLATIONS,
+    *(*PUBLISHING, *TRANSLATIONS),
 ]
 IDS = [f"{command.split(' ')[0]}: {name}" for name, command, _, _ in CASES]
 

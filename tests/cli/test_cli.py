@@ -94,6 +94,7 @@ POSITIONAL = {  # or whole settings
     "search": ("run", "settings", "part", "place"),
     "evaluate": ("run", "place"),
     "info": ("space", "part"),
+    "publish": ("source",),
 }
 
 

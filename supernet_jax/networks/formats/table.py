@@ -145,22 +145,37 @@ def load(folder: str | pathlib.Path, name: str) -> Runner:
         raise UserError(f"{folder} does not hold the network as {name!r}, only as {found}")
     [format] = chosen([name], pixels=False, size=None)
     for file, digest in there[name].files.items():
-        path = folder / file
-        inside = pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-        try:
-            content = path.read_bytes() if inside else None
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            content = None
-        except OSError as error:
-            raise files.unreadable(path, error) from error
-        if content is None:
-            raise UserError(f"{folder} has no file {file}; copy the folder again")
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise UserError(
-                f"{path} has been changed since it was written: network.json has another sha256; "
-                "copy the folder again, or extract the network again"
-            )
+        content_of(folder, file, digest)
     return format.load(folder)
+
+
+def content_of(folder: pathlib.Path, file: str, digest: str) -> bytes:
+    """The content of a file of a network, which is the one that was written.
+
+    Args:
+        folder: of the network, local.
+        file: path in it.
+        digest: its SHA-256, as `network.json` has it.
+
+    Raises:
+        UserError: it is missing, leads out of the folder, or was changed.
+    """
+    path = folder / file
+    inside = pathlib.Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    try:
+        content = path.read_bytes() if inside else None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        content = None
+    except OSError as error:
+        raise files.unreadable(path, error) from error
+    if content is None:
+        raise UserError(f"{folder} has no file {file}; copy the folder again")
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise UserError(
+            f"{path} has been changed since it was written: network.json has another sha256; "
+            "copy the folder again, or extract the network again"
+        )
+    return content
 
 
 def check_blocks(format: Format, network: Network) -> None:
@@ -283,11 +298,12 @@ def _write_one(
         "images": len(inputs),
         "size": list(export.size),
         "pixels": export.pixels,
-        "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in written},
+        "files": {path.relative_to(folder).as_posix(): digest_of(path) for path in written},
     }
 
 
-def _sha256(path: pathlib.Path) -> str:
+def digest_of(path: pathlib.Path) -> str:
+    """SHA-256 of a file, as `Exported.files` has it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
