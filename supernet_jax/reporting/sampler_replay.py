@@ -3,7 +3,6 @@
 Shape letters: `S` steps that are replayed, `M` random members of a step, `G` parts of a batch.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,11 +13,12 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.experiment import sampler_visits
+from supernet_jax.reporting import run_space
 from supernet_jax.reporting.metrics_history import Stretch
 from supernet_jax.reporting.tolerant_json import mapping
 from supernet_jax.storage import typed_json
 from supernet_jax.storage.user_code import taken
-from supernet_jax.tasks import TASKS, Task, offered
+from supernet_jax.tasks import Task, offered
 from supernet_jax.training.samplers import Sampler
 
 MOST = 20_000  # steps that are replayed; of longer runs so many, evenly spaced
@@ -61,7 +61,7 @@ def replayed(
     """
     known = mapping(meta.get("space"))
     try:
-        task = _task(known)
+        task = run_space.task_of(known)
         own = described["train"]
         seed, shards = int(own["seed"]), int(own.get("arch_shards", 1))
         if not (0 <= seed < 2**63 and 1 <= shards <= 2**16):
@@ -86,18 +86,6 @@ def replayed(
         replayed=len(steps),
         steps=total,
     )
-
-
-def _task(known: Mapping[str, Any]) -> Task:
-    """What a space is built for: the first of the library's tasks that has the fields which the
-    checkpoint says.
-    """
-    for kind in TASKS.values():
-        names = [field.name for field in dataclasses.fields(kind)]
-        if {*names} == known.keys() - space_identity.NO_TASK:
-            task: Task = typed_json.parse(kind, {name: known[name] for name in names}, "the task")
-            return task
-    raise KeyError("no such task")
 
 
 def _built(space: Any, sampler: Any, task: Task, steps: Any) -> tuple[Space, Sampler]:
