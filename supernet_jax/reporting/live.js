@@ -8,7 +8,7 @@
   if (kept) {
     fields().forEach((field, i) => {
       field.value = kept.fields[i] ?? "";
-      field.dispatchEvent(new Event("input"));
+      field.dispatchEvent(new Event("change"));
     });
     details().forEach((one, i) => { one.open = kept.open[i] ?? false; });
     document.getElementById(kept.focus)?.focus({ preventScroll: true });

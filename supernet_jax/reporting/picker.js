@@ -10,15 +10,15 @@
   const write = (x) => x.toLocaleString("en-US", { maximumSignificantDigits: 15 });
   const brief = (x) => x.toLocaleString("en-US", { maximumSignificantDigits: x < 1e4 ? 6 : 15 });
 
-  // The budget of a place of a slider: round, and never below what the place stands for.
+  // The budget of a place of a slider: round, but no two alike, and never below what it stands for.
   const budget = (i, place) => {
     const { low, high, log } = known.costs[i], part = place / known.steps;
     if (part >= 1) return Infinity;
     const exact = log ? low * (high / low) ** part : low + (high - low) * part;
-    if (!(exact > 0)) return exact;
-    const unit = 10 ** (Math.floor(Math.log10(exact)) - 2);
-    const round = Number((Math.ceil(exact / unit) * unit).toPrecision(12));
-    return Math.max(round, exact);
+    const step = (log ? exact * Math.log(high / low) : high - low) / known.steps;
+    if (!(step > 0)) return exact;
+    const unit = 10 ** Math.floor(Math.log10(step));
+    return Math.max(Number((Math.ceil(exact / unit) * unit).toPrecision(12)), exact);
   };
   const place = (i, limit) => {
     const { low, high, log } = known.costs[i];
@@ -61,7 +61,8 @@
   const tell = (one) => {
     const parts = [], bounded = known.costs.filter((_, i) => limits[i] !== Infinity);
     if (one) {
-      const best = `${known.measured}, the best of ${write(known.count)} evaluated subnets`;
+      const all = known.count === 1 ? "the only" : `the best of ${write(known.count)}`;
+      const best = `${known.measured}, ${all} evaluated subnet${known.count === 1 ? "" : "s"}`;
       parts.push(element("p", one.shown, "value"), note(best), costs(one));
     } else {
       parts.push(element("p", "No known network is within all of these.", "none"));
@@ -130,21 +131,16 @@
     fields[i].value = limit === Infinity ? "" : write(limit);
     bound(i, limit);
   }));
-  fields.forEach((field, i) => {
-    field.addEventListener("input", () => {
-      const limit = read(field.value);
-      if (Number.isNaN(limit)) {
-        field.setAttribute("aria-invalid", "true");
-        return;
-      }
-      ranges[i].value = place(i, limit);
-      bound(i, limit);
-    });
-    field.addEventListener("change", () => { // a text that is no number gives way to the bound
-      field.value = limits[i] === Infinity ? "" : write(limits[i]);
-      field.removeAttribute("aria-invalid");
-    });
-  });
+  fields.forEach((field, i) => field.addEventListener("change", () => {
+    const limit = read(field.value);
+    if (Number.isNaN(limit)) {
+      field.setAttribute("aria-invalid", "true");
+      return;
+    }
+    field.value = limit === Infinity ? "" : write(limit);
+    ranges[i].value = place(i, limit);
+    bound(i, limit);
+  }));
 
   // Where a page may not write to the clipboard, its text is selected for who copies by hand.
   const select = () => {

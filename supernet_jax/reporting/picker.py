@@ -158,7 +158,6 @@ def _values(
                 "low": float(seen.min()),
                 "high": float(seen.max()),
                 "log": svg_axes.wants_log(seen),
-                "whole": bool(np.all(seen == np.rint(seen))),
                 "of": cost.of,
             }
         )

@@ -147,7 +147,10 @@ def read_json(path: str | os.PathLike) -> Any:
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
     """Strict JSON, in ASCII: numbers that JSON does not have (NaN, infinities) become null."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:  # rarely, and looking for them takes most of the time
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
