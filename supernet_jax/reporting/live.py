@@ -28,7 +28,7 @@ from supernet_jax.storage.paths import expanded
 
 HOST = "127.0.0.1"
 SECONDS = 3.0  # at least, from one look at the files of the run to the next
-SHARE = 0.1  # of the time, at most, in which a page is made: training needs the machine
+SHARE = 0.25  # of a core, at most, that pages take: training needs the machine
 IDLE_SECONDS = 1.0  # after which a connection over which nothing comes is closed
 HEADERS = {
     "Cache-Control": "no-store",
@@ -83,8 +83,9 @@ class Source:
     def __init__(self, folder: pathlib.Path, types: Mapping[str, type] | None, config_file: str):
         self._folder, self._types, self._config_file = folder, types, config_file
         self._one_at_a_time = threading.Lock()
-        self._state, self._next = state(folder), 0.0
+        self._state = state(folder)
         self._page = self._made()
+        self._next = time.monotonic() + SECONDS  # later ones compile nothing
 
     def page(self) -> tuple[bytes, str]:
         """The page, and what tells it from others. While the folder is no run, the last one."""
@@ -96,10 +97,10 @@ class Source:
             return self._page, f'"{self._state}"'
 
     def _made(self) -> bytes:
-        start = time.monotonic()
+        start = time.process_time()  # by wall clock it would take long whenever others are busy
         text = page.text(self._folder, types=self._types, config_file=self._config_file, live=True)
-        end = time.monotonic()
-        self._next = end + max(SECONDS, (end - start) / SHARE)
+        spent = time.process_time() - start
+        self._next = time.monotonic() + max(SECONDS, spent / SHARE)
         return text.encode("utf-8", "replace")
 
 
