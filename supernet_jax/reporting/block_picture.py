@@ -1,6 +1,6 @@
 """What a page needs to draw the blocks of any arch beside those of the largest.
 
-A *column* is a block, or several that the same decisions make and keep. A *lane* is a kind of
+A *column* is a block, or several that look alike in every arch. A *lane* is a kind of
 decision, as `width`: the name of all that stand in one list of the menu.
 """
 
@@ -14,6 +14,7 @@ from supernet_jax.elastic.choices import Lookup, Path
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 
+APART = 60  # blocks that are drawn one by one
 COLUMNS = 200  # that are drawn
 
 
@@ -32,19 +33,25 @@ class Column(NamedTuple):
 
 
 def columns(space: Space) -> list[Column]:
-    """The blocks that an arch decides something of, in the order of the space."""
-    found: dict[Any, Column] = {}
+    """The blocks that an arch decides something of, in the order of the space.
+
+    Of more than `APART` those that look alike in every arch are one column, as the edges of cells.
+    """
+    found = []
     for name, block in space.blocks.items():
         own = [path for path in block.index.paths if len(choices.get(space.menu, path)) > 1]
         # Of two in one lane, as the widths before and after a block, the last is its own.
         cells = {lane(path): path for path in own if path not in space.static}
-        alive = block.alive
-        if not cells and alive is None:
-            continue
+        if cells or block.alive is not None:
+            found.append(Column([name], cells, block.alive))
+    if len(found) <= APART:
+        return found
+    merged: dict[Any, Column] = {}
+    for blocks, cells, alive in found:
         kept = None if alive is None else (alive.paths, alive.table.tobytes())
-        column = found.setdefault((tuple(cells.values()), kept), Column([], cells, alive))
-        column.blocks.append(name)
-    return list(found.values())[:COLUMNS]
+        same = merged.setdefault((tuple(cells.values()), kept), Column([], cells, alive))
+        same.blocks.extend(blocks)
+    return list(merged.values())[:COLUMNS]
 
 
 def lane(path: Path) -> str:
