@@ -198,7 +198,7 @@ def _picture(
     values of its subnet.
     """
     try:
-        space = run_space.space_of(facts.config, facts.meta, types)
+        space = run_space.space(facts, types)
         parts = block_picture.drawn(space, [json.loads(s.arch) for s in shown])
         picture = block_picture.described(space)
     except UserError as error:
