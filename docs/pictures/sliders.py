@@ -15,9 +15,9 @@ import tempfile
 import PIL.Image
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "benchmarks"))
-import report as benchmark  # noqa: E402
+import report as benchmark
 
-from supernet_jax.reporting import report  # noqa: E402
+from supernet_jax.reporting import report
 
 SIZE = {"width": 1160, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 SET = """const [field] = arguments;

@@ -115,11 +115,8 @@ def state(folder: pathlib.Path) -> str:
         for name in sorted(names):
             if name.endswith(".lock") or name == "report.html":
                 continue
-            try:
-                about = os.stat(place / name)
-            except OSError:  # it was there a moment ago
-                continue
-            parts += [name, str(about.st_size), str(about.st_mtime_ns)]
+            with contextlib.suppress(OSError):  # it was there a moment ago
+                parts += [name, *map(str, files.last_change(place / name))]
         seen.update("\0".join([*parts, ""]).encode("utf-8", "surrogateescape"))
     return seen.hexdigest()
 

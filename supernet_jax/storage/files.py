@@ -400,6 +400,16 @@ def size_of(path: str | os.PathLike) -> int:
     return os.stat(path).st_size if os.path.exists(path) else 0
 
 
+def last_change(path: str | os.PathLike) -> tuple[int, int]:
+    """The size of a file of this machine and when it was last changed, in nanoseconds.
+
+    Raises:
+        OSError: it is missing or cannot be looked at.
+    """
+    about = os.stat(path)
+    return about.st_size, about.st_mtime_ns
+
+
 def found(folder: str | os.PathLike, pattern: str = "*") -> list[pathlib.Path]:
     """What is in a folder and has such a name, sorted; [] where there is no folder."""
     path = folder if isinstance(folder, pathlib.Path) else pathlib.Path(folder)
