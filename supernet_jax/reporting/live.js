@@ -12,7 +12,6 @@
     });
     details().forEach((one, i) => { one.open = kept.open[i] ?? false; });
     document.getElementById(kept.focus)?.focus({ preventScroll: true });
-    history.scrollRestoration = "manual";
     scrollTo(0, kept.scroll);
   }
   const again = () => {
@@ -22,6 +21,7 @@
       focus: document.activeElement?.id ?? "",
       scroll: scrollY,
     }));
+    history.scrollRestoration = "manual"; // a browser's own comes too early, or too late
     location.reload();
   };
   let own = null;

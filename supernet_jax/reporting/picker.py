@@ -112,8 +112,7 @@ def beside(facts: Facts, types: Mapping[str, type], config: str = "") -> Html:
     button = tag("button", "Copy", type="button", id="copy")
     panel = tag(
         "aside",
-        tag("strong", "The best network with at most"),
-        tag("div", *sliders, class_="budgets"),
+        tag("div", tag("strong", "The best network with at most"), *sliders, class_="budgets"),
         tag("div", id="picked", role="status"),
         tag("div", tag("pre", tag("code", id="command")), button, id="take-out"),
         class_="picker",

@@ -116,6 +116,7 @@ def test_what_is_compared(tmp_path: pathlib.Path) -> None:
     contents = {
         "config.json": json.dumps(test_report.PLAIN),
         "search.json": json.dumps({"front": kept, "budgets": budgets}),
+        "races/a.json": json.dumps({"front": [record("h", macs=8, accuracy=0.99, images=32)]}),
         "evaluations.jsonl": "".join(json.dumps(one) + "\n" for one in others),
     }
     found = values(
