@@ -75,7 +75,9 @@ def quick_jobs(backend: str) -> list[Job]:
     scripts = ("train_step", "evaluation", "compile", "gradient", "memory", "pointwise")
     scripts += ("norm", "profile_step", "costs", "predictors", "data", "racing")
     scripts += (
-        ("kernels", "scaling", "export", "extraction") if backend == "cpu" else ("gpu_program",)
+        ("kernels", "scaling", "export", "extraction", "report")
+        if backend == "cpu"
+        else ("gpu_program",)
     )
     tuned = ("train_step", "evaluation")
     return [Job(name, name, ("--quick",), 1, name in tuned) for name in scripts]
@@ -105,6 +107,7 @@ def cpu_jobs() -> list[Job]:
         Job("export", "export", (), 2),
         Job("racing", "racing", (), 3),
         Job("extraction", "extraction", ("--rounds", "3"), 8),
+        Job("report", "report", (), 2),
     ]
 
 

@@ -134,7 +134,7 @@ def test_every_script_is_run_and_takes_its_options(backend, quick, understands) 
     # experiments, too: of what searches find, and of what supernets learn
     not_run |= {"differentiable", "ensembles", "few_shot", "nested", "shift"}
     not_run |= {"search"}  # of how few evaluations a search needs; one table needs pymoo
-    of_cpu = {"kernels", "scaling", "export", "extraction"}
+    of_cpu = {"kernels", "scaling", "export", "extraction", "report"}
     not_run |= of_cpu if backend == "gpu" else {"gpu_program"}  # which needs JAX's CUDA plug-in
     assert scripts - {job.script for job in found} == not_run
     for job in found:

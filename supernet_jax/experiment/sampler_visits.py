@@ -109,8 +109,11 @@ def draws(
         keys = jax.random.split(key, arch_shards)
         return jax.vmap(lambda k: sampler.sample(state, k, step, score), out_axes=1)(keys)
 
-    places = steps.astype(np.int32), rollbacks.astype(np.int32)
+    # As many as a power of two: one program serves a run that goes on.
+    more = (0, (1 << (len(steps) - 1).bit_length()) - len(steps))
+    places = tuple(np.pad(x.astype(np.int32), more, mode="edge") for x in (steps, rollbacks))
     archs = jax.device_get(jax.jit(lambda at: jax.lax.map(one, at, batch_size=64))(places))
+    archs = jax.tree.map(lambda leaf: leaf[: len(steps)], archs)
     options = len(space.sizes)
     sizes = [
         train_step.shared_size(options, seed=seed, step=int(step), rollbacks=int(rolled))

@@ -2,14 +2,15 @@
 
 import dataclasses
 import html
+import json
 
-VOID = {"meta", "link", "br", "hr"}  # elements that are never closed
+VOID = {"meta", "link", "br", "hr", "input"}  # elements that are never closed
 LONGEST = 4000  # characters of one text; files may hold anything
 
 
 @dataclasses.dataclass(frozen=True)
 class Html:
-    """Text that is markup: only `tag`, `join` and the page's own template make it."""
+    """Text that is markup: only `tag`, `join`, `data` and the page's own template make it."""
 
     text: str
 
@@ -48,6 +49,19 @@ def tag(name: str, /, *children: Html | str, **attributes: object) -> Html:
 def join(*parts: Html | str) -> Html:
     """Markup and texts side by side."""
     return Html("".join(p.text if isinstance(p, Html) else escape(p) for p in parts))
+
+
+def data(name: str, value: object) -> Html:
+    """Values for scripts of the page, as JSON in which no text can end the element.
+
+    Args:
+        name: id of the element.
+        value: of JSON; its numbers are finite.
+    """
+    written = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":  # which in JSON stand in texts alone
+        written = written.replace(character, f"\\u{ord(character):04x}")
+    return Html(f'<script type="application/json" id="{escape(name)}">{written}</script>')
 
 
 def _attribute(key: str, value: object) -> str:

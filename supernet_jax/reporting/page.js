@@ -1,5 +1,6 @@
 "use strict";
-// Everything can be read without this: it makes hints appear at once, and tables sort.
+// Everything can be read without this: it makes hints appear at once, and tables sort. What scripts
+// draw says its hint in data-tip.
 (() => {
   const tip = document.createElement("div");
   tip.id = "tip";
@@ -11,7 +12,7 @@
     title.remove();
   }
   const show = (event) => {
-    const text = said.get(event.target);
+    const text = said.get(event.target) ?? event.target.dataset?.tip;
     tip.hidden = text === undefined;
     if (tip.hidden) return;
     tip.textContent = text;

@@ -1,6 +1,8 @@
 """A run folder as one HTML file that needs nothing else."""
 
+import base64
 import datetime
+import hashlib
 import importlib.resources
 import pathlib
 from collections.abc import Mapping
@@ -9,6 +11,7 @@ import supernet_jax
 from supernet_jax.experiment import config
 from supernet_jax.reporting import (
     code_charts,
+    picker,
     run_facts,
     run_results,
     subnet_charts,
@@ -25,19 +28,38 @@ MARK = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name
 content="{GENERATOR}">'
 
 
-def text(folder: pathlib.Path, *, types: Mapping[str, type] | None = None) -> str:
+STYLES = ("style.css", "picker.css")
+SCRIPTS = ("page.js", "block_picture.js", "picker.js")
+LIVE = "live.js"  # of a page that is served while the run goes on
+
+
+def text(
+    folder: pathlib.Path,
+    *,
+    types: Mapping[str, type] | None = None,
+    config_file: str = "",
+    live: bool = False,
+) -> str:
     """The report of a run folder, as HTML.
 
     Args:
         folder: of the run, in whatever state it is.
         types: the user's own configuration dataclasses, by name.
+        config_file: that defines them, for the command lines of the page.
+        live: whether it is served, and looks for a newer one by itself.
 
     Raises:
         UserError: it is no run folder.
     """
     known = run_facts.gather(folder)
     now = datetime.datetime.now(datetime.UTC).timestamp()
-    return document(known, types={**config.LIBRARY, **(types or {})}, written=run_facts.moment(now))
+    return document(
+        known,
+        types={**config.LIBRARY, **(types or {})},
+        written=run_facts.moment(now),
+        config_file=config_file,
+        live=live,
+    )
 
 
 def is_report(path: pathlib.Path) -> bool:
@@ -49,33 +71,54 @@ def is_report(path: pathlib.Path) -> bool:
     return files.head(path, len(MARK)) == MARK.encode()
 
 
-def document(facts: Facts, *, types: Mapping[str, type], written: str) -> str:
+def document(
+    facts: Facts,
+    *,
+    types: Mapping[str, type],
+    written: str,
+    config_file: str = "",
+    live: bool = False,
+) -> str:
     """The whole page.
 
     Args:
         facts: what was read.
         types: configuration dataclasses by name.
         written: when, as text.
+        config_file: see `text`.
+        live: see `text`.
     """
     codes = code_charts.charts(facts.history.codes)
+    beside = picker.beside(facts, types, config_file)
     body = join(
         _header(facts),
         _section("Training", _training(facts)),
         _section("What was trained", training_charts.macs(facts, types)),
         _section("What was learned of the options", codes) if codes else NOTHING,
-        _section("Front", [tag("p", subnet_charts.best(facts)), *subnet_charts.front(facts)]),
+        _section(
+            "Front", [tag("p", subnet_charts.best(facts)), *subnet_charts.front(facts, beside)]
+        ),
         _section("Ranking", subnet_charts.ranking(facts.pairs)) if facts.pairs else NOTHING,
         _section("Extracted networks", _networks(facts)),
         _footer(facts, written),
     )
     title = tag("title", f"{_name(facts)}: supernet report")
     view = tag("meta", name="viewport", content="width=device-width, initial-scale=1")
-    style = f"<style>\n{_file('style.css')}</style>"
-    script = f"<script>\n{_file('page.js')}</script>"
+    style = "".join(map(_file, STYLES))
+    script = "".join(map(_file, (*SCRIPTS, LIVE) if live else SCRIPTS))
     return (
-        f"{MARK}{view.text}{title.text}\n{style}</head>\n<body>\n{body.text}\n{script}\n"
+        f"{MARK}{view.text}{_policy(script, live=live).text}{title.text}\n"
+        f"<style>{style}</style></head>\n<body>\n{body.text}\n<script>{script}</script>\n"
         "</body></html>\n"
     )
+
+
+def _policy(script: str, *, live: bool) -> Html:
+    """What browsers hold the page to: it loads nothing, and runs no script but its own."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    rules = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    more = "; connect-src 'self'" if live else ""
+    return tag("meta", http_equiv="Content-Security-Policy", content=rules + more)
 
 
 def _file(name: str) -> str:

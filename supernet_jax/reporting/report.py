@@ -38,7 +38,8 @@ def report(
     else:
         folder = expanded(run)
     path = folder / "report.html" if out is None else expanded(out)
-    text = page.text(folder, types=experiment_run.types_of(config))
+    named = os.fspath(config) if isinstance(config, str | os.PathLike) else ""
+    text = page.text(folder, types=experiment_run.types_of(config), config_file=named)
     _check_free(path)  # after the run was found to be one
     files.write_text(path, text)
     return path

@@ -17,6 +17,7 @@ from supernet_jax.reporting.tolerant_json import mapping, notation, number
 from supernet_jax.tasks import Metric
 
 MOST = 800  # points of one kind that say their arch
+CHART = "front-chart"  # id of the chart of the front
 KINDS = ("c0", "c1", "c2", "c3", "c4")
 SHAPES = tuple(svg_plot.SHAPES)
 
@@ -72,12 +73,17 @@ def _value(value: float | None, metric: Metric) -> Cell:
     return _number(None if value is None else _percent(metric) * value, form)
 
 
-def front(facts: Facts) -> list[Html]:
-    """The front and everything that was scored, drawn; the chosen subnets in a table."""
+def front(facts: Facts, beside: Html = NOTHING) -> list[Html]:
+    """The front and everything that was scored, drawn; the chosen subnets in a table.
+
+    Args:
+        facts: of the run.
+        beside: what stands beside the chart of the front.
+    """
     fronts = ([facts.search] if facts.search else []) + facts.races
     if not facts.evaluated and not any(f.chosen for f in fronts):
         return [tag("p", "No subnet was evaluated yet.", class_="soft")]
-    scored, tested, left = _current(facts.evaluated, fronts)
+    scored, tested, left = current(facts.evaluated, fronts)
     said = [tag("p", f"{f.source}: {' '.join(f.said)}", class_="soft") for f in fronts]
     groups, notes = _groups(scored, tested, fronts, facts)
     if left:
@@ -86,7 +92,8 @@ def front(facts: Facts) -> list[Html]:
     if any(len(group.x) for group in groups):
         title = f"{facts.metric.name.capitalize()} over MACs"
         labels = Labels(title, "MACs", _headed(facts.metric), " ".join(notes))
-        drawn = tag("div", svg_plot.scatter(groups, labels), class_="charts wide")
+        drawn = tag("div", svg_plot.scatter(groups, labels), class_="charts wide", id=CHART)
+    drawn = tag("div", drawn, beside, class_="with-picker") if beside.text else drawn
     weighed = _weighed(facts.search, facts.metric) if facts.search else NOTHING
     timed = _timed(facts.search, facts.metric) if facts.search else NOTHING
     return [*said, drawn, weighed, timed, _chosen(fronts, scored, tested, facts.metric)]
@@ -155,7 +162,7 @@ def _row(values: Mapping[str, float], names: Sequence[str], metric: Metric) -> l
     return [scale.get(n, 1.0) * values[n] if n in values else None for n in names]
 
 
-def _current(
+def current(
     evaluated: Sequence[Subnet], fronts: Sequence[Front]
 ) -> tuple[list[Subnet], list[Subnet], int]:
     """Held-out and test results of one checkpoint, and how many others there are.

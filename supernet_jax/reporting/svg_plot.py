@@ -227,7 +227,16 @@ def _frame(x: Scale, y: Scale, labels: Labels, body: Html) -> Html:
         viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}",
         role="img",
         aria_label=f"{labels.title}: {labels.y} over {labels.x}",
+        data_x=_written(x),
+        data_y=_written(y),
     )
+
+
+def _written(scale: Scale) -> str:
+    """An axis for scripts that mark a place: both ends, their pixels, and whether it is
+    logarithmic.
+    """
+    return f"{scale.low!r} {scale.high!r} {px(scale.start)} {px(scale.stop)} {int(scale.log)}"
 
 
 def _line(series: Line, x: Scale, y: Scale) -> list[Html]:

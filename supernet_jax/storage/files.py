@@ -147,7 +147,10 @@ def read_json(path: str | os.PathLike) -> Any:
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
     """Strict JSON, in ASCII: numbers that JSON does not have (NaN, infinities) become null."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:  # rarely, and looking for them takes most of the time
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -395,6 +398,16 @@ def size_of(path: str | os.PathLike) -> int:
     if isinstance(path, Bucket):
         return len(buckets.read(path) or b"")
     return os.stat(path).st_size if os.path.exists(path) else 0
+
+
+def last_change(path: str | os.PathLike) -> tuple[int, int]:
+    """The size of a file of this machine and when it was last changed, in nanoseconds.
+
+    Raises:
+        OSError: it is missing or cannot be looked at.
+    """
+    about = os.stat(path)
+    return about.st_size, about.st_mtime_ns
 
 
 def found(folder: str | os.PathLike, pattern: str = "*") -> list[pathlib.Path]:

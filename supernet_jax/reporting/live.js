@@ -1,0 +1,39 @@
+// A page that is served looks for a newer one; what was set and where one has read stay.
+(() => {
+  const KEY = `supernet report ${location.pathname}`, MILLISECONDS = 2000;
+  const fields = () => [...document.querySelectorAll("#picker input[type=text]")];
+  const details = () => [...document.querySelectorAll("details")];
+  const kept = JSON.parse(sessionStorage.getItem(KEY) ?? "null");
+  sessionStorage.removeItem(KEY);
+  if (kept) {
+    fields().forEach((field, i) => {
+      field.value = kept.fields[i] ?? "";
+      field.dispatchEvent(new Event("change"));
+    });
+    details().forEach((one, i) => { one.open = kept.open[i] ?? false; });
+    document.getElementById(kept.focus)?.focus({ preventScroll: true });
+    scrollTo(0, kept.scroll);
+  }
+  const again = () => {
+    sessionStorage.setItem(KEY, JSON.stringify({
+      fields: fields().map((field) => field.value),
+      open: details().map((one) => one.open),
+      focus: document.activeElement?.id ?? "",
+      scroll: scrollY,
+    }));
+    history.scrollRestoration = "manual"; // a browser's own comes too early, or too late
+    location.reload();
+  };
+  let own = null;
+  const look = async () => {
+    try {
+      const answer = await fetch("/", { method: "HEAD", cache: "no-store" });
+      const tag = answer.ok ? answer.headers.get("ETag") : null;
+      own ??= tag;
+      if (tag && tag !== own) return again();
+    } catch { // the command has ended; it may be started again
+    }
+    setTimeout(look, MILLISECONDS);
+  };
+  look();
+})();
