@@ -37,6 +37,7 @@ LIMITS = {
     },
     "tensorflow": set(),
     "optuna": {"searching.bayesian"},
+    "ray": {"runtime.ray_farm"},
 }
 
 

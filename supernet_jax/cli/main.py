@@ -24,6 +24,7 @@ import supernet_jax
 from supernet_jax.errors import LOG, UserError, near
 from supernet_jax.experiment.config import Config, load_file
 from supernet_jax.runtime import cache, hardware, peers, sharding, stopping
+from supernet_jax.runtime.farm import NoWorkers
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import check_url, expanded
 
@@ -112,6 +113,9 @@ def _told(error: BaseException) -> int:
     if isinstance(error, UserError):
         print(f"supernet: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
+    if isinstance(error, NoWorkers):
+        print(f"supernet: {error}; {stopping.what_next}", file=sys.stderr)
+        return stopping.UNFINISHED
     if isinstance(error, KeyboardInterrupt):
         print(f"supernet: interrupted; {stopping.what_next}", file=sys.stderr)
         return stopping.INTERRUPTED
