@@ -72,7 +72,7 @@ class Arguments:
         if self.random:
             at_least("--random", self.random, 1)
         one_of("--split", self.split, evaluate.SPLITS)
-        farm.check(self.farm, race=self.race)
+        farm.check(self.farm, race=self.race, joined=self.place.coordinator is not None)
 
 
 def run(arguments: Arguments) -> None:

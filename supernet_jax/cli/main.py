@@ -170,8 +170,11 @@ def _dispatch(arguments: list[str]) -> None:
     if name not in COMMANDS:
         hint = near(name, [*COMMANDS, "--help", "--version"])
         raise UserError(f"there is no command {name!r}, only {known}{hint}")
+    farm = _value(rest, "--farm")  # no path, and says itself what it may be
     for text in rest:
-        check_url(text.partition("=")[2] if text.startswith("--") else text)
+        word = text.partition("=")[2] if text.startswith("--") else text
+        if word != farm:
+            check_url(word)
     hardware.collect_rarely()
     _quiet()
     if name not in RESUMES or "--dry-run" in rest:

@@ -62,7 +62,7 @@ class Arguments:
     )
 
     def __post_init__(self) -> None:
-        farm.check(self.farm, race=self.settings.race)
+        farm.check(self.farm, race=self.settings.race, joined=self.place.coordinator is not None)
 
 
 def searcher(name: str | None, file: str | None, words: Sequence[str]) -> Any:

@@ -75,7 +75,7 @@ class Source(NamedTuple):
 
     Attributes:
         module: that can be imported on every machine; "" for a file.
-        path: of the file, on the machine where the command was started.
+        path: of the file, on the machine where the command was started; "" for a module.
         content: of the file.
         names: of the dataclasses.
     """
@@ -199,7 +199,7 @@ class FarmEvaluator:
         if differing:
             key = next((key for key in NAMES if key in differing), differing[0])
             raise UserError(
-                f"{worker} (on {machine.host}) does not have the {NAMES.get(key, key)} of this "
+                f"{worker} of the farm does not have the {NAMES.get(key, key)} of this "
                 f"process: {theirs.get(key)} there, {self._facts[key]} here; all machines of a "
                 "farm must see the same run and data, and have the same versions installed"
             )
@@ -231,21 +231,20 @@ def sources(settings: config.Config) -> tuple[Source, ...]:
     Raises:
         UserError: one is defined in a notebook or in the script that runs.
     """
-    own = dict.fromkeys(type(part) for part in config.parts(settings))
-    places: dict[tuple[str, str], list[str]] = {}
-    for kind in own:
-        name, path = kind.__name__, user_code.source(kind)
+    places: dict[tuple[str, pathlib.Path | None], list[str]] = {}
+    for kind in dict.fromkeys(type(part) for part in config.parts(settings)):
+        name, module = kind.__name__, kind.__module__
         if config.LIBRARY.get(name) is kind:
             continue
-        if path is None or kind.__module__ == "__main__":
+        if module == "__main__":
             raise UserError(
                 f"{name} is defined in a notebook or in the script that runs, which workers of a "
                 "farm cannot load; put it into a file of its own, and open the run with that"
             )
-        sent = user_code.is_from_file(kind)
-        places.setdefault(("" if sent else kind.__module__, str(path)), []).append(name)
+        where = ("", user_code.source(kind)) if user_code.is_from_file(kind) else (module, None)
+        places.setdefault(where, []).append(name)
     return tuple(
-        Source(module, path, b"" if module else pathlib.Path(path).read_bytes(), tuple(names))
+        Source(module, str(path or ""), path.read_bytes() if path else b"", tuple(names))
         for (module, path), names in places.items()
     )
 
@@ -265,11 +264,7 @@ def hired(farm: Farm | int | str | None, run: Run, split: str) -> Iterator[FarmE
     if farm is None:
         yield None
         return
-    check(farm)
-    if jax.process_count() > 1:
-        raise UserError(
-            "--farm and --coordinator are two ways to use several processes; give one of them"
-        )
+    check(farm, joined=jax.process_count() > 1)
     engine = farm if isinstance(farm, Farm) else RayFarm(farm)
     evaluator = FarmEvaluator(run, split, engine)
     try:
@@ -278,12 +273,27 @@ def hired(farm: Farm | int | str | None, run: Run, split: str) -> Iterator[FarmE
         evaluator.stop()
 
 
-def check(farm: Farm | int | str | None, *, race: bool = False) -> None:
-    """Raises a `UserError` unless it says a farm, or none; with races there must be none."""
-    if farm is not None and not isinstance(farm, Farm):
+def check(farm: Farm | int | str | None, *, race: bool = False, joined: bool = False) -> None:
+    """Makes sure that what was given as a farm is one, or None, and fits the rest.
+
+    Args:
+        farm: as `hired` takes it.
+        race: whether subnets are to race.
+        joined: whether this process is one of several of a job.
+
+    Raises:
+        UserError: it is none, or does not fit.
+    """
+    if farm is None:
+        return
+    if not isinstance(farm, Farm):
         RayFarm(farm)
-    if race and farm is not None:
+    if race:
         raise UserError(
             "--race needs what each subnet says to each image, batch by batch, which workers of a "
             "farm do not send; leave --race or --farm out"
+        )
+    if joined:
+        raise UserError(
+            "--farm and --coordinator are two ways to use several processes; give one of them"
         )

@@ -111,14 +111,15 @@ class Workers:
         self._beginning = set(farm.start(begin))
         self._all = len(self._beginning)
         self._sent: dict[str, Any] = {}
+        self._again: list[Any] = []  # pieces of workers that have died
         self.idle: list[str] = []
 
     def __len__(self) -> int:
         return len(self._beginning) + len(self._sent) + len(self.idle)
 
     def results(self, pieces: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-        """What becomes of pieces, as it comes. A piece is taken from the iterable when a worker is
-        free for it.
+        """What becomes of pieces, as it comes. Each, which is not None, is taken from the iterable
+        when a worker is free for it.
 
         Yields:
             A piece, and what became of it.
@@ -127,28 +128,41 @@ class Workers:
             UserError: a worker raised it, or does not pass the check.
             NoWorkers: none is left.
         """
-        left, again = iter(pieces), list[Any]()
+        left = iter(pieces)
         while True:
-            while self.idle and (one := again.pop() if again else next(left, None)) is not None:
+            while (
+                self.idle
+                and (piece := self._again.pop() if self._again else next(left, None)) is not None
+            ):
                 worker = self.idle.pop()
-                self._sent[worker] = one
-                self._farm.send(worker, one)
+                self._sent[worker] = piece
+                self._farm.send(worker, piece)
             if self.idle and not self._sent:
                 return
             answer = self._next()
-            piece = self._sent.pop(answer.worker, None)
-            if answer.refused:
-                raise UserError(f"{answer.worker}: {answer.refused}")
-            if answer.died:
-                again += [] if piece is None else [piece]
-                self._lost(answer)
-                continue
-            self.idle.append(answer.worker)
-            if answer.worker in self._beginning:
-                self._beginning.remove(answer.worker)
-                self._check(answer.worker, answer.value)
-            else:
+            piece = self._sent.get(answer.worker)
+            if self._heard(answer) and piece is not None:
                 yield piece, answer.value
+
+    def wait(self) -> None:
+        """Returns when all workers that live have begun; raises what `results` does."""
+        while self._beginning:
+            self._heard(self._next())
+
+    def _heard(self, answer: Answer) -> bool:
+        """Takes note of an answer. Whether the worker lives, and so is free now."""
+        piece, begins = self._sent.pop(answer.worker, None), answer.worker in self._beginning
+        self._beginning.discard(answer.worker)
+        if answer.refused:
+            raise UserError(f"{answer.worker}: {answer.refused}")
+        if answer.died:
+            self._again += [] if piece is None else [piece]
+            self._lost(answer)
+            return False
+        if begins:
+            self._check(answer.worker, answer.value)
+        self.idle.append(answer.worker)
+        return True
 
     def _next(self) -> Answer:
         """Waits for an answer: for ever where somebody works, else as long as one has to begin."""
@@ -171,7 +185,6 @@ class Workers:
         return answer
 
     def _lost(self, answer: Answer) -> None:
-        self._beginning.discard(answer.worker)
         how = f"{answer.worker} of the farm has died ({answer.died})"
         if not len(self):
             raise NoWorkers(

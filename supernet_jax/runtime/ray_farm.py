@@ -24,7 +24,10 @@ STORE = 80 * 2**20  # bytes of Ray's shared memory; its least is 75 MB, and mess
 AUTO = "auto"  # the cluster that this machine belongs to
 # Read when Ray is imported, where the user has not said otherwise. The second, whose name tells of
 # two systems alone, has a Ray of our own listen on the loopback interface alone on any.
-SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
 # Actors are never restored: what a worker knows, another one can find out.
 SYSTEM = {"enable_worker_prestart": False, "prestart_worker_first_driver": False}
 
@@ -48,9 +51,11 @@ class RayFarm:
         elif text == AUTO or _is_address(text):
             self._workers, self._address = 0, text
         else:
+            client = "; Ray's client is not used" if text.startswith("ray://") else ""
             raise UserError(
                 f"--farm is {text!r}; give a number of workers for this machine from 1 on, as 4, "
-                "auto for the Ray cluster that this machine belongs to, or the HOST:PORT of one"
+                "auto for the Ray cluster that this machine belongs to, or its address HOST:PORT"
+                f"{client}"
             )
         self._actors: dict[str, Any] = {}
         self._asked: dict[Any, str] = {}
@@ -141,7 +146,7 @@ class RayFarm:
             cores = int(node["Resources"].get("CPU", 0))
             if not node["Alive"] or not cores:
                 continue
-            name = f"worker {len(found) + 1} on {node['NodeManagerHostname']}"
+            name = f"worker {len(found) + 1} ({node['NodeManagerHostname']})"
             found[name] = {
                 "num_cpus": cores,
                 "runtime_env": {"env_vars": farm.environment(cores, here=False)},
@@ -174,9 +179,8 @@ class RayFarm:
             except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
                 reason = " ".join(str(error).split())[:300]
                 where = f"the Ray cluster {self._address}" if self._address else "Ray here"
-                raise UserError(
-                    f"cannot use {where} ({reason}); docs/farm.md says how a cluster is started"
-                ) from error
+                told = "; set RAY_AUTH_MODE=token if it asks for one" if self._address else ""
+                raise UserError(f"cannot use {where} ({reason}){told}; see docs/farm.md") from error
 
 
 def _imported() -> Any:
@@ -226,6 +230,6 @@ def _why(text: str) -> str:
     named = [line.strip() for line in text.splitlines() if "Error: " in line]
     if named:  # as a package that is not installed there
         return named[-1]
-    if "node" in text and "died" in text.partition("\n")[0]:
-        return "its machine is gone"
+    if "node has died" in text or "unavailable" in text:
+        return "its machine is gone, or does not answer"
     return "killed or crashed, as for lack of memory"
