@@ -166,6 +166,10 @@ class FarmEvaluator:
         for piece, result in self._workers.results(self._pieces(archs, wanted)):
             yield piece.where, result
 
+    def start(self) -> None:
+        """Starts the workers now, and waits until all have opened the run."""
+        self._workers.wait()
+
     def stop(self) -> None:
         """Ends the workers."""
         self._farm.stop()

@@ -88,8 +88,8 @@ def test_records_are_those_of_one_process(
     by_ray: FarmEvaluator,
     tmp_path: pathlib.Path,
 ) -> None:
+    by_ray.start()
     workers = by_ray._workers
-    workers.wait()
     spared = [workers.idle.pop() for _ in range(4 - count)]
     scorer = results.Scorer(run._replace(folder=tmp_path), "held-out", evaluator=by_ray)
     assert scorer(archs) == alone
