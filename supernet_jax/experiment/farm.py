@@ -176,7 +176,7 @@ class FarmEvaluator:
 
     @functools.cached_property
     def _workers(self) -> Workers:
-        opening = Opening(str(self._run.folder), self._split, self._sources)
+        opening = Opening(str(self._run.folder.absolute()), self._split, self._sources)
         return Workers(self._farm, opening, self._check)
 
     @functools.cached_property

@@ -22,13 +22,12 @@ from supernet_jax.runtime.farm import Answer, Begin
 REACH_SECONDS = 10  # that the address of a cluster has to answer
 STORE = 80 * 2**20  # bytes of Ray's shared memory; its least is 75 MB, and messages are small
 AUTO = "auto"  # the cluster that this machine belongs to
-# Read when Ray is imported, where the user has not said otherwise. The second, whose name tells of
-# two systems alone, has a Ray of our own listen on the loopback interface alone on any.
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-}
-# Actors are never restored: what a worker knows, another one can find out.
+# Environment variables that Ray reads when it is imported.
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+# For a Ray of our own: it listens on the loopback interface alone, and not only on the two systems
+# that the name tells of.
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Processes that Ray would start beforehand lack the variables of our workers, and would stay idle.
 SYSTEM = {"enable_worker_prestart": False, "prestart_worker_first_driver": False}
 
 
@@ -70,10 +69,11 @@ class RayFarm:
         """
         if self._address and self._address != AUTO:
             _reach(self._address)
-        ray = _imported()
+        ray = _imported(**({} if self._address else ALONE))
         with stopping.held():  # Ray's processes are all started, and known, or none is
             places = self._cluster(ray) if self._address else self._here(ray)
             for name, options in places.items():
+                # Never started again: what it had to do has gone to another by then.
                 actor = ray.remote(farm.Worker).options(max_restarts=0, **options).remote()
                 self._actors[name] = actor
                 self._asked[actor.begin.remote(begin)] = name
@@ -183,8 +183,8 @@ class RayFarm:
                 raise UserError(f"cannot use {where} ({reason}){told}; see docs/farm.md") from error
 
 
-def _imported() -> Any:
-    for name, value in SETTINGS.items():
+def _imported(**more: str) -> Any:
+    for name, value in (QUIET | more).items():  # where the user has not said otherwise
         os.environ.setdefault(name, value)
     try:
         import ray

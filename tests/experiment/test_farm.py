@@ -1,6 +1,7 @@
 """A farm finds the same as one process: with 1, 2 and 4 workers of Ray, whoever dies meanwhile."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -30,6 +31,9 @@ from supernet_jax.runtime.farm import NoWorkers
 from supernet_jax.runtime.ray_farm import RayFarm
 from supernet_jax.storage import user_code
 
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason='needs pip install ".[ray]"'
+)
 TYPES = config.load_file(CONFIG)[1]
 
 
@@ -44,7 +48,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers of this process take the run that is open, so that programs are compiled once."""
-    opened = lambda folder, types: run._replace(folder=pathlib.Path(folder))  # noqa: E731
+
+    def opened(folder: str, types: Any) -> Run:
+        assert os.path.isabs(folder)  # wherever the worker is
+        return run._replace(folder=pathlib.Path(folder))
+
     monkeypatch.setattr(farm.experiment_run, "open_run", opened)
 
 
@@ -79,6 +87,7 @@ def by_ray(run: Run) -> Iterator[FarmEvaluator]:
     evaluator.stop()
 
 
+@needs_ray
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_records_are_those_of_one_process(
     count: int,
@@ -98,6 +107,7 @@ def test_records_are_those_of_one_process(
     assert len({machine.process for machine in by_ray.machines.values()}) == 4
 
 
+@needs_ray
 def test_a_worker_of_ray_is_killed_in_the_middle(
     run: Run,
     archs: list[Arch],
@@ -151,6 +161,7 @@ def start(folder: pathlib.Path, workers: int = 1) -> subprocess.Popen:
     )
 
 
+@needs_ray
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_is_stopped_goes_on(
@@ -178,12 +189,15 @@ def test_a_command_that_is_stopped_goes_on(
 # --- by workers in this process --------------------------------------------------------------
 
 
-def test_a_search_ends_the_same(run: Run, tmp_path: pathlib.Path, once: None) -> None:
+def test_a_search_ends_the_same(
+    run: Run, tmp_path: pathlib.Path, once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The order in which workers finish is another one, and one of them dies."""
+    monkeypatch.chdir(tmp_path)
     searcher = sj.searching.Evolution(population=6, mutations=3, crossovers=3)
     found = []
     for name, engine in (("one", None), ("farm", Here(3, deaths={"worker 2": 1}))):
-        here = run._replace(folder=tmp_path / name)
+        here = run._replace(folder=pathlib.Path(name))
         here.folder.mkdir()
         found.append(sj.search(here, searcher=searcher, evaluations=12, farm=engine).result)
         found[-1].pop("run")
