@@ -33,7 +33,7 @@ from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import disk_cache, hardware, path_rules
 from supernet_jax.runtime.farm import Farm, Work, Workers
 from supernet_jax.runtime.ray_farm import RayFarm
-from supernet_jax.storage import user_code
+from supernet_jax.storage import files, user_code
 
 # What of a worker's facts must be as here, and how it is called where it is not.
 NAMES = {
@@ -248,7 +248,9 @@ def sources(settings: config.Config) -> tuple[Source, ...]:
         where = ("", user_code.source(kind)) if user_code.is_from_file(kind) else (module, None)
         places.setdefault(where, []).append(name)
     return tuple(
-        Source(module, str(path or ""), path.read_bytes() if path else b"", tuple(names))
+        Source(module, str(path), files.read_bytes(path, kind="Python file"), tuple(names))
+        if path
+        else Source(module, "", b"", tuple(names))
         for (module, path), names in places.items()
     )
 

@@ -21,6 +21,7 @@ from supernet_jax.runtime.farm import Answer, Begin
 
 REACH_SECONDS = 10  # that the address of a cluster has to answer
 STORE = 80 * 2**20  # bytes of Ray's shared memory; its least is 75 MB, and messages are small
+MOST = 256  # workers on one machine
 AUTO = "auto"  # the cluster that this machine belongs to
 # Environment variables that Ray reads when it is imported.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -45,14 +46,14 @@ class RayFarm:
 
     def __init__(self, where: int | str):
         text = str(where)
-        if text.isdecimal() and int(text) > 0:
+        if text.isdecimal() and 0 < int(text) <= MOST:
             self._workers, self._address = int(text), ""
         elif text == AUTO or _is_address(text):
             self._workers, self._address = 0, text
         else:
             client = "; Ray's client is not used" if text.startswith("ray://") else ""
             raise UserError(
-                f"--farm is {text!r}; give a number of workers for this machine from 1 on, as 4, "
+                f"--farm is {text!r}; give a number of workers for this machine, 1 to {MOST}, "
                 "auto for the Ray cluster that this machine belongs to, or its address HOST:PORT"
                 f"{client}"
             )
@@ -101,9 +102,12 @@ class RayFarm:
 
     def stop(self) -> None:
         """See `Farm`. A cluster goes on without this process's workers."""
-        if not self._connected:
-            return
-        ray = _imported()
+        if self._connected:
+            self._disconnect(_imported())
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _disconnect(self, ray: Any) -> None:
         with stopping.held(patient=True):
             if self._address:
                 for actor in self._actors.values():
@@ -113,8 +117,6 @@ class RayFarm:
             ray._private.worker._worker_logs_enabled = True
             self._connected = False
             self._actors, self._asked = {}, {}
-            if self._folder:
-                shutil.rmtree(self._folder, ignore_errors=True)
 
     def _here(self, ray: Any) -> dict[str, dict[str, Any]]:
         """Starts a Ray for this process alone. Names and options of its workers."""

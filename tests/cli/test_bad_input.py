@@ -554,7 +554,7 @@ SEARCHES: list[Case] = [
         nothing,
         ("objectives are accuracy, macs, parameters; leave --race out", "--objective macs:min"),
     ),
-    ("a farm of none", SEARCH + "--farm 0", nothing, ("--farm is '0'", "from 1 on, as 4")),
+    ("a farm of none", SEARCH + "--farm 0", nothing, ("--farm is '0'", "1 to 256")),
     ("a farm of no number", SEARCH + "--farm all", nothing, ("--farm is 'all'", "HOST:PORT")),
     ("a farm by Ray's client", SEARCH + "--farm ray://h:1", nothing, ("client is not used",)),
     (

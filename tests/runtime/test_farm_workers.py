@@ -120,7 +120,9 @@ def test_a_worker_computes_on_its_share_alone() -> None:
     assert "JAX_COMPILATION_CACHE_DIR" not in farm.environment(3, here=False)
 
 
-@pytest.mark.parametrize("where", ["", "0", "-1", "2.5", "many", "host:", "host:99999", ":1"])
+@pytest.mark.parametrize(
+    "where", ["", "0", "-1", "257", "2.5", "many", "host:", "host:99999", ":1"]
+)
 def test_what_is_no_farm(where: str) -> None:
     with pytest.raises(UserError, match="give a number of workers for this machine"):
         RayFarm(where)
