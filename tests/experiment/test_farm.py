@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -135,13 +136,13 @@ def test_a_worker_of_ray_is_killed_in_the_middle(
     assert len(by_ray._workers) == 3
 
 
-def left() -> list[str]:
-    """Processes of a Ray that this module's own is not part of."""
-    found = []
+def left(folder: pathlib.Path) -> list[str]:
+    """What processes of `start`, and those that they started, were called with."""
+    mark, found = f"{MARK}={folder}\0".encode(), []
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             text = (path / "environ").read_bytes()
-            if MARK.encode() in text and path.name != str(os.getpid()):
+            if mark in text:
                 found.append((path / "cmdline").read_bytes().decode())
     return found
 
@@ -154,7 +155,7 @@ def start(folder: pathlib.Path, workers: int = 1) -> subprocess.Popen:
     words = ["evaluate", folder, "--config", CONFIG, "--random", 40, "--farm", workers]
     return subprocess.Popen(
         [sys.executable, "-m", "supernet_jax", *map(str, words)],
-        env={**processes.environment(), MARK: "1"},
+        env={**processes.environment(), MARK: str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -171,19 +172,24 @@ def test_a_command_that_is_stopped_goes_on(
     file = folder / "evaluations.jsonl"
     job = start(folder)
     assert processes.until(job, file.exists)
+    (place,) = {
+        name for text in left(folder) for name in re.findall(r"/[^=\0]*supernet-ray-\w+", text)
+    }
     job.send_signal(number)
     status, _, err = processes.finish(job)
     assert status == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 75}[number], err
     assert number == signal.SIGKILL or "the same command goes on" in err
     assert 4 <= len(lines(folder)) < len(by_arch(alone))
     end = time.monotonic() + 60  # Ray's agents look every now and then whether it is there
-    while left() and time.monotonic() < end:
+    while left(folder) and time.monotonic() < end:
         time.sleep(0.1)
-    assert left() == []
+    assert left(folder) == []
+    assert pathlib.Path(place).exists() == (number == signal.SIGKILL)
+    shutil.rmtree(place, ignore_errors=True)
     status, out, err = processes.finish(start(folder, workers=2))
     assert status == 0 and "subnets on 64 held-out images" in out and "(raylet)" not in out + err
     assert by_arch(lines(folder)) == by_arch(alone) and len(lines(folder)) == len(by_arch(alone))
-    assert left() == []
+    assert left(folder) == []
 
 
 # --- by workers in this process --------------------------------------------------------------
