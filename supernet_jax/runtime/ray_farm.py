@@ -6,11 +6,13 @@ Ray is optional: `pip install "supernet_jax[ray]"`. Nothing else of the library 
 import contextlib
 import logging
 import os
+import pathlib
 import shutil
 import signal
 import socket
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +30,8 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 # For a Ray of our own: it listens on the loopback interface alone, and not only on the two systems
 # that the name tells of.
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+MARK = "SUPERNET_FARM"  # environment variable of all processes of a Ray of our own
+END_SECONDS = 5.0  # that they have to end by themselves
 # Processes that Ray would start beforehand lack the variables of our workers, and would stay idle.
 SYSTEM = {"enable_worker_prestart": False, "prestart_worker_first_driver": False}
 
@@ -117,6 +121,12 @@ class RayFarm:
             ray._private.worker._worker_logs_enabled = True
             self._connected = False
             self._actors, self._asked = {}, {}
+            end = time.monotonic() + END_SECONDS
+            while self._folder and (left := _marked(self._folder)):  # who has not noticed yet
+                for process in left if time.monotonic() > end else ():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+                time.sleep(0.02)
 
     def _here(self, ray: Any) -> dict[str, dict[str, Any]]:
         """Starts a Ray for this process alone. Names and options of its workers."""
@@ -124,16 +134,20 @@ class RayFarm:
         # Sockets lie in it, and a socket's path may have 107 bytes.
         root = tempfile.gettempdir() if len(tempfile.gettempdir()) < 20 else "/tmp"
         self._folder = tempfile.mkdtemp(prefix="supernet-ray-", dir=root)
-        self._connect(
-            ray,
-            address="local",
-            num_cpus=share * self._workers,
-            num_gpus=0,
-            include_dashboard=False,
-            object_store_memory=STORE,
-            _temp_dir=self._folder,
-            _system_config=SYSTEM,
-        )
+        os.environ[MARK] = self._folder
+        try:
+            self._connect(
+                ray,
+                address="local",
+                num_cpus=share * self._workers,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=STORE,
+                _temp_dir=self._folder,
+                _system_config=SYSTEM,
+            )
+        finally:
+            del os.environ[MARK]
         variables = farm.environment(share, here=True)
         options = {"num_cpus": share, "runtime_env": {"env_vars": variables}}
         return {f"worker {i + 1}": options for i in range(self._workers)}
@@ -225,6 +239,15 @@ def _own_handlers() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _marked(folder: str) -> list[int]:
+    """Processes of a Ray of our own, by the folder that it has (on Linux; elsewhere none)."""
+    mark, found = f"{MARK}={folder}\0".encode(), []
+    for place in pathlib.Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # one of others, or gone meanwhile
+            found += [int(place.parent.name)] if mark in place.read_bytes() else []
+    return found
 
 
 def _why(text: str) -> str:

@@ -173,14 +173,14 @@ def test_a_command_that_is_stopped_goes_on(
     job = start(folder)
     assert processes.until(job, file.exists)
     (place,) = {
-        name for text in left(folder) for name in re.findall(r"/[^=\0]*supernet-ray-\w+", text)
+        name for text in left(folder) for name in re.findall(r"/[\w/]*supernet-ray-\w+", text)
     }
     job.send_signal(number)
     status, _, err = processes.finish(job)
     assert status == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 75}[number], err
     assert number == signal.SIGKILL or "the same command goes on" in err
     assert 4 <= len(lines(folder)) < len(by_arch(alone))
-    end = time.monotonic() + 60  # Ray's agents look every now and then whether it is there
+    end = time.monotonic() + 180  # two of Ray's agents try for a minute to report a SIGKILL
     while left(folder) and time.monotonic() < end:
         time.sleep(0.1)
     assert left(folder) == []
