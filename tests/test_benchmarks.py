@@ -127,6 +127,7 @@ def test_every_script_is_run_and_takes_its_options(backend, quick, understands) 
     assert len({job.name for job in found}) == len(found)
     scripts = {path.stem for path in BENCHMARKS.glob("*.py")}
     not_run = {"measure", "everything", "jobs", "peer_alphanet"}  # the last one needs PyTorch
+    not_run |= {"farm"}  # which needs Ray
     # an experiment of an hour, with images and a folder of its own, and its parts
     not_run |= {"fidelity", "fidelity_config", "fidelity_tables", "ranking"}
     not_run |= {"chaos", "saving"}  # of reliability, not of speed

@@ -40,6 +40,7 @@ LIMITS = {
     "tensorboardX": {"reporting.loggers.tensorboard"},
     "mlflow": {"reporting.loggers.mlflow"},
     "huggingface_hub": {"storage.hub"},
+    "ray": {"runtime.ray_farm"},
 }
 
 

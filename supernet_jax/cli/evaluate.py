@@ -13,7 +13,7 @@ import tyro
 from supernet_jax.elastic import shared_params, space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError, at_least, one_of
-from supernet_jax.experiment import evaluate, front, race, read_archs, results
+from supernet_jax.experiment import evaluate, farm, front, race, read_archs, results
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import distributed
@@ -24,7 +24,8 @@ supernet evaluate runs/digits --random 100
 supernet evaluate runs/digits --archs archs.json --split test
 supernet evaluate runs/darts --archs argmax
 supernet evaluate runs/digits --front --split test --out front.json
-supernet evaluate runs/digits --random 500 --race --out front.json"""
+supernet evaluate runs/digits --random 500 --race --out front.json
+supernet evaluate runs/digits --random 500 --farm 4"""
 SHOWN = 20  # rows of the printed table
 
 
@@ -57,6 +58,10 @@ class Arguments:
     """also write the results (of a race, the front) to this file; needed if RUN is read-only"""
     config: pathlib.Path | None = None
     """config file that defines the run's parts, where some are your own"""
+    farm: str | None = None
+    """evaluate by workers of Ray: a number of them for this machine, as 4, which share its cores;
+    or a Ray cluster, HOST:PORT, or auto for the one that this machine belongs to, with a worker on
+    each of its machines. More workers finish sooner where each has cores of its own"""
     place: Annotated[distributed.Place, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=distributed.Place
     )
@@ -67,6 +72,7 @@ class Arguments:
         if self.random:
             at_least("--random", self.random, 1)
         one_of("--split", self.split, evaluate.SPLITS)
+        farm.check(self.farm, race=self.race, joined=self.place.coordinator is not None)
 
 
 def run(arguments: Arguments) -> None:
@@ -86,7 +92,7 @@ def _evaluate(arguments: Arguments) -> None:
         ).result
         records = raced["front"]
     else:
-        records = evaluate.evaluate(opened, archs, **how)
+        records = evaluate.evaluate(opened, archs, farm=arguments.farm, **how)
     if jax.process_index() != 0:
         return
     unions = shared_params.unions(opened.space).values()

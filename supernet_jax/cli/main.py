@@ -24,6 +24,7 @@ import supernet_jax
 from supernet_jax.errors import LOG, UserError, near
 from supernet_jax.experiment.config import Config, load_file
 from supernet_jax.runtime import cache, hardware, peers, sharding, stopping
+from supernet_jax.runtime.farm import NoWorkers
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import check_url, expanded
 
@@ -114,6 +115,9 @@ def _told(error: BaseException) -> int:
     if isinstance(error, UserError):
         print(f"supernet: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
+    if isinstance(error, NoWorkers):
+        print(f"supernet: {error}; {stopping.what_next}", file=sys.stderr)
+        return stopping.UNFINISHED
     if isinstance(error, KeyboardInterrupt):
         print(f"supernet: interrupted; {stopping.what_next}", file=sys.stderr)
         return stopping.INTERRUPTED
@@ -168,8 +172,11 @@ def _dispatch(arguments: list[str]) -> None:
     if name not in COMMANDS:
         hint = near(name, [*COMMANDS, "--help", "--version"])
         raise UserError(f"there is no command {name!r}, only {known}{hint}")
+    farm = _value(rest, "--farm")  # no path, and says itself what it may be
     for text in rest:
-        check_url(text.partition("=")[2] if text.startswith("--") else text)
+        word = text.partition("=")[2] if text.startswith("--") else text
+        if word != farm:
+            check_url(word)
     hardware.collect_rarely()
     _quiet()
     if name not in RESUMES or "--dry-run" in rest:

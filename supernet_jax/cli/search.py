@@ -13,7 +13,7 @@ import tyro
 
 from supernet_jax import searching
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import budgets, config, front, measured, search
+from supernet_jax.experiment import budgets, config, farm, front, measured, search
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.front import Front
 from supernet_jax.experiment.search import SEARCHERS, Search
@@ -29,7 +29,8 @@ supernet search runs/digits --budget macs:..300e3 --budget parameters:..50e3
 supernet search runs/digits --searcher random --evaluations 500
 supernet search runs/digits --searcher evolution --help     (lists its settings)
 supernet search runs/digits --high 300000 --out small.json
-supernet search runs/digits --race                          (fewer images)"""
+supernet search runs/digits --race                          (fewer images)
+supernet search runs/digits --farm 4                        (four workers on this machine)"""
 
 SEARCHER_HELP = (
     f"{' | '.join(SEARCHERS)} | one of yours in the file of --config; each has settings of its "
@@ -55,9 +56,16 @@ class Arguments:
     log: tuple[str, ...] = ()
     """also put pictures of the front and of all scores there: tensorboard | wandb | trackio |
     mlflow, or several of them"""
+    farm: str | None = None
+    """evaluate by workers of Ray: a number of them for this machine, as 4, which share its cores;
+    or a Ray cluster, HOST:PORT, or auto for the one that this machine belongs to, with a worker on
+    each of its machines. More workers finish sooner where each has cores of its own"""
     place: Annotated[distributed.Place, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=distributed.Place
     )
+
+    def __post_init__(self) -> None:
+        farm.check(self.farm, race=self.settings.race, joined=self.place.coordinator is not None)
 
 
 def searcher(name: str | None, file: str | None, words: Sequence[str]) -> Any:
@@ -109,6 +117,7 @@ def _search(arguments: Arguments, log: Sequence[loggers.Logger]) -> None:
         measure=settings.measure,
         costs=own,
         out=arguments.out,
+        farm=arguments.farm,
     )
     if jax.process_index() != 0:
         return

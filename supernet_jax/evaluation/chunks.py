@@ -19,10 +19,11 @@ from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array
 from supernet_jax.elastic.elastic_block import Tree
 from supernet_jax.elastic.shared_params import zero_stats
+from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import prefix_tree, programs
 from supernet_jax.evaluation.programs import How, Program
 from supernet_jax.runtime import cache, hardware, sharding
-from supernet_jax.tasks.task import Scores
+from supernet_jax.tasks.task import Scores, Size
 
 Wanted = Callable[[np.ndarray], np.ndarray]  # positions of archs -> some of them
 
@@ -119,15 +120,9 @@ def chunks(
     cache.enable()
     if how.strategy is blockwise.blockwise:
         hardware.keep_memory()  # the host asks for each block's memory anew
-    space = how.space
     packed = np.asarray(choices.pack(archs))
-    sizes = np.asarray(space.which_size(archs))
     devices, splits = sharding.devices_of(data.real), sharding.splits_of(params)
-    for index in np.unique(sizes):
-        size = space.sizes[index]
-        group = np.flatnonzero(sizes == index)
-        identity = elastic_space.identity(space, size, choices.unpack(space.menu, packed[group]))
-        group = group[np.lexsort(np.asarray(identity).T[::-1])]
+    for size, group in in_order(how.space, archs):
         mesh = sharding.candidates_mesh(devices, len(group), params=params)
         if mesh is not None:
             how = dataclasses.replace(how, strategy=blockwise.traceable(how.strategy))
@@ -140,8 +135,19 @@ def chunks(
             filled = [np.resize(part if len(part) else where, how.chunk) for part in parts]
             places = np.concatenate(filled)
             counts = np.array([len(part) for part in parts], np.int32)
-            rows = choices.unpack(space.menu, packed[places])
+            rows = choices.unpack(how.space.menu, packed[places])
             yield Chunk(program, where, places, counts, rows, placed)
+
+
+def in_order(space: Space, archs: Arch) -> Iterator[tuple[Size, np.ndarray]]:
+    """The positions of archs `[N]`, size after size, such that neighbours begin alike."""
+    packed = np.asarray(choices.pack(archs))
+    sizes = np.asarray(space.which_size(archs))
+    for index in np.unique(sizes):
+        size = space.sizes[index]
+        group = np.flatnonzero(sizes == index)
+        identity = elastic_space.identity(space, size, choices.unpack(space.menu, packed[group]))
+        yield size, group[np.lexsort(np.asarray(identity).T[::-1])]
 
 
 def host(x: Array | np.ndarray) -> np.ndarray:

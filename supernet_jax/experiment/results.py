@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,11 +21,15 @@ from supernet_jax.elastic import choices, notation, space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import LOG, UserError
 from supernet_jax.evaluation import costs, evaluate
+from supernet_jax.evaluation.chunks import Wanted
+from supernet_jax.evaluation.evaluate import Result
 from supernet_jax.experiment import build
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import progress
 from supernet_jax.storage import files
 from supernet_jax.tasks import Metric
+
+Evaluator = Callable[[Arch, Wanted], Iterator[tuple[np.ndarray, Result]]]
 
 
 def conditions(run: Run, split: str) -> dict[str, Any]:
@@ -56,6 +60,8 @@ class Scorer:
         split: "held-out" or "test".
         what: the name of the progress bar; empty for none.
         keep: whether results are appended to the run's file.
+        evaluator: computes what is not known, as `evaluate.evaluate` yields it; None for this
+            process.
 
     Attributes:
         macs: counts those of an arch.
@@ -66,9 +72,18 @@ class Scorer:
         UserError: the run's file is there and cannot be read; of a call, that it cannot be written.
     """
 
-    def __init__(self, run: Run, split: str, *, what: str = "evaluating", keep: bool = True):
+    def __init__(
+        self,
+        run: Run,
+        split: str,
+        *,
+        what: str = "evaluating",
+        keep: bool = True,
+        evaluator: Evaluator | None = None,
+    ):
         self._run = run
         self._what = what
+        self._evaluator = evaluator or self._evaluate
         self.keep = keep
         self.metric = run.experiment.space.task.metric
         self._conditions = conditions(run, split)
@@ -123,7 +138,7 @@ class Scorer:
 
     def _compute(self, archs: list[Arch], advance: progress.Advance) -> None:
         """Evaluates normal archs, none of them twice or known yet."""
-        e, keys, rng = self._run.experiment, [key(a) for a in archs], np.random.default_rng()
+        keys, rng = [key(a) for a in archs], np.random.default_rng()
         news = met = False
 
         def wanted(rest: np.ndarray) -> np.ndarray:
@@ -133,20 +148,17 @@ class Scorer:
             advance(len(rest) - len(left))
             return np.roll(left, rng.integers(len(left))) if met and len(left) else left
 
-        results = evaluate.evaluate(
-            build.evaluation_how(e),
-            self._run.params,
-            choices.stack(archs),
-            self._data,
-            wanted=wanted,
-        )
-        for where, result in results:
+        for where, result in self._evaluator(choices.stack(archs), wanted):
             news = self._catch_up()
             recorded = self._record([archs[i] for i in where], result.value, result.loss)
             # Where another process evaluates the same archs in the same order, go on elsewhere.
             met = recorded < len(where)
             known = [self.score(r) for r in self._known.values() if r["loss"] is not None]
             advance(len(where), best_of(self.metric, known))
+
+    def _evaluate(self, archs: Arch, wanted: Wanted) -> Iterator[tuple[np.ndarray, Result]]:
+        how = build.evaluation_how(self._run.experiment)
+        return evaluate.evaluate(how, self._run.params, archs, self._data, wanted=wanted)
 
     def score(self, record: Mapping[str, Any]) -> float:
         """What a search makes larger: the metric, or its negative; NaN where the loss or the metric

@@ -24,6 +24,7 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError, at_least, near, one_of
 from supernet_jax.evaluation.latency_table import Table
 from supernet_jax.experiment import budgets as experiment_budgets
+from supernet_jax.experiment import farm as experiment_farm
 from supernet_jax.experiment import front, known_records, measured, own_searcher, results
 from supernet_jax.experiment import run as experiment_run
 from supernet_jax.experiment.budgets import LATENCY, RECORDED, Goal
@@ -32,6 +33,7 @@ from supernet_jax.experiment.race import check_error
 from supernet_jax.experiment.raced_search import ESTIMATE, Races
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import distributed, progress
+from supernet_jax.runtime.farm import Farm
 from supernet_jax.searching import History, RandomSearch
 from supernet_jax.searching.loop import Known
 from supernet_jax.storage import files, typed_json, user_code
@@ -106,6 +108,7 @@ def search(
     measure: bool = False,
     costs: Sequence[Any] = (),
     out: str | os.PathLike[str] | None = None,
+    farm: Farm | int | str | None = None,
 ) -> Front:
     """Searches, or goes on with an interrupted search of the same settings.
 
@@ -140,6 +143,8 @@ def search(
             configuration.
         out: write the result to this JSON file and its picture beside it, and leave those of the
             run's last search; needed where nothing can be kept in the run's folder.
+        farm: evaluates on several processors or machines, as `sj.evaluate` takes it; not with
+            races. The front is the same.
 
     Returns:
         The front, cheapest first; its `result` is what `search.json` holds.
@@ -147,10 +152,12 @@ def search(
     Raises:
         UserError: a setting is not allowed; no subnet is within the budgets, or has a loss that is
             a number; a file cannot be read or written.
+        NoWorkers: all workers of the farm are gone; what they finished is kept.
     """
     at_least("--evaluations", evaluations, 1)
     at_least("--seed", seed, 0)
     check_error(race_error)
+    experiment_farm.check(farm, race=race)
     place = None if out is None else expanded(out)
     if place is not None:
         distributed.once(lambda: _check_free(place))
@@ -171,9 +178,10 @@ def search(
     warm = expanded(os.fspath(warm_start)) if warm_start else None
     given: dict[str, Any] = {"warm": warm, "evaluations": evaluations, "seed": seed, "keep": keep}
     given["race_error"] = race_error if race else None
-    result = _result(run, part, wanted, **given)
-    if baseline:
-        _compare(run, result, wanted, part, **given)
+    with experiment_farm.hired(farm, run, SPLIT) as given["evaluator"]:
+        result = _result(run, part, wanted, **given)
+        if baseline:
+            _compare(run, result, wanted, part, **given)
     if table is not None:
         distributed.once(lambda: measured.add(run, result, table, keep=keep))
     found = Front(run.space, result)
@@ -230,9 +238,10 @@ def _result(
     keep: bool,
     race_error: float | None = None,
     warm: pathlib.Path | None = None,
+    evaluator: results.Evaluator | None = None,
 ) -> dict[str, Any]:
     """The result of a search as JSON values; without `race_error` there are no races."""
-    scorer = results.Scorer(run, SPLIT, what="", keep=keep)
+    scorer = results.Scorer(run, SPLIT, what="", keep=keep, evaluator=evaluator)
     identity = _identity(run, part, wanted, seed)
     if race_error is not None:
         identity["race"] = {"error": race_error}

@@ -1,6 +1,7 @@
 """Python files of the user's: running one, and saying where in it something went wrong."""
 
 import ast
+import atexit
 import contextlib
 import functools
 import hashlib
@@ -9,6 +10,7 @@ import inspect
 import os
 import pathlib
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,6 +31,8 @@ ROOMS = (
     "searching",
 )
 
+MODULE = "supernet_user_"  # how the names of modules begin that are run by their path
+
 
 def run(path: pathlib.Path) -> Any:
     """Imports a Python file by its path, under a name of its own.
@@ -43,7 +47,7 @@ def run(path: pathlib.Path) -> Any:
     except (OSError, ValueError) as error:
         raise files.unreadable(path, error, kind="Python file") from error
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
-    name = f"supernet_user_{path.stem}_{digest}"
+    name = f"{MODULE}{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; its name must end with .py")
@@ -56,6 +60,38 @@ def run(path: pathlib.Path) -> Any:
     except (Exception, SystemExit) as error:
         raise UserError(f"{path} does not run: {told(error, path)}{_moved(error, path)}") from error
     return module
+
+
+def run_sent(path: pathlib.Path, content: bytes) -> Any:
+    """Imports a Python file of another machine, as `run` does.
+
+    Args:
+        path: where it is there; the same file here is run where it is.
+        content: of it.
+
+    Raises:
+        UserError: it does not run.
+    """
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == content:
+            return run(path)
+    copy = pathlib.Path(_copies()) / hashlib.sha256(content).hexdigest()[:12] / path.name
+    copy.parent.mkdir(exist_ok=True)
+    copy.write_bytes(content)
+    return run(copy)
+
+
+@functools.cache
+def _copies() -> str:
+    """A folder for files of other machines, which is gone when this process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="supernet-files-")
+    atexit.register(folder.cleanup)
+    return folder.name
+
+
+def is_from_file(kind: type) -> bool:
+    """Whether a class is of a file that was run by its path, and is in no module to import."""
+    return kind.__module__.startswith(MODULE)
 
 
 def _moved(error: BaseException, path: pathlib.Path) -> str:

@@ -171,12 +171,33 @@ def test_two_processes_and_a_resume_on_one(
     assert metrics.read_text("utf-8") == (folder / "metrics.jsonl").read_text("utf-8")
 
 
+@pytest.mark.slow
+def test_one_two_and_four_processes_find_the_same(
+    alone: pathlib.Path, config: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Each of one device, and at least as many candidates, so that each has a device by itself."""
+    asked = ("--evaluations", 16, "--searcher.population", 8, "--config", config)
+    found: dict[int, tuple[dict, list[str]]] = {}
+    for count in (1, 2, 4):
+        folder = tmp_path / str(count)
+        shutil.copytree(alone, folder)
+        job = start([folder, *asked], devices=1, task="search", count=count)
+        status, _, err = processes.finish(job)
+        assert status == 0, err
+        result = json.loads((folder / "search.json").read_text("utf-8"))
+        del result["run"]
+        lines = (folder / "evaluations.jsonl").read_text("utf-8").splitlines()
+        assert len(lines) == len(set(lines)) >= len(result["all"]) == 16
+        found[count] = result, sorted(lines)
+    assert found[1] == found[2] == found[4]
+
+
 def start(
-    arguments: list, *, devices: int, task: str = "train", restarts: int = 0
+    arguments: list, *, devices: int, task: str = "train", restarts: int = 0, count: int = 2
 ) -> subprocess.Popen:
-    """Two processes of so many devices each."""
+    """Processes of so many devices each."""
     command = [
-        "2",
+        str(count),
         str(restarts),
         "supernet",
         task,
