@@ -206,7 +206,7 @@ READERS: dict[str, Callable[[pathlib.Path], Kept]] = {
     "fake wandb": of_fake,
     "fake trackio": of_fake,
 }
-LIGHT = ("tensorboard", "fake wandb", "fake trackio")
+LIGHT = ("tensorboard", "fake wandb")
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_listeners_get_each_line_and_stop_nothing(
 
     def fails(step: int, values: dict[str, float]) -> None:
         values.clear()
-        if step == 3:
+        if step >= 3:
             raise OSError("the network\nis away")
 
     def collects(step: int, values: dict[str, float]) -> None:
