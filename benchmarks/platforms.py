@@ -34,7 +34,7 @@ PAGE, ROWS = ROOT / "docs/platforms.md", ROOT / "docs/figures/platforms.json"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 RESOLUTIONS = {"highest": "newest", "lowest-direct": "lowest"}
 SHOWN = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
-# They use every dependency; the last one is the command as a user runs it.
+# Beside the quickstart they use every dependency.
 TESTS = (
     "tests/storage/test_checkpoint.py",
     "tests/networks/test_checkpoint_slices.py",
@@ -44,7 +44,6 @@ TESTS = (
     "tests/data/test_jpeg.py",
     "tests/reporting/test_report.py",
     "tests/searching/test_bayesian.py",
-    "tests/cli/test_cli.py::test_quickstart",
 )
 DESCRIBE = """
 import importlib.metadata, json
