@@ -1,4 +1,4 @@
-"""What versions of Python and of the dependencies the project runs with, as `docs/platforms.md` says.
+"""What versions of Python and of dependencies the project runs with: `docs/platforms.md`.
 
     python benchmarks/platforms.py
     python benchmarks/platforms.py --python 3.13 --resolution highest
