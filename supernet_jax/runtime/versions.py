@@ -37,6 +37,14 @@ def check() -> None:
         _check(name, NAMES)
 
 
+def within(version: str, wanted: str) -> bool:
+    """Whether a version is within bounds, as `>=0.10.1,<=0.10.2`, by its numbers alone; bounds of
+    another form, as `~=1.2` or `==1.*`, hold.
+    """
+    bounds = re.findall(r"(>=|<=|==|!=|(?<![~=])>|<)([\w.!+]+)(?=,|$)", wanted)
+    return all(COMPARE[how](*_numbers(version, bound)) for how, bound in bounds)
+
+
 def _check(package: str, names: tuple[str, ...] | None) -> None:
     """Of what one package needs; with `names`, of these alone."""
     metadata = _metadata(package)
@@ -46,7 +54,7 @@ def _check(package: str, names: tuple[str, ...] | None) -> None:
             continue
         name, wanted = found[1], found[2].replace(" ", "")
         version = _version(_metadata(name))
-        if version and not _fits(version, wanted):
+        if version and not within(version, wanted):
             raise UserError(
                 f"{package} {_version(metadata)} needs {name}{wanted}, but {name} {version} is "
                 f'installed; install another one: pip install "{name}{wanted}"'
@@ -70,14 +78,6 @@ def _metadata(package: str) -> str:
 def _version(metadata: str) -> str:
     found = re.search(r"^Version: *(\S+)", metadata, re.M)
     return found[1] if found else ""
-
-
-def _fits(version: str, wanted: str) -> bool:
-    """Whether a version is within bounds, as `>=0.10.1,<=0.10.2`; bounds of another form, as
-    `~=1.2` or `==1.*`, hold.
-    """
-    bounds = re.findall(r"(>=|<=|==|!=|(?<![~=])>|<)([\w.!+]+)(?=,|$)", wanted)
-    return all(COMPARE[how](*_numbers(version, bound)) for how, bound in bounds)
 
 
 def _numbers(*versions: str) -> list[tuple[int, ...]]:

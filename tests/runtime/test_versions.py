@@ -93,7 +93,7 @@ def test_bounds_mean_what_pip_means() -> None:
     bounds = ("", ">=0.10", ">=0.10.1,<=0.10.2", ">0.9,<0.11", "!=0.10.1", "==0.10.2", "==0.10")
     releases = ("0.9", "0.9.12", "0.10", "0.10.0", "0.10.1", "0.10.2", "0.11", "1.0", "2026.1.1")
     for wanted, version in itertools.product(bounds, releases):
-        assert versions._fits(version, wanted) == SpecifierSet(wanted).contains(version), wanted
+        assert versions.within(version, wanted) == SpecifierSet(wanted).contains(version), wanted
 
 
 def test_told_in_one_line_by_the_command(tmp_path: pathlib.Path) -> None:
