@@ -65,7 +65,7 @@ def main() -> int:
         sys.exit("there is no uv on the PATH; install it: pip install uv")
     failed = False
     with tempfile.TemporaryDirectory(prefix="platforms-") as folder:
-        source = archived(pathlib.Path(folder))
+        source = archived(pathlib.Path(folder), arguments.wheel)
         for wanted in arguments.python or PYTHONS:
             python = found(wanted)
             if python is None:
@@ -95,6 +95,9 @@ def command_line() -> argparse.ArgumentParser:
     made.add_argument(
         "--resolution", action="append", choices=list(RESOLUTIONS), help="default: both"
     )
+    made.add_argument(
+        "--wheel", type=pathlib.Path, help="wheel of the last commit (default: one is built)"
+    )
     made.add_argument("--json", type=pathlib.Path, default=ROWS, help="file of the rows")
     made.add_argument("--page", type=pathlib.Path, default=PAGE, help="page with the table")
     made.add_argument(
@@ -103,8 +106,12 @@ def command_line() -> argparse.ArgumentParser:
     return made
 
 
-def archived(folder: pathlib.Path) -> pathlib.Path:
+def archived(folder: pathlib.Path, built: pathlib.Path | None) -> pathlib.Path:
     """A copy of the last commit, with the compiled kernels of the wheel that is made of it.
+
+    Args:
+        folder: where to put it.
+        built: the wheel, if there is one.
 
     Returns:
         the copy; the wheel lies in its folder `dist`.
@@ -113,9 +120,13 @@ def archived(folder: pathlib.Path) -> pathlib.Path:
     source.mkdir()
     packed = run(["git", "-C", str(ROOT), "archive", "HEAD"], text=False)
     subprocess.run(["tar", "-x", "-C", str(source)], input=packed.stdout, check=True)
-    built = run(["uv", "build", "--quiet", "--wheel", str(source)])
-    if built.returncode:
-        sys.exit(f"no wheel could be built: {last_line(built.stdout + built.stderr)}")
+    if built is None:
+        done = run(["uv", "build", "--quiet", "--wheel", str(source)])
+        if done.returncode:
+            sys.exit(f"no wheel could be built: {last_line(done.stdout + done.stderr)}")
+    else:
+        (source / "dist").mkdir()
+        shutil.copy(built, source / "dist")
     (wheel,) = (source / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as content:  # tests run on the sources
         content.extractall(source, [n for n in content.namelist() if n.endswith(".so")])
@@ -163,7 +174,7 @@ def steps(
     # next one counts. TFDS needs a package that never had one.
     wheels = ["--only-binary", ":all:", "--no-binary", "promise"]
     pip = ["uv", "pip", "install", "--quiet", *wheels, "--python", inside]
-    tests = [inside, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *TESTS]
+    tests = [inside, "-m", "pytest", "-q", *TESTS]
     if resolution != "highest":
         tests += ["-o", "filterwarnings=default", "--disable-warnings"]
     quickstart = [str(own / "bin/supernet"), "quickstart", "--out", "run", "--steps", "30"]
