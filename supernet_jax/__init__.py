@@ -26,6 +26,7 @@ def _places() -> dict[str, tuple[str, str]]:
 def __getattr__(name: str) -> _typing.Any:
     if name not in _places():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _importlib.import_module("supernet_jax.runtime.versions").check()
     place, there = _places()[name]
     module = _importlib.import_module(place)
     if there not in vars(module):

@@ -3,7 +3,7 @@
 import sys
 
 from supernet_jax.errors import UserError
-from supernet_jax.runtime import stopping
+from supernet_jax.runtime import stopping, versions
 
 
 def main() -> None:
@@ -12,6 +12,7 @@ def main() -> None:
     """
     with stopping.listening(ends=True):
         try:
+            versions.check()
             from supernet_jax.cli import main as cli
 
             cli.main()

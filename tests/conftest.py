@@ -16,11 +16,12 @@ from supernet_jax.runtime import hardware
 # fusions build a context of MLIR for each, and a program that is split goes through LLVM part by
 # part: without both, compiling takes a third to a half of the time. A jaxlib that no longer knows
 # one of these flags names it and stops.
-QUICKLY = (
+QUICKLY = [
     "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_parallel_codegen_split_count=1",
-)
+]
+if hardware.HAS_OLD_EMITTERS:
+    QUICKLY.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICKLY])
 hardware.collect_rarely()
 jax.config.update("jax_num_cpu_devices", 8)

@@ -132,6 +132,7 @@ def test_every_script_is_run_and_takes_its_options(backend, quick, understands) 
     not_run |= {"fidelity", "fidelity_config", "fidelity_tables", "ranking"}
     not_run |= {"chaos", "saving"}  # of reliability, not of speed
     not_run |= {"voices"}  # makes data
+    not_run |= {"platforms"}  # tries versions of Python, which it needs
     # experiments, too: of what searches find, and of what supernets learn
     not_run |= {"differentiable", "ensembles", "few_shot", "nested", "shift"}
     not_run |= {"search"}  # of how few evaluations a search needs; one table needs pymoo

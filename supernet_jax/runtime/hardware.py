@@ -12,6 +12,10 @@ from typing import Any
 import jax
 import jaxlib
 
+from supernet_jax.runtime import versions
+
+# Whether XLA's newer way to make kernels of elementwise operations can be switched off.
+HAS_OLD_EMITTERS = versions.within(jaxlib.__version__, "<0.11.1")
 # mallopt(3): one arena, no mappings of their own for large blocks, a heap that never shrinks.
 _MALLOC = {-8: 1, -4: 0, -1: 2**31 - 1}
 
@@ -44,11 +48,12 @@ def many_small() -> dict[str, Any]:
 
     On CPU, XLA's newer way to make kernels of elementwise operations takes a third of the processor
     time of compiling a block, and the kernels ran as fast without it. Of large programs with many
-    such kernels the opposite holds.
+    such kernels the opposite holds. From jaxlib 0.11.1 on there is no other way.
     """
     if jax.default_backend() != "cpu":
         return {}
-    return {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+    emitters = {"xla_cpu_use_fusion_emitters": False} if HAS_OLD_EMITTERS else {}
+    return {**emitters, "xla_cpu_parallel_codegen_split_count": 1}
 
 
 def least_memory() -> dict[str, Any]:

@@ -215,6 +215,7 @@ OPERATIONS: dict[str, Any] = {
     "turned round": lambda x: jnp.flip(jnp.pad(x, ((0, 0), (1, 2), (0, 0), (0, 0)))[:, 3:], 3),
     "elements": elements,
     "parts": lambda x: sum(jnp.split(x, [1, 3], axis=2)[i].mean((1, 2)) for i in range(3)),
+    "rows apart": lambda x: sum(i * row for i, row in enumerate(jnp.unstack(x, axis=1))),
     "batch in rows": lambda x: x.reshape(-1, 4).sum(1).reshape(x.shape[0], -1),
     "spread": lambda x: jnp.concatenate([x, jnp.broadcast_to(TABLE[0, :4], x.shape)], 1),
     "places": lambda x: x + lax.broadcasted_iota(jnp.float32, (1, 6, 5, 4), 2),

@@ -5,7 +5,11 @@ import platform
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from supernet_jax.runtime import hardware
 
 ASKS_AGAIN = """
 import concurrent.futures, resource, sys, threading
@@ -43,3 +47,10 @@ def test_freed_memory_is_kept() -> None:
     assert faults["left"] > 2 * 5 * 9000  # else there is nothing to be gained
     assert faults["told otherwise"] > 2 * 5 * 9000
     assert faults["kept"] < 1000
+
+
+def test_the_compiler_knows_its_options() -> None:
+    """Those of all versions of jaxlib that are allowed: XLA refuses what it does not know."""
+    for options in (hardware.runs_once(), hardware.many_small(), hardware.least_memory()):
+        assert options
+        assert jax.jit(lambda x: x + 1, compiler_options=options)(jnp.ones(3))[0] == 2

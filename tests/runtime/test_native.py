@@ -4,10 +4,12 @@ import functools
 import importlib.metadata
 import os
 import pathlib
+import platform
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -363,16 +365,70 @@ def test_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert which() == (False, False) and native.handle() is None
 
 
-@pytest.mark.usefixtures("used")
-@pytest.mark.parametrize("fault", ["absent", "other sources", "other interface", "no library"])
+def for_another_processor(library: bytes) -> bytes:
+    """The same library with the number of another processor in its header."""
+    other = 62 if library[18] == 183 else 183  # x86-64 and ARM
+    return library[:18] + bytes([other, 0]) + library[20:]
+
+
+# What becomes of the file of a library, and what is said of it. Without a look at them first, the
+# loader ends the process on the second to fourth.
+FAULTY_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "another processor": (
+        for_another_processor,
+        r"kernels.so was built for another processor \((ARM|x86-64); this one is \S+\); install",
+    ),
+    "half": (lambda all: all[: len(all) // 2], r"kernels.so is damaged, its end is missing; inst"),
+    "a page": (lambda all: all[:4096], r"kernels.so is damaged, its end is missing; install"),
+    "zeros from a page on": (
+        lambda all: all[:4096] + bytes(len(all) - 4096),
+        r"kernels.so is damaged, its end is missing; install",
+    ),
+    "empty": (lambda all: b"", r"kernels.so: file too short"),
+    "no library": (lambda all: b"not found\n" * 99, r"kernels.so: invalid ELF header"),
+}
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="of the form that Linux' libraries have")
+
+
+@pytest.fixture
+def loaded_anew(used: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of the library is forgotten for one test."""
+    for cached in ("_load", "_library"):
+        fresh = functools.cache(getattr(native, cached).__wrapped__)
+        monkeypatch.setattr(native, cached, fresh)
+
+
+def layers_are_right() -> None:
+    x, *others = separable_operands((2, 5, 4, 9), 3)
+    plain = separable_reference(x, *others, 1)
+    norm_reference.close(separable.by_batch(x, *others, 1), plain, 1e-5)
+
+
+@LINUX
+@pytest.mark.usefixtures("loaded_anew")
+@pytest.mark.parametrize("fault", FAULTY_FILES)
+def test_a_file_that_is_no_library_for_this_machine(
+    fault: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """It is left aside, with one line, and once; layers go on."""
+    made, said = FAULTY_FILES[fault]
+    (tmp_path / "kernels.so").write_bytes(made(build.LIBRARY.read_bytes()))
+    monkeypatch.setattr(build, "LIBRARY", tmp_path / "kernels.so")
+    assert not native.available() and not native.available() and native.handle() is None
+    (message,) = caplog.messages
+    assert re.search(said, message) and "\n" not in message
+    layers_are_right()
+
+
+@pytest.mark.usefixtures("loaded_anew")
+@pytest.mark.parametrize("fault", ["absent", "other sources", "other interface"])
 def test_a_library_that_cannot_be_used(
     fault: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """It is left aside, with one line, and once."""
+    """It is left aside, with one line, and once; layers go on."""
     said = {
         "other sources": r"kernels.so was built from other sources; install",
         "other interface": r"API version \(0.3\) is incompatible .* version \(0.0\)",
-        "no library": r"kernels.so: file too short",
     }
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -381,22 +437,39 @@ def test_a_library_that_cannot_be_used(
             "framework's API version (0.0)."
         )
 
-    for cached in ("_load", "_library"):
-        fresh = functools.cache(getattr(native, cached).__wrapped__)
-        monkeypatch.setattr(native, cached, fresh)
     if fault == "absent":
         monkeypatch.setattr(build, "LIBRARY", tmp_path / "kernels.so")
     elif fault == "other sources":
         monkeypatch.setattr(build, "digest", lambda: "another")
-    elif fault == "other interface":
-        monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
     else:
-        (tmp_path / "kernels.so").touch()
-        monkeypatch.setattr(build, "LIBRARY", tmp_path / "kernels.so")
+        monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
     assert not native.available() and not native.available()
     assert (native.handle() is None) == (fault != "other interface")
     assert len(caplog.messages) == (fault in said)
     assert re.search(said.get(fault, "^$"), caplog.text)
+    layers_are_right()
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or shutil.which("objdump") is None,
+    reason="only x86-64 has several instruction sets, and objdump, of binutils, reads them",
+)
+def test_vectors_are_in_functions_that_are_chosen_when_they_run() -> None:
+    """A processor without AVX-512, or without AVX2, meets none of their instructions."""
+    command = ["objdump", "--disassemble", "--demangle", "--no-show-raw-insn", str(build.LIBRARY)]
+    disassembled = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    users: dict[str, set[str]] = {"%zmm": set(), "%ymm": set()}
+    for function in re.split(r"^[0-9a-f]+ <", disassembled, flags=re.M)[1:]:
+        name = function.partition(">:\n")[0]
+        for register, found in users.items():
+            if register in function:
+                found.add(name)
+    chosen = {"%zmm": r"\bavx512::", "%ymm": r"\bavx(512|2)::|\b(ResizeRow|SumRows)<"}
+    for register, names in users.items():
+        assert [name for name in names if not re.search(chosen[register], name)] == []
+    if any("avx512::" in name for name in disassembled.splitlines()):  # GCC; Clang makes one set
+        assert all(users.values())
 
 
 @pytest.mark.parametrize(
@@ -443,3 +516,12 @@ def test_a_package_without_kernels(tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-c", WITHOUT]
     done = subprocess.run(command, cwd=tmp_path, env=surroundings, capture_output=True, text=True)
     assert done.stdout.split() == [str(package / "__init__.py"), "False", "ok"], done.stderr
+    if sys.platform != "linux" or not build.LIBRARY.exists():
+        return
+    # The same with a library of another processor, of which there is only a beginning.
+    planted = for_another_processor(build.LIBRARY.read_bytes())[:9000]
+    (package / "runtime/native/kernels.so").write_bytes(planted)
+    done = subprocess.run(command, cwd=tmp_path, env=surroundings, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split()[1:] == ["False", "ok"], done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if "kernels" in line)
+    assert line.startswith("going on without compiled kernels: ") and "another processor" in line

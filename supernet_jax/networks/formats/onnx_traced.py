@@ -254,6 +254,15 @@ class _Writer(Values):
             start += size
         return parts
 
+    def _unstack(self, x: list[Held], how: Any, shape: Shape) -> list[Held]:
+        parts, axis, whole = [], how["axis"], self.full(x[0])
+        own = (*shape[:axis], 1, *shape[axis:])
+        for i in range(x[0].shape[axis]):
+            ends = (self.integers([n]) for n in (i, i + 1, axis))
+            cut = Held(own, own, self.node("Slice", whole, *ends))
+            parts.append(self.reshaped(cut, shape))
+        return parts
+
     def _pad(self, x: list[Held], how: Any, shape: Shape) -> str:
         low, high, inside = zip(*how["padding_config"], strict=True)
         if any(inside):

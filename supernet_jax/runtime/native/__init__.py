@@ -21,7 +21,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from supernet_jax.runtime.native import build, devices
+from supernet_jax.runtime.native import build, devices, elf
 from supernet_jax.runtime.native.devices import SPLIT, WHOLE, Parts
 
 Array = jax.Array
@@ -52,11 +52,15 @@ def _library() -> ctypes.CDLL | None:
     if not build.LIBRARY.exists():
         return None
     try:
+        why: Any = elf.fault(build.LIBRARY)
+        if why is not None:
+            _left_aside(f"{build.LIBRARY} {why}; install again")
+            return None
         library = ctypes.CDLL(str(build.LIBRARY))
         made_of = ctypes.string_at(library["supernet_sources"]).decode()
         if made_of == build.digest():
             return library
-        why: Any = f"{build.LIBRARY} was built from other sources; install again"
+        why = f"{build.LIBRARY} was built from other sources; install again"
     except (OSError, AttributeError) as error:
         why = error
     _left_aside(why)
