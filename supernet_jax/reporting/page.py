@@ -8,7 +8,11 @@ from collections.abc import Mapping
 import supernet_jax
 from supernet_jax.experiment import config
 from supernet_jax.reporting import (
+    arch_drawings,
     code_charts,
+    decision_charts,
+    latency_chart,
+    published_chart,
     run_facts,
     run_results,
     subnet_charts,
@@ -58,12 +62,18 @@ def document(facts: Facts, *, types: Mapping[str, type], written: str) -> str:
         written: when, as text.
     """
     codes = code_charts.charts(facts.history.codes)
+    decisions = decision_charts.charts(facts, types)
+    drawings = arch_drawings.charts(facts, types)
     body = join(
         _header(facts),
         _section("Training", _training(facts)),
         _section("What was trained", training_charts.macs(facts, types)),
         _section("What was learned of the options", codes) if codes else NOTHING,
         _section("Front", [tag("p", subnet_charts.best(facts)), *subnet_charts.front(facts)]),
+        *published_chart.charts(facts),
+        *latency_chart.charts(facts, types),
+        _section("Decisions", decisions) if decisions else NOTHING,
+        _section("Networks of the front", drawings) if drawings else NOTHING,
         _section("Ranking", subnet_charts.ranking(facts.pairs)) if facts.pairs else NOTHING,
         _section("Extracted networks", _networks(facts)),
         _footer(facts, written),

@@ -3,22 +3,21 @@
 Shape letters: `S` steps that are replayed, `M` random members of a step, `G` parts of a batch.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from supernet_jax.elastic import choices, space_identity
+from supernet_jax.elastic import choices
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs
 from supernet_jax.experiment import sampler_visits
+from supernet_jax.reporting import run_space
 from supernet_jax.reporting.metrics_history import Stretch
 from supernet_jax.reporting.tolerant_json import mapping
 from supernet_jax.storage import typed_json
 from supernet_jax.storage.user_code import taken
-from supernet_jax.tasks import TASKS, Task, offered
 from supernet_jax.training.samplers import Sampler
 
 MOST = 20_000  # steps that are replayed; of longer runs so many, evenly spaced
@@ -61,17 +60,15 @@ def replayed(
     """
     known = mapping(meta.get("space"))
     try:
-        task = _task(known)
         own = described["train"]
         seed, shards = int(own["seed"]), int(own.get("arch_shards", 1))
         if not (0 <= seed < 2**63 and 1 <= shards <= 2**16):
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError("the configuration or the checkpoint does not say enough") from None
-    part = typed_json.parse(Any, described.get("space"), "space", named=types)
+    space = run_space.made(described.get("space"), known, types)
     drawing = typed_json.parse(Any, described.get("sampler"), "sampler", named=types)
-    space, sampler = _built(part, drawing, task, own.get("steps"))
-    space_identity.check_space(dict(meta), space)
+    sampler = _built(drawing, space, own.get("steps"))
     steps, rollbacks, total = _some(stretches)
     seen = sampler_visits.visits(space, sampler, steps, rollbacks, seed=seed, arch_shards=shards)
     if seen.remembers:
@@ -88,24 +85,11 @@ def replayed(
     )
 
 
-def _task(known: Mapping[str, Any]) -> Task:
-    """What a space is built for: the first of the library's tasks that has the fields which the
-    checkpoint says.
-    """
-    for kind in TASKS.values():
-        names = [field.name for field in dataclasses.fields(kind)]
-        if {*names} == known.keys() - space_identity.NO_TASK:
-            task: Task = typed_json.parse(kind, {name: known[name] for name in names}, "the task")
-            return task
-    raise KeyError("no such task")
-
-
-def _built(space: Any, sampler: Any, task: Task, steps: Any) -> tuple[Space, Sampler]:
-    """The space and the sampler of a configuration; both may be the user's own."""
+def _built(sampler: Any, space: Space, steps: Any) -> Sampler:
+    """The sampler of a configuration, which may be the user's own."""
     try:
-        made: Space = space.build(**taken(space, **offered(task)))
-        more = taken(sampler, space=made, steps=steps)
-        return made, sampler.build(menu=made.menu, **more)
+        more = taken(sampler, space=space, steps=steps)
+        return sampler.build(menu=space.menu, **more)
     except Exception as error:  # whatever code of the user's raises
         raise UserError(
             f"its sampler cannot be made again ({type(error).__name__}: {error})"
