@@ -121,6 +121,6 @@ def draw(ax: matplotlib.axes.Axes, macs: Sequence[float]) -> None:
     for one, place, width, is_free in zip(found, points, widths, free, strict=True):
         if is_free and place[0] + width < right:
             ax.annotate(
-                one.name, (one.macs, one.top1), xytext=(4, -2), textcoords="offset points",
+                one.called, (one.macs, one.top1), xytext=(4, -2), textcoords="offset points",
                 fontsize=6, color="0.35", parse_math=False,
             )  # fmt: skip

@@ -17,15 +17,9 @@ from supernet_jax.reporting.svg_plot import Labels, px
 from supernet_jax.tasks import Metric
 
 WIDTH, TOP, DRAWN, FOOT = 940.0, 16.0, 110.0, 28.0
-SIDE, LETTER, LINE = 4.0, 5.4, 10.0  # at either side; of the names of operations
-NAMED = (
-    "scored",
-    "c0",
-    "c1",
-    "c2",
-    "c3",
-    "c4",
-)  # CSS classes: of blocks without a kind, of operations
+SIDE, LETTER, LINE = 4.0, 4.9, 10.0  # at either side; of labels
+PLAIN = "scored"  # CSS class of blocks without a kind
+NAMED = ("c0", "c1", "c2", "c3", "c4", "refused", "now", "s0", "s2")  # of operations
 
 
 def charts(facts: Facts, types: Mapping[str, type]) -> list[Html]:
@@ -82,14 +76,12 @@ def drawing(found: Picture, title: str) -> Html:
         found: what is drawn.
         title: above it.
     """
-    kinds = _kinds(found)
-    placed = arch_picture.placed(found)
-    turned = any(_turned(one) for one in placed)
+    kinds, placed = _kinds(found), arch_picture.placed(found)
     longest = max((len(line) for one in placed for line in one.slot.label), default=0)
-    height = TOP + DRAWN + (FOOT if not turned else LETTER * longest + 8)
-    parts = [
-        _slot(one, side, kinds) for one, side in zip(placed, arch_picture.steps(found), strict=True)
-    ]
+    turned = any(_is_long(one) for one in placed)
+    height = TOP + DRAWN + (LETTER * longest + 8 if turned else FOOT)
+    parts = [_slot(one, kinds, turned=turned) for one in placed]
+    parts += _sides(placed, arch_picture.steps(found))
     svg = tag(
         "svg",
         *parts,
@@ -97,7 +89,7 @@ def drawing(found: Picture, title: str) -> Html:
         role="img",
         aria_label=f"{title}: its {len(placed)} blocks inside those of the largest",
     )
-    names = [(kind, kinds.get(kind, NAMED[0]), "square") for kind in found.used]
+    names = [(kind, kinds.get(kind, PLAIN), "square") for kind in found.used]
     names.append(("the largest", "outline", "square"))
     return svg_plot.figure(Labels(title, "", ""), names, svg)
 
@@ -107,22 +99,34 @@ def _kinds(found: Picture) -> dict[str, str]:
     kinds = found.kinds
     if all(any(word.isdigit() for word in kind.split()) for kind in kinds):
         return {k: f"s{arch_picture.shade(i, len(kinds))}" for i, k in enumerate(kinds)}
-    return {kind: NAMED[1 + i % (len(NAMED) - 1)] for i, kind in enumerate(kinds)}
+    return {kind: NAMED[i % len(NAMED)] for i, kind in enumerate(kinds)}
 
 
-def _turned(one: Placed) -> bool:
-    """Whether its label is too long to stand below its box as it is."""
+def _is_long(one: Placed) -> bool:
+    """Whether its label is a name that is longer than its box is wide."""
     size = one.own or one.largest
-    room = 2 * LETTER if size is None else (WIDTH - 2 * SIDE) * size[0] + 8
-    return any(LETTER * len(line) > room for line in one.slot.label)
+    room = 0.0 if size is None else (WIDTH - 2 * SIDE) * size[0]
+    return len(one.slot.label) == 1 and LETTER * len(one.slot.label[0]) > room
 
 
-def _slot(one: Placed, side: str, kinds: Mapping[str, str]) -> Html:
+def _sides(placed: list[Placed], steps: list[str]) -> list[Html]:
+    """The sides above the boxes, but for those that would stand in the one before."""
+    parts, free = [], 0.0
+    for one, side in zip(placed, steps, strict=True):
+        half = 3.2 * len(side)
+        x = max(SIDE + half, SIDE + (WIDTH - 2 * SIDE) * one.x)
+        if side and x - half >= free:
+            parts.append(tag("text", side, x=px(x), y=px(TOP - 5), class_="middle"))
+            free = x + half + 4
+    return parts
+
+
+def _slot(one: Placed, kinds: Mapping[str, str], *, turned: bool) -> Html:
     x, middle = SIDE + (WIDTH - 2 * SIDE) * one.x, TOP + DRAWN / 2
     parts = []
     for size, kind in (
         (one.largest, "outline"),
-        (one.own, f"box {kinds.get(one.slot.kind, NAMED[0])}"),
+        (one.own, f"box {kinds.get(one.slot.kind, PLAIN)}"),
     ):
         if size is None:
             continue
@@ -142,17 +146,9 @@ def _slot(one: Placed, side: str, kinds: Mapping[str, str]) -> Html:
         )
     foot = TOP + DRAWN + LINE + 3
     for row, line in enumerate(one.slot.label):
-        if _turned(one):
-            where = {
-                "transform": f"translate({px(x + 3)} {px(foot - 4)}) rotate(-90)",
-                "class_": "end",
-            }
-        else:
-            where = {"x": px(x), "y": px(foot + LINE * row), "class_": "middle"}
+        where = {"x": px(x), "y": px(foot + LINE * row), "class_": "middle label"}
+        if turned:
+            at = f"translate({px(x + 3)} {px(foot - 6)}) rotate(-90)"
+            where = {"transform": at, "class_": "end label"}
         parts.append(tag("text", line, **where))
-    if side:
-        is_first = one.x < 0.03  # whose text would begin beside the picture
-        at = px(SIDE) if is_first else px(x)
-        anchor = None if is_first else "middle"
-        parts.append(tag("text", side, x=at, y=px(TOP - 5), class_=anchor))
     return join(*parts)

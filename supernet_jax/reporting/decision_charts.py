@@ -89,16 +89,17 @@ def _coloured(known: Known, found: Importance | None, metric: Metric, *, of: int
     if not panels:
         return []
     drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:DOTS])
+    better = "above" if metric.higher_is_better else "below"
     said = (
-        "Each dot is an evaluated subnet, in the colour of what it has of the decision above: a "
-        "colour that lies above the others at equal MACs is a good choice there. Of decisions of "
-        "one name the mean over those that count."
+        "Each dot is an evaluated subnet, in the colour of what it has of the decision: one that "
+        f"lies {better} the others at equal MACs is a good choice there. Of decisions of one name "
+        "the colour is the mean over those that count."
     )
     if len(drawn) < of:
         said += f" {len(drawn):,} of {of:,} are drawn, at random."
     if len(panels) < len(parts):
-        by = "in the order of the menu" if found is None else "that matter most"
-        said += f" Of {len(parts)} charts those {by} are shown."
+        by = f"the first {len(panels)}" if found is None else "those that matter most"
+        said += f" Of {len(parts)} charts {by} are shown."
     macs = np.array([one.macs for one in known.subnets])[drawn]
     values = np.array([one.value for one in known.subnets])[drawn]
     values = values * subnet_charts.percent(metric)
