@@ -161,28 +161,32 @@ def _inner(spec: Any) -> tuple[str, Any]:
     return "", spec
 
 
+def _fields(spec: Any) -> dict[str, Any]:
+    return {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+
+
 def _plain(spec: Any) -> dict[str, Any]:
     """What a spec says in whole numbers and words."""
     name, inner = _inner(spec)
-    fields = {f.name: getattr(inner, f.name) for f in dataclasses.fields(inner)}
-    said = {k: v for k, v in fields.items() if isinstance(v, int | str) and k not in UNSAID}
+    said = {k: v for k, v in _fields(inner).items() if isinstance(v, int | str) and k not in UNSAID}
     return ({"operation": name} if name else {}) | said
 
 
 def _labels(spec: Any) -> tuple[str, tuple[str, ...]]:
+    """What gives a spec its colour, and the short lines below it."""
     name, inner = _inner(spec)
     if name:
         return name, (name,)
-    found = [(field, getattr(inner, field)) for field in LETTERS if hasattr(inner, field)]
-    if not found:
+    fields = _fields(inner)
+    field = next((field for field in LETTERS if field in fields), None)
+    if field is None:
         return "", ()
-    field, value = found[0]
-    label = [f"{LETTERS[field]}{value}"]
-    wide = next((getattr(inner, w) for w in WIDER if hasattr(inner, w)), 0)
-    comes_in = getattr(inner, "c_in", 0)
+    label = [f"{LETTERS[field]}{fields[field]}"]
+    wide = next((fields[field] for field in WIDER if field in fields), 0)
+    comes_in = fields.get("c_in", 0)
     if wide and comes_in:
         label.append(f"×{round(wide / comes_in, 1):g}")
-    return f"{field.removeprefix('num_')} {value}", tuple(label)
+    return f"{field.removeprefix('num_')} {fields[field]}", tuple(label)
 
 
 def _capped(slots: list[Slot]) -> list[Slot]:

@@ -21,6 +21,7 @@ from supernet_jax.experiment import published as published_networks
 from supernet_jax.experiment.run import Run
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
+from supernet_jax.tasks import ImageClassification
 
 FILE = "search.json"  # of a run folder: the result of its last search
 PICTURE = "front.png"  # of a run folder: its picture
@@ -288,7 +289,8 @@ class Front(Sequence[Entry]):
 
     def _check_comparable(self) -> None:
         """Raises a `UserError` unless published networks may stand beside this front."""
-        classes = getattr(self._space.task, "classes", None)
+        task = self._space.task
+        classes = task.classes if isinstance(task, ImageClassification) else None
         if not published_networks.is_comparable(self._data, classes):
             raise UserError(
                 f"published networks are of ImageNet's {published_networks.CLASSES:,} classes, but "

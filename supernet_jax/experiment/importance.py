@@ -1,4 +1,4 @@
-"""How much each decision matters: which part of the metric's variance it makes.
+"""How much each decision matters: which part it has in the metric's variance.
 
 The total effect of a decision (Homma and Saltelli, "Importance measures in global sensitivity
 analysis of nonlinear models", 1996): the share of the variance that is left when all other
@@ -91,10 +91,9 @@ class Importance(NamedTuple):
         single = ["tab:blue" if len(self.parts[i].decisions) == 1 else "tab:gray" for i in shown]
         ax.barh([self.parts[i].name for i in shown], np.maximum(mean, 0), color=single, alpha=0.8)
         ax.hlines(range(len(shown)), low, high, color="0.2", linewidth=1)
-        ax.set_xlabel("share of the variance, %")
-        ax.set_title(
-            f"{self.subnets:,} subnets; half of them explain {self.explained:.0%} of the rest"
-        )
+        ax.set_xlabel("share of the explained variance, %")
+        explained = f"half of them explain {self.explained:.0%} of the variance of the others"
+        ax.set_title(f"{self.subnets:,} subnets: {explained}")
         ax.grid(axis="x", alpha=0.3)
         return ax
 

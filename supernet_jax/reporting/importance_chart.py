@@ -32,7 +32,7 @@ def chart(found: Importance, metric: str) -> Html:
     for row, place in enumerate(order):
         part = found.parts[place]
         parts.append(_bar(part, shares[:, row], row, x))
-    label = f"share of the {metric}'s variance, %"
+    label = f"share of the {metric}'s explained variance, %"
     middle = px((x.start + x.stop) / 2)
     parts.append(tag("text", label, x=middle, y=px(height - 4), class_="middle"))
     left = len(found.parts) - len(order)
@@ -58,7 +58,8 @@ def _bar(part: Part, shares: np.ndarray, row: int, x: Scale) -> Html:
     """A row: name, bar, range and number."""
     y = TOP + ROW * row + ROW / 2
     name, mean, low, high = part.name, shares.mean(), shares.min(), shares.max()
-    said = f"{name}: {mean:.1f} % of the variance\n{low:.1f} to {high:.1f} over random halves"
+    said = f"{name}: {mean:.1f} % of the explained variance\n"
+    said += f"{low:.1f} to {high:.1f} over random halves"
     short = name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…"
     start, stop = float(x.start), float(x.at(max(mean, 0.0)))
     return join(

@@ -32,7 +32,7 @@ CHAINS = {
 
 
 def archs_of(space: Space) -> list:
-    drawn = choices.unstack(choices.sample(space.menu, jax.random.key(0), (3,)))
+    drawn = choices.unstack(choices.sample(space.menu, jax.random.key(0), (1,)))
     return [choices.smallest(space.menu), *drawn, choices.largest(space.menu)]
 
 
