@@ -15,11 +15,16 @@ import supernet_jax as sj
 from supernet_jax.elastic import choices
 from supernet_jax.experiment import importance
 from supernet_jax.experiment.importance import Importance, of_subnets
+from supernet_jax.searching import encoding
 
 SPACE = tiny_space.three_stages()
 NAMES = choices.names(SPACE.menu)
 ROWS = np.asarray(choices.pack(choices.sample(SPACE.menu, jax.random.key(0), (400,))))
-EFFECTS = {"kernel_size/0": 1.0, "expand_ratio/0": 0.6, "width/0": 0.3}
+EFFECTS = {"kernel_size/0": 1.0, "expand_ratio/0": 0.7, "expand_ratio/2": 0.25}  # of an option
+OPTIONS = dict(zip(NAMES, map(len, jax.tree.leaves(SPACE.menu)), strict=True))
+# One of n options, evenly apart by e, has the variance e^2 (n^2 - 1) / 12.
+VARIANCES = {name: size**2 * (OPTIONS[name] ** 2 - 1) / 12 for name, size in EFFECTS.items()}
+SHARES = {name: one / sum(VARIANCES.values()) for name, one in VARIANCES.items()}
 
 
 def planted(rows: np.ndarray, *, noise: float = 0.1) -> np.ndarray:
@@ -42,10 +47,8 @@ def test_planted_effects_are_ranked_and_sized() -> None:
     assert order[:3] == list(EFFECTS)
     assert one.shares.shape == (importance.CUTTINGS, len(one.parts)) and one.subnets == 400
     assert 0.9 < one.explained < 1
-    # A decision of two options with an effect e has the variance e^2 / 4.
-    whole = sum(size**2 for size in EFFECTS.values())
-    for name, size in EFFECTS.items():
-        assert means(one)[name] == pytest.approx(size**2 / whole, abs=0.05)
+    for name, share in SHARES.items():
+        assert means(one)[name] == pytest.approx(share, abs=0.05)
     others = {part.name for part in one.parts if len(part.decisions) == 1} - EFFECTS.keys()
     assert len(others) >= 5
     for name in others:
@@ -77,10 +80,22 @@ def test_what_a_skipped_block_would_be_explains_nothing() -> None:
     assert max(shares["width"], shares["resolution"]) < 0.02
 
 
+def test_where_a_decision_counts() -> None:
+    space = tiny_space.tokens()
+    names, encode = choices.names(space.menu), encoding.encoder(space)
+    rows = np.asarray(choices.pack(choices.sample(space.menu, jax.random.key(0), (50,))))
+    is_deep = rows[:, names.index("depth")] == 1
+    assert 0 < is_deep.sum() < 50
+    for name, where in (("num_heads/1", is_deep), ("num_heads/0", np.ones(50, bool))):
+        there = importance.counts(space, rows, names.index(name), encode)
+        np.testing.assert_array_equal(there, where)
+
+
 def test_several_decisions_of_one_name_are_a_part() -> None:
     shares = found(ROWS, planted(ROWS))
     group = next(name for name in shares if re.fullmatch(r"expand_ratio, all \d", name))
-    assert shares[group] == pytest.approx(shares["expand_ratio/0"], abs=0.02)
+    both = SHARES["expand_ratio/0"] + SHARES["expand_ratio/2"]
+    assert shares[group] == pytest.approx(both, abs=0.05) and both > SHARES["expand_ratio/0"] + 0.1
     alone = importance.parts(light())
     assert [part.name for part in alone] == ["depth", "resolution", "width"]
     assert not importance.parts(light(widths=(3,), resolutions=(6,)))[1:]

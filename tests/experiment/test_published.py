@@ -132,6 +132,8 @@ def test_names_stand_clear_of_each_other() -> None:
         for other in boxes[:i]:
             apart = right <= other[0] or other[2] <= left
             assert apart or high <= other[1] or other[3] <= low
+    above = np.zeros(2), np.array([0.0, 3.0])  # only the names are in each other's way
+    assert point_names.apart(*above, [10.0, 10.0], height=4.0) == [True, False]
     assert point_names.apart(np.zeros(0), np.zeros(0), [], height=4.0) == []
 
 
