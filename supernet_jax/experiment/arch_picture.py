@@ -8,16 +8,18 @@ list of operations that were chosen.
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
-
-import matplotlib.axes
-import matplotlib.patches
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from supernet_jax.elastic import choices, code_names, elastic_block
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.nn.blocks.choice import ChoiceSpec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes  # whose import takes time that a report need not
+    from matplotlib.patches import Rectangle
+
 
 LETTERS = {"kernel": "k", "num_heads": "h", "heads": "h"}  # of a spec's fields that boxes name
 WIDER = ("middle", "hidden")  # fields that boxes name as a multiple of the channels that come in
@@ -241,7 +243,7 @@ def steps(picture: Picture) -> list[str]:
     return said
 
 
-def draw(ax: matplotlib.axes.Axes, space: Space, arch: Arch, *, title: str = "") -> None:
+def draw(ax: "Axes", space: Space, arch: Arch, *, title: str = "") -> None:
     """Draws an arch with Matplotlib: filled boxes in the outlines of the largest.
 
     Args:
@@ -250,6 +252,8 @@ def draw(ax: matplotlib.axes.Axes, space: Space, arch: Arch, *, title: str = "")
         arch: concrete.
         title: above it.
     """
+    from matplotlib.patches import Patch
+
     found = picture(space, arch)
     ax.set_axis_off()
     ax.set_title(title, loc="left", fontsize="medium", parse_math=False)
@@ -268,10 +272,8 @@ def draw(ax: matplotlib.axes.Axes, space: Space, arch: Arch, *, title: str = "")
         ax.text(one.x, -0.06, "\n".join(one.slot.label), fontsize=6, **text)
         if side:
             ax.text(one.x, 1.03, side, fontsize=7, color="0.4", ha="center", va="bottom")
-    handles = [
-        matplotlib.patches.Patch(color=_colour(kind, kinds), label=kind) for kind in found.used
-    ]
-    handles.append(matplotlib.patches.Patch(fill=False, edgecolor="0.6", label="the largest"))
+    handles = [Patch(color=_colour(kind, kinds), label=kind) for kind in found.used]
+    handles.append(Patch(fill=False, edgecolor="0.6", label="the largest"))
     ax.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=6, frameon=False,
         fontsize="small",
@@ -279,9 +281,11 @@ def draw(ax: matplotlib.axes.Axes, space: Space, arch: Arch, *, title: str = "")
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.2, 1.1))
 
 
-def _box(x: float, size: tuple[float, float], **style: Any) -> matplotlib.patches.Rectangle:
+def _box(x: float, size: tuple[float, float], **style: Any) -> "Rectangle":
     width, height = size
-    return matplotlib.patches.Rectangle((x - width / 2, 0.5 - height / 2), width, height, **style)
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - width / 2, 0.5 - height / 2), width, height, **style)
 
 
 def _colour(kind: str, kinds: tuple[str, ...]) -> str:
@@ -296,7 +300,7 @@ def shade(place: int, count: int) -> int:
     return 0 if count < 2 else round(place * (len(COLOURS) - 1) / (count - 1))
 
 
-def _draw_operations(ax: matplotlib.axes.Axes, found: Picture) -> None:
+def _draw_operations(ax: "Axes", found: Picture) -> None:
     lines = [
         f"{name}: {own}{'' if own == largest else f'  (largest: {largest})'}"
         for name, own, largest in found.operations

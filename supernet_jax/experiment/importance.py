@@ -26,10 +26,9 @@ Shape letters: `N` subnets, `D` decisions, `F` features, `P` parts, `M` drawn ar
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
-import matplotlib.axes
 import numpy as np
 
 from supernet_jax.elastic import choices, notation
@@ -39,6 +38,10 @@ from supernet_jax.errors import UserError
 from supernet_jax.experiment import known_records, results
 from supernet_jax.experiment.run import Run
 from supernet_jax.searching import encoding
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes  # whose import takes time that a report need not
+
 
 LEAST = 40  # subnets, without which nothing is said
 MOST = 1000  # that a model learns from; of more a random part
@@ -75,7 +78,7 @@ class Importance(NamedTuple):
         """Parts by what they explain, most first."""
         return sorted(range(len(self.parts)), key=lambda i: -self.shares[:, i].mean())
 
-    def plot(self, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draws a bar for each of the parts that explain most, with its range over the cuttings.
 
         Args:

@@ -8,11 +8,13 @@ import csv
 import importlib.resources
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import matplotlib.axes
+from typing import TYPE_CHECKING, NamedTuple
 
 from supernet_jax.experiment import point_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes  # whose import takes time that a report need not
+
 
 FILE = "published.csv"
 CLASSES = 1000
@@ -91,7 +93,7 @@ def beside(macs: Sequence[float]) -> tuple[Published, ...]:
     return tuple(one for one in networks() if low <= one.macs <= high)
 
 
-def draw(ax: matplotlib.axes.Axes, macs: Sequence[float]) -> None:
+def draw(ax: "Axes", macs: Sequence[float]) -> None:
     """Draws those beside some MACs into axes of MACs and per cent, a mark for each family.
 
     Args:
