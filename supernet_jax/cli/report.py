@@ -24,7 +24,7 @@ class Arguments:
     out: pathlib.Path | None = None
     """HTML file to write, in place of an older one; if not given, RUN/report.html"""
     config: pathlib.Path | None = None
-    """config file that defines a space or sampler of your own, for the charts that need them"""
+    """config file that defines a sampler of your own, for the chart of the MACs it visited"""
 
 
 def run(arguments: Arguments) -> None:

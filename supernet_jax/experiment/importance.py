@@ -14,9 +14,8 @@ permutation importance measures where features are independent.
 Those of evaluated subnets are not: a search keeps what is good together. So f is a linear model of
 the options (ridge regression, whose weights are what a decision adds *beside the others*), and a is
 drawn with independent decisions, each option as often as evaluated subnets have it where it counts.
-The trees of fANOVA share out what correlated decisions do, and explain less: fitted to 30 subnets
-of a table of Once-for-All's, ridge explained 0.90 of the variance of 30 others, a random forest
-0.75; to 500, 0.98 and 0.96.
+The trees of that analysis share out what correlated decisions do; what they make of a decoy is in
+`tests/experiment/test_importance.py`.
 
 Subnets are cut in halves at random, several times. The two models of a cutting meet in the products
 (f_1(a) - f_1(a')) (f_2(a) - f_2(a')), so that noise, which differs between halves, adds nothing on
@@ -47,6 +46,7 @@ LEAST = 40  # subnets, without which nothing is said
 MOST = 1000  # that a model learns from; of more a random part
 EXPLAINED = 0.1  # of the variance of the other half, without which nothing is said
 CUTTINGS, DRAWN = 10, 512
+MANY = 8  # options of a decision, beyond which few subnets have each
 STRENGTHS = np.logspace(-3, 4, 22)  # of the penalty; features are about 0 to 1 in size
 BARS = 16  # that are drawn
 
@@ -144,7 +144,7 @@ def of_subnets(space: Space, archs: Arch, values: np.ndarray, *, seed: int = 0) 
     if np.ptp(values) == 0:
         raise UserError(f"all {len(chosen)} subnets score the same, so no decision explains more")
     archs = jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], normal(space, archs))
-    encode, found = encoding.encoder(space), parts(space)
+    encode, found = _encoder(space), parts(space)
     halves = [np.array_split(rng.permutation(len(values)), 2) for _ in range(CUTTINGS)]
     features, centred = encode(archs), values - values.mean()
     weights = np.array([[_ridge(features[own], centred[own]) for own in two] for two in halves])
@@ -177,6 +177,21 @@ def parts(space: Space) -> tuple[Part, ...]:
         if 1 < len(places) < len(open_)
     ]
     return (*groups, *(Part("/".join(map(str, paths[i])), (i,)) for i in open_))
+
+
+def _encoder(space: Space) -> encoding.Encode:
+    """Features of archs: a column for each option, and one more for each decision of many options:
+    how far along it an option stands. What no subnet has then still lies between its neighbours.
+    """
+    encode = encoding.encoder(space)
+    many = [len(choice) if len(choice) > MANY else 0 for choice in jax.tree.leaves(space.menu)]
+
+    def encoded(archs: Arch) -> np.ndarray:
+        rows = np.asarray(choices.pack(archs), np.float32)
+        along = [rows[:, i] / (count - 1) for i, count in enumerate(many) if count]
+        return np.concatenate([encode(archs), *(column[:, None] for column in along)], axis=1)
+
+    return encoded
 
 
 def _ridge(features: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -224,7 +239,8 @@ def _shares(
         rng: draws archs.
     """
     rows = rng.permutation(np.asarray(choices.pack(archs)))[:DRAWN]
-    where = [counts(space, rows, i, encode) for i in range(rows.shape[1])]
+    plain = encoding.encoder(space)
+    where = [counts(space, rows, i, plain) for i in range(rows.shape[1])]
     seen = [rows[own, i] if own.any() else rows[:, i] for i, own in enumerate(where)]
     first, second = (
         np.stack([rng.choice(column, DRAWN) for column in seen], axis=-1) for _ in range(2)

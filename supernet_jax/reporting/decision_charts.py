@@ -22,6 +22,7 @@ from supernet_jax.searching import encoding
 from supernet_jax.tasks import Metric
 
 PANELS, DOTS = 9, 600  # that are drawn, and dots in each
+LEAST = 10  # subnets, of which colours tell something
 WIDTH, HEIGHT = 300.0, 190.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 8.0, 6.0, 36.0
 CLASSES = len(arch_picture.COLOURS)  # of colours, in style.css
@@ -47,6 +48,8 @@ def charts(facts: Facts, types: Mapping[str, type]) -> list[Html]:
         first = tag("div", importance_chart.chart(found, facts.metric.name), class_="charts wide")
     except UserError as error:
         first = tag("p", f"How much each decision matters is not known: {error}.", class_="soft")
+    if len(known.subnets) < LEAST:
+        return [first]
     return [first, *_coloured(known, found, facts.metric, of=len(subnets))]
 
 

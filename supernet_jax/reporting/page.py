@@ -61,9 +61,9 @@ def document(facts: Facts, *, types: Mapping[str, type], written: str) -> str:
         types: configuration dataclasses by name.
         written: when, as text.
     """
-    codes = code_charts.charts(facts.history.codes)
     decisions = decision_charts.charts(facts, types)
     drawings = arch_drawings.charts(facts, types)
+    codes = code_charts.charts(facts.history.codes)
     body = join(
         _header(facts),
         _section("Training", _training(facts)),

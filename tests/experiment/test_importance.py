@@ -9,6 +9,8 @@ import pytest
 import tiny_run
 import tiny_space
 from light_space import light
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.inspection import permutation_importance
 from tiny_run import CONFIG
 
 import supernet_jax as sj
@@ -67,7 +69,11 @@ def test_a_search_that_keeps_things_together_misleads_little() -> None:
     alone = np.corrcoef(rows[:, to], values)[0, 1] ** 2
     assert correlation > 0.8 and alone > 0.3  # it looks as if it did much
     shares = found(rows, values)
-    assert abs(shares["width/2"]) < 0.03 and shares["kernel_size/0"] > 0.5
+    assert abs(shares["width/2"]) < 0.01 and shares["kernel_size/0"] > 0.5
+    # Trees, in which one decision stands for the other, give it at least twice as much.
+    forest = RandomForestRegressor(50, max_features=1 / 3, random_state=0).fit(rows, values)
+    given = permutation_importance(forest, rows, values, random_state=0).importances_mean
+    assert given[to] / given.sum() > max(0.015, 2 * abs(shares["width/2"]))
 
 
 def test_what_a_skipped_block_would_be_explains_nothing() -> None:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_space
+from light_space import light
 from test_report import HOSTILE, OURS, Parsed, make
 
 from supernet_jax import tasks
@@ -52,8 +53,20 @@ class Cells:
         return tiny_space.cells()
 
 
-TYPES: dict[str, type] = {"Tiny": Tiny, "Cells": Cells}
-SPACES = {"Tiny": Tiny().build(classes=CLASSES), "Cells": Cells().build()}
+@dataclasses.dataclass(frozen=True)
+class Wide:
+    """A space in which a decision has many options."""
+
+    def build(self) -> Space:
+        return light(widths=tuple(range(3, 60)), resolutions=(6,))
+
+
+TYPES: dict[str, type] = {"Tiny": Tiny, "Cells": Cells, "Wide": Wide}
+SPACES = {
+    "Tiny": Tiny().build(classes=CLASSES),
+    "Cells": Cells().build(),
+    "Wide": Wide().build(),
+}
 
 
 def records(space: Space, count: int, *, seed: int = 0) -> list[dict[str, Any]]:
@@ -141,6 +154,8 @@ def test_few_subnets_are_said_to_be_few(tmp_path: pathlib.Path, count: int) -> N
     assert "How much each decision matters is not known" in found.text
     assert "importance needs at least 40; evaluate more" in found.text
     assert "the best that was evaluated" in found.text
+    distinct = len(facts.evaluated)
+    assert ("Each dot is an evaluated subnet" in found.text) == (distinct >= decision_charts.LEAST)
 
 
 def test_subnets_that_are_all_as_good(tmp_path: pathlib.Path) -> None:
@@ -148,12 +163,18 @@ def test_subnets_that_are_all_as_good(tmp_path: pathlib.Path) -> None:
     assert "subnets score the same" in parsed(all_charts(facts_of(tmp_path, "Tiny", same))).text
 
 
-def test_a_space_of_one_decision(tmp_path: pathlib.Path) -> None:
-    rows = records(SPACES["Tiny"], 60)
-    first = rows[0]["arch"]
-    one = [{**r, "arch": {**first, "resolution": r["arch"]["resolution"]}} for r in rows]
-    found = parsed(all_charts(facts_of(tmp_path, "Tiny", one)))
-    assert found.text.count("resolution") >= 1
+def test_one_decision_that_varies(tmp_path: pathlib.Path) -> None:
+    made = records(SPACES["Wide"], 300)
+    rows = [{**one, "arch": {**one["arch"], "depth": 2}} for one in made]
+    rows = [{**one, "accuracy": one["arch"]["width"] / 100} for one in rows]
+    parts = all_charts(facts_of(tmp_path, "Wide", rows))
+    text, found = join(*parts).text, parsed(parts)
+    share = re.search(r"width: ([\d.]+) % of the explained variance", found.text)
+    assert share and 98 < float(share[1]) < 102
+    panels = text.split("<figure")[2:-1]  # without the bars, and the picture
+    assert len(panels) == 1 and "<strong>width</strong>" in panels[0]
+    keys = re.findall(r"</svg>([\d.]+ to [\d.]+)</span>", panels[0])
+    assert len(keys) == len(arch_picture.COLOURS)  # ranges, as there are many options
 
 
 def test_runs_without_a_space_say_so(tmp_path: pathlib.Path) -> None:
