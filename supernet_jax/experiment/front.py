@@ -254,7 +254,7 @@ class Front(Sequence[Entry]):
                 label=f"extracted, test {metric.examples}",
             )
         if published:
-            published_networks.draw(ax, [entry.macs for entry in self])
+            published_networks.draw(ax, [(entry.macs, scale * entry.value) for entry in self])
         if max((cost for cost, _ in points), default=0) >= 1000:  # milliseconds need no prefix
             ax.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
         ax.set_xlabel(self._unit(), parse_math=False)
@@ -265,7 +265,10 @@ class Front(Sequence[Entry]):
             parse_math=False,
         )
         ax.grid(alpha=0.3)
-        ax.legend(loc="lower right" if metric.higher_is_better else "upper right")
+        ax.legend(
+            loc="lower right" if metric.higher_is_better else "upper right",
+            fontsize="x-small" if published else "medium",
+        )
         return ax
 
     def draw(self, place: int = 0, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:

@@ -21,8 +21,8 @@ CLASSES = 1000
 # The last part of a name, without marks between words, as of `tfds:imagenet2012`. Others that begin
 # so are of other images or classes: imagenet_a, imagenet_resized/64x64.
 NAMES = ("imagenet", "imagenet1k", "imagenet2012", "ilsvrc", "ilsvrc2012")
-MARKERS = "s^Dv<>"  # of families, in the order of the table
-COLOURS = ("tab:green", "tab:purple", "tab:red", "tab:brown", "tab:olive", "tab:gray")
+MARKERS = "s^Dv<>o"  # of families, in the order of the table
+COLOURS = ("green", "purple", "red", "brown", "olive", "pink", "gray")
 AROUND = 2.0  # how far beyond the MACs of one's own subnets published ones are still beside them
 
 
@@ -93,34 +93,34 @@ def beside(macs: Sequence[float]) -> tuple[Published, ...]:
     return tuple(one for one in networks() if low <= one.macs <= high)
 
 
-def draw(ax: "Axes", macs: Sequence[float]) -> None:
-    """Draws those beside some MACs into axes of MACs and per cent, a mark for each family.
+def draw(ax: "Axes", own: Sequence[tuple[float, float]]) -> None:
+    """Draws those beside some subnets into axes of MACs and per cent, a mark for each family.
 
     Args:
         ax: Matplotlib axes.
-        macs: of one's own subnets.
+        own: MACs and per cent of one's own subnets, in whose way no name stands.
     """
-    found = beside(macs)
+    found = beside([macs for macs, _ in own])
     for i, family in enumerate(dict.fromkeys(one.family for one in found)):
-        own = [one for one in found if one.family == family]
+        related = [one for one in found if one.family == family]
         ax.scatter(
-            [one.macs for one in own],
-            [one.top1 for one in own],
+            [one.macs for one in related],
+            [one.top1 for one in related],
             s=22,
             marker=MARKERS[i % len(MARKERS)],
             facecolors="none",
-            edgecolors=COLOURS[i % len(COLOURS)],
+            edgecolors=f"tab:{COLOURS[i % len(COLOURS)]}",
             label=f"{family}, published",
         )
     if not found:
         return
     ax.autoscale_view()
-    points = ax.transData.transform([(one.macs, one.top1) for one in found])
+    points = ax.transData.transform([*((one.macs, one.top1) for one in found), *own])
     letter = 0.6 * 6 * ax.figure.dpi / 72  # pixels of one at 6 points
     widths = [letter * len(one.called) for one in found]
     right = ax.transAxes.transform((1, 1))[0]
     free = point_names.apart(points[:, 0], points[:, 1], widths, height=1.6 * letter)
-    for one, place, width, is_free in zip(found, points, widths, free, strict=True):
+    for one, place, width, is_free in zip(found, points[: len(found)], widths, free, strict=True):
         if is_free and place[0] + width < right:
             ax.annotate(
                 one.called, (one.macs, one.top1), xytext=(4, -2), textcoords="offset points",
