@@ -16,10 +16,12 @@ from supernet_jax.elastic import notation
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
-from supernet_jax.experiment import parallel_axes
+from supernet_jax.experiment import arch_picture, parallel_axes
+from supernet_jax.experiment import published as published_networks
 from supernet_jax.experiment.run import Run
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
+from supernet_jax.tasks import ImageClassification
 
 FILE = "search.json"  # of a run folder: the result of its last search
 PICTURE = "front.png"  # of a run folder: its picture
@@ -74,17 +76,18 @@ class Front(Sequence[Entry]):
             came from.
     """
 
-    def __init__(self, space: Space, result: Mapping[str, Any]):
+    def __init__(self, space: Space, result: Mapping[str, Any], *, data: str = ""):
         """See above.
 
         Args:
             space: whose archs they are.
             result: see `result`.
+            data: name of the dataset, which says whether published networks may stand beside it.
 
         Raises:
             UserError: it is no result of this space.
         """
-        self.result, self._space = result, space
+        self.result, self._space, self._data = result, space, data
         self._cost = str(result.get("cost", "macs"))
         self._units = {
             str(one["cost"]): str(one["unit"])
@@ -167,7 +170,7 @@ class Front(Sequence[Entry]):
             {**entry.record, **({f"test_{self._metric.name}": values[i]} if i in values else {})}
             for i, entry in enumerate(self)
         ]
-        return Front(self._space, {**self.result, "front": records})
+        return Front(self._space, {**self.result, "front": records}, data=self._data)
 
     def save(self, path: pathlib.Path, picture: pathlib.Path) -> None:
         """Writes the result as JSON, and draws it as PNG; what is there is replaced.
@@ -185,7 +188,9 @@ class Front(Sequence[Entry]):
         self._draw(figure)
         return figure
 
-    def plot(self, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
+    def plot(
+        self, ax: matplotlib.axes.Axes | None = None, *, published: bool = False
+    ) -> matplotlib.axes.Axes:
         """Draws all that was scored, and the front; entries with a test value get a second mark.
 
         The front of the random search beside it, if there was one, is thin and grey.
@@ -193,14 +198,23 @@ class Front(Sequence[Entry]):
         Args:
             ax: Matplotlib axes to draw into; without, those of a new figure of `pyplot`, which
                 has `plot_objectives` below them where there are more than two objectives.
+            published: whether to draw published networks of ImageNet, too
+                (`supernet_jax.experiment.published`).
 
         Returns:
             The axes, of cost and metric.
+
+        Raises:
+            UserError: published networks are wanted beside accuracies of other data, or costs
+                that are not MACs.
         """
+        if published:
+            self._check_comparable()
         if ax is None:
             from matplotlib import pyplot  # which picks a window or a notebook
 
-            return self._draw(pyplot.figure(figsize=self._size(), layout="constrained"))
+            figure = pyplot.figure(figsize=self._size(), layout="constrained")
+            return self._draw(figure, published=published)
         points = [(cost, value) for cost, value in self._scored() if value is not None]
         metric, test = self._metric, f"test_{self._metric.name}"
         scale = 100 if metric.unit == "%" else 1
@@ -244,6 +258,8 @@ class Front(Sequence[Entry]):
                 markersize=6,
                 label=f"extracted, test {metric.examples}",
             )
+        if published:
+            published_networks.draw(ax, [(entry.macs, scale * entry.value) for entry in self])
         if max((cost for cost, _ in points), default=0) >= 1000:  # milliseconds need no prefix
             ax.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
         ax.set_xlabel(self._unit(), parse_math=False)
@@ -254,7 +270,10 @@ class Front(Sequence[Entry]):
             parse_math=False,
         )
         ax.grid(alpha=0.3)
-        ax.legend(loc="lower right" if metric.higher_is_better else "upper right")
+        ax.legend(
+            loc="lower right" if metric.higher_is_better else "upper right",
+            fontsize="x-small" if published else "medium",
+        )
         return ax
 
     def plot_scores(self, ax: matplotlib.axes.Axes) -> None:
@@ -265,6 +284,41 @@ class Front(Sequence[Entry]):
         ax.set_xlabel(_headed(self._metric.name, self._metric.unit), parse_math=False)
         ax.set_ylabel("subnets")
         ax.set_title(f"{self.result.get('space')}: {len(values):,} subnets", parse_math=False)
+
+    def draw(self, place: int = 0, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
+        """Draws one network of the front inside the largest: block by block, or its operations.
+
+        Args:
+            place: of the network in the front, 0 for the cheapest.
+            ax: Matplotlib axes to draw into; without, those of a new figure of `pyplot`.
+
+        Returns:
+            The axes.
+        """
+        entry = self[place]
+        if ax is None:
+            from matplotlib import pyplot  # which picks a window or a notebook
+
+            ax = pyplot.figure(figsize=(9.0, 2.8), layout="constrained").subplots()
+        title = f"{self._metric.shown(entry.value)}, {entry.macs:,} MACs, {entry.parameters:,} "
+        arch_picture.draw(ax, self._space, entry.arch, title=f"{title}parameters")
+        return ax
+
+    def _check_comparable(self) -> None:
+        """Raises a `UserError` unless published networks may stand beside this front."""
+        task = self._space.task
+        classes = task.classes if isinstance(task, ImageClassification) else None
+        if not published_networks.is_comparable(self._data, classes):
+            raise UserError(
+                f"published networks are of ImageNet's {published_networks.CLASSES:,} classes, but "
+                f"this front is of {self._data or 'data that is not known'} with {classes}; plot "
+                "it without published=True"
+            )
+        if self._cost != "macs":
+            raise UserError(
+                f"published networks are drawn over MACs, but this front is over {self._cost}; "
+                "plot it without published=True"
+            )
 
     def plot_objectives(self, ax: matplotlib.axes.Axes) -> None:
         """Draws the front over all its objectives as parallel coordinates, better at the top.
@@ -314,13 +368,15 @@ class Front(Sequence[Entry]):
         """Of the whole picture, inches."""
         return (7.0, 8.0 if len(self._objectives) > 2 else 4.5)
 
-    def _draw(self, figure: matplotlib.figure.Figure) -> matplotlib.axes.Axes:
+    def _draw(
+        self, figure: matplotlib.figure.Figure, *, published: bool = False
+    ) -> matplotlib.axes.Axes:
         """The whole picture; returns its first axes."""
         if len(self._objectives) <= 2:
-            return self.plot(figure.subplots())
+            return self.plot(figure.subplots(), published=published)
         first, below = figure.subplots(2, height_ratios=(4, 3))
         self.plot_objectives(below)
-        return self.plot(first)
+        return self.plot(first, published=published)
 
     def _scored(self) -> list[tuple[float, float | None]]:
         """Cost and metric of all; None of those whose loss is not a number."""
@@ -366,7 +422,7 @@ def last(run: Run) -> Front:
             f"{files.unreadable(path, error, kind='result of a search')}; {hint}"
         ) from None
     try:
-        found = Front(run.space, result)
+        found = Front(run.space, result, data=run.experiment.dataset.name)
         if not found:
             raise UserError("its front is empty")
         return found

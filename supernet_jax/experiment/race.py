@@ -370,7 +370,7 @@ def race(
         if keep:  # it was free when this began; what is known is not computed again
             distributed.once(lambda: files.check_free("--out", place))
         distributed.once(lambda: files.write_json(place, report["front"]))
-    return Front(run.space, report)
+    return Front(run.space, report, data=run.experiment.dataset.name)
 
 
 def _report(

@@ -184,7 +184,7 @@ def search(
             _compare(run, result, wanted, part, **given)
     if table is not None:
         distributed.once(lambda: measured.add(run, result, table, keep=keep))
-    found = Front(run.space, result)
+    found = Front(run.space, result, data=run.experiment.dataset.name)
     if place is None:
         distributed.once(lambda: found.save(run.folder / front.FILE, run.folder / front.PICTURE))
     else:

@@ -10,8 +10,12 @@ from collections.abc import Mapping
 import supernet_jax
 from supernet_jax.experiment import config
 from supernet_jax.reporting import (
+    arch_drawings,
     code_charts,
+    decision_charts,
+    latency_chart,
     picker,
+    published_chart,
     run_facts,
     run_results,
     subnet_charts,
@@ -88,6 +92,8 @@ def document(
         config_file: see `text`.
         live: see `text`.
     """
+    decisions = decision_charts.charts(facts, types)
+    drawings = arch_drawings.charts(facts, types)
     codes = code_charts.charts(facts.history.codes)
     beside = picker.beside(facts, types, config_file)
     body = join(
@@ -98,6 +104,10 @@ def document(
         _section(
             "Front", [tag("p", subnet_charts.best(facts)), *subnet_charts.front(facts, beside)]
         ),
+        *published_chart.charts(facts),
+        *latency_chart.charts(facts, types),
+        _section("Decisions", decisions) if decisions else NOTHING,
+        _section("Networks of the front", drawings) if drawings else NOTHING,
         _section("Ranking", subnet_charts.ranking(facts.pairs)) if facts.pairs else NOTHING,
         _section("Extracted networks", _networks(facts)),
         _footer(facts, written),

@@ -25,7 +25,7 @@ def report(
         run: or its folder, in whatever state it is, also while it is training.
         out: file to write, `report.html` of the run's folder without; an older report there is
             replaced.
-        config: as of `open_run`, for the MACs that a sampler of the user's own visited.
+        config: as of `open_run`, for the charts that need a space or a sampler of the user's own.
 
     Returns:
         The path of the file.

@@ -57,20 +57,20 @@ def _number(value: float | None, form: str = ",.0f") -> Cell:
     return Cell("", "", "n") if value is None else Cell(f"{value:{form}}", repr(value), "n")
 
 
-def _percent(metric: Metric) -> float:
+def percent(metric: Metric) -> float:
     """What values are multiplied by where they are shown."""
     return 100.0 if metric.unit == "%" else 1.0
 
 
-def _headed(metric: Metric, name: str = "") -> str:
-    """The head of a column of values, or the name of an axis."""
+def headed_metric(metric: Metric, name: str = "") -> str:
+    """The head of a column of values, or the name of an axis, with the unit."""
     name = name or metric.name
     return f"{name}, {metric.unit}" if metric.unit else name
 
 
 def _value(value: float | None, metric: Metric) -> Cell:
     form = ".2f" if metric.unit == "%" else ".4g"
-    return _number(None if value is None else _percent(metric) * value, form)
+    return _number(None if value is None else percent(metric) * value, form)
 
 
 def front(facts: Facts, beside: Html = NOTHING) -> list[Html]:
@@ -91,7 +91,7 @@ def front(facts: Facts, beside: Html = NOTHING) -> list[Html]:
     drawn = NOTHING
     if any(len(group.x) for group in groups):
         title = f"{facts.metric.name.capitalize()} over MACs"
-        labels = Labels(title, "MACs", _headed(facts.metric), " ".join(notes))
+        labels = Labels(title, "MACs", headed_metric(facts.metric), " ".join(notes))
         drawn = tag("div", svg_plot.scatter(groups, labels), class_="charts wide", id=CHART)
     drawn = tag("div", drawn, beside, class_="with-picker") if beside.text else drawn
     weighed = _weighed(facts.search, facts.metric) if facts.search else NOTHING
@@ -116,7 +116,7 @@ def _weighed(front: Front, metric: Metric) -> Html:
                 "front of the search",
                 "front",
                 rows,
-                [_title(s, metric) for s in front.chosen[:MOST]],
+                [hover_title(s, metric) for s in front.chosen[:MOST]],
             ),
         )
     ]
@@ -143,7 +143,7 @@ def _timed(front: Front, metric: Metric) -> Html:
     if not pairs:
         return NOTHING
     x, y, subnets = zip(*pairs, strict=True)
-    titles = [_title(s, metric) for s in subnets]
+    titles = [hover_title(s, metric) for s in subnets]
     group = Points("front of the search", "front", "circle", 3.6, x, y, titles)
     note = "The dashed line is where both are equal."
     labels = Labels("Latency: table against measurement", "measured, ms", "table, ms", note)
@@ -158,7 +158,7 @@ def _values(s: Subnet, metric: Metric) -> dict[str, float]:
 
 def _row(values: Mapping[str, float], names: Sequence[str], metric: Metric) -> list[float | None]:
     """Values in the order of the names, as they are shown."""
-    scale = {metric.name: _percent(metric)}
+    scale = {metric.name: percent(metric)}
     return [scale.get(n, 1.0) * values[n] if n in values else None for n in names]
 
 
@@ -193,14 +193,14 @@ def _groups(
     facts: Facts,
 ) -> tuple[list[Points], list[str]]:
     notes, metric = [], facts.metric
-    shown = _spread(scored, metric)
+    shown = spread_out(scored, metric)
     if len(shown) < len(scored):
         notes.append(f"{len(shown):,} of {len(scored):,} scored subnets are drawn, spread out.")
-    points = functools.partial(_points, metric)
+    points = functools.partial(points_of, metric)
     groups = [points("scored, held-out", "scored", "circle", 2.4, shown)]
     for one in fronts:
         raced = one.source.startswith("races/")
-        dropped = _spread(one.others, metric)
+        dropped = spread_out(one.others, metric)
         if dropped:
             notes.append("Accuracies of subnets that dropped out of a race are estimates.")
             groups.append(points("dropped out of a race", "dropped", "triangle", 2.4, dropped))
@@ -214,11 +214,19 @@ def _groups(
             notes.append(f"{said}: its front is not joined.")
         kind, joined = ("race" if raced else "front"), ("steps" if stairs else "")
         if one.random:
-            beside = _spread(one.random, metric)
+            beside = spread_out(one.random, metric)
             groups.append(
                 points("front of random search", "by-chance", "triangle", 3.0, beside, joined)
             )
         groups.append(points(name, kind, "circle", 3.6, one.chosen, joined))
+    of_test = with_tests_of(fronts, spread_out(tested, metric))
+    groups.append(points("test", "tested", "diamond", 3.6, of_test))
+    groups.append(_taken_out(facts.networks, metric))
+    return groups, notes
+
+
+def with_tests_of(fronts: Sequence[Front], tested: Sequence[Subnet]) -> list[Subnet]:
+    """Subnets on the test split, and those whose value there only their front says."""
     known = {s.arch for s in tested}
     extra = [
         s._replace(value=s.test, split="test")
@@ -226,9 +234,7 @@ def _groups(
         for s in f.chosen
         if s.test is not None and s.arch not in known
     ]
-    groups.append(points("test", "tested", "diamond", 3.6, [*_spread(tested, metric), *extra]))
-    groups.append(_taken_out(facts.networks, metric))
-    return groups, notes
+    return [*tested, *extra]
 
 
 def _taken_out(networks: Sequence[Network], metric: Metric) -> Points:
@@ -241,7 +247,7 @@ def _taken_out(networks: Sequence[Network], metric: Metric) -> Points:
         "square",
         3.4,
         [m for m, _, _ in drawn],
-        [_percent(metric) * a for _, a, _ in drawn],
+        [percent(metric) * a for _, a, _ in drawn],
         [f"{n.folder.name}: {metric.shown(a)} test\n{m:,.0f} MACs" for m, a, n in drawn],
     )
 
@@ -251,7 +257,7 @@ def _of_split(network: Network, split: str, metric: Metric) -> float | None:
     return measured(mapping(network.description.get(metric.name)).get(split), metric)
 
 
-def _points(
+def points_of(
     metric: Metric,
     name: str,
     kind: str,
@@ -260,19 +266,21 @@ def _points(
     subnets: Sequence[Subnet],
     joined: str = "",
 ) -> Points:
+    """Subnets in a chart of the metric over MACs; the other arguments are those of `Points`."""
     return Points(
         name,
         kind,
         shape,
         size,
         [s.macs for s in subnets],
-        [_percent(metric) * s.value for s in subnets],
-        [_title(s, metric) for s in subnets],
+        [percent(metric) * s.value for s in subnets],
+        [hover_title(s, metric) for s in subnets],
         joined,
     )
 
 
-def _title(s: Subnet, metric: Metric) -> str:
+def hover_title(s: Subnet, metric: Metric) -> str:
+    """What the point of a subnet says when it is hovered."""
     images = "" if s.images is None else f" of {s.images:,.0f} {metric.examples}"
     seen = "" if s.seen is None else f", after {s.seen:,.0f} of them"
     parameters = "" if s.parameters is None else f", {s.parameters:,.0f} parameters"
@@ -284,7 +292,7 @@ def _title(s: Subnet, metric: Metric) -> str:
     )
 
 
-def _spread(subnets: Sequence[Subnet], metric: Metric) -> list[Subnet]:
+def spread_out(subnets: Sequence[Subnet], metric: Metric) -> list[Subnet]:
     """At most `MOST` of them: the best of each of as many ranges of MACs, then the others."""
     if len(subnets) <= MOST:
         return list(subnets)
@@ -312,7 +320,14 @@ def _chosen(
     units |= {name: unit for f in fronts for name, unit in f.goal.units.items()}
     shown = {metric.name, "macs", "parameters"}
     units = {name: unit for name, unit in units.items() if name not in shown}
-    heads = ["from", _headed(metric), "on", _headed(metric, "test"), "MACs", "parameters"]
+    heads = [
+        "from",
+        headed_metric(metric),
+        "on",
+        headed_metric(metric, "test"),
+        "MACs",
+        "parameters",
+    ]
     costs = [headed(name, unit) for name, unit in units.items()]
     if any(MEASURED in s.values for _, s in rows):
         units[MEASURED] = "ms"
@@ -412,7 +427,7 @@ def _pair_title(pair: Pair) -> str:
 
 def networks(found: Sequence[Network], metric: Metric) -> Html:
     """A table of extracted networks."""
-    heads = ["network", *(_headed(metric, split) for split in ("test", "held-out"))]
+    heads = ["network", *(headed_metric(metric, split) for split in ("test", "held-out"))]
     heads += ["MACs", "parameters", "pixels", "checkpoint", "logits differ by", "folder", "arch"]
     return table(heads, [_network(network, metric) for network in found])
 

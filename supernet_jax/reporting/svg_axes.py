@@ -87,9 +87,9 @@ def ticks(scale: Scale, *, about: int = 5) -> list[float]:
     return [round(i * step, 12 - math.floor(math.log10(step))) for i in range(first, last + 1)]
 
 
-def labelled(scale: Scale) -> list[tuple[float, str]]:
-    """The ticks with their labels, which differ."""
-    values = ticks(scale)
+def labelled(scale: Scale, *, about: int = 5) -> list[tuple[float, str]]:
+    """The ticks, roughly so many, with their labels, which differ."""
+    values = ticks(scale, about=about)
     return list(zip(values, told_apart(values), strict=True))
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from supernet_jax.experiment import point_names
 from supernet_jax.reporting import svg_axes
 from supernet_jax.reporting.downsample import Columns
 from supernet_jax.reporting.html import NOTHING, Html, join, tag
@@ -27,6 +28,7 @@ COLUMNS = int(WIDTH - LEFT - RIGHT)  # of a long series: one per pixel
 HOVERED = 100  # places of a line chart that say their values
 DOTTED = 40  # series of fewer points show them
 MARKS = 200  # events drawn in one chart
+LETTER, LINE = 4.2, 9.0  # pixels of a letter and of a line in the names of points
 SHAPES = {
     "circle": "M-{0} 0a{0} {0} 0 1 0 {1} 0a{0} {0} 0 1 0 -{1} 0z",
     "diamond": "M0 -{2}L{2} 0L0 {2}L-{2} 0z",
@@ -72,6 +74,7 @@ class Points:
         y: `[N]`.
         titles: what each says when hovered.
         joined: "steps" draws the front that they are, "" only the points.
+        names: written beside those of them that have room; none, or `[N]`.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Points:
     y: Sequence[float]
     titles: Sequence[str]
     joined: str = ""
+    names: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +126,7 @@ def lines(
     body = join(*drawn, *_hovers(series, x, labels), *_marks(marks, x))
     names = [(s.name, s.kind, "") for s in series if s.data.x.size]
     names += list({m.kind: (m.kind, m.kind, "triangle") for m in marks}.values())
-    return figure(labels, names, _frame(x, y, labels, body))
+    return figure(labels, names, frame(x, y, labels, body))
 
 
 def scatter(groups: Sequence[Points], labels: Labels, *, diagonal: bool = False) -> Html:
@@ -142,9 +146,10 @@ def scatter(groups: Sequence[Points], labels: Labels, *, diagonal: bool = False)
         ends = np.array([max(x.low, y.low), min(x.high, y.high)])
         if ends[0] < ends[1]:
             equal = tag("path", d=_path(x.at(ends), y.at(ends)), class_="equal")
-    body = join(equal, *(part for group in groups for part in _points(group, x, y)))
+    drawn = [part for group in groups for part in _points(group, x, y)]
+    body = join(equal, *drawn, *_names(groups, x, y))
     names = [(g.name, g.kind, g.shape) for g in groups if len(g.x)]
-    return figure(labels, names, _frame(x, y, labels, body))
+    return figure(labels, names, frame(x, y, labels, body))
 
 
 def histogram(
@@ -168,7 +173,7 @@ def histogram(
         for i, n in enumerate(counts)
         if n
     ]
-    return figure(labels, [], _frame(x, y, labels, join(*bars)))
+    return figure(labels, [], frame(x, y, labels, join(*bars)))
 
 
 def figure(labels: Labels, names: Sequence[tuple[str, str, str]], drawing: Html) -> Html:
@@ -198,21 +203,39 @@ def _swatch(kind: str, shape: str) -> Html:
     return tag("svg", drawn, viewBox="0 0 16 12", class_="swatch", aria_hidden="true")
 
 
-def _frame(x: Scale, y: Scale, labels: Labels, body: Html) -> Html:
-    """Grid, ticks and names of the axes around what is drawn."""
+def frame(
+    x: Scale,
+    y: Scale,
+    labels: Labels,
+    body: Html,
+    *,
+    size: tuple[float, float] = (WIDTH, HEIGHT),
+    about: int = 5,
+) -> Html:
+    """Grid, ticks and names of the axes around what is drawn.
+
+    Args:
+        x: the axis below.
+        y: the axis at the left.
+        labels: names of the axes.
+        body: what is drawn.
+        size: width and height, pixels.
+        about: roughly how many ticks.
+    """
+    width, height = size
     parts: list[Html] = []
-    for value, text in svg_axes.labelled(y):
+    for value, text in svg_axes.labelled(y, about=about):
         at = px(y.at(value))
         parts.append(tag("path", d=f"M{px(x.start)} {at}H{px(x.stop)}", class_="grid"))
         parts.append(tag("text", text, x=px(x.start - 6), y=at, dy="0.35em", class_="end"))
-    for value, text in svg_axes.labelled(x):
+    for value, text in svg_axes.labelled(x, about=about):
         at = px(x.at(value))
         parts.append(tag("path", d=f"M{at} {px(y.start)}v4", class_="axis"))
         parts.append(tag("text", text, x=at, y=px(y.start + 16), class_="middle"))
     middle = (y.start + y.stop) / 2
     parts += [
         tag("path", d=f"M{px(x.start)} {px(y.start)}H{px(x.stop)}", class_="axis"),
-        tag("text", labels.x, x=px((x.start + x.stop) / 2), y=px(HEIGHT - 6), class_="middle"),
+        tag("text", labels.x, x=px((x.start + x.stop) / 2), y=px(height - 6), class_="middle"),
         tag(
             "text",
             labels.y,
@@ -224,7 +247,7 @@ def _frame(x: Scale, y: Scale, labels: Labels, body: Html) -> Html:
         "svg",
         *parts,
         body,
-        viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}",
+        viewBox=f"0 0 {width:g} {height:g}",
         role="img",
         aria_label=f"{labels.title}: {labels.y} over {labels.x}",
         data_x=_written(x),
@@ -331,6 +354,27 @@ def _points(group: Points, x: Scale, y: Scale) -> list[Html]:
         for a, b, title in zip(at_x, at_y, group.titles, strict=True)
     ]
     return parts
+
+
+def _names(groups: Sequence[Points], x: Scale, y: Scale) -> list[Html]:
+    """Names of points, clear of all points that may have one."""
+    named = [
+        (float(x.at(a)), float(y.at(b)), name, group.kind)
+        for group in groups
+        if group.names
+        for a, b, name in zip(group.x, group.y, group.names, strict=True)
+    ]
+    if not named:
+        return []
+    widths = [LETTER * len(name) for _, _, name, _ in named]
+    others = [(x.at(np.asarray(g.x)), y.at(np.asarray(g.y))) for g in groups if not g.names]
+    at = [np.concatenate([[one[i] for one in named], *(o[i] for o in others)]) for i in (0, 1)]
+    free = point_names.apart(at[0], at[1], widths, height=LINE)
+    return [
+        tag("text", name, x=px(a + 5), y=px(b), dy="0.33em", class_=f"name {kind}")
+        for (a, b, name, kind), width, is_free in zip(named, widths, free, strict=True)
+        if is_free and a + 5 + width <= x.stop
+    ]
 
 
 def marker(name: str, size: float) -> str:
