@@ -9,17 +9,14 @@ from collections.abc import Mapping
 
 import supernet_jax
 from supernet_jax.experiment import config
-from supernet_jax.reporting import (
+from supernet_jax.reporting import picker, run_facts, run_results, tolerant_json
+from supernet_jax.reporting.charts import (
     arch_drawings,
     code_charts,
     decision_charts,
     latency_chart,
-    picker,
     published_chart,
-    run_facts,
-    run_results,
     subnet_charts,
-    tolerant_json,
     training_charts,
 )
 from supernet_jax.reporting.html import NOTHING, Html, join, tag

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from supernet_jax.errors import UserError
-from supernet_jax.reporting import block_picture, html, run_space, subnet_charts, svg_axes
+from supernet_jax.reporting import block_picture, html, run_space
+from supernet_jax.reporting.charts import subnet_charts, svg_axes
 from supernet_jax.reporting.html import NOTHING, Html, join, tag
 from supernet_jax.reporting.run_facts import Facts
 from supernet_jax.reporting.run_results import Subnet

@@ -19,15 +19,13 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.evaluation import costs
 from supernet_jax.experiment import arch_picture
 from supernet_jax.experiment.importance import Importance, Part
-from supernet_jax.reporting import (
+from supernet_jax.reporting import page, run_facts, run_space
+from supernet_jax.reporting.charts import (
     arch_drawings,
     decision_charts,
     importance_chart,
     latency_chart,
-    page,
     published_chart,
-    run_facts,
-    run_space,
 )
 from supernet_jax.reporting.html import Html, join
 from supernet_jax.reporting.run_facts import Facts

@@ -19,17 +19,15 @@ from tiny_run import CONFIG, supernet
 
 from supernet_jax import spaces
 from supernet_jax.experiment import build, config, sampler_visits
-from supernet_jax.reporting import (
+from supernet_jax.reporting import metrics_history, page, search_goal
+from supernet_jax.reporting.charts import (
     code_charts,
-    metrics_history,
-    page,
-    search_goal,
     subnet_charts,
     svg_axes,
     svg_parallel,
     svg_plot,
 )
-from supernet_jax.reporting.downsample import columns
+from supernet_jax.reporting.charts.downsample import columns
 from supernet_jax.reporting.html import Html, escape, tag
 from supernet_jax.reporting.metrics_history import Stretch
 from supernet_jax.reporting.run_results import ACCURACY, Pair, networks

@@ -3,10 +3,10 @@
 import numpy as np
 
 from supernet_jax.experiment.importance import BARS, Importance, Part
-from supernet_jax.reporting import svg_axes, svg_plot
+from supernet_jax.reporting.charts import svg_axes, svg_plot
+from supernet_jax.reporting.charts.svg_axes import Scale
+from supernet_jax.reporting.charts.svg_plot import Labels, px
 from supernet_jax.reporting.html import Html, join, tag
-from supernet_jax.reporting.svg_axes import Scale
-from supernet_jax.reporting.svg_plot import Labels, px
 
 WIDTH, LEFT, RIGHT = 460.0, 140.0, 46.0
 ROW, TOP, FOOT = 17.0, 6.0, 34.0

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from supernet_jax.experiment import point_names
-from supernet_jax.reporting import svg_axes
-from supernet_jax.reporting.downsample import Columns
+from supernet_jax.reporting.charts import svg_axes
+from supernet_jax.reporting.charts.downsample import Columns
+from supernet_jax.reporting.charts.svg_axes import Scale
 from supernet_jax.reporting.html import NOTHING, Html, join, tag
-from supernet_jax.reporting.svg_axes import Scale
 
 WIDTH, HEIGHT = 460.0, 262.0
 LEFT, RIGHT, TOP, BOTTOM = 54.0, 10.0, 10.0, 40.0

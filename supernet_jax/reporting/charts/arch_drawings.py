@@ -8,12 +8,13 @@ from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import arch_picture
 from supernet_jax.experiment.arch_picture import Picture, Placed
-from supernet_jax.reporting import run_space, subnet_charts, svg_plot
+from supernet_jax.reporting import run_space
+from supernet_jax.reporting.charts import subnet_charts, svg_plot
+from supernet_jax.reporting.charts.subnet_charts import Cell
+from supernet_jax.reporting.charts.svg_plot import Labels, px
 from supernet_jax.reporting.html import Html, join, tag
 from supernet_jax.reporting.run_facts import Facts
 from supernet_jax.reporting.run_results import Subnet
-from supernet_jax.reporting.subnet_charts import Cell
-from supernet_jax.reporting.svg_plot import Labels, px
 from supernet_jax.tasks import Metric
 
 WIDTH, TOP, DRAWN, FOOT = 940.0, 16.0, 110.0, 28.0

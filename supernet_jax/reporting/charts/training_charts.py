@@ -9,12 +9,13 @@ import numpy as np
 
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import config
-from supernet_jax.reporting import sampler_replay, svg_plot
-from supernet_jax.reporting.downsample import columns
+from supernet_jax.reporting import sampler_replay
+from supernet_jax.reporting.charts import svg_plot
+from supernet_jax.reporting.charts.downsample import columns
+from supernet_jax.reporting.charts.svg_plot import Labels, Line, Mark
 from supernet_jax.reporting.html import Html, tag
 from supernet_jax.reporting.metrics_history import History
 from supernet_jax.reporting.run_facts import Facts
-from supernet_jax.reporting.svg_plot import Labels, Line, Mark
 from supernet_jax.reporting.tolerant_json import mapping, number
 from supernet_jax.storage import typed_json
 from supernet_jax.tasks import Metric

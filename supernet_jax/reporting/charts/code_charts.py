@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from supernet_jax.reporting import svg_axes, svg_plot
-from supernet_jax.reporting.downsample import columns
+from supernet_jax.reporting.charts import svg_axes, svg_plot
+from supernet_jax.reporting.charts.downsample import columns
+from supernet_jax.reporting.charts.svg_axes import Scale
+from supernet_jax.reporting.charts.svg_plot import Labels, Line, px
 from supernet_jax.reporting.html import NOTHING, Html, tag
 from supernet_jax.reporting.metrics_history import Moves
-from supernet_jax.reporting.svg_axes import Scale
-from supernet_jax.reporting.svg_plot import Labels, Line, px
 
 SHOWN = 64  # decisions that are drawn
 WIDTH, LEFT, RIGHT = 330.0, 96.0, 42.0

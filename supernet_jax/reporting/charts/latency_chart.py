@@ -9,12 +9,13 @@ import scipy.stats
 
 from supernet_jax.errors import UserError
 from supernet_jax.evaluation import costs, latency_table
-from supernet_jax.reporting import run_space, subnet_charts, svg_plot
+from supernet_jax.reporting import run_space
+from supernet_jax.reporting.charts import subnet_charts, svg_plot
+from supernet_jax.reporting.charts.svg_plot import Labels, Points
 from supernet_jax.reporting.html import Html, tag
 from supernet_jax.reporting.run_facts import Facts
 from supernet_jax.reporting.run_results import Subnet
 from supernet_jax.reporting.search_goal import MEASURED
-from supernet_jax.reporting.svg_plot import Labels, Points
 from supernet_jax.reporting.tolerant_json import mapping, read
 from supernet_jax.storage import files
 from supernet_jax.tasks import Metric

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from supernet_jax.reporting import svg_axes, svg_plot
+from supernet_jax.reporting.charts import svg_axes, svg_plot
+from supernet_jax.reporting.charts.svg_axes import Scale
+from supernet_jax.reporting.charts.svg_plot import Labels, px
 from supernet_jax.reporting.html import NOTHING, Html, tag
-from supernet_jax.reporting.svg_axes import Scale
-from supernet_jax.reporting.svg_plot import Labels, px
 
 AXES = 8  # that are drawn
 SIDE, TOP, BOTTOM = 62.0, 36.0, 32.0  # pixels around the axes

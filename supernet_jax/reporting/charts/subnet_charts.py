@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
-from supernet_jax.reporting import svg_axes, svg_parallel, svg_plot
+from supernet_jax.reporting.charts import svg_axes, svg_parallel, svg_plot
+from supernet_jax.reporting.charts.svg_plot import Labels, Points
 from supernet_jax.reporting.html import NOTHING, Html, join, tag
 from supernet_jax.reporting.run_facts import Facts
 from supernet_jax.reporting.run_results import Front, Network, Pair, Subnet
 from supernet_jax.reporting.search_goal import MEASURED, headed, measured
-from supernet_jax.reporting.svg_plot import Labels, Points
 from supernet_jax.reporting.tolerant_json import mapping, notation, number
 from supernet_jax.tasks import Metric
 

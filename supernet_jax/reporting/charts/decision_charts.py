@@ -13,11 +13,12 @@ from supernet_jax.elastic import choices, code_names
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import arch_picture, importance
 from supernet_jax.experiment.importance import Importance, Part
-from supernet_jax.reporting import importance_chart, run_space, subnet_charts, svg_axes, svg_plot
+from supernet_jax.reporting import run_space
+from supernet_jax.reporting.charts import importance_chart, subnet_charts, svg_axes, svg_plot
+from supernet_jax.reporting.charts.svg_plot import Labels, px
 from supernet_jax.reporting.html import Html, join, tag
 from supernet_jax.reporting.run_facts import Facts
 from supernet_jax.reporting.run_space import Known
-from supernet_jax.reporting.svg_plot import Labels, px
 from supernet_jax.searching import encoding
 from supernet_jax.tasks import Metric
 

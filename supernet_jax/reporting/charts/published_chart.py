@@ -2,11 +2,11 @@
 
 from supernet_jax.experiment import published
 from supernet_jax.experiment.published import Published
-from supernet_jax.reporting import subnet_charts, svg_plot
+from supernet_jax.reporting.charts import subnet_charts, svg_plot
+from supernet_jax.reporting.charts.svg_plot import Labels, Points
 from supernet_jax.reporting.html import Html, tag
 from supernet_jax.reporting.run_facts import Facts
 from supernet_jax.reporting.run_results import ACCURACY
-from supernet_jax.reporting.svg_plot import Labels, Points
 from supernet_jax.reporting.tolerant_json import mapping
 
 LOOKS = (  # of families, in the order of the table; hollow, as what this run has is filled
