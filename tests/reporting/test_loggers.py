@@ -228,7 +228,9 @@ def backend(
         source = FAKE.format(calls=str(tmp_path / "calls.jsonl"))
         (tmp_path / "site" / package / "__init__.py").write_text(source)
         monkeypatch.syspath_prepend(tmp_path / "site")
-        monkeypatch.delitem(sys.modules, package, raising=False)
+        for module in [m for m in sys.modules if m.partition(".")[0] == package]:
+            monkeypatch.delitem(sys.modules, module)
+        request.addfinalizer(lambda: sys.modules.pop(package, None))  # before that is undone
     else:
         package = {"tensorboard": "tensorboardX"}.get(name, name)
         pytest.importorskip(package, reason=f"{name} is neither a dependency nor light")
