@@ -181,13 +181,15 @@ def steps(
     # next one counts. TFDS needs a package that never had one.
     wheels = ["--only-binary", ":all:", "--no-binary", "promise"]
     pip = ["uv", "pip", "install", "--quiet", *wheels, "--python", inside]
+    # The lowest versions are those of direct dependencies, and a wheel's own do not count as such.
+    direct = ["--requirements", str(source / "pyproject.toml"), "--extra", "test"]
     tests = [inside, "-m", "pytest", "-q", *TESTS]
     if resolution != "highest":
         tests += ["-o", "filterwarnings=default", "--disable-warnings"]
     quickstart = [str(own / "bin/supernet"), "quickstart", "--out", "run", "--steps", "30"]
     return [
         ("environment", ["uv", "venv", "--quiet", "--python", python, str(own)], folder),
-        ("installation", [*pip, "--resolution", resolution, f"{wheel}[test]"], folder),
+        ("installation", [*pip, "--resolution", resolution, *direct, str(wheel)], folder),
         ("facts", [inside, "-c", DESCRIBE % (SHOWN,)], outside),
         ("quickstart", quickstart, outside),
         ("tests", tests, source),
