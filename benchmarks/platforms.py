@@ -59,7 +59,7 @@ BEGIN, END = "<!-- table of benchmarks/platforms.py -->\n", "<!-- end of the tab
 
 
 def main() -> int:
-    """Runs what is asked for, and writes the page after each environment."""
+    """Runs what the options say, and writes the page after each environment."""
     arguments = command_line().parse_args()
     if arguments.list_tests:
         print(*TESTS)
@@ -73,6 +73,7 @@ def main() -> int:
             python = found(wanted)
             if python is None:
                 print(f"uv finds no Python {wanted} here; it is left out", flush=True)
+                failed |= bool(arguments.python)  # one that was named
                 continue
             for resolution in arguments.resolution or RESOLUTIONS:
                 row = tried(source, python, resolution, quick=arguments.quick)

@@ -83,7 +83,7 @@ def test_what_is_not_there_is_left_out(
     monkeypatch.setattr(
         sys, "argv", ["platforms.py", *options, "--json", str(rows), "--page", str(page)]
     )
-    assert platforms.main() == 0
+    assert platforms.main() == 1  # it was named
     assert capsys.readouterr().out == "uv finds no Python 3.12 here; it is left out\n"
     assert json.loads(rows.read_text()) == {"3.11 highest": {"old": 1}, "3.13 highest": row}
 
@@ -106,6 +106,8 @@ def test_workflows_may_little(path: pathlib.Path) -> None:
     workflow = yaml.safe_load(path.read_text("utf-8"))
     assert workflow["permissions"] == {"contents": "read"} and "concurrency" in workflow
     for name, job in workflow["jobs"].items():
+        if job.get("uses", "").startswith("./"):  # another of these files
+            continue
         assert job["timeout-minutes"] > 0, name
         rights = {"publish": {"id-token"}, "deploy": {"id-token", "pages"}}.get(name, set())
         assert set(job.get("permissions", {})) == rights, name
@@ -115,6 +117,6 @@ def test_workflows_may_little(path: pathlib.Path) -> None:
 
 def test_what_is_published_needs_both() -> None:
     jobs = yaml.safe_load((ROOT / ".github/workflows/publish.yml").read_text("utf-8"))["jobs"]
-    assert jobs["publish"]["needs"] == ["sources", "wheels"]
+    assert jobs["publish"]["needs"] == ["tests", "sources", "wheels"]
     assert jobs["publish"]["environment"]["name"] == "pypi"
     assert jobs["publish"]["if"] == "github.event_name == 'release'"

@@ -7,7 +7,7 @@ import re
 
 from supernet_jax.errors import UserError
 
-# Whose wishes are looked at, beside this package's own: whoever installs one of them by itself is
+# Whose wishes are looked at, beside this package's own: who installs one of them by itself is
 # not asked. Of theirs only those about the packages of NAMES count.
 OTHERS = ("jax", "flax", "optax", "orbax-checkpoint", "chex")
 NAMES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "tensorstore")

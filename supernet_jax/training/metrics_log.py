@@ -92,7 +92,7 @@ class MetricsLog:
             files.append_lines(self._path, [{**value, "rollbacks": rollbacks}])
 
     def _tell(self, step: int, values: dict[str, float]) -> None:
-        """Passes a line on. Whoever fails is told nothing more: it has tried again itself, if it is
+        """Passes a line on. A listener that fails gets nothing more: it has tried again itself, if it is
         a client of a server, and each further failure would make training wait as long.
         """
         for listener in list(self._listeners) if self._writes else ():
