@@ -92,8 +92,8 @@ class MetricsLog:
             files.append_lines(self._path, [{**value, "rollbacks": rollbacks}])
 
     def _tell(self, step: int, values: dict[str, float]) -> None:
-        """Passes a line on. A listener that fails gets nothing more: it has tried again itself, if it is
-        a client of a server, and each further failure would make training wait as long.
+        """Passes a line on. A listener that fails gets nothing more: it has tried again itself, if
+        it is a client of a server, and each further failure would make training wait as long.
         """
         for listener in list(self._listeners) if self._writes else ():
             try:
