@@ -209,7 +209,7 @@ def _data(described: Sequence[Described], about: About, index: list[Any]) -> Any
         "pipeline_tag": PIPELINES.get(_task_type(described[0])),
         "tags": tags,
         "datasets": [about.dataset] if about.dataset else None,
-        "metrics": sorted({_metric(d).name for d in described}),
+        "metrics": sorted({d.metric.name for d in described}),
         "model-index": index,
     }
     return hub.library().CardData(**fields)
@@ -226,7 +226,7 @@ def _index(name: str, results: list[Any]) -> list[Any]:
 
 def _results(d: Described, about: About, values: dict[str, float]) -> list[Any]:
     kind = _task_type(d)
-    data, metric = str(d.source.get("data", "unknown")), _metric(d)
+    data, metric = str(d.source.get("data", "unknown")), d.metric
     plain = re.sub(r"[^\w.-]+", "-", data.rpartition(":")[2]).strip("-") or "unknown"
     return [
         hub.library().EvalResult(
@@ -244,10 +244,6 @@ def _results(d: Described, about: About, values: dict[str, float]) -> list[Any]:
 
 def _task_type(d: Described) -> str:
     return d.task.type if isinstance(d, GeneralDescription) else type(d.task).__name__
-
-
-def _metric(d: Described) -> Metric:
-    return d.metric
 
 
 def body_of(description: dict[str, Any], card: Any, about: About, folder: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, require
 from supernet_jax.networks import classifier_manifest
 from supernet_jax.networks.classifier_manifest import VERSION, Description
 from supernet_jax.networks.description_parts import (
@@ -130,13 +130,20 @@ def described(
     """A description as JSON values, by its version, which says what the network is for.
 
     Raises:
-        UserError: missing, unknown or wrong fields.
+        UserError: missing, unknown or wrong fields; a file that would lie outside of the
+            folder.
     """
-    if value.get("version") == GENERAL_VERSION:
-        text: GeneralDescription = parse(GeneralDescription, dict(value), where)
-        return text
-    other: Description = parse(Description, dict(value), where)
-    return other
+    kind = GeneralDescription if value.get("version") == GENERAL_VERSION else Description
+    read: Description | GeneralDescription = parse(kind, dict(value), where)
+    for name, exported in read.formats.items():
+        for file in exported.files:
+            path = pathlib.PurePosixPath(file)
+            require(
+                not (path.is_absolute() or ".." in path.parts or "\\" in file or "\0" in file),
+                f"{where}: formats.{name} names a file {file!r}, which leads out of the folder, so "
+                "it has been changed since it was written; copy the folder again",
+            )
+    return read
 
 
 def read_description(folder: str | pathlib.Path) -> dict[str, Any]:

@@ -121,6 +121,11 @@ def read_table(folder: pathlib.Path) -> Table:
     """
     path = folder / TABLE
     value = files.read_json(path)
+    if isinstance(value, dict) and value.get("format", FORMAT) != FORMAT:
+        raise UserError(
+            f"{path} has format {value['format']!r}, not {FORMAT!r}: it is no table of this "
+            "library; `supernet publish` writes such"
+        )
     if isinstance(value, dict) and value.get("version", VERSION) != VERSION:
         raise UserError(
             f"{path} has version {value['version']}, this library reads {VERSION}; install the "

@@ -18,6 +18,7 @@ from supernet_jax.networks.manifest import described
 from supernet_jax.networks.published_networks import DESCRIPTION, TABLE, Listed, Table
 from supernet_jax.storage import files
 from supernet_jax.storage.hub import CARD
+from supernet_jax.storage.paths import shortened
 
 Costs = Mapping[str, Mapping[str, float]]
 
@@ -78,9 +79,10 @@ def write(
         UserError: a network that is damaged, or is not there in one of the formats; networks that
             are not of one supernet.
     """
+    make_body = formats_table.card(formats_table.FORMATS)
     if not networks.front:
         description = _write_network(networks.folders[0], folder, formats)
-        body = hub_card.body_of(description, _card_maker(), about, "")
+        body = hub_card.body_of(description, make_body, about, "")
         made = networks.card or hub_card.of_network(described(description), body, about)
         files.write_text(folder / CARD, made)
         return
@@ -94,7 +96,7 @@ def write(
         to = folder / source.name
         files.make_folder(to)
         description = _write_network(source, to, formats)
-        body = hub_card.body_of(description, _card_maker(), about, source.name)
+        body = hub_card.body_of(description, make_body, about, source.name)
         files.write_text(to / CARD, body)
         whole.append((source.name, description))
     table = _table(whole, networks.costs)
@@ -128,8 +130,9 @@ def _write_network(
     entries = _weights_entry(to, description["formats"])
     for name in wanted:
         for file, digest in there.formats[name].files.items():
+            content = formats_table.content_of(source, file, digest)
             files.make_folder((to / file).parent)
-            _write(to / file, formats_table.content_of(source, file, digest))
+            _write(to / file, content)
         entries[name] = description["formats"][name]
     description = {**_without_paths(description), "formats": entries}
     files.write_json(to / DESCRIPTION, description)
@@ -153,23 +156,13 @@ def _weights_entry(to: pathlib.Path, entries: Mapping[str, Any]) -> dict[str, An
 def _without_paths(description: dict[str, Any]) -> dict[str, Any]:
     """Without what tells of this machine."""
     source = dict(description["source"])
-    for key, short in (("run", _name), ("data", _data_name)):
+    for key in ("run", "data"):
         if isinstance(source.get(key), str):
-            source[key] = short(source[key])
+            source[key] = shortened(source[key])
     code = description["code"]
     if code is not None:
-        code = {**code, "file": _name(code["file"])}
+        code = {**code, "file": shortened(code["file"])}
     return {**description, "source": source, "code": code}
-
-
-def _name(path: str) -> str:
-    return pathlib.PurePath(path).name
-
-
-def _data_name(name: str) -> str:
-    """`npz:/home/me/a.npz` as `npz:a.npz`."""
-    kind, colon, rest = name.partition(":")
-    return name if not colon or kind == "tfds" else f"{kind}:{_name(rest)}"
 
 
 def _table(whole: Sequence[tuple[str, dict[str, Any]]], costs: Costs) -> Table:
@@ -196,7 +189,3 @@ def _table(whole: Sequence[tuple[str, dict[str, Any]]], costs: Costs) -> Table:
         for folder, one in whole
     )
     return Table(published_networks.FORMAT, published_networks.VERSION, space, metric, listed)
-
-
-def _card_maker() -> Any:
-    return formats_table.card(formats_table.FORMATS)

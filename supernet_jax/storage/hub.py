@@ -27,6 +27,7 @@ from supernet_jax.storage import files
 PREFIX = "hf:"
 CARD = "README.md"
 AGAIN = "start the same command again, which goes on from what has arrived there"
+WITH_SLASH = "a branch with / in its name is given by its commit"
 OF_THE_HUB = ".gitattributes"  # a file that the hub itself puts into each repository
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _ADDRESS = re.compile(rf"hf:({REPOSITORY.pattern})(?:@([^/]+))?(?:/(.+))?", re.ASCII)
@@ -37,8 +38,8 @@ class Address(NamedTuple):
 
     Attributes:
         repository: ORG/NAME.
-        revision: a branch, tag or commit; "" for the main branch.
-        folder: inside it; "" for all of it.
+        revision: a branch without / in its name, a tag or a commit; "" for the main branch.
+        folder: inside it, of names without `.` and `..`; "" for all of it.
     """
 
     repository: str
@@ -80,10 +81,12 @@ def address(path: Any) -> Address | None:
     if not isinstance(text, str) or not text.startswith(PREFIX):
         return None
     found = _ADDRESS.fullmatch(text.rstrip("/"))
-    if found is None or ".." in (found[3] or "").split("/"):
+    parts = found[3].split("/") if found and found[3] else []
+    if found is None or any(part in ("", ".", "..") or "\\" in part for part in parts):
         raise UserError(
             f"{text} names no repository on the hub; write {PREFIX}ORG/NAME, "
-            f"{PREFIX}ORG/NAME@REVISION, or {PREFIX}ORG/NAME/FOLDER for a folder of it"
+            f"{PREFIX}ORG/NAME@REVISION, or {PREFIX}ORG/NAME/FOLDER for a folder of it; "
+            f"{WITH_SLASH}"
         )
     return Address(found[1], found[2] or "", found[3] or "")
 
@@ -173,19 +176,21 @@ def send(
             )
         api = library_.HfApi()
         there = _there(api, repository)
-        if there is not None and private and not there.private:
-            raise UserError(
-                f"{repository} is there and public, and --private asks for a private one; make it "
-                "private on its page of settings, or choose another --repo"
-            )
-        at = {} if there is None else {one.rfilename: one for one in there.siblings}
-        plan = _planned(folder, at, ours)
-        _check_replace(plan, repository, replace)
-        url = f"{api.endpoint}/{repository}"
-        if there is not None and not (plan.new or plan.replaced or plan.deleted):
-            return plan._replace(url=url, commit=there.sha)
+    if there is not None and private and not there.private:
+        raise UserError(
+            f"{repository} is there and public, and --private asks for a private one; make it "
+            "private on its page of settings, or choose another --repo"
+        )
+    at = {} if there is None else {one.rfilename: one for one in there.siblings}
+    plan = _planned(folder, at, ours)
+    _check_replace(plan, repository, replace)
+    url = f"{api.endpoint}/{repository}"
+    if there is not None and not (plan.new or plan.replaced or plan.deleted):
+        return plan._replace(url=url, commit=there.sha)
+    card = files.read_text(folder / CARD)
+    with _asking(repository), _quietly(library_):
         if there is None:
-            _check_card(library_, api, files.read_text(folder / CARD))
+            _check_card(library_, api, card)
             api.create_repo(repository, private=private, exist_ok=True)
             there = api.model_info(repository)
         added = [
@@ -268,7 +273,9 @@ def listed(names: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _quietly(library_: Any) -> Iterator[None]:
-    """Without bars where nobody sees them; what the hub warns of is told as the library does."""
+    """Without bars where nobody sees them. What the hub warns of goes to the logger of this
+    library, and other warnings go to where they would have gone.
+    """
     bars = library_.utils
     silent = not (sys.stderr.isatty() or bars.are_progress_bars_disabled())
     silent = silent and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ
@@ -284,15 +291,17 @@ def _quietly(library_: Any) -> Iterator[None]:
         bars.logging.set_verbosity(level)
         if silent:
             bars.enable_progress_bars()
-    for one in caught:
-        if issubclass(one.category, UserWarning):
-            LOG.warning(f"warning: {' '.join(str(one.message).split())}")
+        for one in caught:
+            if issubclass(one.category, UserWarning):
+                LOG.warning(f"warning: {' '.join(str(one.message).split())}")
+            else:  # a filter has let it through already
+                warnings.showwarning(one.message, one.category, one.filename, one.lineno)
 
 
 @contextlib.contextmanager
 def _asking(repository: str, revision: str = "", *, again: str = AGAIN) -> Iterator[None]:
     """Turns what the hub and its library refuse into a `UserError`, which says what helps where
-    only time does.
+    only time does. Nothing but calls of the library belongs inside: an error of ours is not theirs.
     """
     errors = library().errors
     try:
@@ -318,7 +327,10 @@ def _refusal(error: BaseException, repository: str, revision: str, again: str) -
             "name; of a private one, run `hf auth login`"
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repository} has no revision {revision!r}; give a branch, a tag or a commit of it"
+        return (
+            f"{repository} has no revision {revision!r}; give a branch, a tag or a commit of it; "
+            f"{WITH_SLASH}"
+        )
     if isinstance(error, errors.HfHubHTTPError):
         return _status(error, repository, again)
     text = " ".join(str(error).split())

@@ -91,6 +91,20 @@ def on_this_machine(path: pathlib.Path, why: str) -> pathlib.Path:
     return path
 
 
+def shortened(text: str) -> str:
+    """A path as its last name, without what tells of this machine; of data as a configuration names
+    them, that of their path.
+
+    `/home/me/runs/a` becomes `a`, `npz:/home/me/a.npz` becomes `npz:a.npz`, and `tfds:NAME` stays.
+    """
+    kind, colon, path = text.partition(":")
+    if kind == "tfds":
+        return text
+    if not colon or "/" in kind or path.startswith("//"):
+        return pathlib.PurePosixPath(text).name
+    return f"{kind}:{pathlib.PurePosixPath(path).name}"
+
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 

@@ -38,10 +38,8 @@ def unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         UserError: it cannot be written.
     """
     if isinstance(folder, Bucket):
-        with tempfile.TemporaryDirectory(prefix="supernet-") as made:
-            path = pathlib.Path(made) / folder.name
+        with temporary(folder.name) as path:
             with _named(path, folder):
-                path.mkdir()
                 yield path
             _copy(path, folder)
         return
@@ -63,9 +61,10 @@ def temporary(name: str) -> Iterator[pathlib.Path]:
     Raises:
         UserError: it cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="supernet-") as made:
-        path = pathlib.Path(made) / name
-        with files.writing(path):
+    with contextlib.ExitStack() as stack:
+        with files.writing("a temporary folder, whose place TMPDIR names"):
+            made = stack.enter_context(tempfile.TemporaryDirectory(prefix="supernet-"))
+            path = pathlib.Path(made) / name
             path.mkdir()
         yield path
 

@@ -1,15 +1,21 @@
 """Networks on a hub: what is sent, what comes back, and what is refused in one line."""
 
+import contextlib
+import hashlib
 import json
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import fake_hub
+import huggingface_hub
 import numpy as np
 import pytest
 import tiny_config
@@ -268,6 +274,10 @@ def test_another_network_in_a_folder_is_noticed(hub: Hub, networks: pathlib.Path
     ("old", "new", "said"),
     [
         (b'"small"', b'"../small"', "names a folder '../small'"),
+        (b'"small"', b'".."', r"names a folder '\.\.'"),
+        (b'"small"', b'"/etc"', "names a folder '/etc'"),
+        (b'"small"', b'"a\\\\b"', "names a folder"),
+        (b'"supernet_jax front"', b'"another"', "has format 'another', not 'supernet_jax front'"),
         (b'"version": 1', b'"version": 9', "has version 9, this library reads 1"),
         (b'"macs"', b'"smacs"', "macs"),
         (b"{", b"", "JSON"),
@@ -287,8 +297,29 @@ def test_a_repository_of_something_else(hub: Hub) -> None:
     hub.repositories["me/net"].commit({"pytorch_model.bin": b"?"})
     with pytest.raises(UserError, match=r"has neither network.json nor front.json"):
         sj.load(ADDRESS)
-    with pytest.raises(UserError, match="has no revision 'v2'"):
-        sj.load(f"{ADDRESS}@v2")
+    for revision in ("v2", "refs/pr/1"):
+        said = f"no revision '{revision.partition('/')[0]}'.*; a branch with / .* by its commit"
+        with pytest.raises(UserError, match=said):
+            sj.load(f"{ADDRESS}@{revision}")
+
+
+@pytest.mark.parametrize(
+    "name", ["../escaped/dir/x", "../copy/x", "/escaped/x", "torch/../../x", "a\\x", "a\0x"]
+)
+def test_files_that_lead_out_of_a_folder(
+    networks: pathlib.Path, tmp_path: pathlib.Path, name: str
+) -> None:
+    """Nothing is made elsewhere, even if a name leads back to a file of the network."""
+    copy = shutil.copytree(networks / "small", tmp_path / "in" / "copy")
+    described = json.loads((copy / "network.json").read_text("utf-8"))
+    digest = hashlib.sha256(b"x").hexdigest()
+    described["formats"]["onnx"] = {**described["formats"]["orbax"], "files": {name: digest}}
+    (copy / "network.json").write_text(json.dumps(described), "utf-8")
+    (copy / "x").write_bytes(b"x")
+    before = {*tmp_path.rglob("*")}
+    with pytest.raises(UserError, match=r"formats.onnx names a file '.*has been changed"):
+        publish(copy, out=tmp_path / "kept", dry_run=True)
+    assert {*tmp_path.rglob("*")} == before
 
 
 def test_damage_here_is_not_sent(hub: Hub, networks: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -404,19 +435,50 @@ def test_what_is_refused(
 ) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    told = supernet(capsys, "publish", networks / "small", "--repo", "me/net", *words)
-    assert told.status == 2 and told.err.count("\n") == 1
-    with pytest.raises(UserError, match=said):
-        raise UserError(told.err)
+    refused = supernet(capsys, "publish", networks / "small", "--repo", "me/net", *words)
+    assert refused.status == 2 and refused.err.count("\n") == 1
+    assert re.search(said, refused.err)
     assert not hub.repositories
     monkeypatch.undo()
 
 
-def test_a_warning_of_the_hub_is_told(
+def test_a_warning_of_the_hub_is_logged(
     hub: Hub, networks: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(networks / "small", dataset="me/unheard")
     assert "me/unheard is no data set" in caplog.text
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_other_warnings_are_shown(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    def download(*_: object, **__: object) -> str:
+        warnings.warn("soon otherwise", FutureWarning, stacklevel=1)
+        if fails:
+            raise ValueError("not that")
+        return "commit"
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    ends = pytest.raises(UserError, match="not that") if fails else contextlib.nullcontext()
+    with pytest.warns(FutureWarning, match="soon otherwise"), ends:
+        hub_storage.fetched(hub_storage.Address("me/net"), [])
+
+
+def test_an_error_of_ours_is_not_blamed_on_the_hub(hub: Hub, networks: pathlib.Path) -> None:
+    def broken(paths: Any) -> set[str]:
+        raise ValueError("planted")
+
+    given: dict[str, Any] = {"private": False, "replace": False, "message": "all"}
+    with pytest.raises(ValueError, match=r"^planted$"):
+        hub_storage.send(networks / "small", "me/net", ours=broken, **given)
+
+
+def test_no_place_for_temporary_files(
+    hub: Hub, networks: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(UserError, match="cannot write a temporary folder, whose place TMPDIR"):
+        publish(networks / "small")
+    assert not hub.requests
 
 
 def test_a_hub_that_is_away(
@@ -434,9 +496,15 @@ def test_a_hub_that_is_away(
     monkeypatch.undo()
 
 
-@pytest.mark.parametrize("text", ["hf:a", "hf:/a/b", "hf:a/b/../c", "hf:a/b@", "hf:"])
+NO_ADDRESS = [
+    *("hf:a", "hf:/a/b", "hf:a/b@", "hf:", "hf:a/b/../c", "hf:a/b/./c", "hf:a/b//etc/x"),
+    *("hf:a/b/c//d", "hf:a/b/c\\d", "hf:a/b@v1//etc", "hf:a/b/.."),
+]
+
+
+@pytest.mark.parametrize("text", NO_ADDRESS)
 def test_addresses_that_are_none(text: str) -> None:
-    with pytest.raises(UserError, match="names no repository on the hub; write hf:ORG/NAME"):
+    with pytest.raises(UserError, match=r"names no repository on the hub; write hf:ORG/.* commit"):
         sj.load(text)
     with pytest.raises(UserError, match="is written hf:ORG/NAME"):
         network_folder.check_free("hf://a/b")

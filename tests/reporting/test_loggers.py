@@ -283,6 +283,26 @@ def test_a_log_that_goes_on_has_every_step_once(backend: str, tmp_path: pathlib.
     assert name == "search/front" and 50 <= step <= 51
 
 
+@everywhere("fake wandb", "fake trackio")
+def test_paths_of_this_machine_stay_here(backend: str, tmp_path: pathlib.Path) -> None:
+    settings = {
+        "data": {"name": "npz:/home/jane/a.npz", "data_dir": "~jane/data"},
+        "teacher": {"features": ["layer3/q"], "file": None, "run": "gs://jane/runs/first"},
+        "files": {"Mine": "/home/jane/mine.py, sha256 0f"},
+        "others": ["tfds:mnist/3.0.1", "npz:gs://jane/b.npz", "runs/second", "/"],
+    }
+    (tmp_path / "run").mkdir()
+    files.write_json(tmp_path / "run" / "config.json", settings)
+    logger_of(backend, tmp_path / "run")(1, {"loss/largest": 1.0})
+    sent = json.loads((tmp_path / "calls.jsonl").read_text().splitlines()[0])["init"]["config"]
+    assert sent == {
+        "data": {"name": "npz:a.npz", "data_dir": "data"},
+        "teacher": {"features": ["layer3/q"], "file": None, "run": "first"},
+        "files": {"Mine": "mine.py, sha256 0f"},
+        "others": ["tfds:mnist/3.0.1", "npz:b.npz", "runs/second", ""],
+    }
+
+
 def test_listeners_get_each_line_and_stop_nothing(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:

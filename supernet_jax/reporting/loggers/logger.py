@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import pathlib
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -18,9 +19,10 @@ import numpy as np
 
 from supernet_jax.errors import UserError, require
 from supernet_jax.storage import files
-from supernet_jax.storage.paths import expanded
+from supernet_jax.storage.paths import expanded, shortened
 
 PROJECT = "supernet_jax"  # what runs are filed under, unless an environment variable says it
+_WHOLE_PATH = re.compile(r"(\w+:){0,2}[/~]")  # also of data, as `npz:PATH`, or in a bucket
 
 
 class Logger(Protocol):
@@ -70,9 +72,22 @@ def curves(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def settings_of(folder: pathlib.Path) -> dict[str, Any]:
-    """The configuration in a run folder, as JSON values; {} where it has none."""
+    """The configuration in a run folder, as JSON values; {} where it has none.
+
+    It may go to a server, so paths from the root or a home are shortened to their last names.
+    """
     path = folder / "config.json"
-    return files.read_json(path) if files.exists(path) else {}
+    settings: dict[str, Any] = _without_paths(files.read_json(path)) if files.exists(path) else {}
+    return settings
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    # Others may be names with a slash, as `layer3/q` of a feature.
+    return shortened(value) if isinstance(value, str) and _WHOLE_PATH.match(value) else value
 
 
 class Place(NamedTuple):

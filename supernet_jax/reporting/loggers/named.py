@@ -12,6 +12,7 @@ from supernet_jax.reporting.loggers.mlflow import MLflow
 from supernet_jax.reporting.loggers.tensorboard import TensorBoard
 from supernet_jax.reporting.loggers.wandb import Wandb
 from supernet_jax.runtime import distributed
+from supernet_jax.storage import user_code
 
 KINDS: dict[str, Callable[..., Any]] = {
     "tensorboard": TensorBoard,
@@ -39,6 +40,6 @@ def opened(names: Sequence[str], folder: str | os.PathLike[str] | None) -> Itera
         for logger in found:
             try:
                 logger.close()
-            except Exception as error:
-                text = " ".join(f"{type(error).__name__}: {error}".split())
+            except Exception as error:  # clients of others raise anything
+                text = user_code.told(error, None)
                 LOG.warning(f"warning: {logger.name} could not be closed ({text})")

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from supernet_jax.errors import LOG
 from supernet_jax.experiment.front import Front
 from supernet_jax.reporting.loggers.logger import Logger
+from supernet_jax.storage import user_code
 
 
 def log_front(loggers: Sequence[Logger], front: Front, step: int) -> None:
@@ -30,8 +31,8 @@ def log_front(loggers: Sequence[Logger], front: Front, step: int) -> None:
         try:
             for name, figure in drawn.items():
                 logger.image(name, _pixels(figure), step)
-        except Exception as error:
-            text = " ".join(f"{type(error).__name__}: {error}".split())
+        except Exception as error:  # clients of others raise anything
+            text = user_code.told(error, None)
             LOG.warning(f"warning: {logger.name} got no pictures of the search ({text})")
 
 
