@@ -140,6 +140,7 @@ def print_records(
     sound = [record for record in records if record["loss"] is not None]
     batches, batch = first["calibration"]
     subnets = "1 subnet" if len(records) == 1 else f"{len(records)} subnets"
+    subnets += f", of which the table has {len(shown)}," if len(shown) < len(records) else ""
     said = f"{subnets} on {first['images']} {first['split']} {metric.examples}"
     said += f", each calibrated on {batches} batches of {batch}" if calibrated else ""
     if sound:

@@ -294,7 +294,14 @@ class Front(Sequence[Entry]):
 
         Returns:
             The axes.
+
+        Raises:
+            UserError: there is no such place.
         """
+        if not isinstance(place, int) or not -len(self) <= place < len(self):
+            raise UserError(
+                f"place is {place!r}, but the front has {len(self)} networks, from 0, the cheapest"
+            )
         entry = self[place]
         if ax is None:
             from matplotlib import pyplot  # which picks a window or a notebook
@@ -311,7 +318,7 @@ class Front(Sequence[Entry]):
         if not published_networks.is_comparable(self._data, classes):
             raise UserError(
                 f"published networks are of ImageNet's {published_networks.CLASSES:,} classes, but "
-                f"this front is of {self._data or 'data that is not known'} with {classes}; plot "
+                f"this front is of {self._data or 'data that is not known'} with {classes or 'no'}; plot "
                 "it without published=True"
             )
         if self._cost != "macs":
@@ -426,7 +433,7 @@ def last(run: Run) -> Front:
         if not found:
             raise UserError("its front is empty")
         return found
-    except (UserError, AttributeError) as error:
+    except (UserError, AttributeError, TypeError) as error:
         raise UserError(
             f"{path} is not the result of a search of this run ({error}); {hint}"
         ) from None

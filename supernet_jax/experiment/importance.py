@@ -33,7 +33,7 @@ import numpy as np
 from supernet_jax.elastic import choices, notation
 from supernet_jax.elastic.choices import Arch
 from supernet_jax.elastic.space import Space, normal
-from supernet_jax.errors import UserError
+from supernet_jax.errors import UserError, one_of
 from supernet_jax.experiment import known_records, results
 from supernet_jax.experiment.run import Run
 from supernet_jax.searching import encoding
@@ -111,6 +111,9 @@ def importance(run: Run, *, split: str = "held-out") -> Importance:
     Raises:
         UserError: too few subnets were evaluated, or nothing can be learnt from them.
     """
+    if not isinstance(run, Run):
+        raise UserError(f"importance takes an opened run, as sj.open_run(folder), not {run!r}")
+    one_of("split", split, ("held-out", "test"))
     records = known_records.read(results.file_of(run), run, split)
     known = [one for one in records if one["loss"] is not None]
     menu, metric = run.space.menu, run.space.task.metric.name

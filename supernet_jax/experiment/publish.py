@@ -19,6 +19,7 @@ from supernet_jax.networks import hub_card, network_folder, published_networks, 
 from supernet_jax.networks.hub_card import About
 from supernet_jax.networks.repository_folder import Costs, Networks
 from supernet_jax.storage import files, hub, local_copy, whole_folder
+from supernet_jax.storage.buckets import Bucket
 from supernet_jax.storage.hub import Sent
 from supernet_jax.storage.paths import expanded, on_this_machine
 
@@ -88,7 +89,7 @@ def publish(
             place = stack.enter_context(whole_folder.temporary("repository"))
         else:
             place = _free(expanded(out), repo)
-        networks = _networks(source, formats)
+        networks = _networks(source, formats, stack)
         about = About(repo, hub_card.check_license(license) if not networks.card else "", dataset)
         with whole_folder.unfinished(place) as path:
             repository_folder.write(path, networks, about, formats)
@@ -146,8 +147,12 @@ def _check_known(folder: pathlib.Path, license: str | None) -> None:
         )
 
 
-def _networks(source: Run | Path, formats: Sequence[str] | None) -> Networks:
-    """The networks of a folder, or the front of a run."""
+def _networks(
+    source: Run | Path, formats: Sequence[str] | None, stack: contextlib.ExitStack
+) -> Networks:
+    """The networks of a folder, or the front of a run, which is kept in the run where that can be
+    written and else goes with the stack.
+    """
     if not isinstance(source, Run):
         folder = expanded(source)
         if not files.exists(folder / "config.json"):
@@ -160,7 +165,10 @@ def _networks(source: Run | Path, formats: Sequence[str] | None) -> Networks:
     run = experiment_run.opened(source, read=False)
     best = front.last(run)
     chosen = tuple(dict.fromkeys(("safetensors", *(formats or ()))))
-    folder = run.folder / "networks" / f"front-{run.step}-{'-'.join(chosen)}"
+    networks = run.folder / "networks"
+    if not isinstance(run.folder, Bucket) and not os.access(run.folder, os.W_OK):
+        networks = stack.enter_context(whole_folder.temporary("networks"))
+    folder = networks / f"front-{run.step}-{'-'.join(chosen)}"
     made = extract.extract_all(run, best, folder, formats=chosen)
     folders = tuple(local_copy.local(one.folder) for one in made)
     return Networks(folders, True, _costs(best), "")

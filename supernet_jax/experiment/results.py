@@ -112,9 +112,9 @@ class Scorer:
         if todo and self._what:
             done = len(set(keys)) - len(todo)
             with progress.bar(self._what, len(set(keys)), done=done, unit="subnet") as advance:
-                self._compute(list(todo.values()), advance)
+                self._compute(list(todo.values()), advance, keys)
         elif todo:
-            self._compute(list(todo.values()), lambda count=1, note="": None)
+            self._compute(list(todo.values()), lambda count=1, note="": None, keys)
         return [self._known[k] for k in keys]
 
     def lacks(self, archs: Sequence[Arch]) -> bool:
@@ -136,8 +136,12 @@ class Scorer:
     def _data(self) -> evaluate.EvaluationData:
         return build.evaluation_data(self._run.experiment, self._split)
 
-    def _compute(self, archs: list[Arch], advance: progress.Advance) -> None:
-        """Evaluates normal archs, none of them twice or known yet."""
+    def _compute(
+        self, archs: list[Arch], advance: progress.Advance, asked: Sequence[bytes]
+    ) -> None:
+        """Evaluates normal archs, none of them twice or known yet. What is said to be the best is
+        of those with the keys `asked`.
+        """
         keys, rng = [key(a) for a in archs], np.random.default_rng()
         news = met = False
 
@@ -153,8 +157,9 @@ class Scorer:
             recorded = self._record([archs[i] for i in where], result.value, result.loss)
             # Where another process evaluates the same archs in the same order, go on elsewhere.
             met = recorded < len(where)
-            known = [self.score(r) for r in self._known.values() if r["loss"] is not None]
-            advance(len(where), best_of(self.metric, known))
+            known = [self._known[k] for k in asked if k in self._known]
+            scores = [self.score(record) for record in known if record["loss"] is not None]
+            advance(len(where), best_of(self.metric, scores))
 
     def _evaluate(self, archs: Arch, wanted: Wanted) -> Iterator[tuple[np.ndarray, Result]]:
         how = build.evaluation_how(self._run.experiment)

@@ -60,7 +60,7 @@ def train(
             those of a run that was not interrupted.
     """
     folder = expanded(folder)
-    listeners = tuple(on_metrics) if isinstance(on_metrics, Sequence) else (on_metrics,)
+    listeners = tuple(on_metrics) if isinstance(on_metrics, list | tuple) else (on_metrics,)
     for listener in listeners:
         require(callable(listener), f"on_metrics is {listener!r}, but must be a function")
     with stopping.listening(program=False):
