@@ -158,7 +158,7 @@ class RayFarm:
                 include_dashboard=False,
                 object_store_memory=STORE,
                 _temp_dir=self._folder,
-                _system_config=SYSTEM,
+                _system_config=dict(SYSTEM),  # Ray adds this one's folder to it
             )
         finally:
             constants.ENABLE_RAY_CLUSTER = before

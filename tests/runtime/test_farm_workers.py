@@ -233,7 +233,7 @@ def test_a_ray_of_our_own_is_closed_to_others_and_leaves_nothing(
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
-    before = dict(os.environ)
+    before, system = dict(os.environ), dict(ray_farm.SYSTEM)
     engine = RayFarm(1)
     try:
         workers = Workers(engine, lambda: ("ready", os.getenv), accept)
@@ -247,4 +247,5 @@ def test_a_ray_of_our_own_is_closed_to_others_and_leaves_nothing(
     assert len(addresses) >= 4 and set(addresses) <= LOOPBACK
     assert get_authentication_mode() == AuthenticationMode.DISABLED
     assert dict(os.environ) == before and list(tmp_path.iterdir()) == []
+    assert system == ray_farm.SYSTEM and not pathlib.Path(engine._folder).exists()
     assert capfd.readouterr().out == ""
