@@ -1,8 +1,9 @@
 """Workers on other processors or machines, each of which does pieces of one job.
 
 A `Farm` starts workers and carries messages; Ray is one (`runtime.ray_farm`). What holds for every
-farm is here: pieces go to whoever is free, a piece whose worker dies goes to another, and what
-comes back is taken in any order. What a piece is, and what is done with it, a farm does not know.
+farm is here: pieces go to the worker that is free, a piece whose worker dies goes to another, and
+what comes back is taken in any order. What a piece is, and what is done with it, a farm does not
+know.
 """
 
 import contextlib
@@ -110,7 +111,7 @@ class Workers:
         self._farm, self._check = farm, check
         self._beginning = set(farm.start(begin))
         self._all = len(self._beginning)
-        self._sent: dict[str, Any] = {}
+        self._sent: dict[str, Any] = {}  # None where nobody waits for what becomes of it
         self._again: list[Any] = []  # pieces of workers that have died
         self.idle: list[str] = []
 
@@ -119,7 +120,7 @@ class Workers:
 
     def results(self, pieces: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         """What becomes of pieces, as it comes. Each, which is not None, is taken from the iterable
-        when a worker is free for it.
+        when a worker is free for it. What is left of an earlier call is dropped.
 
         Yields:
             A piece, and what became of it.
@@ -129,6 +130,8 @@ class Workers:
             NoWorkers: none is left.
         """
         left = iter(pieces)
+        self._again.clear()
+        self._sent = dict.fromkeys(self._sent)
         while True:
             while (
                 self.idle
@@ -137,7 +140,7 @@ class Workers:
                 worker = self.idle.pop()
                 self._sent[worker] = piece
                 self._farm.send(worker, piece)
-            if self.idle and not self._sent:
+            if self.idle and all(piece is None for piece in self._sent.values()):
                 return
             answer = self._next()
             piece = self._sent.get(answer.worker)
@@ -153,7 +156,7 @@ class Workers:
         """Takes note of an answer. Whether the worker lives, and so is free now."""
         piece, begins = self._sent.pop(answer.worker, None), answer.worker in self._beginning
         self._beginning.discard(answer.worker)
-        if answer.refused:
+        if answer.refused and (begins or piece is not None):
             raise UserError(f"{answer.worker}: {answer.refused}")
         if answer.died:
             self._again += [] if piece is None else [piece]
@@ -173,14 +176,14 @@ class Workers:
                 continue
             if waited > BEGIN_SECONDS:
                 raise NoWorkers(
-                    f"no worker of the farm has begun within {BEGIN_SECONDS:.0f} s: others may use "
-                    "its processors"
+                    f"{len(self._beginning)} of {self._all} workers of the farm have not begun "
+                    f"within {BEGIN_SECONDS:.0f} s: others may use their processors"
                 )
             if not said:
                 said = True
                 LOG.warning(
-                    f"note: waiting for the first of {len(self._beginning)} workers of the farm, "
-                    f"{BEGIN_SECONDS:.0f} s at most"
+                    f"note: {len(self._beginning)} of {self._all} workers of the farm have not "
+                    f"begun; waiting for them, {BEGIN_SECONDS:.0f} s at most"
                 )
         return answer
 

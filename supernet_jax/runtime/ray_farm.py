@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import secrets
 import shutil
 import signal
 import socket
@@ -25,11 +26,12 @@ REACH_SECONDS = 10  # that the address of a cluster has to answer
 STORE = 80 * 2**20  # bytes of Ray's shared memory; its least is 75 MB, and messages are small
 MOST = 256  # workers on one machine
 AUTO = "auto"  # the cluster that this machine belongs to
-# Environment variables that Ray reads when it is imported.
+# Environment variables. Ray reads this one when it is imported.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 # For a Ray of our own: it listens on the loopback interface alone, and not only on the two systems
-# that the name tells of.
-ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# that the name tells of; and takes messages with our token alone.
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+TOKEN = "RAY_AUTH_TOKEN"  # without this one Ray would write a token to the home folder
 MARK = "SUPERNET_FARM"  # environment variable of all processes of a Ray of our own
 END_SECONDS = 5.0  # that they have to end by themselves
 # Processes that Ray would start beforehand lack the variables of our workers, and would stay idle.
@@ -70,18 +72,26 @@ class RayFarm:
         """See `Farm`.
 
         Raises:
-            UserError: Ray is not installed, or there is no such cluster.
+            UserError: Ray is not installed or in use, or there is no such cluster.
         """
         if self._address and self._address != AUTO:
             _reach(self._address)
-        ray = _imported(**({} if self._address else ALONE))
-        with stopping.held():  # Ray's processes are all started, and known, or none is
-            places = self._cluster(ray) if self._address else self._here(ray)
-            for name, options in places.items():
-                # Never started again: what it had to do has gone to another by then.
-                actor = ray.remote(farm.Worker).options(max_restarts=0, **options).remote()
-                self._actors[name] = actor
-                self._asked[actor.begin.remote(begin)] = name
+        with _own_environment():
+            for name, value in QUIET.items():  # where the user has not said otherwise
+                os.environ.setdefault(name, value)
+            ray = _imported()
+            if ray.is_initialized():
+                raise UserError(
+                    "this process has called ray.init() already, and can have one Ray at a time; "
+                    "call ray.shutdown() first"
+                )
+            with stopping.held():  # Ray's processes are all started, and known, or none is
+                places = self._cluster(ray) if self._address else self._here(ray)
+                for name, options in places.items():
+                    # Never started again: what it had to do has gone to another by then.
+                    actor = ray.remote(farm.Worker).options(max_restarts=0, **options).remote()
+                    self._actors[name] = actor
+                    self._asked[actor.begin.remote(begin)] = name
         if stopping.asked():
             stopping.stop()
         return list(places)
@@ -119,6 +129,7 @@ class RayFarm:
                         ray.kill(actor)
             ray.shutdown()
             ray._private.worker._worker_logs_enabled = True
+            _read_again(ray)
             self._connected = False
             self._actors, self._asked = {}, {}
             end = time.monotonic() + END_SECONDS
@@ -134,7 +145,10 @@ class RayFarm:
         # Sockets lie in it, and a socket's path may have 107 bytes.
         root = tempfile.gettempdir() if len(tempfile.gettempdir()) < 20 else "/tmp"
         self._folder = tempfile.mkdtemp(prefix="supernet-ray-", dir=root)
-        os.environ[MARK] = self._folder
+        os.environ.update({**ALONE, TOKEN: secrets.token_hex(32), MARK: self._folder})
+        _read_again(ray)
+        constants = ray._private.ray_constants  # of the variables when Ray was imported
+        before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
         try:
             self._connect(
                 ray,
@@ -144,10 +158,10 @@ class RayFarm:
                 include_dashboard=False,
                 object_store_memory=STORE,
                 _temp_dir=self._folder,
-                _system_config=SYSTEM,
+                _system_config=dict(SYSTEM),  # Ray adds this one's folder to it
             )
         finally:
-            del os.environ[MARK]
+            constants.ENABLE_RAY_CLUSTER = before
         variables = farm.environment(share, here=True)
         options = {"num_cpus": share, "runtime_env": {"env_vars": variables}}
         return {f"worker {i + 1}": options for i in range(self._workers)}
@@ -176,11 +190,6 @@ class RayFarm:
         return found
 
     def _connect(self, ray: Any, **how: Any) -> None:
-        if ray.is_initialized():
-            raise UserError(
-                "this process has called ray.init() already, and can have one Ray at a time; call "
-                "ray.shutdown() first"
-            )
         # Else Ray prints to stdout how each worker ended, in a paragraph of its own; its own
         # debugger uses the same switch.
         ray._private.worker._worker_logs_enabled = False
@@ -199,9 +208,7 @@ class RayFarm:
                 raise UserError(f"cannot use {where} ({reason}){told}; see docs/farm.md") from error
 
 
-def _imported(**more: str) -> Any:
-    for name, value in (QUIET | more).items():  # where the user has not said otherwise
-        os.environ.setdefault(name, value)
+def _imported() -> Any:
     try:
         import ray
     except ImportError as error:
@@ -226,6 +233,28 @@ def _reach(address: str) -> None:
             f"--farm is {address}, where no Ray cluster answers within {REACH_SECONDS} s ({error});"
             " give the address that `ray start --head` has printed, with its port"
         ) from error
+
+
+@contextlib.contextmanager
+def _own_environment() -> Iterator[None]:
+    """Puts back the environment variables, some of which Ray sets. Its processes keep what it was
+    meanwhile.
+    """
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        for name, value in before.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+
+
+def _read_again(ray: Any) -> None:
+    """Has Ray forget what it knows of the environment variables, and the token."""
+    ray._raylet.Config.initialize("")
+    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextlib.contextmanager
