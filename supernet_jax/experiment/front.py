@@ -318,8 +318,8 @@ class Front(Sequence[Entry]):
         if not published_networks.is_comparable(self._data, classes):
             raise UserError(
                 f"published networks are of ImageNet's {published_networks.CLASSES:,} classes, but "
-                f"this front is of {self._data or 'data that is not known'} with {classes or 'no'}; plot "
-                "it without published=True"
+                f"this front is of {self._data or 'data that is not known'} with "
+                f"{classes or 'no'}; plot it without published=True"
             )
         if self._cost != "macs":
             raise UserError(

@@ -38,8 +38,8 @@ def read(path: pathlib.Path, run: Run, split: str) -> list[dict[str, Any]]:
         differing = [key for key in conditions if found and found[-1].get(key) != conditions[key]]
         why = f" (the last one differs in {', '.join(differing)})" if differing else ""
         raise UserError(
-            f"{path} has no subnet that was evaluated under the same conditions{why}; give evaluations "
-            f"of this run's last checkpoint on the {split} split"
+            f"{path} has no subnet that was evaluated under the same conditions{why}; give "
+            f"evaluations of this run's last checkpoint on the {split} split"
         )
     metric = space.task.metric
     try:
