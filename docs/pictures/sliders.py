@@ -23,7 +23,7 @@ SIZE = {"width": 1160, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 SET = """const [field] = arguments;
 field.value = "170,000";
 field.dispatchEvent(new Event("change"));
-const ends = ["#front-chart", "#blocks"].map((one) =>
+const ends = ["#front-chart", "#decisions"].map((one) =>
   document.querySelector(one).getBoundingClientRect());
 return [ends[0].top + scrollY, ends[1].bottom + scrollY];"""
 MARGIN = 14  # pixels above and below
