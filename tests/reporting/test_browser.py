@@ -52,6 +52,17 @@ const [thing, done] = arguments; // scrolling hides hints, in the next frame
 thing.scrollIntoView({ block: "center" });
 requestAnimationFrame(() => requestAnimationFrame(done));
 """
+OVERLAP = """
+const wrong = [], meet = (a, b) =>
+  a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+for (const name of document.querySelectorAll("svg[data-y] text[transform]")) {
+  for (const tick of name.parentNode.querySelectorAll("text.end")) {
+    const [one, other] = [name, tick].map((text) => text.getBoundingClientRect());
+    if (meet(one, other)) wrong.push([name.textContent, tick.textContent]);
+  }
+}
+return wrong;
+"""  # names of axes, and the numbers beside them
 CLIPBOARD = """
 const [works] = arguments;
 const write = (text) => works ? Promise.resolve(window.copied = text) : Promise.reject("no");
@@ -75,6 +86,9 @@ def runs(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pat
     for name in (IMAGES, TEXT):
         folder = tmp_path_factory.mktemp(name) / NAME
         browser.report.write_run(folder, config.SPACES[name], count=600)
+        seconds = [0, 1, 1.5, 2.2, 2.7]  # so that numbers beside an axis are long
+        rows = [{"step": 10 * i, "time": 1e9 + one} for i, one in enumerate(seconds)]
+        (folder / "times.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         report.report(folder)
         made[name] = folder
     return made
@@ -240,6 +254,7 @@ def test_screens(driver: Any, runs: dict[str, pathlib.Path], width: int) -> None
     for folder in runs.values():
         look(driver, page(folder), width=width)
         assert browser.overflow(driver) == 0
+        assert driver.execute_script(OVERLAP) == []
         driver.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
         driver.execute_script(SET, [[3, 3, 3]])
         assert browser.overflow(driver) == 0
