@@ -23,10 +23,10 @@ SIZE = {"width": 1160, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 SET = """const [field] = arguments;
 field.value = "170,000";
 field.dispatchEvent(new Event("change"));
-const ends = ["#front-chart", "#blocks"].map((one) =>
+const ends = ["#front-chart", "#decisions"].map((one) =>
   document.querySelector(one).getBoundingClientRect());
 return [ends[0].top + scrollY, ends[1].bottom + scrollY];"""
-MARGIN = 14  # pixels above and below
+MARGIN = 14  # pixels above
 
 
 def main(run: str) -> None:
@@ -40,7 +40,7 @@ def main(run: str) -> None:
         driver.get(path.as_uri())
         top, bottom = driver.execute_script(SET, driver.find_element("id", "most-0"))
         place = {"x": 0, "y": top - MARGIN, "width": SIZE["width"], "scale": 1}
-        place["height"] = bottom - top + 2 * MARGIN
+        place["height"] = bottom - top + MARGIN
         shot = {"clip": place, "captureBeyondViewport": True}
         taken = driver.execute_cdp_cmd("Page.captureScreenshot", shot)
     driver.quit()

@@ -216,7 +216,7 @@ class Front(Sequence[Entry]):
             figure = pyplot.figure(figsize=self._size(), layout="constrained")
             return self._draw(figure, published=published)
         points = [(cost, value) for cost, value in self._scored() if value is not None]
-        metric, test = self._metric, f"test_{self._metric.name}"
+        metric = self._metric
         scale = 100 if metric.unit == "%" else 1
         ax.scatter(
             [cost for cost, _ in points],
@@ -225,39 +225,17 @@ class Front(Sequence[Entry]):
             color="0.75",
             label="scored",
         )
-        stairs = self._is_staircase()
-        random = self.result.get("random")
-        if isinstance(random, Mapping):
-            beside = sorted((one[self._cost], scale * one[metric.name]) for one in random["front"])
-            ax.plot(
-                [cost for cost, _ in beside],
-                [value for _, value in beside],
-                ".-" if stairs else "x",
-                drawstyle="steps-post",
-                color="0.5",
-                linewidth=0.8,
-                markersize=3,
-                label="front of random search",
-            )
+        self._plot_random(ax, scale)
         ax.plot(
             [entry.cost for entry in self],
             [scale * entry.value for entry in self],
-            "o-" if stairs else "o",
+            "o-" if self._is_staircase() else "o",
             drawstyle="steps-post",
             color="tab:blue",
             markersize=4,
             label=f"front, {self.result.get('split', 'held-out')} {metric.examples}",
         )
-        tested = [entry for entry in self if test in entry.record]
-        if tested:
-            ax.plot(
-                [entry.cost for entry in tested],
-                [scale * entry.record[test] for entry in tested],
-                "D",
-                color="tab:orange",
-                markersize=6,
-                label=f"extracted, test {metric.examples}",
-            )
+        self._plot_tested(ax, scale)
         if published:
             published_networks.draw(ax, [(entry.macs, scale * entry.value) for entry in self])
         if max((cost for cost, _ in points), default=0) >= 1000:  # milliseconds need no prefix
@@ -275,6 +253,38 @@ class Front(Sequence[Entry]):
             fontsize="x-small" if published else "medium",
         )
         return ax
+
+    def _plot_random(self, ax: matplotlib.axes.Axes, scale: float) -> None:
+        """The front of the random search beside this one, if there was one."""
+        random = self.result.get("random")
+        if not isinstance(random, Mapping):
+            return
+        name = self._metric.name
+        beside = sorted((one[self._cost], scale * one[name]) for one in random["front"])
+        ax.plot(
+            [cost for cost, _ in beside],
+            [value for _, value in beside],
+            ".-" if self._is_staircase() else "x",
+            drawstyle="steps-post",
+            color="0.5",
+            linewidth=0.8,
+            markersize=3,
+            label="front of random search",
+        )
+
+    def _plot_tested(self, ax: matplotlib.axes.Axes, scale: float) -> None:
+        """The values on the test split, of entries that have one."""
+        test = f"test_{self._metric.name}"
+        tested = [entry for entry in self if test in entry.record]
+        if tested:
+            ax.plot(
+                [entry.cost for entry in tested],
+                [scale * entry.record[test] for entry in tested],
+                "D",
+                color="tab:orange",
+                markersize=6,
+                label=f"extracted, test {self._metric.examples}",
+            )
 
     def plot_scores(self, ax: matplotlib.axes.Axes) -> None:
         """Draws a histogram of the metric of all that was scored, into Matplotlib axes."""

@@ -24,12 +24,12 @@
     history.scrollRestoration = "manual"; // a browser's own comes too early, or too late
     location.reload();
   };
-  let own = null;
+  // The page's own, whatever there was by the time of the first look.
+  const own = `"${document.querySelector("meta[name=state]").content}"`;
   const look = async () => {
     try {
       const answer = await fetch("/", { method: "HEAD", cache: "no-store" });
       const tag = answer.ok ? answer.headers.get("ETag") : null;
-      own ??= tag;
       if (tag && tag !== own) return again();
     } catch { // the command has ended; it may be started again
     }

@@ -84,7 +84,7 @@ class Source:
         self._folder, self._types, self._config_file = folder, types, config_file
         self._one_at_a_time = threading.Lock()
         self._state = state(folder)
-        self._page = self._made()
+        self._page = self._made(self._state)
         self._next = time.monotonic() + SECONDS  # later ones compile nothing
 
     def page(self) -> tuple[bytes, str]:
@@ -93,14 +93,18 @@ class Source:
             if time.monotonic() >= self._next and (now := state(self._folder)) != self._state:
                 # It may have been moved away, or its files are being replaced.
                 with contextlib.suppress(UserError):
-                    self._page, self._state = self._made(), now
+                    self._page, self._state = self._made(now), now
             return self._page, f'"{self._state}"'
 
-    def _made(self) -> bytes:
+    def _made(self, now: str) -> bytes:
         start = time.process_time()  # by wall clock it would take long whenever others are busy
-        text = page.text(self._folder, types=self._types, config_file=self._config_file, live=True)
-        spent = time.process_time() - start
-        self._next = time.monotonic() + max(SECONDS, spent / SHARE)
+        try:
+            text = page.text(
+                self._folder, types=self._types, config_file=self._config_file, live=now
+            )
+        finally:  # what cannot be read is not soon read again, either
+            spent = time.process_time() - start
+            self._next = time.monotonic() + max(SECONDS, spent / SHARE)
         return text.encode("utf-8", "replace")
 
 
@@ -128,8 +132,9 @@ class _Server(socketserver.ThreadingTCPServer):
     source: Source
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that goes away is no error."""
-        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+        """A browser that goes away is no error, nor is one whose connection Ctrl-C has closed."""
+        is_closed = request.fileno() < 0
+        if not is_closed and not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 

@@ -30,7 +30,7 @@ content="{GENERATOR}">'
 
 
 STYLES = ("style.css", "picker.css")
-SCRIPTS = ("page.js", "block_picture.js", "picker.js")
+SCRIPTS = ("page.js", "decision_bars.js", "picker.js")
 LIVE = "live.js"  # of a page that is served while the run goes on
 
 
@@ -39,7 +39,7 @@ def text(
     *,
     types: Mapping[str, type] | None = None,
     config_file: str = "",
-    live: bool = False,
+    live: str = "",
 ) -> str:
     """The report of a run folder, as HTML.
 
@@ -47,7 +47,8 @@ def text(
         folder: of the run, in whatever state it is.
         types: the user's own configuration dataclasses, by name.
         config_file: that defines them, for the command lines of the page.
-        live: whether it is served, and looks for a newer one by itself.
+        live: of a page that is served and looks for a newer one by itself, what tells it from
+            others; "" of one that stands alone.
 
     Raises:
         UserError: it is no run folder.
@@ -78,7 +79,7 @@ def document(
     types: Mapping[str, type],
     written: str,
     config_file: str = "",
-    live: bool = False,
+    live: str = "",
 ) -> str:
     """The whole page.
 
@@ -113,8 +114,9 @@ def document(
     view = tag("meta", name="viewport", content="width=device-width, initial-scale=1")
     style = "".join(map(_file, STYLES))
     script = "".join(map(_file, (*SCRIPTS, LIVE) if live else SCRIPTS))
+    state = tag("meta", name="state", content=live) if live else NOTHING
     return (
-        f"{MARK}{view.text}{_policy(script, live=live).text}{title.text}\n"
+        f"{MARK}{view.text}{_policy(script, live=bool(live)).text}{state.text}{title.text}\n"
         f"<style>{style}</style></head>\n<body>\n{body.text}\n<script>{script}</script>\n"
         "</body></html>\n"
     )

@@ -110,14 +110,14 @@
     tell(one);
     mark(one);
     at("take-out").hidden = !one;
-    at("blocks").hidden = !one;
+    at("decisions").hidden = !one;
     at("copy").textContent = "Copy";
     if (!one) return;
     // Lines of a long command break between words, not within the name of an option.
     const words = command(one).split(/(?<= )(--[a-z]+)(?= )/);
     at("command").replaceChildren(...words.map((word, i) =>
       i % 2 ? element("span", word, "option") : word));
-    drawBlocks(at("blocks"), known.picture, one.picture);
+    drawDecisions(at("decisions"), known.bars, one.bars);
   };
   const bound = (i, limit) => {
     limits[i] = limit;

@@ -4,7 +4,6 @@ Sliders need a script, `picker.js`; what they pick from is in the page, as JSON.
 however many subnets were evaluated: only those that are best within some budgets can be picked.
 """
 
-import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from supernet_jax.errors import UserError
-from supernet_jax.reporting import block_picture, html, run_space
+from supernet_jax.reporting import decision_bars, html, run_space
 from supernet_jax.reporting.charts import subnet_charts, svg_axes
 from supernet_jax.reporting.html import NOTHING, Html, join, tag
 from supernet_jax.reporting.run_facts import Facts
@@ -108,7 +107,7 @@ def beside(facts: Facts, types: Mapping[str, type], config: str = "") -> Html:
     shown = best(subnets, [cost.name for cost in own], facts.metric)
     value = _values(facts, own, subnets, shown)
     value["command"] = _command(facts, config)
-    value["picture"] = _picture(facts, types, shown, value["subnets"])
+    value["bars"] = _bars(facts, types, shown, value["subnets"])
     sliders = [_slider(place, cost) for place, cost in enumerate(own)]
     button = tag("button", "Copy", type="button", id="copy")
     panel = tag(
@@ -121,7 +120,7 @@ def beside(facts: Facts, types: Mapping[str, type], config: str = "") -> Html:
         aria_label="The best known network within budgets",
         hidden=True,
     )
-    drawing = tag("figure", class_="chart", id="blocks", hidden=True)
+    drawing = tag("figure", class_="chart", id="decisions", hidden=True)
     return join(panel, drawing, html.data("known", value))
 
 
@@ -188,21 +187,21 @@ def _command(facts: Facts, config: str) -> list[str]:
     return [f"supernet extract {run} --arch ", f"{more} --out networks/"]
 
 
-def _picture(
+def _bars(
     facts: Facts,
     types: Mapping[str, type],
     shown: Sequence[Subnet],
     values: Sequence[dict[str, Any]],
 ) -> dict[str, Any] | str:
-    """What the drawing of blocks needs, or why there is none; an arch's own part is added to the
+    """What the drawing of decisions needs, or why there is none; an arch's own part is added to the
     values of its subnet.
     """
     try:
         space = run_space.space(facts, types)
-        parts = block_picture.drawn(space, [json.loads(s.arch) for s in shown])
-        picture = block_picture.described(space)
+        parts = decision_bars.drawn(space, [s.arch for s in shown])
+        bars = decision_bars.described(space)
     except UserError as error:
-        return f"Blocks are not drawn, because the space of the run is not known: {error}."
+        return f"Decisions are not drawn, because the space of the run is not known: {error}."
     for value, part in zip(values, parts, strict=True):
-        value["picture"] = part
-    return picture if picture["columns"] else "No block of the space can be smaller."
+        value["bars"] = part
+    return bars if bars["columns"] else "No block of the space can be smaller."

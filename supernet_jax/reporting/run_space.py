@@ -92,6 +92,19 @@ def task(known: Mapping[str, Any]) -> Task:
     raise KeyError("no such task")
 
 
+def arch_of(space: Space, text: str) -> Arch | None:
+    """The arch that a file names; None where that is no arch of the space.
+
+    Args:
+        space: of the run.
+        text: the arch in the notation of the space, as JSON.
+    """
+    try:
+        return notation.from_notation(space.menu, json.loads(text))
+    except (UserError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
 def read(space: Space, subnets: Sequence[Subnet], *, most: int = MOST) -> Known:
     """Those of some subnets whose archs are of a space.
 
@@ -103,10 +116,9 @@ def read(space: Space, subnets: Sequence[Subnet], *, most: int = MOST) -> Known:
     places = np.unique(np.linspace(0, len(subnets) - 1, min(most, len(subnets))).astype(np.int64))
     kept, archs = [], []
     for place in places:
-        try:
-            archs.append(notation.from_notation(space.menu, json.loads(subnets[place].arch)))
-        except (UserError, ValueError, TypeError, RecursionError):
-            continue
-        kept.append(subnets[place])
+        arch = arch_of(space, subnets[place].arch)
+        if arch is not None:
+            archs.append(arch)
+            kept.append(subnets[place])
     normal = elastic_space.normal(space, choices.stack(archs)) if archs else None
     return Known(space, kept, normal)

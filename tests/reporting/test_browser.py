@@ -21,6 +21,7 @@ from supernet_jax.elastic import notation
 from supernet_jax.experiment import config, read_archs
 from supernet_jax.reporting import report
 
+pytestmark = pytest.mark.slow  # which tests are that need a browser
 NAME = """it's "a" $(run) & <b>`x`</b> with a very long name of its own: """ + "long" * 12
 COSTS = ("macs", "parameters", "latency")
 IMAGES, TEXT = "ofa_small", "decoder"
@@ -39,7 +40,7 @@ for (const row of places) {
     command: document.getElementById("take-out").hidden ? "" : text("command"),
     picked: text("picked"),
     marks: document.querySelectorAll("#front-chart .pick").length,
-    blocks: document.querySelectorAll("#blocks .cell").length,
+    bars: document.querySelectorAll("#decisions .cell").length,
   });
 }
 return seen;
@@ -51,6 +52,17 @@ const [thing, done] = arguments; // scrolling hides hints, in the next frame
 thing.scrollIntoView({ block: "center" });
 requestAnimationFrame(() => requestAnimationFrame(done));
 """
+OVERLAP = """
+const wrong = [], meet = (a, b) =>
+  a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+for (const name of document.querySelectorAll("svg[data-y] text[transform]")) {
+  for (const tick of name.parentNode.querySelectorAll("text.end")) {
+    const [one, other] = [name, tick].map((text) => text.getBoundingClientRect());
+    if (meet(one, other)) wrong.push([name.textContent, tick.textContent]);
+  }
+}
+return wrong;
+"""  # names of axes, and the numbers beside them
 CLIPBOARD = """
 const [works] = arguments;
 const write = (text) => works ? Promise.resolve(window.copied = text) : Promise.reject("no");
@@ -74,6 +86,9 @@ def runs(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pat
     for name in (IMAGES, TEXT):
         folder = tmp_path_factory.mktemp(name) / NAME
         browser.report.write_run(folder, config.SPACES[name], count=600)
+        seconds = [0, 1, 1.5, 2.2, 2.7]  # so that numbers beside an axis are long
+        rows = [{"step": 10 * i, "time": 1e9 + one} for i, one in enumerate(seconds)]
+        (folder / "times.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         report.report(folder)
         made[name] = folder
     return made
@@ -138,7 +153,7 @@ def test_sliders_pick_what_python_picks(driver: Any, runs: dict[str, Any], name:
         assert bool(one["command"]) == bool(wanted) == bool(one["marks"]), limits
         if wanted:
             assert arch_of(one["command"]) in wanted, limits
-            assert one["blocks"] > 0
+            assert one["bars"] > 0
             picked.add(one["command"])
         else:
             assert "No known network is within all of these." in one["picked"]
@@ -211,7 +226,7 @@ def test_hints_appear(driver: Any, runs: dict[str, pathlib.Path]) -> None:
     look(driver, page(runs[IMAGES]))
     tip = driver.find_element("id", "tip")
     assert not tip.is_displayed()
-    for where, said in (("#front-chart .dot.front", " MACs, "), ("#blocks .cell", "largest")):
+    for where, said in (("#front-chart .dot.front", " MACs, "), ("#decisions .cell", "largest")):
         thing = driver.find_elements("css selector", where)[-1]
         driver.execute_async_script(SCROLL, thing)
         ActionChains(driver).move_to_element(thing).perform()
@@ -239,6 +254,7 @@ def test_screens(driver: Any, runs: dict[str, pathlib.Path], width: int) -> None
     for folder in runs.values():
         look(driver, page(folder), width=width)
         assert browser.overflow(driver) == 0
+        assert driver.execute_script(OVERLAP) == []
         driver.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
         driver.execute_script(SET, [[3, 3, 3]])
         assert browser.overflow(driver) == 0
@@ -269,7 +285,7 @@ def test_print(driver: Any, runs: dict[str, pathlib.Path]) -> None:
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     for where, displayed in (
         *((".budgets", False), ("#copy", False), ("#picked", True), ("#take-out", True)),
-        *(("#front-chart", True), ("#blocks", True)),
+        *(("#front-chart", True), ("#decisions", True)),
     ):
         assert driver.find_element("css selector", where).is_displayed() == displayed, where
     ratio, text = browser.contrast(driver)
@@ -304,7 +320,7 @@ def test_hostile_names_do_nothing(driver: Any, tmp_path: pathlib.Path) -> None:
     command = driver.find_element("id", "command").text
     assert shlex.split(command)[2] == str(folder)
     assert arch_of(command) == {"width": 4, evil: [evil]}
-    assert "the space of the run is not known" in driver.find_element("id", "blocks").text
+    assert "the space of the run is not known" in driver.find_element("id", "decisions").text
     assert browser.overflow(driver) == 0
 
 

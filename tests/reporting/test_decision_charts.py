@@ -285,6 +285,13 @@ def test_networks_of_the_front_are_drawn(tmp_path: pathlib.Path) -> None:
     assert "in the largest" in found.text
 
 
+@pytest.mark.parametrize(
+    "text", ["", "no JSON", "null", "3", '"3"', '{"nothing": 1}', "[[{}]]", "[" * 10**5]
+)
+def test_what_is_no_arch(text: str) -> None:
+    assert run_space.arch_of(SPACES["Tiny"], text) is None
+
+
 def test_the_space_is_made_once(tmp_path: pathlib.Path) -> None:
     facts = facts_of(tmp_path, "Tiny", records(SPACES["Tiny"], 3))
     assert run_space.space(facts, TYPES) is run_space.space(facts, dict(TYPES))

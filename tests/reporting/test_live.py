@@ -1,23 +1,25 @@
 """A report that is served while its run goes on: to whom, what, and how it follows and ends."""
 
+import contextlib
 import http.client
 import json
 import pathlib
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import browser
+import processes
 import pytest
 import test_report
 from tiny_run import supernet
 
+from supernet_jax.errors import UserError
 from supernet_jax.reporting import live
 
 SECONDS = 180  # until a test gives up
@@ -89,6 +91,7 @@ def test_it_follows_the_run(served: Served) -> None:
     assert name() == first and "step 30 of 40" in served.ask()[1]
     add(served.folder, 35)
     second = name()
+    assert f'<meta name="state" content={second}>' in served.ask()[1]
     assert second != first and "step 35 of 40" in served.ask()[1]
     (served.folder / "report.html").write_text("x")  # of `supernet report` beside it
     (served.folder / "writer.lock").write_text("x")
@@ -119,6 +122,46 @@ def test_a_page_takes_a_part_of_the_time(
     assert seen[0] == b"at 2.0" and seen[1] == seen[2] != seen[0] and seen[3] != seen[2]
 
 
+def test_what_is_no_run_is_not_read_with_every_look(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, tries = [0.0], []
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+
+    def refused(*_: Any, **__: Any) -> str:
+        tries.append(clock[0])
+        raise UserError("it is being replaced")
+
+    source = live.Source(test_report.make(tmp_path, test_report.files("words")), None, "")
+    kept = source.page()
+    monkeypatch.setattr(live.page, "text", refused)
+    add(tmp_path, 1)
+    for _ in range(8):
+        clock[0] += live.SECONDS / 4
+        assert source.page() == kept
+    assert tries == [live.SECONDS, 2 * live.SECONDS]
+
+
+def test_who_goes_away_is_no_error(
+    served: Served, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C closes a connection that was just accepted beneath its thread; a fault is said."""
+
+    def fault(_: live.Source) -> Any:
+        raise OSError("a fault")
+
+    with live._server(0, live.Source(served.folder, None, "")) as server:
+        here, there = socket.socketpair()
+        with here:
+            there.close()
+            server.process_request_thread(there, ("127.0.0.1", 1))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(live.Source, "page", fault)
+    with pytest.raises(http.client.RemoteDisconnected):
+        served.ask()
+    assert "OSError: a fault" in capsys.readouterr().err
+
+
 def test_mistakes(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = test_report.make(tmp_path / "run", {"config.json": json.dumps(test_report.PLAIN)})
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -137,49 +180,85 @@ def test_mistakes(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) ->
     assert (said.status, said.err.count("\n")) == (2, 1) and "there is no run folder" in said.err
 
 
+@contextlib.contextmanager
+def watched(folder: pathlib.Path) -> Iterator[str]:
+    """The address of a report that the command serves; Ctrl-C ends it, and nothing was written."""
+    before = sorted(folder.rglob("*"))
+    with processes.start("report", folder, "--watch") as process:
+        try:
+            said = process.stdout.readline()
+            found = re.search(r"at (http://127\.0\.0\.1:(\d+)/) and", said)
+            assert found, said
+            yield found[1]
+            with socket.create_connection(("127.0.0.1", int(found[2]))):  # and asks for nothing
+                process.send_signal(signal.SIGINT)
+                errors = process.communicate(timeout=SECONDS)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 130 and "Traceback" not in errors, errors
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_the_command(tmp_path: pathlib.Path) -> None:
+    folder = test_report.make(tmp_path / "run", test_report.files("words"))
+    with watched(folder) as address, urllib.request.urlopen(address, timeout=SECONDS) as answer:
+        assert answer.status == 200 and "step 30 of 40" in answer.read().decode()
+
+
+@pytest.mark.slow  # needs a browser
 def test_the_command_in_a_browser(tmp_path: pathlib.Path) -> None:
     """What was set stays while the page follows a run; Ctrl-C ends the command, whoever looks."""
     folder = tmp_path / "run"
     browser.report.write_run(folder, browser.report.config.SPACES["digits"], count=40)
-    command = [sys.executable, "-m", "supernet_jax", "report", str(folder), "--watch"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            said = process.stdout.readline().decode()
-            found = re.search(r"at (http://127\.0\.0\.1:(\d+)/) and", said)
-            assert found, process.stderr
-            followed(found[1], folder)
-            with socket.create_connection(("127.0.0.1", int(found[2]))):  # and asks for nothing
-                process.send_signal(signal.SIGINT)
-                errors = process.communicate(timeout=SECONDS)[1].decode()
-        finally:
-            process.kill()
-    assert process.returncode == 130 and "Traceback" not in errors, errors
-    assert {path.name for path in folder.iterdir()} == {
-        *("config.json", "checkpoints", "metrics.jsonl", "evaluations.jsonl", "search.json")
-    }
-
-
-def followed(address: str, folder: pathlib.Path) -> None:
-    """Looks at a page that is served while its run goes on."""
     for driver in browser.opened():
-        browser.look(driver, address)
-        slider = driver.find_element("id", "range-0")
-        driver.execute_script(
-            "arguments[0].value = 77; arguments[0].dispatchEvent(new Event('input'));"
-            "document.querySelector('details').open = true; window.old = true; scrollTo(0, 321)",
-            slider,
-        )
-        kept = driver.find_element("id", "most-0").get_attribute("value")
-        picked = driver.find_element("id", "picked").text
-        add(folder, 501)
-        end = time.monotonic() + SECONDS
-        while driver.execute_script("return window.old ?? document.readyState != 'complete'"):
-            assert time.monotonic() < end, "it did not follow"
-            time.sleep(0.1)
-        assert "step 501 of 500" in driver.find_element("tag name", "header").text
-        assert driver.find_element("id", "most-0").get_attribute("value") == kept != ""
-        assert driver.find_element("id", "picked").text == picked
-        state = "return [document.querySelector('details').open, scrollY]"
-        assert driver.execute_script(state) == [True, 321]
-        assert browser.messages(driver) == []
+        with watched(folder) as address:
+            followed(driver, address, folder)
+
+
+def followed(driver: Any, address: str, folder: pathlib.Path) -> None:
+    """Looks at a page that is served while its run goes on."""
+    browser.look(driver, address)
+    slider = driver.find_element("id", "range-0")
+    driver.execute_script(
+        "arguments[0].value = 77; arguments[0].dispatchEvent(new Event('input'));"
+        "document.querySelector('details').open = true; window.old = true; scrollTo(0, 321)",
+        slider,
+    )
+    kept = driver.find_element("id", "most-0").get_attribute("value")
+    picked = driver.find_element("id", "picked").text
+    add(folder, 501)
+    until(driver, "return !window.old && document.readyState == 'complete'")
+    assert "step 501 of 500" in driver.find_element("tag name", "header").text
+    assert driver.find_element("id", "most-0").get_attribute("value") == kept != ""
+    assert driver.find_element("id", "picked").text == picked
+    state = "return [document.querySelector('details').open, scrollY]"
+    assert driver.execute_script(state) == [True, 321]
+    assert browser.messages(driver) == []
+
+
+@pytest.mark.slow  # needs a browser
+def test_the_run_may_go_on_before_the_first_look(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is old as soon as it is there is replaced, too."""
+    ask, sent = live.Source.page, []
+
+    def and_on(source: live.Source) -> Any:
+        sent.append(ask(source))
+        if len(sent) == 1:
+            add(served.folder, 35)
+        return sent[-1]
+
+    monkeypatch.setattr(live.Source, "page", and_on)
+    for driver in browser.opened():
+        browser.look(driver, f"http://127.0.0.1:{served.port}/")
+        until(driver, "return document.querySelector('header').textContent.includes('step 35 of')")
+    assert "step 30 of 40" in sent[0][0].decode()
+
+
+def until(driver: Any, script: str) -> None:
+    """Waits for what a page says of itself."""
+    end = time.monotonic() + SECONDS
+    while not driver.execute_script(script):
+        assert time.monotonic() < end, "it did not follow"
+        time.sleep(0.1)

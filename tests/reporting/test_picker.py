@@ -1,4 +1,4 @@
-"""What sliders of a report pick from, and what its drawing of blocks says, without a browser."""
+"""What sliders of a report pick from, and what its drawing of decisions says, without a browser."""
 
 import html.parser
 import json
@@ -15,7 +15,7 @@ from tiny_run import supernet
 
 from supernet_jax.elastic import choices, notation
 from supernet_jax.experiment import config
-from supernet_jax.reporting import block_picture, page, picker
+from supernet_jax.reporting import decision_bars, page, picker
 from supernet_jax.reporting.html import data
 from supernet_jax.reporting.run_results import ACCURACY, Subnet, subnet
 from supernet_jax.tasks import Metric
@@ -137,18 +137,18 @@ def test_what_is_compared(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(config.SPACES))
-def test_blocks_are_those_of_the_arch(name: str) -> None:
+def test_bars_are_those_of_the_arch(name: str) -> None:
     space = config.SPACES[name].build()
     rng = np.random.default_rng(0)
     sizes = [len(choice) for choice in jax.tree.leaves(space.menu)]
     archs = [choices.unpack(space.menu, rng.integers(0, sizes)) for _ in range(4)]
-    written = [notation.to_notation(space.menu, arch) for arch in archs]
-    parts = block_picture.drawn(space, [*written, {"nothing": 1}, None])
+    written = [json.dumps(notation.to_notation(space.menu, arch)) for arch in archs]
+    parts = decision_bars.drawn(space, [*written, '{"nothing": 1}', "[" * 10**5])
     assert parts[4:] == [None, None]
-    drawn = block_picture.columns(space)
-    described = json.loads(json.dumps(block_picture.described(space)))
+    drawn = decision_bars.columns(space)
+    described = json.loads(json.dumps(decision_bars.described(space)))
     assert [column["blocks"] for column in described["columns"]] == [c.blocks for c in drawn]
-    assert len(drawn) <= block_picture.APART and drawn
+    assert len(drawn) <= decision_bars.APART and drawn
     for arch, part in zip(archs, parts, strict=False):
         assert part is not None
         for column, there in zip(drawn, part["there"], strict=True):
@@ -170,14 +170,14 @@ def test_a_space_of_the_users_own(
     folder = tiny_run.searched(tmp_path_factory)
     out = tmp_path_factory.mktemp("reports") / "report.html"
     assert supernet(capsys, "report", folder, "--out", out).status == 0
-    assert "the space of the run is not known: " in values(out.read_text())["picture"]
+    assert "the space of the run is not known: " in values(out.read_text())["bars"]
     named = ("--config", tiny_run.CONFIG)
     assert supernet(capsys, "report", folder, "--out", out, *named).status == 0
     found = values(out.read_text())
-    assert [one["blocks"] for one in found["picture"]["columns"]] == [
+    assert [one["blocks"] for one in found["bars"]["columns"]] == [
         ["first"],
         ["second"],
         ["head"],
     ]
     assert f"--config {tiny_run.CONFIG} --out" in found["command"][1]
-    assert all(one["picture"] for one in found["subnets"])
+    assert all(one["bars"] for one in found["subnets"])

@@ -249,6 +249,14 @@ def test_numbers_written_as_null(tmp_path: pathlib.Path) -> None:
     assert "NaN" not in parsed.text
 
 
+@pytest.mark.parametrize("name", ["rate", "largest"])
+def test_a_line_that_its_axis_names_has_no_key(name: str) -> None:
+    labels = svg_plot.Labels("Learning rate", "step", "rate")
+    data = columns(np.arange(3), np.ones(3), most=9)
+    drawn = svg_plot.lines([svg_plot.Line(name, "c4", data)], labels).text
+    assert drawn.count('class="key"') == (name != labels.y)
+
+
 def test_networks_at_any_depth(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path / "runs" / "one", {"config.json": json.dumps(PLAIN)})
     (tmp_path / "elsewhere").mkdir()

@@ -1,9 +1,7 @@
 """Networks of a front, drawn block by block inside the largest; those of cells as operations."""
 
-import json
 from collections.abc import Mapping
 
-from supernet_jax.elastic import notation
 from supernet_jax.elastic.space import Space
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import arch_picture
@@ -57,9 +55,8 @@ def _chosen(facts: Facts) -> list[tuple[str, Subnet]]:
 
 def _one(name: str, subnet: Subnet, space: Space, metric: Metric) -> list[Html]:
     """One network; nothing where its arch is of another space."""
-    try:
-        arch = notation.from_notation(space.menu, json.loads(subnet.arch))
-    except (UserError, ValueError, TypeError, RecursionError):
+    arch = run_space.arch_of(space, subnet.arch)
+    if arch is None:
         return []
     found = arch_picture.picture(space, arch)
     title = f"{name}: {metric.shown(subnet.value)}, {subnet.macs:,.0f} MACs"

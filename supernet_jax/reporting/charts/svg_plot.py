@@ -23,7 +23,7 @@ from supernet_jax.reporting.charts.svg_axes import Scale
 from supernet_jax.reporting.html import NOTHING, Html, join, tag
 
 WIDTH, HEIGHT = 460.0, 262.0
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 10.0, 10.0, 40.0
+LEFT, RIGHT, TOP, BOTTOM = 62.0, 10.0, 10.0, 40.0
 COLUMNS = int(WIDTH - LEFT - RIGHT)  # of a long series: one per pixel
 HOVERED = 100  # places of a line chart that say their values
 DOTTED = 40  # series of fewer points show them
@@ -42,7 +42,7 @@ class Line:
     """A series of a line chart.
 
     Attributes:
-        name: in the legend.
+        name: in the legend, unless the y axis is called so, too.
         kind: CSS class that gives the colour.
         data: what is drawn: the mean as a line, from low to high as a band.
     """
@@ -124,7 +124,7 @@ def lines(
     )
     drawn = [part for one in series for part in _line(one, x, y)]
     body = join(*drawn, *_hovers(series, x, labels), *_marks(marks, x))
-    names = [(s.name, s.kind, "") for s in series if s.data.x.size]
+    names = [(s.name, s.kind, "") for s in series if s.data.x.size and s.name != labels.y]
     names += list({m.kind: (m.kind, m.kind, "triangle") for m in marks}.values())
     return figure(labels, names, frame(x, y, labels, body))
 

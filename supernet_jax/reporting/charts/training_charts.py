@@ -163,7 +163,7 @@ def _rate(facts: Facts) -> Html | None:
     rates = np.asarray(jax.vmap(schedule)(steps), np.float64)
     labels = Labels("Learning rate", "step", "rate", "As the configuration plans it.")
     marks = [Mark(facts.done, "now", f"now: step {facts.done:,}")] if facts.done < planned else []
-    return _drawn([Line("learning rate", "c4", brought(steps, rates))], labels, marks, log=False)
+    return _drawn([Line(labels.y, "c4", brought(steps, rates))], labels, marks, log=False)
 
 
 def _images(facts: Facts) -> Html | None:
@@ -185,7 +185,7 @@ def macs(facts: Facts, types: Mapping[str, type]) -> list[Html]:
         seen = sampler_replay.replayed(facts.config, facts.meta, facts.history.stretches, types)
     except UserError as error:
         return [tag("p", f"Not known for this run: {error}.", class_="soft")]
-    fixed = ", ".join(f"{n:,}" for n in seen.fixed)
+    fixed = " and ".join(f"{n:,}" for n in seen.fixed)
     always = f" The fixed members have {fixed} MACs." if fixed else ""
     if not seen.macs.size:
         return [tag("p", f"There are no random members.{always}", class_="soft")]

@@ -1,4 +1,4 @@
-"""What a page needs to draw the blocks of any arch beside those of the largest.
+"""What a page needs to draw the decisions of any arch beside the largest's, a bar for each.
 
 A *column* is a block, or several that look alike in every arch. A *lane* is a kind of
 decision, as `width`: the name of all that stand in one list of the menu.
@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from supernet_jax.elastic import choices, code_names, notation
+from supernet_jax.elastic import choices, code_names
 from supernet_jax.elastic.choices import Lookup, Path
 from supernet_jax.elastic.space import Space
-from supernet_jax.errors import UserError
+from supernet_jax.reporting import run_space
 
 APART = 60  # blocks that are drawn one by one
 COLUMNS = 200  # that are drawn
@@ -60,7 +60,7 @@ def lane(path: Path) -> str:
 
 
 def described(space: Space) -> dict[str, Any]:
-    """What of the picture is the same for all archs, as JSON values."""
+    """What of the bars is the same for all archs, as JSON values."""
     drawn = columns(space)
     paths = choices.paths(space.menu)
     places = {path: place for place, path in enumerate(paths)}
@@ -89,15 +89,15 @@ def described(space: Space) -> dict[str, Any]:
     }
 
 
-def drawn(space: Space, archs: Sequence[Any]) -> list[dict[str, Any] | None]:
-    """What of the picture is an arch's own, as JSON values: the option of each decision, and for
+def drawn(space: Space, archs: Sequence[str]) -> list[dict[str, Any] | None]:
+    """What of the bars is an arch's own, as JSON values: the option of each decision, and for
     each column 1 where it is there and 0 where not; None for what is no arch of the space.
 
     Args:
         space: whose archs.
-        archs: in its notation.
+        archs: in its notation, as JSON.
     """
-    read = [_read(space, one) for one in archs]
+    read = [run_space.arch_of(space, one) for one in archs]
     known = [arch for arch in read if arch is not None]
     if not known:
         return [None] * len(archs)
@@ -110,10 +110,3 @@ def drawn(space: Space, archs: Sequence[Any]) -> list[dict[str, Any] | None]:
     rows = iter(zip(options.tolist(), there.astype(int).tolist(), strict=True))
     made = ({"options": own, "there": kept} for own, kept in rows)
     return [None if arch is None else next(made) for arch in read]
-
-
-def _read(space: Space, arch: Any) -> Any:
-    try:
-        return notation.from_notation(space.menu, arch)
-    except (UserError, TypeError, KeyError):
-        return None

@@ -1,8 +1,9 @@
-// The blocks of an arch beside those of the largest: a row of bars for each kind of decision.
-const drawBlocks = (() => {
+// The decisions of an arch beside the largest's: a row of bars for each kind of decision.
+const drawDecisions = (() => {
   const blank = document.createElement("div");
   blank.innerHTML = "<svg></svg>";
   const SVG = blank.firstChild.namespaceURI;
+  const TITLE = "Its decisions beside the largest's";
   const HEIGHT = 40, HEAD = 22, GAP = 22; // of a lane's bars, of its name, below its numbers
   const make = (name, attributes, text) => {
     const one = document.createElementNS(SVG, name);
@@ -20,28 +21,28 @@ const drawBlocks = (() => {
     return plain ? decision.values[option] / largest : (option + 1) / (last + 1);
   };
 
-  const says = (picture, column, own, there) => {
+  const says = (bars, column, own, there) => {
     const many = column.blocks.length;
     const called = many > 1 ? `${column.blocks[0]} and ${many - 1} like it` : column.blocks[0];
     if (!there) return `${called}: left out`;
     const parts = column.cells.flatMap((place) => {
       if (place === null) return [];
-      const decision = picture.decisions[place], last = decision.values.length - 1;
+      const decision = bars.decisions[place], last = decision.values.length - 1;
       return [`${decision.name} ${nameOf(decision, own.options[place])}` +
         ` (largest ${nameOf(decision, last)})`];
     });
     return [called, ...parts].join("\n");
   };
 
-  const lane = (svg, picture, own, place, top, pitch) => {
+  const lane = (svg, bars, own, place, top, pitch) => {
     const wide = Math.min(pitch - Math.min(4, pitch * 0.25), 46);
-    svg.append(make("text", { x: 0, y: top + 12 }, picture.lanes[place]));
-    picture.columns.forEach((column, i) => {
+    svg.append(make("text", { x: 0, y: top + 12 }, bars.lanes[place]));
+    bars.columns.forEach((column, i) => {
       const cell = column.cells[place];
       const x = i * pitch, y = top + HEAD, there = own.there[i];
-      const tip = says(picture, column, own, there);
+      const tip = says(bars, column, own, there);
       if (cell === null) return;
-      const decision = picture.decisions[cell], option = own.options[cell];
+      const decision = bars.decisions[cell], option = own.options[cell];
       const add = (kind, from, height) => {
         const box = make("rect", { x, y: y + HEIGHT - from - height, width: wide, height,
           class: kind });
@@ -62,18 +63,18 @@ const drawBlocks = (() => {
     });
   };
 
-  // Fills a figure with what `picture` (of the space) and `own` (of the arch) say.
-  return (figure, picture, own) => {
+  // Fills a figure with what `bars` (of the space) and `own` (of the arch) say.
+  return (figure, bars, own) => {
     figure.hidden = false;
     const title = document.createElement("strong");
-    title.textContent = "Its blocks beside those of the largest";
+    title.textContent = TITLE;
     const caption = document.createElement("figcaption");
     caption.append(title);
     const note = document.createElement("p");
     note.className = "note";
-    if (typeof picture === "string" || !own) {
-      note.textContent = typeof picture === "string" ? picture :
-        "Its blocks are not drawn, because it is no arch of the space.";
+    if (typeof bars === "string" || !own) {
+      note.textContent = typeof bars === "string" ? bars :
+        "Its decisions are not drawn, because it is no arch of the space.";
       figure.replaceChildren(note);
       return;
     }
@@ -85,18 +86,18 @@ const drawBlocks = (() => {
       key.append(svg, name);
       caption.append(key);
     }
-    const width = Math.max(figure.clientWidth, 200), columns = picture.columns.length;
+    const width = Math.max(figure.clientWidth, 200), columns = bars.columns.length;
     const pitch = Math.min(width / columns, 52), each = HEAD + HEIGHT + GAP;
-    const svg = make("svg", { viewBox: `0 0 ${width} ${picture.lanes.length * each}`,
+    const svg = make("svg", { viewBox: `0 0 ${width} ${bars.lanes.length * each}`,
       role: "img" });
-    picture.lanes.forEach((_, place) => lane(svg, picture, own, place, place * each, pitch));
+    bars.lanes.forEach((_, place) => lane(svg, bars, own, place, place * each, pitch));
     const kept = own.there.filter(Boolean).length;
-    const said = [`${kept} of ${columns} elastic blocks`, ...picture.rest.map((place) => {
-      const decision = picture.decisions[place], last = decision.values.length - 1;
+    const said = [`${kept} of ${columns} elastic blocks`, ...bars.rest.map((place) => {
+      const decision = bars.decisions[place], last = decision.values.length - 1;
       return `${decision.name} ${nameOf(decision, own.options[place])}, the largest's is ` +
         nameOf(decision, last);
     })].join("; ");
-    svg.setAttribute("aria-label", `Blocks beside the largest's: ${said}`);
+    svg.setAttribute("aria-label", `${TITLE}: ${said}`);
     note.textContent = `${said}. Each column is a block, in order; a full bar is the largest.`;
     figure.replaceChildren(caption, svg, note);
   };
