@@ -126,5 +126,5 @@ def test_a_front_draws_its_networks(
         assert len(ax.patches) >= 3
     assert np.isfinite(ax.get_xlim()).all()
     figure.savefig(tmp_path / "network.png")
-    with pytest.raises(sj.UserError, match="place is .*, but the front has"):
+    with pytest.raises(sj.UserError, match=r"place is .*, but the front has"):
         front.draw(len(front), ax)
