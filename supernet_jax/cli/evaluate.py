@@ -15,6 +15,7 @@ from supernet_jax.elastic.choices import Arch
 from supernet_jax.errors import UserError, at_least, one_of
 from supernet_jax.experiment import evaluate, farm, front, race, read_archs, results
 from supernet_jax.experiment import run as experiment_run
+from supernet_jax.experiment.farm import FARM_HELP
 from supernet_jax.experiment.run import Run
 from supernet_jax.runtime import distributed
 from supernet_jax.tasks import Metric
@@ -58,10 +59,7 @@ class Arguments:
     """also write the results (of a race, the front) to this file; needed if RUN is read-only"""
     config: pathlib.Path | None = None
     """config file that defines the run's parts, where some are your own"""
-    farm: str | None = None
-    """evaluate by workers of Ray: a number of them for this machine, as 4, which share its cores;
-    or a Ray cluster, HOST:PORT, or auto for the one that this machine belongs to, with a worker on
-    each of its machines. More workers finish sooner where each has cores of its own"""
+    farm: Annotated[str | None, tyro.conf.arg(help=FARM_HELP)] = None
     place: Annotated[distributed.Place, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=distributed.Place
     )

@@ -15,6 +15,7 @@ from supernet_jax import searching
 from supernet_jax.errors import UserError
 from supernet_jax.experiment import budgets, config, farm, front, measured, search
 from supernet_jax.experiment import run as experiment_run
+from supernet_jax.experiment.farm import FARM_HELP
 from supernet_jax.experiment.front import Front
 from supernet_jax.experiment.search import SEARCHERS, Search
 from supernet_jax.reporting import loggers, search_goal
@@ -56,10 +57,7 @@ class Arguments:
     log: tuple[str, ...] = ()
     """also put pictures of the front and of all scores there: tensorboard | wandb | trackio |
     mlflow, or several of them"""
-    farm: str | None = None
-    """evaluate by workers of Ray: a number of them for this machine, as 4, which share its cores;
-    or a Ray cluster, HOST:PORT, or auto for the one that this machine belongs to, with a worker on
-    each of its machines. More workers finish sooner where each has cores of its own"""
+    farm: Annotated[str | None, tyro.conf.arg(help=FARM_HELP)] = None
     place: Annotated[distributed.Place, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=distributed.Place
     )

@@ -35,6 +35,11 @@ from supernet_jax.runtime.farm import Farm, Work, Workers
 from supernet_jax.runtime.ray_farm import RayFarm
 from supernet_jax.storage import files, user_code
 
+FARM_HELP = (  # of the commands' option
+    "evaluate by workers of Ray: a number of them for this machine, as 4, which share its cores; "
+    "or a Ray cluster, HOST:PORT, or auto for the one that this machine belongs to, with a worker "
+    "on each of its machines. More workers finish sooner where each has cores of its own"
+)
 # What of a worker's facts must be as here, and how it is called where it is not.
 NAMES = {
     "code": "versions of JAX, Flax and this package",

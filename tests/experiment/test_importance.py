@@ -1,6 +1,7 @@
 """How much decisions matter: planted effects are found, whatever archs a search has kept."""
 
 import re
+from typing import Any
 
 import jax
 import matplotlib.figure
@@ -135,6 +136,11 @@ def test_of_a_run(tmp_path_factory: pytest.TempPathFactory) -> None:
     run = sj.open_run(tiny_run.searched(tmp_path_factory), CONFIG, read=False)
     with pytest.raises(sj.UserError, match=f"{tiny_run.NETWORKS} subnets were evaluated"):
         importance.importance(run)
+    with pytest.raises(sj.UserError, match="split is 'val', allowed: held-out, test"):
+        importance.importance(run, split="val")
+    folder: Any = run.folder
+    with pytest.raises(sj.UserError, match="takes an opened run"):
+        importance.importance(folder)
 
 
 def test_it_is_drawn() -> None:

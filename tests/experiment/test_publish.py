@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -369,6 +370,15 @@ def test_the_front_of_a_run(
     np.testing.assert_array_equal(module.apply(variables, x), mine.apply(weights, x))
     again = supernet(capsys, *words)
     assert again.status == 0 and "it holds all of that already" in again.out, again.err
+
+
+def test_the_front_of_a_run_that_is_read_only(
+    hub: Hub, searched: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root, all may be written
+    run = sj.open_run(searched, CONFIG, read=False)
+    assert sj.publish(run, "me/net", license="mit").sent is not None
+    assert len(table(hub)) == 2 and not (searched / "networks").exists()
 
 
 def test_a_run_begins_from_a_hub(

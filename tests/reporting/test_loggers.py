@@ -481,8 +481,8 @@ def test_a_logger_that_fails_at_the_end_is_a_warning(caplog: pytest.LogCaptureFi
     assert "broken could not be closed (OSError: no space)" in second
 
 
-def test_a_number_is_no_logger(tmp_path: pathlib.Path) -> None:
-    wrong: Any = 3
-    with pytest.raises(sj.UserError, match="on_metrics is 3, but must be a function"):
+@pytest.mark.parametrize("wrong", [3, "tensorboard"])
+def test_a_number_or_a_name_is_no_logger(wrong: Any, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(sj.UserError, match=f"on_metrics is {wrong!r}, but must be a function"):
         sj.train(tiny_config.config, tmp_path / "run", on_metrics=wrong)
     assert not (tmp_path / "run").exists()
