@@ -171,7 +171,7 @@ def test_a_command_that_is_stopped_goes_on(
     folder = shutil.copytree(run.folder, tmp_path / "run")
     file = folder / "evaluations.jsonl"
     job = start(folder)
-    assert processes.until(job, file.exists)
+    assert processes.until(job, lambda: file.exists() and file.stat().st_size > 0)
     (place,) = {
         name for text in left(folder) for name in re.findall(r"/[\w/]*supernet-ray-\w+", text)
     }
