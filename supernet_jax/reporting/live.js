@@ -1,4 +1,5 @@
-// A page that is served looks for a newer one; what was set and where one has read stay.
+// A page that is served looks for a newer one; what was set and where one has read stay. Where
+// there is none to be had, it says so.
 (() => {
   const KEY = `supernet report ${location.pathname}`, MILLISECONDS = 2000;
   const fields = () => [...document.querySelectorAll("#picker input[type=text]")];
@@ -26,12 +27,23 @@
   };
   // The page's own, whatever there was by the time of the first look.
   const own = `"${document.querySelector("meta[name=state]").content}"`;
+  const line = document.querySelector("header").appendChild(document.createElement("p"));
+  line.className = "stale";
+  line.setAttribute("role", "status");
+  let seen = new Date();
+  const say = (fault) => {
+    if (!fault) seen = new Date();
+    const text = fault && `This page is as of ${seen.toLocaleTimeString()}: ${fault}`;
+    if (line.textContent !== text) line.textContent = text;
+  };
   const look = async () => {
     try {
       const answer = await fetch("/", { method: "HEAD", cache: "no-store" });
       const tag = answer.ok ? answer.headers.get("ETag") : null;
       if (tag && tag !== own) return again();
-    } catch { // the command has ended; it may be started again
+      say(decodeURIComponent(answer.headers.get("Supernet-Fault") ?? ""));
+    } catch { // it may be started again
+      say("the command that serves it has ended.");
     }
     setTimeout(look, MILLISECONDS);
   };

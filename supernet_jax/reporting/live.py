@@ -15,6 +15,7 @@ import socketserver
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ from supernet_jax.storage.paths import expanded
 HOST = "127.0.0.1"
 SECONDS = 3.0  # at least, from one look at the files of the run to the next
 SHARE = 0.25  # of a core, at most, that pages take: training needs the machine
+FAULT = "Supernet-Fault"  # header: why the run cannot be read any more, quoted as in an address
 IDLE_SECONDS = 1.0  # after which a connection over which nothing comes is closed
 HEADERS = {
     "Cache-Control": "no-store",
@@ -84,17 +86,22 @@ class Source:
         self._folder, self._types, self._config_file = folder, types, config_file
         self._one_at_a_time = threading.Lock()
         self._state = state(folder)
-        self._page = self._made(self._state)
+        self._page, self._fault = self._made(self._state), ""
         self._next = time.monotonic() + SECONDS  # later ones compile nothing
 
-    def page(self) -> tuple[bytes, str]:
-        """The page, and what tells it from others. While the folder is no run, the last one."""
+    def page(self) -> tuple[bytes, str, str]:
+        """The page, what tells it from others, and why it is not as the folder is now: that may
+        have been moved away, or its files are being replaced. "" where it is.
+        """
         with self._one_at_a_time:
-            if time.monotonic() >= self._next and (now := state(self._folder)) != self._state:
-                # It may have been moved away, or its files are being replaced.
-                with contextlib.suppress(UserError):
-                    self._page, self._state = self._made(now), now
-            return self._page, f'"{self._state}"'
+            if time.monotonic() >= self._next:
+                now, self._fault = state(self._folder), ""
+                try:
+                    if now != self._state:
+                        self._page, self._state = self._made(now), now
+                except UserError as error:
+                    self._fault = str(error)
+            return self._page, f'"{self._state}"', self._fault
 
     def _made(self, now: str) -> bytes:
         start = time.process_time()  # by wall clock it would take long whenever others are busy
@@ -167,8 +174,9 @@ class _Answer(http.server.BaseHTTPRequestHandler):
         elif self.path != "/":
             self._send(404, b"the report is at /, and there is nothing else\n", whole)
         else:
-            text, name = self.server.source.page()
-            self._send(200, text, whole, kind="html", ETag=name)
+            text, name, fault = self.server.source.page()
+            told = {FAULT: urllib.parse.quote(fault)} if fault else {}
+            self._send(200, text, whole, kind="html", ETag=name, **told)
 
     def _send(
         self, status: int, content: bytes, whole: bool, *, kind: str = "plain", **more: str
