@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from supernet_jax.errors import UserError
-from supernet_jax.runtime import farm, stopping
+from supernet_jax.runtime import farm, optional, stopping
 from supernet_jax.runtime.farm import Answer, Begin
 
 REACH_SECONDS = 10  # that the address of a cluster has to answer
@@ -209,13 +209,7 @@ class RayFarm:
 
 
 def _imported() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(
-            'a farm needs Ray: pip install "supernet_jax[ray]", or leave --farm out'
-        ) from error
-    return ray
+    return optional.package("ray", extra="ray", who="a farm", otherwise="leave --farm out")
 
 
 def _is_address(text: str) -> bool:

@@ -9,7 +9,6 @@ Shape letters: `N` archs, `D` decisions, `O` objectives.
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import warnings
 from collections.abc import Iterator
 from typing import ClassVar
@@ -21,7 +20,8 @@ from supernet_jax.elastic import choices
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.elastic.choices import Arch, Array, Menu
 from supernet_jax.elastic.space import Space
-from supernet_jax.errors import at_least, require
+from supernet_jax.errors import at_least
+from supernet_jax.runtime import optional
 from supernet_jax.searching import proposals
 from supernet_jax.searching.proposals import Normal
 from supernet_jax.searching.searcher import (
@@ -68,11 +68,8 @@ def bayesian(
     """
     at_least("batch", batch, 1)
     at_least("startup", startup, 1)
-    require(
-        importlib.util.find_spec("optuna") is not None,
-        'the searcher bayesian needs Optuna: pip install "supernet_jax[bayesian]", or choose '
-        "another searcher",
-    )
+    who, otherwise = "the searcher bayesian", "choose another searcher"
+    optional.package("optuna", extra="bayesian", who=who, otherwise=otherwise)
     region = proposals.Region(menu, costs, normal)
     using = proposals.operators(menu)
     draw = proposals.drawer(region, using)

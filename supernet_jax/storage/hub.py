@@ -9,8 +9,6 @@ comes from a hub is run.
 import contextlib
 import glob
 import hashlib
-import importlib
-import importlib.util
 import json
 import logging
 import os
@@ -22,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from supernet_jax.errors import LOG, UserError, require
+from supernet_jax.runtime import optional
 from supernet_jax.storage import files
 
 PREFIX = "hf:"
@@ -95,16 +94,13 @@ def library() -> Any:
     """The library `huggingface_hub`.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not installed, or does not load.
     """
-    require(
-        importlib.util.find_spec("huggingface_hub") is not None,
-        'repositories on the hub need huggingface_hub: pip install "supernet_jax[hub]"',
-    )
-    import huggingface_hub
+    optional.package("huggingface_hub", extra="hub", who="a repository on the hub")
+    import huggingface_hub.errors
+    import huggingface_hub.repocard_data
+    import huggingface_hub.utils
 
-    for module in ("errors", "repocard_data", "utils"):
-        importlib.import_module(f"huggingface_hub.{module}")
     return huggingface_hub
 
 

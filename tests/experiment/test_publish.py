@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -527,7 +528,7 @@ def test_addresses() -> None:
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    monkeypatch.setattr(hub_storage.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for call in (lambda: sj.load(ADDRESS), lambda: publish(tmp_path)):
         with pytest.raises(UserError, match=r'pip install "supernet_jax\[hub\]"'):
             call()

@@ -397,7 +397,7 @@ def test_what_is_not_installed(
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     said = supernet(capsys, "train", CONFIG, "--out", tmp_path / "run", "--log", name)
     assert said.status == 2 and said.err.count("\n") == 1
-    assert f'pip install --upgrade "supernet_jax[{name}]"' in said.err
+    assert f'pip install "supernet_jax[{name}]"' in said.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -186,7 +186,7 @@ def test_without_ray_one_line_says_what_to_install(
     monkeypatch.delenv("RAY_CLIENT_MODE", raising=False)
     before = dict(os.environ)
     engine = RayFarm(2)
-    with pytest.raises(UserError, match=r'pip install "supernet_jax\[ray\]"') as met:
+    with pytest.raises(UserError, match=r'pip install --upgrade "supernet_jax\[ray\]"') as met:
         engine.start(squares)
     assert "\n" not in str(met.value)
     engine.stop()  # of what never was

@@ -6,8 +6,6 @@ others can take nothing back: they leave steps out that are there already, by th
 kept in the run folder.
 """
 
-import importlib
-import importlib.util
 import os
 import pathlib
 import re
@@ -17,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from supernet_jax.errors import UserError, require
+from supernet_jax.errors import UserError
+from supernet_jax.runtime import optional
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded, shortened
 
@@ -41,27 +40,13 @@ class Logger(Protocol):
 
 
 def loaded(name: str, package: str) -> Any:
-    """The package of a logger.
-
-    Args:
-        name: of the logger, and of its extra.
-        package: that it imports.
+    """The package of a logger, whose extra has its name.
 
     Raises:
         UserError: it is not installed, or does not load.
     """
-    found = importlib.util.find_spec(package)
-    # A folder of that name, as wandb makes one where it runs, is taken for a package without files.
-    install = f'pip install --upgrade "supernet_jax[{name}]", or choose another logger'
-    require(
-        found is not None and found.origin is not None,
-        f"the logger {name} needs the package {package}: {install}",
-    )
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:  # of something that it needs
-        text = " ".join(str(error).split())
-        raise UserError(f"the package {package} does not load ({text}): {install}") from error
+    who, otherwise = f"the logger {name}", "choose another logger"
+    return optional.package(package, extra=name, who=who, otherwise=otherwise)
 
 
 def curves(values: Mapping[str, float]) -> dict[str, float]:
