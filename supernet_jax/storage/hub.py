@@ -9,6 +9,7 @@ comes from a hub is run.
 import contextlib
 import glob
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -97,10 +98,10 @@ def library() -> Any:
         UserError: it is not installed, or does not load.
     """
     optional.package("huggingface_hub", extra="hub", who="a repository on the hub")
-    import huggingface_hub.errors
-    import huggingface_hub.repocard_data
-    import huggingface_hub.utils
+    import huggingface_hub
 
+    for module in ("errors", "repocard_data", "utils"):
+        importlib.import_module(f"huggingface_hub.{module}")
     return huggingface_hub
 
 
