@@ -13,6 +13,7 @@ none of them may be left waiting. The table goes into `docs/reliability.md`.
 
 import argparse
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -78,22 +79,26 @@ def main() -> None:
     """Runs, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=[1, 2, 4], help="of the runs, in turn"
+    )
     parser.add_argument("--disasters", type=int, default=4, help="of each run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=pathlib.Path, help="also write the counts to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         chaos = Chaos(pathlib.Path(folder))
-        whole = {n: chaos.undisturbed(n) for n in arguments.processes}
-        for run in range(arguments.runs):
-            n = arguments.processes[run % len(arguments.processes)]
-            rng = random.Random(1000 * arguments.seed + run)
-            faults = chaos.disturbed(n, rng, arguments.disasters, whole[n])
-            print(f"run {run}, {n} processes: {'; '.join(faults) or 'as undisturbed'}", flush=True)
-            chaos.count[n, "runs"] += 1
-            chaos.count[n, "faults"] += bool(faults)
-    print(chaos.table(arguments.processes))
+        whole = {n: chaos.undisturbed(n) for n in sorted(set(arguments.processes))}
+        with contextlib.suppress(KeyboardInterrupt):  # after hours: the table tells what was run
+            for run in range(arguments.runs):
+                n = arguments.processes[run % len(arguments.processes)]
+                rng = random.Random(1000 * arguments.seed + run)
+                faults = chaos.disturbed(n, rng, arguments.disasters, whole[n])
+                said = "; ".join(faults) or "as undisturbed"
+                print(f"run {run}, {n} processes: {said}", flush=True)
+                chaos.count[n, "runs"] += 1
+                chaos.count[n, "faults"] += bool(faults)
+    print(chaos.table(sorted(whole)))
     if arguments.json:
         kept = {f"{n}: {name}": number for (n, name), number in chaos.count.items()}
         arguments.json.write_text(json.dumps(kept, indent=1), "utf-8")

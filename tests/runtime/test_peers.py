@@ -1,6 +1,9 @@
 """Processes that watch each other: who died is named, and orderly ends disturb nobody."""
 
+import signal
 import socket
+import subprocess
+import sys
 import time
 import types
 
@@ -123,3 +126,26 @@ def test_one_process_watches_nothing():
     assert jax.process_count() == 1
     with peers.watched(5):
         assert stopping.farewell is None
+
+
+def test_an_abort_comes_later() -> None:
+    """So much that this process can end as it should, and not so much that it stays."""
+    script = (
+        "import ctypes, os, sys, threading, time\n"
+        "from supernet_jax.runtime import peers\n"
+        "abort = ctypes.CDLL(None).abort\n"  # without Python's lock, as XLA does
+        "with peers.aborts_later():\n"
+        "    if sys.argv[1] != 'after':\n"
+        "        threading.Thread(target=abort).start()\n"
+        "        time.sleep(float(sys.argv[1]))\n"
+        "        os._exit(75)\n"
+        "threading.Thread(target=abort).start()\n"
+        "time.sleep(3)\n"
+        "os._exit(75)\n"
+    )
+    words = ("1", "60", "after")
+    ends = [subprocess.Popen([sys.executable, "-c", script, word]) for word in words]
+    begun = time.monotonic()
+    aborted = -signal.SIGABRT
+    assert [end.wait(60) for end in ends] == [stopping.UNFINISHED, aborted, aborted]
+    assert time.monotonic() - begun > 5
