@@ -15,7 +15,7 @@ import pathlib
 import wave
 
 import numpy as np
-import scipy.fft
+import scipy  # its parts are imported when they are used: they take time at each start
 
 from supernet_jax.data.decode import NAMED, REASONS, Encoded, in_threads
 from supernet_jax.errors import UserError

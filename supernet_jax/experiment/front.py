@@ -5,11 +5,8 @@ import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-import matplotlib.axes
-import matplotlib.figure
-import matplotlib.ticker
 import numpy as np
 
 from supernet_jax.elastic import notation
@@ -22,6 +19,10 @@ from supernet_jax.experiment.run import Run
 from supernet_jax.storage import files
 from supernet_jax.storage.paths import expanded
 from supernet_jax.tasks import ImageClassification
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes  # whose import takes time that a training need not
+    from matplotlib.figure import Figure
 
 FILE = "search.json"  # of a run folder: the result of its last search
 PICTURE = "front.png"  # of a run folder: its picture
@@ -182,15 +183,15 @@ class Front(Sequence[Entry]):
         figure = self.figure()
         files.write_bytes(expanded(picture), lambda file: figure.savefig(file, format="png"))
 
-    def figure(self) -> matplotlib.figure.Figure:
+    def figure(self) -> "Figure":
         """The picture of the front, as `front.png` has it."""
-        figure = matplotlib.figure.Figure(figsize=self._size(), dpi=150, layout="constrained")
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=self._size(), dpi=150, layout="constrained")
         self._draw(figure)
         return figure
 
-    def plot(
-        self, ax: matplotlib.axes.Axes | None = None, *, published: bool = False
-    ) -> matplotlib.axes.Axes:
+    def plot(self, ax: "Axes | None" = None, *, published: bool = False) -> "Axes":
         """Draws all that was scored, and the front; entries with a test value get a second mark.
 
         The front of the random search beside it, if there was one, is thin and grey.
@@ -239,7 +240,9 @@ class Front(Sequence[Entry]):
         if published:
             published_networks.draw(ax, [(entry.macs, scale * entry.value) for entry in self])
         if max((cost for cost, _ in points), default=0) >= 1000:  # milliseconds need no prefix
-            ax.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
+            from matplotlib.ticker import EngFormatter
+
+            ax.xaxis.set_major_formatter(EngFormatter())
         ax.set_xlabel(self._unit(), parse_math=False)
         ax.set_ylabel(_headed(metric.name, metric.unit), parse_math=False)
         subnets = self.result.get("evaluations", self.result.get("candidates"))
@@ -254,7 +257,7 @@ class Front(Sequence[Entry]):
         )
         return ax
 
-    def _plot_random(self, ax: matplotlib.axes.Axes, scale: float) -> None:
+    def _plot_random(self, ax: "Axes", scale: float) -> None:
         """The front of the random search beside this one, if there was one."""
         random = self.result.get("random")
         if not isinstance(random, Mapping):
@@ -272,7 +275,7 @@ class Front(Sequence[Entry]):
             label="front of random search",
         )
 
-    def _plot_tested(self, ax: matplotlib.axes.Axes, scale: float) -> None:
+    def _plot_tested(self, ax: "Axes", scale: float) -> None:
         """The values on the test split, of entries that have one."""
         test = f"test_{self._metric.name}"
         tested = [entry for entry in self if test in entry.record]
@@ -286,7 +289,7 @@ class Front(Sequence[Entry]):
                 label=f"extracted, test {self._metric.examples}",
             )
 
-    def plot_scores(self, ax: matplotlib.axes.Axes) -> None:
+    def plot_scores(self, ax: "Axes") -> None:
         """Draws a histogram of the metric of all that was scored, into Matplotlib axes."""
         scale = 100 if self._metric.unit == "%" else 1
         values = [scale * value for _, value in self._scored() if value is not None]
@@ -295,7 +298,7 @@ class Front(Sequence[Entry]):
         ax.set_ylabel("subnets")
         ax.set_title(f"{self.result.get('space')}: {len(values):,} subnets", parse_math=False)
 
-    def draw(self, place: int = 0, ax: matplotlib.axes.Axes | None = None) -> matplotlib.axes.Axes:
+    def draw(self, place: int = 0, ax: "Axes | None" = None) -> "Axes":
         """Draws one network of the front inside the largest: block by block, or its operations.
 
         Args:
@@ -337,7 +340,7 @@ class Front(Sequence[Entry]):
                 "plot it without published=True"
             )
 
-    def plot_objectives(self, ax: matplotlib.axes.Axes) -> None:
+    def plot_objectives(self, ax: "Axes") -> None:
         """Draws the front over all its objectives as parallel coordinates, better at the top.
 
         Args:
@@ -385,9 +388,7 @@ class Front(Sequence[Entry]):
         """Of the whole picture, inches."""
         return (7.0, 8.0 if len(self._objectives) > 2 else 4.5)
 
-    def _draw(
-        self, figure: matplotlib.figure.Figure, *, published: bool = False
-    ) -> matplotlib.axes.Axes:
+    def _draw(self, figure: "Figure", *, published: bool = False) -> "Axes":
         """The whole picture; returns its first axes."""
         if len(self._objectives) <= 2:
             return self.plot(figure.subplots(), published=published)

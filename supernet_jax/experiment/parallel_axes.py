@@ -1,11 +1,12 @@
 """Parallel coordinates with Matplotlib: an upright axis for each objective, better at the top."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import matplotlib.axes
-import matplotlib.ticker
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes  # whose import takes time that a training need not
 
 LOG_FROM = 20.0  # ratio of largest to smallest from which a logarithmic axis shows more
 
@@ -17,9 +18,7 @@ class Axis(NamedTuple):
     more: bool
 
 
-def draw(
-    ax: matplotlib.axes.Axes, axes: Sequence[Axis], chosen: np.ndarray, others: np.ndarray
-) -> None:
+def draw(ax: "Axes", axes: Sequence[Axis], chosen: np.ndarray, others: np.ndarray) -> None:
     """Draws a line for each subnet.
 
     Args:
@@ -53,7 +52,9 @@ def draw(
 
 def _shown(value: float) -> str:
     """A number with a prefix from 1,000 on: thousandths of a unit need none."""
-    return matplotlib.ticker.EngFormatter(places=2)(value) if value >= 1000 else f"{value:.4g}"
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter(places=2)(value) if value >= 1000 else f"{value:.4g}"
 
 
 def _height(axis: Axis, values: np.ndarray) -> np.ndarray:

@@ -2,8 +2,6 @@
 
 import pathlib
 
-import matplotlib.figure
-import matplotlib.ticker
 import numpy as np
 
 from supernet_jax.storage import files
@@ -20,7 +18,10 @@ def draw(path: pathlib.Path, macs: dict[str, np.ndarray], *, title: str, note: s
         title: of the picture.
         note: what has to be known about it; under the axis.
     """
-    figure = matplotlib.figure.Figure(figsize=(7.0, 4.0), dpi=150, layout="constrained")
+    from matplotlib.figure import Figure  # whose import takes time that others need not
+    from matplotlib.ticker import EngFormatter
+
+    figure = Figure(figsize=(7.0, 4.0), dpi=150, layout="constrained")
     axes = figure.subplots()
     every = np.concatenate(list(macs.values()))
     edges = np.linspace(every.min(), max(every.max(), every.min() + 1), 61)
@@ -30,7 +31,7 @@ def draw(path: pathlib.Path, macs: dict[str, np.ndarray], *, title: str, note: s
     for role in ("smallest", "largest"):
         if len(macs.get(role, ())):
             axes.axvline(macs[role].mean(), color=COLOURS[role], label=f"{role}, in its steps")
-    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
+    axes.xaxis.set_major_formatter(EngFormatter())
     axes.set_xlabel("MACs" + (f"\n{note}" if note else ""))
     axes.set_ylabel("subnets")
     axes.set_title(title)

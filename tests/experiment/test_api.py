@@ -62,6 +62,14 @@ def test_the_import_loads_nothing_else() -> None:
     assert "supernet_jax" in loaded.stdout.split()
 
 
+def test_a_training_loads_nothing_that_draws() -> None:
+    code = "import sys, supernet_jax.cli.train, supernet_jax.cli.info; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    slow = {"matplotlib", "matplotlib.figure", "scipy.fft", "scipy.stats", "scipy.optimize"}
+    assert not slow & set(loaded.stdout.split())
+    assert "supernet_jax.experiment.front" in loaded.stdout.split()
+
+
 def test_names_are_few_and_listed() -> None:
     assert {"train", "search", "Config", "samplers"} <= set(NAMES) <= set(dir(sj))
     assert 40 <= len(NAMES) <= 63

@@ -1,15 +1,17 @@
 """What a search found, as pictures for loggers."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib.figure
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from supernet_jax.errors import LOG
 from supernet_jax.experiment.front import Front
 from supernet_jax.reporting.loggers.logger import Logger
 from supernet_jax.storage import user_code
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # whose import takes time that a training need not
 
 
 def log_front(loggers: Sequence[Logger], front: Front, step: int) -> None:
@@ -24,7 +26,9 @@ def log_front(loggers: Sequence[Logger], front: Front, step: int) -> None:
     """
     if not loggers:
         return
-    histogram = matplotlib.figure.Figure(figsize=(7.0, 4.0), dpi=150, layout="constrained")
+    from matplotlib.figure import Figure
+
+    histogram = Figure(figsize=(7.0, 4.0), dpi=150, layout="constrained")
     front.plot_scores(histogram.subplots())
     drawn = {"search/front": front.figure(), "search/scores": histogram}
     for logger in loggers:
@@ -36,8 +40,10 @@ def log_front(loggers: Sequence[Logger], front: Front, step: int) -> None:
             LOG.warning(f"warning: {logger.name} got no pictures of the search ({text})")
 
 
-def _pixels(figure: matplotlib.figure.Figure) -> np.ndarray:
+def _pixels(figure: "Figure") -> np.ndarray:
     """A picture, uint8 `[height, width, 3]`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
