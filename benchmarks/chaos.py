@@ -13,7 +13,6 @@ none of them may be left waiting. The table goes into `docs/reliability.md`.
 
 import argparse
 import collections
-import contextlib
 import hashlib
 import json
 import os
@@ -71,6 +70,7 @@ config = sj.Config(
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGSTOP)
 DISASTERS = (*(number.name for number in SIGNALS), "full disk", "torn file")
 HANG_SECONDS = 600  # without a step, after which a process says where it hangs, and ends
+JOIN_SECONDS = 90  # that processes wait for one that was killed before it had joined them
 LIMIT_SECONDS = 1500  # after which processes that are left are a failure
 FULL_BYTES = 2000  # of a file, while the disk is full
 
@@ -89,19 +89,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         chaos = Chaos(pathlib.Path(folder))
         whole = {n: chaos.undisturbed(n) for n in sorted(set(arguments.processes))}
-        with contextlib.suppress(KeyboardInterrupt):  # after hours: the table tells what was run
-            for run in range(arguments.runs):
-                n = arguments.processes[run % len(arguments.processes)]
-                rng = random.Random(1000 * arguments.seed + run)
-                faults = chaos.disturbed(n, rng, arguments.disasters, whole[n])
-                said = "; ".join(faults) or "as undisturbed"
-                print(f"run {run}, {n} processes: {said}", flush=True)
-                chaos.count[n, "runs"] += 1
-                chaos.count[n, "faults"] += bool(faults)
+        for run in range(arguments.runs):
+            n = arguments.processes[run % len(arguments.processes)]
+            rng = random.Random(1000 * arguments.seed + run)
+            faults = chaos.disturbed(n, rng, arguments.disasters, whole[n])
+            print(f"run {run}, {n} processes: {'; '.join(faults) or 'as undisturbed'}", flush=True)
+            chaos.count[n, "runs"] += 1
+            chaos.count[n, "faults"] += bool(faults)
+            if arguments.json:  # after hours somebody may stop it
+                kept = {f"{n}: {name}": number for (n, name), number in chaos.count.items()}
+                arguments.json.write_text(json.dumps(kept, indent=1), "utf-8")
     print(chaos.table(sorted(whole)))
-    if arguments.json:
-        kept = {f"{n}: {name}": number for (n, name), number in chaos.count.items()}
-        arguments.json.write_text(json.dumps(kept, indent=1), "utf-8")
     sys.exit(any(number for (_, name), number in chaos.count.items() if name == "faults"))
 
 
@@ -172,6 +170,7 @@ class Chaos:
         """The processes of a job; the disk is full for one of them, if it is said for which."""
         command = [sys.executable, "-m", "supernet_jax", "train", self.config, "--out", run]
         command += ["--hang-seconds", str(HANG_SECONDS)]
+        join = ["--join-seconds", str(JOIN_SECONDS)]
         place = ["--coordinator", f"localhost:{free_port()}", "--processes", str(n), "--process"]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
         workers = []
@@ -182,7 +181,7 @@ class Chaos:
                         [
                             *(["prlimit", f"--fsize={FULL_BYTES}"] if i == full else []),
                             *command,
-                            *([*place, str(i)] if n > 1 else []),
+                            *([*place, str(i), *join] if n > 1 else []),
                         ],
                         env=environment,
                         stdout=said,

@@ -186,6 +186,8 @@ def test_a_command_that_is_stopped_goes_on(
     assert left(folder) == []
     assert pathlib.Path(place).exists() == (number == signal.SIGKILL)
     shutil.rmtree(place, ignore_errors=True)
+    if number == signal.SIGINT:  # it goes on from the same file as after the others
+        return
     status, out, err = processes.finish(start(folder, workers=2))
     assert status == 0 and "subnets on 64 held-out images" in out and "(raylet)" not in out + err
     assert by_arch(lines(folder)) == by_arch(alone) and len(lines(folder)) == len(by_arch(alone))
