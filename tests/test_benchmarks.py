@@ -1,10 +1,13 @@
 """Benchmarks: the command that runs them all, and how operations of a program are told apart."""
 
 import argparse
+import functools
 import importlib
 import importlib.util
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -94,6 +97,17 @@ def test_the_budget_leaves_out_and_stops(run) -> None:
     assert run(long, FINE) == {"long": "done", "fine": "kept"}
 
 
+@functools.cache
+def loaded(script):
+    """The module of a benchmark."""
+    spec = importlib.util.spec_from_file_location(
+        f"benchmark_{script}", BENCHMARKS / f"{script}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 class Understood(Exception):
     """A script has taken its options; nothing more is wanted of it."""
 
@@ -107,14 +121,10 @@ def understands(monkeypatch):
         parse(self, *given)
         raise Understood
 
-    def start(job) -> None:
-        monkeypatch.setattr(sys, "argv", [job.script, *job.options, "--json", "file"])
-        where = BENCHMARKS / f"{job.script}.py"
-        spec = importlib.util.spec_from_file_location(f"benchmark_{job.script}", where)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    def start(script, options) -> None:
+        monkeypatch.setattr(sys, "argv", [script, *options])
         with pytest.raises(Understood):
-            module.main()
+            loaded(script).main()
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only)
     return start
@@ -140,7 +150,25 @@ def test_every_script_is_run_and_takes_its_options(backend, quick, understands) 
     not_run |= of_cpu if backend == "gpu" else {"gpu_program"}  # which needs JAX's CUDA plug-in
     assert scripts - {job.script for job in found} == not_run
     for job in found:
-        understands(job)
+        understands(job.script, [*job.options, "--json", "file"])
+
+
+def documented():
+    """The commands that the documents give a benchmark in: scripts, and what follows them."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *BENCHMARKS.glob("*.py")]
+    for page in sorted(pages):
+        text = re.sub(r"\\\n\s*", " ", page.read_text("utf-8"))  # lines that go on
+        text = re.sub(r"(`[^`\n]+)\n([^`\n]+`)", r"\1 \2", text)
+        yield from re.findall(r"python benchmarks/(\w+)\.py\b([^`\n]*)", text)
+
+
+@pytest.mark.parametrize("script", sorted({script for script, _ in documented()}))
+def test_documented_commands_are_understood(script, understands) -> None:
+    if script == "peer_alphanet":
+        pytest.importorskip("torch", reason="the peer is PyTorch's, which is large")
+    for options in sorted({rest for name, rest in documented() if name == script}):
+        words = shlex.split(options.partition(" > ")[0].rstrip(".,;:)"), comments=True)
+        understands(script, [word for word in words if word != "..."])
 
 
 def test_variants_run_what_depends_on_the_compiler_again() -> None:
