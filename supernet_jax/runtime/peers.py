@@ -98,7 +98,11 @@ def aborts_later() -> Iterator[None]:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error says that another process of the job is gone."""
+    """Whether an error says that another process of the job is gone, or was raised from such a one:
+    a save that fails for it looks like a folder that cannot be written.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
     text = " ".join(str(error).split())
     is_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
     return jax.process_count() > 1 and is_jax and any(words in text for words in LOST)

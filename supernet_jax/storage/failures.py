@@ -16,7 +16,7 @@ import jax
 from etils import epath
 
 from supernet_jax.errors import UserError
-from supernet_jax.runtime import stopping
+from supernet_jax.runtime import peers, stopping
 from supernet_jax.storage import files, paths
 
 
@@ -73,7 +73,7 @@ def end_process(folder: str | os.PathLike[str], error: BaseException) -> None:
     They hear how it ends (`runtime.peers`), and end too. What was saved before stays. Where it is
     another process that is gone, the one that is noticed first says so.
     """
-    if isinstance(_root(error), jax.errors.JaxRuntimeError):
+    if isinstance(_root(error), jax.errors.JaxRuntimeError) or peers.is_lost(error):
         return
     try:
         with writing(folder):

@@ -1,5 +1,6 @@
 """Processes that watch each other: who died is named, and orderly ends disturb nobody."""
 
+import errno
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import peers, stopping
+from supernet_jax.storage import failures
 
 SECONDS = 0.6  # of silence, in these tests
 
@@ -120,6 +122,20 @@ def test_a_process_that_was_stopped_itself_blames_nobody(pair, left, monkeypatch
 )
 def test_statuses_that_others_hear(error, status):
     assert peers.status_of(error) == status
+
+
+def test_a_save_that_fails_for_another_process_is_no_mistake(monkeypatch, tmp_path, capsys):
+    lost = ValueError("UNKNOWN: Gloo AllGather failed: Read error: Connection reset by peer")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="cannot write") as told, failures.writing(tmp_path):
+        raise lost
+    assert peers.is_lost(lost) and peers.is_lost(told.value)
+    failures.end_process(tmp_path, lost)
+    assert capsys.readouterr().err == ""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(UserError, match="No space left") as told, failures.writing(tmp_path):
+        raise full
+    assert not peers.is_lost(told.value)
 
 
 def test_one_process_watches_nothing():
