@@ -175,7 +175,7 @@ class _Answer(http.server.BaseHTTPRequestHandler):
             self._send(404, b"the report is at /, and there is nothing else\n", whole)
         else:
             text, name, fault = self.server.source.page()
-            told = {FAULT: urllib.parse.quote(fault)} if fault else {}
+            told = {FAULT: urllib.parse.quote(fault, errors="replace")} if fault else {}
             self._send(200, text, whole, kind="html", ETag=name, **told)
 
     def _send(
