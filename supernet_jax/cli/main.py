@@ -112,7 +112,7 @@ def _told(error: BaseException) -> int:
         if stopping.thrown():
             stopping.leave(stopped.status)
         return stopped.status
-    if isinstance(error, UserError):
+    if isinstance(error, UserError) and not peers.is_lost(error):
         print(f"supernet: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     if isinstance(error, NoWorkers):
@@ -126,7 +126,7 @@ def _told(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):  # the reader, e.g. `head`, has seen enough
         return stopping.Stopped(stopping.asked()).status if stopping.asked() else 0
     kinds = MemoryError | OSError | jax.errors.JaxRuntimeError | ValueError  # TensorStore's
-    if isinstance(error, kinds):
+    if isinstance(error, kinds | UserError):
         status, said = _refusal(error)
         if said:
             print(f"supernet: {said}", file=sys.stderr)
