@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts are imported when they are used: they take time at each start
 
 from supernet_jax.elastic import choices
 from supernet_jax.elastic.choices import Arch
@@ -107,8 +107,8 @@ def learn(
             largest_error=float(np.max(errors[applied])),
             plain_median_error=float(np.median(plain)),
             plain_largest_error=float(np.max(plain)),
-            spearman=timing.correlation(stats.spearmanr, found[applied], times),
-            kendall=timing.correlation(stats.kendalltau, found[applied], times),
+            spearman=timing.correlation(scipy.stats.spearmanr, found[applied], times),
+            kendall=timing.correlation(scipy.stats.kendalltau, found[applied], times),
             spread=correction.spread,
         )
     return dataclasses.replace(table, correction=correction, calibration=known)
@@ -175,5 +175,5 @@ def agreement(found: Any, times: Any) -> Agreement:
     computed, measured = np.asarray(found), np.asarray(times)
     return Agreement(
         float(np.median(np.abs(computed - measured) / measured)),
-        timing.correlation(stats.kendalltau, computed, measured),
+        timing.correlation(scipy.stats.kendalltau, computed, measured),
     )

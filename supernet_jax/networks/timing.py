@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
+import scipy  # its parts are imported when they are used: they take time at each start
 
 from supernet_jax.elastic import choices, elastic_block, space_identity
 from supernet_jax.elastic import space as elastic_space

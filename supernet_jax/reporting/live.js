@@ -2,6 +2,7 @@
 // there is none to be had, it says so.
 (() => {
   const KEY = `supernet report ${location.pathname}`, MILLISECONDS = 2000;
+  const PATIENCE = 60000; // milliseconds: making a page may take some seconds
   const fields = () => [...document.querySelectorAll("#picker input[type=text]")];
   const details = () => [...document.querySelectorAll("details")];
   const kept = JSON.parse(sessionStorage.getItem(KEY) ?? "null");
@@ -30,20 +31,20 @@
   const line = document.querySelector("header").appendChild(document.createElement("p"));
   line.className = "stale";
   line.setAttribute("role", "status");
-  let seen = new Date();
   const say = (fault) => {
-    if (!fault) seen = new Date();
-    const text = fault && `This page is as of ${seen.toLocaleTimeString()}: ${fault}`;
+    const text = fault && `This page is not of now: ${fault}`;
     if (line.textContent !== text) line.textContent = text;
   };
   const look = async () => {
     try {
-      const answer = await fetch("/", { method: "HEAD", cache: "no-store" });
-      const tag = answer.ok ? answer.headers.get("ETag") : null;
-      if (tag && tag !== own) return again();
+      const signal = AbortSignal.timeout(PATIENCE);
+      const answer = await fetch("/", { method: "HEAD", cache: "no-store", signal });
+      const tag = answer.ok && answer.headers.get("ETag");
+      if (!tag) throw new Error("somebody else answers there now");
+      if (tag !== own) return again();
       say(decodeURIComponent(answer.headers.get("Supernet-Fault") ?? ""));
     } catch { // it may be started again
-      say("the command that serves it has ended.");
+      say("the command that serves it has ended, or does not answer.");
     }
     setTimeout(look, MILLISECONDS);
   };

@@ -67,16 +67,16 @@ def watched(seconds: float) -> Iterator[None]:
     watch = _Watch(links, seconds)
     watch.start()
     before, stopping.farewell = stopping.farewell, watch.end
-    try:
-        with aborts_later():
+    with aborts_later():
+        try:
             yield
-    except BaseException as error:
-        if is_lost(error):  # the watch knows better what happened, and ends this process
-            time.sleep(seconds + 2 * BEAT_SECONDS)
-        watch.end(status_of(error))
-        raise
-    finally:
-        stopping.farewell = before
+        except BaseException as error:
+            if is_lost(error):  # the watch knows better what happened, and ends this process
+                time.sleep(seconds + 2 * BEAT_SECONDS)
+            watch.end(status_of(error))
+            raise
+        finally:
+            stopping.farewell = before
     watch.end(0)
 
 
@@ -101,11 +101,17 @@ def is_lost(error: BaseException) -> bool:
     """Whether an error says that another process of the job is gone, or was raised from such a one:
     a save that fails for it looks like a folder that cannot be written.
     """
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = " ".join(str(error).split())
-    is_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
-    return jax.process_count() > 1 and is_jax and any(words in text for words in LOST)
+    if not jax.distributed.is_initialized():  # and no backend is started, to count processes
+        return False
+    chain: BaseException | None = error
+    while chain is not None:
+        text = " ".join(str(chain).split())
+        is_gloo = isinstance(chain, ValueError) and "Gloo" in text  # buckets' have the same words
+        is_jax = isinstance(chain, jax.errors.JaxRuntimeError) or is_gloo
+        if is_jax and any(words in text for words in LOST):
+            return True
+        chain = chain.__cause__
+    return False
 
 
 def status_of(error: BaseException | None) -> int:
@@ -116,6 +122,8 @@ def status_of(error: BaseException | None) -> int:
         return 0 if error.step is not None else stopping.UNFINISHED
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
+    if is_lost(error):
+        return stopping.UNFINISHED
     return 2 if isinstance(error, UserError) else 1
 
 

@@ -251,6 +251,18 @@ def test_a_bug_stays_a_traceback(
         supernet(capsys, "info", "digits")
 
 
+def test_a_mistake_starts_no_device() -> None:
+    """Nor does one that JAX cannot start stand in its way."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "supernet_jax", "info", "nowhere"],
+        env={**os.environ, "JAX_PLATFORMS": "nonsense"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1, ended.stderr
+
+
 def test_a_terminal_that_cannot_show_a_name() -> None:
     code = (
         "from supernet_jax.cli import info, main\n"

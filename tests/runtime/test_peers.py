@@ -1,5 +1,6 @@
 """Processes that watch each other: who died is named, and orderly ends disturb nobody."""
 
+import ctypes
 import errno
 import signal
 import socket
@@ -11,6 +12,7 @@ import types
 import jax
 import pytest
 
+from supernet_jax.cli import main
 from supernet_jax.errors import UserError
 from supernet_jax.runtime import peers, stopping
 from supernet_jax.storage import failures
@@ -126,10 +128,14 @@ def test_statuses_that_others_hear(error, status):
 
 def test_a_save_that_fails_for_another_process_is_no_mistake(monkeypatch, tmp_path, capsys):
     lost = ValueError("UNKNOWN: Gloo AllGather failed: Read error: Connection reset by peer")
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(stopping, "leave", pytest.fail)
     with pytest.raises(UserError, match="cannot write") as told, failures.writing(tmp_path):
         raise lost
     assert peers.is_lost(lost) and peers.is_lost(told.value)
+    assert peers.status_of(told.value) == main._told(told.value) == stopping.UNFINISHED
+    assert "another process of this job has ended" in capsys.readouterr().err
+    assert not peers.is_lost(ValueError("CURL error[56]: Connection reset by peer"))  # a bucket's
     failures.end_process(tmp_path, lost)
     assert capsys.readouterr().err == ""
     full = OSError(errno.ENOSPC, "No space left on device")
@@ -144,10 +150,31 @@ def test_one_process_watches_nothing():
         assert stopping.farewell is None
 
 
+def test_an_abort_waits_for_the_watch_also_after_an_error(pair, left, monkeypatch):
+    (link, dying) = pair(0)
+    handlers = []
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+
+    def sleep(_: float) -> None:
+        handlers.append(libc.signal(signal.SIGABRT, None))
+        libc.signal(signal.SIGABRT, handlers[-1])
+
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(peers, "_connected", lambda: [link])
+    monkeypatch.setattr(peers, "time", types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    with pytest.raises(ValueError, match="Gloo"), peers.watched(60):
+        raise ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+    assert handlers[0] == ctypes.cast(libc.sleep, ctypes.c_void_p).value
+    dying.connection.close()
+
+
 def test_an_abort_comes_later() -> None:
     """So much that this process can end as it should, and not so much that it stays."""
     script = (
-        "import ctypes, os, sys, threading, time\n"
+        "import ctypes, os, resource, sys, threading, time\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
         "from supernet_jax.runtime import peers\n"
         "abort = ctypes.CDLL(None).abort\n"  # without Python's lock, as XLA does
         "with peers.aborts_later():\n"
