@@ -159,7 +159,7 @@ def documented():
     for page in sorted(pages):
         text = re.sub(r"\\\n\s*", " ", page.read_text("utf-8"))  # lines that go on
         text = re.sub(r"(`[^`\n]+)\n([^`\n]+`)", r"\1 \2", text)
-        yield from re.findall(r"(?<![\w/])benchmarks/(\w+)\.py\b([^`\n]*)", text)
+        yield from re.findall(r"python benchmarks/(\w+)\.py\b([^`\n]*)", text)
 
 
 DOCUMENTED = sorted(set(documented()))
