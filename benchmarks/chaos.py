@@ -170,8 +170,8 @@ class Chaos:
         """The processes of a job; the disk is full for one of them, if it is said for which."""
         command = [sys.executable, "-m", "supernet_jax", "train", self.config, "--out", run]
         command += ["--hang-seconds", str(HANG_SECONDS)]
-        join = ["--join-seconds", str(JOIN_SECONDS)]
-        place = ["--coordinator", f"localhost:{free_port()}", "--processes", str(n), "--process"]
+        place = ["--coordinator", f"localhost:{free_port()}", "--processes", str(n)]
+        place += ["--join-seconds", str(JOIN_SECONDS), "--process"]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
         workers = []
         for i in range(n):
@@ -181,7 +181,7 @@ class Chaos:
                         [
                             *(["prlimit", f"--fsize={FULL_BYTES}"] if i == full else []),
                             *command,
-                            *([*place, str(i), *join] if n > 1 else []),
+                            *([*place, str(i)] if n > 1 else []),
                         ],
                         env=environment,
                         stdout=said,

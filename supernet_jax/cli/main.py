@@ -125,8 +125,10 @@ def _told(error: BaseException) -> int:
         error = error.__context__  # as Rich has it
     if isinstance(error, BrokenPipeError):  # the reader, e.g. `head`, has seen enough
         return stopping.Stopped(stopping.asked()).status if stopping.asked() else 0
-    kinds = MemoryError | OSError | jax.errors.JaxRuntimeError | ValueError  # TensorStore's
-    if isinstance(error, kinds | UserError):
+    # TensorStore raises ValueErrors; the UserErrors that are left are of a process that is lost.
+    if isinstance(
+        error, MemoryError | OSError | jax.errors.JaxRuntimeError | ValueError | UserError
+    ):
         status, said = _refusal(error)
         if said:
             print(f"supernet: {said}", file=sys.stderr)

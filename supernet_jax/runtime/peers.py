@@ -86,7 +86,8 @@ def aborts_later() -> Iterator[None]:
 
     XLA aborts within milliseconds where process 0 is gone, with a stack in the place of a line and
     134 in that of 75. Later, the watch has ended this process as it should. The handler is the C
-    library's own `sleep`, which is called with the number of the signal, and 6 that is.
+    library's own `sleep`, which is called with the number of the signal, and 6 that is. A crash of
+    another cause is seen six seconds later, too.
     """
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p

@@ -24,6 +24,7 @@ from supernet_jax.errors import UserError
 from supernet_jax.reporting import live
 
 SECONDS = 180  # until a test gives up
+STALE = "return document.querySelector('.stale').textContent"  # a script
 
 
 class Served(NamedTuple):
@@ -218,8 +219,7 @@ def test_the_command_in_a_browser(tmp_path: pathlib.Path) -> None:
     for driver in browser.opened():
         with watched(folder) as address:
             followed(driver, address, folder)
-        stale = "return document.querySelector('.stale').textContent"
-        until(driver, f"{stale}.includes('has ended')")
+        until(driver, f"{STALE}.includes('has ended')")
 
 
 def followed(driver: Any, address: str, folder: pathlib.Path) -> None:
@@ -235,8 +235,7 @@ def followed(driver: Any, address: str, folder: pathlib.Path) -> None:
     picked = driver.find_element("id", "picked").text
     add(folder, 501)
     until(driver, "return !window.old && document.readyState == 'complete'")
-    stale = "return document.querySelector('.stale').textContent"
-    assert driver.execute_script(stale) == ""
+    assert driver.execute_script(STALE) == ""
     assert "step 501 of 500" in driver.find_element("tag name", "header").text
     assert driver.find_element("id", "most-0").get_attribute("value") == kept != ""
     assert driver.find_element("id", "picked").text == picked
