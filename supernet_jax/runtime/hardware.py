@@ -40,20 +40,20 @@ def runs_once() -> dict[str, Any]:
 
     Elsewhere none: XLA's GPU compiler says that it does not support less than full optimisation.
     """
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": 0, **_emitters()}
 
 
 def many_small() -> dict[str, Any]:
     """Compiler options for one of many small programs that run often; threads compile several.
 
     On CPU, XLA's newer way to make kernels of elementwise operations takes a third of the processor
-    time of compiling a block, and the kernels ran as fast without it. Of large programs with many
-    such kernels the opposite holds. From jaxlib 0.11.1 on there is no other way.
+    time of compiling a block, and the kernels ran as fast without it.
     """
     if jax.default_backend() != "cpu":
         return {}
-    emitters = {"xla_cpu_use_fusion_emitters": False} if HAS_OLD_EMITTERS else {}
-    return {**emitters, "xla_cpu_parallel_codegen_split_count": 1}
+    return {**_emitters(), "xla_cpu_parallel_codegen_split_count": 1}
 
 
 def least_memory() -> dict[str, Any]:
@@ -96,6 +96,14 @@ def keep_memory() -> None:
         return
     for option, value in _MALLOC.items():
         libc.mallopt(option, value)
+
+
+def _emitters() -> dict[str, Any]:
+    """Leaves XLA's newer way to make kernels of elementwise operations aside, which compiles more
+    slowly. Of large programs that are optimised the opposite holds. From jaxlib 0.11.1 on there is
+    no other way.
+    """
+    return {"xla_cpu_use_fusion_emitters": False} if HAS_OLD_EMITTERS else {}
 
 
 def _processor() -> str:
