@@ -332,7 +332,7 @@ class Ours:
             loss=loss.in_place_distillation(divergences.soft_cross_entropy, smoothing=0.1),
             optimizer=sgd.alphanet_sgd(0.01, weight_decay=1e-5),
             augment=lambda images, key, ids: images,
-            strategy=config.strategy(strategy, job="train", backend=jax.default_backend()),
+            strategy=config.strategy(strategy, backend=jax.default_backend()),
             dtype=dtype,
         )
         zero = jnp.zeros((), jnp.int32)

@@ -64,7 +64,7 @@ def recipe_of(space, strategy, dtype, *, n_random):
         loss=loss.in_place_distillation(alpha_divergence.adaptive_alpha_divergence, smoothing=0.1),
         optimizer=sgd.alphanet_sgd(0.01, weight_decay=1e-5),
         augment=functools.partial(augmentation.augmented, PLAIN, evaluation.prepare),
-        strategy=config.strategy(strategy, job="train", backend=jax.default_backend()),
+        strategy=config.strategy(strategy, backend=jax.default_backend()),
         dtype=config.dtype(dtype),
     )
 

@@ -289,7 +289,6 @@ def _recipe(settings: Config, space: Space, prepare: Callable[[Array], Array]) -
         augment=changed[data.kind(d.name, data_dir=d.data_dir)],
         strategy=config.strategy(
             t.strategy,
-            job="train",
             backend=jax.default_backend(),
             work=t.batch * costs.union_macs(space),
             devices=jax.device_count(),
@@ -343,7 +342,10 @@ def evaluation_how(experiment: Experiment) -> How:
         space=experiment.space,
         prepare=experiment.prepare,
         strategy=config.strategy(
-            evaluation.strategy, job="evaluate", backend=jax.default_backend()
+            evaluation.strategy,
+            backend=jax.default_backend(),
+            work=evaluation.batch * costs.union_macs(experiment.space),
+            devices=jax.device_count(),
         ),
         dtype=config.dtype(settings.train.dtype),
         chunk=evaluation.chunk,

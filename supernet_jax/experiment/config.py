@@ -201,31 +201,27 @@ STRATEGIES: dict[str, Strategy] = {
     "blockwise": blockwise.blockwise,
     "mixed": mixed,
 }
-# Multiply-adds of the largest subnet for a batch, forward, from which on a training step is faster
-# block by block on one CPU (benchmarks/train_step.py): on digits (4e7) it takes 1.07 of the masked
-# step's time, on cifar (2e9) 0.70, in AttentiveNAS at 128 px (2e10) 0.67. Below, programs for each
-# kind of block take longer to compile than they save. Other devices launch programs at a price that
-# is not yet measured.
+# Multiply-adds of the largest subnet for a batch, forward, from which on it is faster block by
+# block on one CPU. A training step (benchmarks/train_step.py) takes 1.07 of the masked step's time
+# on digits (4e7), 0.70 on cifar (2e9), 0.67 in AttentiveNAS at 128 px (2e10); a uniform candidate
+# of an evaluation (benchmarks/peer_alphanet.py --jobs evaluate) 0.85 there. Below, programs for
+# each kind of block take longer to compile than they save. Other devices launch programs at a price
+# that is not yet measured.
 BLOCKWISE_WORK = 5e8
-# Candidates of an evaluation, block by block, took 1.6 of the masked program's processor time on
-# digits, 0.63 on cifar, 0.87 in AttentiveNAS, but there 1.12 of its time on the clock (4 uniform
-# ones at a time, benchmarks/peer_alphanet.py --jobs evaluate): "auto" is masked.
 
 
 def strategy(
     name: str,
     *,
-    job: str,
     backend: str,
     work: float = 0.0,
     devices: int = 1,
     codes: bool = False,
 ) -> Strategy:
-    """The strategy for a job ("train" or "evaluate"); "auto" takes what is faster.
+    """The strategy of a name; "auto" takes what is faster.
 
     Args:
         name: of a strategy, or "auto".
-        job: what it is for.
         backend: of JAX.
         work: multiply-adds of the largest subnet for a batch, forward.
         devices: number.
@@ -244,7 +240,7 @@ def strategy(
     if codes:
         return mixed
     pays = backend == "cpu" and devices == 1 and work >= BLOCKWISE_WORK
-    return blockwise.blockwise if job == "train" and pays else strategies.masked
+    return blockwise.blockwise if pays else strategies.masked
 
 
 def name_of(strategy: Strategy) -> str:

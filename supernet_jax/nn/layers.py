@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from supernet_jax.nn import batch_norm, depthwise, separable
+from supernet_jax.nn import batch_norm, depthwise, pointwise, separable
 from supernet_jax.nn.block_shapes import SHAPES_ONLY
 from supernet_jax.runtime import versions
 
@@ -86,7 +86,7 @@ class Conv(nn.Module):
         k, c = self.kernel, x.shape[-1]
         w = _parameter(self, "kernel", k * k * c, (k, k, c, self.features), self.start)
         patches = jnp.concatenate(depthwise.shifted_views(x, k, self.stride), axis=-1)
-        y = _rows_dot(patches, w.reshape(k * k * c, self.features).astype(x.dtype))
+        y = pointwise.pointwise(patches, w.reshape(k * k * c, self.features).astype(x.dtype))
         if not self.bias:
             return y
         zeros = None if self.start is None else nn.initializers.zeros
@@ -109,13 +109,18 @@ class Pointwise(nn.Module):
         return (*x.shape[:-1], self.features)
 
     @nn.compact
+    def weights(self, channels: int) -> Array:
+        """The kernel `[C_in / groups, C_out]` for so many inputs of a group."""
+        shape = (1, 1, channels, self.features)
+        return _parameter(self, "kernel", channels, shape, self.start)[0, 0]
+
+    @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., C_in]` -> `[..., features]`."""
         c, g = x.shape[-1] // self.groups, self.groups
-        w = _parameter(self, "kernel", c, (1, 1, c, self.features), self.start)
-        kernel = w[0, 0].astype(x.dtype)
+        kernel = self.weights(c).astype(x.dtype)
         if g == 1:
-            y = _rows_dot(x, kernel)
+            y = pointwise.pointwise(x, kernel)
         else:
             parts = x.reshape(*x.shape[:-1], g, c)
             y = jnp.einsum("...gc,cgf->...gf", parts, kernel.reshape(c, g, self.features // g))
@@ -228,24 +233,28 @@ class BatchNorm(nn.Module):
         return y
 
 
-def normed_depthwise(x: Array, before: BatchNorm, conv: Depthwise, after: BatchNorm) -> Array:
-    """`after(conv(before(x)))` for norms with swish; one operation where `separable` has it.
+def expanded_depthwise(
+    x: Array, expand: Pointwise, before: BatchNorm, conv: Depthwise, after: BatchNorm
+) -> Array:
+    """`after(conv(before(expand(x))))`; one operation where `separable` has it.
 
     Args:
-        x: `[B, H, W, C]`.
+        x: `[B, H, W, C_in]`.
+        expand: makes the channels of the rest; without a bias, and not grouped.
         before: with its own statistics if `after` has some.
-        conv: between them.
+        conv: between the norms.
         after: both norms have swish.
     """
     # Where only shapes are wanted, each layer is looked at by itself.
     if before.has_rng(SHAPES_ONLY) or not separable.takes(x, conv.kernel):
-        return after(conv(before(x)))
-    c = x.shape[-1]
+        return after(conv(before(expand(x))))
+    c = expand.features
     weights = before.weights(c), conv.weights(c).astype(x.dtype), after.weights(c)
+    matrix = expand.weights(x.shape[-1]).astype(x.dtype)
     first, second = before.given(), after.given()
     if first is not None and second is not None:
-        return separable.given(x, first, second, *weights, conv.stride)
-    y, first, second = separable.by_batch(x, *weights, conv.stride)
+        return separable.given(x, matrix, first, second, *weights, conv.stride)
+    y, first, second = separable.by_batch(x, matrix, *weights, conv.stride)
     before.note(first, x.size // x.shape[-1])
     after.note(second, y.size // y.shape[-1])
     return y
@@ -375,30 +384,9 @@ class SqueezeExcite(nn.Module):
         return x * nn.hard_sigmoid(make(x.shape[-1], name="expand")(hidden))
 
 
-@jax.custom_vjp
-def _rows_dot(x: Array, w: Array) -> Array:
-    """`[..., C]` times `[C, F]`. As matrices: XLA transposes larger arrays for w's gradient."""
-    return jnp.dot(_rows(x), w).reshape(*x.shape[:-1], w.shape[-1])
-
-
-def _rows_dot_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    # What is kept is x itself: a reshaped one, as autodiff keeps, would be another array.
-    x, w = residuals
-    of_x = lax.dot_general(_rows(g), w, (((1,), (1,)), ((), ())))
-    of_w = lax.dot_general(_rows(x), _rows(g), (((0,), (0,)), ((), ())))
-    return of_x.reshape(x.shape), of_w
-
-
-_rows_dot.defvjp(lambda x, w: (_rows_dot(x, w), (x, w)), _rows_dot_backward)
-
-
 def _strided(x: Array, stride: int, channels: int) -> tuple[int, ...]:
     examples, height, width, _ = x.shape
     return examples, -(-height // stride), -(-width // stride), channels
-
-
-def _rows(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1])
 
 
 def _row(vector: Array, like: Array) -> Array:

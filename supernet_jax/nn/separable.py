@@ -1,14 +1,16 @@
 """Depthwise convolution between two normalisations with swish, as one operation on CPU.
 
-    x -> norm, swish -> depthwise -> norm, swish
+    x -> pointwise, norm, swish -> depthwise -> norm, swish
 
-By itself each of the three reads and writes arrays of the image's size, and waits for memory. The
+By itself each of these reads and writes arrays of the image's size, and waits for memory. The
 compiled kernel of `native` computes what the first norm gives where the convolution reads it, in
-parts that a cache holds, and computes it again for the gradient: beside the input, only what the
-convolution gives is kept. Elsewhere the three are `batch_norm` and `depthwise`.
+parts that a cache holds. Where no gradient is wanted, the pointwise convolution is computed there,
+too, so that the many channels between the two convolutions are never written. Where one is, what
+either convolution gives is kept, and the rest computed again for the gradient. Elsewhere these are
+`pointwise`, `batch_norm` and `depthwise`.
 
-Images are `[B, H, W, C]`, the output `[B, ceil(H/stride), ceil(W/stride), C]`, float32; kernels
-`[k, k, 1, C]`; all other arrays `[C]`.
+Images are `[B, H, W, I]`, the matrix `[I, C]`, the output `[B, ceil(H/stride), ceil(W/stride), C]`,
+float32; kernels `[k, k, 1, C]`; all other arrays `[C]`.
 """
 
 import functools
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from supernet_jax.nn import batch_norm, depthwise
+from supernet_jax.nn import batch_norm, depthwise, pointwise
 from supernet_jax.runtime import native
 
 Array = jax.Array
@@ -41,28 +43,48 @@ def takes(x: Array, k: int) -> bool:
     return native.devices.parts_of(x) == 1
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def by_batch(
-    x: Array, before: Affine, kernel: Array, after: Affine, stride: int
+    x: Array, matrix: Array, before: Affine, kernel: Array, after: Affine, stride: int
 ) -> tuple[Array, Moments, Moments]:
     """Normalises by the statistics of the batch, and returns them: those of both norms."""
     y, *moments = native.separable_batch(
-        x, *before, kernel, *after, keep=False, stride=stride, epsilon=_EPSILON
+        x, matrix, *before, kernel, *after, stride=stride, epsilon=_EPSILON
     )
     return y, (moments[0], moments[1]), (moments[2], moments[3])
 
 
 def _forward(
+    x: Array, matrix: Array, before: Affine, kernel: Array, after: Affine, stride: int
+) -> tuple[tuple[Array, Moments, Moments], Any]:
+    def kept(x: Array, matrix: Array, *weights: Any) -> tuple[Array, Moments, Moments]:
+        return _kept(pointwise.pointwise(x, matrix), *weights, stride)
+
+    return jax.vjp(kept, x, matrix, before, kernel, after)
+
+
+by_batch.defvjp(_forward, lambda stride, pull, gradient: pull(gradient))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _kept(
+    x: Array, before: Affine, kernel: Array, after: Affine, stride: int
+) -> tuple[Array, Moments, Moments]:
+    """The same of the product, which is kept for the gradient."""
+    return _kept_forward(x, before, kernel, after, stride)[0]
+
+
+def _kept_forward(
     x: Array, before: Affine, kernel: Array, after: Affine, stride: int
 ) -> tuple[tuple[Array, Moments, Moments], tuple]:
-    y, inner, *moments = native.separable_batch(
-        x, *before, kernel, *after, keep=True, stride=stride, epsilon=_EPSILON
+    y, inner, *moments = native.separable_keeping_batch(
+        x, *before, kernel, *after, stride=stride, epsilon=_EPSILON
     )
     first, second = (moments[0], moments[1]), (moments[2], moments[3])
     return (y, first, second), (x, inner, first, before, kernel, second, after)
 
 
-def _backward(stride: int, residuals: tuple, gradient: tuple) -> tuple:
+def _kept_backward(stride: int, residuals: tuple, gradient: tuple) -> tuple:
     x, inner, first, before, kernel, second, after = residuals
     g, of_first, of_second = gradient
     dx, *rest = native.separable_gradient(
@@ -76,12 +98,13 @@ def _backward(stride: int, residuals: tuple, gradient: tuple) -> tuple:
     return dx, Affine(*rest[:2]), rest[2], Affine(*rest[3:])
 
 
-by_batch.defvjp(_forward, _backward)
+_kept.defvjp(_kept_forward, _kept_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(7,))
 def given(
     x: Array,
+    matrix: Array,
     first: Moments,
     second: Moments,
     before: Affine,
@@ -90,12 +113,13 @@ def given(
     stride: int,
 ) -> Array:
     """Normalises by given statistics, those of both norms, whose variances may be unbiased."""
-    operands = (x, *first, *before, kernel, *second, *after)
+    operands = (x, matrix, *first, *before, kernel, *second, *after)
     return native.separable_given(*operands, stride=stride, epsilon=_EPSILON)
 
 
 def plain_given(
     x: Array,
+    matrix: Array,
     first: Moments,
     second: Moments,
     before: Affine,
@@ -103,8 +127,8 @@ def plain_given(
     after: Affine,
     stride: int,
 ) -> Array:
-    """`given` as three operations."""
-    y = batch_norm.normalise(x, *first, *before, swish=True)
+    """`given` as four operations."""
+    y = batch_norm.normalise(pointwise.pointwise(x, matrix), *first, *before, swish=True)
     y = depthwise.depthwise(y, kernel, stride)
     return batch_norm.normalise(y, *second, *after, swish=True)
 

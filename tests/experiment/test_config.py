@@ -512,12 +512,11 @@ def test_rates(kind: Any, name: str) -> None:
         kind(**{name: 1.0}).build(classes=10, input_channels=3)
 
 
-@pytest.mark.parametrize("job", ["train", "evaluate"])
-def test_strategies(job: str) -> None:
+def test_strategies() -> None:
     for name, kind in config.STRATEGIES.items():
-        assert config.strategy(name, job=job, backend="cpu") is kind
+        assert config.strategy(name, backend="cpu") is kind
         assert config.name_of(kind) == name
-    assert config.strategy("auto", job=job, backend="gpu", work=1e12) is strategies.masked
+    assert config.strategy("auto", backend="gpu", work=1e12) is strategies.masked
 
 
 @pytest.mark.parametrize(
@@ -527,13 +526,11 @@ def test_strategies(job: str) -> None:
         (1e8, {}, strategies.masked),
         (1e9, {"devices": 2}, strategies.masked),
         (1e9, {"backend": "quantum"}, strategies.masked),
-        (1e9, {"job": "evaluate"}, strategies.masked),
-        (1e11, {"job": "evaluate"}, strategies.masked),
-        (1e11, {"job": "evaluate", "devices": 2}, strategies.masked),
+        (1e11, {"devices": 2}, strategies.masked),
     ],
 )
 def test_what_auto_takes(work: float, how: Any, wanted: Any) -> None:
-    assert config.strategy("auto", **{"job": "train", "backend": "cpu", **how}, work=work) is wanted
+    assert config.strategy("auto", **{"backend": "cpu", **how}, work=work) is wanted
 
 
 def test_the_published_recipes_are_steps() -> None:

@@ -132,7 +132,7 @@ def test_parts_of_the_training_examples() -> None:
 def test_strategies_of_codes() -> None:
     codes = samplers.darts(SPACE.menu)
     assert samplers.draws_codes(codes) and not samplers.draws_codes(samplers.uniform(SPACE.menu))
-    about = {"job": "train", "backend": "cpu", "codes": True}
+    about = {"backend": "cpu", "codes": True}
     assert config.strategy("auto", **about) is mixed
     for name in ("switched", "blockwise"):
         with pytest.raises(UserError, match=f"train.strategy is {name}, which runs archs"):

@@ -84,9 +84,9 @@ class MBConv(nn.Module):
         conv = layers.Depthwise(s.kernel, s.stride, name="depthwise")
         norm = layers.BatchNorm(swish=True, name="depthwise_norm")
         if s.expand:
-            y = layers.Pointwise(s.middle, name="expand")(x)
+            expand = layers.Pointwise(s.middle, name="expand")
             before = layers.BatchNorm(swish=True, name="expand_norm")
-            y = layers.normed_depthwise(y, before, conv, norm)
+            y = layers.expanded_depthwise(x, expand, before, conv, norm)
         else:
             y = norm(conv(x))
         if s.reduced:

@@ -139,7 +139,13 @@ def depthwise(x: Array, kernel: Array, stride: int) -> Array:
     """As `layers.depthwise`: float32 `[B, H, W, C]` and `[k, k, 1, C]`, k of `KERNELS`."""
 
     def run(_: Parts, x: Array, kernel: Array) -> Array:
-        return _call("supernet_depthwise", _strided(x, stride), x, kernel, stride=np.int64(stride))
+        return _call(
+            "supernet_depthwise",
+            _strided(x, stride, x.shape[-1]),
+            x,
+            kernel,
+            stride=np.int64(stride),
+        )
 
     return devices.on_parts(run, x, x, kernel, places=(SPLIT, WHOLE), out=SPLIT)
 
@@ -238,33 +244,43 @@ def norm_gradient(
 
 
 def separable_batch(
-    x: Array, *others: Array, keep: bool, stride: int, epsilon: np.float32
+    x: Array, matrix: Array, *others: Array, stride: int, epsilon: np.float32
 ) -> tuple[Array, ...]:
     """See `nn.separable`: the output, mean and variance of both norms.
 
-    Others: scale, bias; kernel; scale, bias. With `keep`, what the convolution gives comes second.
+    Others: scale, bias; kernel; scale, bias.
     """
-    image, vectors = _strided(x, stride), [x.shape[-1:]] * 4
+    image, vectors = _strided(x, stride, matrix.shape[-1]), [matrix.shape[-1:]] * 4
     how = {"stride": np.int64(stride), "epsilon": epsilon}
-    if keep:
-        shapes = [image, image, *vectors]
-        return tuple(_call("supernet_separable_keeping_batch", shapes, x, *others, **how))
-    return tuple(_call("supernet_separable_batch", [image, *vectors], x, *others, **how))
+    return tuple(_call("supernet_separable_batch", [image, *vectors], x, matrix, *others, **how))
 
 
-def separable_given(x: Array, *others: Array, stride: int, epsilon: np.float32) -> Array:
+def separable_keeping_batch(
+    x: Array, *others: Array, stride: int, epsilon: np.float32
+) -> tuple[Array, ...]:
+    """The same of the product of images and matrix; what the convolution gives comes second."""
+    image, vectors = _strided(x, stride, x.shape[-1]), [x.shape[-1:]] * 4
+    how = {"stride": np.int64(stride), "epsilon": epsilon}
+    shapes = [image, image, *vectors]
+    return tuple(_call("supernet_separable_keeping_batch", shapes, x, *others, **how))
+
+
+def separable_given(
+    x: Array, matrix: Array, *others: Array, stride: int, epsilon: np.float32
+) -> Array:
     """See `nn.separable`.
 
     Others: mean, variance, scale, bias; kernel; mean, variance, scale, bias.
     """
     how = {"stride": np.int64(stride), "epsilon": epsilon}
-    return _call("supernet_separable_given", _strided(x, stride), x, *others, **how)
+    image = _strided(x, stride, matrix.shape[-1])
+    return _call("supernet_separable_given", image, x, matrix, *others, **how)
 
 
 def separable_gradient(
     g: Array, x: Array, inner: Array, *others: Array, stride: int, epsilon: np.float32
 ) -> tuple[Array, ...]:
-    """See `nn.separable`: gradients of x, scale, bias, kernel, scale, bias.
+    """See `nn.separable`: gradients of the product x, scale, bias, kernel, scale, bias.
 
     Inner: what the convolution gives. Others: as of `separable_given`, and the gradients of both
     norms' moments.
@@ -275,9 +291,9 @@ def separable_gradient(
     return tuple(_call("supernet_separable_gradient", shapes, g, x, inner, *others, **how))
 
 
-def _strided(x: Array, stride: int) -> tuple[int, ...]:
-    b, h, w, c = x.shape
-    return b, -(-h // stride), -(-w // stride), c
+def _strided(x: Array, stride: int, channels: int) -> tuple[int, ...]:
+    b, h, w, _ = x.shape
+    return b, -(-h // stride), -(-w // stride), channels
 
 
 def _call(name: str, shapes: Any, *operands: Array, **attributes: Any) -> Any:

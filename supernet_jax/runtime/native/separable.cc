@@ -1,7 +1,9 @@
 // Depthwise convolution between two normalisations with swish, for XLA on CPU through its FFI.
 //
 // What the first normalisation gives is computed where the convolution reads it, in tiles that a
-// cache holds, and computed again for the gradient. Work falls into pieces of images and vectors of
+// cache holds, and computed again for the gradient. Where no gradient is wanted, so is the product
+// of pixels with a matrix that the first normalisation reads: it is computed twice where moments are
+// wanted, and never written. Work falls into pieces of images and vectors of
 // channels. Vectors that are called "stored" are padded with zeros to a whole number of lanes.
 
 #include <array>
@@ -72,11 +74,18 @@ struct Class {
   int64_t Tap(int64_t i) const { return phase + stride * (count - 1 - i); }
 };
 
+// A matrix, packed [vectors][inputs][lanes].
+struct Product {
+  const float* weights = nullptr;
+  int64_t inputs = 0;
+};
+
 struct Forward {
   Shape shape;
   const float *x, *taps;  // taps: packed [vectors][k * k][lanes]
   float* y;
   Channel before, after;  // stored; `after` is for given statistics
+  Product product;        // of x, where that is to be computed, too
 };
 
 struct Backward {
@@ -103,7 +112,10 @@ float* Kept(int64_t size) {
 struct Kernels {
   int64_t lanes;
   void (*forward)(const Forward&, const Task&);
-  void (*given)(const Forward&, const Task&);
+  void (*product)(const Forward&, const Task&);  // and forward
+  void (*given)(const Forward&, const Task&);    // the same with given statistics
+  void (*covariance)(const float*, int64_t, const float*, int64_t, double*);
+  void (*variance)(const Product&, int64_t, const double*, double*);
   void (*gradient)(const Backward&, const Task&);
 };
 
@@ -118,18 +130,34 @@ const Kernels& Pick() {
   return plain::Table();
 }
 
-ffi::Error Check(ffi::Span<const int64_t> x, ffi::Span<const int64_t> w,
+ffi::Error Check(ffi::Span<const int64_t> x, int64_t channels, ffi::Span<const int64_t> w,
                  ffi::Span<const int64_t> y, int64_t stride, Shape* shape) {
   const bool known = x.size() == 4 && w.size() == 4 && y.size() == 4 && w[0] == w[1] &&
                      (w[0] == 1 || w[0] == 3 || w[0] == 5 || w[0] == 7) && stride > 0;
   if (!known) return ffi::Error::InvalidArgument("separable needs [B,H,W,C] and a kernel of 1 to 7");
-  *shape = {x[0], x[1], x[2], x[3], y[1], y[2], w[0], stride};
-  const bool fits = w[2] == 1 && w[3] == x[3] && y[0] == x[0] && y[3] == x[3] &&
+  *shape = {x[0], x[1], x[2], channels, y[1], y[2], w[0], stride};
+  const bool fits = w[2] == 1 && w[3] == channels && y[0] == x[0] && y[3] == channels &&
                     y[1] == (x[1] + stride - 1) / stride && y[2] == (x[2] + stride - 1) / stride;
   if (!fits) return ffi::Error::InvalidArgument("separable: the shapes do not belong together");
-  const bool empty = x[0] * x[1] * x[2] * x[3] == 0;
+  const bool empty = x[0] * x[1] * x[2] * x[3] * channels == 0;
   if (empty) return ffi::Error::InvalidArgument("separable: an empty batch");
   return ffi::Error::Success();
+}
+
+ffi::Error CheckImage(const Array& x, const Array& w, const Array& y, int64_t stride,
+                      Shape* shape) {
+  const auto image = x.dimensions();
+  const int64_t channels = image.size() == 4 ? image[3] : 0;
+  return Check(image, channels, w.dimensions(), y.dimensions(), stride, shape);
+}
+
+// Of a convolution that reads the product of x with a matrix.
+ffi::Error CheckProduct(const Array& x, const Array& matrix, const Array& w, const Array& y,
+                        int64_t stride, Shape* shape) {
+  const auto wide = x.dimensions(), sizes = matrix.dimensions();
+  if (wide.size() != 4 || sizes.size() != 2 || sizes[0] != wide[3])
+    return ffi::Error::InvalidArgument("separable needs [B,H,W,I] and a matrix [I,C]");
+  return Check(wide, sizes[1], w.dimensions(), y.dimensions(), stride, shape);
 }
 
 template <class... Vectors>
@@ -208,13 +236,57 @@ void AddUp(ffi::ThreadPool& pool, const float* parts, const Plan& plan, float* o
   });
 }
 
-ffi::Error Given(ffi::ThreadPool pool, Array x, Array mean1, Array variance1, Array scale1,
-                 Array bias1, Array w, Array mean2, Array variance2, Array scale2, Array bias2,
-                 Result y, int64_t stride, float epsilon) {
+// Packs a matrix [inputs, channels] by vectors of channels.
+Product Pack(ffi::ThreadPool& pool, const Plan& plan, const Array& matrix) {
+  const int64_t inputs = matrix.dimensions()[0], channels = plan.shape.channels;
+  const int64_t lanes = plan.kernels.lanes;
+  float* const packed = Kept<3>(inputs * plan.stored);
+  InParallel(pool, plan.vectors, [&](int64_t v) {
+    const int64_t first = v * lanes, some = std::min(lanes, channels - first);
+    for (int64_t i = 0; i < inputs; ++i) {
+      float* to = packed + (v * inputs + i) * lanes;
+      std::fill(to, to + lanes, 0.0f);
+      std::copy_n(matrix.typed_data() + i * channels + first, some, to);
+    }
+  });
+  return {packed, inputs};
+}
+
+// Mean and biased variance of the product of x with a matrix, of which nothing is computed: they
+// follow from the mean and the covariance of x, which has fewer channels.
+void ProductMoments(ffi::ThreadPool& pool, const Plan& plan, const float* x,
+                    const Product& product, float* mean, float* variance) {
+  const int64_t rows = plan.InputRows(), lanes = plan.kernels.lanes, inputs = product.inputs;
+  const int64_t size = inputs * ((inputs + lanes - 1) / lanes * lanes);
+  std::vector<float> centre(2 * inputs);
+  supernet::Moments(pool, rows, inputs, x, centre.data(), centre.data() + inputs);
+  const int64_t together = std::max<int64_t>(1024, (rows + 31) / 32);
+  const int64_t parts = (rows + together - 1) / together;
+  std::vector<double> sums(parts * size);
+  InParallel(pool, parts, [&](int64_t i) {
+    plan.kernels.covariance(x + i * together * inputs, std::min(together, rows - i * together),
+                            centre.data(), inputs, &sums[i * size]);
+  });
+  for (int64_t i = size; i < parts * size; ++i) sums[i % size] += sums[i];
+  InParallel(pool, plan.vectors, [&](int64_t v) {
+    double spread[16];
+    plan.kernels.variance(product, v, sums.data(), spread);
+    const int64_t first = v * lanes;
+    for (int64_t l = 0; l < std::min(lanes, plan.shape.channels - first); ++l) {
+      double sum = 0;
+      for (int64_t i = 0; i < inputs; ++i)
+        sum += double(centre[i]) * product.weights[(v * inputs + i) * lanes + l];
+      mean[first + l] = sum;
+      variance[first + l] = std::max(0.0, spread[l] / rows);
+    }
+  });
+}
+
+ffi::Error Given(ffi::ThreadPool pool, Array x, Array matrix, Array mean1, Array variance1,
+                 Array scale1, Array bias1, Array w, Array mean2, Array variance2, Array scale2,
+                 Array bias2, Result y, int64_t stride, float epsilon) {
   Shape s;
-  if (auto error = Check(x.dimensions(), w.dimensions(), y->dimensions(), stride, &s);
-      error.failure())
-    return error;
+  if (auto error = CheckProduct(x, matrix, w, *y, stride, &s); error.failure()) return error;
   if (auto error = CheckVectors(s, mean1, variance1, scale1, bias1, mean2, variance2, scale2,
                                 bias2);
       error.failure())
@@ -226,21 +298,52 @@ ffi::Error Given(ffi::ThreadPool pool, Array x, Array mean1, Array variance1, Ar
   const supernet::Normalisation after(s.channels, plan.stored, mean2.typed_data(),
                                       variance2.typed_data(), scale2.typed_data(),
                                       bias2.typed_data(), epsilon);
-  const Forward job{s, x.typed_data(), plan.taps, y->typed_data(), before.Of(), after.Of()};
+  const Forward job{s, x.typed_data(), plan.taps, y->typed_data(), before.Of(), after.Of(),
+                    Pack(pool, plan, matrix)};
   Run(pool, plan.outputs, plan.kernels.given, job);
   return ffi::Error::Success();
 }
 
-// y is what the convolution gives, z what the second normalisation makes of it; they are one array
-// where no gradient will need y.
+// Normalises what the convolution gave, y, by its own moments.
+void Finish(ffi::ThreadPool& pool, const Plan& plan, const Array& scale, const Array& bias,
+            const float* y, float* z, float* mean, float* variance, float epsilon) {
+  const int64_t rows = plan.OutputRows(), channels = plan.shape.channels;
+  supernet::Moments(pool, rows, channels, y, mean, variance);
+  const supernet::Normalisation after(channels, channels, mean, variance, scale.typed_data(),
+                                      bias.typed_data(), epsilon);
+  supernet::Apply(pool, rows, channels, y, after.Of(), z, true);
+}
+
+ffi::Error Batch(ffi::ThreadPool pool, Array x, Array matrix, Array scale1, Array bias1, Array w,
+                 Array scale2, Array bias2, Result z, Result mean1, Result variance1, Result mean2,
+                 Result variance2, int64_t stride, float epsilon) {
+  Shape s;
+  if (auto error = CheckProduct(x, matrix, w, *z, stride, &s); error.failure()) return error;
+  if (auto error = CheckVectors(s, scale1, bias1, scale2, bias2, *mean1, *variance1, *mean2,
+                                *variance2);
+      error.failure())
+    return error;
+  const Plan plan(pool, s, w.typed_data(), false);
+  const Product product = Pack(pool, plan, matrix);
+  ProductMoments(pool, plan, x.typed_data(), product, mean1->typed_data(),
+                 variance1->typed_data());
+  const supernet::Normalisation before(s.channels, plan.stored, mean1->typed_data(),
+                                       variance1->typed_data(), scale1.typed_data(),
+                                       bias1.typed_data(), epsilon);
+  const Forward job{s, x.typed_data(), plan.taps, z->typed_data(), before.Of(), {}, product};
+  Run(pool, plan.outputs, plan.kernels.product, job);
+  Finish(pool, plan, scale2, bias2, z->typed_data(), z->typed_data(), mean2->typed_data(),
+         variance2->typed_data(), epsilon);
+  return ffi::Error::Success();
+}
+
+// x is the product; y is what the convolution gives, z what the second normalisation makes of it.
 ffi::Error KeepingBatch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array w,
                         Array scale2, Array bias2, Result z, Result y, Result mean1,
                         Result variance1, Result mean2, Result variance2, int64_t stride,
                         float epsilon) {
   Shape s;
-  if (auto error = Check(x.dimensions(), w.dimensions(), y->dimensions(), stride, &s);
-      error.failure())
-    return error;
+  if (auto error = CheckImage(x, w, *y, stride, &s); error.failure()) return error;
   if (auto error = CheckVectors(s, scale1, bias1, scale2, bias2, *mean1, *variance1, *mean2,
                                 *variance2);
       error.failure())
@@ -253,21 +356,9 @@ ffi::Error KeepingBatch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1
                                        bias1.typed_data(), epsilon);
   Run(pool, plan.outputs, plan.kernels.forward,
       Forward{s, x.typed_data(), plan.taps, y->typed_data(), before.Of()});
-  supernet::Moments(pool, plan.OutputRows(), s.channels, y->typed_data(), mean2->typed_data(),
-                    variance2->typed_data());
-  const supernet::Normalisation after(s.channels, s.channels, mean2->typed_data(),
-                                      variance2->typed_data(), scale2.typed_data(),
-                                      bias2.typed_data(), epsilon);
-  supernet::Apply(pool, plan.OutputRows(), s.channels, y->typed_data(), after.Of(),
-                  z->typed_data(), true);
+  Finish(pool, plan, scale2, bias2, y->typed_data(), z->typed_data(), mean2->typed_data(),
+         variance2->typed_data(), epsilon);
   return ffi::Error::Success();
-}
-
-ffi::Error Batch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array w, Array scale2,
-                 Array bias2, Result z, Result mean1, Result variance1, Result mean2,
-                 Result variance2, int64_t stride, float epsilon) {
-  return KeepingBatch(pool, x, scale1, bias1, w, scale2, bias2, z, z, mean1, variance1, mean2,
-                      variance2, stride, epsilon);
 }
 
 ffi::Error Gradient(ffi::ThreadPool pool, Array g, Array x, Array y, Array mean1, Array variance1,
@@ -276,9 +367,7 @@ ffi::Error Gradient(ffi::ThreadPool pool, Array g, Array x, Array y, Array mean1
                     Array of_variance2, Result dx, Result dscale1, Result dbias1, Result dw,
                     Result dscale2, Result dbias2, int64_t stride, float epsilon) {
   Shape s;
-  if (auto error = Check(x.dimensions(), w.dimensions(), y.dimensions(), stride, &s);
-      error.failure())
-    return error;
+  if (auto error = CheckImage(x, w, y, stride, &s); error.failure()) return error;
   if (auto error = CheckVectors(s, mean1, variance1, scale1, bias1, mean2, variance2, scale2, bias2,
                                 of_mean1, of_variance1, of_mean2, of_variance2, *dscale1, *dbias1,
                                 *dscale2, *dbias2);
@@ -341,7 +430,7 @@ auto Binding() {
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableGiven, Given, (Binding<10, 1>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableBatch, Batch, (Binding<6, 5>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableGiven, Given, (Binding<11, 1>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableBatch, Batch, (Binding<7, 5>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableKeepingBatch, KeepingBatch, (Binding<6, 6>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableGradient, Gradient, (Binding<16, 6>()));

@@ -1,0 +1,32 @@
+"""Pointwise convolution: images times a matrix."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+
+
+@jax.custom_vjp
+def pointwise(x: Array, w: Array) -> Array:
+    """`[..., C]` times `[C, F]`. As matrices: XLA transposes larger arrays for w's gradient."""
+    return jnp.dot(_rows(x), w).reshape(*x.shape[:-1], w.shape[-1])
+
+
+def _forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    return pointwise(x, w), (x, w)
+
+
+def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    # What is kept is x itself: a reshaped one, as autodiff keeps, would be another array.
+    x, w = residuals
+    of_x = lax.dot_general(_rows(g), w, (((1,), (1,)), ((), ())))
+    of_w = lax.dot_general(_rows(x), _rows(g), (((0,), (0,)), ((), ())))
+    return of_x.reshape(x.shape), of_w
+
+
+pointwise.defvjp(_forward, _backward)
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
