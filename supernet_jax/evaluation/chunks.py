@@ -52,7 +52,7 @@ class Chunk(NamedTuple):
     Attributes:
         program: what is called.
         where: positions of the archs, those of each group of devices together.
-        places: the same, filled up to equal numbers: `[G*n]`.
+        places: the same, filled up to equal numbers where a program needs that: `[G*n]`.
         counts: how many archs of each group are real: `[G]`.
         archs: `[G*n]`, NumPy.
         data: on the program's mesh.
@@ -133,7 +133,8 @@ def chunks(
             where, group = np.split(group, [groups * how.chunk])
             parts = np.array_split(where, groups)
             filled = [np.resize(part if len(part) else where, how.chunk) for part in parts]
-            places = np.concatenate(filled)
+            # Block by block no program depends on their number.
+            places = where if how.strategy is blockwise.blockwise else np.concatenate(filled)
             counts = np.array([len(part) for part in parts], np.int32)
             rows = choices.unpack(how.space.menu, packed[places])
             yield Chunk(program, where, places, counts, rows, placed)

@@ -1,6 +1,7 @@
 """Candidates block by block: the tree of what they share, what is held meanwhile, equal results."""
 
 import dataclasses
+import threading
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from supernet_jax.elastic import blockwise, choices, shared_params, strategies
 from supernet_jax.elastic.blockwise import Blockwise, Mode
 from supernet_jax.elastic.choices import Lookup
 from supernet_jax.elastic.space import Bank, Space
+from supernet_jax.errors import UserError
 from supernet_jax.evaluation import chunks, evaluate, prefix_tree
 from supernet_jax.evaluation.evaluate import EvaluationData
 from supernet_jax.runtime import sharding
@@ -78,6 +80,39 @@ def test_equals_the_masked_program(make: Any) -> None:
     assert right.any() and not right.all()
 
 
+def test_lanes_find_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, and where there are fewer candidates than lanes."""
+    space = light()
+    params, data, archs = noisy(space), some_data(space), choices.stack(sample(space, 5))
+    how, found = evaluate.How(space, prepare, blockwise.blockwise, chunk=3), []
+    for lanes in (1, 2, 3):
+        monkeypatch.setattr(prefix_tree, "LANES", lanes)
+        each = dict(sorted((tuple(w), r) for w, r in evaluate.evaluate(how, params, archs, data)))
+        found.append(jax.tree.map(np.asarray, each))
+    for other in found[1:]:
+        jax.tree.map(np.testing.assert_array_equal, other, found[0])
+
+
+def test_a_failure_in_one_lane_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its own error, long before the others would be done."""
+    space = light()
+    params, data, archs = noisy(space), some_data(space), choices.stack(sample(space, 4))
+    walk = prefix_tree.CandidateTree.walk
+
+    def endless(tree: Any, leaves: Any, inputs: Any) -> Any:
+        if len(tree.paths) == 1:  # the lane of the fourth candidate
+            raise UserError("lost")
+        while True:
+            yield from walk(tree, leaves, inputs)
+
+    monkeypatch.setattr(prefix_tree.CandidateTree, "walk", endless)
+    monkeypatch.setattr(prefix_tree, "LANES", 3)
+    how = evaluate.How(space, prepare, blockwise.blockwise)
+    with pytest.raises(UserError, match="lost"):
+        list(evaluate.evaluate(how, params, archs, data))
+    assert not [t for t in threading.enumerate() if t.name.startswith("lane")]
+
+
 def tree_of(space: Space, archs: list[Any], **how: Any) -> tuple[Blockwise, Any]:
     run = Blockwise(space)
     mode = Mode(8, B, gradient=False, moments=True)
@@ -133,4 +168,7 @@ def test_several_devices_run_the_masked_program() -> None:
         data = sharding.split(mesh, some_data(space), axis=1)
         made = list(chunks.chunks(how, noisy(space), archs, data))
         assert made and all(chunk.program.how.strategy is wanted for chunk in made)
+        # No lane runs what only fills up a chunk.
+        is_filled = len(made[-1].places) > len(made[-1].where)
+        assert is_filled == (wanted is strategies.masked)
     assert dataclasses.replace(how, strategy=strategies.masked) != how

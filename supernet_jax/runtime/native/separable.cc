@@ -1,9 +1,9 @@
 // Depthwise convolution between two normalisations with swish, for XLA on CPU through its FFI.
 //
 // What the first normalisation gives is computed where the convolution reads it, in tiles that a
-// cache holds, and computed again for the gradient. Where no gradient is wanted, so is the product
-// of pixels with a matrix that the first normalisation reads: it is computed twice where moments are
-// wanted, and never written. Work falls into pieces of images and vectors of
+// cache holds, and computed again for the gradient. Where no gradient is wanted, the product of
+// pixels with a matrix, which the first normalisation reads, is computed there, too, and never
+// written. Work falls into pieces of images and vectors of
 // channels. Vectors that are called "stored" are padded with zeros to a whole number of lanes.
 
 #include <array>
@@ -260,7 +260,7 @@ void ProductMoments(ffi::ThreadPool& pool, const Plan& plan, const float* x,
   const int64_t size = inputs * ((inputs + lanes - 1) / lanes * lanes);
   std::vector<float> centre(2 * inputs);
   supernet::Moments(pool, rows, inputs, x, centre.data(), centre.data() + inputs);
-  const int64_t together = std::max<int64_t>(1024, (rows + 31) / 32);
+  const int64_t together = std::max<int64_t>(1024, (rows + 31) / 32);  // of the shape alone
   const int64_t parts = (rows + together - 1) / together;
   std::vector<double> sums(parts * size);
   InParallel(pool, parts, [&](int64_t i) {
@@ -277,7 +277,7 @@ void ProductMoments(ffi::ThreadPool& pool, const Plan& plan, const float* x,
       for (int64_t i = 0; i < inputs; ++i)
         sum += double(centre[i]) * product.weights[(v * inputs + i) * lanes + l];
       mean[first + l] = sum;
-      variance[first + l] = std::max(0.0, spread[l] / rows);
+      variance[first + l] = spread[l] < 0 ? 0 : spread[l] / rows;  // what is no number stays so
     }
   });
 }
