@@ -124,7 +124,7 @@ def held(count, name, size, batch, dtype):
     space = space_of(name, size)
     params, data = prepared(space, size, batch, 1)
     archs = population(space.menu, None, count, 0)
-    strategy = config.strategy("auto", backend=jax.default_backend())
+    strategy = config.strategy("masked", backend=jax.default_backend())
     how = evaluate.How(space, prepare, strategy, dtype=config.dtype(dtype), chunk=10)
     correct, first = 0, 0.0
     for _, result in evaluate.evaluate(how, params, archs, data):

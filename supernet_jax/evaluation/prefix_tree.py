@@ -11,7 +11,7 @@ neither on the number of candidates nor on that of batches.
 
 On CPU the candidates of a chunk go through in `LANES`, each a thread with a tree of its own: while
 a small operation of one occupies a core, the others have something of another. It takes their
-number of times the memory, and finds the same to the bit.
+number of times the memory, runs what all begin with once for each, and finds the same to the bit.
 
 Shape letters: `n` archs, `S` statistics of an arch, `A` calibration batches, `E` evaluation
 batches, `B` examples of a batch.
@@ -25,7 +25,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -143,10 +143,15 @@ Walk = Callable[["CandidateTree", Any, Tree], "Iterator[Step]"]
 def _in_lanes(work: Callable[[np.ndarray, Walk], None], count: int) -> None:
     """Calls `work(places, walk)` for parts of the places below `count`, at the same time on CPU.
 
-    `walk` is `CandidateTree.walk`, which ends early once any of them fails or this is interrupted.
+    `walk` is `CandidateTree.walk`; once any of them fails or this is interrupted, it ends after the
+    block that runs.
     """
     lanes = min(LANES if jax.default_backend() == "cpu" else 1, count)
-    stop = threading.Event()
+    if lanes == 1:
+        work(np.arange(count), CandidateTree.walk)
+        return
+    stop, config = threading.Event(), cast(Any, jax.config)
+    precision = config.jax_default_matmul_precision  # which threads do not inherit
 
     def walk(tree: "CandidateTree", params: Any, inputs: Tree) -> "Iterator[Step]":
         for step in tree.walk(params, inputs):
@@ -154,10 +159,14 @@ def _in_lanes(work: Callable[[np.ndarray, Walk], None], count: int) -> None:
                 raise concurrent.futures.CancelledError
             yield step
 
+    def run(places: np.ndarray) -> None:
+        with jax.default_matmul_precision(precision):
+            work(places, walk)
+
     with concurrent.futures.ThreadPoolExecutor(lanes, "lane") as threads:
         try:
             each = [
-                threads.submit(contextvars.copy_context().run, work, places, walk)
+                threads.submit(contextvars.copy_context().run, run, places)
                 for places in np.array_split(np.arange(count), lanes)
             ]
             done, _ = concurrent.futures.wait(each, return_when="FIRST_EXCEPTION")

@@ -84,9 +84,9 @@ class Evaluation:
     batch: int = 128
     """images per batch, in calibration and in evaluation; more need more memory"""
     strategy: Literal["auto", "masked", "switched", "blockwise"] = "auto"
-    """how subnets run; auto picks what is faster on this backend"""
+    """how subnets run; auto picks what is faster for this space on this machine"""
     chunk: int = 16
-    """subnets per call of the compiled program, on each device or group of devices"""
+    """subnets that go through together, on each device or group of devices"""
     limit: int = 0
     """held-out images to use; more rank subnets better, and take longer; 0 uses all"""
 

@@ -7,7 +7,7 @@ compiled kernel of `native` computes what the first norm gives where the convolu
 parts that a cache holds. Where no gradient is wanted, the pointwise convolution is computed there,
 too, so that the many channels between the two convolutions are never written. Where one is, what
 either convolution gives is kept, and the rest computed again for the gradient. Elsewhere these are
-`pointwise`, `batch_norm` and `depthwise`.
+`pointwise`, `batch_norm` and `depthwise`. All of these ways differ in rounding alone.
 
 Images are `[B, H, W, I]`, the matrix `[I, C]`, the output `[B, ceil(H/stride), ceil(W/stride), C]`,
 float32; kernels `[k, k, 1, C]`; all other arrays `[C]`.

@@ -267,7 +267,11 @@ void ProductMoments(ffi::ThreadPool& pool, const Plan& plan, const float* x,
     plan.kernels.covariance(x + i * together * inputs, std::min(together, rows - i * together),
                             centre.data(), inputs, &sums[i * size]);
   });
-  for (int64_t i = size; i < parts * size; ++i) sums[i % size] += sums[i];
+  InParallel(pool, inputs, [&](int64_t row) {
+    const int64_t from = row * (size / inputs), to = from + size / inputs;
+    for (int64_t part = 1; part < parts; ++part)
+      for (int64_t i = from; i < to; ++i) sums[i] += sums[part * size + i];
+  });
   InParallel(pool, plan.vectors, [&](int64_t v) {
     double spread[16];
     plan.kernels.variance(product, v, sums.data(), spread);
