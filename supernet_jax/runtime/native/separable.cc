@@ -7,6 +7,7 @@
 // channels. Vectors that are called "stored" are padded with zeros to a whole number of lanes.
 
 #include <array>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -167,6 +168,20 @@ ffi::Error CheckVectors(const Shape& s, const Vectors&... vectors) {
   return ffi::Error::Success();
 }
 
+// Packs rows of channels in some order, by vectors of channels: [vectors][rows][lanes].
+void Pack(ffi::ThreadPool& pool, int64_t lanes, int64_t channels, const std::vector<int64_t>& order,
+          const float* rows, float* packed) {
+  const int64_t count = order.size();
+  InParallel(pool, (channels + lanes - 1) / lanes, [&](int64_t v) {
+    const int64_t first = v * lanes, some = std::min(lanes, channels - first);
+    for (int64_t i = 0; i < count; ++i) {
+      float* to = packed + (v * count + i) * lanes;
+      std::fill(to, to + lanes, 0.0f);
+      std::copy_n(rows + order[i] * channels + first, some, to);
+    }
+  });
+}
+
 // What a call is made of, beside its arrays.
 struct Plan {
   const Kernels& kernels;
@@ -194,16 +209,8 @@ struct Plan {
     } else {
       for (int64_t i = 0; i < s.kernel * s.kernel; ++i) order.push_back(i);
     }
-    const int64_t count = s.kernel * s.kernel;
-    float* const packed = Kept<0>(count * stored);
-    InParallel(pool, vectors, [&](int64_t v) {
-      const int64_t first = v * kernels.lanes, some = std::min(kernels.lanes, s.channels - first);
-      for (int64_t i = 0; i < count; ++i) {
-        float* to = packed + (v * count + i) * kernels.lanes;
-        std::fill(to, to + kernels.lanes, 0.0f);
-        std::copy_n(kernel + order[i] * s.channels + first, some, to);
-      }
-    });
+    float* const packed = Kept<0>(s.kernel * s.kernel * stored);
+    Pack(pool, kernels.lanes, s.channels, order, kernel, packed);
     taps = packed;
   }
   // Vectors whose lines a cache holds, and the more of them the better: memory is read in order.
@@ -236,19 +243,13 @@ void AddUp(ffi::ThreadPool& pool, const float* parts, const Plan& plan, float* o
   });
 }
 
-// Packs a matrix [inputs, channels] by vectors of channels.
-Product Pack(ffi::ThreadPool& pool, const Plan& plan, const Array& matrix) {
-  const int64_t inputs = matrix.dimensions()[0], channels = plan.shape.channels;
-  const int64_t lanes = plan.kernels.lanes;
+// A matrix [inputs, channels], packed.
+Product ProductWith(ffi::ThreadPool& pool, const Plan& plan, const Array& matrix) {
+  const int64_t inputs = matrix.dimensions()[0];
+  std::vector<int64_t> order(inputs);
+  std::iota(order.begin(), order.end(), 0);
   float* const packed = Kept<3>(inputs * plan.stored);
-  InParallel(pool, plan.vectors, [&](int64_t v) {
-    const int64_t first = v * lanes, some = std::min(lanes, channels - first);
-    for (int64_t i = 0; i < inputs; ++i) {
-      float* to = packed + (v * inputs + i) * lanes;
-      std::fill(to, to + lanes, 0.0f);
-      std::copy_n(matrix.typed_data() + i * channels + first, some, to);
-    }
-  });
+  Pack(pool, plan.kernels.lanes, plan.shape.channels, order, matrix.typed_data(), packed);
   return {packed, inputs};
 }
 
@@ -303,7 +304,7 @@ ffi::Error Given(ffi::ThreadPool pool, Array x, Array matrix, Array mean1, Array
                                       variance2.typed_data(), scale2.typed_data(),
                                       bias2.typed_data(), epsilon);
   const Forward job{s, x.typed_data(), plan.taps, y->typed_data(), before.Of(), after.Of(),
-                    Pack(pool, plan, matrix)};
+                    ProductWith(pool, plan, matrix)};
   Run(pool, plan.outputs, plan.kernels.given, job);
   return ffi::Error::Success();
 }
@@ -328,7 +329,7 @@ ffi::Error Batch(ffi::ThreadPool pool, Array x, Array matrix, Array scale1, Arra
       error.failure())
     return error;
   const Plan plan(pool, s, w.typed_data(), false);
-  const Product product = Pack(pool, plan, matrix);
+  const Product product = ProductWith(pool, plan, matrix);
   ProductMoments(pool, plan, x.typed_data(), product, mean1->typed_data(),
                  variance1->typed_data());
   const supernet::Normalisation before(s.channels, plan.stored, mean1->typed_data(),
