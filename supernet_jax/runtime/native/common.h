@@ -15,6 +15,7 @@
 // Kernels are compiled once for each set, by including their .inc files in several namespaces.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define SEVERAL_INSTRUCTION_SETS
+#include <immintrin.h>
 #endif
 
 // For what must lie within a loop: the compiler's own measure of size would leave it out.
