@@ -97,11 +97,12 @@ def test_moments_of_a_large_mean() -> None:
 
 
 @pytest.mark.usefixtures("used")
-def test_swish_of_every_size() -> None:
+@pytest.mark.parametrize("channels", [1, 8, 16])  # as many as a vector has
+def test_swish_of_every_size(channels: int) -> None:
     # Factor 1 and bias 0, so that z is x. Beyond 87 exp(-z) or its inverse is no normal number.
     z = np.concatenate([np.linspace(-87, 87, 4001), 10.0 ** np.arange(-20, 1), [88, 200, 1e30]])
-    x = jnp.asarray(z, jnp.float32)[:, None]
-    zero, one = jnp.zeros(1), jnp.ones(1)
+    x = jnp.repeat(jnp.asarray(z, jnp.float32)[:, None], channels, 1)
+    zero, one = jnp.zeros(channels), jnp.ones(channels)
     swished = functools.partial(batch_norm.normalise, swish=True)
     y, back = jax.vjp(lambda x: swished(x, zero, one - batch_norm.EPSILON, one, zero), x)
     z = np.asarray(x, np.float64)
@@ -110,9 +111,10 @@ def test_swish_of_every_size() -> None:
     np.testing.assert_allclose(y, z * s, rtol=5e-7, atol=0)
     slope = s * (1 + z * (1 - s))  # it has a root at -1.28
     np.testing.assert_allclose(back(jnp.ones_like(x))[0], slope, rtol=5e-7, atol=5e-7)
-    y = swished(jnp.asarray([[np.nan], [np.inf], [-200.0]]), zero, one, one, zero)
-    assert np.isnan(y[0, 0]) and y[1, 0] == np.inf
-    assert abs(y[2, 0]) < 1e-35
+    far = jnp.repeat(jnp.asarray([[np.nan], [np.inf], [-200.0], [-1e30]]), channels, 1)
+    y = swished(far, zero, one, one, zero)
+    assert np.isnan(y[0]).all() and (y[1] == np.inf).all()
+    assert (abs(y[2]) < 1e-35).all() and (abs(y[3]) < 1e-5).all()
 
 
 @functools.partial(jax.jit, static_argnums=3)
