@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from supernet_jax.nn import batch_norm, depthwise, pointwise, separable
+from supernet_jax.nn import batch_norm, bottleneck, depthwise, pointwise, separable
 from supernet_jax.nn.block_shapes import SHAPES_ONLY
 from supernet_jax.runtime import versions
 
@@ -115,6 +115,12 @@ class Pointwise(nn.Module):
         return _parameter(self, "kernel", channels, shape, self.start)[0, 0]
 
     @nn.compact
+    def offsets(self, channels: int) -> Array:
+        """The bias `[C_out]`."""
+        zeros = None if self.start is None else nn.initializers.zeros
+        return _parameter(self, "bias", channels, (self.features,), zeros)
+
+    @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., C_in]` -> `[..., features]`."""
         c, g = x.shape[-1] // self.groups, self.groups
@@ -125,10 +131,7 @@ class Pointwise(nn.Module):
             parts = x.reshape(*x.shape[:-1], g, c)
             y = jnp.einsum("...gc,cgf->...gf", parts, kernel.reshape(c, g, self.features // g))
             y = y.reshape(*x.shape[:-1], self.features)
-        if self.bias:
-            zeros = None if self.start is None else nn.initializers.zeros
-            y = y + _row(_parameter(self, "bias", c, (self.features,), zeros), y)
-        return y
+        return y + _row(self.offsets(c), y) if self.bias else y
 
 
 class Depthwise(nn.Module):
@@ -233,30 +236,49 @@ class BatchNorm(nn.Module):
         return y
 
 
-def expanded_depthwise(
-    x: Array, expand: Pointwise, before: BatchNorm, conv: Depthwise, after: BatchNorm
+def bottlenecked(
+    x: Array,
+    expand: Pointwise,
+    before: BatchNorm,
+    conv: Depthwise,
+    after: BatchNorm,
+    excite: "SqueezeExcite | None",
+    project: Pointwise,
+    last: BatchNorm,
 ) -> Array:
-    """`after(conv(before(expand(x))))`; one operation where `separable` has it.
+    """`last(project(excite(after(conv(before(expand(x)))))))`; one operation where `bottleneck` has
+    it.
 
     Args:
         x: `[B, H, W, C_in]`.
         expand: makes the channels of the rest; without a bias, and not grouped.
-        before: with its own statistics if `after` has some.
-        conv: between the norms.
-        after: both norms have swish.
+        before: with its own statistics if the other norms have some; with swish.
+        conv: between these norms.
+        after: with swish.
+        excite: if there is any.
+        project: as `expand`.
+        last: without swish.
     """
     # Where only shapes are wanted, each layer is looked at by itself.
-    if before.has_rng(SHAPES_ONLY) or not separable.takes(x, conv.kernel):
-        return after(conv(before(expand(x))))
-    c = expand.features
-    weights = before.weights(c), conv.weights(c).astype(x.dtype), after.weights(c)
-    matrix = expand.weights(x.shape[-1]).astype(x.dtype)
-    first, second = before.given(), after.given()
-    if first is not None and second is not None:
-        return separable.given(x, matrix, first, second, *weights, conv.stride)
-    y, first, second = separable.by_batch(x, matrix, *weights, conv.stride)
-    before.note(first, x.size // x.shape[-1])
-    after.note(second, y.size // y.shape[-1])
+    if before.has_rng(SHAPES_ONLY) or not bottleneck.takes(x, conv.kernel):
+        y = after(conv(before(expand(x))))
+        return last(project(y if excite is None else excite(y)))
+    c, norms = expand.features, (before, after, last)
+    weights = bottleneck.Weights(
+        expand.weights(x.shape[-1]),
+        before.weights(c),
+        conv.weights(c),
+        after.weights(c),
+        None if excite is None else excite.weights(c),
+        project.weights(c),
+        last.weights(project.features),
+    )
+    first, second, third = (norm.given() for norm in norms)
+    if first is not None and second is not None and third is not None:
+        return bottleneck.given(x, weights, (first, second, third), conv.stride)
+    y, moments = bottleneck.by_batch(x, weights, conv.stride)
+    for norm, like, own in zip(norms, (x, y, y), moments, strict=True):
+        norm.note(own, like.size // like.shape[-1])
     return y
 
 
@@ -376,12 +398,22 @@ class SqueezeExcite(nn.Module):
     start: Initializer | None = None
 
     @nn.compact
+    def layers(self, channels: int) -> tuple[Pointwise, Pointwise]:
+        """Both 1x1 convolutions."""
+        make = functools.partial(Pointwise, bias=True, start=self.start)
+        return make(self.reduced, name="reduce"), make(channels, name="expand")
+
+    def weights(self, channels: int) -> bottleneck.Excite:
+        """Of both."""
+        reduce, expand = self.layers(channels)
+        own = reduce.weights(channels), reduce.offsets(channels)
+        return bottleneck.Excite(*own, expand.weights(self.reduced), expand.offsets(self.reduced))
+
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C]` -> the same shape."""
-        make = functools.partial(Pointwise, bias=True, start=self.start)
-        squeezed = jnp.mean(x, (1, 2), keepdims=True)
-        hidden = nn.relu(make(self.reduced, name="reduce")(squeezed))
-        return x * nn.hard_sigmoid(make(x.shape[-1], name="expand")(hidden))
+        reduce, expand = self.layers(x.shape[-1])
+        hidden = nn.relu(reduce(jnp.mean(x, (1, 2), keepdims=True)))
+        return x * nn.hard_sigmoid(expand(hidden))
 
 
 def _strided(x: Array, stride: int, channels: int) -> tuple[int, ...]:

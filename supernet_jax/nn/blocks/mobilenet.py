@@ -83,16 +83,16 @@ class MBConv(nn.Module):
         s = self.spec
         conv = layers.Depthwise(s.kernel, s.stride, name="depthwise")
         norm = layers.BatchNorm(swish=True, name="depthwise_norm")
+        squeeze = layers.SqueezeExcite(s.reduced, name="squeeze") if s.reduced else None
+        project = layers.Pointwise(s.c_out, name="project")
+        last = layers.BatchNorm(zero_scale=True, name="project_norm")
         if s.expand:
             expand = layers.Pointwise(s.middle, name="expand")
             before = layers.BatchNorm(swish=True, name="expand_norm")
-            y = layers.expanded_depthwise(x, expand, before, conv, norm)
+            y = layers.bottlenecked(x, expand, before, conv, norm, squeeze, project, last)
         else:
             y = norm(conv(x))
-        if s.reduced:
-            y = layers.SqueezeExcite(s.reduced, name="squeeze")(y)
-        y = layers.Pointwise(s.c_out, name="project")(y)
-        y = layers.BatchNorm(zero_scale=True, name="project_norm")(y)
+            y = last(project(y if squeeze is None else squeeze(y)))
         dropped = layers.DropPath(s.drop_path, name="drop_path")(y)
         if s.stride > 1:
             x = (resize.zero_pool if s.zero_pool else resize.average_pool)(x, s.stride)

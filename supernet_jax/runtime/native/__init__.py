@@ -39,9 +39,9 @@ _TARGETS = {
     "supernet_norm_part_moments": "NormPartMoments",
     "supernet_norm_part_sums": "NormPartSums",
     "supernet_norm_part_gradient": "NormPartGradient",
+    "supernet_bottleneck_batch": "BottleneckBatch",
+    "supernet_bottleneck_given": "BottleneckGiven",
     "supernet_separable_batch": "SeparableBatch",
-    "supernet_separable_keeping_batch": "SeparableKeepingBatch",
-    "supernet_separable_given": "SeparableGiven",
     "supernet_separable_gradient": "SeparableGradient",
 }
 
@@ -243,47 +243,56 @@ def norm_gradient(
     return devices.on_parts(run, x, g, x, *vectors, places=places, out=out)
 
 
-def separable_batch(
-    x: Array, matrix: Array, *others: Array, stride: int, epsilon: np.float32
+def bottleneck_batch(
+    x: Array, *operands: Array, stride: int, epsilon: np.float32
 ) -> tuple[Array, ...]:
-    """See `nn.separable`: the output, mean and variance of both norms.
+    """See `nn.bottleneck`: the output, mean and variance of the three norms.
+
+    Operands: matrix; scale, bias; kernel; scale, bias; squeeze-and-excite; matrix; scale, bias.
+    """
+    wide, narrow = [operands[-3].shape[:1]] * 4, [operands[-3].shape[1:]] * 2
+    shapes = [*_images(x, operands[-3], stride), *wide, *narrow]
+    how = {"stride": np.int64(stride), "epsilon": epsilon}
+    y, _, *moments = _call("supernet_bottleneck_batch", shapes, x, *operands, **how)
+    return y, *moments
+
+
+def bottleneck_given(x: Array, *operands: Array, stride: int, epsilon: np.float32) -> Array:
+    """See `nn.bottleneck`.
+
+    Operands: as of `bottleneck_batch`, but mean, variance, scale, bias of each norm.
+    """
+    how = {"stride": np.int64(stride), "epsilon": epsilon}
+    shapes = _images(x, operands[-5], stride)
+    return _call("supernet_bottleneck_given", shapes, x, *operands, **how)[0]
+
+
+def _images(x: Array, project: Array, stride: int) -> list[tuple[int, ...]]:
+    """Shapes of a bottleneck's output, and of what its depthwise convolution gives."""
+    channels, features = project.shape
+    return [_strided(x, stride, features), _strided(x, stride, channels)]
+
+
+def separable_batch(
+    x: Array, *others: Array, stride: int, epsilon: np.float32
+) -> tuple[Array, ...]:
+    """See `nn.separable`: the output, what the convolution gives, mean and variance of both norms.
 
     Others: scale, bias; kernel; scale, bias.
     """
-    image, vectors = _strided(x, stride, matrix.shape[-1]), [matrix.shape[-1:]] * 4
-    how = {"stride": np.int64(stride), "epsilon": epsilon}
-    return tuple(_call("supernet_separable_batch", [image, *vectors], x, matrix, *others, **how))
-
-
-def separable_keeping_batch(
-    x: Array, *others: Array, stride: int, epsilon: np.float32
-) -> tuple[Array, ...]:
-    """The same of the product of images and matrix; what the convolution gives comes second."""
     image, vectors = _strided(x, stride, x.shape[-1]), [x.shape[-1:]] * 4
     how = {"stride": np.int64(stride), "epsilon": epsilon}
     shapes = [image, image, *vectors]
-    return tuple(_call("supernet_separable_keeping_batch", shapes, x, *others, **how))
-
-
-def separable_given(
-    x: Array, matrix: Array, *others: Array, stride: int, epsilon: np.float32
-) -> Array:
-    """See `nn.separable`.
-
-    Others: mean, variance, scale, bias; kernel; mean, variance, scale, bias.
-    """
-    how = {"stride": np.int64(stride), "epsilon": epsilon}
-    image = _strided(x, stride, matrix.shape[-1])
-    return _call("supernet_separable_given", image, x, matrix, *others, **how)
+    return tuple(_call("supernet_separable_batch", shapes, x, *others, **how))
 
 
 def separable_gradient(
     g: Array, x: Array, inner: Array, *others: Array, stride: int, epsilon: np.float32
 ) -> tuple[Array, ...]:
-    """See `nn.separable`: gradients of the product x, scale, bias, kernel, scale, bias.
+    """See `nn.separable`: gradients of x, scale, bias, kernel, scale, bias.
 
-    Inner: what the convolution gives. Others: as of `separable_given`, and the gradients of both
-    norms' moments.
+    Inner: what the convolution gives. Others: mean, variance, scale, bias; kernel; mean, variance,
+    scale, bias; the gradients of both norms' moments.
     """
     vector, kernel = x.shape[-1:], others[4].shape
     how = {"stride": np.int64(stride), "epsilon": epsilon}

@@ -1,10 +1,11 @@
 // Depthwise convolution between two normalisations with swish, for XLA on CPU through its FFI.
 //
 // What the first normalisation gives is computed where the convolution reads it, in tiles that a
-// cache holds, and computed again for the gradient. Where no gradient is wanted, the product of
-// pixels with a matrix, which the first normalisation reads, is computed there, too, and never
-// written. Work falls into pieces of images and vectors of
-// channels. Vectors that are called "stored" are padded with zeros to a whole number of lanes.
+// cache holds, and computed again for the gradient. Where no gradient is wanted, the whole of a
+// bottleneck is one call: the product with a matrix that the first normalisation reads is computed
+// there, too, and never written, and what the second one gives is made where the next product reads
+// it. Work falls into pieces of images and vectors of channels. Vectors that are called "stored" are
+// padded with zeros to a whole number of lanes.
 
 #include <array>
 #include <numeric>
@@ -81,12 +82,31 @@ struct Product {
   int64_t inputs = 0;
 };
 
+// Of what the convolution gives, sums of differences from some centre and of their squares:
+// [sums][stored], of the rows of each task. Empty where nobody asks.
+struct Spread {
+  float *centres = nullptr, *sums = nullptr, *squares = nullptr;
+  int64_t stored = 0;
+};
+
 struct Forward {
   Shape shape;
   const float *x, *taps;  // taps: packed [vectors][k * k][lanes]
-  float* y;
-  Channel before, after;  // stored; `after` is for given statistics
-  Product product;        // of x, where that is to be computed, too
+  float* y;         // or nullptr: only moments are wanted
+  Channel before;   // stored
+  Spread spread;
+  Product product;  // of x, where that is to be computed, too
+};
+
+// What follows the convolution of a bottleneck.
+struct Projection {
+  int64_t pixels;         // of an image
+  Channel norm;           // stored; with swish
+  const float* gates;     // [images][channels] of squeeze-and-excite, or nullptr
+  Product rows;           // of what these make
+  int64_t outputs;        // of the matrix
+  bool given;             // whether the last normalisation is by given statistics,
+  Channel last;           // stored, which are these
 };
 
 struct Backward {
@@ -112,11 +132,14 @@ float* Kept(int64_t size) {
 
 struct Kernels {
   int64_t lanes;
+  void (*pack)(const float*, int64_t, int64_t, float*);
   void (*forward)(const Forward&, const Task&);
   void (*product)(const Forward&, const Task&);  // and forward
-  void (*given)(const Forward&, const Task&);    // the same with given statistics
   void (*covariance)(const float*, int64_t, const float*, int64_t, double*);
   void (*variance)(const Product&, int64_t, const double*, double*);
+  void (*squeeze)(const Projection&, const float*, int64_t, float*);
+  void (*multiply)(const float*, int64_t, const Product&, int64_t, int64_t, int64_t, float*);
+  void (*project)(const Projection&, const float*, int64_t, int64_t, float*);
   void (*gradient)(const Backward&, const Task&);
 };
 
@@ -169,16 +192,14 @@ ffi::Error CheckVectors(const Shape& s, const Vectors&... vectors) {
 }
 
 // Packs rows of channels in some order, by vectors of channels: [vectors][rows][lanes].
-void Pack(ffi::ThreadPool& pool, int64_t lanes, int64_t channels, const std::vector<int64_t>& order,
-          const float* rows, float* packed) {
+void Pack(ffi::ThreadPool& pool, const Kernels& kernels, int64_t channels,
+          const std::vector<int64_t>& order, const float* rows, float* packed) {
+  constexpr int64_t kTogether = 64;
   const int64_t count = order.size();
-  InParallel(pool, (channels + lanes - 1) / lanes, [&](int64_t v) {
-    const int64_t first = v * lanes, some = std::min(lanes, channels - first);
-    for (int64_t i = 0; i < count; ++i) {
-      float* to = packed + (v * count + i) * lanes;
-      std::fill(to, to + lanes, 0.0f);
-      std::copy_n(rows + order[i] * channels + first, some, to);
-    }
+  InParallel(pool, (count + kTogether - 1) / kTogether, [&](int64_t i) {
+    const int64_t to = std::min(count, (i + 1) * kTogether);
+    for (int64_t row = i * kTogether; row < to; ++row)
+      kernels.pack(rows + order[row] * channels, channels, count, packed + row * kernels.lanes);
   });
 }
 
@@ -210,7 +231,7 @@ struct Plan {
       for (int64_t i = 0; i < s.kernel * s.kernel; ++i) order.push_back(i);
     }
     float* const packed = Kept<0>(s.kernel * s.kernel * stored);
-    Pack(pool, kernels.lanes, s.channels, order, kernel, packed);
+    Pack(pool, kernels, s.channels, order, kernel, packed);
     taps = packed;
   }
   // Vectors whose lines a cache holds, and the more of them the better: memory is read in order.
@@ -230,6 +251,40 @@ void Run(ffi::ThreadPool& pool, const Tasks& tasks, void (*kernel)(const Job&, c
   InParallel(pool, tasks.count, [&](int64_t i) { kernel(job, tasks[i]); });
 }
 
+// Computes the convolution, and the mean and biased variance of what it gives.
+void RunWithMoments(ffi::ThreadPool& pool, const Plan& plan,
+                    void (*kernel)(const Forward&, const Task&), Forward job, float* mean,
+                    float* variance) {
+  const int64_t count = plan.outputs.sums, channels = plan.shape.channels, stored = plan.stored;
+  std::vector<float> centres(count * stored), sums(count * stored), squares(count * stored);
+  job.spread = {centres.data(), sums.data(), squares.data(), stored};
+  Run(pool, plan.outputs, kernel, job);
+  // The whole's sum of squares is the parts', and that of their means around the whole's.
+  std::vector<double> means(count * channels), centre(channels), total(channels);
+  for (int64_t i = 0; i < count; ++i) {
+    const Task task = plan.outputs[i];
+    const double rows = (task.to - task.from) * task.images * plan.shape.columns;
+    for (int64_t c = 0; c < channels; ++c) {
+      const double sum = sums[i * stored + c];
+      means[i * channels + c] = centres[i * stored + c] + sum / rows;
+      centre[c] += means[i * channels + c] * rows / plan.OutputRows();
+      total[c] += squares[i * stored + c] - sum * sum / rows;
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const Task task = plan.outputs[i];
+    const double rows = (task.to - task.from) * task.images * plan.shape.columns;
+    for (int64_t c = 0; c < channels; ++c) {
+      const double away = means[i * channels + c] - centre[c];
+      total[c] += rows * away * away;
+    }
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    mean[c] = centre[c];
+    variance[c] = (total[c] < 0 ? 0 : total[c]) / plan.OutputRows();  // what is no number stays so
+  }
+}
+
 // Adds up a kernel's gradient, [sums][k * k][stored].
 void AddUp(ffi::ThreadPool& pool, const float* parts, const Plan& plan, float* out) {
   const int64_t taps = plan.shape.kernel * plan.shape.kernel, channels = plan.shape.channels;
@@ -244,12 +299,14 @@ void AddUp(ffi::ThreadPool& pool, const float* parts, const Plan& plan, float* o
 }
 
 // A matrix [inputs, channels], packed.
-Product ProductWith(ffi::ThreadPool& pool, const Plan& plan, const Array& matrix) {
-  const int64_t inputs = matrix.dimensions()[0];
+template <int kUse>
+Product Packed(ffi::ThreadPool& pool, const Kernels& kernels, const Array& matrix) {
+  const int64_t inputs = matrix.dimensions()[0], channels = matrix.dimensions()[1];
+  const int64_t lanes = kernels.lanes;
   std::vector<int64_t> order(inputs);
   std::iota(order.begin(), order.end(), 0);
-  float* const packed = Kept<3>(inputs * plan.stored);
-  Pack(pool, plan.kernels.lanes, plan.shape.channels, order, matrix.typed_data(), packed);
+  float* const packed = Kept<kUse>(inputs * ((channels + lanes - 1) / lanes * lanes));
+  Pack(pool, kernels, channels, order, matrix.typed_data(), packed);
   return {packed, inputs};
 }
 
@@ -287,63 +344,8 @@ void ProductMoments(ffi::ThreadPool& pool, const Plan& plan, const float* x,
   });
 }
 
-ffi::Error Given(ffi::ThreadPool pool, Array x, Array matrix, Array mean1, Array variance1,
-                 Array scale1, Array bias1, Array w, Array mean2, Array variance2, Array scale2,
-                 Array bias2, Result y, int64_t stride, float epsilon) {
-  Shape s;
-  if (auto error = CheckProduct(x, matrix, w, *y, stride, &s); error.failure()) return error;
-  if (auto error = CheckVectors(s, mean1, variance1, scale1, bias1, mean2, variance2, scale2,
-                                bias2);
-      error.failure())
-    return error;
-  const Plan plan(pool, s, w.typed_data(), false);
-  const supernet::Normalisation before(s.channels, plan.stored, mean1.typed_data(),
-                                       variance1.typed_data(), scale1.typed_data(),
-                                       bias1.typed_data(), epsilon);
-  const supernet::Normalisation after(s.channels, plan.stored, mean2.typed_data(),
-                                      variance2.typed_data(), scale2.typed_data(),
-                                      bias2.typed_data(), epsilon);
-  const Forward job{s, x.typed_data(), plan.taps, y->typed_data(), before.Of(), after.Of(),
-                    ProductWith(pool, plan, matrix)};
-  Run(pool, plan.outputs, plan.kernels.given, job);
-  return ffi::Error::Success();
-}
-
-// Normalises what the convolution gave, y, by its own moments.
-void Finish(ffi::ThreadPool& pool, const Plan& plan, const Array& scale, const Array& bias,
-            const float* y, float* z, float* mean, float* variance, float epsilon) {
-  const int64_t rows = plan.OutputRows(), channels = plan.shape.channels;
-  supernet::Moments(pool, rows, channels, y, mean, variance);
-  const supernet::Normalisation after(channels, channels, mean, variance, scale.typed_data(),
-                                      bias.typed_data(), epsilon);
-  supernet::Apply(pool, rows, channels, y, after.Of(), z, true);
-}
-
-ffi::Error Batch(ffi::ThreadPool pool, Array x, Array matrix, Array scale1, Array bias1, Array w,
-                 Array scale2, Array bias2, Result z, Result mean1, Result variance1, Result mean2,
-                 Result variance2, int64_t stride, float epsilon) {
-  Shape s;
-  if (auto error = CheckProduct(x, matrix, w, *z, stride, &s); error.failure()) return error;
-  if (auto error = CheckVectors(s, scale1, bias1, scale2, bias2, *mean1, *variance1, *mean2,
-                                *variance2);
-      error.failure())
-    return error;
-  const Plan plan(pool, s, w.typed_data(), false);
-  const Product product = ProductWith(pool, plan, matrix);
-  ProductMoments(pool, plan, x.typed_data(), product, mean1->typed_data(),
-                 variance1->typed_data());
-  const supernet::Normalisation before(s.channels, plan.stored, mean1->typed_data(),
-                                       variance1->typed_data(), scale1.typed_data(),
-                                       bias1.typed_data(), epsilon);
-  const Forward job{s, x.typed_data(), plan.taps, z->typed_data(), before.Of(), {}, product};
-  Run(pool, plan.outputs, plan.kernels.product, job);
-  Finish(pool, plan, scale2, bias2, z->typed_data(), z->typed_data(), mean2->typed_data(),
-         variance2->typed_data(), epsilon);
-  return ffi::Error::Success();
-}
-
-// x is the product; y is what the convolution gives, z what the second normalisation makes of it.
-ffi::Error KeepingBatch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array w,
+// y is what the convolution gives, z what the second normalisation makes of it.
+ffi::Error Batch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array w,
                         Array scale2, Array bias2, Result z, Result y, Result mean1,
                         Result variance1, Result mean2, Result variance2, int64_t stride,
                         float epsilon) {
@@ -359,10 +361,225 @@ ffi::Error KeepingBatch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1
   const supernet::Normalisation before(s.channels, plan.stored, mean1->typed_data(),
                                        variance1->typed_data(), scale1.typed_data(),
                                        bias1.typed_data(), epsilon);
-  Run(pool, plan.outputs, plan.kernels.forward,
-      Forward{s, x.typed_data(), plan.taps, y->typed_data(), before.Of()});
-  Finish(pool, plan, scale2, bias2, y->typed_data(), z->typed_data(), mean2->typed_data(),
-         variance2->typed_data(), epsilon);
+  RunWithMoments(pool, plan, plan.kernels.forward,
+                 Forward{s, x.typed_data(), plan.taps, y->typed_data(), before.Of()},
+                 mean2->typed_data(), variance2->typed_data());
+  const supernet::Normalisation after(s.channels, s.channels, mean2->typed_data(),
+                                      variance2->typed_data(), scale2.typed_data(),
+                                      bias2.typed_data(), epsilon);
+  supernet::Apply(pool, plan.OutputRows(), s.channels, y->typed_data(), after.Of(),
+                  z->typed_data(), true);
+  return ffi::Error::Success();
+}
+
+constexpr int64_t kKept = 1LL << 40;  // larger outputs of the convolution are computed twice
+
+// A bottleneck: what is before the convolution, the convolution itself, and what is after it.
+struct Bottleneck {
+  ffi::ThreadPool& pool;
+  const Plan plan;
+  const Array &x, &reduce, &reduce_bias, &excite, &excite_bias;
+  const Product expand, project;
+  const int64_t pixels, outputs;  // pixels of an image of the output
+
+  Bottleneck(ffi::ThreadPool& pool, const Shape& s, const Array& x, const Array& expand,
+             const Array& w, const Array& reduce, const Array& reduce_bias, const Array& excite,
+             const Array& excite_bias, const Array& project)
+      : pool(pool),
+        plan(pool, s, w.typed_data(), false),
+        x(x),
+        reduce(reduce),
+        reduce_bias(reduce_bias),
+        excite(excite),
+        excite_bias(excite_bias),
+        expand(Packed<3>(pool, plan.kernels, expand)),
+        project(Packed<6>(pool, plan.kernels, project)),
+        pixels(s.rows * s.columns),
+        outputs(project.dimensions()[1]) {}
+
+  int64_t Stored() const {
+    const int64_t lanes = plan.kernels.lanes;
+    return (outputs + lanes - 1) / lanes * lanes;
+  }
+  // Squeeze-and-excite needs the others first.
+  bool CanGoByImage() const { return reduce_bias.element_count() == 0 && plan.outputs.parts == 1; }
+  Forward Convolution(const supernet::Normalisation& before, float* y) const {
+    return {plan.shape, x.typed_data(), plan.taps, y, before.Of(), {}, expand};
+  }
+
+  // Rows times a matrix, plus a bias, through an activation.
+  template <class F>
+  void Dense(const std::vector<float>& rows, const Array& matrix, const Array& bias,
+             const F& activation, std::vector<float>& out) const {
+    const Product packed = Packed<7>(pool, plan.kernels, matrix);
+    const int64_t width = bias.element_count(), vectors = (width - 1) / plan.kernels.lanes + 1;
+    constexpr int64_t kTogether = 3;
+    InParallel(pool, (vectors + kTogether - 1) / kTogether, [&](int64_t i) {
+      const int64_t from = i * kTogether;
+      plan.kernels.multiply(rows.data(), plan.shape.batch, packed, width, from,
+                            std::min(kTogether, vectors - from), out.data());
+    });
+    for (int64_t i = 0; i < plan.shape.batch; ++i)
+      for (int64_t c = 0; c < width; ++c)
+        out[i * width + c] = activation(out[i * width + c] + bias.typed_data()[c]);
+  }
+
+  // What squeeze-and-excite multiplies the channels of each image by, if there is any.
+  std::vector<float> Gates(const Projection& job, const float* y) const {
+    const int64_t images = plan.shape.batch, channels = plan.shape.channels;
+    if (reduce_bias.element_count() == 0) return {};
+    std::vector<float> means(images * channels), hidden(images * reduce_bias.element_count());
+    InParallel(pool, images, [&](int64_t i) {
+      plan.kernels.squeeze(job, y + i * pixels * channels, pixels, &means[i * channels]);
+    });
+    Dense(means, reduce, reduce_bias, [](float z) { return z < 0 ? 0 : z; }, hidden);
+    const auto hard_sigmoid = [](float z) {
+      z = (z + 3) / 6;
+      return z < 0 ? 0 : z > 1 ? 1 : z;
+    };
+    Dense(hidden, excite, excite_bias, hard_sigmoid, means);
+    return means;
+  }
+
+  // From what the convolution gives for all images to the output.
+  void Project(Projection job, const float* y, float* out) const {
+    const std::vector<float> gates = Gates(job, y);
+    if (!gates.empty()) job.gates = gates.data();
+    const int64_t channels = plan.shape.channels, all = plan.OutputRows();
+    const int64_t together = std::max<int64_t>(16, (1 << 15) / channels / 16 * 16);
+    InParallel(pool, (all + together - 1) / together, [&](int64_t i) {
+      const int64_t from = i * together;
+      plan.kernels.project(job, y + from * channels, from, std::min(together, all - from),
+                           out + from * outputs);
+    });
+  }
+
+  // The same with the convolution, one image after the other, so that a cache holds what it gives.
+  void ByImage(const Forward& convolution, const Projection& job, float* out) const {
+    const Shape& s = plan.shape;
+    InParallel(pool, s.batch, [&](int64_t image) {
+      Forward own = convolution;
+      own.x += image * s.height * s.width * expand.inputs;
+      own.y = Kept<8>(pixels * s.channels);
+      for (int64_t i = image; i < plan.outputs.count; i += plan.outputs.sums) {
+        Task task = plan.outputs[i];
+        task.image = 0;
+        plan.kernels.product(own, task);
+      }
+      plan.kernels.project(job, own.y, image * pixels, pixels, out + image * pixels * outputs);
+    });
+  }
+};
+
+ffi::Error CheckBottleneck(const Shape& s, const Array& reduce, const Array& reduce_bias,
+                           const Array& excite, const Array& excite_bias, const Array& project,
+                           const Array& out) {
+  const int64_t hidden = reduce_bias.element_count();
+  const auto is = [](const Array& matrix, int64_t rows, int64_t columns) {
+    const auto sizes = matrix.dimensions();
+    return sizes.size() == 2 && sizes[0] == rows && sizes[1] == columns;
+  };
+  const auto image = out.dimensions();
+  const bool fits = image.size() == 4 && image[3] > 0 && image[0] == s.batch &&
+                    image[1] == s.rows && image[2] == s.columns &&
+                    is(project, s.channels, image[3]) && is(reduce, s.channels, hidden) &&
+                    is(excite, hidden, s.channels);
+  if (!fits) return ffi::Error::InvalidArgument("bottleneck: the shapes do not belong together");
+  return CheckVectors(s, excite_bias);
+}
+
+template <class... Vectors>
+ffi::Error CheckLast(const Array& project, const Vectors&... vectors) {
+  const bool fits = ((vectors.dimensions().size() == 1 &&
+                      vectors.dimensions()[0] == project.dimensions()[1]) && ...);
+  if (!fits) return ffi::Error::InvalidArgument("the last normalisation needs vectors of [F]");
+  return ffi::Error::Success();
+}
+
+ffi::Error BottleneckByGiven(ffi::ThreadPool pool, Array x, Array expand, Array mean1,
+                             Array variance1, Array scale1, Array bias1, Array w, Array mean2,
+                             Array variance2, Array scale2, Array bias2, Array reduce,
+                             Array reduce_bias, Array excite, Array excite_bias, Array project,
+                             Array mean3, Array variance3, Array scale3, Array bias3, Result out,
+                             Result y, int64_t stride, float epsilon) {
+  Shape s;
+  if (auto error = CheckProduct(x, expand, w, *y, stride, &s); error.failure()) return error;
+  if (auto error = CheckVectors(s, mean1, variance1, scale1, bias1, mean2, variance2, scale2,
+                                bias2);
+      error.failure())
+    return error;
+  if (auto error = CheckBottleneck(s, reduce, reduce_bias, excite, excite_bias, project, *out);
+      error.failure())
+    return error;
+  if (auto error = CheckLast(project, mean3, variance3, scale3, bias3); error.failure())
+    return error;
+  const Bottleneck block(pool, s, x, expand, w, reduce, reduce_bias, excite, excite_bias, project);
+  const int64_t stored = block.plan.stored;
+  const supernet::Normalisation before(s.channels, stored, mean1.typed_data(),
+                                       variance1.typed_data(), scale1.typed_data(),
+                                       bias1.typed_data(), epsilon);
+  const supernet::Normalisation after(s.channels, stored, mean2.typed_data(),
+                                      variance2.typed_data(), scale2.typed_data(),
+                                      bias2.typed_data(), epsilon);
+  const supernet::Normalisation last(block.outputs, block.Stored(), mean3.typed_data(),
+                                     variance3.typed_data(), scale3.typed_data(),
+                                     bias3.typed_data(), epsilon);
+  const Forward convolution = block.Convolution(before, y->typed_data());
+  const Projection job{block.pixels, after.Of(), nullptr, block.project, block.outputs,
+                       true, last.Of()};
+  if (block.CanGoByImage()) {
+    block.ByImage(convolution, job, out->typed_data());
+  } else {
+    Run(pool, block.plan.outputs, block.plan.kernels.product, convolution);
+    block.Project(job, y->typed_data(), out->typed_data());
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error BottleneckByBatch(ffi::ThreadPool pool, Array x, Array expand, Array scale1,
+                             Array bias1, Array w, Array scale2, Array bias2, Array reduce,
+                             Array reduce_bias, Array excite, Array excite_bias, Array project,
+                             Array scale3, Array bias3, Result out, Result y, Result mean1,
+                             Result variance1, Result mean2, Result variance2, Result mean3,
+                             Result variance3, int64_t stride, float epsilon) {
+  Shape s;
+  if (auto error = CheckProduct(x, expand, w, *y, stride, &s); error.failure()) return error;
+  if (auto error = CheckVectors(s, scale1, bias1, scale2, bias2, *mean1, *variance1, *mean2,
+                                *variance2);
+      error.failure())
+    return error;
+  if (auto error = CheckBottleneck(s, reduce, reduce_bias, excite, excite_bias, project, *out);
+      error.failure())
+    return error;
+  if (auto error = CheckLast(project, scale3, bias3, *mean3, *variance3); error.failure())
+    return error;
+  const Bottleneck block(pool, s, x, expand, w, reduce, reduce_bias, excite, excite_bias, project);
+  const int64_t stored = block.plan.stored, rows = block.plan.OutputRows();
+  ProductMoments(pool, block.plan, x.typed_data(), block.expand, mean1->typed_data(),
+                 variance1->typed_data());
+  const supernet::Normalisation before(s.channels, stored, mean1->typed_data(),
+                                       variance1->typed_data(), scale1.typed_data(),
+                                       bias1.typed_data(), epsilon);
+  const bool again = block.CanGoByImage() && rows * s.channels > kKept;
+  Forward convolution = block.Convolution(before, again ? nullptr : y->typed_data());
+  RunWithMoments(pool, block.plan, block.plan.kernels.product, convolution, mean2->typed_data(),
+                 variance2->typed_data());
+  const supernet::Normalisation after(s.channels, stored, mean2->typed_data(),
+                                      variance2->typed_data(), scale2.typed_data(),
+                                      bias2.typed_data(), epsilon);
+  const Projection job{block.pixels, after.Of(), nullptr, block.project, block.outputs, false, {}};
+  if (again) {
+    block.ByImage(convolution, job, out->typed_data());
+  } else {
+    block.Project(job, y->typed_data(), out->typed_data());
+  }
+  supernet::Moments(pool, rows, block.outputs, out->typed_data(), mean3->typed_data(),
+                    variance3->typed_data());
+  const supernet::Normalisation last(block.outputs, block.outputs, mean3->typed_data(),
+                                     variance3->typed_data(), scale3.typed_data(),
+                                     bias3.typed_data(), epsilon);
+  supernet::Apply(pool, rows, block.outputs, out->typed_data(), last.Of(), out->typed_data(),
+                  false);
   return ffi::Error::Success();
 }
 
@@ -435,7 +652,7 @@ auto Binding() {
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableGiven, Given, (Binding<11, 1>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableBatch, Batch, (Binding<7, 5>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableKeepingBatch, KeepingBatch, (Binding<6, 6>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(BottleneckGiven, BottleneckByGiven, (Binding<20, 2>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(BottleneckBatch, BottleneckByBatch, (Binding<14, 8>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableBatch, Batch, (Binding<6, 6>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(SeparableGradient, Gradient, (Binding<16, 6>()));
