@@ -62,8 +62,8 @@ class Weights(NamedTuple):
 
 def squeeze_excite(x: Array, w: Excite) -> Array:
     """See `layers.SqueezeExcite`."""
-    hidden = nn.relu(jnp.mean(x, (1, 2)) @ w.reduce + w.reduce_bias)
-    return x * nn.hard_sigmoid(hidden @ w.expand + w.expand_bias)[:, None, None]
+    hidden = nn.relu(jnp.mean(x, (1, 2)) @ w.reduce + w.reduce_bias[None])
+    return x * nn.hard_sigmoid(hidden @ w.expand + w.expand_bias[None])[:, None, None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -74,4 +74,3 @@ def _backward(stride: int, residuals: tuple, gradient: tuple) -> tuple:
 
 
 by_batch.defvjp(_forward, _backward)
-

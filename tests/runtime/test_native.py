@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from supernet_jax.nn import batch_norm, depthwise, separable
+from supernet_jax.nn import batch_norm, bottleneck, depthwise, separable
 from supernet_jax.nn.blocks import mobilenet
 from supernet_jax.runtime import native
 from supernet_jax.runtime.native import build
@@ -161,21 +161,20 @@ def test_vmap_of_norm(built: None) -> None:
 SEPARABLE = [(3, 9, 7, 25), (1, 2, 3, 16), (1, 21, 20, 40), (37, 4, 4, 24)]
 
 
+def affine(rng: np.random.Generator, channels: int) -> separable.Affine:
+    return separable.Affine(*rng.normal(size=(2, channels)).astype(np.float32))
+
+
 def separable_operands(shape: tuple[int, ...], k: int) -> tuple[Any, ...]:
-    """x, matrix, scale and bias, kernel, scale and bias; `shape` is that of the product."""
+    """x, scale and bias, kernel, scale and bias."""
     rng = np.random.default_rng(k)
-    inputs, channels = shape[-1] // 2 - 1, shape[-1]
-    vectors = [rng.normal(size=channels).astype(np.float32) for _ in range(4)]
-    kernel = rng.normal(size=(k, k, 1, channels)).astype(np.float32)
-    x = 2 * rng.normal(size=(*shape[:-1], inputs)).astype(np.float32) + np.float32(0.5)
-    matrix = (rng.normal(size=(inputs, channels)) / np.sqrt(inputs)).astype(np.float32)
-    return x, matrix, separable.Affine(*vectors[:2]), kernel, separable.Affine(*vectors[2:])
+    kernel = rng.normal(size=(k, k, 1, shape[-1])).astype(np.float32)
+    x = 2 * rng.normal(size=shape).astype(np.float32) + np.float32(0.5)
+    return x, affine(rng, shape[-1]), kernel, affine(rng, shape[-1])
 
 
-def separable_reference(
-    x: Any, matrix: Any, before: Any, kernel: Any, after: Any, stride: int
-) -> Any:
-    y, first = norm_reference.by_batch(x @ matrix, *before, True)
+def separable_reference(x: Any, before: Any, kernel: Any, after: Any, stride: int) -> Any:
+    y, first = norm_reference.by_batch(x, *before, True)
     y, second = norm_reference.by_batch(convolution(y, kernel, stride), *after, True)
     return y, first, second
 
@@ -195,14 +194,65 @@ def test_separable(k: int, stride: int) -> None:
     # Where a channel hardly varies, the terms of the gradients are larger than they by this factor.
     steepness = max(1 / np.sqrt(variance.min() + 1e-5) for _, variance in exact[0][1:])
     norm_reference.close((outputs, back(gradient)), exact, 1e-5 * max(1, steepness))
+
+
+def bottleneck_operands(
+    shape: tuple[int, ...], k: int, excite: bool
+) -> tuple[Any, bottleneck.Weights]:
+    """x and weights; `shape` is that of what the first matrix makes of x."""
+    rng = np.random.default_rng(k)
+    c, inputs, outputs, hidden = shape[-1], shape[-1] // 2 - 1, shape[-1] // 2 + 3, 7
+
+    def normal(*sizes: int) -> Any:
+        return (rng.normal(size=sizes) / np.sqrt(sizes[0])).astype(np.float32)
+
+    x = 2 * rng.normal(size=(*shape[:-1], inputs)).astype(np.float32) + np.float32(0.5)
+    gates = bottleneck.Excite(normal(c, hidden), normal(hidden), normal(hidden, c), 9 * normal(c))
+    return x, bottleneck.Weights(
+        normal(inputs, c),
+        affine(rng, c),
+        rng.normal(size=(k, k, 1, c)).astype(np.float32),
+        affine(rng, c),
+        gates if excite else None,
+        normal(c, outputs),
+        affine(rng, outputs),
+    )
+
+
+def bottleneck_reference(x: Any, w: bottleneck.Weights, stride: int) -> Any:
+    y, first, second = separable_reference(x @ w.expand, w.before, w.kernel, w.after, stride)
+    if w.excite is not None:
+        y = bottleneck.squeeze_excite(y, w.excite)
+    y, last = norm_reference.by_batch(y @ w.project, *w.last, False)
+    return y, (first, second, last)
+
+
+# And one whose rows are projected in several parts that do not end where images do.
+BOTTLENECKS = [*SEPARABLE, (9, 5, 5, 350)]
+
+
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("case", range(len(BOTTLENECKS)))
+def test_bottleneck(case: int, stride: int) -> None:
+    shape, excite = BOTTLENECKS[case], (case + stride) % 2 == 0
+    k = native.KERNELS[(case + 2 * stride) % 4]
+    x, w = jax.tree.map(jnp.asarray, bottleneck_operands(shape, k, excite))
+    own = functools.partial(bottleneck.by_batch, stride=stride)
+    reference = functools.partial(bottleneck_reference, stride=stride)
+    outputs, back = jax.vjp(own, x, w)
+    gradient = norm_reference.cotangents(outputs)
+    exact = norm_reference.in_float64(jax.jit(reference), (x, w), gradient)
+    steepness = max(1 / np.sqrt(variance.min() + 1e-5) for _, variance in exact[0][1])
+    norm_reference.close((outputs, back(gradient)), exact, 1e-5 * max(1, steepness))
     for _ in range(3):  # where no gradient is taken; threads find the memory of the call before
-        norm_reference.close(own(*operands), exact[0], 1e-5)
-    images = tuple(map(jnp.asarray, operands[:2]))
-    given = (*images, *jax.tree.map(lambda v: 1.5 * v, outputs[1:]), *operands[2:])
-    y, back = jax.vjp(functools.partial(separable.given, stride=stride), *given)
-    plain, plain_back = jax.vjp(functools.partial(separable.plain_given, stride=stride), *given)
+        norm_reference.close(own(x, w), exact[0], 1e-5 * max(1, steepness))
+    operands = x, w, jax.tree.map(lambda v: 1.5 * v, outputs[1])
+    y, back = jax.vjp(functools.partial(bottleneck.given, stride=stride), *operands)
+    plain, plain_back = jax.vjp(functools.partial(bottleneck.plain_given, stride=stride), *operands)
     gradient = norm_reference.cotangents(plain)
     norm_reference.close((y, back(gradient)), (plain, plain_back(gradient)), 1e-5)
+    norm_reference.close(bottleneck.given(*operands, stride), plain, 1e-5)
 
 
 @pytest.mark.usefixtures("used")
@@ -211,45 +261,70 @@ def test_moments_of_a_product_that_is_not_computed(inputs: str, bound: float) ->
     """They are exact for a large mean. Where channels of the input cancel out all but a 5000th of
     their variance, four digits are right.
     """
-    x, matrix, *others = separable_operands((20, 9, 9, 70), 3)
+    x, weights = bottleneck_operands((20, 9, 9, 70), 3, False)
+    matrix = weights.expand
     if inputs == "alike":
         x[..., 1] = x[..., 0] + np.float32(0.02) * x[..., 1]
         matrix[:] = 0
         matrix[0], matrix[1] = 1, -1
     else:
         x = x + np.float32(1000)
-    _, (mean, variance), _ = separable.by_batch(x, matrix, *others, 1)
+    _, ((mean, variance), _, _) = bottleneck.by_batch(x, weights, 1)
     product = x.astype(np.float64) @ matrix
     exact = product.mean((0, 1, 2)), product.var((0, 1, 2))
     norm_reference.close((mean, variance), exact, bound)
 
 
 @pytest.mark.usefixtures("used")
-def test_separable_same_bits_every_time_and_under_vmap() -> None:
-    x, *others = separable_operands((40, 8, 8, 48), 5)
-
-    def loss(x: Array, *others: Any) -> Array:
-        y, (mean, _), (_, variance) = separable.by_batch(x, *others, 1)
-        return jnp.sum(y**2) + jnp.sum(mean * variance)
-
-    @jax.jit
-    def run(x: Array, *others: Any) -> Any:
-        return loss(x, *others), jax.grad(loss, (0, 1, 2, 3, 4))(x, *others)
-
-    first = run(x, *others)
-    for _ in range(10):
-        jax.tree.map(np.testing.assert_array_equal, run(x, *others), first)
-    both = jax.vmap(run, (0, *[None] * 4))(jnp.stack([x, x + 1]), *others)
-    second = run(x + 1, *others)
-    expected = jax.tree.map(lambda a, b: jnp.stack([a, b]), first, second)
-    jax.tree.map(np.testing.assert_array_equal, both, expected)
+@pytest.mark.parametrize("channel", ["constant", "far from zero"])
+def test_moments_of_what_the_convolution_gives(channel: str) -> None:
+    """Of a channel that does not vary, and of one whose mean is 1000 times what it varies by."""
+    x, w = bottleneck_operands((3, 20, 20, 40), 1, False)
+    kernel = np.zeros_like(w.kernel) if channel == "constant" else w.kernel
+    before = separable.Affine(w.before.scale, w.before.bias + np.float32(1000))
+    w = w._replace(before=w.before if channel == "constant" else before, kernel=kernel)
+    _, (_, (mean, variance), _) = bottleneck.by_batch(x, w, 1)
+    y = x.astype(np.float64) @ w.expand
+    z = (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + 1e-5) * w.before.scale + w.before.bias
+    z = z / (1 + np.exp(-z)) * kernel[0, 0, 0]
+    # Its values are rounded at a thousandth of what they vary by.
+    norm_reference.close(mean, z.mean((0, 1, 2)), 1e-6)
+    norm_reference.close(variance, z.var((0, 1, 2)), 1e-3)
 
 
 @pytest.mark.usefixtures("used")
-@pytest.mark.parametrize("expand", [True, False])
-def test_a_block_is_the_same_with_it(expand: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("excite", [False, True])
+def test_bottleneck_same_bits_every_time_and_under_vmap(excite: bool) -> None:
+    x, w = jax.tree.map(jnp.asarray, bottleneck_operands((40, 8, 8, 48), 5, excite))
+
+    def loss(x: Array, w: bottleneck.Weights) -> Array:
+        y, ((mean, _), (_, variance), _) = bottleneck.by_batch(x, w, 1)
+        return jnp.sum(y**2) + jnp.sum(mean * variance)
+
+    @jax.jit
+    def run(x: Array, w: bottleneck.Weights) -> Any:
+        return loss(x, w), jax.grad(loss, (0, 1))(x, w)
+
+    first = run(x, w)
+    for _ in range(10):
+        jax.tree.map(np.testing.assert_array_equal, run(x, w), first)
+    both = jax.vmap(run, (0, None))(jnp.stack([x, x + 1]), w)
+    second = run(x + 1, w)
+    expected = jax.tree.map(lambda a, b: jnp.stack([a, b]), first, second)
+    if excite:  # XLA's own products, in the gradient, are others under vmap
+        norm_reference.close(both, expected, 1e-5)
+    else:
+        jax.tree.map(np.testing.assert_array_equal, both, expected)
+
+
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize(("expand", "reduced"), [(True, 8), (True, 0), (False, 8)])
+def test_a_block_is_the_same_with_it(
+    expand: bool, reduced: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same parameters and statistics, by the same names, and the same values and gradients."""
-    spec = mobilenet.MBConvSpec(8, 16, 24 if expand else 8, 5, 2, expand, 8, mobilenet.CONV)
+    middle = 24 if expand else 8
+    spec = mobilenet.MBConvSpec(8, 16, middle, 5, 2, expand, reduced, mobilenet.CONV)
     block, x = mobilenet.MBConv(spec), jax.random.normal(jax.random.key(0), (4, 9, 9, 8))
 
     def run() -> Any:
@@ -273,9 +348,10 @@ def test_a_block_is_the_same_with_it(expand: bool, monkeypatch: pytest.MonkeyPat
         return str(jax.make_jaxpr(lambda: run())())
 
     assert ("supernet_separable" in program()) == expand
+    assert ("supernet_bottleneck" in program()) == expand
     found = run()
-    monkeypatch.setattr(separable, "takes", lambda *_: False)
-    assert "supernet_separable" not in program()
+    monkeypatch.setattr(bottleneck, "takes", lambda *_: False)
+    assert "supernet_separable" not in program() and "supernet_bottleneck" not in program()
     expected = run()
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     norm_reference.close(found, expected, 1e-5)
@@ -303,7 +379,7 @@ def test_an_empty_batch() -> None:
         row = jnp.zeros(8)
         operands = (empty, row, row, jnp.zeros((3, 3, 1, 8)), row, row)
         how = {"stride": 1, "epsilon": np.float32(1e-5)}
-        jax.block_until_ready(native.separable_keeping_batch(*operands, **how))
+        jax.block_until_ready(native.separable_batch(*operands, **how))
 
 
 @pytest.mark.usefixtures("used")
@@ -343,11 +419,19 @@ def test_refuses_what_does_not_fit(built: None) -> None:
     for rows, w, message in (((jnp.zeros(9), row), kernel, "vectors of"), ((row, row), x, "needs")):
         with pytest.raises(Exception, match=message):
             operands = (x, *rows, w, row, row)
-            jax.block_until_ready(native.separable_keeping_batch(*operands, **how))
-    for matrix, message in ((jnp.zeros((7, 8)), "a matrix"), (jnp.zeros((8, 9)), "do not belong")):
-        with pytest.raises(Exception, match=message):
-            operands = (x, matrix, row, row, kernel, row, row)
             jax.block_until_ready(native.separable_batch(*operands, **how))
+    fits = jnp.zeros((8, 8))
+    for expand, excite, project, last, message in (
+        (jnp.zeros((7, 8)), fits, fits, row, "a matrix"),
+        (jnp.zeros((8, 9)), fits, fits, row, "do not belong"),
+        (fits, jnp.zeros((8, 9)), fits, row, "do not belong"),
+        (fits, fits, jnp.zeros((9, 8)), row, "do not belong"),
+        (fits, fits, fits, jnp.zeros(9), "of the output"),
+    ):
+        with pytest.raises(Exception, match=message):
+            gates = (excite, row, fits, row)
+            operands = (x, expand, row, row, kernel, row, row, *gates, project, last, row)
+            jax.block_until_ready(native.bottleneck_batch(*operands, **how))
     with pytest.raises(Exception, match="vectors of"):
         jax.block_until_ready(batch_norm.COMPILED.given(x, *[jnp.zeros(9)] * 4, swish=True))
     with pytest.raises(Exception, match="vectors of"):
@@ -421,9 +505,9 @@ def loaded_anew(used: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def layers_are_right() -> None:
-    x, *others = separable_operands((2, 5, 4, 9), 3)
-    plain = separable_reference(x, *others, 1)
-    norm_reference.close(separable.by_batch(x, *others, 1), plain, 1e-5)
+    x, w = bottleneck_operands((2, 5, 4, 9), 3, True)
+    plain = bottleneck_reference(x, w, 1)
+    norm_reference.close(bottleneck.by_batch(x, w, 1), plain, 1e-5)
 
 
 @LINUX

@@ -82,8 +82,9 @@ struct Product {
   int64_t inputs = 0;
 };
 
-// Of what the convolution gives, sums of differences from some centre and of their squares:
-// [sums][stored], of the rows of each task. Empty where nobody asks.
+// Of what is written, sums of differences from some centre and of their squares: [sums][stored], of
+// the rows of each task. Empty where nobody asks. Centres are those of the first rows, or zeros of
+// what is normalised.
 struct Spread {
   float *centres = nullptr, *sums = nullptr, *squares = nullptr;
   int64_t stored = 0;
@@ -92,8 +93,8 @@ struct Spread {
 struct Forward {
   Shape shape;
   const float *x, *taps;  // taps: packed [vectors][k * k][lanes]
-  float* y;         // or nullptr: only moments are wanted
-  Channel before;   // stored
+  float* y;
+  Channel before, after;  // stored; `after` where it is to be applied, too
   Spread spread;
   Product product;  // of x, where that is to be computed, too
 };
@@ -101,7 +102,8 @@ struct Forward {
 // What follows the convolution of a bottleneck.
 struct Projection {
   int64_t pixels;         // of an image
-  Channel norm;           // stored; with swish
+  bool normed;            // whether the pixels are normalised already,
+  Channel norm;           // stored, or by this; with swish
   const float* gates;     // [images][channels] of squeeze-and-excite, or nullptr
   Product rows;           // of what these make
   int64_t outputs;        // of the matrix
@@ -256,8 +258,10 @@ void RunWithMoments(ffi::ThreadPool& pool, const Plan& plan,
                     void (*kernel)(const Forward&, const Task&), Forward job, float* mean,
                     float* variance) {
   const int64_t count = plan.outputs.sums, channels = plan.shape.channels, stored = plan.stored;
-  std::vector<float> centres(count * stored), sums(count * stored), squares(count * stored);
-  job.spread = {centres.data(), sums.data(), squares.data(), stored};
+  std::vector<float> memory(3 * count * stored);
+  float *const centres = &memory[0], *const sums = centres + count * stored;
+  float *const squares = sums + count * stored;
+  job.spread = {centres, sums, squares, stored};
   Run(pool, plan.outputs, kernel, job);
   // The whole's sum of squares is the parts', and that of their means around the whole's.
   std::vector<double> means(count * channels), centre(channels), total(channels);
@@ -362,7 +366,7 @@ ffi::Error Batch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array
                                        variance1->typed_data(), scale1.typed_data(),
                                        bias1.typed_data(), epsilon);
   RunWithMoments(pool, plan, plan.kernels.forward,
-                 Forward{s, x.typed_data(), plan.taps, y->typed_data(), before.Of()},
+                 Forward{s, x.typed_data(), plan.taps, y->typed_data(), before.Of(), {}, {}, {}},
                  mean2->typed_data(), variance2->typed_data());
   const supernet::Normalisation after(s.channels, s.channels, mean2->typed_data(),
                                       variance2->typed_data(), scale2.typed_data(),
@@ -371,8 +375,6 @@ ffi::Error Batch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array
                   z->typed_data(), true);
   return ffi::Error::Success();
 }
-
-constexpr int64_t kKept = 1LL << 40;  // larger outputs of the convolution are computed twice
 
 // A bottleneck: what is before the convolution, the convolution itself, and what is after it.
 struct Bottleneck {
@@ -402,9 +404,9 @@ struct Bottleneck {
     return (outputs + lanes - 1) / lanes * lanes;
   }
   // Squeeze-and-excite needs the others first.
-  bool CanGoByImage() const { return reduce_bias.element_count() == 0 && plan.outputs.parts == 1; }
+  bool CanGoByImage() const { return !Excites() && plan.outputs.parts == 1; }
   Forward Convolution(const supernet::Normalisation& before, float* y) const {
-    return {plan.shape, x.typed_data(), plan.taps, y, before.Of(), {}, expand};
+    return {plan.shape, x.typed_data(), plan.taps, y, before.Of(), {}, {}, expand};
   }
 
   // Rows times a matrix, plus a bias, through an activation.
@@ -424,14 +426,36 @@ struct Bottleneck {
         out[i * width + c] = activation(out[i * width + c] + bias.typed_data()[c]);
   }
 
-  // What squeeze-and-excite multiplies the channels of each image by, if there is any.
-  std::vector<float> Gates(const Projection& job, const float* y) const {
-    const int64_t images = plan.shape.batch, channels = plan.shape.channels;
-    if (reduce_bias.element_count() == 0) return {};
-    std::vector<float> means(images * channels), hidden(images * reduce_bias.element_count());
-    InParallel(pool, images, [&](int64_t i) {
+  bool Excites() const { return reduce_bias.element_count() > 0; }
+
+  // Computes the convolution and what `after` makes of it, [B,H,W,C], and its means of each image.
+  std::vector<float> RunWithMeans(Forward job, const Channel& after) const {
+    const int64_t channels = plan.shape.channels, parts = plan.outputs.parts;
+    std::vector<float> memory(3 * plan.outputs.sums * plan.stored), means;
+    float* const sums = &memory[plan.outputs.sums * plan.stored];
+    job.after = after;
+    job.spread = {&memory[0], sums, sums + plan.outputs.sums * plan.stored, plan.stored};
+    Run(pool, plan.outputs, plan.kernels.product, job);
+    means.resize(plan.shape.batch * channels);
+    for (int64_t i = 0; i < plan.outputs.sums; ++i)
+      for (int64_t c = 0; c < channels; ++c)
+        means[i / parts * channels + c] += sums[i * plan.stored + c] / pixels;
+    return means;
+  }
+
+  // Means of each image of what is made of y.
+  std::vector<float> Means(const Projection& job, const float* y) const {
+    const int64_t channels = plan.shape.channels;
+    std::vector<float> means(plan.shape.batch * channels);
+    InParallel(pool, plan.shape.batch, [&](int64_t i) {
       plan.kernels.squeeze(job, y + i * pixels * channels, pixels, &means[i * channels]);
     });
+    return means;
+  }
+
+  // What squeeze-and-excite multiplies the channels of each image by, from their means.
+  std::vector<float> Gates(std::vector<float> means) const {
+    std::vector<float> hidden(plan.shape.batch * reduce_bias.element_count());
     Dense(means, reduce, reduce_bias, [](float z) { return z < 0 ? 0 : z; }, hidden);
     const auto hard_sigmoid = [](float z) {
       z = (z + 3) / 6;
@@ -442,9 +466,7 @@ struct Bottleneck {
   }
 
   // From what the convolution gives for all images to the output.
-  void Project(Projection job, const float* y, float* out) const {
-    const std::vector<float> gates = Gates(job, y);
-    if (!gates.empty()) job.gates = gates.data();
+  void Project(const Projection& job, const float* y, float* out) const {
     const int64_t channels = plan.shape.channels, all = plan.OutputRows();
     const int64_t together = std::max<int64_t>(16, (1 << 15) / channels / 16 * 16);
     InParallel(pool, (all + together - 1) / together, [&](int64_t i) {
@@ -492,7 +514,7 @@ template <class... Vectors>
 ffi::Error CheckLast(const Array& project, const Vectors&... vectors) {
   const bool fits = ((vectors.dimensions().size() == 1 &&
                       vectors.dimensions()[0] == project.dimensions()[1]) && ...);
-  if (!fits) return ffi::Error::InvalidArgument("the last normalisation needs vectors of [F]");
+  if (!fits) return ffi::Error::InvalidArgument("bottleneck: the last normalisation needs vectors of the output's channels");
   return ffi::Error::Success();
 }
 
@@ -525,14 +547,21 @@ ffi::Error BottleneckByGiven(ffi::ThreadPool pool, Array x, Array expand, Array 
                                      variance3.typed_data(), scale3.typed_data(),
                                      bias3.typed_data(), epsilon);
   const Forward convolution = block.Convolution(before, y->typed_data());
-  const Projection job{block.pixels, after.Of(), nullptr, block.project, block.outputs,
-                       true, last.Of()};
+  Projection job{block.pixels, false, after.Of(), nullptr, block.project, block.outputs, true,
+                 last.Of()};
+  std::vector<float> gates;
   if (block.CanGoByImage()) {
     block.ByImage(convolution, job, out->typed_data());
+    return ffi::Error::Success();
+  }
+  if (block.Excites()) {
+    gates = block.Gates(block.RunWithMeans(convolution, after.Of()));
+    job.gates = gates.data();
+    job.normed = true;
   } else {
     Run(pool, block.plan.outputs, block.plan.kernels.product, convolution);
-    block.Project(job, y->typed_data(), out->typed_data());
   }
+  block.Project(job, y->typed_data(), out->typed_data());
   return ffi::Error::Success();
 }
 
@@ -560,19 +589,19 @@ ffi::Error BottleneckByBatch(ffi::ThreadPool pool, Array x, Array expand, Array 
   const supernet::Normalisation before(s.channels, stored, mean1->typed_data(),
                                        variance1->typed_data(), scale1.typed_data(),
                                        bias1.typed_data(), epsilon);
-  const bool again = block.CanGoByImage() && rows * s.channels > kKept;
-  Forward convolution = block.Convolution(before, again ? nullptr : y->typed_data());
-  RunWithMoments(pool, block.plan, block.plan.kernels.product, convolution, mean2->typed_data(),
+  RunWithMoments(pool, block.plan, block.plan.kernels.product,
+                 block.Convolution(before, y->typed_data()), mean2->typed_data(),
                  variance2->typed_data());
   const supernet::Normalisation after(s.channels, stored, mean2->typed_data(),
                                       variance2->typed_data(), scale2.typed_data(),
                                       bias2.typed_data(), epsilon);
-  const Projection job{block.pixels, after.Of(), nullptr, block.project, block.outputs, false, {}};
-  if (again) {
-    block.ByImage(convolution, job, out->typed_data());
-  } else {
-    block.Project(job, y->typed_data(), out->typed_data());
+  Projection job{block.pixels, false, after.Of(), nullptr, block.project, block.outputs, false, {}};
+  std::vector<float> gates;
+  if (block.Excites()) {
+    gates = block.Gates(block.Means(job, y->typed_data()));
+    job.gates = gates.data();
   }
+  block.Project(job, y->typed_data(), out->typed_data());
   supernet::Moments(pool, rows, block.outputs, out->typed_data(), mean3->typed_data(),
                     variance3->typed_data());
   const supernet::Normalisation last(block.outputs, block.outputs, mean3->typed_data(),
