@@ -12,7 +12,7 @@ Images are `[B, H, W, C]`, the output `[B, ceil(H/stride), ceil(W/stride), C]`, 
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np

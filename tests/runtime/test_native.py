@@ -312,7 +312,7 @@ def test_bottleneck_same_bits_every_time_and_under_vmap(excite: bool) -> None:
     second = run(x + 1, w)
     expected = jax.tree.map(lambda a, b: jnp.stack([a, b]), first, second)
     if excite:  # XLA's own products, in the gradient, are others under vmap
-        norm_reference.close(both, expected, 1e-5)
+        norm_reference.close(both, expected, 3e-5)
     else:
         jax.tree.map(np.testing.assert_array_equal, both, expected)
 
