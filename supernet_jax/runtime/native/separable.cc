@@ -132,6 +132,11 @@ float* Kept(int64_t size) {
   return kept.data();
 }
 
+// Rows of a projection that are made at a time, for a cache to hold.
+int64_t RowsMade(int64_t channels) {
+  return std::max<int64_t>(16, (1 << 15) / channels / 16 * 16);
+}
+
 struct Kernels {
   int64_t lanes;
   void (*pack)(const float*, int64_t, int64_t, float*);
@@ -253,16 +258,26 @@ void Run(ffi::ThreadPool& pool, const Tasks& tasks, void (*kernel)(const Job&, c
   InParallel(pool, tasks.count, [&](int64_t i) { kernel(job, tasks[i]); });
 }
 
+// A Spread of zeros, and its memory.
+struct Sums {
+  std::vector<float> memory;
+  Spread spread;
+
+  explicit Sums(const Plan& plan) : memory(3 * plan.outputs.sums * plan.stored) {
+    const int64_t size = plan.outputs.sums * plan.stored;
+    spread = {&memory[0], &memory[size], &memory[2 * size], plan.stored};
+  }
+};
+
 // Computes the convolution, and the mean and biased variance of what it gives.
 void RunWithMoments(ffi::ThreadPool& pool, const Plan& plan,
                     void (*kernel)(const Forward&, const Task&), Forward job, float* mean,
                     float* variance) {
-  const int64_t count = plan.outputs.sums, channels = plan.shape.channels, stored = plan.stored;
-  std::vector<float> memory(3 * count * stored);
-  float *const centres = &memory[0], *const sums = centres + count * stored;
-  float *const squares = sums + count * stored;
-  job.spread = {centres, sums, squares, stored};
+  const int64_t count = plan.outputs.sums, channels = plan.shape.channels;
+  const Sums memory(plan);
+  job.spread = memory.spread;
   Run(pool, plan.outputs, kernel, job);
+  const auto [centres, sums, squares, stored] = memory.spread;
   // The whole's sum of squares is the parts', and that of their means around the whole's.
   std::vector<double> means(count * channels), centre(channels), total(channels);
   for (int64_t i = 0; i < count; ++i) {
@@ -349,10 +364,9 @@ void ProductMoments(ffi::ThreadPool& pool, const Plan& plan, const float* x,
 }
 
 // y is what the convolution gives, z what the second normalisation makes of it.
-ffi::Error Batch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array w,
-                        Array scale2, Array bias2, Result z, Result y, Result mean1,
-                        Result variance1, Result mean2, Result variance2, int64_t stride,
-                        float epsilon) {
+ffi::Error Batch(ffi::ThreadPool pool, Array x, Array scale1, Array bias1, Array w, Array scale2,
+                 Array bias2, Result z, Result y, Result mean1, Result variance1, Result mean2,
+                 Result variance2, int64_t stride, float epsilon) {
   Shape s;
   if (auto error = CheckImage(x, w, *y, stride, &s); error.failure()) return error;
   if (auto error = CheckVectors(s, scale1, bias1, scale2, bias2, *mean1, *variance1, *mean2,
@@ -403,7 +417,8 @@ struct Bottleneck {
     const int64_t lanes = plan.kernels.lanes;
     return (outputs + lanes - 1) / lanes * lanes;
   }
-  // Squeeze-and-excite needs the others first.
+  bool Excites() const { return reduce_bias.element_count() > 0; }
+  // Squeeze-and-excite is a product of all images with large matrices.
   bool CanGoByImage() const { return !Excites() && plan.outputs.parts == 1; }
   Forward Convolution(const supernet::Normalisation& before, float* y) const {
     return {plan.shape, x.typed_data(), plan.taps, y, before.Of(), {}, {}, expand};
@@ -426,20 +441,17 @@ struct Bottleneck {
         out[i * width + c] = activation(out[i * width + c] + bias.typed_data()[c]);
   }
 
-  bool Excites() const { return reduce_bias.element_count() > 0; }
-
   // Computes the convolution and what `after` makes of it, [B,H,W,C], and its means of each image.
   std::vector<float> RunWithMeans(Forward job, const Channel& after) const {
     const int64_t channels = plan.shape.channels, parts = plan.outputs.parts;
-    std::vector<float> memory(3 * plan.outputs.sums * plan.stored), means;
-    float* const sums = &memory[plan.outputs.sums * plan.stored];
+    Sums sums(plan);
     job.after = after;
-    job.spread = {&memory[0], sums, sums + plan.outputs.sums * plan.stored, plan.stored};
+    job.spread = sums.spread;
     Run(pool, plan.outputs, plan.kernels.product, job);
-    means.resize(plan.shape.batch * channels);
+    std::vector<float> means(plan.shape.batch * channels);
     for (int64_t i = 0; i < plan.outputs.sums; ++i)
       for (int64_t c = 0; c < channels; ++c)
-        means[i / parts * channels + c] += sums[i * plan.stored + c] / pixels;
+        means[i / parts * channels + c] += sums.spread.sums[i * plan.stored + c] / pixels;
     return means;
   }
 
@@ -468,7 +480,7 @@ struct Bottleneck {
   // From what the convolution gives for all images to the output.
   void Project(const Projection& job, const float* y, float* out) const {
     const int64_t channels = plan.shape.channels, all = plan.OutputRows();
-    const int64_t together = std::max<int64_t>(16, (1 << 15) / channels / 16 * 16);
+    const int64_t together = RowsMade(channels);
     InParallel(pool, (all + together - 1) / together, [&](int64_t i) {
       const int64_t from = i * together;
       plan.kernels.project(job, y + from * channels, from, std::min(together, all - from),
@@ -514,7 +526,8 @@ template <class... Vectors>
 ffi::Error CheckLast(const Array& project, const Vectors&... vectors) {
   const bool fits = ((vectors.dimensions().size() == 1 &&
                       vectors.dimensions()[0] == project.dimensions()[1]) && ...);
-  if (!fits) return ffi::Error::InvalidArgument("bottleneck: the last normalisation needs vectors of the output's channels");
+  if (!fits)
+    return ffi::Error::InvalidArgument("the last normalisation needs vectors of the output's channels");
   return ffi::Error::Success();
 }
 
@@ -549,19 +562,17 @@ ffi::Error BottleneckByGiven(ffi::ThreadPool pool, Array x, Array expand, Array 
   const Forward convolution = block.Convolution(before, y->typed_data());
   Projection job{block.pixels, false, after.Of(), nullptr, block.project, block.outputs, true,
                  last.Of()};
-  std::vector<float> gates;
   if (block.CanGoByImage()) {
     block.ByImage(convolution, job, out->typed_data());
-    return ffi::Error::Success();
-  }
-  if (block.Excites()) {
-    gates = block.Gates(block.RunWithMeans(convolution, after.Of()));
+  } else if (block.Excites()) {
+    const std::vector<float> gates = block.Gates(block.RunWithMeans(convolution, after.Of()));
     job.gates = gates.data();
     job.normed = true;
+    block.Project(job, y->typed_data(), out->typed_data());
   } else {
     Run(pool, block.plan.outputs, block.plan.kernels.product, convolution);
+    block.Project(job, y->typed_data(), out->typed_data());
   }
-  block.Project(job, y->typed_data(), out->typed_data());
   return ffi::Error::Success();
 }
 
