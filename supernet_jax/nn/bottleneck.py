@@ -4,9 +4,9 @@
 
 Between the pointwise convolutions there are several times as many channels, and most time goes into
 writing and reading them. The compiled kernel of `native` computes them in parts that a cache holds:
-with given statistics and without squeeze-and-excite none is written, else what the depthwise
-convolution gives. Where a gradient is wanted these are `separable` and the operations that follow.
-All of these ways differ in rounding alone.
+none is written with given statistics and without squeeze-and-excite, unless images are few, and
+otherwise those after the depthwise convolution. Where a gradient is wanted these are `separable` and
+the operations that follow. All of these ways differ in rounding alone.
 
 Images are `[B, H, W, I]`, the output `[B, ceil(H/stride), ceil(W/stride), F]`, float32.
 """
@@ -30,12 +30,12 @@ takes = separable.takes
 
 
 class Excite(NamedTuple):
-    """Of squeeze-and-excite: `reduce` `[C, R]` and its bias, `expand` `[R, C]` and its bias."""
+    """Of squeeze-and-excite: `reduce` `[C, R]` and its bias, `excite` `[R, C]` and its bias."""
 
     reduce: Array
     reduce_bias: Array
-    expand: Array
-    expand_bias: Array
+    excite: Array
+    excite_bias: Array
 
 
 class Weights(NamedTuple):
@@ -63,7 +63,7 @@ class Weights(NamedTuple):
 def squeeze_excite(x: Array, w: Excite) -> Array:
     """See `layers.SqueezeExcite`."""
     hidden = nn.relu(jnp.mean(x, (1, 2)) @ w.reduce + w.reduce_bias[None])
-    return x * nn.hard_sigmoid(hidden @ w.expand + w.expand_bias[None])[:, None, None]
+    return x * nn.hard_sigmoid(hidden @ w.excite + w.excite_bias[None])[:, None, None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -128,4 +128,4 @@ def _excite(w: Weights) -> tuple[Any, ...]:
     if w.excite is not None:
         return w.excite
     c = w.project.shape[0]
-    return jnp.zeros((c, 0)), jnp.zeros(0), jnp.zeros((0, c)), jnp.zeros(c)
+    return tuple(jnp.zeros(shape, w.project.dtype) for shape in ((c, 0), 0, (0, c), c))

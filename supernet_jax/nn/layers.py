@@ -273,6 +273,7 @@ def bottlenecked(
         project.weights(c),
         last.weights(project.features),
     )
+    weights = jax.tree.map(lambda w: w.astype(x.dtype), weights)
     first, second, third = (norm.given() for norm in norms)
     if first is not None and second is not None and third is not None:
         return bottleneck.given(x, weights, (first, second, third), conv.stride)

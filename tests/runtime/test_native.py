@@ -227,8 +227,9 @@ def bottleneck_reference(x: Any, w: bottleneck.Weights, stride: int) -> Any:
     return y, (first, second, last)
 
 
-# And one whose rows are projected in several parts that do not end where images do.
-BOTTLENECKS = [*SEPARABLE, (9, 5, 5, 350)]
+# And one whose rows are projected in several parts that do not end where images do, and one whose
+# images are split while squeeze-and-excite needs their means.
+BOTTLENECKS = [*SEPARABLE, (9, 5, 5, 350), (2, 17, 5, 24)]
 
 
 @pytest.mark.usefixtures("used")
@@ -290,6 +291,33 @@ def test_moments_of_what_the_convolution_gives(channel: str) -> None:
     # Its values are rounded at a thousandth of what they vary by.
     norm_reference.close(mean, z.mean((0, 1, 2)), 1e-6)
     norm_reference.close(variance, z.var((0, 1, 2)), 1e-3)
+
+
+@pytest.mark.usefixtures("used")
+def test_moments_of_an_image_whose_first_rows_are_unlike_the_rest() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(5, 112, 112, 16)).astype(np.float32)
+    y[:, :4] += np.float32(1000)
+    x, affine = jnp.asarray(y), separable.Affine(jnp.ones(16), jnp.zeros(16))
+    _, first, second = separable.by_batch(x, affine, jnp.ones((1, 1, 1, 16)), affine, 1)
+    z = (y - y.mean((0, 1, 2), np.float64)) / np.sqrt(y.var((0, 1, 2), np.float64) + 1e-5)
+    z = z / (1 + np.exp(-z))
+    for (mean, variance), exact in ((first, y), (second, z)):
+        spread = exact.std((0, 1, 2), np.float64)
+        np.testing.assert_array_less(abs(mean - exact.mean((0, 1, 2), np.float64)), 1e-6 * spread)
+        np.testing.assert_allclose(variance, spread**2, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize("excite", [False, True])
+def test_what_is_no_number_stays_so(excite: bool) -> None:
+    x, w = bottleneck_operands((6, 5, 5, 24), 3, excite)
+    x[1, 2, 2, 3] = np.nan
+    y, moments = bottleneck.by_batch(x, w, 1)
+    assert all(np.isnan(found).all() for found in jax.tree.leaves((y, moments)))
+    rest = jax.tree.map(jnp.ones_like, moments)
+    y = np.isnan(bottleneck.given(x, w, rest, 1)).any(-1)
+    assert y[1, 2, 2] and not y[[0, 2, 3, 4, 5]].any()
 
 
 @pytest.mark.usefixtures("used")

@@ -268,7 +268,7 @@ def bottleneck_given(x: Array, *operands: Array, stride: int, epsilon: np.float3
 
 
 def _images(x: Array, project: Array, stride: int) -> list[tuple[int, ...]]:
-    """Shapes of a bottleneck's output, and of what its depthwise convolution gives."""
+    """Shapes of a bottleneck's output, and of memory for what its depthwise convolution gives."""
     channels, features = project.shape
     return [_strided(x, stride, features), _strided(x, stride, channels)]
 

@@ -3,8 +3,8 @@
 // What the first normalisation gives is computed where the convolution reads it, in tiles that a
 // cache holds, and computed again for the gradient. Where no gradient is wanted, the whole of a
 // bottleneck is one call: the product with a matrix that the first normalisation reads is computed
-// there, too, and never written, and what the second one gives is made where the next product reads
-// it. Work falls into pieces of images and vectors of channels. Vectors that are called "stored" are
+// there, too, and never written, and the rows that the next product reads are made for it in a cache.
+// Work falls into pieces of images and vectors of channels. Vectors that are called "stored" are
 // padded with zeros to a whole number of lanes.
 
 #include <array>
@@ -82,9 +82,8 @@ struct Product {
   int64_t inputs = 0;
 };
 
-// Of what is written, sums of differences from some centre and of their squares: [sums][stored], of
-// the rows of each task. Empty where nobody asks. Centres are those of the first rows, or zeros of
-// what is normalised.
+// Of what is written, sums of differences from some centre, and of squared differences from the mean:
+// [sums][stored], of the rows of each task. Empty where nobody asks.
 struct Spread {
   float *centres = nullptr, *sums = nullptr, *squares = nullptr;
   int64_t stored = 0;
@@ -105,8 +104,8 @@ struct Projection {
   bool normed;            // whether the pixels are normalised already,
   Channel norm;           // stored, or by this; with swish
   const float* gates;     // [images][channels] of squeeze-and-excite, or nullptr
-  Product rows;           // of what these make
-  int64_t outputs;        // of the matrix
+  Product matrix;         // of which there are products
+  int64_t outputs;        // columns of the matrix
   bool given;             // whether the last normalisation is by given statistics,
   Channel last;           // stored, which are these
 };
@@ -187,7 +186,7 @@ ffi::Error CheckProduct(const Array& x, const Array& matrix, const Array& w, con
                         int64_t stride, Shape* shape) {
   const auto wide = x.dimensions(), sizes = matrix.dimensions();
   if (wide.size() != 4 || sizes.size() != 2 || sizes[0] != wide[3])
-    return ffi::Error::InvalidArgument("separable needs [B,H,W,I] and a matrix [I,C]");
+    return ffi::Error::InvalidArgument("bottleneck needs [B,H,W,I] and a matrix [I,C]");
   return Check(wide, sizes[1], w.dimensions(), y.dimensions(), stride, shape);
 }
 
@@ -259,11 +258,11 @@ void Run(ffi::ThreadPool& pool, const Tasks& tasks, void (*kernel)(const Job&, c
 }
 
 // A Spread of zeros, and its memory.
-struct Sums {
+struct SpreadMemory {
   std::vector<float> memory;
   Spread spread;
 
-  explicit Sums(const Plan& plan) : memory(3 * plan.outputs.sums * plan.stored) {
+  explicit SpreadMemory(const Plan& plan) : memory(3 * plan.outputs.sums * plan.stored) {
     const int64_t size = plan.outputs.sums * plan.stored;
     spread = {&memory[0], &memory[size], &memory[2 * size], plan.stored};
   }
@@ -274,7 +273,7 @@ void RunWithMoments(ffi::ThreadPool& pool, const Plan& plan,
                     void (*kernel)(const Forward&, const Task&), Forward job, float* mean,
                     float* variance) {
   const int64_t count = plan.outputs.sums, channels = plan.shape.channels;
-  const Sums memory(plan);
+  const SpreadMemory memory(plan);
   job.spread = memory.spread;
   Run(pool, plan.outputs, kernel, job);
   const auto [centres, sums, squares, stored] = memory.spread;
@@ -284,10 +283,9 @@ void RunWithMoments(ffi::ThreadPool& pool, const Plan& plan,
     const Task task = plan.outputs[i];
     const double rows = (task.to - task.from) * task.images * plan.shape.columns;
     for (int64_t c = 0; c < channels; ++c) {
-      const double sum = sums[i * stored + c];
-      means[i * channels + c] = centres[i * stored + c] + sum / rows;
+      means[i * channels + c] = centres[i * stored + c] + sums[i * stored + c] / rows;
       centre[c] += means[i * channels + c] * rows / plan.OutputRows();
-      total[c] += squares[i * stored + c] - sum * sum / rows;
+      total[c] += squares[i * stored + c];
     }
   }
   for (int64_t i = 0; i < count; ++i) {
@@ -300,7 +298,7 @@ void RunWithMoments(ffi::ThreadPool& pool, const Plan& plan,
   }
   for (int64_t c = 0; c < channels; ++c) {
     mean[c] = centre[c];
-    variance[c] = (total[c] < 0 ? 0 : total[c]) / plan.OutputRows();  // what is no number stays so
+    variance[c] = total[c] / plan.OutputRows();
   }
 }
 
@@ -418,8 +416,10 @@ struct Bottleneck {
     return (outputs + lanes - 1) / lanes * lanes;
   }
   bool Excites() const { return reduce_bias.element_count() > 0; }
-  // Squeeze-and-excite is a product of all images with large matrices.
-  bool CanGoByImage() const { return !Excites() && plan.outputs.parts == 1; }
+  // Squeeze-and-excite is a product of all images with large matrices; and each thread needs some.
+  bool CanGoByImage() const {
+    return !Excites() && plan.outputs.parts == 1 && plan.shape.batch >= pool.num_threads();
+  }
   Forward Convolution(const supernet::Normalisation& before, float* y) const {
     return {plan.shape, x.typed_data(), plan.taps, y, before.Of(), {}, {}, expand};
   }
@@ -444,14 +444,19 @@ struct Bottleneck {
   // Computes the convolution and what `after` makes of it, [B,H,W,C], and its means of each image.
   std::vector<float> RunWithMeans(Forward job, const Channel& after) const {
     const int64_t channels = plan.shape.channels, parts = plan.outputs.parts;
-    Sums sums(plan);
+    const SpreadMemory memory(plan);
     job.after = after;
-    job.spread = sums.spread;
+    job.spread = memory.spread;
     Run(pool, plan.outputs, plan.kernels.product, job);
     std::vector<float> means(plan.shape.batch * channels);
-    for (int64_t i = 0; i < plan.outputs.sums; ++i)
+    const auto [centres, sums, squares, stored] = memory.spread;
+    for (int64_t i = 0; i < plan.outputs.sums; ++i) {
+      const Task task = plan.outputs[i];
+      const float share = float(task.to - task.from) / plan.shape.rows;
       for (int64_t c = 0; c < channels; ++c)
-        means[i / parts * channels + c] += sums.spread.sums[i * plan.stored + c] / pixels;
+        means[i / parts * channels + c] +=
+            share * centres[i * stored + c] + sums[i * stored + c] / pixels;
+    }
     return means;
   }
 
@@ -531,6 +536,7 @@ ffi::Error CheckLast(const Array& project, const Vectors&... vectors) {
   return ffi::Error::Success();
 }
 
+// y is memory for all images, where they do not go one by one.
 ffi::Error BottleneckByGiven(ffi::ThreadPool pool, Array x, Array expand, Array mean1,
                              Array variance1, Array scale1, Array bias1, Array w, Array mean2,
                              Array variance2, Array scale2, Array bias2, Array reduce,
@@ -576,6 +582,7 @@ ffi::Error BottleneckByGiven(ffi::ThreadPool pool, Array x, Array expand, Array 
   return ffi::Error::Success();
 }
 
+// y is what the convolution gives.
 ffi::Error BottleneckByBatch(ffi::ThreadPool pool, Array x, Array expand, Array scale1,
                              Array bias1, Array w, Array scale2, Array bias2, Array reduce,
                              Array reduce_bias, Array excite, Array excite_bias, Array project,
