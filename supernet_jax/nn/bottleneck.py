@@ -5,7 +5,7 @@
 Between the pointwise convolutions there are several times as many channels, and most time goes into
 writing and reading them. The compiled kernel of `native` computes them in parts that a cache holds:
 none is written with given statistics and without squeeze-and-excite, unless images are few, and
-otherwise those after the depthwise convolution. Where a gradient is wanted these are `separable` and
+otherwise those after the depthwise convolution. Where a gradient is wanted, it is `separable` and
 the operations that follow. All of these ways differ in rounding alone.
 
 Images are `[B, H, W, I]`, the output `[B, ceil(H/stride), ceil(W/stride), F]`, float32.
