@@ -26,7 +26,7 @@ from supernet_jax.runtime import native
 Array = jax.Array
 _EPSILON = np.float32(batch_norm.EPSILON)
 
-takes = separable.takes
+takes = separable.takes  # both need the same of an image
 
 
 class Excite(NamedTuple):
@@ -61,14 +61,25 @@ class Weights(NamedTuple):
 
 
 def squeeze_excite(x: Array, w: Excite) -> Array:
-    """See `layers.SqueezeExcite`."""
+    """What `layers.SqueezeExcite` computes of `[B, H, W, C]`, as a function of its weights: gradients
+    are taken of it, which a module cannot give here.
+    """
     hidden = nn.relu(jnp.mean(x, (1, 2)) @ w.reduce + w.reduce_bias[None])
     return x * nn.hard_sigmoid(hidden @ w.excite + w.excite_bias[None])[:, None, None]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def by_batch(x: Array, w: Weights, stride: int) -> tuple[Array, tuple[Moments, Moments, Moments]]:
-    """Normalises by the statistics of the batch, and returns them: those of all three norms."""
+    """Normalises by the statistics of the batch, and returns them: those of all three norms.
+
+    Args:
+        x: `[B, H, W, I]`, float32, on one device; see `takes`.
+        w: float32.
+        stride: of the depthwise convolution.
+
+    Returns:
+        The output, and mean and biased variance of the norms: `[C]`, `[C]`, `[F]`.
+    """
     operands = (w.expand, *w.before, w.kernel, *w.after, *_excite(w), w.project, *w.last)
     y, *m = native.bottleneck_batch(x, *operands, stride=stride, epsilon=_EPSILON)
     return y, ((m[0], m[1]), (m[2], m[3]), (m[4], m[5]))
@@ -94,7 +105,10 @@ by_batch.defvjp(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def given(x: Array, w: Weights, moments: tuple[Moments, Moments, Moments], stride: int) -> Array:
-    """Normalises by given statistics, those of all norms, whose variances may be unbiased."""
+    """Normalises by given statistics, those of all norms, whose variances may be unbiased.
+
+    Takes and returns the same as `by_batch`, but for the statistics.
+    """
     first, second, last = moments
     operands = (w.expand, *first, *w.before, w.kernel, *second, *w.after, *_excite(w))
     operands = (*operands, w.project, *last, *w.last)
