@@ -61,8 +61,9 @@ class Weights(NamedTuple):
 
 
 def squeeze_excite(x: Array, w: Excite) -> Array:
-    """What `layers.SqueezeExcite` makes of `[B, H, W, C]`, as a function of its weights, because the
-    gradient of the whole is taken by them.
+    """What `layers.SqueezeExcite` makes of `[B, H, W, C]`, as a function of its weights.
+
+    A gradient of the whole is taken with respect to these.
     """
     hidden = nn.relu(jnp.mean(x, (1, 2)) @ w.reduce + w.reduce_bias[None])
     return x * nn.hard_sigmoid(hidden @ w.excite + w.excite_bias[None])[:, None, None]
