@@ -50,7 +50,8 @@ def fill(tree: Tree, target: Shapes) -> Tree:
         if leaf.shape == shape.shape:
             return leaf
         kept = box(shape.shape, leaf.shape, spatial_axes(path, shape))
-        return jnp.pad(leaf, [(a, n - b) for (a, b), n in zip(kept, shape.shape, strict=True)])
+        edges = [(a, n - b, 0) for (a, b), n in zip(kept, shape.shape, strict=True)]
+        return jax.lax.pad(leaf, leaf.dtype.type(0), edges)
 
     return walk(target, tree, one)
 

@@ -65,12 +65,12 @@ class Heads(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, N, C]` -> `[B, N, 3, H, D]`."""
         h, d, c = self.num_heads, self.head_dim, x.shape[-1]
-        kernel = self.param("kernel", self.start, (c, 3, h, d))
+        kernel = layers.parameter(self, "kernel", self.start, (c, 3, h, d))
         y = jnp.dot(x, kernel.reshape(c, 3 * h * d).astype(x.dtype)).reshape(*x.shape[:-1], 3, h, d)
         if self.bias == NONE:
             return y
         shape = (3 * h * d,) if self.bias == PREFIX else (3, h, d)
-        bias = self.param("bias", nn.initializers.zeros, shape)
+        bias = layers.parameter(self, "bias", nn.initializers.zeros, shape)
         if self.bias == PREFIX:
             bias = read_prefix(bias, h, layers.alive(self, h))
         return y + bias.reshape(1, 1, 3, h, d).astype(y.dtype)
@@ -115,14 +115,14 @@ class Merge(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, N, H, D]` -> `[B, N, features]`."""
         *batch, h, d = x.shape
-        kernel = self.param("kernel", self.start, (h, d, self.features))
+        kernel = layers.parameter(self, "kernel", self.start, (h, d, self.features))
         there = layers.alive(self, h)
         if there is not None:  # weights of an arch are masked as it is, those of a code are not
             kernel = kernel * there.reshape(-1, 1, 1).astype(kernel.dtype)
         y = jnp.dot(x.reshape(*batch, h * d), kernel.reshape(h * d, -1).astype(x.dtype))
         if not self.bias:
             return y
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = layers.parameter(self, "bias", nn.initializers.zeros, (self.features,))
         return y + bias.reshape(1, 1, -1).astype(y.dtype)
 
 
@@ -157,8 +157,8 @@ class RelativePositions(nn.Module):
         """The embeddings of a grid."""
         rows, columns, m = self.grid
         shape = (2 * m + 2, self.head_dim)
-        vertical = self.param("vertical", NORMAL, shape)
-        horizontal = self.param("horizontal", NORMAL, shape)
+        vertical = layers.parameter(self, "vertical", NORMAL, shape)
+        horizontal = layers.parameter(self, "horizontal", NORMAL, shape)
         token = vertical[0] + horizontal[0]
         return Offsets(token, vertical[offset_rows(rows, m)], horizontal[offset_rows(columns, m)])
 

@@ -57,6 +57,20 @@ def batch_norm(
     return _batch_norm(_operations(x), swish, x, scale, bias)
 
 
+def forward(
+    x: Array, scale: Array, bias: Array, *, swish: bool
+) -> tuple[tuple[Array, tuple[Array, Array]], tuple[Array, ...]]:
+    """What `batch_norm` returns, and what `backward` needs."""
+    return _batch_forward(_operations(x), swish, x, scale, bias)
+
+
+def backward(
+    residuals: tuple[Array, ...], gradient: tuple[Array, tuple[Array, Array]], *, swish: bool
+) -> tuple[Array, Array, Array]:
+    """The gradients of `x`, `scale` and `bias`."""
+    return _batch_backward(_operations(residuals[0]), swish, residuals, gradient)
+
+
 def normalise(
     x: Array, mean: Array, variance: Array, scale: Array, bias: Array, *, swish: bool
 ) -> Array:

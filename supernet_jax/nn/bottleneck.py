@@ -17,25 +17,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
-from supernet_jax.nn import batch_norm, depthwise, pointwise, separable
+from supernet_jax.nn import batch_norm, depthwise, pointwise, separable, squeeze_excite
 from supernet_jax.nn.separable import Affine, Moments
+from supernet_jax.nn.squeeze_excite import Excite
 from supernet_jax.runtime import native
 
 Array = jax.Array
 _EPSILON = np.float32(batch_norm.EPSILON)
 
 takes = separable.takes  # both need the same of an image
-
-
-class Excite(NamedTuple):
-    """Of squeeze-and-excite: `reduce` `[C, R]` and its bias, `excite` `[R, C]` and its bias."""
-
-    reduce: Array
-    reduce_bias: Array
-    excite: Array
-    excite_bias: Array
 
 
 class Weights(NamedTuple):
@@ -60,15 +51,6 @@ class Weights(NamedTuple):
     last: Affine
 
 
-def squeeze_excite(x: Array, w: Excite) -> Array:
-    """What `layers.SqueezeExcite` makes of `[B, H, W, C]`, as a function of its weights.
-
-    A gradient of the whole is taken with respect to these.
-    """
-    hidden = nn.relu(jnp.mean(x, (1, 2)) @ w.reduce + w.reduce_bias[None])
-    return x * nn.hard_sigmoid(hidden @ w.excite + w.excite_bias[None])[:, None, None]
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def by_batch(x: Array, w: Weights, stride: int) -> tuple[Array, tuple[Moments, Moments, Moments]]:
     """Normalises by the statistics of the batch, and returns them: those of all three norms.
@@ -88,20 +70,30 @@ def by_batch(x: Array, w: Weights, stride: int) -> tuple[Array, tuple[Moments, M
 
 def plain_by_batch(
     x: Array, w: Weights, stride: int
-) -> tuple[Array, tuple[Moments, Moments, Moments]]:
-    """`by_batch` by way of `separable`, with its gradient."""
-    y = pointwise.pointwise(x, w.expand)
-    y, first, second = separable.by_batch(y, w.before, w.kernel, w.after, stride)
-    if w.excite is not None:
-        y = squeeze_excite(y, w.excite)
-    y, last = batch_norm.batch_norm(pointwise.pointwise(y, w.project), *w.last, swish=False)
-    return y, (first, second, last)
+) -> tuple[tuple[Array, tuple[Moments, Moments, Moments]], tuple]:
+    """`by_batch`, one operation after the other, and what its gradient needs."""
+    y, expand = pointwise.forward(x, w.expand)
+    (y, first, second), conv = separable.forward(y, w.before, w.kernel, w.after, stride)
+    y, excite = (y, None) if w.excite is None else squeeze_excite.forward(y, w.excite)
+    y, project = pointwise.forward(y, w.project)
+    (y, last), norm = batch_norm.forward(y, *w.last, swish=False)
+    return (y, (first, second, last)), (expand, conv, excite, project, norm)
 
 
-by_batch.defvjp(
-    lambda x, w, stride: jax.vjp(functools.partial(plain_by_batch, stride=stride), x, w),
-    lambda stride, pull, gradient: pull(gradient),
-)
+def _backward(stride: int, kept: tuple, gradient: tuple) -> tuple[Array, Weights]:
+    # The chain of the parts, by hand: autodiff traces it for three times as long.
+    expand, conv, excite, project, norm = kept
+    g, (first, second, last) = gradient
+    g, *of_last = batch_norm.backward(norm, (g, last), swish=False)
+    g, of_project = pointwise.backward(project, g)
+    g, of_excite = (g, None) if excite is None else squeeze_excite.backward(excite, g)
+    g, of_before, of_kernel, of_after = separable.backward(conv, (g, first, second), stride)
+    g, of_expand = pointwise.backward(expand, g)
+    between = of_before, of_kernel, of_after, of_excite
+    return g, Weights(of_expand, *between, of_project, Affine(*of_last))
+
+
+by_batch.defvjp(plain_by_batch, _backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -125,7 +117,7 @@ def plain_given(
     y = depthwise.depthwise(y, w.kernel, stride)
     y = batch_norm.normalise(y, *second, *w.after, swish=True)
     if w.excite is not None:
-        y = squeeze_excite(y, w.excite)
+        y = squeeze_excite.squeeze_excite(y, w.excite)
     return batch_norm.normalise(pointwise.pointwise(y, w.project), *last, *w.last, swish=False)
 
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from supernet_jax.nn import batch_norm, bottleneck, depthwise, pointwise, separable
+from supernet_jax.nn import batch_norm, bottleneck, depthwise, pointwise, separable, squeeze_excite
 from supernet_jax.nn.block_shapes import SHAPES_ONLY
 from supernet_jax.runtime import versions
 
@@ -45,13 +45,7 @@ def uniform_fan_in(fan_in: int) -> Initializer:
 HE_FAN_OUT: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _parameter(
-    layer: nn.Module,
-    name: str,
-    fan_in: int,
-    shape: tuple[int, ...],
-    start: Initializer | None = None,
-) -> Array:
+def parameter(layer: nn.Module, name: str, start: Initializer, shape: tuple[int, ...]) -> Array:
     """As `layer.param`, which traces an initialiser even where its shape is all that counts."""
     if layer.has_variable("params", name):
         value: Array = layer.get_variable("params", name)
@@ -60,7 +54,7 @@ def _parameter(
     elif layer.has_rng(SHAPES_ONLY):
         layer.put_variable("params", name, lax.full(shape, 0, jnp.float32))
         return layer.get_variable("params", name)
-    return layer.param(name, uniform_fan_in(fan_in) if start is None else start, shape)
+    return layer.param(name, start, shape)
 
 
 class Conv(nn.Module):
@@ -84,13 +78,14 @@ class Conv(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C_in]` -> `[B, ceil(H/stride), ceil(W/stride), features]`."""
         k, c = self.kernel, x.shape[-1]
-        w = _parameter(self, "kernel", k * k * c, (k, k, c, self.features), self.start)
+        start = self.start or uniform_fan_in(k * k * c)
+        w = parameter(self, "kernel", start, (k, k, c, self.features))
         patches = jnp.concatenate(depthwise.shifted_views(x, k, self.stride), axis=-1)
         y = pointwise.pointwise(patches, w.reshape(k * k * c, self.features).astype(x.dtype))
         if not self.bias:
             return y
-        zeros = None if self.start is None else nn.initializers.zeros
-        return y + _row(_parameter(self, "bias", k * k * c, (self.features,), zeros), y)
+        start = nn.initializers.zeros if self.start else uniform_fan_in(k * k * c)
+        return y + _row(parameter(self, "bias", start, (self.features,)), y)
 
 
 class Pointwise(nn.Module):
@@ -112,13 +107,14 @@ class Pointwise(nn.Module):
     def weights(self, channels: int) -> Array:
         """The kernel `[C_in / groups, C_out]` for so many inputs of a group."""
         shape = (1, 1, channels, self.features)
-        return _parameter(self, "kernel", channels, shape, self.start)[0, 0]
+        start = self.start or uniform_fan_in(channels)
+        return lax.squeeze(parameter(self, "kernel", start, shape), (0, 1))
 
     @nn.compact
     def offsets(self, channels: int) -> Array:
         """The bias `[C_out]`."""
-        zeros = None if self.start is None else nn.initializers.zeros
-        return _parameter(self, "bias", channels, (self.features,), zeros)
+        start = nn.initializers.zeros if self.start else uniform_fan_in(channels)
+        return parameter(self, "bias", start, (self.features,))
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -152,7 +148,8 @@ class Depthwise(nn.Module):
     def weights(self, channels: int) -> Array:
         """The kernel."""
         k = self.kernel
-        return _parameter(self, "kernel", k * k, (k, k, 1, channels), self.start)
+        start = self.start or uniform_fan_in(k * k)
+        return parameter(self, "kernel", start, (k, k, 1, channels))
 
     def macs(self, x: Array) -> int:
         """Of one image; on CPU it is no convolution that could be counted."""
@@ -182,12 +179,13 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[..., C_in]` -> `[..., features]`."""
         c = x.shape[-1]
-        w = _parameter(self, "kernel", c, (c, self.features), self.start)
+        start = self.start or uniform_fan_in(c)
+        w = parameter(self, "kernel", start, (c, self.features))
         y = jnp.dot(x, w.astype(x.dtype))
         if not self.bias:
             return y
-        zeros = nn.initializers.zeros if self.zero_bias or self.start is not None else None
-        return y + _row(_parameter(self, "bias", c, (self.features,), zeros), y)
+        start = nn.initializers.zeros if self.zero_bias or self.start else uniform_fan_in(c)
+        return y + _row(parameter(self, "bias", start, (self.features,)), y)
 
 
 class BatchNorm(nn.Module):
@@ -211,8 +209,8 @@ class BatchNorm(nn.Module):
         if not self.affine:
             return separable.Affine(jnp.ones(channels), jnp.zeros(channels))
         start = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
-        scale = self.param("scale", start, (channels,))
-        return separable.Affine(scale, self.param("bias", nn.initializers.zeros, (channels,)))
+        scale = parameter(self, "scale", start, (channels,))
+        return separable.Affine(scale, parameter(self, "bias", nn.initializers.zeros, (channels,)))
 
     def given(self) -> separable.Moments | None:
         """The statistics in the collection `stats`, if it is there."""
@@ -322,7 +320,7 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[..., C]` -> the same shape; moments are float32 whatever `x` is."""
         c = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (c,))
+        scale = parameter(self, "scale", nn.initializers.ones, (c,))
         there, y = alive(self, c), x.astype(jnp.float32)
         centred = y - _mean_of(y, there, self.over)
         if there is not None:
@@ -330,7 +328,7 @@ class LayerNorm(nn.Module):
         y = centred * lax.rsqrt(_mean_of(jnp.square(centred), there, self.over) + self.epsilon)
         y = y * _row(scale, y)
         if self.bias:
-            y = y + _row(self.param("bias", nn.initializers.zeros, (c,)), y)
+            y = y + _row(parameter(self, "bias", nn.initializers.zeros, (c,)), y)
         return y.astype(x.dtype)
 
 
@@ -345,7 +343,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[..., C]` -> the same shape; moments are float32 whatever `x` is."""
         c = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (c,))
+        scale = parameter(self, "scale", nn.initializers.ones, (c,))
         y = x.astype(jnp.float32)
         y = y * lax.rsqrt(_mean_of(jnp.square(y), alive(self, c)) + self.epsilon)
         return (y * _row(scale, y)).astype(x.dtype)
@@ -404,17 +402,21 @@ class SqueezeExcite(nn.Module):
         make = functools.partial(Pointwise, bias=True, start=self.start)
         return make(self.reduced, name="reduce"), make(channels, name="expand")
 
-    def weights(self, channels: int) -> bottleneck.Excite:
+    def weights(self, channels: int) -> squeeze_excite.Excite:
         """Of both."""
         reduce, expand = self.layers(channels)
         own = reduce.weights(channels), reduce.offsets(channels)
-        return bottleneck.Excite(*own, expand.weights(self.reduced), expand.offsets(self.reduced))
+        return squeeze_excite.Excite(
+            *own, expand.weights(self.reduced), expand.offsets(self.reduced)
+        )
 
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C]` -> the same shape."""
-        reduce, expand = self.layers(x.shape[-1])
-        hidden = nn.relu(reduce(jnp.mean(x, (1, 2), keepdims=True)))
-        return x * nn.hard_sigmoid(expand(hidden))
+        if self.has_rng(SHAPES_ONLY):  # each layer is looked at by itself
+            reduce, expand = self.layers(x.shape[-1])
+            return x * expand(reduce(jnp.mean(x, (1, 2), keepdims=True)))
+        weights = jax.tree.map(lambda w: w.astype(x.dtype), self.weights(x.shape[-1]))
+        return squeeze_excite.squeeze_excite(x, weights)
 
 
 def _strided(x: Array, stride: int, channels: int) -> tuple[int, ...]:

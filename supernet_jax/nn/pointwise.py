@@ -10,14 +10,16 @@ Array = jax.Array
 @jax.custom_vjp
 def pointwise(x: Array, w: Array) -> Array:
     """`[..., C]` times `[C, F]`. As matrices: XLA transposes larger arrays for w's gradient."""
-    return jnp.dot(_rows(x), w).reshape(*x.shape[:-1], w.shape[-1])
+    return _product(x, w)
 
 
-def _forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-    return pointwise(x, w), (x, w)
+def forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    """The result, and what `backward` needs."""
+    return _product(x, w), (x, w)
 
 
-def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    """The gradients of `x` and of `w`."""
     # What is kept is x itself: a reshaped one, as autodiff keeps, would be another array.
     x, w = residuals
     of_x = lax.dot_general(_rows(g), w, (((1,), (1,)), ((), ())))
@@ -25,8 +27,12 @@ def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     return of_x.reshape(x.shape), of_w
 
 
-pointwise.defvjp(_forward, _backward)
+pointwise.defvjp(forward, backward)
 
 
 def _rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
+
+
+def _product(x: Array, w: Array) -> Array:
+    return jnp.dot(_rows(x), w).reshape(*x.shape[:-1], w.shape[-1])

@@ -11,7 +11,6 @@ Images are `[B, H, W, C]`, the output `[B, ceil(H/stride), ceil(W/stride), C]`, 
 `[k, k, 1, C]`; all other arrays `[C]`.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -41,17 +40,12 @@ def takes(x: Array, k: int) -> bool:
     return native.devices.parts_of(x) == 1
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def by_batch(
-    x: Array, before: Affine, kernel: Array, after: Affine, stride: int
-) -> tuple[Array, Moments, Moments]:
-    """Normalises by the statistics of the batch, and returns them: those of both norms."""
-    return _forward(x, before, kernel, after, stride)[0]
-
-
-def _forward(
+def forward(
     x: Array, before: Affine, kernel: Array, after: Affine, stride: int
 ) -> tuple[tuple[Array, Moments, Moments], tuple]:
+    """Normalises by the statistics of the batch, and returns them, those of both norms; and what
+    `backward` needs.
+    """
     y, inner, *moments = native.separable_batch(
         x, *before, kernel, *after, stride=stride, epsilon=_EPSILON
     )
@@ -59,7 +53,8 @@ def _forward(
     return (y, first, second), (x, inner, first, before, kernel, second, after)
 
 
-def _backward(stride: int, residuals: tuple, gradient: tuple) -> tuple:
+def backward(residuals: tuple, gradient: tuple, stride: int) -> tuple:
+    """The gradients of `x`, `before`, `kernel` and `after`."""
     x, inner, first, before, kernel, second, after = residuals
     g, of_first, of_second = gradient
     dx, *rest = native.separable_gradient(
@@ -71,6 +66,3 @@ def _backward(stride: int, residuals: tuple, gradient: tuple) -> tuple:
         epsilon=_EPSILON,
     )
     return dx, Affine(*rest[:2]), rest[2], Affine(*rest[3:])
-
-
-by_batch.defvjp(_forward, _backward)

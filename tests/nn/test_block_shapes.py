@@ -13,7 +13,7 @@ from tiny_space import tiny
 
 from supernet_jax.elastic import space as elastic_space
 from supernet_jax.nn import layers
-from supernet_jax.nn.block_shapes import BlockShapes, describe
+from supernet_jax.nn.block_shapes import SHAPES_ONLY, BlockShapes, describe
 
 
 def image(*shape: int) -> jax.ShapeDtypeStruct:
@@ -37,7 +37,8 @@ def plainly(make: Callable, spec: Any, inputs: tuple[Any, ...]) -> BlockShapes:
 
     with nn.intercept_methods(note):
         init = make(spec).init_with_output
-        output, variables = jax.eval_shape(init, jax.random.key(0), *inputs)
+        keys = {"params": jax.random.key(0), SHAPES_ONLY: jax.random.key(0)}  # layer by layer
+        output, variables = jax.eval_shape(init, keys, *inputs)
     params, moments = (variables.get(name, {}) for name in ("params", "moments"))
     return BlockShapes(params, moments, {}, output, total, positions)
 

@@ -186,14 +186,14 @@ def test_separable(k: int, stride: int) -> None:
     # Each shape with two kernels and both strides.
     shape = SEPARABLE[(native.KERNELS.index(k) + 2 * stride) % len(SEPARABLE)]
     operands = separable_operands(shape, k)
-    own = functools.partial(separable.by_batch, stride=stride)
-    outputs, back = jax.vjp(own, *jax.tree.map(jnp.asarray, operands))
+    outputs, kept = separable.forward(*jax.tree.map(jnp.asarray, operands), stride)
     gradient = norm_reference.cotangents(outputs)
     reference = functools.partial(separable_reference, stride=stride)
     exact = norm_reference.in_float64(jax.jit(reference), operands, gradient)
     # Where a channel hardly varies, the terms of the gradients are larger than they by this factor.
     steepness = max(1 / np.sqrt(variance.min() + 1e-5) for _, variance in exact[0][1:])
-    norm_reference.close((outputs, back(gradient)), exact, 1e-5 * max(1, steepness))
+    found = outputs, separable.backward(kept, gradient, stride)
+    norm_reference.close(found, exact, 1e-5 * max(1, steepness))
 
 
 def bottleneck_operands(
@@ -222,7 +222,9 @@ def bottleneck_operands(
 def bottleneck_reference(x: Any, w: bottleneck.Weights, stride: int) -> Any:
     y, first, second = separable_reference(x @ w.expand, w.before, w.kernel, w.after, stride)
     if w.excite is not None:
-        y = bottleneck.squeeze_excite(y, w.excite)
+        hidden = jax.nn.relu(jnp.mean(y, (1, 2)) @ w.excite.reduce + w.excite.reduce_bias[None])
+        gate = jax.nn.hard_sigmoid(hidden @ w.excite.excite + w.excite.excite_bias[None])
+        y *= gate[:, None, None]
     y, last = norm_reference.by_batch(y @ w.project, *w.last, False)
     return y, (first, second, last)
 
@@ -299,7 +301,7 @@ def test_moments_of_an_image_whose_first_rows_are_unlike_the_rest() -> None:
     y = rng.normal(size=(5, 112, 112, 16)).astype(np.float32)
     y[:, :4] += np.float32(1000)
     x, affine = jnp.asarray(y), separable.Affine(jnp.ones(16), jnp.zeros(16))
-    _, first, second = separable.by_batch(x, affine, jnp.ones((1, 1, 1, 16)), affine, 1)
+    (_, first, second), _ = separable.forward(x, affine, jnp.ones((1, 1, 1, 16)), affine, 1)
     z = (y - y.mean((0, 1, 2), np.float64)) / np.sqrt(y.var((0, 1, 2), np.float64) + 1e-5)
     z = z / (1 + np.exp(-z))
     for (mean, variance), exact in ((first, y), (second, z)):

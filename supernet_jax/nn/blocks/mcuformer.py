@@ -81,9 +81,10 @@ class SizedPatchEmbedding(nn.Module):
             for p in s.patches or (s.patch,)
         }
         positions = {
-            g: self.param(f"position{g}", start, (1 + g * g, s.c_out)) for g in s.grids or (side,)
+            g: layers.parameter(self, f"position{g}", start, (1 + g * g, s.c_out))
+            for g in s.grids or (side,)
         }
-        token = self.param("class_token", start, (s.c_out,)).reshape(1, 1, -1)
+        token = layers.parameter(self, "class_token", start, (s.c_out,)).reshape(1, 1, -1)
         token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, s.c_out))
         y = jnp.concatenate([token, projected[s.patch]], 1)
         return y + positions[side][None].astype(y.dtype)

@@ -105,7 +105,10 @@ class MixedHeads(nn.Module):
         """`[B, H, N * N, N * N]` -> the same shape."""
         h = x.shape[1]
         start = layers.uniform_fan_in(h)
-        kernel, bias = self.param("kernel", start, (h, h)), self.param("bias", start, (h,))
+        kernel, bias = (
+            layers.parameter(self, "kernel", start, (h, h)),
+            self.param("bias", start, (h,)),
+        )
         there = layers.alive(self, h)
         if there is not None:  # what other heads hold is not zero, as their softmax is not
             kernel = kernel * there.reshape(-1, 1).astype(kernel.dtype)
@@ -133,7 +136,7 @@ class DistanceBias(nn.Module):
             "take smaller images, or raise space.window",
         )
         edge = 2 * self.side - 1
-        table = self.param("table", NORMAL, (edge, edge, self.heads))
+        table = layers.parameter(self, "table", NORMAL, (edge, edge, self.heads))
         place = np.arange(n)
         of = place[:, None] - place[None, :] + self.side - 1  # query less key
         found = table[of][:, :, of]  # rows of query and key, then columns
@@ -157,7 +160,7 @@ class BranchScale(nn.Module):
         """`[..., C]` -> as many axes, all but the last of size 1."""
         c, (depths, remainders) = x.shape[-1], self.rows
         shape = (depths, remainders, c)
-        scale = self.param("scale", nn.initializers.constant(START), shape)
+        scale = layers.parameter(self, "scale", nn.initializers.constant(START), shape)
         there = layers.alive(self, c)
         count = c if there is None else jnp.sum(there)
         row = scale[(depths - 1) // 2, (remainders - 1) // 2].reshape((1,) * (x.ndim - 1) + (c,))

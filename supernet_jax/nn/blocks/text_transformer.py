@@ -37,7 +37,7 @@ class Table(nn.Module):
     def __call__(self, ids: Array) -> Array:
         """`[...]` -> `[..., features]`, float32 or whatever the table is."""
         start = nn.initializers.normal(self.deviation)
-        table = self.param("table", start, (self.rows, self.features))
+        table = layers.parameter(self, "table", start, (self.rows, self.features))
         return jnp.take(table, ids, axis=0)
 
 
@@ -51,7 +51,7 @@ class TransposedTable(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., C]` -> `[..., rows]`."""
-        table = self.param("table", NORMAL, (self.rows, x.shape[-1]))
+        table = layers.parameter(self, "table", NORMAL, (self.rows, x.shape[-1]))
         return jnp.dot(x, table.T.astype(x.dtype))
 
 
@@ -112,7 +112,7 @@ class Projection(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, N, C]` -> `[B, N, num_heads, head_dim]`."""
         h, d, c = self.num_heads, self.head_dim, x.shape[-1]
-        kernel = self.param("kernel", NORMAL, (c, h, d))
+        kernel = layers.parameter(self, "kernel", NORMAL, (c, h, d))
         return jnp.dot(x, kernel.reshape(c, h * d).astype(x.dtype)).reshape(*x.shape[:-1], h, d)
 
 
@@ -346,7 +346,7 @@ class OutputBias(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[B, N, V]` -> the same shape."""
-        bias = self.param("bias", nn.initializers.zeros, (self.spec.vocabulary,))
+        bias = layers.parameter(self, "bias", nn.initializers.zeros, (self.spec.vocabulary,))
         return x + bias.reshape(1, 1, -1).astype(x.dtype)
 
 

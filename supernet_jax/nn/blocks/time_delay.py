@@ -38,7 +38,7 @@ class TimeConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, T, C_in]` -> `[B, T, features]`."""
         k, step, (_, frames, c) = self.kernel, self.dilation, x.shape
-        w = self.param("kernel", layers.uniform_fan_in(k * c), (k, c, self.features))
+        w = layers.parameter(self, "kernel", layers.uniform_fan_in(k * c), (k, c, self.features))
         padded = jnp.pad(x, ((0, 0), (k // 2 * step, k // 2 * step), (0, 0)))
         views = [lax.slice_in_dim(padded, i * step, i * step + frames, axis=1) for i in range(k)]
         return _product(jnp.concatenate(views, -1), w)
@@ -58,7 +58,7 @@ class IntoGroups(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[B, T, C]` -> `[B, T, G, W]`."""
         c, g, w = x.shape[-1], self.groups, self.width
-        kernel = self.param("kernel", layers.uniform_fan_in(c), (c, g, w))
+        kernel = layers.parameter(self, "kernel", layers.uniform_fan_in(c), (c, g, w))
         return _product(x, kernel).reshape(*x.shape[:-1], g, w)
 
 
@@ -76,9 +76,12 @@ class FromGroups(nn.Module):
         g, w = x.shape[-2:]
         start = layers.uniform_fan_in(g * w)
         y = _product(
-            x.reshape(*x.shape[:-2], g * w), self.param("kernel", start, (g, w, self.features))
+            x.reshape(*x.shape[:-2], g * w),
+            layers.parameter(self, "kernel", start, (g, w, self.features)),
         )
-        return y + _row(self.param("bias", start, (self.features,)), y) if self.bias else y
+        return (
+            y + _row(layers.parameter(self, "bias", start, (self.features,)), y) if self.bias else y
+        )
 
 
 class Norm(nn.Module):
@@ -101,8 +104,8 @@ class Norm(nn.Module):
         """`[..., *channels]` -> the same shape."""
         shape = x.shape[-self.ranks :]
         flat = x.reshape(*x.shape[: -self.ranks], -1)
-        scale = self.param("scale", nn.initializers.ones, shape).reshape(-1)
-        bias = self.param("bias", nn.initializers.zeros, shape).reshape(-1)
+        scale = layers.parameter(self, "scale", nn.initializers.ones, shape).reshape(-1)
+        bias = layers.parameter(self, "bias", nn.initializers.zeros, shape).reshape(-1)
         if self.has_variable("stats", "mean"):
             mean: Array = self.get_variable("stats", "mean").reshape(-1)
             variance: Array = self.get_variable("stats", "var").reshape(-1)
@@ -263,7 +266,7 @@ class SpeakerCosines(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[B, E]` -> `[B, E + K]`."""
-        directions = self.param("kernel", XAVIER, (self.spec.c_in, self.spec.classes))
+        directions = layers.parameter(self, "kernel", XAVIER, (self.spec.c_in, self.spec.classes))
         cosines = jnp.dot(_unit(x, -1), _unit(directions.astype(x.dtype), 0))
         return jnp.concatenate([x, cosines], -1)
 

@@ -100,10 +100,10 @@ class Patches(nn.Module):
         p, f = self.patch, self.features
         require(r % p == 0, f"images of {r} x {r} pixels have no patches of {p} x {p} without rest")
         start = layers.uniform_fan_in(p * p * c)  # PyTorch's, in the published code too
-        kernel = self.param("kernel", start, (p, p, c, f))
+        kernel = layers.parameter(self, "kernel", start, (p, p, c, f))
         rows = x.reshape(b, r // p, p, r // p, p, c).transpose(0, 1, 3, 2, 4, 5)
         y = jnp.dot(rows.reshape(b, -1, p * p * c), kernel.reshape(-1, f).astype(x.dtype))
-        return y + self.param("bias", start, (f,)).reshape(1, 1, f).astype(x.dtype)
+        return y + layers.parameter(self, "bias", start, (f,)).reshape(1, 1, f).astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

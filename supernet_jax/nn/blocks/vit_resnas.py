@@ -97,7 +97,7 @@ class SpatialReduction(nn.Module):
         image = (b, s.side, s.side, c)
         patches = layers.Conv(s.c_out, 3, 2, bias=True, name="reduce")(y[:, 1:].reshape(image))
         patches = patches.reshape(b, -1, s.c_out)
-        position = self.param("position", NORMAL, patches.shape[1:])
+        position = layers.parameter(self, "position", NORMAL, patches.shape[1:])
         patches = patches + position[None].astype(x.dtype)
         token = layers.Dense(s.c_out, start=NORMAL, name="token")(y[:, :1])
         pooled = resize.average_pool(x[:, 1:].reshape(image), 2).reshape(b, -1, c)
