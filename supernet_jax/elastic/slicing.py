@@ -51,6 +51,7 @@ def fill(tree: Tree, target: Shapes) -> Tree:
             return leaf
         kept = box(shape.shape, leaf.shape, spatial_axes(path, shape))
         edges = [(a, n - b, 0) for (a, b), n in zip(kept, shape.shape, strict=True)]
+        # `jnp.pad` is a program of its own to trace, for each of many leaves.
         return jax.lax.pad(leaf, leaf.dtype.type(0), edges)
 
     return walk(target, tree, one)

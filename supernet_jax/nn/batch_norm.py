@@ -67,7 +67,7 @@ def forward(
 def backward(
     residuals: tuple[Array, ...], gradient: tuple[Array, tuple[Array, Array]], *, swish: bool
 ) -> tuple[Array, Array, Array]:
-    """The gradients of `x`, `scale` and `bias`."""
+    """The gradients of `x`, `scale` and `bias`, of those of y and of both moments."""
     return _batch_backward(_operations(residuals[0]), swish, residuals, gradient)
 
 

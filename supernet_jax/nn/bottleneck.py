@@ -68,10 +68,10 @@ def by_batch(x: Array, w: Weights, stride: int) -> tuple[Array, tuple[Moments, M
     return y, ((m[0], m[1]), (m[2], m[3]), (m[4], m[5]))
 
 
-def plain_by_batch(
+def _forward(
     x: Array, w: Weights, stride: int
 ) -> tuple[tuple[Array, tuple[Moments, Moments, Moments]], tuple]:
-    """`by_batch`, one operation after the other, and what its gradient needs."""
+    """What `by_batch` returns, one operation after the other, and what `_backward` needs."""
     y, expand = pointwise.forward(x, w.expand)
     (y, first, second), conv = separable.forward(y, w.before, w.kernel, w.after, stride)
     y, excite = (y, None) if w.excite is None else squeeze_excite.forward(y, w.excite)
@@ -80,9 +80,9 @@ def plain_by_batch(
     return (y, (first, second, last)), (expand, conv, excite, project, norm)
 
 
-def _backward(stride: int, kept: tuple, gradient: tuple) -> tuple[Array, Weights]:
-    # The chain of the parts, by hand: autodiff traces it for three times as long.
-    expand, conv, excite, project, norm = kept
+def _backward(stride: int, residuals: tuple, gradient: tuple) -> tuple[Array, Weights]:
+    # The chain of the parts, by hand: autodiff takes long to trace it, for each kind of block.
+    expand, conv, excite, project, norm = residuals
     g, (first, second, last) = gradient
     g, *of_last = batch_norm.backward(norm, (g, last), swish=False)
     g, of_project = pointwise.backward(project, g)
@@ -93,7 +93,7 @@ def _backward(stride: int, kept: tuple, gradient: tuple) -> tuple[Array, Weights
     return g, Weights(of_expand, *between, of_project, Affine(*of_last))
 
 
-by_batch.defvjp(plain_by_batch, _backward)
+by_batch.defvjp(_forward, _backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

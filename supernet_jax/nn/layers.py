@@ -412,7 +412,9 @@ class SqueezeExcite(nn.Module):
 
     def __call__(self, x: Array) -> Array:
         """`[B, H, W, C]` -> the same shape."""
-        if self.has_rng(SHAPES_ONLY):  # each layer is looked at by itself
+        # Where only shapes are wanted, each layer is looked at by itself; what is between them has
+        # neither weights nor products, and takes the place of its input.
+        if self.has_rng(SHAPES_ONLY):
             reduce, expand = self.layers(x.shape[-1])
             return x * expand(reduce(jnp.mean(x, (1, 2), keepdims=True)))
         weights = jax.tree.map(lambda w: w.astype(x.dtype), self.weights(x.shape[-1]))

@@ -14,12 +14,12 @@ def pointwise(x: Array, w: Array) -> Array:
 
 
 def forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-    """The result, and what `backward` needs."""
+    """What `pointwise` returns, and what `backward` needs."""
     return _product(x, w), (x, w)
 
 
 def backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    """The gradients of `x` and of `w`."""
+    """The gradients of `x` and of `w`, of that of the result, `[..., F]`."""
     # What is kept is x itself: a reshaped one, as autodiff keeps, would be another array.
     x, w = residuals
     of_x = lax.dot_general(_rows(g), w, (((1,), (1,)), ((), ())))

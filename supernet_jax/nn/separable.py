@@ -54,7 +54,9 @@ def forward(
 
 
 def backward(residuals: tuple, gradient: tuple, stride: int) -> tuple:
-    """The gradients of `x`, `before`, `kernel` and `after`."""
+    """The gradients of `x`, `before`, `kernel` and `after`, of those of the output and of the mean
+    and variance of each norm.
+    """
     x, inner, first, before, kernel, second, after = residuals
     g, of_first, of_second = gradient
     dx, *rest = native.separable_gradient(

@@ -3,8 +3,8 @@
     y = x * hard_sigmoid(relu(mean(x) reduce + reduce_bias) excite + excite_bias)
 
 with the mean over an image, and `hard_sigmoid(z) = clip(z / 6 + 1 / 2, 0, 1)` as in MobileNetV3
-(arXiv 1905.02244, section 5.2). Autodiff would trace four times as long, once for every kind of
-block. At the corners of ReLU and hard sigmoid the gradient is 0.
+(arXiv 1905.02244, section 5.2). Autodiff takes long to trace it, for each kind of block. At the
+corners of ReLU and hard sigmoid the gradient is 0, as autodiff has it.
 
 Images are `[B, H, W, C]`, any float type.
 """
@@ -35,7 +35,7 @@ def squeeze_excite(x: Array, w: Excite) -> Array:
 
 
 def forward(x: Array, w: Excite) -> tuple[Array, tuple]:
-    """The result, and what `backward` needs."""
+    """What `squeeze_excite` returns, and what `backward` needs."""
     mean = jnp.mean(x, (1, 2))
     zero, one = x.dtype.type(0), x.dtype.type(1)
     hidden = lax.max(_affine(mean, w.reduce, w.reduce_bias), zero)
@@ -43,14 +43,20 @@ def forward(x: Array, w: Excite) -> tuple[Array, tuple]:
     return x * gate[:, None, None], (x, mean, hidden, gate, w)
 
 
-def backward(kept: tuple, g: Array) -> tuple[Array, Excite]:
-    """The gradients of `x` and of the weights."""
-    x, mean, hidden, gate, w = kept
+def backward(residuals: tuple, g: Array) -> tuple[Array, Excite]:
+    """The gradients of `x` and of the weights.
+
+    Args:
+        residuals: of `forward`.
+        g: the gradient of the result, `[B, H, W, C]`.
+    """
+    x, mean, hidden, gate, w = residuals
     of_gate = jnp.sum(g * x, (1, 2))
     of_sum = lax.select((gate > 0) & (gate < 1), of_gate / 6, jnp.zeros_like(gate))
     of_hidden = lax.dot_general(of_sum, w.excite, _BY_COLUMNS)
     of_hidden = lax.select(hidden > 0, of_hidden, jnp.zeros_like(hidden))
-    of_mean = lax.dot_general(of_hidden, w.reduce, _BY_COLUMNS) / (x.shape[1] * x.shape[2])
+    # A number of pixels may be too large for a narrow type, and its inverse is not.
+    of_mean = lax.dot_general(of_hidden, w.reduce, _BY_COLUMNS) * (1 / (x.shape[1] * x.shape[2]))
     of_weights = Excite(
         lax.dot_general(mean, of_hidden, _BY_ROWS),
         jnp.sum(of_hidden, 0),

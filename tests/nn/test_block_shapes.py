@@ -35,10 +35,10 @@ def plainly(make: Callable, spec: Any, inputs: tuple[Any, ...]) -> BlockShapes:
             total += positions[layer.path] * layer.get_variable("params", "kernel").size
         return output
 
-    with nn.intercept_methods(note):
-        init = make(spec).init_with_output
-        keys = {"params": jax.random.key(0), SHAPES_ONLY: jax.random.key(0)}  # layer by layer
-        output, variables = jax.eval_shape(init, keys, *inputs)
+    init, key = make(spec).init_with_output, jax.random.key(0)
+    output, variables = jax.eval_shape(init, key, *inputs)
+    with nn.intercept_methods(note):  # layer by layer, where there is one operation for several
+        jax.eval_shape(init, {"params": key, SHAPES_ONLY: key}, *inputs)
     params, moments = (variables.get(name, {}) for name in ("params", "moments"))
     return BlockShapes(params, moments, {}, output, total, positions)
 

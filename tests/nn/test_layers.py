@@ -12,7 +12,7 @@ import pytest
 import reference
 from jax import lax
 
-from supernet_jax.nn import batch_norm, depthwise, layers, resize
+from supernet_jax.nn import batch_norm, depthwise, layers, resize, squeeze_excite
 from supernet_jax.spaces import mobilenet
 
 GOLDEN = reference.golden("attentivenas")["misc_goldens"]
@@ -371,6 +371,33 @@ def test_squeeze_and_excitation() -> None:
     gate = np.clip((raw + 3) / 6, 0, 1)  # hard sigmoid
     assert (gate == 0).any() and ((gate > 0) & (gate < 1)).any(), "both ends must be seen"
     np.testing.assert_allclose(y, x * gate[:, None, None], atol=SUMS)
+
+
+def excited(x: jax.Array, w: squeeze_excite.Excite) -> jax.Array:
+    hidden = jax.nn.relu(x.mean((1, 2)) @ w.reduce + w.reduce_bias[None])
+    return x * jax.nn.hard_sigmoid(hidden @ w.excite + w.excite_bias[None])[:, None, None]
+
+
+@pytest.mark.parametrize("corner", [False, True])
+@pytest.mark.parametrize(("dtype", "bound"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.05)])
+def test_gradient_of_squeeze_and_excitation(dtype: Any, bound: float, corner: bool) -> None:
+    x, g = normal(3, 2, 5, 4, 6), normal(3, 2, 5, 4, 6, seed=1)
+    w = squeeze_excite.Excite(
+        normal(3, 6, 4, seed=2), normal(3, 4, seed=3), 4 * normal(3, 4, 6, seed=4), normal(3, 6)
+    )
+    if corner:  # hidden values of 0, and gates that have just come to their ends
+        w = w._replace(reduce=0 * w.reduce, reduce_bias=0 * w.reduce_bias)
+        w = w._replace(excite_bias=np.tile(np.float32([3, -3, 0]), (3, 2)))
+    x, w, g = jax.tree.map(lambda v: jnp.asarray(v, dtype), (x, w, g))
+
+    def gradients(function: Any) -> Any:
+        return jax.vmap(lambda x, w, g: jax.vjp(function, x, w)[1](g))(x, w, g)
+
+    own, expected = gradients(squeeze_excite.squeeze_excite), gradients(excited)
+    for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == dtype
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound * max(1, abs(b).max()))
 
 
 def test_pad_channels() -> None:

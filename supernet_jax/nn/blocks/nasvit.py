@@ -105,10 +105,8 @@ class MixedHeads(nn.Module):
         """`[B, H, N * N, N * N]` -> the same shape."""
         h = x.shape[1]
         start = layers.uniform_fan_in(h)
-        kernel, bias = (
-            layers.parameter(self, "kernel", start, (h, h)),
-            self.param("bias", start, (h,)),
-        )
+        kernel = layers.parameter(self, "kernel", start, (h, h))
+        bias = layers.parameter(self, "bias", start, (h,))
         there = layers.alive(self, h)
         if there is not None:  # what other heads hold is not zero, as their softmax is not
             kernel = kernel * there.reshape(-1, 1).astype(kernel.dtype)

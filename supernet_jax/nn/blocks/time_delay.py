@@ -75,13 +75,11 @@ class FromGroups(nn.Module):
         """`[..., G, W]` -> `[..., features]`."""
         g, w = x.shape[-2:]
         start = layers.uniform_fan_in(g * w)
-        y = _product(
-            x.reshape(*x.shape[:-2], g * w),
-            layers.parameter(self, "kernel", start, (g, w, self.features)),
-        )
-        return (
-            y + _row(layers.parameter(self, "bias", start, (self.features,)), y) if self.bias else y
-        )
+        kernel = layers.parameter(self, "kernel", start, (g, w, self.features))
+        y = _product(x.reshape(*x.shape[:-2], g * w), kernel)
+        if not self.bias:
+            return y
+        return y + _row(layers.parameter(self, "bias", start, (self.features,)), y)
 
 
 class Norm(nn.Module):
