@@ -46,7 +46,9 @@ HE_FAN_OUT: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "norm
 
 
 def parameter(layer: nn.Module, name: str, start: Initializer, shape: tuple[int, ...]) -> Array:
-    """As `layer.param`, which traces an initialiser even where its shape is all that counts."""
+    """A layer's parameter, as `layer.param` has it; that traces an initialiser even where its shape
+    is all that counts.
+    """
     if layer.has_variable("params", name):
         value: Array = layer.get_variable("params", name)
         if jnp.shape(value) == shape:

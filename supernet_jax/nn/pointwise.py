@@ -10,12 +10,12 @@ Array = jax.Array
 @jax.custom_vjp
 def pointwise(x: Array, w: Array) -> Array:
     """`[..., C]` times `[C, F]`. As matrices: XLA transposes larger arrays for w's gradient."""
-    return _product(x, w)
+    return forward(x, w)[0]
 
 
 def forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
     """What `pointwise` returns, and what `backward` needs."""
-    return _product(x, w), (x, w)
+    return jnp.dot(_rows(x), w).reshape(*x.shape[:-1], w.shape[-1]), (x, w)
 
 
 def backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
@@ -32,7 +32,3 @@ pointwise.defvjp(forward, backward)
 
 def _rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
-
-
-def _product(x: Array, w: Array) -> Array:
-    return jnp.dot(_rows(x), w).reshape(*x.shape[:-1], w.shape[-1])
