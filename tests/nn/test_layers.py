@@ -378,8 +378,9 @@ def excited(x: jax.Array, w: squeeze_excite.Excite) -> jax.Array:
     return x * jax.nn.hard_sigmoid(hidden @ w.excite + w.excite_bias[None])[:, None, None]
 
 
+# A gradient goes through some ten roundings, of 6e-8 in float32 and 0.4 % in bfloat16.
 @pytest.mark.parametrize("corner", [False, True])
-@pytest.mark.parametrize(("dtype", "bound"), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.05)])
+@pytest.mark.parametrize(("dtype", "bound"), [(jnp.float32, 1e-6), (jnp.bfloat16, 0.04)])
 def test_gradient_of_squeeze_and_excitation(dtype: Any, bound: float, corner: bool) -> None:
     x, g = normal(3, 2, 5, 4, 6), normal(3, 2, 5, 4, 6, seed=1)
     w = squeeze_excite.Excite(
